@@ -1,0 +1,3 @@
+"""Normalizing-flow components for visual anomaly detection."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,31 @@
+"""What a user of semflow can do wrong, and how it is said.
+
+Every error names the argument or the file, what was expected and what came. The command line prints the message as
+one line and exits with 2; a library user catches `SemflowError` or one of its kinds.
+"""
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "DeviceError", "SemflowError", "ShapeError"]
+
+
+class SemflowError(Exception):
+    """Base of all errors that semflow raises on purpose."""
+
+
+class ShapeError(SemflowError, ValueError):
+    """A tensor has the wrong shape, dtype or range."""
+
+
+class ConfigError(SemflowError, ValueError):
+    """An option has a value that does not exist or does not go with the others."""
+
+
+class DataError(SemflowError, ValueError):
+    """A file or folder of images is missing, broken, or laid out otherwise than expected."""
+
+
+class CheckpointError(SemflowError, ValueError):
+    """A run directory or checkpoint is missing, broken, or of another version."""
+
+
+class DeviceError(SemflowError, RuntimeError):
+    """A device was asked for that this machine does not have."""
