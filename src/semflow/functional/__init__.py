@@ -1,0 +1,32 @@
+"""Pure tensor functions: the mathematics of semantic-aware flows, one function an equation."""
+
+from .clamp import CLAMPS, Clamp, soft_clamp
+from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob
+from .inverse_gamma import (
+    digamma,
+    inverse_gamma_kl,
+    inverse_gamma_log_mean,
+    inverse_gamma_mode,
+    inverse_gamma_precision,
+    inverse_gamma_prior,
+)
+from .layout import from_locations, mask_to_grid, to_locations
+
+__all__ = [
+    "CLAMPS",
+    "FORMS",
+    "Clamp",
+    "Form",
+    "digamma",
+    "from_locations",
+    "inverse_gamma_kl",
+    "inverse_gamma_log_mean",
+    "inverse_gamma_mode",
+    "inverse_gamma_precision",
+    "inverse_gamma_prior",
+    "mask_to_grid",
+    "normal_log_odds",
+    "normal_log_prob",
+    "soft_clamp",
+    "to_locations",
+]

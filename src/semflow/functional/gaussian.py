@@ -1,0 +1,137 @@
+"""log p(z) of a Gaussian whose variance is inverse-gamma distributed, and the log-odds of two such means.
+
+With q = ||z - mean||^2 over C channels, s ~ IG(alpha, beta) and E the expectation over s:
+
+- `exact`      E[log N(z; mean, s I)] = -C/2 log 2pi - C/2 (log beta - psi(alpha)) - alpha / (2 beta) q
+- `paper`      -1/2 log 2pi - 1/2 (log beta - psi(alpha)) - alpha / (2 beta) q; Eq. 6, 7 as printed, right for C = 1
+- `reference`  -C/2 log 2pi - C (log beta - psi(alpha)) - alpha / (2 beta) q; what the published code trains on
+- `marginal`   log E[N(z; mean, s I)], a multivariate Student-t of 2 alpha degrees of freedom
+- `mode`       log N(z; mean, beta / (alpha + 1) I), the plug-in variance of the published code at test time
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, ShapeError
+from .inverse_gamma import _lgamma, digamma, narrow, wide
+
+__all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]
+
+Form = Literal["exact", "paper", "reference", "marginal", "mode"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def normal_log_prob(
+    z: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    mean: Tensor | float = 0.0,
+    form: Form = "exact",
+    dim: int = 1,
+) -> Tensor:
+    """log p(z) at every location, with the variance of z inverse-gamma distributed (SANFlow, Eq. 6 and 7).
+
+    Args:
+        z: latents, (B, C, H, W) or any shape with the channels along `dim`.
+        alpha, beta: positive, (B, 1, H, W): size 1 along `dim`, broadcastable to `z` elsewhere.
+        mean: the mean, a number or a tensor broadcastable to `z`: 0 for normal, 1 for anomalous locations.
+        form: see the head of this module. All but `exact` and `marginal` are there for study.
+        dim: the axis of the channels, which is summed away.
+
+    Returns:
+        (B, H, W), nats, float32 or better.
+
+    Raises:
+        ShapeError: `alpha` or `beta` does not have size 1 along `dim`.
+        ConfigError: `form` is none of the five.
+
+    Example:
+        >>> z = torch.zeros(2, 8, 4, 4)
+        >>> log_p = normal_log_prob(z, torch.full((2, 1, 4, 4), 59.5), torch.full((2, 1, 4, 4), 6.05))
+        >>> log_p.shape, round(log_p[0, 0, 0].item(), 4)
+        (torch.Size([2, 4, 4]), 1.7...)
+    """
+    _check(z, alpha, beta, dim, form)
+    channels = z.shape[dim]
+    centred = narrow(z) if isinstance(mean, float | int) and mean == 0 else narrow(z) - mean
+    q = wide(centred.square().sum(dim))
+    a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
+    if form == "marginal":
+        half = channels / 2
+        log_p = (
+            _lgamma(a + half) - _lgamma(a) - half * (_LOG_2PI + torch.log(b)) - (a + half) * torch.log1p(q / (2 * b))
+        )
+    elif form == "mode":
+        log_p = -channels / 2 * (_LOG_2PI + torch.log(b) - torch.log1p(a)) - (a + 1) / (2 * b) * q
+    else:
+        log_variance = torch.log(b) - digamma(a)
+        weight_2pi, weight_variance = {
+            "exact": (channels / 2, channels / 2),
+            "paper": (0.5, 0.5),
+            "reference": (channels / 2, channels),
+        }[form]
+        log_p = -weight_2pi * _LOG_2PI - weight_variance * log_variance - a / (2 * b) * q
+    return narrow(log_p, z, alpha, beta)
+
+
+def normal_log_odds(
+    z: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    normal_mean: Tensor | float = 0.0,
+    anomaly_mean: Tensor | float = 1.0,
+    form: Form = "exact",
+    dim: int = 1,
+) -> Tensor:
+    """log p(z | normal) - log p(z | anomalous) at every location: the logit of s(z), SANFlow's Eq. 8.
+
+    Both hypotheses share the variance, so its normalisation cancels and with it the log-det. What is left is linear in
+    z, alpha / beta sum_c (m_n - m_a)(z_c - (m_n + m_a) / 2): no difference of two large numbers is ever taken.
+
+    Args:
+        z, alpha, beta, form, dim: as in `normal_log_prob`.
+        normal_mean, anomaly_mean: numbers or tensors broadcastable to `z`.
+
+    Returns:
+        (B, H, W), nats, positive where `z` is nearer to the normal mean.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1, 1)
+        >>> normal_log_odds(torch.zeros(1, 4, 1, 1), one, one).item()  # (0 - 1)(0 - 1/2) over four channels
+        2.0
+    """
+    _check(z, alpha, beta, dim, form)
+    z = narrow(z)
+    gap = wide(_quadratic_gap(z, normal_mean, anomaly_mean, dim))
+    a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
+    if form == "marginal":
+        q = wide((z - normal_mean).square().sum(dim))
+        odds = (a + z.shape[dim] / 2) * torch.log1p(gap / (2 * b + q))
+    elif form == "mode":
+        odds = (a + 1) / (2 * b) * gap
+    else:
+        odds = a / (2 * b) * gap
+    return narrow(odds, z, alpha, beta)
+
+
+def _quadratic_gap(z: Tensor, normal_mean: Tensor | float, anomaly_mean: Tensor | float, dim: int) -> Tensor:
+    """||z - m_a||^2 - ||z - m_n||^2 = sum_c (m_n - m_a)(2 z_c - m_n - m_a); one sum of z if the means are numbers."""
+    difference, total = normal_mean - anomaly_mean, normal_mean + anomaly_mean
+    if isinstance(difference, Tensor):
+        return (difference * (2 * z - total)).sum(dim)
+    return difference * (2 * z.sum(dim) - z.shape[dim] * total)
+
+
+def _check(z: Tensor, alpha: Tensor, beta: Tensor, dim: int, form: str) -> None:
+    if form not in FORMS:
+        raise ConfigError(f"form must be one of {', '.join(FORMS)}, but got {form!r}")
+    for name, x in (("alpha", alpha), ("beta", beta)):
+        if x.dim() != z.dim() or x.shape[dim] != 1:
+            raise ShapeError(
+                f"{name} must have the axes of z {tuple(z.shape)} with size 1 along dim {dim}, but got {tuple(x.shape)}"
+            )

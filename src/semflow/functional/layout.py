@@ -1,0 +1,72 @@
+"""Images and locations: (B, C, H, W) and the same numbers as (B H W, C), and masks on a feature map's grid."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ConfigError, ShapeError
+
+__all__ = ["from_locations", "mask_to_grid", "to_locations"]
+
+
+def to_locations(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B H W, C), location by location in row-major order; a view where `x` is channels_last.
+
+    Example:
+        >>> to_locations(torch.zeros(2, 5, 3, 4)).shape
+        torch.Size([24, 5])
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B H W, C) back to (B, C, H, W), as a channels_last view; the inverse of `to_locations`.
+
+    Args:
+        x: (B H W, C).
+        size: (H, W).
+
+    Raises:
+        ShapeError: the number of locations is no multiple of H W.
+
+    Example:
+        >>> x = torch.randn(2, 5, 3, 4)
+        >>> torch.equal(from_locations(to_locations(x), (3, 4)), x)
+        True
+    """
+    height, width = size
+    if x.dim() != 2 or x.shape[0] % (height * width):
+        raise ShapeError(f"x must be (B * {height} * {width}, C) for size {size}, but got {tuple(x.shape)}")
+    return x.reshape(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "max"] = "nearest") -> Tensor:
+    """A pixel mask on the grid of a feature map.
+
+    Args:
+        mask: (B, H, W), bool, or numbers that count as true when positive.
+        size: (H_k, W_k) of the feature map.
+        mode: `nearest` takes one pixel of each cell (SANFlow, section 3.5), `max` marks a cell when any of its pixels
+            is marked: `nearest` can lose a scar of two pixels at stride 16, `max` cannot.
+
+    Returns:
+        (B, H_k, W_k), bool.
+
+    Example:
+        >>> mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+        >>> mask[0, 1, 1] = True
+        >>> mask_to_grid(mask, (2, 2)).any().item(), mask_to_grid(mask, (2, 2), "max")[0, 0, 0].item()
+        (False, True)
+    """
+    if mask.dim() != 3:
+        raise ShapeError(f"mask must be (B, H, W), but got {tuple(mask.shape)}")
+    marked = (mask > 0).to(torch.float32)[:, None]
+    if mode == "nearest":
+        grid = F.interpolate(marked, size=size, mode="nearest")
+    elif mode == "max":
+        grid = F.adaptive_max_pool2d(marked, size)
+    else:
+        raise ConfigError(f"mode must be nearest or max, but got {mode!r}")
+    return grid[:, 0] > 0
