@@ -1,0 +1,57 @@
+"""Soft pasting: alpha from a depth map, and alpha blending into a copy of an image."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["ALPHA_FLOOR", "blend", "soft_alpha"]
+
+ALPHA_FLOOR = 0.1
+"""Alpha below this is cut to 0: the pixel is neither changed nor marked as anomalous."""
+
+
+def soft_alpha(depth: NDArray[np.float32], border: float) -> NDArray[np.float32]:
+    """Opacity of a patch: 1 inside, falling smoothly to 0 over the outermost `border` pixels, 0 outside.
+
+    alpha = 3 t^2 - 2 t^3 with t = depth / border clamped to [0, 1]: the profile of an edge blurred with a kernel of
+    that width, kept wholly inside the shape. The border is narrowed to a quarter of the shape's thickness, so that a
+    thin scar still reaches full opacity; values under `ALPHA_FLOOR` become 0. At least one pixel is always opaque.
+
+    >>> soft_alpha(np.float32([-0.5, 0.5, 1.5, 2.5]), border=2.0).round(2).tolist()
+    [0.0, 0.34999..., 1.0, 1.0]
+    """
+    deepest = float(depth.max())
+    width = np.float32(max(min(border, deepest / 2), 1e-6))
+    t = np.clip(depth / width, 0.0, 1.0)
+    alpha: NDArray[np.float32] = (t * t * (np.float32(3.0) - np.float32(2.0) * t)).astype(np.float32, copy=False)
+    alpha[alpha < ALPHA_FLOOR] = 0.0
+    if deepest <= 0.0:  # a shape so small that it contains no pixel centre
+        alpha.flat[int(depth.argmax())] = 1.0
+    return alpha
+
+
+def blend(
+    image: Tensor, patch: NDArray[np.float32], alpha: NDArray[np.float32], top: int, left: int
+) -> tuple[Tensor, Tensor]:
+    """Paste `patch` into a copy of `image`: x + alpha (patch - x).
+
+    Args:
+        image: (3, H, W), float32 in [0, 1]; not changed.
+        patch: (3, h, w) in [0, 1].
+        alpha: (h, w) in [0, 1].
+        top, left: where the patch's first row and column go.
+
+    Returns:
+        (image, anomaly_mask): (3, H, W), and (H, W) bool, true where alpha > 0; elsewhere the image is the given one
+        bit for bit.
+    """
+    rows, columns = alpha.shape
+    out = image.clone()
+    window = out[:, top : top + rows, left : left + columns]
+    opacity = torch.from_numpy(alpha)
+    # lerp stays between its ends up to rounding; the clamp removes that rounding.
+    window.copy_(torch.lerp(window, torch.from_numpy(patch), opacity).clamp_(0.0, 1.0))
+    anomaly_mask = torch.zeros(image.shape[1:], dtype=torch.bool)
+    anomaly_mask[top : top + rows, left : left + columns] = opacity > 0
+    return out, anomaly_mask

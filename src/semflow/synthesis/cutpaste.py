@@ -1,0 +1,144 @@
+"""Cut-and-paste anomalies with the paper's shapes, jitter and soft borders."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semflow.errors import ConfigError, ShapeError
+from semflow.synthesis.blend import blend, soft_alpha
+from semflow.synthesis.jitter import jitter_colors
+from semflow.synthesis.masks import circle, rectangle, scar
+
+__all__ = ["KINDS", "CutPaste"]
+
+KINDS = ("small", "medium", "circle", "scar")
+"""The kinds of synthetic anomalies; the paper uses the first three, the scar is CutPaste's."""
+
+_REFERENCE_SIZE = 256
+# (rows or radius, columns) in pixels at 256 px: SANFlow's supplement B.2, and Li et al. 2021 for the scar.
+_SMALL = ((2, 32), (10, 50))
+_MEDIUM = ((16, 64), (64, 256))
+_RADIUS = (10, 25)
+_SCAR = ((2, 16), (10, 25))
+
+Array = NDArray[np.float32]
+
+
+class CutPaste:
+    """Cut a patch out of another normal image, change it, and paste it with a soft border (SANFlow, section 3.2).
+
+    Sizes in pixels at 256 px, scaled with the image's shorter side: `small` rectangle 2-32 x 10-50, `medium` rectangle
+    16-64 x 64-256, `circle` of radius 10-25, `scar` 2-16 wide and 10-25 long. The patch comes from a uniform place of
+    the donor and goes to a uniform place of the image; each axis is flipped with probability 1/2. The paper says only
+    "rotation": here shape and content turn together by an angle uniform in +-`rotation` degrees (for a circle the
+    content alone). Brightness, contrast, saturation and hue each change by an amount uniform in +-`jitter`.
+    The mask is true wherever the image was touched, the soft border included (alpha > 0, as in the authors' code).
+
+    Args:
+        jitter: largest relative change of brightness, contrast and saturation, and of hue in turns.
+        rotation: largest angle in degrees; 0 pastes the pixels without any interpolation.
+        border: width of the soft border in pixels at 256 px; narrower on thin patches, 0 for a hard edge.
+
+    >>> rng = np.random.default_rng(0)
+    >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
+    >>> out, anomaly_mask = CutPaste()(image, donor, "circle", rng)
+    >>> out.shape, anomaly_mask.dtype, bool(((out != image).any(0) == anomaly_mask).all())
+    (torch.Size([3, 64, 64]), torch.bool, True)
+    """
+
+    def __init__(self, *, jitter: float = 0.1, rotation: float = 45.0, border: float = 3.0) -> None:
+        for name, value, high in (("jitter", jitter, 1.0), ("rotation", rotation, 180.0), ("border", border, 256.0)):
+            if not 0.0 <= value <= high:
+                raise ConfigError(f"CutPaste: expected {name} between 0 and {high:g}, but got {value}.")
+        self.jitter, self.rotation, self.border = jitter, rotation, border
+
+    def __repr__(self) -> str:
+        return f"CutPaste(jitter={self.jitter}, rotation={self.rotation}, border={self.border})"
+
+    def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Paste a patch of `donor` into a copy of `image`.
+
+        Args:
+            image: (3, H, W) float32 in [0, 1], a normal image.
+            donor: (3, H, W), another normal image.
+            kind: one of `KINDS`.
+            rng: every draw comes from it.
+
+        Returns:
+            (image, anomaly_mask): (3, H, W) float32 and (H, W) bool.
+        """
+        _check_images(image, donor)
+        rows, columns = image.shape[1:]
+        depth, y, x, box = self._shape(kind, (rows, columns), rng)
+        alpha = soft_alpha(depth, self.border * min(rows, columns) / _REFERENCE_SIZE)
+        patch = _cut(donor, box, y, x, alpha.shape, rng)
+        if self.jitter > 0.0:
+            patch = jitter_colors(patch, *rng.uniform(-self.jitter, self.jitter, size=4).tolist())
+        top = int(rng.integers(0, rows - alpha.shape[0] + 1))
+        left = int(rng.integers(0, columns - alpha.shape[1] + 1))
+        return blend(image, patch, alpha, top, left)
+
+    def _shape(
+        self, kind: str, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Array, Array, Array, tuple[int, int]]:
+        """Draw a shape: its depth map, the coordinates of its frame, and the (height, width) of its content."""
+        scale = min(size) / _REFERENCE_SIZE
+        angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation > 0.0 else 0.0
+        if kind == "circle":
+            diameter = 2 * rng.uniform(_RADIUS[0] * scale, _RADIUS[1] * scale)
+            diameter = min(max(diameter, 1.0), *size)
+            side = min(int(np.ceil(diameter)), *size)
+            return *circle(diameter / 2, angle, size), (side, side)
+        if kind == "scar":
+            thickness, length = _draw(_SCAR[0], scale, size[1], rng), _draw(_SCAR[1], scale, size[0], rng)
+            return *scar(thickness, length, angle, size), (length, thickness)
+        if kind not in KINDS:
+            raise ConfigError(f"CutPaste: expected kind to be one of {', '.join(KINDS)}, but got {kind!r}.")
+        ranges = _SMALL if kind == "small" else _MEDIUM
+        height, width = _draw(ranges[0], scale, size[0], rng), _draw(ranges[1], scale, size[1], rng)
+        return *rectangle(height, width, angle, size), (height, width)
+
+
+def _draw(span: tuple[int, int], scale: float, largest: int, rng: np.random.Generator) -> int:
+    """A whole number of pixels, uniform in the scaled span, at least 1 and never larger than the image."""
+    low, high = (min(max(round(end * scale), 1), largest) for end in span)
+    return int(rng.integers(low, high + 1))
+
+
+def _cut(
+    donor: Tensor, box: tuple[int, int], y: Array, x: Array, shape: tuple[int, ...], rng: np.random.Generator
+) -> Array:
+    """Content of the patch: a `box` of the donor, flipped at random, seen in the frame (y, x) of a turned shape."""
+    height, width = box
+    top = int(rng.integers(0, donor.shape[1] - height + 1))
+    left = int(rng.integers(0, donor.shape[2] - width + 1))
+    crop = donor[:, top : top + height, left : left + width]
+    flips = [axis for axis, flip in ((1, rng.random() < 0.5), (2, rng.random() < 0.5)) if flip]
+    if flips:
+        crop = crop.flip(flips)
+    if shape == (height, width) and y.shape[1] == 1:  # not turned: the donor's own pixels
+        return crop.numpy()
+    # grid_sample's coordinates run from -1 at the crop's first edge to 1 at its last (align_corners=False).
+    grid = np.empty((1, *shape, 2), dtype=np.float32)
+    grid[0, :, :, 0] = x * np.float32(2.0 / width)
+    grid[0, :, :, 1] = y * np.float32(2.0 / height)
+    turned = F.grid_sample(
+        crop.unsqueeze(0), torch.from_numpy(grid), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return turned[0].numpy()
+
+
+def _check_images(image: Tensor, donor: Tensor) -> None:
+    for name, value in (("image", image), ("donor", donor)):
+        if value.ndim != 3 or value.shape[0] != 3 or value.dtype != torch.float32 or value.device.type != "cpu":
+            raise ShapeError(
+                f"CutPaste: expected {name} to be a float32 tensor (3, H, W) on the CPU, "
+                f"but got {value.dtype} {tuple(value.shape)} on {value.device}."
+            )
+    if image.shape != donor.shape:
+        raise ShapeError(
+            f"CutPaste: expected image and donor of one size, but got {tuple(image.shape)} and {tuple(donor.shape)}; "
+            "load all images at one size."
+        )
