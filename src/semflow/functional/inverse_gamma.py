@@ -93,14 +93,15 @@ def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, f
         ConfigError: `window` gives no positive alpha, or `mode` is not positive.
 
     Example:
-        >>> inverse_gamma_prior()
+        >>> alpha, beta = inverse_gamma_prior()
+        >>> round(alpha, 9), round(beta, 9)
         (59.5, 6.05)
     """
     if not window * window > 2:
         raise ConfigError(f"window must be above sqrt(2) (alpha = window^2 / 2 - 1 is positive), but got {window}")
     if not mode > 0:
         raise ConfigError(f"mode must be a positive variance, but got {mode}")
-    return window * window / 2 - 1, window * window / 2 * mode
+    return window * window / 2 - 1, window * window * mode / 2
 
 
 def inverse_gamma_kl(alpha: Tensor, beta: Tensor, prior_alpha: Tensor | float, prior_beta: Tensor | float) -> Tensor:

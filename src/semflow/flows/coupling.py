@@ -1,0 +1,88 @@
+"""The affine coupling of RealNVP, conditioned on position."""
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..functional import Clamp, soft_clamp
+from ..functional.inverse_gamma import narrow
+from ..nn import Context, LocationSubnet, SubnetFactory
+from .base import Flow, Result, check_channels
+
+__all__ = ["AffineCoupling"]
+
+
+class AffineCoupling(Flow):
+    """One half of the channels scales and shifts the other (Dinh et al., RealNVP, 2017).
+
+    With x = [p, a] and (s, t) = gain subnet(p, context): z = [p, a exp(c(s)) + t] and log_det = sum c(s), where c is a
+    soft clamp.
+
+    Args:
+        channels: C, at least 2; the passive half is the larger one where C is odd.
+        subnet: `factory(in_channels, out_channels, context_channels)`; `LocationSubnet` couples channels only,
+            `ConvSubnet` neighbours too, and the flow's `event` follows it.
+        context_channels: D of the context; 0 for an unconditional flow.
+        clamp, clamp_form: see `semflow.functional.soft_clamp`.
+        gain: factor on the subnet's output, small so that training starts near the identity.
+        swap: exchange the roles of the halves: the first is transformed.
+
+    Example:
+        >>> from semflow.nn import SinusoidalPosition2d
+        >>> flow = AffineCoupling(40, context_channels=128)
+        >>> z, log_det = flow(torch.randn(2, 40, 8, 8), SinusoidalPosition2d(128)(8, 8))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 40, 8, 8]), torch.Size([2, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        subnet: SubnetFactory = LocationSubnet,
+        context_channels: int = 0,
+        clamp: float = 1.9,
+        clamp_form: Clamp = "tanh",
+        gain: float = 0.1,
+        swap: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels < 2:
+            raise ConfigError(
+                f"channels of a coupling must be at least 2, one to condition another, but got {channels}"
+            )
+        small, large = channels // 2, channels - channels // 2
+        passive, active = large, small
+        self.sizes = (active, passive) if swap else (passive, active)
+        self.channels, self.swap = channels, swap
+        self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
+        self.subnet = subnet(passive, 2 * active, context_channels)
+        self.event = self.subnet.event
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """(B, C, H, W) to z of that shape and log_det (B, H, W), or (B,) where the subnet sees neighbours."""
+        passive, active = self._halves(x)
+        log_scale, shift = self._scale_and_shift(passive, context)
+        active = active * torch.exp(log_scale) + shift
+        z = torch.cat((active, passive) if self.swap else (passive, active), dim=1)
+        return z, narrow(log_scale).sum(1 if self.event == "location" else (1, 2, 3))
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """The x that `forward` maps to z."""
+        passive, active = self._halves(z)
+        log_scale, shift = self._scale_and_shift(passive, context)
+        active = (active - shift) * torch.exp(-log_scale)
+        return torch.cat((active, passive) if self.swap else (passive, active), dim=1)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_channels(x, self.channels)
+        first, second = x.split(self.sizes, dim=1)
+        return (second, first) if self.swap else (first, second)
+
+    def _scale_and_shift(self, passive: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        scale, shift = (self.subnet(passive, context) * self.gain).chunk(2, dim=1)
+        # exp of half-precision scales would cost the inverse its digits.
+        return soft_clamp(narrow(scale), self.clamp, self.clamp_form), shift
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{self.channels}, event={self.event}, clamp={self.clamp} ({self.clamp_form}), swap={self.swap}"

@@ -1,0 +1,214 @@
+"""Flows that mix or scale channels, the same at every location: permutations, a global affine, standardisation."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ShapeError
+from ..functional.inverse_gamma import narrow
+from ..nn import Context
+from .base import Flow, Result, check_channels
+
+__all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "Standardize"]
+
+
+def _constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
+    """A log-det that is the same everywhere, as (B, H, W)."""
+    return torch.as_tensor(value, dtype=narrow(x[:0]).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
+
+
+class HardPermutation(Flow):
+    """A fixed random permutation of the channels: an index, not a product with a matrix. log_det = 0.
+
+    Args:
+        channels: C.
+        generator: source of the permutation; torch's global one by default.
+
+    Example:
+        >>> flow = HardPermutation(8)
+        >>> x = torch.randn(1, 8, 2, 2)
+        >>> torch.equal(flow.inverse(flow(x)[0]), x)
+        True
+    """
+
+    index: Tensor
+    inverse_index: Tensor
+
+    def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        index = torch.randperm(channels, generator=generator)
+        self.register_buffer("index", index)
+        self.register_buffer("inverse_index", torch.argsort(index), persistent=False)
+        self.register_load_state_dict_post_hook(_restore_inverse_index)
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Channel c of z is channel `index[c]` of x."""
+        check_channels(x, len(self.index))
+        return x.index_select(1, self.index), _constant_log_det(x, 0.0)
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Every channel back to its place."""
+        check_channels(z, len(self.index))
+        return z.index_select(1, self.inverse_index)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{len(self.index)}"
+
+
+def _restore_inverse_index(module: nn.Module, _incompatible: object) -> None:
+    if isinstance(module, HardPermutation):
+        module.inverse_index.copy_(torch.argsort(module.index))
+
+
+class SoftPermutation(Flow):
+    """A fixed random rotation of the channels, Haar-distributed: z = Q x at every location. log_det = 0.
+
+    Args:
+        channels: C.
+        generator: source of the rotation; torch's global one by default.
+
+    Example:
+        >>> z, log_det = SoftPermutation(8)(torch.randn(1, 8, 2, 2))
+        >>> log_det.abs().max().item()
+        0.0
+    """
+
+    matrix: Tensor
+
+    def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        # The QR decomposition of a Gaussian matrix is Haar-distributed once R has a positive diagonal.
+        q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
+        q = q * torch.sign(torch.diagonal(r))
+        q[:, 0] *= torch.sign(torch.linalg.det(q))
+        self.register_buffer("matrix", q.to(torch.get_default_dtype()))
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """The channels of every location, rotated."""
+        return self._apply_matrix(self.matrix, x), _constant_log_det(x, 0.0)
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Rotated back by the transpose."""
+        return self._apply_matrix(self.matrix.T, z)
+
+    def _apply_matrix(self, matrix: Tensor, x: Tensor) -> Tensor:
+        check_channels(x, len(matrix))
+        return F.conv2d(x, matrix[:, :, None, None])
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{len(self.matrix)}"
+
+
+class GlobalAffine(Flow):
+    """A learned scale and shift of each channel: z = s x + b, log_det = sum_c log s.
+
+    s = softplus(g) with g learned, so that scales stay positive and large ones grow no faster than linearly; it starts
+    at the identity. It is the ActNorm of Glow without its data-dependent start.
+
+    Args:
+        channels: C.
+
+    Example:
+        >>> x = torch.randn(1, 8, 2, 2)
+        >>> z, log_det = GlobalAffine(8)(x)
+        >>> torch.allclose(z, x, atol=1e-6), log_det.abs().max().item() < 1e-5
+        (True, True)
+    """
+
+    # s = 0.1 softplus(g; beta = 0.5): the parametrisation of FrEIA's all-in-one block, whose steps suit Adam's.
+    _gain, _beta = 0.1, 0.5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        start = torch.log(torch.expm1(torch.tensor(self._beta / self._gain, dtype=torch.float64))) / self._beta
+        self.raw_scale = nn.Parameter(torch.full((channels,), start.item()))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def _scale(self) -> Tensor:
+        return self._gain * F.softplus(self.raw_scale, beta=self._beta)
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Every channel scaled and shifted."""
+        check_channels(x, len(self.shift))
+        scale = self._scale()
+        z = x * scale[:, None, None] + self.shift[:, None, None]
+        return z, _constant_log_det(x, torch.log(narrow(scale)).sum())
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Shifted and scaled back."""
+        check_channels(z, len(self.shift))
+        return (z - self.shift[:, None, None]) / self._scale()[:, None, None]
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{len(self.shift)}"
+
+
+class Standardize(Flow):
+    """Each channel to mean 0 and standard deviation 1 over the training data: z = (x - m) / s, log_det = -sum_c log s.
+
+    The constants are fitted once and then fixed; their log-det counts, so a likelihood stays one of the raw features.
+
+    Args:
+        channels: C.
+        floor: smallest standard deviation, relative to the channels' median: a dead channel must not explode.
+
+    Example:
+        >>> x = 3 + 2 * torch.randn(4, 8, 16, 16)
+        >>> flow = Standardize(8).fit([x])
+        >>> z, log_det = flow(x)
+        >>> round(z.std().item(), 2), round(log_det[0, 0, 0].item() / 8, 1)
+        (1.0, -0.7)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, floor: float = 1e-2) -> None:
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    @torch.no_grad()
+    def fit(self, features: Iterable[Tensor]) -> "Standardize":
+        """Take the constants from feature maps (B, C, H, W), in one pass and in float64.
+
+        Raises:
+            ShapeError: there is no feature map, or one has other channels.
+        """
+        count, mean, squares = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
+        for x in features:
+            check_channels(x, len(self.mean))
+            x = x.double()
+            n = x.numel() // x.shape[1]
+            delta = x.mean((0, 2, 3)) - mean
+            # Chan's update: sums of squares about the running mean do not cancel.
+            squares = squares + x.var((0, 2, 3), correction=0) * n + delta.square() * (count * n / (count + n))
+            mean = mean + delta * (n / (count + n))
+            count += n
+        if not count:
+            raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
+        std = (squares / count).sqrt()  # type: ignore[union-attr]
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=max(self.floor * std.median().item(), 1e-12)))
+        return self
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Standardised channels."""
+        check_channels(x, len(self.mean))
+        z = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        return z, _constant_log_det(x, -torch.log(narrow(self.std)).sum())
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Features in their own units."""
+        check_channels(z, len(self.mean))
+        return z * self.std[:, None, None] + self.mean[:, None, None]
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{len(self.mean)}"

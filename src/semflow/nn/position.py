@@ -1,0 +1,162 @@
+"""Two-dimensional position codes as two small tables, since all of them are separable.
+
+code(row, column) = [column part, row part], so a linear layer of it is a table of W rows plus a table of H rows: a flow
+never needs the (D, H, W) code, let alone one for each image of a batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, ShapeError
+
+__all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTables", "SinusoidalPosition2d"]
+
+
+class PositionTables(NamedTuple):
+    """A separable position code: what a conditional flow takes as its `context`.
+
+    Args:
+        column: (W, D_column), the code of each column.
+        row: (H, D_row), the code of each row.
+
+    Example:
+        >>> tables = PositionTables(torch.zeros(5, 6), torch.zeros(4, 6))
+        >>> tables.channels, tables.dense().shape
+        (12, torch.Size([12, 4, 5]))
+    """
+
+    column: Tensor
+    row: Tensor
+
+    @property
+    def channels(self) -> int:
+        """D = D_column + D_row."""
+        return self.column.shape[1] + self.row.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.row.shape[0], self.column.shape[0]
+
+    def dense(self) -> Tensor:
+        """The code as a map, (D, H, W): the column part first."""
+        height, width = self.size
+        column = self.column.T[:, None, :].expand(-1, height, -1)
+        row = self.row.T[:, :, None].expand(-1, -1, width)
+        return torch.cat((column, row))
+
+
+class PositionCode(nn.Module):
+    """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels < 4 or channels % 4:
+            raise ConfigError(f"channels of a position code must be a positive multiple of 4, but got {channels}")
+        self.channels = channels
+
+    def axis(self, length: int) -> tuple[Tensor, Tensor]:
+        """The tables (length, D/2) of a column axis and of a row axis of that length."""
+        raise TypeError(f"{type(self).__name__} must define axis(length), which gives the two tables of an axis")
+
+    def forward(self, height: int, width: int) -> PositionTables:
+        """The tables of a feature map of that size."""
+        return PositionTables(self.axis(width)[0], self.axis(height)[1])
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{self.channels}"
+
+
+class SinusoidalPosition2d(PositionCode):
+    """Sinusoids at integer positions: half of the channels for the column, half for the row.
+
+    code(x)[2k] = sin(x w_k), code(x)[2k + 1] = cos(x w_k), w_k = 10000^(-2k / (D/2))
+
+    Args:
+        channels: D, a multiple of 4; 512 in SANFlow, 128 in CFLOW-AD.
+
+    Example:
+        >>> SinusoidalPosition2d(512)(32, 48).dense().shape
+        torch.Size([512, 32, 48])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int = 512) -> None:
+        super().__init__(channels)
+        steps = torch.arange(0, channels // 2, 2, dtype=torch.float64)
+        self.register_buffer("frequencies", torch.exp(-steps * (math.log(1e4) / (channels // 2))), persistent=False)
+
+    def axis(self, length: int) -> tuple[Tensor, Tensor]:
+        """One table for both axes, computed in float64: positions times frequencies lose digits otherwise."""
+        return (table := _sines(torch.arange(length, device=self.frequencies.device), self.frequencies)), table
+
+
+class FourierPosition2d(PositionCode):
+    """Fourier features of the relative position u in (0, 1): sin and cos of 2 pi f u, f geometric from 1/2 up.
+
+    Unlike the sinusoids on the grid it says the same of the same place at every scale and image size.
+
+    Args:
+        channels: D, a multiple of 4.
+        highest: the highest frequency, in periods per image side.
+
+    Example:
+        >>> FourierPosition2d(64)(8, 8).row.shape
+        torch.Size([8, 32])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int = 64, highest: float = 32.0) -> None:
+        super().__init__(channels)
+        if highest < 0.5:
+            raise ConfigError(f"highest must be at least 0.5 periods per image side, but got {highest}")
+        octaves = torch.linspace(-1, math.log2(highest), channels // 4, dtype=torch.float64)
+        self.register_buffer("frequencies", 2 * math.pi * torch.exp2(octaves), persistent=False)
+
+    def axis(self, length: int) -> tuple[Tensor, Tensor]:
+        """One table for both axes, of the centres of `length` equal cells."""
+        centres = (torch.arange(length, device=self.frequencies.device) + 0.5) / length
+        return (table := _sines(centres, self.frequencies)), table
+
+
+class LearnedPosition2d(PositionCode):
+    """A learned code: one vector for each row and one for each column.
+
+    Args:
+        channels: D, a multiple of 4.
+        height, width: the largest feature map; smaller ones use the first rows.
+
+    Example:
+        >>> LearnedPosition2d(16, height=8, width=8)(4, 8).size
+        (4, 8)
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__(channels)
+        self.column = nn.Parameter(torch.randn(width, channels // 2) / math.sqrt(2))
+        self.row = nn.Parameter(torch.randn(height, channels // 2) / math.sqrt(2))
+
+    def forward(self, height: int, width: int) -> PositionTables:
+        """The tables of a feature map of that size.
+
+        Raises:
+            ShapeError: the map is larger than the tables.
+        """
+        if height > self.row.shape[0] or width > self.column.shape[0]:
+            raise ShapeError(
+                f"size must be at most {(self.row.shape[0], self.column.shape[0])}, the learned tables, "
+                f"but got {(height, width)}"
+            )
+        return PositionTables(self.column[:width], self.row[:height])
+
+
+def _sines(positions: Tensor, frequencies: Tensor) -> Tensor:
+    angles = positions[:, None].to(frequencies.dtype) * frequencies
+    table = torch.stack((torch.sin(angles), torch.cos(angles)), dim=2).flatten(1)
+    return table.to(torch.get_default_dtype())

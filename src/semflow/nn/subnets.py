@@ -1,0 +1,152 @@
+"""The networks inside a coupling: from the passive half of the channels to the scale and shift of the active half."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError, ShapeError
+from ..functional import from_locations, to_locations
+from .position import PositionTables
+
+__all__ = ["Context", "ConvSubnet", "LocationSubnet", "Subnet", "SubnetFactory"]
+
+Context = PositionTables | Tensor | None
+"""What a flow may be conditioned on: position tables, or a map (D, H, W) or (B, D, H, W), or nothing."""
+
+
+class Subnet(nn.Module):
+    """The interface: `subnet(x, context)` maps (B, in, H, W) to (B, out, H, W).
+
+    `event` declares whether the output at a location depends on that location alone (`"location"`) or on its
+    neighbours too (`"sample"`); the flow around it inherits the declaration.
+    """
+
+    event: Literal["location", "sample"] = "location"
+
+
+SubnetFactory = Callable[[int, int, int], Subnet]
+"""`factory(in_channels, out_channels, context_channels)`, what a coupling is given to make its subnet."""
+
+
+class LocationSubnet(Subnet):
+    """Linear, ReLU, linear at every location (a 1x1 subnet), conditioned on a position code or on a map.
+
+    W2 relu(Wx x + Wc c + b1) + b2. With a separable code, Wc c is two tables of W + H rows which are broadcast over the
+    batch: the (B H W, D) condition of the concatenating form, W1 [x; c], is never built, and the result is the same.
+
+    Args:
+        in_channels, out_channels: of the map.
+        context_channels: D; 0 for an unconditional subnet.
+        hidden: hidden units; by default 2 (in_channels + D), as in SANFlow and CFLOW-AD.
+
+    Example:
+        >>> from semflow.nn import SinusoidalPosition2d
+        >>> subnet = LocationSubnet(20, 40, context_channels=128)
+        >>> subnet(torch.randn(2, 20, 8, 8), SinusoidalPosition2d(128)(8, 8)).shape
+        torch.Size([2, 40, 8, 8])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int | None = None
+    ) -> None:
+        super().__init__()
+        hidden = hidden or 2 * (in_channels + context_channels)
+        # One default initialisation for [x; c], so that the split changes nothing, then its two parts.
+        joint = nn.Linear(in_channels + context_channels, hidden)
+        self.weight_x = nn.Parameter(joint.weight.detach()[:, :in_channels].clone())
+        self.weight_context = nn.Parameter(joint.weight.detach()[:, in_channels:].clone()) if context_channels else None
+        self.bias = nn.Parameter(joint.bias.detach().clone())
+        self.output = nn.Linear(hidden, out_channels)
+        self.context_channels = context_channels
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """(B, in, H, W) and a context to (B, out, H, W)."""
+        batch, _, height, width = x.shape
+        check_context(context, self.context_channels, (height, width))
+        locations = to_locations(x)
+        if context is None or self.weight_context is None:
+            hidden = F.linear(locations, self.weight_x, self.bias)
+        else:
+            # In place: neither a linear layer nor a sum needs its output for the gradient.
+            hidden = F.linear(locations, self.weight_x)
+            table = self._context_table(context)
+            hidden = hidden.view(-1, *table.shape[-2:]).add_(table.to(hidden.dtype)).view(batch * height * width, -1)
+        return from_locations(self.output(F.relu_(hidden)), (height, width))
+
+    def _context_table(self, context: PositionTables | Tensor) -> Tensor:
+        """Wc c + b as (H W, hidden), or (B, H W, hidden) of a map that differs from image to image."""
+        weight = self.weight_context
+        if isinstance(context, PositionTables):
+            split = context.column.shape[1]
+            column = F.linear(context.column.to(weight), weight[:, :split])  # type: ignore[index, arg-type]
+            row = F.linear(context.row.to(weight), weight[:, split:], self.bias)  # type: ignore[index, arg-type]
+            return (row[:, None] + column[None]).flatten(0, 1)
+        dense = context.to(weight)  # type: ignore[arg-type]
+        if dense.dim() == 3:
+            return F.linear(dense.flatten(1).T, weight, self.bias)  # type: ignore[arg-type]
+        return F.linear(dense.flatten(2).transpose(1, 2), weight, self.bias)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"in={self.weight_x.shape[1]}, context={self.context_channels}, hidden={self.weight_x.shape[0]}"
+
+
+class ConvSubnet(Subnet):
+    """Convolution, ReLU, convolution: a subnet that sees the neighbourhood (FastFlow's), so its event is the sample.
+
+    Args:
+        in_channels, out_channels, context_channels: as in `LocationSubnet`.
+        hidden: hidden channels; by default those of the input and context together.
+        kernel: odd kernel size; 1 makes it see one location only and its event `"location"`.
+
+    Example:
+        >>> ConvSubnet(4, 8)(torch.randn(2, 4, 6, 6)).shape
+        torch.Size([2, 8, 6, 6])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        context_channels: int = 0,
+        hidden: int | None = None,
+        kernel: int = 3,
+    ) -> None:
+        super().__init__()
+        if kernel % 2 == 0 or kernel < 1:
+            raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
+        self.event = "location" if kernel == 1 else "sample"
+        self.context_channels = context_channels
+        hidden = hidden or in_channels + context_channels
+        self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """(B, in, H, W) and a context to (B, out, H, W)."""
+        check_context(context, self.context_channels, (x.shape[2], x.shape[3]))
+        if context is not None and self.context_channels:
+            dense = context.dense() if isinstance(context, PositionTables) else context
+            x = torch.cat((x, dense.to(x).expand(len(x), -1, -1, -1)), dim=1)
+        result: Tensor = self.second(F.relu_(self.first(x)))
+        return result
+
+
+def check_context(context: Context, channels: int, size: tuple[int, int]) -> None:
+    """Refuse a context of other channels or another size than the subnet was made for.
+
+    Raises:
+        ShapeError: the context is missing, or its channels or size differ.
+    """
+    if not channels:
+        return
+    if context is None:
+        raise ShapeError(f"context must be given: this flow was made for {channels} context channels, but got None")
+    if isinstance(context, PositionTables):
+        came: tuple[int, ...] = (context.channels, *context.size)
+    else:
+        came = tuple(context.shape[-3:])
+    if came != (channels, *size):
+        raise ShapeError(f"context must be (D, H, W) = {(channels, *size)}, but got {came}")
