@@ -1,0 +1,22 @@
+"""Exact metrics of detection and localisation, as functions and as accumulators.
+
+No threshold is sampled and no curve is resampled: ties are merged, and one sort of the scores gives every number.
+"""
+
+from semflow.metrics.accumulators import ImageAccumulator, PixelAccumulator
+from semflow.metrics.ranking import ImageMetrics, auroc, average_precision, f1_max, f1_max_threshold, image_metrics
+from semflow.metrics.regions import PixelMetrics, aupro, pixel_metrics
+
+__all__ = [
+    "ImageAccumulator",
+    "ImageMetrics",
+    "PixelAccumulator",
+    "PixelMetrics",
+    "aupro",
+    "auroc",
+    "average_precision",
+    "f1_max",
+    "f1_max_threshold",
+    "image_metrics",
+    "pixel_metrics",
+]

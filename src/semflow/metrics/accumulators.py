@@ -1,0 +1,74 @@
+"""Metrics over a data set that comes in batches, or in shards of several processes."""
+
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+
+from semflow.metrics.inputs import Array, Maps, Values
+from semflow.metrics.ranking import ImageMetrics, rank, split
+from semflow.metrics.regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
+
+__all__ = ["ImageAccumulator", "PixelAccumulator"]
+
+Part = TypeVar("Part")
+
+
+class _Accumulator(Generic[Part]):
+    """Keeps the scores of every batch, on the CPU; what is computed does not depend on how they were batched."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._parts.clear()
+
+    def merge(self, other: Self) -> None:
+        """Take in what another accumulator of this class has seen; `other` stays as it is."""
+        self._parts.extend(other._parts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self._parts)} updates)"
+
+
+class ImageAccumulator(_Accumulator[tuple[Array, Array]]):
+    """Image AUROC, average precision and F1-max over batches.
+
+    >>> import torch
+    >>> metrics = ImageAccumulator()
+    >>> metrics.update(torch.tensor([0.1, 0.4]), torch.tensor([0, 0]))
+    >>> metrics.update(torch.tensor([0.4, 0.8]), torch.tensor([1, 1]))
+    >>> metrics.compute().auroc
+    0.875
+    """
+
+    def update(self, scores: Values, labels: Values) -> None:
+        """Add a batch: scores and labels (1 anomalous, 0 normal) of one shape, commonly (B,)."""
+        self._parts.append(split(scores, labels))
+
+    def compute(self) -> ImageMetrics:
+        """The metrics of everything seen since the last reset; ShapeError without a normal and an anomalous image."""
+        normal = np.concatenate([np.empty(0, np.bool_), *(part[0] for part in self._parts)])
+        anomalous = np.concatenate([np.empty(0, np.bool_), *(part[1] for part in self._parts)])
+        return rank(np.sort(normal), np.sort(anomalous)).image_metrics()
+
+
+class PixelAccumulator(_Accumulator[PixelSplit]):
+    """Pixel AUROC, average precision, F1-max and AUPRO over batches.
+
+    Regions are labelled as maps come in; what is kept is the scores, 4 bytes a pixel, and a weight for anomalous ones.
+
+    >>> import torch
+    >>> metrics = PixelAccumulator()
+    >>> metrics.update(torch.tensor([[0.1, 0.2, 0.7, 0.5]]), torch.tensor([[0, 0, 0, 1]]))
+    >>> metrics.compute(fpr_limit=0.5)
+    PixelMetrics(auroc=0.666..., average_precision=0.5, f1_max=0.666..., aupro=0.333...)
+    """
+
+    def update(self, scores: Maps, anomaly_masks: Maps) -> None:
+        """Add maps with their masks, shaped as in `aupro`; a batch of normal images alone is as good as any other."""
+        self._parts.append(split_pixels(scores, anomaly_masks))
+
+    def compute(self, fpr_limit: float = 0.3) -> PixelMetrics:
+        """The metrics of everything seen since the last reset; ShapeError without a normal and an anomalous pixel."""
+        return evaluate_pixels(self._parts, fpr_limit)
