@@ -1,3 +1,50 @@
-"""Normalizing-flow components for visual anomaly detection."""
+"""Normalizing-flow components for visual anomaly detection.
+
+The names below load what they need when they are first used: `import semflow` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import (
+        bases,
+        data,
+        detectors,
+        features,
+        flows,
+        functional,
+        metrics,
+        nn,
+        objectives,
+        recipes,
+        synthesis,
+        testing,
+    )
+    from .detectors import Detector, evaluate, fit
+    from .recipes import load
+
+_ROOMS = (
+    "bases", "cli", "data", "detectors", "errors", "features", "flows", "functional", "metrics", "nn", "objectives",
+    "recipes", "report", "synthesis", "testing",
+)  # fmt: skip
+_NAMES = {"Detector": "detectors", "evaluate": "detectors", "fit": "detectors", "load": "recipes"}
+
+__all__ = [
+    "Detector", "bases", "data", "detectors", "evaluate", "features", "fit", "flows", "functional", "load", "metrics",
+    "nn", "objectives", "recipes", "synthesis", "testing",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+    raise AttributeError(f"module 'semflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS, *_NAMES})

@@ -1,0 +1,208 @@
+"""The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..bases import Base
+from ..errors import ConfigError, ShapeError
+from ..features import FeatureExtractor
+from ..flows import Event, FlowSequence, Standardize
+from ..functional import mask_to_grid
+from ..nn import PositionCode, Statistics, VarianceHead
+from ..objectives import Objective, Terms, log_likelihood
+from ..synthesis import CutPaste
+from .plan import Training
+from .scoring import Scorer
+
+__all__ = ["Detector", "Latents", "Prediction"]
+
+
+class Latents(NamedTuple):
+    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics."""
+
+    z: Tensor
+    log_det: Tensor
+    event: Event
+    statistics: Statistics | None
+
+
+class Prediction(NamedTuple):
+    """What a detector says of a batch.
+
+    Args:
+        score: (B,), higher is more anomalous.
+        anomaly_map: (B, H, W) at the size of the images.
+        variance: one map (B, H_k, W_k) a scale; empty where the base has no statistics.
+    """
+
+    score: Tensor
+    anomaly_map: Tensor
+    variance: tuple[Tensor, ...]
+
+
+class Detector(nn.Module):
+    """Everything between an image and its heat map.
+
+    Args:
+        features: frozen backbone, images (B, 3, H, W) in [0, 1] to K maps.
+        flows: one a scale. A `FlowSequence` that begins with `Standardize` has it fitted by `prepare`.
+        base: of the latents.
+        head: variance head, or None for a base that needs no statistics.
+        position: position code given to all flows as their context, or None.
+        objective: the training loss.
+        scorer: from log-probabilities to scores.
+        synthesis: how synthetic anomalies are made, or None to train on normal images alone.
+        kinds: their kinds, see `semflow.synthesis`.
+        score_log_det: add the log-det of `"location"` flows to the score: log p of the features instead of the latents'.
+        mask_mode: how masks are brought to a feature map's grid, see `semflow.functional.mask_to_grid`.
+        plan: epochs, batch size, learning rate and schedule that `fit` takes by default.
+        image_size: side in pixels that data sets give it; kept for the command line.
+        config: the recipe's name and arguments, kept with the run so that it can be built again.
+
+    Example:
+        >>> from semflow.recipes import sanflow
+        >>> detector = sanflow(backbone="resnet18", weights="random", blocks=2, position_channels=16)
+        >>> prediction = detector.predict(torch.rand(2, 3, 64, 64))
+        >>> prediction.score.shape, prediction.anomaly_map.shape, len(prediction.variance)
+        (torch.Size([2]), torch.Size([2, 64, 64]), 3)
+    """
+
+    def __init__(
+        self,
+        features: FeatureExtractor,
+        flows: Sequence[nn.Module],
+        base: Base,
+        head: VarianceHead | None = None,
+        position: PositionCode | None = None,
+        objective: Objective | None = None,
+        scorer: Scorer | None = None,
+        synthesis: CutPaste | None = None,
+        kinds: tuple[str, ...] = ("small", "medium", "circle"),
+        score_log_det: bool = False,
+        mask_mode: Literal["nearest", "max"] = "nearest",
+        plan: Training | None = None,
+        image_size: int = 256,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(flows) != len(features.channels):
+            raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {len(flows)}")
+        self.features = cast(nn.Module, features)
+        self.flows = nn.ModuleList(flows)
+        self.base, self.head, self.position = base, head, position
+        self.objective = objective or Objective()
+        self.scorer = scorer or Scorer(len(flows))
+        self.synthesis, self.kinds = synthesis, kinds
+        self.score_log_det, self.mask_mode = score_log_det, mask_mode
+        self.plan, self.image_size = plan or Training(), image_size
+        self.config: dict[str, Any] = dict(config or {})
+
+    @property
+    def map_range(self) -> tuple[float, float]:
+        """A colour range for anomaly maps, from the normal training images: typical to hardly ever seen."""
+        low, high = self.scorer.map_bounds.tolist()
+        return low, high
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training changes: all but the backbone's."""
+        frozen = {id(p) for p in self.features.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
+
+    def encode(self, images: Tensor) -> list[Latents]:
+        """Images (B, 3, H, W) in [0, 1] to the latents and statistics of each scale."""
+        maps = self.features(images)
+        statistics = self.head(images, maps) if self.head is not None else [None] * len(maps)
+        return [
+            Latents(*self._flow(flow, x), cast(Event, flow.event), s)
+            for flow, x, s in zip(self.flows, maps, statistics, strict=True)
+        ]
+
+    def _flow(self, flow: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        context = self.position(*x.shape[2:]) if self.position is not None else None
+        z, log_det = flow(x, context)
+        return z, log_det
+
+    def loss(self, images: Tensor, anomaly_masks: Tensor | None = None) -> Terms:
+        """The objective, summed over the scales: each has a flow of its own, so this is one step for each of them.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
+        """
+        terms = []
+        for z, log_det, event, statistics in self.encode(images):
+            mask = None
+            if anomaly_masks is not None:
+                mask = mask_to_grid(anomaly_masks, (z.shape[2], z.shape[3]), self.mask_mode)
+            terms.append(self.objective(z, log_det, event, self.base, statistics, mask))
+        return Terms(*(torch.stack(parts).sum() for parts in zip(*terms, strict=True)))
+
+    def log_probs(self, images: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Log-probability per dimension of being normal, and the variance, of each scale: maps (B, H_k, W_k)."""
+        log_probs, variances = [], []
+        for z, log_det, event, statistics in self.encode(images):
+            log_prob = self.base.log_prob(z, statistics)
+            if self.score_log_det and event == "location":
+                log_prob = log_likelihood(log_prob, log_det, event)
+            log_probs.append(log_prob / z.shape[1])
+            if statistics is not None:
+                variances.append(statistics.variance())
+        return log_probs, tuple(variances)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Prediction:
+        """Scores, anomaly maps and variance maps. An image gets the same score whatever it is batched with.
+
+        Args:
+            images: (B, 3, H, W), float, RGB in [0, 1].
+
+        Raises:
+            ShapeError: the images are not of that shape or type.
+        """
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ShapeError(
+                f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
+            )
+        training = self.training
+        self.eval()
+        try:
+            log_probs, variances = self.log_probs(images)
+        finally:
+            self.train(training)
+        anomaly_map = self.scorer(log_probs, (images.shape[2], images.shape[3]))
+        return Prediction(self.scorer.image_score(anomaly_map), anomaly_map, variances)
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Tensor]) -> None:
+        """Fit the standardisation of each scale to normal images, before training."""
+        first = [flow[0] if isinstance(flow, FlowSequence) else flow for flow in self.flows]
+        if not any(isinstance(flow, Standardize) for flow in first):
+            return
+        maps = [[m.cpu() for m in self.features(images)] for images in batches]
+        for scale, flow in enumerate(first):
+            if isinstance(flow, Standardize):
+                flow.fit(m[scale].to(flow.mean.device) for m in maps)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Take the score's constants from normal training images: each scale's maximum, and the colour range."""
+        training = self.training
+        self.eval()
+        try:
+            kept = [([p.cpu() for p in self.log_probs(images)[0]], images.shape[2:]) for images in batches]
+        finally:
+            self.train(training)
+        if not kept:
+            raise ShapeError("batches must hold at least one batch of normal images, but got none")
+        device = self.scorer.offsets.device
+        for scale in range(len(self.flows)):
+            self.scorer.offsets[scale] = max(log_probs[scale].max().item() for log_probs, _ in kept)
+        pixels = torch.cat([self.scorer([p.to(device) for p in ps], tuple(size)).flatten() for ps, size in kept])
+        ordered = pixels.float().sort().values
+        low = ordered[len(ordered) // 2].item()
+        high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
+        # The colours run from a typical location to well beyond the rarest of training.
+        self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))

@@ -1,0 +1,52 @@
+"""A training plan: what a recipe says of its optimiser and schedule."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ConfigError
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a detector is trained; recipes bring the values of their papers.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step; a multiple of 4 holds normal images and the three kinds of anomalies in equal parts.
+        learning_rate: of Adam.
+        schedule: `constant`, or `cosine`: up from a tenth over the first tenth of the steps, then down to a thousandth.
+        weight_decay: of Adam (L2).
+        seed: of the synthetic anomalies and the order of images.
+    """
+
+    epochs: int = 80
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decay: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive, but got {self.learning_rate}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"schedule must be constant or cosine, but got {self.schedule!r}")
+
+    def learning_rate_at(self, done: float) -> float:
+        """The learning rate when a fraction `done` of the steps has been taken.
+
+        Example:
+            >>> plan = Training(learning_rate=1.0)
+            >>> [round(plan.learning_rate_at(t), 3) for t in (0.0, 0.1, 1.0)]
+            [0.1, 0.976, 0.001]
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        cosine = 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * cosine * min(1.0, 0.1 + 9 * done)

@@ -1,0 +1,73 @@
+"""How training shows itself: a bar on a terminal, a few plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A context that is told of each step and epoch.
+
+    Args:
+        epochs: in all.
+        done: epochs that an earlier run has done.
+        show: False keeps silent.
+
+    Example:
+        >>> with Progress(epochs=2, show=False) as progress:
+        ...     progress.epoch({"epoch": 1, "loss": 0.5})
+    """
+
+    def __init__(self, epochs: int, done: int = 0, show: bool = True) -> None:
+        self.epochs, self.show = epochs, show
+        self._start, self._done = time.monotonic(), done
+        self._bar: Any = None
+        self._task: Any = None
+        if show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("epochs  {task.description}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=epochs, completed=done)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """`step` of `steps` of an epoch are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=epoch + step / steps)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done; `record` is its line of the log."""
+        text = f"loss {record['loss']:.4f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record["epoch"], description=text)
+        elif self.show and (record["epoch"] == self.epochs or record["epoch"] % max(1, self.epochs // 10) == 0):
+            elapsed = time.monotonic() - self._start
+            left = elapsed / max(1, record["epoch"] - self._done) * (self.epochs - record["epoch"])
+            print(
+                f"epoch {record['epoch']}/{self.epochs}  {text}  {elapsed:.0f} s elapsed, about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

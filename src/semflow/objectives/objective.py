@@ -1,0 +1,145 @@
+"""SANFlow's objective, Eq. 9: L = NLL + lambda_1 BCE + lambda_2 KL."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..bases import Base
+from ..errors import ConfigError, ShapeError
+from ..flows import Event
+from ..nn import Statistics
+
+__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood"]
+
+
+class Terms(NamedTuple):
+    """The loss and what it is made of: scalars, means over locations, in nats (NLL and KL per dimension)."""
+
+    total: Tensor
+    nll: Tensor
+    bce: Tensor
+    kl: Tensor
+
+
+def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
+    """log p(x) = log p(z) + log |det dz/dx|: the change of variables (SANFlow, Eq. 3).
+
+    Args:
+        log_prob: (B, H, W), of a base.
+        log_det: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow.
+        event: the flow's declaration.
+
+    Returns:
+        (B, H, W) or (B,), as `log_det`.
+
+    Raises:
+        ShapeError: `log_det` does not have the shape that `event` declares.
+
+    Example:
+        >>> log_likelihood(torch.zeros(4, 2, 4), torch.ones(4), "sample").shape
+        torch.Size([4])
+    """
+    expected = log_prob.shape if event == "location" else log_prob.shape[:1]
+    if log_det.shape != expected:
+        raise ShapeError(f"log_det of a {event!r} flow must be {tuple(expected)}, but got {tuple(log_det.shape)}")
+    return (log_prob if event == "location" else log_prob.sum((1, 2))) + log_det
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Negative log-likelihood, binary cross-entropy of the log-odds, and divergence from the variance's prior.
+
+    With C channels and means over all locations:
+    L = mean(-log p(x) + kl KL) / C + bce mean(BCE(sigmoid(log-odds / T), normal)).
+
+    NLL and KL are both per dimension, so at `kl = 1` the first term is the negative evidence lower bound of the hierarchical
+    model, whose best variance is the conjugate posterior IG(alpha_0 + C/2, beta_0 + ||z||^2 / 2).
+
+    Args:
+        bce: lambda_1; 0 switches the term off.
+        kl: lambda_2; 0 switches the term off.
+        temperature: T of the log-odds, which grow with C; None means C.
+        squash: wrap the whole into -log sigmoid(-L) at every location, as the published code does: it saturates where
+            the likelihood is high already, so that training turns to the worst locations.
+        double_softmax: BCE as in the published code, softmax applied to probabilities; kept for study.
+
+    Example:
+        >>> from semflow.bases import StandardNormal
+        >>> z, log_det = torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4)
+        >>> terms = Objective(bce=0.0)(z, log_det, "location", StandardNormal())
+        >>> bool(terms.total == terms.nll)
+        True
+    """
+
+    bce: float = 1.0
+    kl: float = 0.2
+    temperature: float | None = None
+    squash: bool = False
+    double_softmax: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("bce", self.bce), ("kl", self.kl)):
+            if value < 0:
+                raise ConfigError(f"{name} must be a weight of at least 0, but got {value}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ConfigError(
+                f"temperature must be positive, or None for the number of channels, got {self.temperature}"
+            )
+
+    def __call__(
+        self,
+        z: Tensor,
+        log_det: Tensor,
+        event: Event,
+        base: Base,
+        statistics: Statistics | None = None,
+        anomaly_mask: Tensor | None = None,
+    ) -> Terms:
+        """The loss of one scale.
+
+        Args:
+            z: latents (B, C, H, W).
+            log_det: (B, H, W) or (B,), after `event`.
+            event: the flow's declaration.
+            base: gives log p(z) and the log-odds.
+            statistics: of the locations, for a base that wants them.
+            anomaly_mask: (B, H, W), 1 where anomalous; without it all is normal and there is no BCE.
+
+        Returns:
+            `Terms`.
+        """
+        channels, height, width = z.shape[1:]
+        likelihood = log_likelihood(base.log_prob(z, statistics, anomaly_mask), log_det, event)
+        nll = -likelihood / (channels if event == "location" else channels * height * width)
+        zero = torch.zeros((), device=z.device)
+        kl = zero if statistics is None or statistics.kl is None else statistics.kl / channels
+        bce = zero
+        if self.bce and anomaly_mask is not None:
+            bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
+        if self.squash:
+            total = F.softplus(_over_event(nll, kl * self.kl) + self.bce * bce.mean() / channels).mean()
+        else:
+            total = nll.mean() + self.kl * kl.mean() + self.bce * bce.mean()
+        return Terms(total, nll.mean().detach(), bce.mean().detach(), kl.mean().detach())
+
+    def _cross_entropy(self, odds: Tensor, anomalous: Tensor, channels: int) -> Tensor:
+        normal = (~anomalous).to(odds)
+        if self.double_softmax:
+            return F.binary_cross_entropy_with_logits(2 * torch.sigmoid(odds) - 1, normal, reduction="none")
+        temperature = channels if self.temperature is None else self.temperature
+        return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
+
+
+def _over_event(nll: Tensor, kl: Tensor) -> Tensor:
+    """Add a per-location divergence to an NLL per location or per sample."""
+    return nll + (kl.mean((1, 2)) if nll.dim() == 1 and kl.dim() == 3 else kl)
+
+
+PRESETS: dict[str, Objective] = {
+    "paper": Objective(bce=1.0, kl=0.2),
+    "reference": Objective(bce=0.2, kl=1.0, squash=True, double_softmax=True),
+}
+"""Weights as the paper prints them, and as its published code has them (there the two are exchanged)."""

@@ -1,0 +1,37 @@
+"""Recipes by name, and detectors out of run directories."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..detectors import Detector, load_into, read_config
+from ..errors import CheckpointError, ConfigError
+from .sanflow import sanflow
+
+__all__ = ["RECIPES", "build", "load"]
+
+RECIPES: dict[str, Callable[..., Detector]] = {"sanflow": sanflow}
+
+
+def build(name: str, **arguments: Any) -> Detector:
+    """The detector of a recipe.
+
+    Raises:
+        ConfigError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
+    return RECIPES[name](**arguments)
+
+
+def load(run: str | Path) -> Detector:
+    """The trained detector of a run directory, in eval mode. The run holds its backbone's weights: nothing is fetched.
+
+    Raises:
+        CheckpointError: not a run directory, of another version, broken, or not trained to the end.
+    """
+    config = read_config(run)
+    if config.get("recipe") not in RECIPES:
+        raise CheckpointError(f"{run}: of recipe {config.get('recipe')!r}, expected one of {', '.join(RECIPES)}")
+    detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
+    return load_into(detector, run).eval()
