@@ -1,0 +1,32 @@
+"""What a person sees: overlays, galleries, HTML pages, and the metrics of a data set."""
+
+from semflow.report.colors import heat_colors
+from semflow.report.evaluation import Evaluation, ImageResult, check_labels, results, summarize
+from semflow.report.files import staged_folder, write_atomic
+from semflow.report.gallery import Panel, gallery
+from semflow.report.maps import load_map, save_map
+from semflow.report.overlay import heat_map, overlay, to_picture
+from semflow.report.page import Entry, Table, embed, link, render_page
+
+__all__ = [
+    "Entry",
+    "Evaluation",
+    "ImageResult",
+    "Panel",
+    "Table",
+    "check_labels",
+    "embed",
+    "gallery",
+    "heat_colors",
+    "heat_map",
+    "link",
+    "load_map",
+    "overlay",
+    "render_page",
+    "results",
+    "save_map",
+    "staged_folder",
+    "summarize",
+    "to_picture",
+    "write_atomic",
+]

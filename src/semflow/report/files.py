@@ -1,0 +1,80 @@
+"""Outputs that are either whole or not there."""
+
+__all__ = ["staged_folder", "write_atomic"]
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from semflow.errors import DataError
+
+
+def _partial(path: Path) -> Path:
+    """A name beside `path`, so that moving it there stays within one file system."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> Path:
+    """Write a file so that whoever looks sees the old one or the whole new one.
+
+    The content goes to a temporary file in the same folder, which then takes the name in one step. Text is written as
+    UTF-8, with escapes for what has none (names of files may hold any bytes). Missing parent folders are made.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> write_atomic(Path(folder.name) / "a" / "scores.csv", "name,score").read_text()
+    'name,score'
+    >>> folder.cleanup()
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        partial.replace(path)
+    except BaseException:  # an interrupt, too, must not leave the temporary file behind
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextmanager
+def staged_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name when the block ends well, and not at all when it raises.
+
+    Yields a hidden folder beside `path` to write into.
+
+    Raises:
+        DataError: `path` is a file, or a folder that is not empty: nothing of the user's is overwritten.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with staged_folder(Path(parent) / "results") as staged:
+    ...         _ = (staged / "scores.csv").write_text("name,score")
+    ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
+    ['results', 'results/scores.csv']
+    """
+    path = Path(path).absolute()
+    refuse_occupied(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = _partial(path)
+    staged.mkdir()
+    try:
+        yield staged
+        if path.is_dir():
+            path.rmdir()  # empty, as checked; some systems do not rename onto a folder
+        staged.replace(path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def refuse_occupied(path: Path, hint: str = "choose another folder or empty this one") -> None:
+    """Raise DataError unless `path` does not exist or is an empty folder."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        kind = "is not empty" if path.is_dir() else "is a file"
+        raise DataError(f"output {path} {kind}, expected a new or empty folder; {hint}")

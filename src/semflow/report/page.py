@@ -1,0 +1,136 @@
+"""An HTML page of results: one file, no script, nothing loaded from elsewhere, light or dark as the reader's system."""
+
+__all__ = ["Entry", "Table", "embed", "link", "render_page"]
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import PurePath
+from urllib.parse import quote
+
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --faint: #767680; --bar: #d9562b; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem; max-width: 68rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p { margin: .25rem 0; max-width: 46rem; } .faint { color: var(--faint); }
+table { border-collapse: collapse; margin: .75rem 0; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+ol { list-style: none; padding: 0; display: grid; gap: 1rem; }
+ol { grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+li { border: 1px solid var(--line); border-radius: 6px; padding: .6rem; break-inside: avoid; min-width: 0; }
+.name { overflow-wrap: anywhere; } .row { display: flex; justify-content: space-between; gap: .75rem; }
+.score { font-variant-numeric: tabular-nums; font-weight: 600; }
+.bar { height: 4px; background: var(--line); margin: .35rem 0 .5rem; }
+.bar i { display: block; height: 4px; background: var(--bar); }
+.pictures { display: flex; gap: 4px; } .pictures a, .pictures span { flex: 1; min-width: 0; }
+img { width: 100%; height: auto; display: block; }
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the page.
+
+    Args:
+        name: how it is called; any text, it is escaped.
+        score: the page is sorted by it, the highest first.
+        pictures: (source, description) each; a source is made by `embed` or `link`.
+        note: a few words under the name.
+    """
+
+    name: str
+    score: float
+    pictures: tuple[tuple[str, str], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table: a header, and rows of cells; the first column is text, the others are numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...] = field(default=())
+
+
+def embed(picture: Image.Image) -> str:
+    """A picture as a source that carries its own content.
+
+    >>> embed(Image.new("RGB", (1, 1)))[:22]
+    'data:image/png;base64,'
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def link(path: PurePath) -> str:
+    """A source that refers to a file relative to the page.
+
+    >>> link(PurePath("heat maps/50%#1.png"))
+    'heat%20maps/50%25%231.png'
+    """
+    return quote(os.fsencode(path.as_posix()))
+
+
+def render_page(title: str, entries: Sequence[Entry], *, lines: Sequence[str] = (), table: Table | None = None) -> str:
+    """The page as a string.
+
+    Args:
+        title: heading and window title.
+        entries: the images, in any order.
+        lines: paragraphs under the heading.
+        table: metrics, shown before the images.
+
+    >>> page = render_page("Results", [Entry("<b>.png", 0.5, ())])
+    >>> "<b>" in page, "&lt;b&gt;.png" in page
+    (False, True)
+    """
+    ordered = sorted(entries, key=lambda entry: (-entry.score, entry.name))
+    low = min((entry.score for entry in ordered), default=0.0)
+    span = max((entry.score for entry in ordered), default=0.0) - low
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        *(f'<p class="faint">{escape(line)}</p>' for line in lines),
+    ]
+    if table is not None:
+        parts.append(_table(table))
+    parts.append(f"<h2>{len(ordered)} image{'' if len(ordered) == 1 else 's'}, the most anomalous first</h2><ol>")
+    parts.extend(_entry(entry, (entry.score - low) / span if span > 0 else 0.0) for entry in ordered)
+    parts.append("</ol></body></html>\n")
+    return "\n".join(parts)
+
+
+def _entry(entry: Entry, share: float) -> str:
+    pictures = "".join(_picture(source, description) for source, description in entry.pictures)
+    note = f'<div class="faint">{escape(entry.note)}</div>' if entry.note else ""
+    return (
+        f'<li><div class="row"><span class="name">{escape(entry.name)}</span>'
+        f'<span class="score">{entry.score:.4f}</span></div>{note}'
+        f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div><div class="pictures">{pictures}</div></li>'
+    )
+
+
+def _picture(source: str, description: str) -> str:
+    image = f'<img src="{escape(source)}" alt="{escape(description)}" title="{escape(description)}" loading="lazy">'
+    if source.startswith("data:"):
+        return f"<span>{image}</span>"
+    return f'<a href="{escape(source)}">{image}</a>'
+
+
+def _table(table: Table) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = ("", *(' class="number"' for _ in cells[1:]))
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in table.rows)
+    return f"<table><thead><tr>{line(table.header, 'th')}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,128 @@
+import re
+from html.parser import HTMLParser
+from pathlib import PurePath
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from semflow.errors import ConfigError
+from semflow.report import Entry, Panel, Table, embed, gallery, link, render_page
+
+VOID = {"meta", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would: the tags (they must nest), the text, the sources."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+        self.names: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        values = dict(attrs)
+        self.sources += [value for key in ("src", "href") if (value := values.get(key)) is not None]
+        if values.get("class") == "name":
+            self.names.append("")
+        if tag not in VOID:
+            self.open.append(tag if values.get("class") != "name" else "name")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().replace("name", "span") == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "name":
+            self.names[-1] += data
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+# A browser turns a carriage return into a line feed, and NUL into a replacement character; neither is markup.
+names = st.text(st.characters(exclude_characters="\r\0", exclude_categories=("Cs",)), min_size=1, max_size=20)
+
+
+@given(st.lists(names, min_size=1, max_size=4))
+def test_any_file_name_is_text_and_never_markup(files: list[str]) -> None:
+    entries = [Entry(name, 0.0, ((link(PurePath("maps") / f"x{name}"), name),)) for name in files]
+    page = render_page(files[0], entries, lines=files, table=Table(("a", files[0]), (("b", files[-1]),)))
+    reader = read(page)
+    assert sorted(reader.names) == sorted(files)
+    assert "script" not in reader.tags
+
+
+def test_hostile_names() -> None:
+    name = '"><script>alert(1)</script>&.png'
+    page = render_page(name, [Entry(name, 1.0, ((link(PurePath(name)), name),), note=name)])
+    reader = read(page)
+    assert reader.names == [name]
+    assert not {"script"} & reader.tags
+    assert {unquote(source) for source in reader.sources} == {name}
+
+
+def test_links_stay_relative() -> None:
+    assert link(PurePath("https://x.png")) == "https%3A/x.png"
+    assert link(PurePath("a b/50%#?.png")) == "a%20b/50%25%23%3F.png"
+
+
+def test_the_most_anomalous_comes_first() -> None:
+    page = render_page("t", [Entry("low", 0.1, ()), Entry("high", 0.9, ()), Entry("middle", 0.5, ())])
+    assert read(page).names == ["high", "middle", "low"]
+    assert re.findall(r"width:([\d.]+)%", page) == ["100.0", "50.0", "0.0"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_page_of_equal_scores_or_of_nothing(count: int) -> None:
+    page = render_page("t", [Entry("a", 0.5, ())] * count)
+    assert f"{count} image{'' if count == 1 else 's'}" in page
+    read(page)
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    page = render_page("t", [Entry("a", 0.5, ((embed(Image.new("RGB", (2, 2))), "heat"),))])
+    assert "http" not in page
+    assert all(source.startswith("data:image/png;base64,") for source in read(page).sources)
+    assert "color-scheme: light dark" in page
+
+
+def panel(caption: str = "brick, scratch", truth: bool = True) -> Panel:
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:16] = True
+    return Panel(
+        Image.new("RGB", (32, 32), (10, 200, 10)),
+        Image.new("RGB", (32, 32), (200, 10, 10)),
+        mask if truth else None,
+        caption,
+        0.5,
+    )
+
+
+def test_a_gallery_shows_image_truth_and_heat_of_each_panel() -> None:
+    picture = np.asarray(gallery([panel(), panel()], columns=2, tile=40, title="t", value_range=(0.0, 1.0)))
+    for colour in ((10, 200, 10), (200, 10, 10)):
+        assert (picture == colour).all(axis=2).sum() == 2 * 40 * 40
+    green = np.argwhere((picture == (10, 200, 10)).all(axis=2))
+    top, left = green.min(axis=0)
+    truth = picture[top : top + 40, left + 46 : left + 86]
+    assert (truth[:18] == 255).all()
+    assert (truth[22:] == 0).all()
+
+
+def test_a_gallery_grows_with_its_panels_and_shortens_long_names() -> None:
+    one, many = gallery([panel("n" * 500)]), gallery([panel(truth=False)] * 5, columns=2)
+    assert many.width < 2.1 * one.width
+    assert many.height > 2 * one.height
+    with pytest.raises(ConfigError, match="panels"):
+        gallery([])
