@@ -10,15 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from semflow.data.decoding import decode_image, decode_mask, mask_size_message, resize_image, resize_mask
+from semflow.data.decoding import decode_image, load_mask, resize_image
+from semflow.data.files import list_images
 from semflow.data.samples import Sample
-from semflow.errors import ConfigError, DataError
+from semflow.errors import ConfigError
 
-__all__ = ["EXTENSIONS", "ImageDataset", "ImageFolder", "Record", "list_images"]
-
-EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jp2"}
-)
+__all__ = ["ImageDataset", "ImageFolder", "Record"]
 
 
 class Record(NamedTuple):
@@ -32,15 +29,18 @@ class Record(NamedTuple):
 class ImageDataset(Dataset[Sample]):
     """Image files with labels and perhaps masks, all resized to one square size.
 
-    With `has_masks` every sample has an anomaly mask: of its mask file, or all false when the record has none. Without,
-    every sample's mask is None, so that whether pixels are labelled never depends on the batch.
+    With `has_masks` every sample has an anomaly mask: its mask file's, or all false for a normal image without one.
+    Otherwise every sample's mask is None, so that whether pixels are labelled never differs between batches.
 
     Args:
         records: the files, in the order of the data set.
         image_size: side of the images in pixels.
         has_masks: whether the pixels are labelled.
         cache: keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share what was cached
-            before they started (`verify()` caches everything), and keep later ones for themselves.
+            before they started (`verify()` caches everything); what a worker decodes stays with that worker.
+
+    Raises:
+        ConfigError: an image size below 1, or masks promised for an image that has none.
     """
 
     def __init__(
@@ -48,6 +48,12 @@ class ImageDataset(Dataset[Sample]):
     ) -> None:
         if image_size < 1:
             raise ConfigError(f"image_size: expected a side of at least 1 pixel, but got {image_size}.")
+        for record in records:
+            if has_masks and record.mask is None and record.label != 0:
+                raise ConfigError(
+                    f"{record.path}: expected a mask of an image with label {record.label} where has_masks is True, "
+                    "but got None; give its mask, or has_masks=False."
+                )
         self.records = tuple(records)
         self.image_size = image_size
         self.has_masks = has_masks
@@ -74,15 +80,13 @@ class ImageDataset(Dataset[Sample]):
         record = self.records[index]
         pixels, mask = self._decode(index % len(self))
         image = torch.from_numpy(pixels).float().div_(255.0)
-        return Sample(image, record.label, None if mask is None else torch.from_numpy(mask.copy()), str(record.path))
+        anomaly_mask = None if mask is None else torch.from_numpy(mask.copy())
+        return Sample(image, record.label, anomaly_mask, str(record.path))
 
     def __repr__(self) -> str:
-        counts = ", ".join(
-            f"{self.labels.count(label)} {name}"
-            for label, name in ((0, "normal"), (1, "anomalous"), (-1, "unlabelled"))
-            if label in self.labels
-        )
-        return f"{type(self).__name__}({counts}, image_size={self.image_size}, masks={self.has_masks})"
+        names = {0: "normal", 1: "anomalous", -1: "of unknown label"}
+        counts = ", ".join(f"{self.labels.count(label)} {names[label]}" for label in names if label in self.labels)
+        return f"{type(self).__name__}({counts}, image_size={self.image_size}, has_masks={self.has_masks})"
 
     def verify(self) -> None:
         """Decode every file once, and so fill the cache if there is one.
@@ -99,13 +103,10 @@ class ImageDataset(Dataset[Sample]):
         record = self.records[index]
         image = decode_image(record.path)
         mask: NDArray[np.bool_] | None = None
-        if self.has_masks:
+        if self.has_masks and record.mask is None:
             mask = np.zeros((self.image_size, self.image_size), dtype=np.bool_)
-            if record.mask is not None:
-                full = decode_mask(record.mask)
-                if (full.shape[1], full.shape[0]) != image.size:
-                    raise DataError(mask_size_message(record.mask, (full.shape[1], full.shape[0]), image.size))
-                mask = resize_mask(full, self.image_size)
+        elif self.has_masks and record.mask is not None:
+            mask = load_mask(record.mask, self.image_size, image.size).numpy()
         decoded = resize_image(image, self.image_size), mask
         if self.cache:
             self._decoded[index] = decoded
@@ -121,6 +122,14 @@ class ImageFolder(ImageDataset):
         label: -1 unknown (the default), or 0 if all are known to be normal; then the masks are all false.
         cache: see `ImageDataset`.
 
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(Path(root) / "red.png")
+    ...     sample = ImageFolder(root, image_size=4)[0]
+    >>> sample.image.shape, sample.image.amax((1, 2)).tolist(), sample.label, sample.anomaly_mask
+    (torch.Size([3, 4, 4]), [1.0, 0.0, 0.0], -1, None)
+
     Raises:
         DataError: there is no such folder, or no image in it.
     """
@@ -130,36 +139,6 @@ class ImageFolder(ImageDataset):
     ) -> None:
         if label not in (-1, 0, 1):
             raise ConfigError(f"ImageFolder: expected label to be -1, 0 or 1, but got {label}.")
-        paths = list_images(root)
-        super().__init__([Record(path, label) for path in paths], image_size, has_masks=label == 0, cache=cache)
+        records = [Record(path, label) for path in list_images(root)]
+        super().__init__(records, image_size, has_masks=label == 0, cache=cache)
         self.root = Path(root)
-
-
-def list_images(root: str | PathLike[str], *, recursive: bool = True) -> list[Path]:
-    """The image files under a folder, by extension (in any case), sorted by posix relative path; hidden ones skipped.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-    """
-    folder = Path(root)
-    if not folder.exists():
-        raise DataError(f"{folder}: expected a folder of images, but there is none; check the path.")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of images, but it is a file; name the folder that holds it.")
-    found = find_images(folder, recursive=recursive)
-    if not found:
-        raise DataError(
-            f"{folder}: expected a folder with images ({', '.join(sorted(EXTENSIONS))}), but it holds none; "
-            "check the path."
-        )
-    return found
-
-
-def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """As `list_images`, but an empty list when there is none."""
-    found = []
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and not any(p.startswith(".") for p in relative.parts):
-            found.append((relative.as_posix(), path))
-    return [path for _, path in sorted(found)]

@@ -4,11 +4,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow.data.decoding import mask_size_message, oriented_size
-from semflow.data.folder import ImageDataset, Record, find_images, list_images
+from semflow.data.decoding import check_mask_size, decode_image, decode_mask, oriented_size
+from semflow.data.files import find_images, list_images, subfolders
+from semflow.data.folder import ImageDataset, Record
 from semflow.errors import ConfigError, DataError
 
-__all__ = ["MVTecAD"]
+__all__ = ["MVTecAD", "refuse_categories"]
 
 
 class MVTecAD(ImageDataset):
@@ -24,6 +25,15 @@ class MVTecAD(ImageDataset):
         image_size: side of the images in pixels.
         category: a folder in `root`.
         cache: see `ImageDataset`.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("test/good/0.png", "test/hole/0.png", "ground_truth/hole/0_mask.png"):
+    ...         (Path(root) / name).parent.mkdir(parents=True)
+    ...         Image.new("L", (8, 8), 255).save(Path(root) / name)
+    ...     MVTecAD(root, "test", image_size=4)
+    MVTecAD(1 normal, 1 anomalous, image_size=4, has_masks=True)
 
     Raises:
         DataError: the layout is another one, an anomalous image has no mask, or a mask has another size than its image.
@@ -41,8 +51,15 @@ class MVTecAD(ImageDataset):
         if split not in ("train", "test"):
             raise ConfigError(f"MVTecAD: expected split to be 'train' or 'test', but got {split!r}.")
         folder = Path(root) / category if category else Path(root)
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: expected a folder in the layout of MVTec AD, but there is none; check the path."
+            )
         if not (folder / split).is_dir():
-            raise DataError(_missing_split(folder, split))
+            refuse_categories(folder)
+            raise DataError(
+                f"{folder}: expected a folder {split}/ in it, as MVTec AD has it, but there is none; check the path."
+            )
         if split == "train":
             records = [Record(path, 0) for path in list_images(folder / "train" / "good")]
         else:
@@ -51,49 +68,48 @@ class MVTecAD(ImageDataset):
         self.root, self.split = folder, split
 
 
-def _missing_split(folder: Path, split: str) -> str:
-    if not folder.is_dir():
-        return f"{folder}: expected a folder in the layout of MVTec AD, but there is none; check the path."
-    categories = sorted(path.name for path in folder.iterdir() if (path / split).is_dir())
-    if categories:
-        names = ", ".join(categories)
-        return f"{folder}: expected one category, but it holds {names}; name one, as {folder / categories[0]}."
-    return f"{folder}: expected a folder {split}/ in it (the layout of MVTec AD), but there is none; check the path."
+def refuse_categories(folder: Path) -> None:
+    """Raise DataError when a folder holds categories instead of being one."""
+    names = [path.name for path in subfolders(folder) if (path / "train").is_dir() or (path / "test").is_dir()]
+    if names:
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise DataError(f"{folder}: expected one category, but it holds {some}; name one, as {folder / names[0]}.")
 
 
 def _test_records(folder: Path) -> list[Record]:
-    list_images(folder / "test")  # raises when there is none
-    records = []
-    types = sorted(path for path in (folder / "test").iterdir() if path.is_dir() and not path.name.startswith("."))
-    for kind in types:
+    test = folder / "test"
+    list_images(test)  # raises when there is none
+    if find_images(test, recursive=False):
+        raise DataError(
+            f"{test}: expected images only in its subfolders, good/ and one for each defect type, but "
+            f"{find_images(test, recursive=False)[0].name} lies directly in it; move it."
+        )
+    records: list[Record] = []
+    for kind in subfolders(test):
         images = find_images(kind)
         if kind.name == "good":
             records += [Record(path, 0) for path in images]
-            continue
-        masks_folder = folder / "ground_truth" / kind.name
-        masks = {
-            path.relative_to(masks_folder).with_suffix("").as_posix(): path
-            for path in (find_images(masks_folder) if masks_folder.is_dir() else [])
-        }
-        for path in images:
-            name = path.relative_to(kind).with_suffix("").as_posix()
-            mask = masks.get(f"{name}_mask") or masks.get(name)
-            if mask is None:
-                raise DataError(
-                    f"{path}: expected its mask {masks_folder / f'{name}_mask.png'}, but there is none; "
-                    "add the mask, or move a normal image to test/good."
-                )
-            _check_sizes(path, mask)
-            records.append(Record(path, 1, mask))
-    if not records:
-        raise DataError(
-            f"{folder / 'test'}: expected subfolders with images, good/ and one for each defect type, but the images "
-            "lie directly in it; sort them into subfolders."
-        )
+        else:
+            records += _with_masks(images, kind, folder / "ground_truth" / kind.name)
     return records
 
 
-def _check_sizes(image: Path, mask: Path) -> None:
-    image_size, mask_size = oriented_size(image), oriented_size(mask)
-    if image_size != mask_size:
-        raise DataError(mask_size_message(mask, mask_size, image_size))
+def _with_masks(images: list[Path], kind: Path, ground_truth: Path) -> list[Record]:
+    """Find each image's mask, and compare their sizes."""
+    masks = {path.relative_to(ground_truth).with_suffix(""): path for path in find_images(ground_truth)}
+    records = []
+    for path in images:
+        name = path.relative_to(kind).with_suffix("")
+        expected = name.with_name(f"{name.name}_mask")
+        mask = masks.get(expected, masks.get(name))
+        if mask is None:
+            raise DataError(
+                f"{path}: expected its mask {ground_truth / expected}.png, but there is none; "
+                "add the mask, or move a normal image to test/good."
+            )
+        if oriented_size(path) != oriented_size(mask):
+            # Some orientations are known only after decoding, so ask again before refusing.
+            height, width = decode_mask(mask).shape
+            check_mask_size(mask, (width, height), decode_image(path).size)
+        records.append(Record(path, 1, mask))
+    return records

@@ -48,10 +48,10 @@ def blend(
     """
     rows, columns = alpha.shape
     out = image.clone()
-    window = out[:, top : top + rows, left : left + columns]
-    opacity = torch.from_numpy(alpha)
-    # lerp stays between its ends up to rounding; the clamp removes that rounding.
-    window.copy_(torch.lerp(window, torch.from_numpy(patch), opacity).clamp_(0.0, 1.0))
+    # numpy, whose rounding does not depend on the number of threads as torch's vectorised kernels may. The result
+    # never leaves [0, 1] when both ends lie in it, rounding included.
+    window = out.numpy()[:, top : top + rows, left : left + columns]
+    window += alpha * (patch - window)
     anomaly_mask = torch.zeros(image.shape[1:], dtype=torch.bool)
-    anomaly_mask[top : top + rows, left : left + columns] = opacity > 0
+    anomaly_mask[top : top + rows, left : left + columns] = torch.from_numpy(alpha > 0.0)
     return out, anomaly_mask

@@ -17,6 +17,7 @@ KINDS = ("small", "medium", "circle", "scar")
 """The kinds of synthetic anomalies; the paper uses the first three, the scar is CutPaste's."""
 
 _REFERENCE_SIZE = 256
+_ATTEMPTS = 10
 # (rows or radius, columns) in pixels at 256 px: SANFlow's supplement B.2, and Li et al. 2021 for the scar.
 _SMALL = ((2, 32), (10, 50))
 _MEDIUM = ((16, 64), (64, 256))
@@ -40,6 +41,8 @@ class CutPaste:
         jitter: largest relative change of brightness, contrast and saturation, and of hue in turns.
         rotation: largest angle in degrees; 0 pastes the pixels without any interpolation.
         border: width of the soft border in pixels at 256 px; narrower on thin patches, 0 for a hard edge.
+        min_change: draw a patch again, up to ten times, while its mean absolute change over the mask is below this. The
+            paper takes every patch (0), so that some change nothing one can see, such as background on background.
 
     >>> rng = np.random.default_rng(0)
     >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
@@ -48,14 +51,21 @@ class CutPaste:
     (torch.Size([3, 64, 64]), torch.bool, True)
     """
 
-    def __init__(self, *, jitter: float = 0.1, rotation: float = 45.0, border: float = 3.0) -> None:
-        for name, value, high in (("jitter", jitter, 1.0), ("rotation", rotation, 180.0), ("border", border, 256.0)):
-            if not 0.0 <= value <= high:
-                raise ConfigError(f"CutPaste: expected {name} between 0 and {high:g}, but got {value}.")
-        self.jitter, self.rotation, self.border = jitter, rotation, border
+    def __init__(
+        self, *, jitter: float = 0.1, rotation: float = 45.0, border: float = 3.0, min_change: float = 0.0
+    ) -> None:
+        largest = {"jitter": 1.0, "rotation": 180.0, "border": 256.0, "min_change": 1.0}
+        options = {"jitter": jitter, "rotation": rotation, "border": border, "min_change": min_change}
+        for name, value in options.items():
+            if not 0.0 <= value <= largest[name]:
+                raise ConfigError(f"CutPaste: expected {name} between 0 and {largest[name]:g}, but got {value}.")
+        self.jitter, self.rotation, self.border, self.min_change = jitter, rotation, border, min_change
 
     def __repr__(self) -> str:
-        return f"CutPaste(jitter={self.jitter}, rotation={self.rotation}, border={self.border})"
+        return (
+            f"CutPaste(jitter={self.jitter}, rotation={self.rotation}, border={self.border}, "
+            f"min_change={self.min_change})"
+        )
 
     def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Paste a patch of `donor` into a copy of `image`.
@@ -70,6 +80,16 @@ class CutPaste:
             (image, anomaly_mask): (3, H, W) float32 and (H, W) bool.
         """
         _check_images(image, donor)
+        out, anomaly_mask = self._paste(image, donor, kind, rng)
+        if self.min_change > 0.0:
+            for _ in range(_ATTEMPTS - 1):
+                if float((out - image)[:, anomaly_mask].abs().numpy().mean()) >= self.min_change:
+                    break
+                out, anomaly_mask = self._paste(image, donor, kind, rng)
+        return out, anomaly_mask
+
+    def _paste(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """One patch, whatever it changes."""
         rows, columns = image.shape[1:]
         depth, y, x, box = self._shape(kind, (rows, columns), rng)
         alpha = soft_alpha(depth, self.border * min(rows, columns) / _REFERENCE_SIZE)
@@ -127,7 +147,9 @@ def _cut(
     turned = F.grid_sample(
         crop.unsqueeze(0), torch.from_numpy(grid), mode="bilinear", padding_mode="border", align_corners=False
     )
-    return turned[0].numpy()
+    # Bilinear weights may sum to a hair more than 1.
+    content: Array = np.clip(turned[0].numpy(), 0.0, 1.0)
+    return content
 
 
 def _check_images(image: Tensor, donor: Tensor) -> None:

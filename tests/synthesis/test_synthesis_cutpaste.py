@@ -1,0 +1,174 @@
+"""CutPaste: sizes of the paper, a mask that tells the truth, reproducible draws."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semflow.errors import ConfigError, ShapeError
+from semflow.synthesis import KINDS, CutPaste
+
+
+def noise(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((3, rows, columns), np.float32))
+
+
+def box(mask: torch.Tensor) -> tuple[int, int]:
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    return int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+
+
+SIZES = {
+    "small": ((2, 32), (10, 50)),
+    "medium": ((16, 64), (64, 256)),
+    "circle": ((20, 50), (20, 50)),
+    "scar": ((10, 25), (2, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [256, 128, 64])
+def test_sizes_are_the_papers_scaled_with_the_image(kind: str, side: int) -> None:
+    paste = CutPaste(rotation=0.0, border=0.0)
+    image, donor = torch.zeros(3, side, side), torch.ones(3, side, side)
+    boxes = np.array([box(paste(image, donor, kind, np.random.default_rng(k))[1]) for k in range(150)])
+    for axis, (low, high) in enumerate(SIZES[kind]):
+        low, high = (max(end * side / 256, 1) for end in (low, high))
+        sizes = boxes[:, axis]
+        assert sizes.min() >= low - 1
+        assert sizes.max() <= high + 1
+        # The whole range is drawn, not a corner of it.
+        assert sizes.min() <= low + 0.15 * (high - low) + 1
+        assert sizes.max() >= high - 0.15 * (high - low) - 1
+
+
+def test_a_non_square_image_counts_its_shorter_side() -> None:
+    paste = CutPaste(rotation=0.0, border=0.0)
+    image, donor = torch.zeros(3, 64, 512), torch.ones(3, 64, 512)
+    widths = [box(paste(image, donor, "medium", np.random.default_rng(k))[1])[1] for k in range(100)]
+    assert 16 <= min(widths) < 24
+    assert 56 < max(widths) <= 64
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([(256, 256), (128, 128), (64, 64), (64, 96), (200, 33), (16, 16), (5, 7), (1, 1)]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([CutPaste(), CutPaste(rotation=0.0), CutPaste(jitter=0.0, border=0.0), CutPaste(rotation=180.0)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_mask_is_where_the_image_changed(kind: str, size: tuple[int, int], seed: int, paste: CutPaste) -> None:
+    """Black image, white donor: every touched pixel differs, so mask and difference must agree bit for bit."""
+    image, donor = torch.zeros(3, *size), torch.ones(3, *size)
+    out, anomaly_mask = paste(image, donor, kind, np.random.default_rng(seed))
+    assert anomaly_mask.dtype == torch.bool
+    assert anomaly_mask.shape == size
+    assert anomaly_mask.any()
+    assert torch.equal((out != image).any(0), anomaly_mask)
+    assert out.min() >= 0.0
+    assert out.max() <= 1.0
+    assert out.max() > 0.7  # somewhere the patch is opaque, but for jitter
+
+
+@given(st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_inputs_stay_and_the_rest_of_the_image_too(kind: str, seed: int) -> None:
+    image, donor = noise(96, 64, 1), noise(96, 64, 2)
+    kept = image.clone(), donor.clone()
+    out, anomaly_mask = CutPaste()(image, donor, kind, np.random.default_rng(seed))
+    assert torch.equal(image, kept[0])
+    assert torch.equal(donor, kept[1])
+    assert torch.equal(out[:, ~anomaly_mask], image[:, ~anomaly_mask])
+    again = CutPaste()(image, donor, kind, np.random.default_rng(seed))
+    assert torch.equal(out, again[0])
+    assert torch.equal(anomaly_mask, again[1])
+
+
+def test_an_unturned_patch_is_the_donors_own_pixels() -> None:
+    """Without jitter, rotation and border, a patch is found in the donor, perhaps flipped, pixel for pixel."""
+    image, donor = torch.zeros(3, 64, 64), noise(64, 64, 3)
+    paste = CutPaste(jitter=0.0, rotation=0.0, border=0.0)
+    flips = set()
+    for seed in range(24):
+        out, mask = paste(image, donor, "small", np.random.default_rng(seed))
+        rows, columns = torch.nonzero(mask, as_tuple=True)
+        patch = out[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        for axes in ((), (1,), (2,), (1, 2)):
+            windows = donor.unfold(1, patch.shape[1], 1).unfold(2, patch.shape[2], 1)
+            if (windows == patch.flip(axes)[:, None, None]).all(dim=(0, -2, -1)).any():
+                flips.add(axes)
+                break
+        else:
+            pytest.fail(f"seed {seed}: the patch is not in the donor")
+    assert flips == {(), (1,), (2,), (1, 2)}
+
+
+def test_a_turned_patch_shows_the_donor_turned() -> None:
+    """Stripes along the rows of the donor lie, in the patch, along its own turned axis."""
+    stripes = (torch.arange(256) // 4 % 2).float()[:, None].expand(3, 256, 256).contiguous()
+    paste = CutPaste(jitter=0.0, border=0.0, rotation=45.0)
+    checked = 0
+    for seed in range(12):
+        out, mask = paste(torch.full((3, 256, 256), 0.5), stripes, "medium", np.random.default_rng(seed))
+        rows, columns = (axis.double() for axis in torch.nonzero(mask, as_tuple=True))
+        if len(rows) < 3000:  # too thin a bar to look across
+            continue
+        # The long side of the mask (its principal axis) must run along the stripes: little change along it.
+        points = torch.stack([rows - rows.mean(), columns - columns.mean()])
+        _, vectors = torch.linalg.eigh(points @ points.T)
+        along, across = vectors[:, 1], vectors[:, 0]
+        image, pixels = out[0].double(), torch.nonzero(mask)
+        change = []
+        for direction in (along, across):
+            moved = (pixels.double() + 4 * direction).round().long().clamp(0, 255)
+            inside = mask[moved[:, 0], moved[:, 1]]
+            a = image[pixels[inside, 0], pixels[inside, 1]]
+            b = image[moved[inside, 0], moved[inside, 1]]
+            change.append(float((a - b).abs().mean()))
+        assert change[0] < 0.5 * change[1]
+        checked += 1
+    assert checked >= 4
+
+
+def test_min_change_draws_again_until_something_is_seen() -> None:
+    """Most of image and donor is black, so that most patches change nothing."""
+    image = torch.zeros(3, 128, 128)
+    image[:, 56:72, 56:72] = 1.0
+    plain, choosy = CutPaste(jitter=0.0), CutPaste(jitter=0.0, min_change=0.05)
+
+    def unseen(paste: CutPaste) -> int:
+        results = [paste(image, image, "small", np.random.default_rng(seed)) for seed in range(60)]
+        return sum(float((out - image)[:, mask].abs().mean()) < 0.05 for out, mask in results)
+
+    assert unseen(plain) > 30
+    assert unseen(choosy) < unseen(plain) / 2
+
+
+def test_what_cannot_be_pasted_is_refused_in_one_line() -> None:
+    rng, image = np.random.default_rng(0), torch.zeros(3, 32, 32)
+    with pytest.raises(ConfigError, match="small, medium, circle, scar, but got 'square'"):
+        CutPaste()(image, image, "square", rng)
+    with pytest.raises(ShapeError, match=r"expected image to be .* but got torch.float32 \(1, 32, 32\)"):
+        CutPaste()(image[:1], image, "small", rng)
+    with pytest.raises(ShapeError, match="donor to be a float32"):
+        CutPaste()(image, (image * 255).to(torch.uint8), "small", rng)
+    with pytest.raises(ShapeError, match="of one size"):
+        CutPaste()(image, torch.zeros(3, 32, 40), "small", rng)
+    for option in ("jitter", "rotation", "border", "min_change"):
+        with pytest.raises(ConfigError, match=f"expected {option} between 0"):
+            CutPaste(**{option: -0.5})
+
+
+def test_a_patch_costs_little_beside_a_network() -> None:
+    """Far below a network's time: about half a millisecond at 256 px; the bound leaves room for a busy machine."""
+    image, donor, rng = noise(256, 256, 0), noise(256, 256, 1), np.random.default_rng(0)
+    paste, times = CutPaste(), []
+    for _ in range(5):
+        start = time.perf_counter()
+        for kind in KINDS:
+            paste(image, donor, kind, rng)
+        times.append((time.perf_counter() - start) / len(KINDS))
+    assert min(times) < 0.005

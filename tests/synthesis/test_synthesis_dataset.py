@@ -1,0 +1,199 @@
+"""SyntheticAnomalies: equal parts, and the same tensors whoever draws them."""
+
+import copy
+import pickle
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from semflow.errors import ConfigError, DataError
+from semflow.synthesis import KINDS, CutPaste, SyntheticAnomalies
+
+
+class Item(NamedTuple):
+    image: torch.Tensor
+    label: int
+    anomaly_mask: torch.Tensor | None
+    path: str
+
+
+class Normal(Dataset[Item]):
+    """Image k is noise of its own seed; which images were read is recorded."""
+
+    def __init__(self, count: int, side: int = 32) -> None:
+        self.count, self.side, self.read = count, side, []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Item:
+        self.read.append(index)
+        image = np.random.default_rng(index).random((3, self.side, self.side), np.float32)
+        return Item(torch.from_numpy(image), -1, None, f"{index}.png")
+
+
+def as_lists(items: list[Item]) -> list[Item]:
+    return items
+
+
+def draw(dataset: Dataset[Item], workers: int = 0, batch: int = 4, **options: bool) -> list[Item]:
+    loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=as_lists, **options)
+    return [item for items in loader for item in items]
+
+
+def same(first: list[Item], second: list[Item]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a.image, b.image) and torch.equal(a.anomaly_mask, b.anomaly_mask) and a[1::2] == b[1::2]
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=4, unique=True), st.booleans(), st.integers(0, 50), st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_every_window_holds_each_kind_once(kinds: list[str], normal: bool, epoch: int, count: int) -> None:
+    if not kinds and not normal:
+        return
+    dataset = SyntheticAnomalies(Normal(count), tuple(kinds), normal)
+    dataset.set_epoch(epoch)
+    parts = sorted((["normal"] if normal else []) + kinds)
+    for start in range(count - len(parts) + 1):
+        assert sorted(dataset.kind(start + k) for k in range(len(parts))) == parts
+
+
+def test_a_batch_of_eight_has_two_of_each_and_labels_say_which() -> None:
+    dataset = SyntheticAnomalies(Normal(16), seed=3)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        items = [dataset[p] for p in range(8)]
+        assert sum(item.label for item in items) == 6
+        for position, item in enumerate(items):
+            assert item.label == int(dataset.kind(position) != "normal")
+            assert item.anomaly_mask is not None
+            assert bool(item.anomaly_mask.any()) == bool(item.label)
+
+
+def test_normal_items_are_the_images_themselves() -> None:
+    source = Normal(12)
+    items = list(draw(SyntheticAnomalies(source, (), True)))
+    assert [item.label for item in items] == [0] * 12
+    for item in items:
+        assert torch.equal(item.image, source[int(item.path.removesuffix(".png"))].image)
+
+
+def test_an_epoch_holds_every_image_once_and_in_another_order_each_time() -> None:
+    dataset = SyntheticAnomalies(Normal(20), seed=5)
+    orders = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        orders.append([dataset[p].path for p in range(20)])
+        assert sorted(orders[-1]) == sorted(f"{k}.png" for k in range(20))
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_the_donor_is_another_image_and_each_other_image_is_one() -> None:
+    source = Normal(4)
+    dataset = SyntheticAnomalies(source, ("small",), normal=False)
+    donors = set()
+    for epoch in range(30):
+        dataset.set_epoch(epoch)
+        for position in range(4):
+            source.read.clear()
+            dataset[position]
+            own, donor = source.read
+            assert own != donor
+            donors.add((own, donor))
+    assert len(donors) == 12
+
+
+def test_a_single_image_is_its_own_donor() -> None:
+    source = Normal(1)
+    item = SyntheticAnomalies(source, ("circle",), normal=False)[0]
+    assert source.read == [0, 0]
+    assert item.label == 1
+    assert item.anomaly_mask is not None
+    assert item.anomaly_mask.any()
+
+
+def test_the_same_tensors_with_and_without_workers() -> None:
+    dataset = SyntheticAnomalies(Normal(10), KINDS, seed=7)
+    dataset.set_epoch(2)
+    assert same(draw(dataset), draw(dataset, workers=2))
+
+
+def test_the_thread_count_changes_nothing() -> None:
+    dataset = SyntheticAnomalies(Normal(4, side=256), ("medium",), normal=False, seed=1)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = [dataset[p] for p in range(4)]
+        torch.set_num_threads(2)
+        two = [dataset[p] for p in range(4)]
+    finally:
+        torch.set_num_threads(threads)
+    assert same(one, two)
+
+
+def test_epochs_and_seeds_differ_and_come_back() -> None:
+    dataset = SyntheticAnomalies(Normal(8), seed=0)
+    first = draw(dataset)
+    dataset.set_epoch(1)
+    assert not same(first, draw(dataset))
+    dataset.set_epoch(0)
+    assert same(first, draw(dataset))
+    assert not same(first, draw(SyntheticAnomalies(Normal(8), seed=1)))
+    # Epoch and seed are separate words of the generator's seed: (1, 0) is not (0, 1).
+    other = SyntheticAnomalies(Normal(8), seed=0)
+    other.set_epoch(1)
+    assert not same(draw(SyntheticAnomalies(Normal(8), seed=1)), draw(other))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_see_a_new_epoch(persistent: bool) -> None:
+    dataset = SyntheticAnomalies(Normal(6), seed=0)
+    loader = DataLoader(dataset, batch_size=3, num_workers=1, collate_fn=as_lists, persistent_workers=persistent)
+    for epoch in (0, 3):
+        dataset.set_epoch(epoch)
+        items = [item for batch in loader for item in batch]
+        assert same(items, [dataset[p] for p in range(6)])
+
+
+def test_copies_and_pickles_draw_the_same() -> None:
+    dataset = SyntheticAnomalies(Normal(5), seed=4)
+    dataset.set_epoch(3)
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert other.epoch == 3
+        assert same([dataset[p] for p in range(5)], [other[p] for p in range(5)])
+
+
+def test_positions_count_from_the_end_too_and_stop() -> None:
+    dataset = SyntheticAnomalies(Normal(5))
+    assert torch.equal(dataset[-1].image, dataset[4].image)
+    with pytest.raises(IndexError):
+        dataset[5]
+    assert len(list(dataset)) == 5
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected kinds out of small, medium, circle, scar, but got perlin"):
+        SyntheticAnomalies(Normal(2), ("small", "perlin"))
+    with pytest.raises(ConfigError, match="nothing is left"):
+        SyntheticAnomalies(Normal(2), (), normal=False)
+    with pytest.raises(ConfigError, match="seed to be 0 or more"):
+        SyntheticAnomalies(Normal(2), seed=-1)
+    with pytest.raises(ConfigError, match="epoch to be 0 or more"):
+        SyntheticAnomalies(Normal(2)).set_epoch(-1)
+    with pytest.raises(DataError, match="at least one image"):
+        SyntheticAnomalies(Normal(0))
+
+
+def test_another_way_to_paste_can_be_given() -> None:
+    hard = SyntheticAnomalies(
+        Normal(2), ("small",), normal=False, cut_paste=CutPaste(jitter=0.0, rotation=0.0, border=0.0)
+    )
+    soft = SyntheticAnomalies(Normal(2), ("small",), normal=False)
+    assert not torch.equal(hard[0].image, soft[0].image)
