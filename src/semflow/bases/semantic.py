@@ -89,8 +89,8 @@ class SemanticAware(Base):
         if self.form == "reference":
             log_normal = self._normal(z, statistics, normal, "reference")
             return torch.where(marked, self._normal(z, statistics.detach(), anomalous, "mode"), log_normal)
-        as_mean = {"dtype": narrow(z[:0]).dtype, "device": z.device}
-        mean = torch.where(marked[:, None], torch.as_tensor(anomalous, **as_mean), torch.as_tensor(normal, **as_mean))
+        like = narrow(z[:0])
+        mean = torch.where(marked[:, None], torch.as_tensor(anomalous).to(like), torch.as_tensor(normal).to(like))
         return self._normal(z, statistics, mean, self.form)
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:

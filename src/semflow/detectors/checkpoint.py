@@ -37,7 +37,7 @@ FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -53,7 +53,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write `config.json`."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8") and None)
+    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_config(run: str | Path) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class Detector(nn.Module):
         scorer: from log-probabilities to scores.
         synthesis: how synthetic anomalies are made, or None to train on normal images alone.
         kinds: their kinds, see `semflow.synthesis`.
-        score_log_det: add the log-det of `"location"` flows to the score: log p of the features instead of the latents'.
-        mask_mode: how masks are brought to a feature map's grid, see `semflow.functional.mask_to_grid`.
+        score_log_det: score log p of the features, log-det included, instead of log p of the latents (Eq. 6).
+        mask_mode: how masks come to a feature map's grid, see `semflow.functional.mask_to_grid`.
         plan: epochs, batch size, learning rate and schedule that `fit` takes by default.
         image_size: side in pixels that data sets give it; kept for the command line.
         config: the recipe's name and arguments, kept with the run so that it can be built again.

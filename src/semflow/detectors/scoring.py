@@ -15,10 +15,10 @@ __all__ = ["Scorer"]
 class Scorer(nn.Module):
     """The anomaly map 1 - 1/K sum_k exp(l_k - c_k), and an image score from it (SANFlow, section 3.6).
 
-    l_k is the log-probability per dimension at scale k, upsampled bilinearly after the exponential. c_k is its maximum over
-    the normal training images, taken once by `calibrate` and stored: a score never depends on what else is scored with it.
-    The exponential keeps one scale's outliers from drowning the others. The map is near 0 at the most typical training
-    location and tends to 1 where no scale finds it likely.
+    l_k is the log-probability per dimension at scale k, upsampled bilinearly after the exponential. c_k is its maximum
+    over the normal training images, taken once by `calibrate` and stored: a score never depends on what else is scored
+    with it. The exponential keeps one scale's outliers from drowning the others. The map is near 0 at the most typical
+    training location and tends to 1 where no scale finds it likely.
 
     Args:
         scales: K.

@@ -64,7 +64,12 @@ def fit(
         ConfigError, DataError, DeviceError: an argument does not fit.
         CheckpointError: `output` holds a run already, or one of other options.
     """
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule}
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+    }
     plan = replace(detector.plan, seed=seed, **{k: v for k, v in given.items() if v is not None})
     detector.to(check_device(device))
     optimizer = torch.optim.Adam(detector.trainable(), plan.learning_rate, weight_decay=plan.weight_decay)
@@ -125,7 +130,7 @@ def _train_epoch(
         masks = None if batch.anomaly_masks is None else batch.anomaly_masks.to(device)
         terms = detector.loss(batch.images.to(device), masks if detector.synthesis is not None else None)
         optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        terms.total.backward()
         optimizer.step()
         values = torch.stack([t.detach() for t in terms])
         sums = values if sums is None else sums + values

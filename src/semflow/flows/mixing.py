@@ -41,7 +41,7 @@ class HardPermutation(Flow):
         index = torch.randperm(channels, generator=generator)
         self.register_buffer("index", index)
         self.register_buffer("inverse_index", torch.argsort(index), persistent=False)
-        self.register_load_state_dict_post_hook(_restore_inverse_index)
+        self.register_load_state_dict_post_hook(_restore_inverse_index)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Channel c of z is channel `index[c]` of x."""
@@ -181,7 +181,8 @@ class Standardize(Flow):
         Raises:
             ShapeError: there is no feature map, or one has other channels.
         """
-        count, mean, squares = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
+        count, mean = 0, torch.zeros_like(self.mean, dtype=torch.float64)
+        squares = torch.zeros_like(mean)
         for x in features:
             check_channels(x, len(self.mean))
             x = x.double()
@@ -193,7 +194,7 @@ class Standardize(Flow):
             count += n
         if not count:
             raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
-        std = (squares / count).sqrt()  # type: ignore[union-attr]
+        std = (squares / count).sqrt()
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=max(self.floor * std.median().item(), 1e-12)))
         return self

@@ -57,7 +57,8 @@ class _Digamma(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         two = torch.full((), 2.0, dtype=x.dtype, device=x.device)
-        return gradients[0] * torch.special.zeta(two, x)
+        trigamma: Tensor = torch.special.zeta(two, x)
+        return gradients[0] * trigamma
 
 
 def digamma(x: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def digamma(x: Tensor) -> Tensor:
         >>> abs(x.grad.item() - torch.pi**2 / 6) < 1e-14
         True
     """
-    result: Tensor = _Digamma.apply(x)
+    result: Tensor = _Digamma.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -147,7 +148,7 @@ class _LogGamma(torch.autograd.Function):
 
 
 def _lgamma(x: Tensor) -> Tensor:
-    result: Tensor = _LogGamma.apply(x)
+    result: Tensor = _LogGamma.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -72,19 +72,18 @@ class LocationSubnet(Subnet):
         else:
             # In place: neither a linear layer nor a sum needs its output for the gradient.
             hidden = F.linear(locations, self.weight_x)
-            table = self._context_table(context)
+            table = self._context_table(self.weight_context, context)
             hidden = hidden.view(-1, *table.shape[-2:]).add_(table.to(hidden.dtype)).view(batch * height * width, -1)
         return from_locations(self.output(F.relu_(hidden)), (height, width))
 
-    def _context_table(self, context: PositionTables | Tensor) -> Tensor:
+    def _context_table(self, weight: Tensor, context: PositionTables | Tensor) -> Tensor:
         """Wc c + b as (H W, hidden), or (B, H W, hidden) of a map that differs from image to image."""
-        weight = self.weight_context
         if isinstance(context, PositionTables):
             split = context.column.shape[1]
-            column = F.linear(context.column.to(weight), weight[:, :split])  # type: ignore[index, arg-type]
-            row = F.linear(context.row.to(weight), weight[:, split:], self.bias)  # type: ignore[index, arg-type]
+            column = F.linear(context.column.to(weight), weight[:, :split])
+            row = F.linear(context.row.to(weight), weight[:, split:], self.bias)
             return (row[:, None] + column[None]).flatten(0, 1)
-        dense = context.to(weight)  # type: ignore[arg-type]
+        dense = context.to(weight)
         if dense.dim() == 3:
             return F.linear(dense.flatten(1).T, weight, self.bias)  # type: ignore[arg-type]
         return F.linear(dense.flatten(2).transpose(1, 2), weight, self.bias)  # type: ignore[arg-type]

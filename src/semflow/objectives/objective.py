@@ -55,8 +55,8 @@ class Objective:
     With C channels and means over all locations:
     L = mean(-log p(x) + kl KL) / C + bce mean(BCE(sigmoid(log-odds / T), normal)).
 
-    NLL and KL are both per dimension, so at `kl = 1` the first term is the negative evidence lower bound of the hierarchical
-    model, whose best variance is the conjugate posterior IG(alpha_0 + C/2, beta_0 + ||z||^2 / 2).
+    NLL and KL are both per dimension, so at `kl = 1` the first term is the negative evidence lower bound of the
+    hierarchical model, whose best variance is the conjugate posterior IG(alpha_0 + C/2, beta_0 + ||z||^2 / 2).
 
     Args:
         bce: lambda_1; 0 switches the term off.
