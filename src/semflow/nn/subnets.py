@@ -85,8 +85,8 @@ class LocationSubnet(Subnet):
             return (row[:, None] + column[None]).flatten(0, 1)
         dense = context.to(weight)
         if dense.dim() == 3:
-            return F.linear(dense.flatten(1).T, weight, self.bias)  # type: ignore[arg-type]
-        return F.linear(dense.flatten(2).transpose(1, 2), weight, self.bias)  # type: ignore[arg-type]
+            return F.linear(dense.flatten(1).T, weight, self.bias)
+        return F.linear(dense.flatten(2).transpose(1, 2), weight, self.bias)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
