@@ -71,3 +71,15 @@ def test_a_staged_folder_takes_the_place_of_an_empty_one_only(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"a.txt is a file"), staged_folder(output / "a.txt"):
         pytest.fail("the block must not run")
     assert (output / "a.txt").read_text() == "first"
+
+
+def test_a_staged_folder_replaces_only_what_was_made_in_the_same_way(tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    for content in ("first", "second"):
+        with staged_folder(output, replaces="mark.json") as staged:
+            (staged / "mark.json").write_text(content)
+            (staged / f"{content}.txt").touch()
+    assert names(output) == ["mark.json", "second.txt"]
+    (output / "mark.json").unlink()
+    with pytest.raises(DataError, match="is not empty"), staged_folder(output, replaces="mark.json"):
+        pytest.fail("the block must not run")

@@ -8,12 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from semflow.detectors import checkpoint
 from semflow.errors import DataError
-
-
-def _partial(path: Path) -> Path:
-    """A name beside `path`, so that moving it there stays within one file system."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
@@ -30,21 +26,20 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    try:
-        partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-        partial.replace(path)
-    except BaseException:  # an interrupt, too, must not leave the temporary file behind
-        partial.unlink(missing_ok=True)
-        raise
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    checkpoint.write_atomic(path, lambda file: file.write_bytes(data) and None)
     return path
 
 
 @contextmanager
-def staged_folder(path: str | Path) -> Iterator[Path]:
+def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
     """A folder that appears under its name when the block ends well, and not at all when it raises.
 
     Yields a hidden folder beside `path` to write into.
+
+    Args:
+        path: the folder to make.
+        replaces: a file that marks folders made in the same way; a former one, with all that is in it, makes way.
 
     Raises:
         DataError: `path` is a file, or a folder that is not empty: nothing of the user's is overwritten.
@@ -57,13 +52,16 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
     ['results', 'results/scores.csv']
     """
     path = Path(path).absolute()
-    refuse_occupied(path)
+    refuse_occupied(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = _partial(path)
+    # Beside `path`, so that moving it there stays within one file system.
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     staged.mkdir()
     try:
         yield staged
-        if path.is_dir():
+        if replaces is not None and (path / replaces).is_file():
+            shutil.rmtree(path)
+        elif path.is_dir():
             path.rmdir()  # empty, as checked; some systems do not rename onto a folder
         staged.replace(path)
     except BaseException:
@@ -71,10 +69,10 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def refuse_occupied(path: Path, hint: str = "choose another folder or empty this one") -> None:
-    """Raise DataError unless `path` does not exist or is an empty folder."""
-    if path.is_dir() and not any(path.iterdir()):
+def refuse_occupied(path: Path, replaces: str | None = None) -> None:
+    """Raise DataError unless `path` does not exist, is an empty folder, or holds the file `replaces`."""
+    if path.is_dir() and (not any(path.iterdir()) or (replaces is not None and (path / replaces).is_file())):
         return
     if path.exists():
         kind = "is not empty" if path.is_dir() else "is a file"
-        raise DataError(f"output {path} {kind}, expected a new or empty folder; {hint}")
+        raise DataError(f"output {path} {kind}, expected a new or empty folder; choose another one or empty it")

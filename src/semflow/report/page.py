@@ -1,6 +1,6 @@
 """An HTML page of results: one file, no script, nothing loaded from elsewhere, light or dark as the reader's system."""
 
-__all__ = ["Entry", "Table", "embed", "link", "render_page"]
+__all__ = ["Entry", "Section", "Table", "embed", "link", "render_page"]
 
 import base64
 import io
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import PurePath
+from typing import Literal
 from urllib.parse import quote
 
 from PIL import Image
@@ -39,7 +40,7 @@ class Entry:
 
     Args:
         name: how it is called; any text, it is escaped.
-        score: the page is sorted by it, the highest first.
+        score: its section is sorted by it, the highest first.
         pictures: (source, description) each; a source is made by `embed` or `link`.
         note: a few words under the name.
     """
@@ -51,6 +52,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Images whose scores compare: those of one model."""
+
+    heading: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """A small table: a header, and rows of cells; the first column is text, the others are numbers."""
 
@@ -58,15 +67,18 @@ class Table:
     rows: tuple[tuple[str, ...], ...] = field(default=())
 
 
-def embed(picture: Image.Image) -> str:
-    """A picture as a source that carries its own content.
+def embed(picture: Image.Image, format: Literal["PNG", "JPEG"] = "PNG") -> str:
+    """A picture as a source that carries its own content; JPEG is a quarter of the size for photographs.
 
     >>> embed(Image.new("RGB", (1, 1)))[:22]
     'data:image/png;base64,'
     """
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    if format == "JPEG":
+        picture.convert("RGB").save(buffer, format=format, quality=90)
+    else:
+        picture.save(buffer, format=format)
+    return f"data:image/{format.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def link(path: PurePath) -> str:
@@ -78,22 +90,21 @@ def link(path: PurePath) -> str:
     return quote(os.fsencode(path.as_posix()))
 
 
-def render_page(title: str, entries: Sequence[Entry], *, lines: Sequence[str] = (), table: Table | None = None) -> str:
+def render_page(
+    title: str, sections: Sequence[Section], *, lines: Sequence[str] = (), table: Table | None = None
+) -> str:
     """The page as a string.
 
     Args:
         title: heading and window title.
-        entries: the images, in any order.
-        lines: paragraphs under the heading.
+        sections: the images, in any order.
+        lines: paragraphs under the title.
         table: metrics, shown before the images.
 
-    >>> page = render_page("Results", [Entry("<b>.png", 0.5, ())])
+    >>> page = render_page("Results", [Section("brick", (Entry("<b>.png", 0.5, ()),))])
     >>> "<b>" in page, "&lt;b&gt;.png" in page
     (False, True)
     """
-    ordered = sorted(entries, key=lambda entry: (-entry.score, entry.name))
-    low = min((entry.score for entry in ordered), default=0.0)
-    span = max((entry.score for entry in ordered), default=0.0) - low
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -104,10 +115,18 @@ def render_page(title: str, entries: Sequence[Entry], *, lines: Sequence[str] = 
     ]
     if table is not None:
         parts.append(_table(table))
-    parts.append(f"<h2>{len(ordered)} image{'' if len(ordered) == 1 else 's'}, the most anomalous first</h2><ol>")
-    parts.extend(_entry(entry, (entry.score - low) / span if span > 0 else 0.0) for entry in ordered)
-    parts.append("</ol></body></html>\n")
+    for section in sections:
+        parts += _section(section)
+    parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+def _section(section: Section) -> list[str]:
+    ordered = sorted(section.entries, key=lambda entry: (-entry.score, entry.name))
+    low = min((entry.score for entry in ordered), default=0.0)
+    span = max((entry.score for entry in ordered), default=0.0) - low
+    listed = [_entry(entry, (entry.score - low) / span if span > 0 else 0.0) for entry in ordered]
+    return [f"<h2>{escape(section.heading)}</h2><ol>", *listed, "</ol>"]
 
 
 def _entry(entry: Entry, share: float) -> str:

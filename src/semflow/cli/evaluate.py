@@ -1,0 +1,68 @@
+"""`semflow evaluate`: a run directory and a labelled test set to metrics."""
+
+__all__ = ["METRICS", "percent", "run"]
+
+import json
+import platform
+from importlib import metadata
+
+from semflow import __version__
+from semflow.cli.console import print_table, say, track
+from semflow.cli.inputs import load_detector, verified
+from semflow.cli.options import Evaluate
+from semflow.data import open_dataset
+from semflow.errors import DataError
+from semflow.report import check_labels, results, summarize, write_atomic
+
+METRICS = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO",
+    "image_f1_max": "image F1-max",
+}
+
+
+def run(options: Evaluate) -> None:
+    """Score the test set, show the metrics, and write them if asked to."""
+    if options.json is not None and options.json.is_dir():
+        raise DataError(f"--json {options.json} is a folder, expected a file to write")
+    detector = load_detector(options.model, options.device)
+    dataset = open_dataset(options.data, "test", detector.image_size)
+    check_labels(dataset)
+    verified(dataset)
+    found = summarize(
+        track(
+            results(detector, dataset, batch_size=options.batch_size, workers=options.workers),
+            "scoring",
+            len(dataset),
+        )
+    )
+    figures = found.as_dict()
+    print_table(
+        f"{options.model} on {options.data}",
+        ("images", "defective", *METRICS.values()),
+        [(str(found.images), str(found.anomalous_images), *(percent(figures[name]) for name in METRICS))],
+    )
+    if options.json is not None:
+        origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
+        write_atomic(options.json, json.dumps({**figures, **origin}, indent=2) + "\n")
+        say(f"wrote {options.json}")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as the tables of papers show it; a dash where it is not known.
+
+    >>> percent(0.98764), percent(None)
+    ('98.76', '-')
+    """
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def versions() -> dict[str, str]:
+    """What the figures depend on."""
+    names = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")
+    return {
+        "semflow": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }

@@ -1,0 +1,106 @@
+"""`semflow fit`: a folder of good images to a run directory."""
+
+__all__ = ["recipe_arguments", "run"]
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from semflow.cli.console import say
+from semflow.cli.inputs import verified
+from semflow.cli.options import Fit
+from semflow.data import open_dataset
+from semflow.detectors import fit
+from semflow.detectors.checkpoint import CONFIG
+from semflow.detectors.loading import check_device
+from semflow.errors import ConfigError, DataError
+from semflow.recipes import RECIPES, build
+
+
+def run(options: Fit) -> None:
+    """Check everything that can be checked, then train."""
+    _check_output(options)
+    device = check_device(options.device)
+    dataset = open_dataset(options.data, "train", options.image_size)
+    if options.recipe not in RECIPES:
+        raise ConfigError(f"--recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
+    common = {
+        "backbone": options.backbone,
+        "weights": options.weights,
+        "image_size": options.image_size,
+        "seed": options.seed,
+    }
+    arguments = recipe_arguments(RECIPES[options.recipe], options.set, reserved=common)
+    detector = build(options.recipe, **common, **arguments)
+    dataset = verified(dataset, cache=options.workers == 0)
+    say(f"training {options.recipe} on {len(dataset)} images of {options.data}, {device.type}")
+    fit(
+        detector,
+        dataset,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        output=options.output,
+        resume=options.resume,
+        workers=options.workers,
+        device=device,
+    )
+    say(f"wrote {options.output}")
+    say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+
+
+def recipe_arguments(
+    recipe: Callable[..., object], given: Mapping[str, str], reserved: Mapping[str, object]
+) -> dict[str, Any]:
+    """Words of the command line as arguments of a recipe, each of the type of its default.
+
+    Args:
+        recipe: a function whose parameters have defaults.
+        given: names and words.
+        reserved: what has an option of its own.
+
+    >>> def recipe(blocks: int = 8, synthesis: bool = True, strides: tuple[int, ...] = (8, 16)) -> None: ...
+    >>> recipe_arguments(recipe, {"blocks": "4", "synthesis": "false", "strides": "8,16,32"}, {})
+    {'blocks': 4, 'synthesis': False, 'strides': (8, 16, 32)}
+    """
+    parameters = inspect.signature(recipe).parameters
+    names = [name for name in parameters if name not in reserved]
+    arguments = {}
+    for name, word in given.items():
+        if name in reserved:
+            raise ConfigError(f"--set {name} {word}: has an option of its own, expected --{name.replace('_', '-')}")
+        if name not in names:
+            raise ConfigError(f"--set {name} {word}: expected one of {', '.join(names)}")
+        default = parameters[name].default
+        value = _literal(word)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise ConfigError(f"--set {name} {word}: expected {type(default).__name__}, such as {default!r}")
+        arguments[name] = value
+    return arguments
+
+
+def _literal(word: str) -> object:
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
+def _check_output(options: Fit) -> None:
+    """Say before the work what `semflow.fit` would say after the backbone has been loaded, in terms of the options."""
+    output: Path = options.output
+    if output.exists() and not output.is_dir():
+        raise DataError(f"--output {output} is a file, expected a new folder for the run")
+    occupied = output.is_dir() and any(output.iterdir())
+    if occupied and not options.resume:
+        kind = "holds a run already" if (output / CONFIG).exists() else "is not empty"
+        hint = "go on with it by --resume, or " if (output / CONFIG).exists() else ""
+        raise DataError(f"--output {output} {kind}, expected a new folder; {hint}choose another folder")
+    if options.resume and not occupied:
+        raise DataError(f"--resume: there is no run in {output}, expected the folder of an interrupted one")
