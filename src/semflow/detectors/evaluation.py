@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..metrics import aupro, auroc, f1_max
+from ..metrics import image_metrics, pixel_metrics
 from .detector import Detector
 from .loading import batches
 
@@ -40,14 +40,14 @@ def evaluate(
         scores.append(prediction.score.cpu())
         labels.append(batch.labels)
         has_masks = has_masks and batch.anomaly_masks is not None
-        if has_masks:
+        if batch.anomaly_masks is not None:
             maps.append(prediction.anomaly_map.cpu())
             masks.append(batch.anomaly_masks)
-    score, label = torch.cat(scores), torch.cat(labels)
-    result: dict[str, float | None] = {"image_auroc": auroc(score, label), "pixel_auroc": None, "aupro": None}
-    if has_masks:
-        anomaly_map, mask = torch.cat(maps), torch.cat([m for m in masks if m is not None])
-        result["pixel_auroc"] = auroc(anomaly_map, mask)
-        result["aupro"] = aupro(anomaly_map, mask)
-    result["image_f1_max"] = f1_max(score, label)
-    return result
+    images = image_metrics(torch.cat(scores), torch.cat(labels))
+    pixels = pixel_metrics(torch.cat(maps), torch.cat(masks)) if has_masks else None
+    return {
+        "image_auroc": images.auroc,
+        "pixel_auroc": None if pixels is None else pixels.auroc,
+        "aupro": None if pixels is None else pixels.aupro,
+        "image_f1_max": images.f1_max,
+    }

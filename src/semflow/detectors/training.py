@@ -15,7 +15,18 @@ from .. import __version__
 from ..data import Batch
 from ..errors import CheckpointError, ConfigError
 from ..synthesis import SyntheticAnomalies
-from .checkpoint import CHECKPOINT, CONFIG, LOG, load_training, read_config, save_model, save_training, write_config
+from .checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    LOG,
+    MODEL,
+    load_into,
+    load_training,
+    read_config,
+    save_model,
+    save_training,
+    write_config,
+)
 from .detector import Detector
 from .loading import batches, check_device, images_of
 from .plan import Training
@@ -75,6 +86,9 @@ def fit(
     optimizer = torch.optim.Adam(detector.trainable(), plan.learning_rate, weight_decay=plan.weight_decay)
     normal = batches(dataset, plan.batch_size, workers)
     run = None if output is None else Path(output)
+    if run is not None and resume and (run / MODEL).exists():
+        _same_run(run, _config(detector, plan, len(cast(Sized, dataset))))
+        return load_into(detector, run).eval()
     start = _open_run(run, resume, detector, plan, optimizer, len(cast(Sized, dataset)))
     if start == 0:
         detector.prepare(images_of(normal, torch.device(_device(detector))))
@@ -156,11 +170,11 @@ def _open_run(
         if resume:
             raise ConfigError("resume needs output, the run directory to go on with, but got None")
         return 0
-    config = {"version": __version__, **detector.config, "training": asdict(plan), "images": images}
+    config = _config(detector, plan, images)
     if (run / CONFIG).exists():
         if not resume:
             raise CheckpointError(f"{run}: holds a run already; go on with it by resume, or choose another directory")
-        _same_run(run, json.loads(json.dumps(config)))
+        _same_run(run, config)
         if not (run / CHECKPOINT).exists():
             (run / LOG).unlink(missing_ok=True)
             return 0
@@ -173,6 +187,13 @@ def _open_run(
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config)
     return 0
+
+
+def _config(detector: Detector, plan: Training, images: int) -> dict[str, Any]:
+    """What `config.json` says of a run, as JSON gives it back (tuples become lists)."""
+    config = {"version": __version__, **detector.config, "training": asdict(plan), "images": images}
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
 
 
 def _same_run(run: Path, config: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """SANFlow (Kim, Baik, Kim: Semantic-Aware Normalizing Flow, NeurIPS 2023)."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -41,6 +42,7 @@ def sanflow(
     predicted_mean: bool = False,
     fixed_variance: float = 0.1,
     margin: float = 1.0,
+    start_variance: float = 0.1,
     form: Form = "exact",
     statistics_stride: int = 4,
     bce: float = 1.0,
@@ -57,7 +59,10 @@ def sanflow(
         features = TimmFeatures(backbone, weights, strides, smoothing=smoothing)
         return Detector(
             features,
-            flows=[_flow(channels, blocks, position_channels, standardize) for channels in features.channels],
+            flows=[
+                _flow(channels, blocks, position_channels, standardize, start_variance)
+                for channels in features.channels
+            ],
             base=SemanticAware(anomaly_mean=margin, form=form),
             head=_head(variance, predicted_mean, fixed_variance, statistics_stride, len(strides)),
             position=SinusoidalPosition2d(position_channels),
@@ -71,12 +76,12 @@ def sanflow(
         )
 
 
-def _flow(channels: int, blocks: int, position_channels: int, standardize: bool) -> FlowSequence:
+def _flow(channels: int, blocks: int, position_channels: int, standardize: bool, variance: float) -> FlowSequence:
     layers: list[torch.nn.Module] = [Standardize(channels)] if standardize else []
-    for _ in range(blocks):
+    for block in range(blocks):
         layers += [
             AffineCoupling(channels, context_channels=position_channels),
-            GlobalAffine(channels),
+            GlobalAffine(channels, start=math.sqrt(variance) if block == blocks - 1 else 1.0),
             HardPermutation(channels),
         ]
     return FlowSequence(layers)
