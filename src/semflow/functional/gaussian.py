@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
-from .inverse_gamma import _lgamma, digamma, narrow, wide
+from .inverse_gamma import digamma, lgamma_step, narrow, wide
 
 __all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]
 
@@ -63,9 +63,7 @@ def normal_log_prob(
     a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
     if form == "marginal":
         half = channels / 2
-        log_p = (
-            _lgamma(a + half) - _lgamma(a) - half * (_LOG_2PI + torch.log(b)) - (a + half) * torch.log1p(q / (2 * b))
-        )
+        log_p = lgamma_step(a, half) - half * (_LOG_2PI + torch.log(b)) - (a + half) * torch.log1p(q / (2 * b))
     elif form == "mode":
         log_p = -channels / 2 * (_LOG_2PI + torch.log(b) - torch.log1p(a)) - (a + 1) / (2 * b) * q
     else:
@@ -107,11 +105,16 @@ def normal_log_odds(
     """
     _check(z, alpha, beta, dim, form)
     z = narrow(z)
+    normal_mean, anomaly_mean = (narrow(m) if isinstance(m, Tensor) else m for m in (normal_mean, anomaly_mean))
     gap = wide(_quadratic_gap(z, normal_mean, anomaly_mean, dim))
     a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
     if form == "marginal":
-        q = wide((z - normal_mean).square().sum(dim))
-        odds = (a + z.shape[dim] / 2) * torch.log1p(gap / (2 * b + q))
+        # log (2b + q_a) / (2b + q_n), as 1 + a positive ratio on either side: near the anomalous mean the other way
+        # round is 1 - (almost 1), which rounding can make negative.
+        q_normal, q_anomaly = (wide((z - m).square().sum(dim)) for m in (normal_mean, anomaly_mean))
+        nearer_normal = torch.log1p(gap.clamp(min=0) / (2 * b + q_normal))
+        nearer_anomaly = torch.log1p((-gap).clamp(min=0) / (2 * b + q_anomaly))
+        odds = (a + z.shape[dim] / 2) * torch.where(gap >= 0, nearer_normal, -nearer_anomaly)
     elif form == "mode":
         odds = (a + 1) / (2 * b) * gap
     else:

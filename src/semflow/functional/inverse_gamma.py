@@ -18,6 +18,7 @@ __all__ = [
     "inverse_gamma_mode",
     "inverse_gamma_precision",
     "inverse_gamma_prior",
+    "lgamma_step",
     "narrow",
     "wide",
 ]
@@ -29,9 +30,9 @@ def wide(x: Tensor) -> Tensor:
 
 
 def narrow(x: Tensor, *like: Tensor) -> Tensor:
-    """`x` in the widest dtype of `like`, float32 at least: what a function of half-precision inputs returns."""
+    """`x` in the widest dtype of `like`, or its own, float32 at least: what a function of half-precision returns."""
     dtype = torch.float32
-    for other in like:
+    for other in like or (x,):
         dtype = torch.promote_types(dtype, other.dtype)
     return x.to(dtype)
 
@@ -68,7 +69,7 @@ def digamma(x: Tensor) -> Tensor:
         x: any shape, positive.
 
     Returns:
-        Same shape and dtype.
+        Same shape, float32 or better.
 
     Example:
         >>> x = torch.ones((), dtype=torch.float64, requires_grad=True)
@@ -76,8 +77,8 @@ def digamma(x: Tensor) -> Tensor:
         >>> abs(x.grad.item() - torch.pi**2 / 6) < 1e-14
         True
     """
-    result: Tensor = _Digamma.apply(x)  # type: ignore[no-untyped-call]
-    return result
+    result: Tensor = _Digamma.apply(wide(x))  # type: ignore[no-untyped-call]
+    return narrow(result, x)
 
 
 def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, float]:
@@ -124,7 +125,7 @@ def inverse_gamma_kl(alpha: Tensor, beta: Tensor, prior_alpha: Tensor | float, p
     """
     a, b = wide(alpha), wide(beta)
     a0, b0 = (torch.as_tensor(p, dtype=a.dtype, device=a.device) for p in (prior_alpha, prior_beta))
-    kl = (a - a0) * digamma(a) + torch.lgamma(a0) - _lgamma(a) + a0 * (torch.log(b) - torch.log(b0)) + a * (b0 / b - 1)
+    kl = (a - a0) * digamma(a) + _lgamma(a0) - _lgamma(a) + a0 * (torch.log(b) - torch.log(b0)) + a * (b0 / b - 1)
     return narrow(kl, alpha, beta)
 
 
@@ -150,6 +151,28 @@ class _LogGamma(torch.autograd.Function):
 def _lgamma(x: Tensor) -> Tensor:
     result: Tensor = _LogGamma.apply(x)  # type: ignore[no-untyped-call]
     return result
+
+
+def lgamma_step(x: Tensor, step: float) -> Tensor:
+    """log Gamma(x + step) - log Gamma(x), for x, step > 0.
+
+    Beyond 16 by the difference of Stirling's series, since there the two are large and nearly equal: subtracted in
+    float64 at x = 1e6 and step 1/2 they leave an error of 1e-8, and their derivatives one of 5e-8 of the difference.
+    """
+    far = x.clamp(min=16.0)
+    ratio = step * torch.log(far) + (far + (step - 0.5)) * torch.log1p(step / far) - step
+    series = ratio + _stirling_tail(far + step) - _stirling_tail(far)
+    return torch.where(x > 16, series, _lgamma(x + step) - _lgamma(x))
+
+
+def _stirling_tail(x: Tensor) -> Tensor:
+    """log Gamma(x) - (x - 1/2) log x + x - 1/2 log 2pi, to 2e-18 for x >= 16."""
+    inverse = 1 / x
+    square = inverse * inverse
+    result = torch.zeros_like(x)
+    for coefficient in (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        result = result * square + coefficient
+    return result * inverse
 
 
 def inverse_gamma_mode(alpha: Tensor, beta: Tensor) -> Tensor:
