@@ -62,11 +62,12 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "
     """
     if mask.dim() != 3:
         raise ShapeError(f"mask must be (B, H, W), but got {tuple(mask.shape)}")
-    marked = (mask > 0).to(torch.float32)[:, None]
+    marked = mask > 0
     if mode == "nearest":
-        grid = F.interpolate(marked, size=size, mode="nearest")
-    elif mode == "max":
-        grid = F.adaptive_max_pool2d(marked, size)
-    else:
-        raise ConfigError(f"mode must be nearest or max, but got {mode!r}")
-    return grid[:, 0] > 0
+        # In integers: F.interpolate's float scale can land a pixel before the cell (26 rows to 22: row 12 for 13).
+        rows = torch.arange(size[0], device=mask.device) * mask.shape[1] // size[0]
+        columns = torch.arange(size[1], device=mask.device) * mask.shape[2] // size[1]
+        return marked[:, rows[:, None], columns]
+    if mode == "max":
+        return F.adaptive_max_pool2d(marked.to(torch.float32), size) > 0
+    raise ConfigError(f"mode must be nearest or max, but got {mode!r}")
