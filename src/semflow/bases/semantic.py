@@ -90,8 +90,8 @@ class SemanticAware(Base):
             log_normal = self._normal(z, statistics, normal, "reference")
             return torch.where(marked, self._normal(z, statistics.detach(), anomalous, "mode"), log_normal)
         like = narrow(z[:0])
-        mean = torch.where(marked[:, None], torch.as_tensor(anomalous).to(like), torch.as_tensor(normal).to(like))
-        return self._normal(z, statistics, mean, self.form)
+        anomalous, normal = (torch.as_tensor(m, dtype=like.dtype, device=like.device) for m in (anomalous, normal))
+        return self._normal(z, statistics, torch.where(marked[:, None], anomalous, normal), self.form)
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
         """The logit of s(z) in Eq. 8, (B, H, W)."""
@@ -104,7 +104,7 @@ class SemanticAware(Base):
     def _normal(self, z: Tensor, statistics: Statistics, mean: Tensor | float, form: Form) -> Tensor:
         if statistics.alpha is not None:
             return normal_log_prob(z, statistics.alpha, statistics.beta, mean, form)
-        variance = statistics.beta[:, 0]
+        variance = narrow(statistics.beta)[:, 0]
         q = (narrow(z) - mean).square().sum(1)
         return -0.5 * (z.shape[1] * (math.log(2 * math.pi) + torch.log(variance)) + q / variance)
 
@@ -112,9 +112,9 @@ class SemanticAware(Base):
         normal: Tensor | float = self.normal_mean
         anomalous: Tensor | float = self.anomaly_mean
         if statistics.normal_shift is not None:
-            normal = normal + statistics.normal_shift
+            normal = normal + narrow(statistics.normal_shift)
         if statistics.anomaly_shift is not None:
-            anomalous = anomalous + statistics.anomaly_shift
+            anomalous = anomalous + narrow(statistics.anomaly_shift)
         return normal, anomalous
 
     @staticmethod
