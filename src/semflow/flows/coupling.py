@@ -64,7 +64,7 @@ class AffineCoupling(Flow):
         log_scale, shift = self._scale_and_shift(passive, context)
         active = active * torch.exp(log_scale) + shift
         z = torch.cat((active, passive) if self.swap else (passive, active), dim=1)
-        return z, narrow(log_scale).sum(1 if self.event == "location" else (1, 2, 3))
+        return z, log_scale.sum(1 if self.event == "location" else (1, 2, 3))
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """The x that `forward` maps to z."""
@@ -81,7 +81,7 @@ class AffineCoupling(Flow):
     def _scale_and_shift(self, passive: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         scale, shift = (self.subnet(passive, context) * self.gain).chunk(2, dim=1)
         # exp of half-precision scales would cost the inverse its digits.
-        return soft_clamp(narrow(scale), self.clamp, self.clamp_form), shift
+        return soft_clamp(narrow(scale, scale), self.clamp, self.clamp_form), shift
 
     def extra_repr(self) -> str:
         """What `repr` shows."""

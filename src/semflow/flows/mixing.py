@@ -1,12 +1,13 @@
 """Flows that mix or scale channels, the same at every location: permutations, a global affine, standardisation."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import ConfigError, DataError, ShapeError
 from ..functional.inverse_gamma import narrow
 from ..nn import Context
 from .base import Flow, Result, check_channels
@@ -16,7 +17,7 @@ __all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "Standardize"]
 
 def _constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """A log-det that is the same everywhere, as (B, H, W)."""
-    return torch.as_tensor(value, dtype=narrow(x[:0]).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
+    return torch.as_tensor(value, dtype=narrow(x[:0], x).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
 
 
 class HardPermutation(Flow):
@@ -46,16 +47,21 @@ class HardPermutation(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Channel c of z is channel `index[c]` of x."""
         check_channels(x, len(self.index))
-        return x.index_select(1, self.index), _constant_log_det(x, 0.0)
+        return _permute(x, self.index), _constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Every channel back to its place."""
         check_channels(z, len(self.index))
-        return z.index_select(1, self.inverse_index)
+        return _permute(z, self.inverse_index)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"{len(self.index)}"
+
+
+def _permute(x: Tensor, index: Tensor) -> Tensor:
+    # Along the last axis of the locations' layout: the result stays channels_last, which the couplings want.
+    return x.permute(0, 2, 3, 1).index_select(3, index).permute(0, 3, 1, 2)
 
 
 def _restore_inverse_index(module: nn.Module, _incompatible: object) -> None:
@@ -107,10 +113,11 @@ class GlobalAffine(Flow):
     """A learned scale and shift of each channel: z = s x + b, log_det = sum_c log s.
 
     s = softplus(g) with g learned, so that scales stay positive and large ones grow no faster than linearly; it starts
-    at the identity. It is the ActNorm of Glow without its data-dependent start.
+    at the identity unless told otherwise. It is the ActNorm of Glow without its data-dependent start.
 
     Args:
         channels: C.
+        start: the scale that training starts from.
 
     Example:
         >>> x = torch.randn(1, 8, 2, 2)
@@ -122,10 +129,12 @@ class GlobalAffine(Flow):
     # s = 0.1 softplus(g; beta = 0.5): the parametrisation of FrEIA's all-in-one block, whose steps suit Adam's.
     _gain, _beta = 0.1, 0.5
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
-        start = torch.log(torch.expm1(torch.tensor(self._beta / self._gain, dtype=torch.float64))) / self._beta
-        self.raw_scale = nn.Parameter(torch.full((channels,), start.item()))
+        if not start > 0:
+            raise ConfigError(f"start must be a positive scale, but got {start}")
+        raw = math.log(math.expm1(start * self._beta / self._gain)) / self._beta
+        self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def _scale(self) -> Tensor:
@@ -136,7 +145,7 @@ class GlobalAffine(Flow):
         check_channels(x, len(self.shift))
         scale = self._scale()
         z = x * scale[:, None, None] + self.shift[:, None, None]
-        return z, _constant_log_det(x, torch.log(narrow(scale)).sum())
+        return z, _constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Shifted and scaled back."""
@@ -155,7 +164,8 @@ class Standardize(Flow):
 
     Args:
         channels: C.
-        floor: smallest standard deviation, relative to the channels' median: a dead channel must not explode.
+        floor: smallest standard deviation, relative to the median of the channels that are not dead: a dead channel
+            must not explode.
 
     Example:
         >>> x = 3 + 2 * torch.randn(4, 8, 16, 16)
@@ -180,6 +190,7 @@ class Standardize(Flow):
 
         Raises:
             ShapeError: there is no feature map, or one has other channels.
+            DataError: a feature is infinite or not a number.
         """
         count, mean = 0, torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(mean)
@@ -187,6 +198,8 @@ class Standardize(Flow):
             check_channels(x, len(self.mean))
             x = x.double()
             n = x.numel() // x.shape[1]
+            if not n:
+                continue
             delta = x.mean((0, 2, 3)) - mean
             # Chan's update: sums of squares about the running mean do not cancel.
             squares = squares + x.var((0, 2, 3), correction=0) * n + delta.square() * (count * n / (count + n))
@@ -195,15 +208,19 @@ class Standardize(Flow):
         if not count:
             raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
         std = (squares / count).sqrt()
+        if not std.isfinite().all():
+            raise DataError("features must be finite, but a map holds an infinite number or one that is none")
+        # Dead channels are left out of the median: they may be the most, and what is left of theirs is rounding.
+        alive = std[std > 1e-6 * torch.maximum(std.max(), mean.abs())]
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=max(self.floor * std.median().item(), 1e-12)))
+        self.std.copy_(std.clamp(min=self.floor * alive.median()) if len(alive) else torch.ones_like(std))
         return self
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Standardised channels."""
         check_channels(x, len(self.mean))
         z = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return z, _constant_log_det(x, -torch.log(narrow(self.std)).sum())
+        return z, _constant_log_det(x, -torch.log(narrow(self.std, self.std)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Features in their own units."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeError
+from ..functional.inverse_gamma import wide
 
 __all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTables", "SinusoidalPosition2d"]
 
@@ -52,11 +53,16 @@ class PositionTables(NamedTuple):
 class PositionCode(nn.Module):
     """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all."""
 
+    steps: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels < 4 or channels % 4:
             raise ConfigError(f"channels of a position code must be a positive multiple of 4, but got {channels}")
         self.channels = channels
+        # The numbers of the frequencies. Integers: whatever a module is cast to, and on devices without float64, the
+        # frequencies are then made in the widest dtype there is.
+        self.register_buffer("steps", torch.arange(channels // 4), persistent=False)
 
     def axis(self, length: int) -> tuple[Tensor, Tensor]:
         """The tables (length, D/2) of a column axis and of a row axis of that length."""
@@ -84,16 +90,13 @@ class SinusoidalPosition2d(PositionCode):
         torch.Size([512, 32, 48])
     """
 
-    frequencies: Tensor
-
     def __init__(self, channels: int = 512) -> None:
         super().__init__(channels)
-        steps = torch.arange(0, channels // 2, 2, dtype=torch.float64)
-        self.register_buffer("frequencies", torch.exp(-steps * (math.log(1e4) / (channels // 2))), persistent=False)
 
     def axis(self, length: int) -> tuple[Tensor, Tensor]:
         """One table for both axes, computed in float64: positions times frequencies lose digits otherwise."""
-        return (table := _sines(torch.arange(length, device=self.frequencies.device), self.frequencies)), table
+        frequencies = torch.exp(-2 * wide(self.steps) * (math.log(1e4) / (self.channels // 2)))
+        return (table := _sines(torch.arange(length, device=self.steps.device), frequencies)), table
 
 
 class FourierPosition2d(PositionCode):
@@ -110,19 +113,18 @@ class FourierPosition2d(PositionCode):
         torch.Size([8, 32])
     """
 
-    frequencies: Tensor
-
     def __init__(self, channels: int = 64, highest: float = 32.0) -> None:
         super().__init__(channels)
-        if highest < 0.5:
+        if not highest >= 0.5:
             raise ConfigError(f"highest must be at least 0.5 periods per image side, but got {highest}")
-        octaves = torch.linspace(-1, math.log2(highest), channels // 4, dtype=torch.float64)
-        self.register_buffer("frequencies", 2 * math.pi * torch.exp2(octaves), persistent=False)
+        self.highest = highest
 
     def axis(self, length: int) -> tuple[Tensor, Tensor]:
         """One table for both axes, of the centres of `length` equal cells."""
-        centres = (torch.arange(length, device=self.frequencies.device) + 0.5) / length
-        return (table := _sines(centres, self.frequencies)), table
+        octaves = math.log2(self.highest / 0.5) / max(1, len(self.steps) - 1)
+        frequencies = math.pi * torch.exp2(wide(self.steps) * octaves)
+        centres = (wide(torch.arange(length, device=self.steps.device)) + 0.5) / length
+        return (table := _sines(centres, frequencies)), table
 
 
 class LearnedPosition2d(PositionCode):

@@ -65,16 +65,16 @@ class LocationSubnet(Subnet):
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         """(B, in, H, W) and a context to (B, out, H, W)."""
         batch, _, height, width = x.shape
-        check_context(context, self.context_channels, (height, width))
+        check_context(context, self.context_channels, x)
         locations = to_locations(x)
         if context is None or self.weight_context is None:
-            hidden = F.linear(locations, self.weight_x, self.bias)
+            hidden = F.relu_(F.linear(locations, self.weight_x, self.bias))
         else:
-            # In place: neither a linear layer nor a sum needs its output for the gradient.
-            hidden = F.linear(locations, self.weight_x)
             table = self._context_table(self.weight_context, context)
-            hidden = hidden.view(-1, *table.shape[-2:]).add_(table.to(hidden.dtype)).view(batch * height * width, -1)
-        return from_locations(self.output(F.relu_(hidden)), (height, width))
+            # The sum is not taken in place: autograd pays for a change through a view with copies of the whole.
+            hidden = F.linear(locations, self.weight_x).view(batch, height * width, -1) + table
+            hidden = F.relu_(hidden).view(batch * height * width, -1)
+        return from_locations(self.output(hidden), (height, width))
 
     def _context_table(self, weight: Tensor, context: PositionTables | Tensor) -> Tensor:
         """Wc c + b as (H W, hidden), or (B, H W, hidden) of a map that differs from image to image."""
@@ -125,7 +125,7 @@ class ConvSubnet(Subnet):
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         """(B, in, H, W) and a context to (B, out, H, W)."""
-        check_context(context, self.context_channels, (x.shape[2], x.shape[3]))
+        check_context(context, self.context_channels, x)
         if context is not None and self.context_channels:
             dense = context.dense() if isinstance(context, PositionTables) else context
             x = torch.cat((x, dense.to(x).expand(len(x), -1, -1, -1)), dim=1)
@@ -133,19 +133,21 @@ class ConvSubnet(Subnet):
         return result
 
 
-def check_context(context: Context, channels: int, size: tuple[int, int]) -> None:
-    """Refuse a context of other channels or another size than the subnet was made for.
+def check_context(context: Context, channels: int, x: Tensor) -> None:
+    """Refuse a context of other channels or another size than the subnet and its input have.
 
     Raises:
         ShapeError: the context is missing, or its channels or size differ.
     """
     if not channels:
         return
+    batch, _, *size = x.shape
+    expected = (channels, *size)
     if context is None:
         raise ShapeError(f"context must be given: this flow was made for {channels} context channels, but got None")
     if isinstance(context, PositionTables):
         came: tuple[int, ...] = (context.channels, *context.size)
     else:
-        came = tuple(context.shape[-3:])
-    if came != (channels, *size):
-        raise ShapeError(f"context must be (D, H, W) = {(channels, *size)}, but got {came}")
+        came = tuple(context.shape)
+    if came not in (expected, (1, *expected), (batch, *expected)):
+        raise ShapeError(f"context must be (D, H, W) = {expected} or (B, D, H, W), B = {batch}, but got {came}")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ShapeError
 from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior
 from ..functional.inverse_gamma import narrow
 
@@ -102,6 +102,8 @@ class LearnedVariance(VarianceHead):
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
         """One constant map a scale, with a gradient."""
+        if len(features) != len(self.log_variance):
+            raise ShapeError(f"features must be {len(self.log_variance)} maps, one a scale, but got {len(features)}")
         variances = self.log_variance.clamp(*LOG_BOUNDS).exp()
         return [Statistics(v.expand_as(_map(f))) for v, f in zip(variances, features, strict=True)]
 
@@ -133,13 +135,12 @@ class InverseGammaVariance(VarianceHead):
         resize: Literal["average", "nearest"] = "average",
     ) -> None:
         super().__init__()
-        if resize not in ("average", "nearest"):
-            raise ConfigError(f"resize must be average or nearest, but got {resize!r}")
+        check_resize(resize)
         self.networks = nn.ModuleList([networks] if isinstance(networks, nn.Module) else networks)
         self.prior = inverse_gamma_prior(window, mode)
         self.resize = resize
         for network in self.networks:
-            start_output(network, [math.log(p) for p in self.prior])
+            start_output(network, [math.log(p) for p in self.prior], outputs=(2, 4))
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
         """IG parameters and their divergence from the prior, a scale each."""
@@ -182,11 +183,12 @@ class PredictedMean(VarianceHead):
         resize: Literal["average", "nearest"] = "average",
     ) -> None:
         super().__init__()
+        check_resize(resize)
         self.networks = nn.ModuleList([networks] if isinstance(networks, nn.Module) else networks)
         self.fixed = FixedVariance(variance)
         self.resize = resize
         for network in self.networks:
-            start_output(network, [])
+            start_output(network, [], outputs=(2,))
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
         """The fixed variance and the two shifts, a scale each."""
@@ -195,15 +197,27 @@ class PredictedMean(VarianceHead):
         return [Statistics(s.beta, None, m[:, :1], m[:, 1:2]) for s, m in zip(fixed, maps, strict=True)]
 
 
-def start_output(network: nn.Module, biases: Sequence[float]) -> None:
+def check_resize(resize: str) -> None:
+    """Refuse a way to resize that does not exist.
+
+    Raises:
+        ConfigError: `resize` is neither "average" nor "nearest".
+    """
+    if resize not in ("average", "nearest"):
+        raise ConfigError(f"resize must be average or nearest, but got {resize!r}")
+
+
+def start_output(network: nn.Module, biases: Sequence[float], outputs: Sequence[int]) -> None:
     """Make a network's last layer start at `biases` (zero beyond them) with small weights.
 
     Raises:
-        ConfigError: the network has no layer `output` with a bias.
+        ConfigError: the network has no layer `output` with a bias, or has not one of the numbers of `outputs`.
     """
     output = getattr(network, "output", None)
     if not isinstance(output, nn.Conv2d | nn.Linear) or output.bias is None:
         raise ConfigError(f"networks must end in a layer named output with a bias, but got {type(network).__name__}")
+    if len(output.bias) not in outputs:
+        raise ConfigError(f"networks must have {' or '.join(map(str, outputs))} outputs, but got {len(output.bias)}")
     with torch.no_grad():
         output.weight.mul_(0.1)
         output.bias.zero_()
@@ -211,7 +225,7 @@ def start_output(network: nn.Module, biases: Sequence[float]) -> None:
 
 
 def run_networks(networks: nn.ModuleList, images: Tensor, features: Sequence[Tensor], resize: str) -> list[Tensor]:
-    """The networks' maps at each scale's size, in float32: one network serves all scales, or each scale has its own."""
+    """The networks' maps at each scale's size, float32 at least: one network serves all scales, or each has its own."""
     if len(networks) not in (1, len(features)):
         raise ConfigError(f"networks must be 1 or {len(features)}, one a scale, but got {len(networks)}")
     outputs = [
@@ -219,7 +233,8 @@ def run_networks(networks: nn.ModuleList, images: Tensor, features: Sequence[Ten
         for network, f in zip(networks, features[: len(networks)], strict=True)
     ]
     outputs *= len(features) // len(outputs)
-    return [_resize(narrow(maps), (f.shape[2], f.shape[3]), resize) for maps, f in zip(outputs, features, strict=True)]
+    sizes = [(f.shape[2], f.shape[3]) for f in features]
+    return [_resize(narrow(maps, maps), size, resize) for maps, size in zip(outputs, sizes, strict=True)]
 
 
 def _resize(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -232,4 +247,4 @@ def _resize(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 def _map(features: Tensor) -> Tensor:
     batch, _, height, width = features.shape
-    return torch.empty(batch, 1, height, width, device=features.device, dtype=torch.float32)
+    return torch.empty(batch, 1, height, width, device=features.device, dtype=narrow(features[:0], features).dtype)
