@@ -63,6 +63,7 @@ def test_alpha_lies_in_the_shape_and_is_opaque_somewhere(height: int, width: int
     assert alpha.max() <= 1.0
     if (depth > 0).any():
         assert not alpha[depth <= 0].any()
+    assert not ((alpha > 0) & (alpha < 0.1)).any()  # a touch nobody can see is neither made nor marked
     deep = depth >= border
     assert (alpha[deep & (depth > 0)] == 1.0).all()
 

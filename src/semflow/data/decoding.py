@@ -57,8 +57,7 @@ def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         # Asking a PNG without EXIF data for them would decode the whole file; a TIFF's size is upright already.
-        ask = image.format != "TIFF" and "exif" in image.info
-        turned = ask and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 

@@ -82,7 +82,7 @@ class SyntheticAnomalies(Dataset[S]):
         self.seed = seed
         self.cut_paste = cut_paste or CutPaste()
         # In shared memory, so that persistent workers see a new epoch too.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._order: tuple[int, list[int]] = (-1, [])
 
     @property
