@@ -95,7 +95,7 @@ def test_calibration_does_not_depend_on_the_batching_and_only_on_training_images
     detector.predict(stack(images[6:]) * 0.1)  # scoring must leave no trace
     detector.calibrate([stack(images[:1]), stack(images[1:6])])
     torch.testing.assert_close(detector.scorer.offsets, offsets)
-    assert detector.map_range == pytest.approx(bounds, abs=1e-5)
+    assert detector.map_range == pytest.approx(bounds, abs=1e-4)
     assert bounds[0] < bounds[1]
 
 

@@ -177,14 +177,15 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Tensor]) -> None:
-        """Fit the standardisation of each scale to normal images, before training."""
-        first = [flow[0] if isinstance(flow, FlowSequence) else flow for flow in self.flows]
-        if not any(isinstance(flow, Standardize) for flow in first):
-            return
-        maps = [[m.cpu() for m in self.features(images)] for images in batches]
-        for scale, flow in enumerate(first):
-            if isinstance(flow, Standardize):
-                flow.fit(m[scale].to(flow.mean.device) for m in maps)
+        """Fit the standardisation of each scale to normal images, before training.
+
+        Args:
+            batches: images (B, 3, H, W); iterated over once a scale, so that no feature map needs to be kept.
+        """
+        for scale, flow in enumerate(self.flows):
+            first = flow[0] if isinstance(flow, FlowSequence) else flow
+            if isinstance(first, Standardize):
+                first.fit(self.features(images)[scale] for images in batches)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
@@ -200,8 +201,10 @@ class Detector(nn.Module):
         device = self.scorer.offsets.device
         for scale in range(len(self.flows)):
             self.scorer.offsets[scale] = max(log_probs[scale].max().item() for log_probs, _ in kept)
-        pixels = torch.cat([self.scorer([p.to(device) for p in ps], tuple(size)).flatten() for ps, size in kept])
-        ordered = pixels.float().sort().values
+        # A colour range needs no more than about a million pixels, whatever the data set.
+        share = max(1, sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20)
+        maps = (self.scorer([p.to(device) for p in ps], tuple(size)) for ps, size in kept)
+        ordered = torch.cat([m.float().flatten()[::share].cpu() for m in maps]).sort().values
         low = ordered[len(ordered) // 2].item()
         high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
         # The colours run from a typical location to well beyond the rarest of training.

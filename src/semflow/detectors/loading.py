@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import Batch, collate
 from ..errors import DataError, DeviceError
 
-__all__ = ["batches", "check_device", "images_of"]
+__all__ = ["batches", "check_device", "ImageBatches"]
 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[Batch]:
@@ -24,10 +24,15 @@ def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoa
     return DataLoader(dataset, batch_size, shuffle=False, num_workers=workers, collate_fn=collate)
 
 
-def images_of(loader: DataLoader[Batch], device: torch.device) -> Iterator[Tensor]:
-    """The images alone, on the device."""
-    for batch in loader:
-        yield batch.images.to(device)
+class ImageBatches:
+    """The images of a loader alone, on a device; as often as one iterates over it."""
+
+    def __init__(self, loader: DataLoader[Batch], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.loader:
+            yield batch.images.to(self.device)
 
 
 def check_device(device: str | torch.device) -> torch.device:

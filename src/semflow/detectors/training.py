@@ -28,7 +28,7 @@ from .checkpoint import (
     write_config,
 )
 from .detector import Detector
-from .loading import batches, check_device, images_of
+from .loading import ImageBatches, batches, check_device
 from .plan import Training
 from .progress import Progress
 
@@ -91,7 +91,7 @@ def fit(
         return load_into(detector, run).eval()
     start = _open_run(run, resume, detector, plan, optimizer, len(cast(Sized, dataset)))
     if start == 0:
-        detector.prepare(images_of(normal, torch.device(_device(detector))))
+        detector.prepare(ImageBatches(normal, _device(detector)))
     source = SyntheticAnomalies(
         dataset,
         kinds=detector.kinds if detector.synthesis is not None else (),
@@ -114,7 +114,7 @@ def fit(
                     save_training(detector, optimizer, epoch + 1, run)
                     saved = time.monotonic()
     detector.eval()
-    detector.calibrate(images_of(normal, torch.device(_device(detector))))
+    detector.calibrate(ImageBatches(normal, _device(detector)))
     if run is not None:
         save_model(detector, run)
         (run / CHECKPOINT).unlink(missing_ok=True)
