@@ -31,7 +31,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 # What is spoiled in a copy of the data set, and which file or folder the message must name.
 SPOILED_TRAINING: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty folder": (lambda data: [path.unlink() for path in (data / "train" / "good").iterdir()], "good"),
+    "empty folder": (lambda data: [path.unlink() for path in (data / "train" / "good").iterdir()], "data/train"),
     "no image": (lambda data: (data / "train" / "good" / "3.png").write_text("a letter"), "3.png"),
     "empty file": (lambda data: (data / "train" / "good" / "3.png").write_bytes(b""), "3.png"),
     "truncated": (lambda data: truncate(data / "train" / "good" / "5.png"), "5.png"),
@@ -149,7 +149,6 @@ WRONG_OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown argument of the recipe": (["--set", "blobs", "3"], "blobs"),
     "wrong type for the recipe": (["--set", "blocks", "three"], "blocks"),
     "what has its own option": (["--set", "seed", "3"], "--seed"),
-    "nothing to resume": (["--resume"], "--resume"),
 }
 
 

@@ -102,5 +102,3 @@ def _check_output(options: Fit) -> None:
         kind = "holds a run already" if (output / CONFIG).exists() else "is not empty"
         hint = "go on with it by --resume, or " if (output / CONFIG).exists() else ""
         raise DataError(f"--output {output} {kind}, expected a new folder; {hint}choose another folder")
-    if options.resume and not occupied:
-        raise DataError(f"--resume: there is no run in {output}, expected the folder of an interrupted one")

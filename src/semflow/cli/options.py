@@ -57,7 +57,7 @@ class Fit:
     workers: int = 0
     """Processes that load images."""
     resume: bool = False
-    """Go on with the run in the output directory."""
+    """Go on with the run in the output directory; start it if there is none."""
     set: dict[str, str] = field(default_factory=dict)
     """Further arguments of the recipe as name and value, such as: --set blocks 4 variance fixed synthesis false"""
 
