@@ -165,7 +165,7 @@ def test_what_cannot_be_pasted_is_refused_in_one_line() -> None:
 
 
 def test_a_patch_costs_little_beside_a_network() -> None:
-    """Far below a network's time: about half a millisecond of CPU at 256 px; the bound leaves room for a slow machine."""
+    """About half a millisecond of CPU at 256 px; the bound leaves room for a slow machine."""
     image, donor, rng = noise(256, 256, 0), noise(256, 256, 1), np.random.default_rng(0)
     paste, times = CutPaste(), []
     for _ in range(5):
