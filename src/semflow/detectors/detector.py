@@ -10,7 +10,7 @@ from ..bases import Base
 from ..errors import ConfigError, ShapeError
 from ..features import FeatureExtractor
 from ..flows import Event, FlowSequence, Standardize
-from ..functional import mask_to_grid
+from ..functional import border, mask_to_grid
 from ..nn import PositionCode, Statistics, VarianceHead
 from ..objectives import Objective, Terms, log_likelihood
 from ..synthesis import CutPaste
@@ -58,6 +58,8 @@ class Detector(nn.Module):
         kinds: their kinds, see `semflow.synthesis`.
         score_log_det: score log p of the features, log-det included, instead of log p of the latents (Eq. 6).
         mask_mode: how masks come to a feature map's grid, see `semflow.functional.mask_to_grid`.
+        guard: locations around an anomaly that training leaves out: their features have seen it, and are no longer
+            normal, but they do not lie in its mask.
         plan: epochs, batch size, learning rate and schedule that `fit` takes by default.
         image_size: side in pixels that data sets give it; kept for the command line.
         config: the recipe's name and arguments, kept with the run so that it can be built again.
@@ -83,6 +85,7 @@ class Detector(nn.Module):
         kinds: tuple[str, ...] = ("small", "medium", "circle"),
         score_log_det: bool = False,
         mask_mode: Literal["nearest", "max"] = "nearest",
+        guard: int = 0,
         plan: Training | None = None,
         image_size: int = 256,
         config: Mapping[str, Any] | None = None,
@@ -96,7 +99,7 @@ class Detector(nn.Module):
         self.objective = objective or Objective()
         self.scorer = scorer or Scorer(len(flows))
         self.synthesis, self.kinds = synthesis, kinds
-        self.score_log_det, self.mask_mode = score_log_det, mask_mode
+        self.score_log_det, self.mask_mode, self.guard = score_log_det, mask_mode, guard
         self.plan, self.image_size = plan or Training(), image_size
         self.config: dict[str, Any] = dict(config or {})
 
@@ -134,10 +137,11 @@ class Detector(nn.Module):
         """
         terms = []
         for z, log_det, event, statistics in self.encode(images):
-            mask = None
+            mask = ignore = None
             if anomaly_masks is not None:
                 mask = mask_to_grid(anomaly_masks, (z.shape[2], z.shape[3]), self.mask_mode)
-            terms.append(self.objective(z, log_det, event, self.base, statistics, mask))
+                ignore = border(mask, self.guard)
+            terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
         return Terms(*(torch.stack(parts).sum() for parts in zip(*terms, strict=True)))
 
     def log_probs(self, images: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:

@@ -10,13 +10,14 @@ from .inverse_gamma import (
     inverse_gamma_precision,
     inverse_gamma_prior,
 )
-from .layout import from_locations, mask_to_grid, to_locations
+from .layout import border, from_locations, mask_to_grid, to_locations
 
 __all__ = [
     "CLAMPS",
     "FORMS",
     "Clamp",
     "Form",
+    "border",
     "digamma",
     "from_locations",
     "inverse_gamma_kl",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
 
-__all__ = ["from_locations", "mask_to_grid", "to_locations"]
+__all__ = ["border", "from_locations", "mask_to_grid", "to_locations"]
 
 
 def to_locations(x: Tensor) -> Tensor:
@@ -71,3 +71,23 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "
     if mode == "max":
         return F.adaptive_max_pool2d(marked.to(torch.float32), size) > 0
     raise ConfigError(f"mode must be nearest or max, but got {mode!r}")
+
+
+def border(mask: Tensor, width: int = 1) -> Tensor:
+    """The locations within `width` rows and columns of a mask, but not in it.
+
+    Args:
+        mask: (B, H, W), bool.
+        width: 0 gives nothing.
+
+    Returns:
+        (B, H, W), bool.
+
+    Example:
+        >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+        >>> mask[0, 0, 0] = True
+        >>> border(mask).int()[0].tolist()
+        [[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    near = F.max_pool2d(mask.to(torch.float32)[:, None], 2 * width + 1, stride=1, padding=width)[:, 0] > 0
+    return near & ~mask

@@ -97,6 +97,7 @@ class Objective:
         base: Base,
         statistics: Statistics | None = None,
         anomaly_mask: Tensor | None = None,
+        ignore: Tensor | None = None,
     ) -> Terms:
         """The loss of one scale.
 
@@ -107,6 +108,8 @@ class Objective:
             base: gives log p(z) and the log-odds.
             statistics: of the locations, for a base that wants them.
             anomaly_mask: (B, H, W), 1 where anomalous; without it all is normal and there is no BCE.
+            ignore: (B, H, W), true where a location is neither: it counts in no mean. A `"sample"` flow's
+                likelihood is of the whole sample and heeds it not.
 
         Returns:
             `Terms`.
@@ -119,11 +122,12 @@ class Objective:
         bce = zero
         if self.bce and anomaly_mask is not None:
             bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
+        nll_mean, bce_mean, kl_mean = (_mean(x, ignore) for x in (nll, bce, kl))
         if self.squash:
-            total = F.softplus(_over_event(nll, kl * self.kl) + self.bce * bce.mean() / channels).mean()
+            total = _mean(F.softplus(_over_event(nll, kl * self.kl) + self.bce * bce_mean / channels), ignore)
         else:
-            total = nll.mean() + self.kl * kl.mean() + self.bce * bce.mean()
-        return Terms(total, nll.mean().detach(), bce.mean().detach(), kl.mean().detach())
+            total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
+        return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
 
     def _cross_entropy(self, odds: Tensor, anomalous: Tensor, channels: int) -> Tensor:
         normal = (~anomalous).to(odds)
@@ -131,6 +135,14 @@ class Objective:
             return F.binary_cross_entropy_with_logits(2 * torch.sigmoid(odds) - 1, normal, reduction="none")
         temperature = channels if self.temperature is None else self.temperature
         return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
+
+
+def _mean(x: Tensor, ignore: Tensor | None) -> Tensor:
+    """The mean over the locations that count."""
+    if ignore is None or x.dim() != 3:
+        return x.mean()
+    counted = ~(ignore > 0)
+    return torch.where(counted, x, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def _over_event(nll: Tensor, kl: Tensor) -> Tensor:

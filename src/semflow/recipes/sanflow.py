@@ -50,12 +50,15 @@ def sanflow(
     standardize: bool = True,
     smoothing: int = 3,
     synthesis: bool = True,
+    min_change: float = 0.0,
     margin: float = 1.0,
     variance: Variance = "predicted",
     mode: float = 0.1,
     predicted_mean: bool = False,
     statistics_stride: int = 8,
     form: Form = "exact",
+    mask_mode: Literal["nearest", "max"] = "nearest",
+    guard: int = 0,
     bce: float = 1.0,
     kl: float = 0.2,
     score_log_det: bool = True,
@@ -76,6 +79,7 @@ def sanflow(
         blocks, position_channels: L and D.
         standardize, smoothing: standardise each channel over the training data; kernel of the features' pooling.
         synthesis: train with synthetic anomalies; without them there is no BCE.
+        min_change: of a pasted patch, see `semflow.synthesis.CutPaste`: background on background is no anomaly.
         margin: the anomalous mean.
         variance: `predicted` by h; or one `learned` variance a scale, one `fixed` at `mode`, or `unit`, the standard
             normal of a flow without statistics prediction (and so without anomalous mean).
@@ -83,6 +87,7 @@ def sanflow(
         predicted_mean: predict both means as well.
         statistics_stride: pixels that h folds into one location; 1 is the paper's h, at 64 times the cost.
         form: of the likelihood, see `semflow.functional.normal_log_prob`.
+        mask_mode, guard: of `semflow.detectors.Detector`: how an anomaly marks a location, and its neighbours.
         bce, kl: lambda_1 and lambda_2.
         score_log_det, top: of the score.
         seed: of the weights' start and the permutations.
@@ -116,8 +121,10 @@ def sanflow(
             position=SinusoidalPosition2d(position_channels),
             objective=Objective(bce=bce, kl=kl),
             scorer=Scorer(len(features.channels), top=top),
-            synthesis=CutPaste() if synthesis else None,
+            synthesis=CutPaste(min_change=min_change) if synthesis else None,
             score_log_det=score_log_det,
+            mask_mode=mask_mode,
+            guard=guard,
             plan=Training(epochs=80, batch_size=8, learning_rate=2e-3, schedule="cosine"),
             image_size=image_size,
             config={"recipe": "sanflow", "arguments": arguments},
