@@ -15,7 +15,7 @@ def python_blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
 def test_python_blocks_compile_and_run(page: Path) -> None:
-    """A page's blocks follow each other, as a reader pastes them; those that name folders of the reader's only compile."""
+    """A page's blocks follow each other, as a reader pastes them; those that name a reader's folders only compile."""
     names: dict[str, object] = {}
     ran = 0
     for block in python_blocks(page):
