@@ -1,0 +1,259 @@
+"""A small sound flow, and flows that each have one planted fault."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Sound(nn.Module):
+    """A coupling that keeps every law."""
+
+    event = "location"
+
+    def __init__(self, channels: int = 4, kernel: int = 1) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(channels // 2, 2 * (channels // 2), kernel, padding=kernel // 2)
+
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = self.net(passive).chunk(2, dim=1)
+        return torch.tanh(scale.to(torch.promote_types(scale.dtype, torch.float32))), shift
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        passive, active = x.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        return torch.cat((passive, active * scale.exp() + shift), dim=1), scale.sum(1)
+
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        passive, active = z.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        return torch.cat((passive, (active - shift) * (-scale).exp()), dim=1)
+
+
+class SoundSample(Sound):
+    event = "sample"
+
+    def __init__(self) -> None:
+        super().__init__(kernel=3)
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det.sum((1, 2))
+
+
+class WrongSign(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, -log_det
+
+
+class WrongSignAtTheIdentity(WrongSign):
+    """The fault does not show before the parameters have moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+
+
+class WrongAxis(Sound):
+    """Sums over rows, which gives the right shape where half of the channels are as many as the rows."""
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        passive, _ = x.chunk(2, dim=1)
+        return super().forward(x)[0], self.terms(passive)[0].sum(2)
+
+
+class WrongSpan(SoundSample):
+    """The mean over the locations where the sum is due."""
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det / (x.shape[2] * x.shape[3])
+
+
+class Broadcasts(Sound):
+    """Adds a log-det of the sample, (B,), to that of the locations, (B, H, W): silent where B == W."""
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det + 0.1 * log_det.sum((1, 2))
+
+
+class ScalarLogDet(SoundSample):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det.sum()
+
+
+class UndeclaredSample(Sound):
+    event = "sample"
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as a flow: in training an image's latents depend on the images around it."""
+
+    event = "location"
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, momentum=None)
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z = self.norm(x)
+        variance = x.var((0, 2, 3), correction=0) if self.training else self.norm.running_var
+        log_scale = (self.norm.weight.abs() / (variance + self.norm.eps).sqrt()).log()
+        return z, log_scale.sum().to(x).expand(len(x), *x.shape[2:])
+
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        norm, shape = self.norm, (-1, 1, 1)
+        std = (norm.running_var + norm.eps).sqrt()
+        return (z - norm.bias.view(shape)) / norm.weight.view(shape) * std.view(shape) + norm.running_mean.view(shape)
+
+
+class BatchMean(Sound):
+    """Leaks the batch without a gradient and without a state."""
+
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = super().terms(passive)
+        return scale, shift + 0.01 * passive.detach().mean(0, keepdim=True)
+
+
+class RoughInverse(Sound):
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        passive, active = z.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        return torch.cat((passive, (active - shift) / (scale.exp() + 1e-5)), dim=1)
+
+
+class HalfLogDet(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det.bfloat16()
+
+
+class HalfUnderAutocast(Sound):
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = self.net(passive).chunk(2, dim=1)
+        return torch.tanh(scale), shift
+
+
+class Neighbours(Sound):
+    """Sees its neighbours and says that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__(kernel=3)
+
+
+class DetachedNeighbours(Sound):
+    """Sees its neighbours where autograd does not look: the Jacobian is that of a sound flow."""
+
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = super().terms(passive)
+        return scale, shift + passive.detach().roll(1, dims=3)
+
+
+class ForgottenBuffer(Sound):
+    """A random permutation that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([2, 0, 3, 1]), persistent=False)
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        return super().forward(x[:, self.order])
+
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        return super().inverse(z)[:, self.order.argsort()]
+
+
+class ForgottenTensor(Sound):
+    """A random tensor that is no buffer at all."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.offset = torch.randn(4, 1, 1, generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        return super().forward(x + self.offset.to(x))
+
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        return super().inverse(z) - self.offset.to(z)
+
+
+class InPlace(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        passive, active = x.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        active.mul_(scale.exp()).add_(shift)
+        return x.clone(), scale.sum(1)
+
+
+class InverseInPlace(Sound):
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        passive, active = z.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        active.sub_(shift).mul_((-scale).exp())
+        return z.clone()
+
+
+class Dropout(Sound):
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        return super().terms(nn.functional.dropout(passive, 0.5))
+
+
+class Counter(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        self.calls.add_(1)
+        return super().forward(x)
+
+
+class Unused(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(3))
+
+
+class Detached(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        passive, active = x.chunk(2, dim=1)
+        scale, shift = self.terms(passive)
+        return torch.cat((passive, active * scale.exp() + shift.detach()), dim=1), scale.sum(1)
+
+
+class Branches(Sound):
+    """Looks at its numbers to decide what to do, which no graph can."""
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        return super().forward(x if x.sum() > 0 else x * 1.0)
+
+
+class Views(Sound):
+    """Takes for granted that memory is contiguous."""
+
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        return super().forward(x.view(-1).view(x.shape))
+
+
+class NotFinite(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det / 0
+
+
+class OnlyZ(Sound):
+    def forward(self, x: Tensor, context: object = None) -> Tensor:
+        return super().forward(x)[0]
+
+
+class Transposes(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z.mT, log_det
+
+
+class Raises(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        raise RuntimeError("no context, no flow\nand more lines")
