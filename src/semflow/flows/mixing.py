@@ -133,7 +133,8 @@ class GlobalAffine(Flow):
         super().__init__()
         if not start > 0:
             raise ConfigError(f"start must be a positive scale, but got {start}")
-        raw = math.log(math.expm1(start * self._beta / self._gain)) / self._beta
+        wanted = start * self._beta / self._gain  # softplus^-1 of it, without the overflow of its exponential
+        raw = (wanted + math.log(-math.expm1(-wanted))) / self._beta
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
