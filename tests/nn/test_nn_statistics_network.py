@@ -1,0 +1,100 @@
+"""The statistics networks h: as published where they say so, and right at any size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semflow.errors import ConfigError
+from semflow.nn import FeatureStatisticsNetwork, StatisticsNetwork
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_published_size() -> None:
+    assert sum(p.numel() for p in StatisticsNetwork().parameters()) == 113_856 + 2  # and the biases of its two maps
+    assert sum(p.numel() for p in StatisticsNetwork(outputs=4).parameters()) == 113_856 + 2 * 64 * 9 + 4
+
+
+def test_the_published_wiring() -> None:
+    """Five convolutions, the first activation added to the fourth; batch norms after the middle three."""
+    h = StatisticsNetwork().eval()
+    for norm in h.norms:
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    x = images(2, 3, 9, 7)
+    a = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    first = a = F.relu(F.conv2d(a, h.first.weight, padding=1))
+    for conv, norm in zip(h.middle, h.norms, strict=True):
+        a = F.conv2d(a, conv.weight, padding=1)
+        a = (a - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + norm.eps).sqrt()
+        a = F.relu(a * norm.weight[:, None, None] + norm.bias[:, None, None])
+    expected = F.conv2d(a + first, h.output.weight, h.output.bias, padding=1)
+    assert torch.allclose(h(x), expected, atol=1e-5)
+
+
+def test_the_receptive_field_is_eleven_pixels() -> None:
+    """The window of the prior: p = 1 + 2 x 5."""
+    h = StatisticsNetwork().eval()
+    x = images(1, 3, 21, 21).requires_grad_()
+    h(x)[0, :, 10, 10].sum().backward()
+    rows, columns = torch.nonzero(x.grad.abs().sum((0, 1)), as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 15, 5, 15)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 5])
+@pytest.mark.parametrize("size", [(16, 16), (15, 17), (1, 3), (8, 30)])
+def test_sizes_round_up(stride: int, size: tuple[int, int]) -> None:
+    maps = StatisticsNetwork(outputs=3, filters=8, stride=stride)(images(2, 3, *size))
+    assert maps.shape == (2, 3, -(-size[0] // stride), -(-size[1] // stride))
+    assert maps.isfinite().all()
+
+
+def test_stride_folds_pixels_and_loses_none() -> None:
+    h = StatisticsNetwork(filters=8, stride=4).eval()
+    x = images(1, 3, 16, 16).requires_grad_()
+    h(x).sum().backward()
+    assert (x.grad != 0).all()
+
+
+@pytest.mark.parametrize("stride", [0, -1])
+def test_a_stride_that_is_none_is_refused(stride: int) -> None:
+    with pytest.raises(ConfigError, match="stride must be a positive number"):
+        StatisticsNetwork(stride=stride)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_in_evaluation_an_image_does_not_know_its_batch(stride: int) -> None:
+    h = StatisticsNetwork(filters=8, stride=stride)
+    h(images(4, 3, 16, 16))  # running statistics other than those it starts with
+    h.eval()
+    x = images(3, 3, 16, 16)
+    together = h(x)
+    for i in range(3):
+        assert torch.allclose(h(x[i : i + 1]), together[i : i + 1], atol=1e-6)
+
+
+def test_feature_network_takes_features_of_any_scale() -> None:
+    h, x = FeatureStatisticsNetwork(40), torch.randn(2, 40, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = h(x)
+    assert expected.shape == (2, 2, 5, 7)
+    assert torch.allclose(h(x * 1e4), expected, atol=1e-5)
+    assert h(torch.zeros_like(x)).isfinite().all()
+    for i in range(2):
+        assert torch.allclose(h(x[i : i + 1] * (1 + 100 * i)), expected[i : i + 1], atol=1e-5)
+
+
+def test_each_network_says_what_it_is_run_on() -> None:
+    assert (StatisticsNetwork().source, FeatureStatisticsNetwork(4).source) == ("image", "features")
+    assert FeatureStatisticsNetwork(4, outputs=4, filters=8)(torch.zeros(1, 4, 2, 2)).shape == (1, 4, 2, 2)
+
+
+@pytest.mark.parametrize("make", [StatisticsNetwork, lambda: FeatureStatisticsNetwork(3)])
+def test_double_precision_is_kept(make: type[nn.Module]) -> None:
+    h = make().double().eval()
+    x = images(1, 3, 8, 8).double()
+    assert h(x).dtype == torch.float64
+    step = (h(x + 1e-11) - h(x)).abs().max()
+    assert step < 1e-9

@@ -1,0 +1,80 @@
+"""Subnets: sizes, what they see, and how they start."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semflow.errors import ConfigError
+from semflow.nn import ConvSubnet, LocationSubnet, SinusoidalPosition2d
+
+
+def features(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("kernel", "event", "reach"), [(1, "location", 0), (3, "sample", 2), (5, "sample", 4)])
+def test_a_convolution_sees_as_far_as_it_says(kernel: int, event: str, reach: int) -> None:
+    subnet = ConvSubnet(4, 6, kernel=kernel)
+    assert subnet.event == event
+    x = features(1, 4, 11, 11)
+    changed = x.clone()
+    changed[:, :, 5, 5] += 10
+    rows, columns = torch.nonzero((subnet(x) != subnet(changed)).any(1)[0], as_tuple=True)
+    assert (rows - 5).abs().max() == reach
+    assert (columns - 5).abs().max() == reach
+
+
+def test_a_location_subnet_sees_its_location_only() -> None:
+    subnet, x = LocationSubnet(4, 6), features(2, 4, 3, 5)
+    changed = x.clone()
+    changed[1, :, 2, 3] += 10
+    differs = (subnet(x) != subnet(changed)).any(1)
+    assert differs.nonzero().tolist() == [[1, 2, 3]]
+    assert subnet.event == "location"
+
+
+@pytest.mark.parametrize("kernel", [0, 2, -3])
+def test_an_even_kernel_is_refused(kernel: int) -> None:
+    with pytest.raises(ConfigError, match="kernel must be odd"):
+        ConvSubnet(4, 6, kernel=kernel)
+
+
+def test_a_location_subnet_is_two_linear_layers() -> None:
+    subnet = LocationSubnet(3, 5)
+    x = features(2, 3, 4, 6)
+    plain = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5))
+    with torch.no_grad():
+        plain[0].weight.copy_(subnet.weight_x)
+        plain[0].bias.copy_(subnet.bias)
+    plain[2] = subnet.output
+    assert torch.allclose(subnet(x), plain(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), atol=1e-6)
+
+
+def test_sizes_are_those_of_the_published_networks() -> None:
+    """Hidden units: twice what comes in, x and code; the split of the weight changes neither count nor start."""
+    subnet = LocationSubnet(256, 512, context_channels=512)
+    assert sum(p.numel() for p in subnet.parameters()) == (256 + 512) * 1536 + 1536 + 1536 * 512 + 512
+    bound = (256 + 512) ** -0.5  # of a linear layer of both
+    for weight in (subnet.weight_x, subnet.weight_context):
+        assert 0.99 * bound < weight.abs().max() <= bound
+    assert LocationSubnet(3, 5, hidden=7).bias.shape == (7,)
+    assert ConvSubnet(3, 5, 4).first.weight.shape == (7, 7, 3, 3)
+
+
+@pytest.mark.parametrize("make", [LocationSubnet, ConvSubnet])
+def test_without_context_channels_a_context_is_for_others(make: type[nn.Module]) -> None:
+    """A sequence gives all its flows the same context; those that do not want one leave it."""
+    subnet, x = make(3, 5), features(2, 3, 4, 6)
+    assert torch.equal(subnet(x, SinusoidalPosition2d(8)(4, 6)), subnet(x))
+
+
+def test_results_do_not_depend_on_the_memory_layout() -> None:
+    x = features(2, 3, 4, 6)
+    for subnet in (LocationSubnet(3, 5), ConvSubnet(3, 5)):
+        expected = subnet(x)
+        assert torch.allclose(subnet(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-6)
+        assert torch.allclose(subnet(x.mT.contiguous().mT), expected, atol=1e-6)
+
+
+def test_repr_says_the_sizes() -> None:
+    assert "in=3, context=8, hidden=22" in repr(LocationSubnet(3, 5, 8))
