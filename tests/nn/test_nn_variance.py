@@ -102,15 +102,15 @@ def test_what_each_head_says() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["inverse-gamma", "inverse-gamma-features", "inverse-gamma-and-mean"])
+@pytest.mark.parametrize("networks", [StatisticsNetwork, lambda: StatisticsNetwork(outputs=4, stride=4)])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_training_starts_at_the_prior(name: str, mode: str) -> None:
-    """A default initialisation starts 114 nats away."""
-    head = HEADS[name]().train(mode == "train")
+def test_training_starts_at_the_prior(networks: Callable[[], nn.Module], mode: str) -> None:
+    """Within a nat at every location; a default initialisation starts 114 nats away."""
+    head = InverseGammaVariance(networks()).train(mode == "train")
     for statistics in head(images(), features()):
         assert (statistics.alpha.log() - math.log(59.5)).abs().max() < 0.2
         assert (statistics.beta.log() - math.log(6.05)).abs().max() < 0.2
-        assert (statistics.variance() - 0.1).abs().max() < 0.05
+        assert (statistics.variance() - 0.1).abs().max() < 0.03
         assert statistics.kl.max() < 1
         for shift in (statistics.normal_shift, statistics.anomaly_shift):
             assert shift is None or shift.abs().max() < 0.2
