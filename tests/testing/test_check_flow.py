@@ -1,6 +1,6 @@
 """`check_flow` passes sound flows, and names the law that a faulty one breaks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 
@@ -18,7 +18,8 @@ def features(*shape: int) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> None:
+def _same_parameters() -> Iterator[None]:
+    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
