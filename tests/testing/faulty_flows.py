@@ -117,6 +117,19 @@ class BatchMean(Sound):
         return scale, shift + 0.01 * passive.detach().mean(0, keepdim=True)
 
 
+class BatchSize(Sound):
+    """Knows nothing of the other images but how many they are."""
+
+    def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = super().terms(passive)
+        return scale, shift + 0.01 * len(passive)
+
+
+class InverseNotFinite(Sound):
+    def inverse(self, z: Tensor, context: object = None) -> Tensor:
+        return super().inverse(z) * float("nan")
+
+
 class RoughInverse(Sound):
     def inverse(self, z: Tensor, context: object = None) -> Tensor:
         passive, active = z.chunk(2, dim=1)
@@ -196,8 +209,17 @@ class InverseInPlace(Sound):
 
 
 class Dropout(Sound):
+    """Random in z alone."""
+
     def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
-        return super().terms(nn.functional.dropout(passive, 0.5))
+        scale, shift = super().terms(passive)
+        return scale, nn.functional.dropout(shift, 0.5)
+
+
+class RandomLogDet(Sound):
+    def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z, log_det + 0.1 * torch.rand_like(log_det)
 
 
 class Counter(Sound):
