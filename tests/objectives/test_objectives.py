@@ -42,10 +42,10 @@ class Case:
         a, b = self.alpha[part], self.beta[part]
         return Statistics(b, a, kl=inverse_gamma_kl(a, b, *PRIOR)[:, 0])
 
-    def __call__(self, objective, base=None, mask=True, part=slice(None)):
+    def __call__(self, objective, base=None, mask=True, part=slice(None), ignore=None):
         given_mask = self.mask[part] if mask else None
         base = SemanticAware() if base is None else base
-        return objective(self.z[part], self.log_det[part], self.event, base, self.statistics(part), given_mask)
+        return objective(self.z[part], self.log_det[part], self.event, base, self.statistics(part), given_mask, ignore)
 
     def leaves(self):
         return self.z, self.log_det, self.alpha, self.beta
@@ -237,6 +237,49 @@ def test_odds_of_thousands_stay_finite():
     assert terms.bce.item() == pytest.approx(50 / 1e-3 * 2048 * 3.5, rel=1e-5)
     (gradient,) = torch.autograd.grad(terms.total, z)
     assert gradient.isfinite().all()
+
+
+# locations that do not count
+
+
+@given(sizes, seeds, events, st.booleans(), st.sampled_from([torch.bool, torch.float32]))
+@settings(max_examples=40)
+def test_ignored_locations_in_numpy(size, seed, event, squash, dtype):
+    """Means over the locations left; the likelihood of a sample is of all of them."""
+    case, channels = Case(size, seed, event), size[1]
+    ignore = torch.from_numpy(np.random.default_rng(seed + 1).random((size[0], *size[2:])) < 0.5)
+    ignore[:, 0, 0] = False
+    left = ~ignore.numpy()
+    log_p, odds, divergence, log_det = case.numpy()
+    entropy = cross_entropy(odds / channels, case.mask.numpy())[left].mean()
+    if event == "location":
+        nll, inner_kl = -(log_p + log_det)[left] / channels, divergence[left] / channels
+    else:
+        nll = -(log_p.sum((1, 2)) + log_det) / channels / size[2] / size[3]
+        inner_kl = (divergence * left).sum((1, 2)) / left.sum((1, 2)) / channels
+    total = nll.mean() + 0.7 * divergence[left].mean() / channels + 0.5 * entropy
+    if squash:
+        total = -special.log_expit(-(nll + 0.7 * inner_kl + 0.5 * entropy / channels)).mean()
+    got = case(Objective(0.5, 0.7, squash=squash), ignore=ignore.to(dtype))
+    assert got.nll.item() == pytest.approx(nll.mean(), rel=1e-10, abs=1e-10)
+    assert got.kl.item() == pytest.approx(divergence[left].mean() / channels, rel=1e-10)
+    assert got.bce.item() == pytest.approx(entropy, rel=1e-10)
+    assert got.total.item() == pytest.approx(total, rel=1e-9, abs=1e-10)
+
+
+def test_where_nothing_counts_there_is_no_loss():
+    case = Case()
+    terms = case(PRESETS["paper"], ignore=torch.ones_like(case.mask))
+    assert [x.item() for x in terms] == [0.0] * 4
+    assert all((g == 0).all() for g in torch.autograd.grad(terms.total, case.leaves()))
+
+
+def test_an_ignore_of_another_shape():
+    """(1, H, W) would broadcast, and the sum over the batch be divided by the locations of one image."""
+    case = Case()
+    for wrong in (case.mask[:1], case.mask[:, None], case.mask[0]):
+        with pytest.raises(ShapeError, match=r"^ignore must be \(B, H, W\) = \(2, 3, 4\), but got"):
+            case(Objective(), ignore=wrong)
 
 
 # laws

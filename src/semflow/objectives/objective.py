@@ -113,8 +113,13 @@ class Objective:
 
         Returns:
             `Terms`.
+
+        Raises:
+            ShapeError: `log_det` is not of the shape that `event` declares, or a mask not (B, H, W).
         """
-        channels, height, width = z.shape[1:]
+        batch, channels, height, width = z.shape
+        if ignore is not None and ignore.shape != (batch, height, width):
+            raise ShapeError(f"ignore must be (B, H, W) = {(batch, height, width)}, but got {tuple(ignore.shape)}")
         likelihood = log_likelihood(base.log_prob(z, statistics, anomaly_mask), log_det, event)
         nll = -likelihood / (channels if event == "location" else channels * height * width)
         zero = torch.zeros((), device=z.device)
@@ -124,7 +129,7 @@ class Objective:
             bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
         nll_mean, bce_mean, kl_mean = (_mean(x, ignore) for x in (nll, bce, kl))
         if self.squash:
-            total = _mean(F.softplus(_over_event(nll, kl * self.kl) + self.bce * bce_mean / channels), ignore)
+            total = _mean(F.softplus(_over_event(nll, kl * self.kl, ignore) + self.bce * bce_mean / channels), ignore)
         else:
             total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
@@ -137,17 +142,17 @@ class Objective:
         return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
 
 
-def _mean(x: Tensor, ignore: Tensor | None) -> Tensor:
-    """The mean over the locations that count."""
+def _mean(x: Tensor, ignore: Tensor | None, dim: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+    """The mean over the locations that count; of anything but a map of locations, the mean."""
     if ignore is None or x.dim() != 3:
-        return x.mean()
+        return x.mean(dim) if x.dim() == 3 else x.mean()
     counted = ~(ignore > 0)
-    return torch.where(counted, x, 0.0).sum() / counted.sum().clamp(min=1)
+    return torch.where(counted, x, 0.0).sum(dim) / counted.sum(dim).clamp(min=1)
 
 
-def _over_event(nll: Tensor, kl: Tensor) -> Tensor:
+def _over_event(nll: Tensor, kl: Tensor, ignore: Tensor | None) -> Tensor:
     """Add a per-location divergence to an NLL per location or per sample."""
-    return nll + (kl.mean((1, 2)) if nll.dim() == 1 and kl.dim() == 3 else kl)
+    return nll + (_mean(kl, ignore, (1, 2)) if nll.dim() == 1 else kl)
 
 
 PRESETS: dict[str, Objective] = {
