@@ -64,7 +64,7 @@ def test_log_prob(a, b, channels, log_size, mean, form, dtype, seed):
 
 
 @given(
-    decades, decades, channel_counts, st.floats(-6, 2), exact_means, exact_means, forms, dtypes, seeds, st.booleans()
+    decades, decades, channel_counts, st.floats(-6, 4), exact_means, exact_means, forms, dtypes, seeds, st.booleans()
 )
 @settings(max_examples=120)
 def test_log_odds(a, b, channels, log_size, normal, anomaly, form, dtype, seed, near):

@@ -277,5 +277,7 @@ def test_wrong_arguments(function):
         function(z, z + 1, one)
     with pytest.raises(ShapeError, match=r"^beta must .*got \(2, 3, 4\)"):
         function(z, one, one[:, 0])
+    with pytest.raises(ShapeError, match=r"^alpha must .*got \(2, 1, 4\)"):
+        function(z, one[:, :, 0], one)
     with pytest.raises(ConfigError, match=r"^form must be one of exact, .*'exakt'"):
         function(z, one, one, form="exakt")

@@ -18,7 +18,7 @@ from semflow.functional import (
     inverse_gamma_precision,
     inverse_gamma_prior,
 )
-from semflow.functional.inverse_gamma import lgamma_step, narrow
+from semflow.functional.inverse_gamma import _stirling_tail, lgamma_step, narrow
 
 shapes, scales = st.floats(0.4, 40), st.floats(0.05, 20)
 decades = st.floats(-6, 6).map(lambda x: 10**x)
@@ -237,6 +237,26 @@ def test_the_ratio_of_gamma_functions(x, step):
         float(rising), rel=1e-13, abs=2e-15 * float(abs(ctx.loggamma(at)) if x < 17 else 0)
     )
     assert t.grad.item() == pytest.approx(float(slope), rel=1e-13)
+
+
+@given(st.floats(16, 1e4))
+@settings(max_examples=40)
+def test_the_rest_of_stirlings_series(x):
+    at = ctx.mpf(x)
+    rest = ctx.loggamma(at) - (at - 0.5) * ctx.log(at) + at - ctx.log(2 * ctx.pi) / 2
+    assert _stirling_tail(tensor(x)).item() == pytest.approx(float(rest), abs=5e-18)
+
+
+@given(st.floats(-2, 3).map(lambda x: 10**x), st.floats(0.1, 100), st.sampled_from([1.7, 59.5]))
+@settings(max_examples=30)
+def test_the_second_derivative_of_kl(a, b, a0):
+    """To more digits than torch's own derivative of digamma has."""
+    t = tensor(a)
+    (slope,) = torch.autograd.grad(inverse_gamma_kl(t, tensor(b), a0, 1.0), t, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, t)
+    at = ctx.mpf(a)
+    terms = ctx.zeta(2, at), -2 * (at - a0) * ctx.zeta(3, at)
+    assert bend.item() == pytest.approx(float(sum(terms)), abs=1e-13 * float(max(abs(x) for x in terms)))
 
 
 # dtypes
