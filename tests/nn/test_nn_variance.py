@@ -243,6 +243,18 @@ def test_predicted_means_are_the_two_maps() -> None:
     assert statistics.variance().unique().tolist() == pytest.approx([0.3])
 
 
+def test_four_maps_are_both_logs_and_both_shifts() -> None:
+    calls = Calls(outputs=4)
+    head = InverseGammaVariance(calls)
+    with torch.no_grad():
+        calls.output.bias.copy_(torch.tensor([1.0, 2.0, 3.0, -4.0]))
+    (statistics,) = head(images(), features()[:1])
+    assert statistics.alpha.unique().log().tolist() == pytest.approx([1.0])
+    assert statistics.beta.unique().log().tolist() == pytest.approx([2.0])
+    assert statistics.normal_shift.unique().tolist() == [3.0]
+    assert statistics.anomaly_shift.unique().tolist() == [-4.0]
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_double_precision_is_kept(name: str) -> None:
     """A float64 head that differs from its float32 self in the eighth digit passed through float32 on its way."""
