@@ -40,7 +40,7 @@ def test_the_default_is_the_papers_model() -> None:
         assert flow[1].subnet.output.in_features == 2 * (channels // 2 + 512)
     assert detector.head.prior == pytest.approx((59.5, 6.05))
     assert (detector.objective.bce, detector.objective.kl) == (1.0, 0.2)
-    assert (detector.plan.epochs, detector.plan.batch_size) == (80, 8)
+    assert (detector.plan.epochs, detector.plan.batch_size) == (80, 4)
     assert (detector.base.normal_mean, detector.base.anomaly_mean) == (0.0, 1.0)
     assert detector.kinds == ("small", "medium", "circle")
 

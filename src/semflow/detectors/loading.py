@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import Batch, collate
 from ..errors import DataError, DeviceError
 
-__all__ = ["batches", "check_device", "ImageBatches"]
+__all__ = ["ImageBatches", "batches", "check_device"]
 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[Batch]:
