@@ -3,8 +3,8 @@
     python benchmarks/mvtec.py --data mvtec --epochs toothbrush=80 screw=25 --output benchmarks/results/mvtec_lite0.json
 
 Trains one detector for each category and seed on packaged EfficientNet-Lite0 weights, evaluates the model of the last
-epoch once, and writes every figure with its command, versions, machine and seed. Finished cells are kept: a second run with
-the same options does only what is missing.
+epoch once, and writes every figure with its command, versions, machine and seed. Finished cells are kept: a second run
+with the same options does only what is missing.
 """
 
 import argparse

@@ -16,13 +16,12 @@ from semflow.cli.demo_data import TEXTURES, write_texture
 from semflow.cli.evaluate import METRICS, percent, versions
 from semflow.cli.options import Demo
 from semflow.data import open_dataset
-from semflow.detectors import fit
+from semflow.detectors import ImageResult, fit, results, summarize
 from semflow.detectors.loading import check_device
 from semflow.errors import ConfigError
 from semflow.recipes import sanflow
 from semflow.report import (
     Entry,
-    ImageResult,
     Panel,
     Section,
     Table,
@@ -30,9 +29,7 @@ from semflow.report import (
     gallery,
     overlay,
     render_page,
-    results,
     staged_folder,
-    summarize,
     to_picture,
     write_atomic,
 )

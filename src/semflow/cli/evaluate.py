@@ -11,8 +11,9 @@ from semflow.cli.console import print_table, say, track
 from semflow.cli.inputs import load_detector, verified
 from semflow.cli.options import Evaluate
 from semflow.data import open_dataset
+from semflow.detectors import check_labels, results, summarize
 from semflow.errors import DataError
-from semflow.report import check_labels, results, summarize, write_atomic
+from semflow.report import write_atomic
 
 METRICS = {
     "image_auroc": "image AUROC",

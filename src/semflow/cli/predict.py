@@ -17,8 +17,9 @@ from semflow.cli.console import say, track
 from semflow.cli.inputs import load_detector, verified
 from semflow.cli.options import Predict
 from semflow.data import ImageDataset, decode_image, open_dataset
+from semflow.detectors import results
 from semflow.errors import ConfigError
-from semflow.report import Entry, Section, link, overlay, render_page, results, save_map, staged_folder, write_atomic
+from semflow.report import Entry, Section, link, overlay, render_page, save_map, staged_folder, write_atomic
 from semflow.report.files import refuse_occupied
 
 LONGEST_SIDE = 1024

@@ -2,20 +2,25 @@
 
 from .checkpoint import load_into, read_config, save_model
 from .detector import Detector, Latents, Prediction
-from .evaluation import evaluate
+from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .plan import Training
 from .scoring import Scorer
 from .training import fit
 
 __all__ = [
     "Detector",
+    "Evaluation",
+    "ImageResult",
     "Latents",
     "Prediction",
     "Scorer",
     "Training",
+    "check_labels",
     "evaluate",
     "fit",
     "load_into",
     "read_config",
+    "results",
     "save_model",
+    "summarize",
 ]

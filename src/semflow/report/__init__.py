@@ -1,7 +1,6 @@
-"""What a person sees: overlays, galleries, HTML pages, and the metrics of a data set."""
+"""What a person sees: overlays, galleries and HTML pages."""
 
 from semflow.report.colors import heat_colors
-from semflow.report.evaluation import Evaluation, ImageResult, check_labels, results, summarize
 from semflow.report.files import staged_folder, write_atomic
 from semflow.report.gallery import Panel, gallery
 from semflow.report.maps import load_map, save_map
@@ -10,12 +9,9 @@ from semflow.report.page import Entry, Section, Table, embed, link, render_page
 
 __all__ = [
     "Entry",
-    "Evaluation",
-    "ImageResult",
     "Panel",
     "Section",
     "Table",
-    "check_labels",
     "embed",
     "gallery",
     "heat_colors",
@@ -24,10 +20,8 @@ __all__ = [
     "load_map",
     "overlay",
     "render_page",
-    "results",
     "save_map",
     "staged_folder",
-    "summarize",
     "to_picture",
     "write_atomic",
 ]
