@@ -68,14 +68,15 @@ def sanflow(
     """SANFlow: a conditional flow a scale, to Gaussians of predicted variance with mean 0 (normal) or 1 (anomalous).
 
     From the paper: three scales, eight blocks, position code of 512 channels, prior IG(59.5, 6.05), margin 1, weights
-    1.0 (BCE) and 0.2 (KL), Adam, 80 epochs, batches of 8 in equal parts. Changed, each for a measured reason: channels
-    are standardised and 3x3-pooled; the flow starts at the prior's variance instead of far from it; h is run once, at
-    the finest scale's stride; the score adds the log-det (Eq. 3; without it localisation is much worse) and takes the
-    mean of the top 1 % of the map; the likelihood has its C/2; a cosine schedule with a higher learning rate.
+    1.0 (BCE) and 0.2 (KL), Adam, 80 epochs. Changed: channels are standardised and 3x3-pooled; the flow starts at the
+    prior's variance instead of far from it; h is run once, at the finest scale's stride; every location that an anomaly
+    touches is marked, and its neighbours, whose features have seen it, are left out of training; the score adds the
+    log-det (Eq. 3) and takes the mean of the top 1 % of the map; the likelihood has its C/2; batches are of 4, one
+    image of each kind; the learning rate is 2e-3 with a warm-up and a cosine to the end (paper: 5e-4, fixed).
 
     Args:
-        backbone, weights, strides: of `semflow.features.TimmFeatures`.
-        image_size: side in pixels, for the command line.
+        backbone, weights, strides: of `semflow.features.TimmFeatures`; for a ViT repeat its stride, (16, 16, 16).
+        image_size: side in pixels that data sets give it.
         blocks, position_channels: L and D.
         standardize, smoothing: standardise each channel over the training data; kernel of the features' pooling.
         synthesis: train with synthetic anomalies; without them there is no BCE.
@@ -111,7 +112,7 @@ def sanflow(
     start = 1.0 if variance == "unit" else math.sqrt(mode)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        features = TimmFeatures(backbone, weights, strides, smoothing=smoothing)
+        features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
         base: Base = StandardNormal() if variance == "unit" else SemanticAware(anomaly_mean=margin, form=form)
         return Detector(
             features,
