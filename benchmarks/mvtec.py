@@ -16,6 +16,7 @@ import shlex
 import statistics
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def report(cells: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Everything that a reader needs to believe a figure, or to get it again."""
-    import timm
-    import torch
-
     import semflow
 
     means = {}
@@ -112,8 +110,8 @@ def report(cells: list[dict[str, Any]], options: argparse.Namespace) -> dict[str
         "versions": {
             "semflow": semflow.__version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
+            "torch": metadata.version("torch"),
+            "timm": metadata.version("timm"),
         },
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "epoch": "last",
