@@ -21,13 +21,11 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
+    for index, name in enumerate(header):  # headers wrap at words, so that eight columns fit a terminal of 80
+        table.add_column(name, justify="right" if index else "left", min_width=max(map(len, name.split())))
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    # Where the output is no terminal, a file or a log must not lose columns to an assumed width.
-    console.print(table, width=None if console.is_terminal else 120)
+    Console(highlight=False, markup=False).print(table)
 
 
 def track(items: Iterable[T], what: str, total: int, *, quiet_elsewhere: bool = False) -> Iterator[T]:

@@ -37,7 +37,7 @@ from semflow.report.files import refuse_occupied
 
 MARK = "metrics.json"
 EPOCHS, BATCH_SIZE, IMAGE_SIZE = 10, 8, 128
-HEADER = ("texture", "test images", "defective", *METRICS.values(), "seconds")
+HEADER = ("texture", "images", "defects", *METRICS.values(), "seconds")
 
 
 def run(options: Demo) -> None:

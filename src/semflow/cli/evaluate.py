@@ -41,7 +41,7 @@ def run(options: Evaluate) -> None:
     figures = found.as_dict()
     print_table(
         f"{options.model} on {options.data}",
-        ("images", "defective", *METRICS.values()),
+        ("images", "defects", *METRICS.values()),
         [(str(found.images), str(found.anomalous_images), *(percent(figures[name]) for name in METRICS))],
     )
     if options.json is not None:

@@ -59,7 +59,8 @@ def overlay(
             f"image of {pixels.shape[1]}x{pixels.shape[0]} and anomaly_map of {levels.shape[1]}x{levels.shape[0]} "
             "(width x height), expected the same size"
         )
-    cover = opacity * levels[..., None]
+    # Smoothstep: what is a little unusual stays a hint, and the defect stands out of it.
+    cover = opacity * (levels * levels * (3.0 - 2.0 * levels))[..., None]
     return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
 
 
