@@ -9,4 +9,4 @@ settings.register_profile("semflow-ci", deadline=None, derandomize=True)
 settings.load_profile("semflow-ci" if os.environ.get("CI") else "semflow")
 
 # --doctest-modules would import each folder's conftest under the one name "conftest".
-collect_ignore_glob = ["*/conftest.py"]
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
