@@ -4,8 +4,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from conftest import SIZE, fit_words, picture, save
 from test_cli_commands import snapshot
 
 from semflow.cli import main
+from semflow.report import staged_folder
 
 
 def truncate(path: Path) -> Path:
@@ -207,6 +210,25 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("semflow.cli.evaluate.run", wrong)
     with pytest.raises(ZeroDivisionError):
         main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
+
+
+def test_a_polite_kill_ends_like_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(_: object) -> None:
+        with staged_folder(tmp_path / "results") as staged:
+            (staged / "half.txt").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("semflow.cli.evaluate.run", killed)
+    try:
+        assert main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert only_line(capsys) == "interrupted"
+    assert snapshot(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

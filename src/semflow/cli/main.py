@@ -5,7 +5,9 @@ __all__ = ["main"]
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("default", module=r"semflow(\.|$)")
             warnings.showwarning = _show_warning
             name, options = _parse(words)
+            _stop_on_terminate()
             import_module(f"semflow.cli.{name}").run(options)
             sys.stdout.flush()
     except SystemExit as done:  # --help
@@ -55,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(f"error: {_message(error)}", WRONG)
     return 0
+
+
+def _stop_on_terminate() -> None:
+    """Let a polite kill (of a job queue, of `timeout`) end like Ctrl-C, which leaves no half-written folder behind."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _parse(words: list[str]) -> tuple[str, Command]:
