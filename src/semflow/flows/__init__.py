@@ -2,16 +2,24 @@
 
 from .base import Event, Flow
 from .coupling import AffineCoupling
+from .cross_scale import CrossScaleCoupling
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation, Standardize
+from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence
+from .stacks import coupling_stack
 
 __all__ = [
     "AffineCoupling",
+    "CrossScaleCoupling",
     "Event",
     "Flow",
     "FlowSequence",
     "GlobalAffine",
     "HardPermutation",
+    "PyramidFlow",
+    "PyramidSequence",
+    "ScaleWise",
     "SoftPermutation",
     "Standardize",
+    "coupling_stack",
 ]

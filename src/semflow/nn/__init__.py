@@ -1,16 +1,21 @@
 """Networks around a flow: position codes, subnets, and the statistics network with its variance heads."""
 
+from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
 from .statistics_network import FeatureStatisticsNetwork, StatisticsNetwork
 from .subnets import Context, ConvSubnet, LocationSubnet, Subnet, SubnetFactory
 from .variance import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean, Statistics, VarianceHead
 
 __all__ = [
+    "ChannelNorm",
     "Context",
     "ConvSubnet",
+    "CrossScaleConvs",
+    "CrossScaleSubnetFactory",
     "FeatureStatisticsNetwork",
     "FixedVariance",
     "FourierPosition2d",
+    "FusionSubnet",
     "InverseGammaVariance",
     "LearnedPosition2d",
     "LearnedVariance",

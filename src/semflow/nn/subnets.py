@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeError
 from ..functional import from_locations, to_locations
+from .cross_scale import ChannelNorm
 from .position import PositionTables
 
 __all__ = ["Context", "ConvSubnet", "LocationSubnet", "Subnet", "SubnetFactory"]
@@ -100,6 +101,7 @@ class ConvSubnet(Subnet):
         in_channels, out_channels, context_channels: as in `LocationSubnet`.
         hidden: hidden channels; by default those of the input and context together.
         kernel: odd kernel size; 1 makes it see one location only and its event `"location"`.
+        norm: normalise the hidden channels of each location (MSFlow's).
 
     Example:
         >>> ConvSubnet(4, 8)(torch.randn(2, 4, 6, 6)).shape
@@ -113,6 +115,7 @@ class ConvSubnet(Subnet):
         context_channels: int = 0,
         hidden: int | None = None,
         kernel: int = 3,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
@@ -121,6 +124,7 @@ class ConvSubnet(Subnet):
         self.context_channels = context_channels
         hidden = hidden or in_channels + context_channels
         self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
+        self.norm = ChannelNorm(hidden) if norm else nn.Identity()
         self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
@@ -129,7 +133,7 @@ class ConvSubnet(Subnet):
         if context is not None and self.context_channels:
             dense = context.dense() if isinstance(context, PositionTables) else context
             x = torch.cat((x, dense.to(x).expand(len(x), -1, -1, -1)), dim=1)
-        result: Tensor = self.second(F.relu_(self.first(x)))
+        result: Tensor = self.second(F.relu_(self.norm(self.first(x))))
         return result
 
 

@@ -1,0 +1,97 @@
+"""The affine coupling across the scales of a pyramid: CS-Flow's, and the fusion of MSFlow."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..functional import Clamp, soft_clamp
+from ..functional.inverse_gamma import narrow
+from ..nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
+from .base import check_channels
+from .pyramid import PyramidFlow, PyramidResult, check_scales
+
+__all__ = ["CrossScaleCoupling"]
+
+
+class CrossScaleCoupling(PyramidFlow):
+    """Half of the channels of all scales scale and shift the other half of each.
+
+    With x_k = [p_k, a_k] and (s_1, t_1, ..., s_K, t_K) = gain subnet(p_1, ..., p_K):
+    z_k = [p_k, a_k exp(c(s_k)) + t_k], and the share of scale k of the log-det is sum c(s_k), c a soft clamp.
+    Rudolph et al., "Fully Convolutional Cross-Scale-Flows" (WACV 2022); with another subnet the fusion flow of Zhou
+    et al., "MSFlow" (TNNLS 2024).
+
+    Args:
+        channels: C_k of each scale, fine to coarse, at least 2; the passive half is the larger where C_k is odd.
+        subnet: `factory(in_channels, out_channels)`, of lists: `CrossScaleConvs` or `FusionSubnet`, with options bound
+            by `functools.partial`.
+        clamp, clamp_form: see `semflow.functional.soft_clamp`; as published by default.
+        gain: factor on the subnet's output.
+        swap: exchange the roles of the halves: the first is transformed.
+
+    Example:
+        >>> flow = CrossScaleCoupling((4, 6))
+        >>> maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)]
+        >>> latents, log_dets = flow(maps)
+        >>> [z.shape for z in latents], [d.shape for d in log_dets]
+        ([torch.Size([2, 4, 8, 8]), torch.Size([2, 6, 4, 4])], [torch.Size([2]), torch.Size([2])])
+    """
+
+    joint = True
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        subnet: CrossScaleSubnetFactory = CrossScaleConvs,
+        clamp: float = 3.0,
+        clamp_form: Clamp = "atan",
+        gain: float = 1.0,
+        swap: bool = False,
+    ) -> None:
+        super().__init__()
+        if not channels or min(channels) < 2:
+            raise ConfigError(f"channels must be at least 2 at every scale, but got {tuple(channels)}")
+        self.channels, self.swap = tuple(channels), swap
+        self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
+        self.events = tuple("sample" for _ in channels)
+        passive, active = [c - c // 2 for c in channels], [c // 2 for c in channels]
+        self.sizes = list(zip(active, passive, strict=True)) if swap else list(zip(passive, active, strict=True))
+        self.subnet = subnet(passive, [2 * c for c in active])
+
+    def forward(self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> PyramidResult:
+        """K maps (B, C_k, H_k, W_k) to latents of these shapes and K shares (B,) of the log-det."""
+        passive, active = self._halves(maps)
+        latents, log_dets = [], []
+        for p, a, (log_scale, shift) in zip(passive, active, self._scales_and_shifts(passive), strict=True):
+            latents.append(self._join(p, a * torch.exp(log_scale) + shift))
+            log_dets.append(log_scale.sum((1, 2, 3)))
+        return latents, log_dets
+
+    def inverse(self, latents: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> list[Tensor]:
+        """The maps that `forward` takes to `latents`."""
+        passive, active = self._halves(latents)
+        return [
+            self._join(p, (a - shift) * torch.exp(-log_scale))
+            for p, a, (log_scale, shift) in zip(passive, active, self._scales_and_shifts(passive), strict=True)
+        ]
+
+    def _halves(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        check_scales(maps, None, len(self.channels))
+        for x, channels in zip(maps, self.channels, strict=True):
+            check_channels(x, channels)
+        parts = [x.split(sizes, dim=1) for x, sizes in zip(maps, self.sizes, strict=True)]
+        first, second = [p[0] for p in parts], [p[1] for p in parts]
+        return (second, first) if self.swap else (first, second)
+
+    def _join(self, passive: Tensor, active: Tensor) -> Tensor:
+        return torch.cat((active, passive) if self.swap else (passive, active), dim=1)
+
+    def _scales_and_shifts(self, passive: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        halves = [(self.gain * out).chunk(2, dim=1) for out in self.subnet(passive)]
+        return [(soft_clamp(narrow(s, s), self.clamp, self.clamp_form), t) for s, t in halves]
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{self.channels}, clamp={self.clamp} ({self.clamp_form}), swap={self.swap}"
