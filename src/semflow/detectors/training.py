@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -50,6 +50,7 @@ def fit(
     device: str | torch.device = "cpu",
     checkpoint_seconds: float = 60.0,
     progress: bool = True,
+    on_epoch: Callable[[Detector, int], object] | None = None,
 ) -> Detector:
     """Train a detector on normal images; the model of the last epoch is the result, always.
 
@@ -67,6 +68,8 @@ def fit(
         device: `auto`, `cpu`, `cuda`, ...
         checkpoint_seconds: write a checkpoint at the end of an epoch if the last one is older than this.
         progress: show progress; plain lines where the output is no terminal.
+        on_epoch: called with the detector and the number of epochs done after each of them, to look and not to touch;
+            the score is not calibrated yet (`Detector.calibrate`).
 
     Returns:
         The same detector, trained, in eval mode.
@@ -107,6 +110,8 @@ def fit(
             record = {"epoch": epoch + 1, **_train_epoch(detector, loader, optimizer, plan, epoch, display)}
             record["seconds"] = round(time.monotonic() - began, 3)
             display.epoch(record)
+            if on_epoch is not None:
+                on_epoch(detector, epoch + 1)
             if run is not None:
                 with (run / LOG).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")

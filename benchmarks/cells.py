@@ -1,0 +1,155 @@
+"""A cell: one recipe with its arguments, trained on one category from one seed, and evaluated on its test images."""
+
+import inspect
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from semflow.errors import ConfigError
+
+from .datasets import Data
+from .record import provenance
+from .store import CellStore
+
+__all__ = ["Cell", "Job", "arguments_of", "measure", "perform"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the result depends on.
+
+    Args:
+        recipe: of `semflow.recipes.RECIPES`.
+        arguments: all of the recipe's arguments but the seed, see `arguments_of`.
+        data: the category.
+        fingerprint: of its files.
+        seed: of the recipe and of `fit`.
+        fit: further arguments of `semflow.fit` (epochs, batch_size, learning_rate, schedule); the recipe's plan else.
+        evaluations: how often the test images are looked at on the way, for best-on-test; 1 is at the end only.
+    """
+
+    recipe: str
+    arguments: Mapping[str, Any]
+    data: Data
+    fingerprint: str
+    seed: int
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: int = 1
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.recipe} {self.data.category} seed {self.seed}"
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that names the cell in a store; where the data lie and who computes is not in it."""
+        from semflow import __version__
+
+        return {
+            "semflow": __version__,
+            "recipe": self.recipe,
+            "arguments": dict(self.arguments),
+            "data": {"kind": self.data.kind, "category": self.data.category, "fingerprint": self.fingerprint},
+            "seed": self.seed,
+            "fit": {name: self.fit.get(name) for name in ("epochs", "batch_size", "learning_rate", "schedule")},
+            "evaluations": self.evaluations,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell and how to compute it here."""
+
+    cell: Cell
+    store: str
+    command: tuple[str, ...]
+    device: str = "cpu"
+    threads: int | None = None
+
+
+def arguments_of(recipe: str, *given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of a recipe but its seed: its defaults, and over them what is given, the last one first.
+
+    Raises:
+        ConfigError: no such recipe, or it has no such argument.
+    """
+    from semflow.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
+    parameters = inspect.signature(RECIPES[recipe]).parameters
+    found = {name: parameter.default for name, parameter in parameters.items() if name != "seed"}
+    for more in given:
+        for name, value in more.items():
+            if name not in found:
+                raise ConfigError(f"{recipe} has no argument {name}, expected one of {', '.join(found)}")
+            found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def perform(job: Job) -> dict[str, Any]:
+    """Measure a cell and keep it; runs in a process of its own."""
+    result = measure(job.cell, job.device, job.threads)
+    CellStore(job.store).put(job.cell.config(), result, provenance(job.command, job.device))
+    return result
+
+
+def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+    """Train, evaluate the model of the last epoch, and say what it cost.
+
+    Returns:
+        `metrics` (of the last epoch, as fractions), `best` (highest on the test images on the way, with its epoch, where
+        `evaluations` asks for it), the plan as it was (epochs, batch size, optimiser steps ...), counts and seconds.
+    """
+    import torch
+
+    from semflow import evaluate, fit
+    from semflow.recipes import build
+
+    from .history import History
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    image_size = int(cell.arguments["image_size"])
+    detector = build(cell.recipe, **cell.arguments, seed=cell.seed)
+    train, test = (cell.data.open(split, image_size) for split in ("train", "test"))
+    given = {name: value for name, value in cell.fit.items() if value is not None}
+    plan = replace(detector.plan, seed=cell.seed, **given)
+    history = History(train, test, plan.epochs, cell.evaluations)
+    began, cpu = time.perf_counter(), time.process_time()
+    hook = history if cell.evaluations > 1 else None
+    fit(detector, train, seed=cell.seed, device=device, progress=False, on_epoch=hook, **given)
+    trained, trained_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds
+    metrics = evaluate(detector, test)
+    done, done_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds
+    history.add(plan.epochs, metrics)
+    return {
+        "metrics": metrics,
+        **({"best": history.best(), "history": history.records} if cell.evaluations > 1 else {}),
+        "epoch": "last",
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "schedule": plan.schedule,
+        "steps": plan.epochs * -(-len(train) // plan.batch_size),
+        "trained_parameters": sum(p.numel() for p in detector.trainable()),
+        "train_images": len(train),
+        "test_images": len(test),
+        "train_seconds": round(trained - began, 2),
+        "train_cpu_seconds": round(trained_cpu - cpu, 2),
+        "evaluate_seconds": round(done - trained, 2),
+        "evaluate_cpu_seconds": round(done_cpu - trained_cpu, 2),
+        "peak_memory_mb": peak_memory(),
+        "device": str(next(detector.flows.parameters()).device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory() -> int:
+    """Of this process so far, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
