@@ -1,0 +1,135 @@
+"""One all-in-one block of FrEIA, taken apart: coupling, global affine, permutation."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..flows import AffineCoupling, Flow, GlobalAffine, HardPermutation, SoftPermutation
+from ..functional import soft_clamp
+from ..functional.clamp import Clamp
+from .freia_subnet import AS_IT_IS, convert_subnet
+
+__all__ = ["ATTRIBUTES", "convert_block"]
+
+ATTRIBUTES = (
+    "GIN", "_affine", "clamp", "condition_channels", "dims_c", "dims_in", "global_offset", "global_scale",
+    "global_scale_activation", "householder", "in_channels", "input_rank", "reverse_pre_permute", "splits", "subnet",
+    "w_perm",
+)  # fmt: skip
+"""What is read of a block."""
+
+GAIN = 0.1  # on what the subnet gives; FrEIA has it as a number in its code
+
+Built = TypeVar("Built", bound=Flow)
+
+
+def convert_block(block: Any, where: str) -> list[Flow]:
+    """The flows that do together what the block does.
+
+    Args:
+        block: has `ATTRIBUTES`.
+        where: what errors call it.
+
+    Raises:
+        ConfigError: an option of the block has no counterpart.
+    """
+    if block.GIN:
+        raise ConfigError(
+            f"{where}: gin_block must be False, since no flow here keeps the volume, but got True; {AS_IT_IS}"
+        )
+    if block.input_rank not in (0, 2):
+        raise ConfigError(f"{where}: dims_in must be (C,) or (C, H, W), but got {tuple(block.dims_in[0])}")
+    if block.in_channels < 2:
+        raise ConfigError(f"{where}: dims_in must have at least 2 channels to couple, but got {block.in_channels}")
+    permutation = _index_or_matrix(block)
+    flows = [_coupling(block, where), _global_affine(block), _permutation(permutation)]
+    if block.reverse_pre_permute:
+        back = torch.argsort(permutation) if permutation.dim() == 1 else permutation.T.contiguous()
+        flows.insert(0, _permutation(back))
+    return flows
+
+
+def _coupling(block: Any, where: str) -> AffineCoupling:
+    factory, weights = convert_subnet(block.subnet, block.splits[0], block.input_rank, where)
+    make = partial(
+        AffineCoupling,
+        block.in_channels,
+        factory,
+        context_channels=block.condition_channels,
+        clamp=float(block.clamp),
+        clamp_form=_clamp_form(block, where),
+        gain=GAIN,
+    )
+    return _build(make, {f"subnet.{name}": weight for name, weight in weights.items()})
+
+
+def _clamp_form(block: Any, where: str) -> Clamp:
+    """Which clamp the block's own arithmetic has: FrEIA's versions differ in it, but carry the same attributes."""
+    active, bound = block.splits[1], float(block.clamp)
+    unit = [1] * block.input_rank
+    scale = torch.linspace(-30, 30, 7, dtype=torch.float64).view(7, 1, *unit).expand(-1, active, *unit)
+    shift = torch.full_like(scale, 5.0)
+    x = torch.full_like(scale, 2.0)
+    with torch.no_grad():
+        y, log_det = block._affine(x, torch.cat((scale, shift), dim=1))  # a new tensor: 0.2 scales it in place
+    forms: tuple[Clamp, ...] = ("tanh", "tanh_unit")
+    for form in forms:
+        log_scale = soft_clamp(GAIN * scale, bound, form)
+        right = (x * torch.exp(log_scale) + GAIN * shift, log_scale.flatten(1).sum(1))
+        if torch.allclose(y, right[0], rtol=1e-9) and torch.allclose(log_det, right[1], rtol=1e-9):
+            return form
+    raise ConfigError(
+        f"{where}: its coupling must be FrEIA's, x exp(c tanh(s)) + t or x exp(c tanh(s / c)) + t with "
+        f"(s, t) = {GAIN} subnet, but {type(block).__module__}.{type(block).__qualname__} computes another; {AS_IT_IS}"
+    )
+
+
+def _global_affine(block: Any) -> GlobalAffine:
+    # In float64 and on the CPU, where every device's numbers fit: the inverse of softplus loses digits otherwise.
+    raw = block.global_scale.detach().to("cpu", torch.float64).flatten()
+    scale = block.global_scale_activation(raw)
+    gain, beta = GlobalAffine._gain, GlobalAffine._beta
+    if not torch.equal(scale, gain * F.softplus(raw, beta=beta)):  # SIGMOID or EXP
+        wanted = scale * beta / gain
+        # torch's softplus is the identity above 20, so its inverse is too.
+        raw = torch.where(wanted > 20, wanted, wanted + torch.log(-torch.expm1(-wanted))) / beta
+    weights = {"raw_scale": raw.to(block.global_scale), "shift": block.global_offset.detach().flatten()}
+    return _build(partial(GlobalAffine, block.in_channels), weights)
+
+
+def _index_or_matrix(block: Any) -> Tensor:
+    """R as the index (C,) of a hard permutation, or the matrix (C, C) of a rotation."""
+    if block.householder:
+        w_0 = block.w_0.detach()
+        matrix: Tensor = w_0.to("cpu", torch.float64)
+        for v in block.vk_householder.detach().to("cpu", torch.float64):
+            matrix = matrix - 2 * torch.outer(matrix @ v, v) / v.dot(v)
+        return matrix.to(w_0.device, w_0.dtype)
+    weight: Tensor = block.w_perm.detach()
+    if weight.dim() == 1:  # FrEIA's development version holds the index itself
+        return weight
+    matrix = weight.flatten(1)
+    ones = matrix == 1
+    is_hard = (ones | (matrix == 0)).all() and (ones.sum(0) == 1).all() and (ones.sum(1) == 1).all()
+    return matrix.argmax(1) if is_hard else matrix
+
+
+def _permutation(permutation: Tensor) -> Flow:
+    if permutation.dim() == 2:
+        return _build(partial(SoftPermutation, len(permutation)), {"matrix": permutation})
+    flow = HardPermutation(len(permutation), torch.Generator()).to(permutation.device)
+    flow.load_state_dict({"index": permutation})
+    return flow
+
+
+def _build(make: Callable[[], Built], weights: dict[str, Tensor]) -> Built:
+    """A flow that holds copies of these weights, and none of its own: nothing is drawn, whatever its size."""
+    with torch.device("meta"):
+        flow = make()
+    flow.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+    return flow
