@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -14,21 +15,34 @@ from torch import Tensor
 from semflow.data.modes import WIDE_MODES, to_rgb
 from semflow.errors import ConfigError, DataError
 
-__all__ = ["check_mask_size", "decode_image", "decode_mask", "load_image", "load_mask", "oriented_size", "resize_image"]
+__all__ = [
+    "check_mask_size",
+    "decode_image",
+    "decode_mask",
+    "load_image",
+    "load_mask",
+    "oriented_size",
+    "resize_image",
+    "resize_mask",
+]
 
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
 _LOSSY = frozenset({"AVIF", "JPEG", "MPO", "WEBP"})
 
 
-def decode_image(path: str | PathLike[str]) -> Image.Image:
+def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, upright (EXIF orientation applied); see `semflow.data.modes.to_rgb`.
 
     Of an animation or a stack of pages, the first image is read.
 
+    Args:
+        path: the file, or what an error calls `file`.
+        file: an open binary file to read instead, such as a member of an archive.
+
     Raises:
         DataError: there is no such file, it is no image, it is truncated, or its values have no known range.
     """
-    with _opened(path) as image:
+    with _opened(path, file) as image:
         return to_rgb(_upright(image), fspath(path))
 
 
@@ -87,10 +101,7 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
     mask = decode_mask(path)
     if image_size is not None:
         check_mask_size(path, (mask.shape[1], mask.shape[0]), image_size)
-    if mask.shape == (size, size):
-        return torch.from_numpy(mask)
-    resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(resized) > 0)
+    return torch.from_numpy(resize_mask(mask, size))
 
 
 def check_mask_size(path: str | PathLike[str], size: tuple[int, int], image_size: tuple[int, int]) -> None:
@@ -110,6 +121,16 @@ def resize_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image).transpose(2, 0, 1).copy()
 
 
+def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """A mask (H, W) as a bool array (size, size), as `load_mask` does it."""
+    _check_side(size)
+    if mask.shape == (size, size):
+        return mask
+    resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
+    result: NDArray[np.bool_] = np.asarray(resized) > 0
+    return result
+
+
 def _check_side(size: int) -> None:
     if size < 1:
         raise ConfigError(f"image_size: expected a side of at least 1 pixel, but got {size}.")
@@ -124,11 +145,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | PathLike[str]) -> Iterator[Image.Image]:
+def _opened(path: str | PathLike[str], file: IO[bytes] | None = None) -> Iterator[Image.Image]:
     """Open an image and turn whatever goes wrong while it is read into a DataError."""
     name = fspath(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             yield image
     except DataError:
         raise

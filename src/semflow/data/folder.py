@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import Dataset
 
 from semflow.data.decoding import decode_image, load_mask, resize_image
@@ -19,7 +20,10 @@ __all__ = ["ImageDataset", "ImageFolder", "Record"]
 
 
 class Record(NamedTuple):
-    """One image file of a data set: where it is, its label (0, 1 or -1), and its mask file if it has one."""
+    """One image of a data set: where it is, its label (0, 1 or -1), and its mask file if it has one.
+
+    Of images that lie packed in a file, `path` is the file's, then `#` and what is within: `01_001.avi#12`.
+    """
 
     path: Path
     label: int
@@ -31,6 +35,7 @@ class ImageDataset(Dataset[Sample]):
 
     With `has_masks` every sample has an anomaly mask: its mask file's, or all false for a normal image without one.
     Otherwise every sample's mask is None, so that whether pixels are labelled never differs between batches.
+    Nothing is decoded before it is asked for. Data that are no image files override `read_image` and `read_mask`.
 
     Args:
         records: the files, in the order of the data set.
@@ -97,16 +102,22 @@ class ImageDataset(Dataset[Sample]):
         for index in range(len(self)):
             self._decode(index)
 
+    def read_image(self, index: int) -> Image.Image:
+        """Decode an image, at its own size and in RGB; `index` counts from 0."""
+        return decode_image(self.records[index].path)
+
+    def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Decode the mask (H, W) of an image of the given (width, height) and resize it to `self.image_size`."""
+        mask = self.records[index].mask
+        if mask is None:
+            return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
+        return load_mask(mask, self.image_size, image_size).numpy()
+
     def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if index in self._decoded:
             return self._decoded[index]
-        record = self.records[index]
-        image = decode_image(record.path)
-        mask: NDArray[np.bool_] | None = None
-        if self.has_masks and record.mask is None:
-            mask = np.zeros((self.image_size, self.image_size), dtype=np.bool_)
-        elif self.has_masks and record.mask is not None:
-            mask = load_mask(record.mask, self.image_size, image.size).numpy()
+        image = self.read_image(index)
+        mask = self.read_mask(index, image.size) if self.has_masks else None
         decoded = resize_image(image, self.image_size), mask
         if self.cache:
             self._decoded[index] = decoded

@@ -4,9 +4,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from semflow.data.btad import BTAD, is_btad
 from semflow.data.files import find_images, list_images, subfolders
 from semflow.data.folder import ImageDataset, ImageFolder, Record
-from semflow.data.mvtec import MVTecAD, refuse_categories
+from semflow.data.mvtec import MVTecAD
+from semflow.data.places import listed
+from semflow.data.visa import VisA, is_visa
 from semflow.errors import ConfigError, DataError
 
 __all__ = ["open_dataset"]
@@ -25,6 +28,9 @@ def open_dataset(
     - `test`: PATH/test with PATH/ground_truth, labels and masks (`MVTecAD`); subfolders `good` and others, in PATH/test
       or PATH, labels without masks; anything else, and a single file, images with unknown labels (-1).
     - `predict`: all images under PATH (under PATH/test in the layout of MVTec AD), with unknown labels and no masks.
+
+    A product of BTAD (ok/ and ko/ in place of good/ and defect types) and a category of VisA (Data/Images) open as
+    `BTAD` and `VisA`. `ShanghaiTech` and `CIFAR10` need more than a path and are opened by name.
 
     Args:
         path: a folder, or for `test` and `predict` also one image file.
@@ -53,6 +59,14 @@ def open_dataset(
         if split == "train":
             raise DataError(f"{root}: expected a folder of normal images, but it is a file; name the folder.")
         return ImageDataset([Record(root, -1)], image_size, cache=cache)
+    if is_visa(root):
+        if split == "predict":  # not the masks beside them
+            return ImageFolder(root / "Data" / "Images", image_size, cache=cache)
+        return VisA(root, split, image_size, cache=cache)
+    if split != "predict":
+        _refuse_named(root)
+    if is_btad(root) and (split == "train" or (split == "test" and (root / "ground_truth").is_dir())):
+        return BTAD(root, split, image_size, cache=cache)
     if split == "train":
         return ImageFolder(_normal_folder(root), image_size, label=0, cache=cache)
     has_test, has_masks = (root / "test").is_dir(), (root / "ground_truth").is_dir()
@@ -65,8 +79,9 @@ def open_dataset(
     if has_train and not has_test:
         raise DataError(f"{root}: expected test/ beside train/, but there is none; add it, or name another folder.")
     if not has_test:
-        refuse_categories(root)
-    return _labelled_by_folder(root / "test" if has_test else root, image_size, cache)
+        _refuse_categories(root)
+    normal = "ok" if is_btad(root) else "good"
+    return _labelled_by_folder(root / "test" if has_test else root, normal, image_size, cache)
 
 
 def _normal_folder(root: Path) -> Path:
@@ -75,7 +90,7 @@ def _normal_folder(root: Path) -> Path:
         return _normal_folder(root / "train")
     if (root / "test").is_dir():
         raise DataError(f"{root}: expected train/ beside test/, but there is none; add it, or name a folder of images.")
-    refuse_categories(root)
+    _refuse_categories(root)
     list_images(root)  # raises when there is none
     folders = [folder.name for folder in subfolders(root) if find_images(folder)]
     direct = bool(find_images(root, recursive=False))
@@ -91,16 +106,42 @@ def _normal_folder(root: Path) -> Path:
     )
 
 
-def _labelled_by_folder(root: Path, image_size: int, cache: bool) -> ImageDataset:
-    """Label 0 in good/ and 1 in the other subfolders; without a good/ the labels are unknown."""
+def _refuse_categories(root: Path) -> None:
+    """Raise DataError when a folder holds categories instead of being one."""
+    names = [path.name for path in subfolders(root) if _is_category(path)]
+    if names:
+        raise DataError(f"{root}: expected one category, but it holds {listed(names)}; name one, as {root / names[0]}.")
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "train").is_dir() or (folder / "test").is_dir() or is_visa(folder)
+
+
+def _refuse_named(root: Path) -> None:
+    """Raise DataError for a data set that a path alone does not open: which scene, which class is the normal one?"""
+    for name, kind, marks in (
+        ("ShanghaiTech", "scene", ("testing/frames", "training/videos", "training/frames")),
+        ("CIFAR10", "class", ("cifar-10-batches-py", "data_batch_1")),
+    ):
+        found = next((mark for mark in marks if (root / mark).exists()), None)
+        if found:
+            raise DataError(
+                f"{root}: expected a category, but {found} in it is from {name}, which is opened {kind} by {kind}; "
+                f"open it in Python with semflow.data.{name}."
+            )
+
+
+def _labelled_by_folder(root: Path, normal: str, image_size: int, cache: bool) -> ImageDataset:
+    """Label 0 in the normal folder and 1 in the others; without a normal folder the labels are unknown."""
     paths = list_images(root)
-    if not (root / "good").is_dir():
+    if not (root / normal).is_dir():
         return ImageFolder(root, image_size, cache=cache)
     for path in paths:
         if path.parent == root:
             raise DataError(
-                f"{path}: expected images only in good/ and in folders beside it, but this one lies outside; move it."
+                f"{path}: expected images only in {normal}/ and in folders beside it, but this one lies outside; "
+                "move it."
             )
     kinds = [path.relative_to(root).parts[0] for path in paths]
-    records = [Record(path, int(kind != "good")) for path, kind in zip(paths, kinds, strict=True)]
+    records = [Record(path, int(kind != normal)) for path, kind in zip(paths, kinds, strict=True)]
     return ImageDataset(records, image_size, cache=cache)

@@ -18,7 +18,7 @@ class Sample(NamedTuple):
         image: (3, H, W) float32, RGB in [0, 1].
         label: 0 normal, 1 anomalous, -1 unknown.
         anomaly_mask: (H, W) bool, true where anomalous; None when the pixels are not labelled.
-        path: the file it was read from.
+        path: the file it was read from, and after a `#` where in the file if it holds many (see `Record`).
     """
 
     image: Tensor
