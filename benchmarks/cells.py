@@ -1,7 +1,6 @@
 """A cell: one recipe with its arguments, trained on one category from one seed, and evaluated on its test images."""
 
 import inspect
-import os
 import resource
 import sys
 import time
@@ -102,8 +101,8 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
     """Train, evaluate the model of the last epoch, and say what it cost.
 
     Returns:
-        `metrics` (of the last epoch, as fractions), `best` (highest on the test images on the way, with its epoch, where
-        `evaluations` asks for it), the plan as it was (epochs, batch size, optimiser steps ...), counts and seconds.
+        `metrics` (of the last epoch, as fractions), `best` (highest on the test images on the way, with its epoch,
+        where `evaluations` asks for it), the plan as it was (epochs, batch size, steps ...), counts and seconds.
     """
     import torch
 

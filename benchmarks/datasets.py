@@ -11,7 +11,7 @@ from semflow.errors import DataError
 __all__ = ["Data", "categories"]
 
 Kind = Literal["mvtec", "cifar10"]
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PARTS = ("train", "test", "ground_truth")
 WHOLE = 1 << 16
 
 
@@ -28,14 +28,16 @@ class Data:
         from semflow import data
 
         if self.kind == "cifar10":
-            return data.CIFAR10(self.root, split, image_size, normal_class=self.category)
+            return data.CIFAR10(self.root, split, image_size, category=self.category)
         return data.MVTecAD(self.root, split, image_size, category=self.category, cache=split == "train")
 
     def fingerprint(self) -> str:
         """A hash of names, sizes and contents (of a file above 128 KiB its first and last 64 KiB); not of the root."""
-        root = Path(self.root) if self.kind == "cifar10" else Path(self.root) / self.category
-        folders = [root] if self.kind == "cifar10" else [root / name for name in ("train", "test", "ground_truth")]
-        return _fingerprint(root, (p for folder in folders for p in folder.rglob("*") if p.is_file()))
+        top = Path(self.root)
+        if self.kind == "cifar10":
+            return _fingerprint(top, [top] if top.is_file() else top.rglob("*"))
+        folder = top / self.category
+        return _fingerprint(folder, (p for name in PARTS for p in (folder / name).rglob("*")))
 
 
 def categories(kind: Kind, root: str | Path) -> list[str]:
@@ -47,6 +49,8 @@ def categories(kind: Kind, root: str | Path) -> list[str]:
     if not Path(root).exists():
         raise DataError(f"--data {root}: expected a data set, but there is no such folder; check the path")
     if kind == "cifar10":
+        from semflow.data.cifar import CIFAR10_CLASSES
+
         return list(CIFAR10_CLASSES)
     found = sorted(p.name for p in Path(root).iterdir() if (p / "train").is_dir() and (p / "test").is_dir())
     if not found:
@@ -56,7 +60,7 @@ def categories(kind: Kind, root: str | Path) -> list[str]:
 
 def _fingerprint(root: Path, paths: Iterable[Path]) -> str:
     whole = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(p for p in paths if p.is_file()):
         size = path.stat().st_size
         whole.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode(errors="backslashreplace"))
         with path.open("rb") as file:

@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from semflow import Detector, evaluate
-from semflow.detectors.loading import ImageBatches, batches
+from semflow.detectors.loading import batches
 
 __all__ = ["History"]
 
@@ -33,7 +33,7 @@ class History:
             return
         began, cpu = time.perf_counter(), time.process_time()
         device = next(detector.flows.parameters()).device
-        detector.calibrate(ImageBatches(batches(self.train, detector.plan.batch_size), device))
+        detector.calibrate(b.images.to(device) for b in batches(self.train, detector.plan.batch_size))
         self.add(epoch, evaluate(detector, self.test))
         self.seconds += time.perf_counter() - began
         self.cpu_seconds += time.process_time() - cpu

@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -31,7 +31,7 @@ class Outcome(Generic[J]):
 
 def run_all(
     jobs: Sequence[J], work: Callable[[J], Any], at_a_time: int = 1, threads: int | None = None
-) -> Iterator[Outcome[J]]:
+) -> Generator[Outcome[J], None, None]:
     """Do jobs in the order given; outcomes come as they are ready.
 
     Each job has a fresh (spawned) process, so that memory, threads and random states are its own. Whatever ends this

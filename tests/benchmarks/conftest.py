@@ -3,6 +3,40 @@
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
+
+SIZE = 64
+
+
+def save(values: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def picture(rng: np.random.Generator) -> np.ndarray:
+    stripes = 120 + 60 * np.sin(np.arange(SIZE) / 3)[None, :, None]
+    return (stripes + rng.normal(0, 8, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories in the layout of MVTec AD, named as two of the paper's, 64 px."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for category in ("screw", "toothbrush"):
+        for number in range(6):
+            save(picture(rng), root / category / "train" / "good" / f"{number}.png")
+        for number in range(3):
+            save(picture(rng), root / category / "test" / "good" / f"{number}.png")
+            spoiled, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
+            mask[10:30, 20 : 40 + number] = 255
+            spoiled[mask > 0] = 255 - spoiled[mask > 0]
+            save(spoiled, root / category / "test" / "hole" / f"{number}.png")
+            save(mask, root / category / "ground_truth" / "hole" / f"{number}_mask.png")
+    return root

@@ -1,0 +1,95 @@
+"""A reproduced table as a bar chart."""
+
+import io
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from semflow.errors import ConfigError
+from semflow.report import write_atomic
+
+from .markdown import NAMES
+
+__all__ = ["draw", "require_matplotlib"]
+
+# Okabe and Ito's colours keep apart for colour-blind readers; the hatch and the marker in grey print.
+OURS, PAPER, BEST, CONTROL = "#0072B2", "#BBBBBB", "#D55E00", "#56B4E9"
+
+
+def require_matplotlib() -> None:
+    """Say before the work that there will be no chart.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError('the chart needs matplotlib: python -m pip install "semflow[plot]", or give --no-chart')
+
+
+def draw(summary: Mapping[str, Any], base: Path) -> list[Path]:
+    """Write BASE.png and BASE.svg: bars of the paper's figures and ours with their spread, a panel for each metric."""
+    from matplotlib.figure import Figure
+
+    rows, metrics = summary["rows"], summary["metrics"]
+    figure = Figure(figsize=(1.5 + 3.6 * len(metrics), 1.9 + 0.5 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        _panel(axes, rows, metric)
+    panels[0].set_yticks(range(len(rows)), [f"{row['row']}{' (control)' * row['control']}" for row in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles.update(dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)))
+    figure.suptitle(summary["title"], x=0.01, ha="left", fontsize=12, fontweight="bold")
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=len(handles), frameon=False)
+    return [_save(figure, base.with_suffix(suffix)) for suffix in (".png", ".svg")]
+
+
+def _panel(axes: Any, rows: list[Mapping[str, Any]], metric: str) -> None:
+    shown = []
+    for position, row in enumerate(rows):
+        found = row["metrics"][metric]
+        here = found["paper"]["here"]
+        printed, label = (
+            (here, "paper, these categories") if here is not None else (found["paper"]["all"], "paper, average")
+        )
+        if printed is not None:
+            hatch = "////" if here is not None else "...."
+            axes.barh(position - 0.2, printed, 0.36, color=PAPER, hatch=hatch, edgecolor="white", label=label)
+            shown.append(printed)
+        if found["ours"] is not None:
+            mean, std = found["ours"]["mean"], found["ours"]["std"]
+            color = CONTROL if row["control"] else OURS
+            kind = "ours, control" if row["control"] else "ours, last epoch"
+            axes.barh(
+                position + 0.2, mean, 0.36, color=color, xerr=std, label=kind, error_kw={"elinewidth": 1, "capsize": 2}
+            )
+            axes.annotate(
+                f"{mean:.1f}",
+                (mean + (std or 0), position + 0.2),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+            shown += [mean - (std or 0), mean + (std or 0)]
+        if found["best_on_test"] is not None:
+            best = found["best_on_test"]["mean"]
+            axes.plot(best, position + 0.2, "D", color=BEST, markersize=5, label="best on test", linestyle="none")
+            shown.append(best)
+    # Chance is 50 for an AUROC: bars start there unless something is below it, and the axis says where they start.
+    start = 50 if metric.endswith("auroc") and shown and min(shown) > 50 else 0
+    axes.set_xlim(start, 100 + (100 - start) * 0.12)
+    axes.set_xticks(range(start, 101, 10 if start else 20))
+    axes.set_xlabel(f"%, axis from {start}{' (chance)' if start else ''}")
+    axes.set_title(NAMES[metric].partition(" (")[0], loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return write_atomic(path, buffer.getvalue())
