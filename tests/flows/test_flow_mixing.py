@@ -158,3 +158,10 @@ def test_the_likelihood_is_that_of_the_raw_features() -> None:
         z, log_det = Standardize(2).fit([x * unit])(x * unit)
         log_p = -0.5 * (z.square().sum(1) + 2 * np.log(2 * np.pi)) + log_det + 2 * np.log(unit)
         assert log_p.mean().item() == pytest.approx(-(1 + np.log(2 * np.pi)), abs=0.1)
+
+
+def test_a_permutation_is_differentiated_forward_and_twice() -> None:
+    """Its gradient is a gather by the inverse, its own: right for every kind of derivative that autograd has."""
+    flow, x = HardPermutation(5, generator(2)).double(), features(2, 5, 2, 3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: flow(x)[0], x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: flow(x)[0].pow(3), x)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, ShapeError
+from ..functional import from_locations, to_locations
 from ..functional.inverse_gamma import narrow
 from ..nn import Context
 from .base import Flow, Result, check_channels
@@ -47,21 +49,52 @@ class HardPermutation(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Channel c of z is channel `index[c]` of x."""
         check_channels(x, len(self.index))
-        return _permute(x, self.index), _constant_log_det(x, 0.0)
+        return _permute(x, self.index, self.inverse_index), _constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Every channel back to its place."""
         check_channels(z, len(self.index))
-        return _permute(z, self.inverse_index)
+        return _permute(z, self.inverse_index, self.index)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"{len(self.index)}"
 
 
-def _permute(x: Tensor, index: Tensor) -> Tensor:
-    # Along the last axis of the locations' layout: the result stays channels_last, which the couplings want.
-    return x.permute(0, 2, 3, 1).index_select(3, index).permute(0, 3, 1, 2)
+class _Gather(torch.autograd.Function):
+    """Columns in another order: the gradient of a permutation gathers as well, where that of an index scatters."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        return x.index_select(1, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        index, inverse = ctx.saved_tensors
+        return _gather(gradients[0], inverse, index), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return _gather(tangents[0], *ctx.saved_tensors)
+
+
+def _gather(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # which takes no custom forward derivative
+        return x.index_select(1, index)
+    result: Tensor = _Gather.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    # Of two dimensions: torch gathers from a matrix ten times as fast as from the map, and it stays channels_last.
+    return from_locations(_gather(to_locations(x), index, inverse), (x.shape[2], x.shape[3]))
 
 
 def _restore_inverse_index(module: nn.Module, _incompatible: object) -> None:
@@ -145,7 +178,7 @@ class GlobalAffine(Flow):
         """Every channel scaled and shifted."""
         check_channels(x, len(self.shift))
         scale = self._scale()
-        z = x * scale[:, None, None] + self.shift[:, None, None]
+        z = torch.addcmul(self.shift[:, None, None], x, scale[:, None, None])
         return z, _constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
