@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -59,15 +60,17 @@ def test_workers_do_not_change_the_result(build, images, synthesis) -> None:
     assert_same(state(a), state(b))
 
 
-def test_a_killed_run_resumes_to_the_same_model(build, images, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("synthesis", [True, False])
+def test_a_killed_run_resumes_to_the_same_model(build, images, tmp_path, monkeypatch, synthesis) -> None:
+    build = partial(build, synthesis=synthesis)
     whole = fit(build(), images, epochs=4, output=tmp_path / "whole", progress=False)
 
     run, train_epoch = tmp_path / "killed", training._train_epoch
 
-    def killed(detector, loader, optimizer, plan, epoch, display):
+    def killed(detector, loader, normal, optimizer, plan, epoch, display):
         if epoch == 2:
             raise KeyboardInterrupt
-        return train_epoch(detector, loader, optimizer, plan, epoch, display)
+        return train_epoch(detector, loader, normal, optimizer, plan, epoch, display)
 
     monkeypatch.setattr(training, "_train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):

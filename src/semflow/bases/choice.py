@@ -1,4 +1,4 @@
-"""Statistics prediction as one switch: what a recipe puts under its flow, from none at all to the whole of SANFlow's."""
+"""Statistics prediction as one switch: what a recipe puts under its flow, from none at all to SANFlow's."""
 
 import math
 from collections.abc import Sequence

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from ..bases import Base
 from ..errors import ConfigError, ShapeError
 from ..features import FeatureExtractor
-from ..flows import Event, FlowSequence, Standardize
+from ..flows import Event, PyramidFlow, ScaleWise
 from ..functional import border, mask_to_grid
-from ..nn import PositionCode, Statistics, VarianceHead
+from ..nn import Context, PositionCode, Statistics, VarianceHead
 from ..objectives import Objective, Terms, log_likelihood
 from ..synthesis import CutPaste
 from .plan import Training
 from .scoring import Scorer
 
-__all__ = ["Detector", "Latents", "Prediction"]
+__all__ = ["Detector", "ImageBatch", "Latents", "Prediction"]
+
+ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
+"""Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
 
 
 class Latents(NamedTuple):
@@ -48,7 +51,8 @@ class Detector(nn.Module):
 
     Args:
         features: frozen backbone, images (B, 3, H, W) in [0, 1] to K maps.
-        flows: one a scale. A `FlowSequence` that begins with `Standardize` has it fitted by `prepare`.
+        flows: one a scale, or a `PyramidFlow` of them all. One that begins with `Standardize` has it fitted by
+            `prepare`.
         base: of the latents.
         head: variance head, or None for a base that needs no statistics.
         position: position code given to all flows as their context, or None.
@@ -60,6 +64,7 @@ class Detector(nn.Module):
         mask_mode: how masks come to a feature map's grid, see `semflow.functional.mask_to_grid`.
         guard: locations around an anomaly that training leaves out: their features have seen it, and are no longer
             normal, but they do not lie in its mask.
+        localises: whether the anomaly map says where; a detector of whole images has a map of one value.
         plan: epochs, batch size, learning rate and schedule that `fit` takes by default.
         image_size: side in pixels that data sets give it; kept for the command line.
         config: the recipe's name and arguments, kept with the run so that it can be built again.
@@ -75,7 +80,7 @@ class Detector(nn.Module):
     def __init__(
         self,
         features: FeatureExtractor,
-        flows: Sequence[nn.Module],
+        flows: Sequence[nn.Module] | PyramidFlow,
         base: Base,
         head: VarianceHead | None = None,
         position: PositionCode | None = None,
@@ -86,20 +91,23 @@ class Detector(nn.Module):
         score_log_det: bool = False,
         mask_mode: Literal["nearest", "max"] = "nearest",
         guard: int = 0,
+        localises: bool = True,
         plan: Training | None = None,
         image_size: int = 256,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if len(flows) != len(features.channels):
-            raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {len(flows)}")
         self.features = cast(nn.Module, features)
-        self.flows = nn.ModuleList(flows)
+        self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
+        scales = len(self.flows.events)
+        if scales != len(features.channels):
+            raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
         self.base, self.head, self.position = base, head, position
         self.objective = objective or Objective()
-        self.scorer = scorer or Scorer(len(flows))
+        self.scorer = scorer or Scorer(scales)
         self.synthesis, self.kinds = synthesis, kinds
         self.score_log_det, self.mask_mode, self.guard = score_log_det, mask_mode, guard
+        self.localises = localises
         self.plan, self.image_size = plan or Training(), image_size
         self.config: dict[str, Any] = dict(config or {})
 
@@ -114,40 +122,55 @@ class Detector(nn.Module):
         frozen = {id(p) for p in self.features.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
-    def encode(self, images: Tensor) -> list[Latents]:
-        """Images (B, 3, H, W) in [0, 1] to the latents and statistics of each scale."""
-        maps = self.features(images)
-        statistics = self.head(images, maps) if self.head is not None else [None] * len(maps)
+    def statistics(self, images: Tensor, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
+        """What the head says of the base at each scale; None where there is no head."""
+        return self.head(images, maps) if self.head is not None else [None] * len(maps)
+
+    def context(self, x: Tensor) -> Context:
+        """The position code of a feature map, or None."""
+        return self.position(x.shape[2], x.shape[3]) if self.position is not None else None
+
+    def marks(self, anomaly_masks: Tensor | None, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """The anomalous locations of a map of that size, and those around them that training leaves out."""
+        if anomaly_masks is None:
+            return None, None
+        mask = mask_to_grid(anomaly_masks, size, self.mask_mode)
+        return mask, border(mask, self.guard)
+
+    def encode(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> list[Latents]:
+        """Images (B, 3, H, W) in [0, 1] to the latents and statistics of each scale; `maps` are their features."""
+        maps = self.features(images) if maps is None else maps
+        latents, log_dets = self.flows(maps, [self.context(x) for x in maps])
         return [
-            Latents(*self._flow(flow, x), cast(Event, flow.event), s)
-            for flow, x, s in zip(self.flows, maps, statistics, strict=True)
+            Latents(*scale)
+            for scale in zip(latents, log_dets, self.flows.events, self.statistics(images, maps), strict=True)
         ]
 
-    def _flow(self, flow: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        context = self.position(*x.shape[2:]) if self.position is not None else None
-        z, log_det = flow(x, context)
-        return z, log_det
+    def loss(self, images: Tensor, anomaly_masks: Tensor | None = None, maps: Sequence[Tensor] | None = None) -> Terms:
+        """The objective of all scales.
 
-    def loss(self, images: Tensor, anomaly_masks: Tensor | None = None) -> Terms:
-        """The objective, summed over the scales: each has a flow of its own, so this is one step for each of them.
+        Where each scale has a flow of its own, the sum: it is one step for each of them. Where the flow is joint, the
+        mean weighted by the scales' dimensions: the terms per dimension of one distribution.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
+            maps: the features of the images, if they are known.
         """
-        terms = []
-        for z, log_det, event, statistics in self.encode(images):
-            mask = ignore = None
-            if anomaly_masks is not None:
-                mask = mask_to_grid(anomaly_masks, (z.shape[2], z.shape[3]), self.mask_mode)
-                ignore = border(mask, self.guard)
+        terms, dimensions = [], []
+        for z, log_det, event, statistics in self.encode(images, maps):
+            mask, ignore = self.marks(anomaly_masks, (z.shape[2], z.shape[3]))
             terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
-        return Terms(*(torch.stack(parts).sum() for parts in zip(*terms, strict=True)))
+            dimensions.append(z[0].numel())
+        weights = [d / sum(dimensions) if self.flows.joint else 1.0 for d in dimensions]
+        return Terms(*(sum(w * t for w, t in zip(weights, parts, strict=True)) for parts in zip(*terms, strict=True)))
 
-    def log_probs(self, images: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def log_probs(
+        self, images: Tensor, maps: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Log-probability per dimension of being normal, and the variance, of each scale: maps (B, H_k, W_k)."""
         log_probs, variances = [], []
-        for z, log_det, event, statistics in self.encode(images):
+        for z, log_det, event, statistics in self.encode(images, maps):
             log_prob = self.base.log_prob(z, statistics)
             if self.score_log_det and event == "location":
                 log_prob = log_likelihood(log_prob, log_det, event)
@@ -176,40 +199,48 @@ class Detector(nn.Module):
             log_probs, variances = self.log_probs(images)
         finally:
             self.train(training)
-        anomaly_map = self.scorer(log_probs, (images.shape[2], images.shape[3]))
-        return Prediction(self.scorer.image_score(anomaly_map), anomaly_map, variances)
+        size = (images.shape[2], images.shape[3])
+        if self.localises:
+            anomaly_map, score = self.scorer(log_probs, size)
+        else:
+            _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
+            anomaly_map = score[:, None, None].expand(-1, *size)
+        return Prediction(score, anomaly_map, variances)
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[Tensor]) -> None:
+    def prepare(self, batches: Iterable[ImageBatch]) -> None:
         """Fit the standardisation of each scale to normal images, before training.
 
         Args:
-            batches: images (B, 3, H, W); iterated over once a scale, so that no feature map needs to be kept.
+            batches: images, perhaps with their maps; iterated over once a scale, so that no map needs to be kept.
         """
-        for scale, flow in enumerate(self.flows):
-            first = flow[0] if isinstance(flow, FlowSequence) else flow
-            if isinstance(first, Standardize):
-                first.fit(self.features(images)[scale] for images in batches)
+        for scale, standardize in enumerate(self.flows.standardizers()):
+            if standardize is not None:
+                standardize.fit(self._with_maps(batch)[1][scale] for batch in batches)
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[Tensor]) -> None:
+    def calibrate(self, batches: Iterable[ImageBatch]) -> None:
         """Take the score's constants from normal training images: each scale's maximum, and the colour range."""
         training = self.training
         self.eval()
         try:
-            kept = [([p.cpu() for p in self.log_probs(images)[0]], images.shape[2:]) for images in batches]
+            pairs = (self._with_maps(batch) for batch in batches)
+            kept = [([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs]
         finally:
             self.train(training)
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
-        for scale in range(len(self.flows)):
-            self.scorer.offsets[scale] = max(log_probs[scale].max().item() for log_probs, _ in kept)
+        scales = zip(*(log_probs for log_probs, _ in kept), strict=True)
+        self.scorer.calibrate([max(p.max().item() for p in scale) for scale in scales])
         # A colour range needs no more than about a million pixels, whatever the data set.
         share = max(1, sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20)
-        maps = (self.scorer([p.to(device) for p in ps], tuple(size)) for ps, size in kept)
+        maps = (self.scorer([p.to(device) for p in ps], tuple(size))[0] for ps, size in kept)
         ordered = torch.cat([m.float().flatten()[::share].cpu() for m in maps]).sort().values
         low = ordered[len(ordered) // 2].item()
         high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
         # The colours run from a typical location to well beyond the rarest of training.
         self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
+
+    def _with_maps(self, batch: ImageBatch) -> tuple[Tensor, Sequence[Tensor]]:
+        return (batch, self.features(batch)) if isinstance(batch, Tensor) else batch

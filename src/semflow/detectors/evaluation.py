@@ -48,6 +48,8 @@ def results(
 ) -> Iterator[ImageResult]:
     """Predict a data set in its order, one result per image, on the device that the detector is on.
 
+    A detector that does not localise gets no masks, so that it has no pixel metrics.
+
     Args:
         detector: a fitted detector.
         dataset: samples of one size.
@@ -63,7 +65,8 @@ def results(
         prediction = detector.predict(batch.images.to(device))
         scores, maps = prediction.score.cpu(), prediction.anomaly_map.float().cpu()
         for index, path in enumerate(batch.paths):
-            mask = None if batch.anomaly_masks is None else batch.anomaly_masks[index]
+            masks = batch.anomaly_masks if detector.localises else None
+            mask = None if masks is None else masks[index]
             sample = Sample(batch.images[index], int(batch.labels[index]), mask, path)
             yield ImageResult(sample, float(scores[index]), maps[index])
 

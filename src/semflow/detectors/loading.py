@@ -1,16 +1,15 @@
 """Batches out of a data set, for every pass that a detector makes over one."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import Batch, collate
 from ..errors import DataError, DeviceError
 
-__all__ = ["ImageBatches", "batches", "check_device"]
+__all__ = ["batches", "check_device"]
 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[Batch]:
@@ -22,17 +21,6 @@ def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoa
     if not len(cast(Sized, dataset)):
         raise DataError("dataset must hold at least one image, but is empty")
     return DataLoader(dataset, batch_size, shuffle=False, num_workers=workers, collate_fn=collate)
-
-
-class ImageBatches:
-    """The images of a loader alone, on a device; as often as one iterates over it."""
-
-    def __init__(self, loader: DataLoader[Batch], device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.loader:
-            yield batch.images.to(self.device)
 
 
 def check_device(device: str | torch.device) -> torch.device:

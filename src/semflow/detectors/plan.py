@@ -19,6 +19,8 @@ class Training:
         learning_rate: of Adam.
         schedule: `constant`, or `cosine`: up from a tenth over the first tenth of the steps, then down to a thousandth.
         weight_decay: of Adam (L2).
+        locations: locations a step, drawn at random from a batch, see `train_on_batch`; None takes whole maps.
+        clip: largest norm of a step's gradient; None leaves it as it is.
         seed: of the synthetic anomalies and the order of images.
     """
 
@@ -27,12 +29,18 @@ class Training:
     learning_rate: float = 5e-4
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 0.0
+    locations: int | None = None
+    clip: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        if self.locations is not None and self.locations < 1:
+            raise ConfigError(f"locations must be at least 1, or None for whole maps, but got {self.locations}")
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip must be a positive norm, or None, but got {self.clip}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive, but got {self.learning_rate}")
         if self.schedule not in ("constant", "cosine"):

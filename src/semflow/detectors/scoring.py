@@ -1,7 +1,8 @@
 """From log-probabilities per scale to an anomaly map and an image score."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,59 +10,105 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 
-__all__ = ["Scorer"]
+__all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
+
+Aggregate = Literal["exp", "sum", "product"]
+
+STANDARD_NORMAL_PEAK = -0.5 * math.log(2 * math.pi)
+"""log N(0; 0, 1): the highest log-probability per dimension that a standard normal gives."""
 
 
 class Scorer(nn.Module):
-    """The anomaly map 1 - 1/K sum_k exp(l_k - c_k), and an image score from it (SANFlow, section 3.6).
+    """The anomaly map of log-probabilities l_k per dimension at K scales, and an image score.
 
-    l_k is the log-probability per dimension at scale k, upsampled bilinearly after the exponential. c_k is its maximum
-    over the normal training images, taken once by `calibrate` and stored: a score never depends on what else is scored
-    with it. The exponential keeps one scale's outliers from drowning the others. The map is near 0 at the most typical
-    training location and tends to 1 where no scale finds it likely.
+    With d_k = l_k - c_k and up() bilinear to the size of the image, the map is
+
+    - `exp`      1 - 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, the localisation of MSFlow
+    - `sum`      -1/K sum_k up(d_k), which is not bounded: CS-Flow, DifferNet
+    - `product`  1 - exp(sum_k up(d_k)): the detection of MSFlow
+
+    c_k is the maximum of l_k over the normal training images, taken once by `calibrate` and stored (published codes
+    take it from the test set): a score never depends on what else is scored with it. The exponential keeps one scale's
+    outliers from drowning the others; its map is near 0 at the most typical training location and tends to 1 where no
+    scale finds it likely.
 
     Args:
         scales: K.
         top: the image score is the mean of this fraction of the map's highest pixels; 0 means their maximum.
-        aggregate: `exp` as above, or `sum`, -1/K sum_k (l_k - c_k), which is not bounded.
+        aggregate: of the map.
+        image_aggregate: of the map that the image score is read from; by default the same.
+        offset: a fixed c for all scales instead of training's maxima; `STANDARD_NORMAL_PEAK` makes exp d_k
+            exp(-mean_c z_c^2 / 2), as FastFlow has it.
+        align_corners: of the bilinear interpolation: CFLOW-AD and MSFlow align, FastFlow does not.
 
     Example:
         >>> scorer = Scorer(scales=2)
-        >>> anomaly_map = scorer([torch.randn(3, 8, 8), torch.randn(3, 4, 4)], (32, 32))
-        >>> anomaly_map.shape, scorer.image_score(anomaly_map).shape
+        >>> anomaly_map, score = scorer([torch.randn(3, 8, 8), torch.randn(3, 4, 4)], (32, 32))
+        >>> anomaly_map.shape, score.shape
         (torch.Size([3, 32, 32]), torch.Size([3]))
     """
 
     offsets: Tensor
     map_bounds: Tensor
 
-    def __init__(self, scales: int, top: float = 0.01, aggregate: Literal["exp", "sum"] = "exp") -> None:
+    def __init__(
+        self,
+        scales: int,
+        top: float = 0.01,
+        aggregate: Aggregate = "exp",
+        image_aggregate: Aggregate | None = None,
+        offset: float | None = None,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
         if not 0 <= top <= 1:
             raise ConfigError(f"top must be a fraction of the pixels in [0, 1], but got {top}")
-        if aggregate not in ("exp", "sum"):
-            raise ConfigError(f"aggregate must be exp or sum, but got {aggregate!r}")
-        self.top, self.aggregate = top, aggregate
-        self.register_buffer("offsets", torch.zeros(scales))
+        for name, value in (("aggregate", aggregate), ("image_aggregate", image_aggregate or aggregate)):
+            if value not in get_args(Aggregate):
+                raise ConfigError(f"{name} must be one of {', '.join(get_args(Aggregate))}, but got {value!r}")
+        self.top, self.aggregate, self.align_corners = top, aggregate, align_corners
+        self.image_aggregate: Aggregate = image_aggregate or aggregate
+        self.fixed = offset is not None
+        self.register_buffer("offsets", torch.full((scales,), offset or 0.0))
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))
 
-    def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Log-probabilities per dimension, K times (B, H_k, W_k), to the anomaly map (B, H, W)."""
+    def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """K maps (B, H_k, W_k) to the anomaly map (B, H, W) and the image score (B,)."""
+        anomaly_map = self.map(log_probs, size, self.aggregate)
+        if self.image_aggregate == self.aggregate:
+            return anomaly_map, self.image_score(anomaly_map)
+        return anomaly_map, self.image_score(self.map(log_probs, size, self.image_aggregate))
+
+    def map(self, log_probs: Sequence[Tensor], size: tuple[int, int], aggregate: Aggregate) -> Tensor:
+        """The map of one aggregate, (B, H, W)."""
         total = torch.zeros((), device=log_probs[0].device)
         for log_prob, offset in zip(log_probs, self.offsets, strict=True):
             typical = log_prob.float() - offset
-            if self.aggregate == "exp":
+            if aggregate == "exp":
                 # A location more likely than any of training must not overflow, and it is not "more than normal".
                 typical = torch.exp(typical.clamp(max=1.0))
-            total = total + F.interpolate(typical[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+            total = total + F.interpolate(
+                typical[:, None], size=size, mode="bilinear", align_corners=self.align_corners
+            ).squeeze(1)
+        if aggregate == "product":
+            return 1 - torch.exp(total.clamp(max=1.0))
         mean = total / len(log_probs)
-        return 1 - mean if self.aggregate == "exp" else -mean
+        return 1 - mean if aggregate == "exp" else -mean
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """(B, H, W) to (B,): the mean of the top fraction of the pixels, or the maximum."""
         pixels = anomaly_map.flatten(1)
         return pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values.mean(1)
 
+    def calibrate(self, maxima: Sequence[float]) -> None:
+        """Take c_k, unless it is fixed.
+
+        Args:
+            maxima: of l_k over normal training images, one a scale.
+        """
+        if not self.fixed:
+            self.offsets.copy_(torch.tensor(list(maxima)))
+
     def extra_repr(self) -> str:
         """What `repr` shows."""
-        return f"{len(self.offsets)}, top={self.top}, aggregate={self.aggregate}"
+        return f"{len(self.offsets)}, top={self.top}, aggregate={self.aggregate}, image={self.image_aggregate}"

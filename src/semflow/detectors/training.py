@@ -3,18 +3,21 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .. import __version__
 from ..data import Batch
 from ..errors import CheckpointError, ConfigError
+from ..features import FeatureExtractor
 from ..synthesis import SyntheticAnomalies
+from .cache import NormalImages
 from .checkpoint import (
     CHECKPOINT,
     CONFIG,
@@ -28,9 +31,10 @@ from .checkpoint import (
     write_config,
 )
 from .detector import Detector
-from .loading import ImageBatches, batches, check_device
+from .loading import batches, check_device
 from .plan import Training
 from .progress import Progress
+from .stepping import check_locations, train_on_batch
 
 __all__ = ["fit"]
 
@@ -49,6 +53,7 @@ def fit(
     workers: int = 0,
     device: str | torch.device = "cpu",
     checkpoint_seconds: float = 60.0,
+    cache_bytes: int = 2**31,
     progress: bool = True,
     on_epoch: Callable[[Detector, int], object] | None = None,
 ) -> Detector:
@@ -67,6 +72,8 @@ def fit(
         workers: processes that load images.
         device: `auto`, `cpu`, `cuda`, ...
         checkpoint_seconds: write a checkpoint at the end of an epoch if the last one is older than this.
+        cache_bytes: most memory for the backbone's maps of the normal images, on the device: they are computed once if
+            they fit. Without synthetic anomalies training itself then needs no backbone.
         progress: show progress; plain lines where the output is no terminal.
         on_epoch: called with the detector and the number of epochs done after each of them, to look and not to touch;
             the score is not calibrated yet (`Detector.calibrate`).
@@ -86,15 +93,19 @@ def fit(
     }
     plan = replace(detector.plan, seed=seed, **{k: v for k, v in given.items() if v is not None})
     detector.to(check_device(device))
+    check_locations(detector, plan)
     optimizer = torch.optim.Adam(detector.trainable(), plan.learning_rate, weight_decay=plan.weight_decay)
-    normal = batches(dataset, plan.batch_size, workers)
+    features = cast(FeatureExtractor, detector.features)
+    normal = NormalImages(features, batches(dataset, plan.batch_size, workers), _device(detector), cache_bytes)
     run = None if output is None else Path(output)
     if run is not None and resume and (run / MODEL).exists():
         _same_run(run, _config(detector, plan, len(cast(Sized, dataset))))
         return load_into(detector, run).eval()
     start = _open_run(run, resume, detector, plan, optimizer, len(cast(Sized, dataset)))
     if start == 0:
-        detector.prepare(ImageBatches(normal, _device(detector)))
+        detector.prepare(normal)
+    if detector.synthesis is None:
+        normal.fill()
     source = SyntheticAnomalies(
         dataset,
         kinds=detector.kinds if detector.synthesis is not None else (),
@@ -107,7 +118,7 @@ def fit(
         for epoch in range(start, plan.epochs):
             began = time.monotonic()
             source.set_epoch(epoch)
-            record = {"epoch": epoch + 1, **_train_epoch(detector, loader, optimizer, plan, epoch, display)}
+            record = {"epoch": epoch + 1, **_train_epoch(detector, loader, normal, optimizer, plan, epoch, display)}
             record["seconds"] = round(time.monotonic() - began, 3)
             display.epoch(record)
             if on_epoch is not None:
@@ -119,7 +130,7 @@ def fit(
                     save_training(detector, optimizer, epoch + 1, run)
                     saved = time.monotonic()
     detector.eval()
-    detector.calibrate(ImageBatches(normal, _device(detector)))
+    detector.calibrate(normal)
     if run is not None:
         save_model(detector, run)
         (run / CHECKPOINT).unlink(missing_ok=True)
@@ -133,6 +144,7 @@ def _device(detector: Detector) -> torch.device:
 def _train_epoch(
     detector: Detector,
     loader: DataLoader[Batch],
+    normal: NormalImages,
     optimizer: torch.optim.Optimizer,
     plan: Training,
     epoch: int,
@@ -141,17 +153,15 @@ def _train_epoch(
     """One pass over the positions of an epoch; the means of the loss's terms."""
     detector.train()
     device = _device(detector)
-    sums: torch.Tensor | None = None
-    for step, batch in enumerate(loader):
+    sums: Tensor | None = None
+    for step, (batch, maps) in enumerate(_with_maps(detector, loader, normal)):
         rate = plan.learning_rate_at((epoch + step / len(loader)) / plan.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
         masks = None if batch.anomaly_masks is None else batch.anomaly_masks.to(device)
-        terms = detector.loss(batch.images.to(device), masks if detector.synthesis is not None else None)
-        optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
-        optimizer.step()
-        values = torch.stack([t.detach() for t in terms])
+        masks = masks if detector.synthesis is not None else None
+        seed = (plan.seed, epoch, step)
+        values = train_on_batch(detector, optimizer, plan, batch.images.to(device), masks, maps, seed)
         sums = values if sums is None else sums + values
         display.step(epoch, step + 1, len(loader))
     means = [0.0] * 4 if sums is None else (sums / len(loader)).tolist()
@@ -160,6 +170,20 @@ def _train_epoch(
             f"learning_rate {plan.learning_rate} made the loss diverge in epoch {epoch + 1}; take a smaller one"
         )
     return {"loss": means[0], "nll": means[1], "bce": means[2], "kl": means[3], "learning_rate": rate}
+
+
+def _with_maps(
+    detector: Detector, loader: DataLoader[Batch], normal: NormalImages
+) -> Iterator[tuple[Batch, list[Tensor] | None]]:
+    """The batches of an epoch, with their maps where no synthetic anomaly changes the images and they are kept."""
+    source, position = cast(SyntheticAnomalies[Any], loader.dataset), 0
+    for batch in loader:
+        count = len(batch.images)
+        maps = None
+        if detector.synthesis is None:
+            maps = normal.maps([source.index(p) for p in range(position, position + count)])
+        yield batch, maps
+        position += count
 
 
 def _open_run(

@@ -10,7 +10,7 @@ from .inverse_gamma import (
     inverse_gamma_precision,
     inverse_gamma_prior,
 )
-from .layout import border, from_locations, mask_to_grid, to_locations
+from .layout import border, from_locations, mask_to_grid, take_locations, to_locations
 
 __all__ = [
     "CLAMPS",
@@ -29,5 +29,6 @@ __all__ = [
     "normal_log_odds",
     "normal_log_prob",
     "soft_clamp",
+    "take_locations",
     "to_locations",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
 
-__all__ = ["border", "from_locations", "mask_to_grid", "to_locations"]
+__all__ = ["border", "from_locations", "mask_to_grid", "take_locations", "to_locations"]
 
 
 def to_locations(x: Tensor) -> Tensor:
@@ -40,6 +40,26 @@ def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
     if x.dim() != 2 or x.shape[0] % (height * width):
         raise ShapeError(f"x must be (B * {height} * {width}, C) for size {size}, but got {tuple(x.shape)}")
     return x.reshape(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def take_locations(x: Tensor, index: Tensor) -> Tensor:
+    """Some locations of a batch as one map of height 1: (B, C, H, W) and n numbers to (1, C, 1, n).
+
+    What works on each location by itself cannot tell such a map from the whole. Location (b, row, column) has the
+    number (b H + row) W + column.
+
+    Args:
+        x: (B, C, H, W), or (B, H, W), which gives (1, 1, n).
+        index: (n,), integers.
+
+    Example:
+        >>> x = torch.arange(12.0).view(1, 2, 2, 3)
+        >>> take_locations(x, torch.tensor([5, 0]))[0, :, 0].tolist()
+        [[5.0, 0.0], [11.0, 6.0]]
+    """
+    if x.dim() == 3:
+        return x.reshape(-1)[index].view(1, 1, -1)
+    return to_locations(x)[index].T[None, :, None]
 
 
 def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "max"] = "nearest") -> Tensor:

@@ -49,6 +49,17 @@ class PositionTables(NamedTuple):
         row = self.row.T[:, :, None].expand(-1, -1, width)
         return torch.cat((column, row))
 
+    def take(self, index: Tensor) -> Tensor:
+        """The code of some locations, (D, 1, n); they are numbered as in `semflow.functional.take_locations`.
+
+        Example:
+            >>> tables = PositionTables(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[10.0], [20.0]]))
+            >>> tables.take(torch.tensor([5, 6])).flatten(1).tolist()  # row 1, column 2; and the next image's first
+            [[2.0, 0.0], [20.0, 10.0]]
+        """
+        height, width = self.size
+        return torch.cat((self.column[index % width], self.row[index // width % height]), dim=1).T[:, None]
+
 
 class PositionCode(nn.Module):
     """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeError
-from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior
+from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from ..functional.inverse_gamma import narrow
 
 __all__ = ["FixedVariance", "InverseGammaVariance", "LearnedVariance", "PredictedMean", "Statistics", "VarianceHead"]
@@ -40,6 +40,10 @@ class Statistics(NamedTuple):
     def variance(self) -> Tensor:
         """The variance map (B, H, W): the mode of the inverse gamma, or the certain variance."""
         return (self.beta if self.alpha is None else inverse_gamma_mode(self.alpha, self.beta))[:, 0]
+
+    def take(self, index: Tensor) -> "Statistics":
+        """Those of some locations, as maps of height 1, see `semflow.functional.take_locations`."""
+        return Statistics(*(None if x is None else take_locations(x, index) for x in self))  # type: ignore[arg-type]
 
     def detach(self) -> "Statistics":
         """The same without gradients."""

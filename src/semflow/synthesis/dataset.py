@@ -103,12 +103,16 @@ class SyntheticAnomalies(Dataset[S]):
         """What position `position` of the epoch holds: "normal" or a kind of anomaly."""
         return self.parts[(position + self.epoch) % len(self.parts)]
 
+    def index(self, position: int) -> int:
+        """Which image of the wrapped data set position `position` of the epoch holds."""
+        return self._permutation()[position]
+
     def __getitem__(self, position: int) -> S:
         count = len(self)
         if not -count <= position < count:
             raise IndexError(f"SyntheticAnomalies: position {position} of {count}.")
         position %= count
-        index = self._permutation()[position]
+        index = self.index(position)
         sample, kind = self.dataset[index], self.kind(position)
         if kind == "normal":
             nothing = torch.zeros(sample.image.shape[-2:], dtype=torch.bool)

@@ -1,0 +1,129 @@
+"""One batch of training: one step of the optimiser on whole maps, or many on random groups of locations."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..flows import ScaleWise
+from ..functional import take_locations
+from ..nn import PositionTables, Statistics
+from .detector import Detector
+from .plan import Training
+
+__all__ = ["check_locations", "train_on_batch"]
+
+
+def train_on_batch(
+    detector: Detector,
+    optimizer: torch.optim.Optimizer,
+    plan: Training,
+    images: Tensor,
+    anomaly_masks: Tensor | None = None,
+    maps: Sequence[Tensor] | None = None,
+    seed: Sequence[int] = (0,),
+) -> Tensor:
+    """Train on a batch and tell the loss's terms, (4,): total, NLL, BCE and KL, as they were before each step.
+
+    Whole maps make one step. With `plan.locations` = n, the locations of each scale are dealt out at random into groups
+    of n and every group makes a step of its scale's flow, as CFLOW-AD trains; the variance head, whose maps belong to
+    whole images, makes one step for the batch, with the gradients that all groups have left for it.
+
+    Args:
+        detector: in training mode.
+        optimizer: of its trainable parameters.
+        plan: says n, and where gradients are clipped.
+        images: (B, 3, H, W) in [0, 1].
+        anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
+        maps: the features of the images, if they are known.
+        seed: words that the grouping is drawn from.
+    """
+    if plan.locations is None:
+        terms = detector.loss(images, anomaly_masks, maps)
+        _step(detector, optimizer, plan, terms.total)
+        return torch.stack([t.detach() for t in terms])
+    flows = cast(ScaleWise, detector.flows)  # of a joint flow every event is the sample, see `check_locations`
+    maps = detector.features(images) if maps is None else maps
+    statistics = detector.statistics(images, maps)
+    leaves = [None if s is None else _leaf(s) for s in statistics]
+    sums = torch.zeros(4, device=images.device)
+    rng = np.random.default_rng(tuple(seed))
+    for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        mask, ignore = detector.marks(anomaly_masks, (x.shape[2], x.shape[3]))
+        context = detector.context(x)
+        for group in torch.from_numpy(rng.permutation(count)).to(x.device).split(plan.locations):
+            z, log_det = flows[scale](
+                take_locations(x, group), context.take(group) if isinstance(context, PositionTables) else context
+            )
+            terms = detector.objective(
+                z,
+                log_det,
+                "location",
+                detector.base,
+                None if leaf is None else leaf.take(group),
+                None if mask is None else take_locations(mask, group),
+                None if ignore is None else take_locations(ignore, group),
+            )
+            _step(detector, optimizer, plan, terms.total)
+            sums += torch.stack([t.detach() for t in terms]) * (len(group) / count)
+    _step_head(detector, optimizer, plan, statistics, leaves)
+    return sums
+
+
+def check_locations(detector: Detector, plan: Training) -> None:
+    """Refuse groups of locations where a flow mixes them.
+
+    Raises:
+        ConfigError: `plan.locations` is given, and a flow's event is the sample.
+    """
+    if plan.locations is not None and "sample" in detector.flows.events:
+        raise ConfigError(
+            f"locations = {plan.locations} a step needs flows of location by location, but their events are "
+            f"{', '.join(detector.flows.events)}; take locations=None, whole maps"
+        )
+
+
+def _leaf(statistics: Statistics) -> Statistics:
+    """The statistics as the start of a graph, which collects the gradients of every group."""
+    values = (None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)
+    return Statistics(*values)  # type: ignore[arg-type]
+
+
+def _step(detector: Detector, optimizer: torch.optim.Optimizer, plan: Training, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    _clip(detector, plan)
+    optimizer.step()
+
+
+def _step_head(
+    detector: Detector,
+    optimizer: torch.optim.Optimizer,
+    plan: Training,
+    statistics: Sequence[Statistics | None],
+    leaves: Sequence[Statistics | None],
+) -> None:
+    """The head's own step, on the mean of the groups' gradients (their number is the same for every location)."""
+    outputs, gradients = [], []
+    for s, leaf in zip(statistics, leaves, strict=True):
+        if s is None or leaf is None:
+            continue
+        groups = -(-s.beta.numel() // (plan.locations or 1))
+        for value, copy in zip(s, leaf, strict=True):
+            if value is not None and copy is not None and copy.grad is not None:
+                outputs.append(value)
+                gradients.append(copy.grad / groups)
+    if outputs:
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(outputs, gradients)
+        _clip(detector, plan)
+        optimizer.step()
+
+
+def _clip(detector: Detector, plan: Training) -> None:
+    if plan.clip is not None:
+        torch.nn.utils.clip_grad_norm_(detector.trainable(), plan.clip)
