@@ -83,28 +83,20 @@ def _by_category(summary: Mapping[str, Any], metric: str) -> str:
 
 
 def _cost(summary: Mapping[str, Any]) -> str:
-    header = [
-        "row",
-        "optimiser steps",
-        "trained parameters",
-        "training, s",
-        "training, CPU-s",
-        "evaluation, s",
-        "peak memory, MB",
-    ]
+    columns = {
+        "steps": "optimiser steps",
+        "trained_parameters": "trained parameters",
+        "train_seconds": "training, s",
+        "train_cpu_seconds": "training, CPU-s",
+        "evaluate_seconds": "evaluation, s",
+        "peak_memory_mb": "peak memory, MB",
+    }
     rows = []
     for row in summary["rows"]:
-        cost = row["cost"]
-        rows.append(
-            [
-                row["row"],
-                *(
-                    "-" if cost is None or v is None else f"{v:,.0f}"
-                    for v in (cost or dict.fromkeys(header[1:])).values()
-                ),
-            ]
-        )
-    return _table(header, rows)
+        cost = row["cost"] or {}
+        values = [(cost.get(name), 1 if "seconds" in name else 0) for name in columns]
+        rows.append([row["row"], *("-" if v is None else f"{v:,.{digits}f}" for v, digits in values)])
+    return _table(["row", *columns.values()], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from .tables import TABLES, table
 __all__ = ["main", "run"]
 
 Work = Callable[[Job], Any]
+Execute = Callable[..., Generator[Outcome[Job], None, None]]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,13 +39,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(options: argparse.Namespace, command: Sequence[str], work: Work = perform) -> int:
+def run(options: argparse.Namespace, command: Sequence[str], work: Work = perform, execute: Execute = run_all) -> int:
     """Do what the options say; the exit code.
 
     Args:
         options: of `parse`.
         command: for the record.
-        work: what makes and keeps a cell, in a process of its own.
+        work: what makes and keeps a cell.
+        execute: what gives the jobs to it, `run_all` in processes of their own.
     """
     if options.table is None:
         if not options.list:
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace, command: Sequence[str], work: Work = perfor
     if options.list or options.dry_run:
         _show(cells, options)
         return 0
-    failures = [] if options.report else _work(cells, store, options, command, work, chosen, rows)
+    failures = [] if options.report else _work(cells, store, options, command, work, execute, chosen, rows)
     _write(chosen, rows, cells, options, command, chart=not options.no_chart)
     print(f"wrote {options.output / options.table}.md")
     for outcome in failures:
@@ -87,6 +89,7 @@ def _work(
     options: argparse.Namespace,
     command: Sequence[str],
     work: Work,
+    execute: Execute,
     chosen: Any,
     rows: Sequence[Any],
 ) -> list[Outcome[Job]]:
@@ -101,7 +104,7 @@ def _work(
     }
     costs = {path: float(job.cell.fit.get("epochs") or 80) for path, job in jobs.items()}
     failures = []
-    outcomes = run_all(list(jobs.values()), work, options.jobs, options.threads)
+    outcomes = execute(list(jobs.values()), work, options.jobs, options.threads)
     display = Progress(len(cells), sum(c.kept is not None for c in cells), sum(costs.values()))
     with display, closing(outcomes):
         for outcome in outcomes:
