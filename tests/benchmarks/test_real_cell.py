@@ -1,9 +1,11 @@
 """A cell that is really trained says what training and evaluating by hand say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import reproduce
 from benchmarks.cells import Cell, arguments_of, measure
 from benchmarks.datasets import Data
 from benchmarks.store import CellStore
