@@ -14,10 +14,10 @@ from semflow.flows import Flow
 from semflow.functional import to_locations
 from semflow.nn import Context, PositionTables
 
-pytest.importorskip("FrEIA", reason='needs FrEIA: pip install "semflow[freia]"')
-
-from FrEIA.framework import SequenceINN
-from FrEIA.modules import AllInOneBlock
+# Test modules take all of FrEIA from here: where it is not installed they skip.
+framework = pytest.importorskip("FrEIA.framework", reason='needs FrEIA: pip install "semflow[freia]"')
+modules = pytest.importorskip("FrEIA.modules")
+SequenceINN, AllInOneBlock = framework.SequenceINN, modules.AllInOneBlock
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 D = 8

@@ -92,7 +92,7 @@ class FreiaFlow(Flow):
         # FrEIA sums the log-det in the precision of the layers, so these are not left to autocast.
         with torch.autocast(x.device.type, enabled=False):
             y, log_det = self.inn(to_locations(x) if by_location else x, conditions, rev=rev)
-        y = y[0] if isinstance(y, tuple) else y  # force_tuple_output
+        y = y if isinstance(y, Tensor) else y[0]  # with force_tuple_output it is a tuple, or a list
         return from_locations(y, (x.shape[2], x.shape[3])) if by_location else y, log_det
 
     def extra_repr(self) -> str:

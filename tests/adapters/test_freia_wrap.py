@@ -1,0 +1,126 @@
+"""as_flow: FrEIA's own code behind the interface of flows, whatever blocks it has."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from freia_cases import (
+    SUBNETS,
+    SequenceINN,
+    assert_same,
+    deviation,
+    draw,
+    inputs,
+    linear,
+    modules,
+    perturb,
+    sequence,
+    surroundings,
+)
+from torch import nn
+
+from semflow.adapters import as_flow, from_freia
+from semflow.errors import ConfigError, ShapeError
+from semflow.testing import check_flow
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("condition", [0, 4])
+@pytest.mark.parametrize("layout", ["rows", "map 3x3"])
+def test_it_is_what_freia_gives_and_what_is_converted(layout: str, condition: int, dtype: torch.dtype) -> None:
+    with surroundings(0, dtype):
+        inn = sequence(layout, 6, [{}, {"permute_soft": True}], condition)
+        flow, converted = as_flow(inn), from_freia(inn)
+        x, context = inputs(layout, 6, condition)
+        assert flow.event == converted.event
+        assert_same(inn, flow, layout, x, context)
+        with torch.no_grad():
+            (z, log_det), (their_z, their_log_det) = flow(x, context), converted(x, context)
+        assert deviation(z, their_z) < 1e-5
+        assert deviation(log_det, their_log_det) < 1e-5
+
+
+def stack(dims: tuple[int, ...], *blocks: Callable[[Any], None], force: bool = False) -> Any:
+    made = SequenceINN(*dims, force_tuple_output=force)
+    for append in blocks:
+        append(made)
+    perturb(made, 0, 1.0)
+    return made
+
+
+def add(kind: type, **options: object) -> Callable[[Any], None]:
+    return lambda inn: inn.append(kind, **options)
+
+
+def conditional(kind: type, subnet: object, shape: tuple[int, ...], index: int = 0) -> Callable[[Any], None]:
+    return add(kind, cond=index, cond_shape=shape, subnet_constructor=subnet)
+
+
+conv = SUBNETS["map 3x3"]
+WRAPPED = {
+    "glow": ((4,), [add(modules.GLOWCouplingBlock, subnet_constructor=linear), add(modules.PermuteRandom, seed=0)], 0),
+    "glow maps": ((4, 2, 3), [add(modules.GLOWCouplingBlock, subnet_constructor=conv)], 0),
+    "glow conditional": ((4,), [conditional(modules.GLOWCouplingBlock, linear, (4,))], 4),
+    "glow second condition": ((4, 2, 3), [conditional(modules.GLOWCouplingBlock, conv, (4, 2, 3), index=1)], 4),
+    "gin": ((4,), [add(modules.GINCouplingBlock, subnet_constructor=linear)], 0),
+    "permutation": ((4,), [add(modules.PermuteRandom, seed=0)], 0),
+    "permutation maps": ((4, 2, 3), [add(modules.PermuteRandom, seed=0)], 0),
+    "gin maps": ((4, 2, 3), [add(modules.GINCouplingBlock, subnet_constructor=conv)], 0),
+}
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["tensor", "tuple"])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_any_blocks_keep_the_laws(name: str, force: bool) -> None:
+    """Among them that log-det is autograd's, location by location where the event is the location."""
+    dims, blocks, condition = WRAPPED[name]
+    with surroundings():
+        flow = as_flow(stack(dims, *blocks, force=force))
+        assert flow.event == ("location" if len(dims) == 1 else "sample")
+        context = draw(condition, 2, 3, seed=3) if condition else None
+        check_flow(flow, draw(2, 4, 2, 3, seed=1), context, compile_backend=None)
+
+
+def test_it_trains_the_module_itself() -> None:
+    with surroundings():
+        inn = sequence("rows", 4, [{}, {}])
+        flow = as_flow(inn)
+        assert {id(p) for p in flow.parameters()} == {id(p) for p in inn.parameters()}
+        z, log_det = flow(draw(2, 4, 2, 3, seed=0))
+        (z.square().sum() - log_det.sum()).backward()
+        assert all(p.grad is not None for p in inn.parameters() if p.requires_grad)
+
+
+def test_the_context_is_checked() -> None:
+    with surroundings():
+        flow = as_flow(sequence("rows", 4, [{}], condition=4))
+        with pytest.raises(ShapeError, match=r"context must be given: .* 4 context channels"):
+            flow(torch.zeros(1, 4, 2, 3))
+        with pytest.raises(ShapeError, match="context must be"):
+            flow(torch.zeros(1, 4, 2, 3), torch.zeros(4, 3, 2))
+        with pytest.raises(ShapeError, match=r"x must be \(B, 4, H, W\)"):
+            flow.inverse(torch.zeros(1, 5, 2, 3), torch.zeros(4, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(nn.Linear, 2, 2), "inn must be FrEIA's SequenceINN, but got torch.nn.modules.linear.Linear"),
+        (partial(SequenceINN, 4), "at least one block"),
+        (partial(stack, (4, 9), add(modules.PermuteRandom)), r"but got dimensions \(4, 9\)"),
+        (
+            partial(stack, (4, 2, 2), add(modules.HaarDownsampling)),
+            r"keep the shape .* \(4, 2, 2\) to \(16, 1, 1\)",
+        ),
+        (
+            partial(stack, (4,), *(conditional(modules.GLOWCouplingBlock, linear, (4,), index=i) for i in (0, 2))),
+            r"cond must be the same for all blocks .* got \[0, 2\]",
+        ),
+    ],
+)
+def test_what_is_no_flow_is_refused(make: Callable[[], nn.Module], message: str) -> None:
+    with surroundings(), pytest.raises(ConfigError, match=message) as caught:
+        as_flow(make())
+    assert "\n" not in str(caught.value)
