@@ -90,6 +90,31 @@ def test_definition_at_any_limit(case, limit):
 
 
 @settings(max_examples=60)
+@given(cases(), LIMITS, st.sampled_from(["one anomalous", "one normal", "regions of one"]))
+def test_single_pixels(case, limit, kind):
+    """One anomalous pixel, one normal pixel, or any number of regions that are one pixel each."""
+    scores, masks = case
+    if kind == "regions of one":
+        masks[:, 1::2], masks[:, :, 1::2] = False, False
+        assert aupro(scores, masks, 1.0) == pytest.approx(auroc(scores, masks), abs=1e-12)  # all pixels count the same
+    else:
+        masks[:] = kind == "one normal"
+        masks[-1, 0, 1] = not masks[-1, 0, 1]
+    assert aupro(scores, masks, limit) == pytest.approx(reference_aupro(scores, masks, limit), abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 10**6])
+def test_definition_on_larger_maps(levels):
+    """Regions with holes and of all sizes, from constant maps to hardly a tie."""
+    random = np.random.default_rng(levels)
+    coarse = random.random((2, 6, 5)).repeat(4, 1).repeat(4, 2)
+    masks = coarse + 0.3 * random.random(coarse.shape) > 0.9
+    scores = np.floor((0.5 * coarse + random.random(coarse.shape)) * levels)
+    for limit in (0.01, 0.3, 1.0):
+        assert aupro(scores, masks, limit) == pytest.approx(reference_aupro(scores, masks, limit), abs=1e-9)
+
+
+@settings(max_examples=60)
 @given(cases(("tied", "continuous")), LIMITS)
 def test_maps_of_different_sizes(case, limit):
     scores, masks = case
