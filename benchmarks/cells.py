@@ -4,15 +4,19 @@ import inspect
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
 from .datasets import Data
 from .record import provenance
 from .store import CellStore
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Cell", "Job", "arguments_of", "measure", "perform"]
 
@@ -121,7 +125,8 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
     history = History(train, test, plan.epochs, cell.evaluations)
     began, cpu = time.perf_counter(), time.process_time()
     hook = history if cell.evaluations > 1 else None
-    fit(detector, train, seed=cell.seed, device=device, progress=False, on_epoch=hook, **given)
+    with count_steps(detector.flows) as steps:
+        fit(detector, train, seed=cell.seed, device=device, progress=False, on_epoch=hook, **given)
     trained, trained_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds
     metrics = evaluate(detector, test)
     done, done_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds
@@ -134,7 +139,7 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
         "batch_size": plan.batch_size,
         "learning_rate": plan.learning_rate,
         "schedule": plan.schedule,
-        "steps": plan.epochs * -(-len(train) // plan.batch_size),
+        "steps": steps["taken"],
         "trained_parameters": sum(p.numel() for p in detector.trainable()),
         "train_images": len(train),
         "test_images": len(test),
@@ -146,6 +151,23 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
         "device": str(next(detector.flows.parameters()).device),
         "threads": torch.get_num_threads(),
     }
+
+
+@contextmanager
+def count_steps(flows: "torch.nn.Module") -> Iterator[dict[str, int]]:
+    """Count the optimiser's steps that change a flow (a variance head may take steps of its own)."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    steps = {"taken": 0}
+
+    def count(*_: object) -> None:
+        steps["taken"] += any(p.grad is not None for p in flows.parameters())
+
+    handle = register_optimizer_step_post_hook(count)
+    try:
+        yield steps
+    finally:
+        handle.remove()
 
 
 def peak_memory() -> int:

@@ -8,36 +8,46 @@ from typing import Any, Literal
 
 from semflow.errors import DataError
 
-__all__ = ["Data", "categories"]
+__all__ = ["Data", "Kind", "categories"]
 
-Kind = Literal["mvtec", "cifar10"]
-PARTS = ("train", "test", "ground_truth")
-WHOLE = 1 << 16
+Kind = Literal["mvtec", "visa", "stc", "cifar10"]
+CLASSES: dict[Kind, str] = {"mvtec": "MVTecAD", "visa": "VisA", "stc": "ShanghaiTech", "cifar10": "CIFAR10"}
+PART = 1 << 16
 
 
 @dataclass(frozen=True)
 class Data:
-    """One category of a data set (for `cifar10` the class that is normal)."""
+    """One category of a data set: of MVTec AD or VisA, a scene of STC, or the normal class of CIFAR-10."""
 
     kind: Kind
     root: str
     category: str
 
     def open(self, split: Literal["train", "test"], image_size: int) -> Any:
-        """The data set of `semflow.data`; training images of MVTec AD are decoded once and kept."""
+        """The data set of `semflow.data`; training images of MVTec AD and VisA are decoded once and kept."""
         from semflow import data
 
-        if self.kind == "cifar10":
-            return data.CIFAR10(self.root, split, image_size, category=self.category)
-        return data.MVTecAD(self.root, split, image_size, category=self.category, cache=split == "train")
+        cache = split == "train" and self.kind in ("mvtec", "visa")
+        return getattr(data, CLASSES[self.kind])(self.root, split, image_size, category=self.category, cache=cache)
 
     def fingerprint(self) -> str:
-        """A hash of names, sizes and contents (of a file above 128 KiB its first and last 64 KiB); not of the root."""
+        """A hash of the files' names, sizes and contents, wherever they lie.
+
+        Of a file above 128 KiB its first and last 64 KiB are read; of STC, which has 300,000 files, none.
+        """
         top = Path(self.root)
-        if self.kind == "cifar10":
-            return _fingerprint(top, [top] if top.is_file() else top.rglob("*"))
-        folder = top / self.category
-        return _fingerprint(folder, (p for name in PARTS for p in (folder / name).rglob("*")))
+        if top.is_file():
+            return _fingerprint(top.parent, [top])
+        patterns = {
+            "mvtec": [f"{self.category}/{part}/**/*" for part in ("train", "test", "ground_truth")],
+            "visa": [f"{self.category}/Data/**/*", "split_csv/*"],
+            "stc": [
+                f"{part}/**/{self.category}_*{inside}" for part in ("training", "testing") for inside in ("", "/*")
+            ],
+            "cifar10": ["**/*"],
+        }[self.kind]
+        paths = {path for pattern in patterns for path in top.glob(pattern)}
+        return _fingerprint(top, paths, contents=self.kind != "stc")
 
 
 def categories(kind: Kind, root: str | Path) -> list[str]:
@@ -46,26 +56,34 @@ def categories(kind: Kind, root: str | Path) -> list[str]:
     Raises:
         DataError: there is none.
     """
-    if not Path(root).exists():
+    top = Path(root)
+    if not top.exists():
         raise DataError(f"--data {root}: expected a data set, but there is no such folder; check the path")
     if kind == "cifar10":
-        from semflow.data.cifar import CIFAR10_CLASSES
+        from semflow.data import CIFAR10_CLASSES
 
         return list(CIFAR10_CLASSES)
-    found = sorted(p.name for p in Path(root).iterdir() if (p / "train").is_dir() and (p / "test").is_dir())
+    if kind == "stc":
+        found = sorted({path.name.partition("_")[0] for path in top.glob("testing/test_frame_mask/*_*.npy")})
+        expected = "testing/test_frame_mask/SCENE_CLIP.npy"
+    else:
+        parts = ("train", "test") if kind == "mvtec" else ("Data/Images",)
+        found = sorted(p.name for p in top.glob("*") if all((p / part).is_dir() for part in parts))
+        expected = " and ".join(f"CATEGORY/{part}" for part in parts)
     if not found:
-        raise DataError(f"--data {root}: expected folders with train/ and test/ in it, one a category, but found none")
+        raise DataError(f"--data {root}: expected {expected} in it, but found none; name the folder of all categories")
     return found
 
 
-def _fingerprint(root: Path, paths: Iterable[Path]) -> str:
+def _fingerprint(root: Path, paths: Iterable[Path], contents: bool = True) -> str:
     whole = hashlib.sha256()
     for path in sorted(p for p in paths if p.is_file()):
         size = path.stat().st_size
         whole.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode(errors="backslashreplace"))
-        with path.open("rb") as file:
-            whole.update(file.read(2 * WHOLE if size <= 2 * WHOLE else WHOLE))
-            if size > 2 * WHOLE:
-                file.seek(-WHOLE, 2)
-                whole.update(file.read())
+        if contents:
+            with path.open("rb") as file:
+                whole.update(file.read(2 * PART if size <= 2 * PART else PART))
+                if size > 2 * PART:
+                    file.seek(-PART, 2)
+                    whole.update(file.read())
     return whole.hexdigest()[:16]

@@ -46,6 +46,7 @@ def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, 
 
     from semflow.data import collate
     from semflow.detectors.loading import check_device
+    from semflow.detectors.stepping import train_on_batch
     from semflow.recipes import build
 
     if threads is not None:
@@ -54,13 +55,15 @@ def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, 
     train = cell.data.open("train", cell.arguments["image_size"])
     size = cell.fit.get("batch_size") or detector.plan.batch_size
     images = collate([train[k % len(train)] for k in range(size)]).images.to(next(detector.flows.parameters()).device)
-    masks = torch.zeros(len(images), *images.shape[2:], device=images.device)
+    synthetic = detector.synthesis is not None
+    masks = torch.zeros(len(images), *images.shape[2:], device=images.device) if synthetic else None
+    maps = None if synthetic else detector.features(images)  # training keeps the maps of unchanged images
+    optimizer = torch.optim.Adam(detector.trainable(), 1e-6)
 
     def step() -> float:
         began = time.perf_counter()
-        total = detector.loss(images, masks if detector.synthesis is not None else None).total
-        total.backward()
-        float(total.detach())  # waits for the device
+        terms = train_on_batch(detector, optimizer, detector.plan, images, masks, maps)
+        float(terms[0])  # waits for the device
         return time.perf_counter() - began
 
     def look() -> float:

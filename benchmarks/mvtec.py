@@ -1,100 +1,64 @@
-"""Accuracy of SANFlow on MVTec AD categories, last epoch, mean and spread over seeds.
+"""Accuracy of SANFlow on MVTec AD categories, last epoch, mean and spread over seeds, in one small JSON file.
 
     python benchmarks/mvtec.py --data mvtec --epochs toothbrush=80 screw=25 --output benchmarks/results/mvtec_lite0.json
 
-Trains one detector for each category and seed on packaged EfficientNet-Lite0 weights, evaluates the model of the last
-epoch once, and writes every figure with its command, versions, machine and seed. Finished cells are kept: a second run
-with the same options does only what is missing.
+A front of `benchmarks.reproduce sanflow` with packaged EfficientNet-Lite0 weights: the same cells, kept in the same
+place, without the paper beside them.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
-import shlex
 import statistics
 import sys
-import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import options as reproduce_options
+from benchmarks.cells import Job, perform
+from benchmarks.planning import plan
+from benchmarks.record import provenance
+from benchmarks.runner import run_all
+from benchmarks.store import CellStore
+from benchmarks.tables import table
+
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
-
-
-def cell(job: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate one category with one seed."""
-    import torch
-
-    from semflow import evaluate, fit
-    from semflow.data import MVTecAD
-    from semflow.recipes import sanflow
-
-    torch.set_num_threads(job["threads"])
-    root = Path(job["data"]) / job["category"]
-    detector = sanflow(job["backbone"], job["weights"], image_size=job["image_size"], seed=job["seed"], **job["set"])
-    train = MVTecAD(root, split="train", image_size=job["image_size"], cache=True)
-    test = MVTecAD(root, split="test", image_size=job["image_size"])
-    began, cpu = time.perf_counter(), time.process_time()
-    fit(detector, train, epochs=job["epochs"], seed=job["seed"], progress=job["progress"], **job["fit"])
-    trained = time.perf_counter()
-    result: dict[str, Any] = dict(evaluate(detector, test))
-    return {
-        **{key: job[key] for key in ("category", "seed", "epochs")},
-        **result,
-        "train_images": len(train),
-        "test_images": len(test),
-        "train_seconds": round(trained - began, 1),
-        "train_cpu_seconds": round(time.process_time() - cpu, 1),
-        "evaluate_seconds": round(time.perf_counter() - trained, 1),
-    }
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def pairs(words: list[str]) -> dict[str, Any]:
-    """`name=value` words, values as JSON where they are."""
-
-    def value(word: str) -> Any:
-        try:
-            return json.loads(word)
-        except ValueError:
-            return word
-
-    return {name: value(word) for name, word in (w.split("=", 1) for w in words)}
+TIMES = ("train_images", "test_images", "train_seconds", "train_cpu_seconds", "evaluate_seconds")
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder that holds the categories' folders")
     parser.add_argument("--epochs", nargs="+", default=["toothbrush=80", "screw=25"], metavar="CATEGORY=N")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="packaged")
-    parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further arguments of the recipe")
-    parser.add_argument("--fit", nargs="*", default=[], metavar="NAME=VALUE", help="further arguments of fit")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each cell")
-    parser.add_argument("--progress", action="store_true")
+    parser.add_argument("--image-size", default="256")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="further arguments of the recipe")
+    parser.add_argument("--fit", nargs="+", default=[], metavar="NAME=VALUE", help="further arguments of fit")
+    parser.add_argument("--jobs", default="2", help="cells at a time")
+    parser.add_argument("--threads", default="1", help="threads of each cell")
+    parser.add_argument("--cells", default="runs/benchmarks/cells", help="where finished cells are kept")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     return parser.parse_args(words)
 
 
-def report(cells: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that a reader needs to believe a figure, or to get it again."""
-    import semflow
+def reproduce_words(options: argparse.Namespace) -> list[str]:
+    """The same options for `benchmarks.reproduce`."""
+    words = ["sanflow", "--data", options.data, "--categories", *(word.split("=")[0] for word in options.epochs)]
+    words += ["--epochs", *options.epochs, "--seeds", *options.seeds, "--backbone", options.backbone]
+    words += ["--weights", options.weights, "--image-size", options.image_size, "--cells", options.cells]
+    words += ["--jobs", options.jobs, "--threads", options.threads]
+    for name in ("set", "fit"):
+        words += [f"--{name}", *getattr(options, name)] if getattr(options, name) else []
+    return words
 
-    means = {}
+
+def summary(cells: list[dict[str, Any]], options: argparse.Namespace, command: list[str]) -> dict[str, Any]:
+    """Everything that a reader needs to believe a figure, or to get it again."""
+    means: dict[str, Any] = {}
     for category in dict.fromkeys(c["category"] for c in cells):
         mine = [c for c in cells if c["category"] == category]
         means[category] = {
@@ -105,61 +69,44 @@ def report(cells: list[dict[str, Any]], options: argparse.Namespace) -> dict[str
             }
             for m in METRICS
         }
+    recipe = {name: reproduce_options.pairs(getattr(options, name), f"--{name}") for name in ("set", "fit")}
     return {
-        "command": shlex.join(["python", "benchmarks/mvtec.py", *sys.argv[1:]]),
-        "versions": {
-            "semflow": semflow.__version__,
-            "python": platform.python_version(),
-            "torch": metadata.version("torch"),
-            "timm": metadata.version("timm"),
-        },
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        **provenance(command),
         "epoch": "last",
-        "recipe": {"set": pairs(options.set), "fit": pairs(options.fit)},
+        "recipe": {name: {k: reproduce_options.plain(v) for k, v in given.items()} for name, given in recipe.items()},
         "means": means,
         "cells": cells,
     }
 
 
-def main() -> None:
-    options = parse()
-    done: list[dict[str, Any]] = []
-    if options.output.exists():
-        before = json.loads(options.output.read_text())
-        if before["recipe"] == {"set": pairs(options.set), "fit": pairs(options.fit)}:
-            done = before["cells"]
-    jobs = [
-        {
-            "category": category,
-            "epochs": epochs,
-            "seed": seed,
-            "data": options.data,
-            "backbone": options.backbone,
-            "weights": options.weights,
-            "image_size": options.image_size,
-            "threads": options.threads,
-            "progress": options.progress,
-            "set": pairs(options.set),
-            "fit": pairs(options.fit),
-        }
-        for category, epochs in pairs(options.epochs).items()
-        for seed in options.seeds
-    ]
-    key = ("category", "epochs", "seed")
-    finished = {tuple(c[k] for k in key) for c in done}
-    jobs = [job for job in jobs if tuple(job[k] for k in key) not in finished]
+def main(words: list[str] | None = None) -> int:
+    options = parse(words)
+    command = ["python", "benchmarks/mvtec.py", *(sys.argv[1:] if words is None else words)]
+    chosen = reproduce_options.parse(reproduce_words(options))
+    planned = plan(table("sanflow"), table("sanflow").rows, chosen)
+    store = CellStore(chosen.cells)
+    missing = [c.cell for c in planned if store.get(c.cell.config()) is None]
+    jobs = [Job(cell, str(store.folder), tuple(command), chosen.device, chosen.threads) for cell in missing]
+    failed = False
+    for outcome in run_all(jobs, perform, chosen.jobs, chosen.threads):
+        failed |= bool(outcome.error)
+        print(outcome.job.cell.label, outcome.error or json.dumps(outcome.result["metrics"]), flush=True)
+    done = []
+    for c in planned:
+        kept = store.get(c.cell.config())
+        if kept is not None:
+            result = kept["result"]
+            place = {"category": c.cell.data.category, "seed": c.cell.seed, "epochs": result["epochs"]}
+            done.append({**place, **result["metrics"], **{name: result[name] for name in TIMES}})
+    done.sort(key=lambda c: (c["category"], c["seed"]))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-        for result in pool.imap_unordered(cell, jobs, chunksize=1):
-            print(json.dumps(result), flush=True)
-            done.append(result)
-            done.sort(key=lambda c: (c["category"], c["seed"]))
-            temporary = options.output.with_suffix(".partial")
-            temporary.write_text(json.dumps(report(done, options), indent=2) + "\n")
-            temporary.replace(options.output)
-    for category, metrics in report(done, options)["means"].items():
+    temporary = options.output.with_suffix(".partial")
+    temporary.write_text(json.dumps(summary(done, options, command), indent=2) + "\n")
+    temporary.replace(options.output)
+    for category, metrics in summary(done, options, command)["means"].items():
         print(category, "  ".join(f"{m} {v['mean']:.4f} ± {v['std'] or 0:.4f}" for m, v in metrics.items()))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

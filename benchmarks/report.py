@@ -49,6 +49,8 @@ def _comparison(table: Table, summary: dict[str, Any], options: argparse.Namespa
         f"{paper}. The column *these categories* is the mean of what it prints for ours, where it prints them.",
         ours,
     ]
+    if table.notes:
+        lines.append(table.notes)
     if options.set or options.fit:
         lines.append(f"Set by hand: `{' '.join((*options.set, *options.fit))}`.")
     differs = []

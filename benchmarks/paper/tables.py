@@ -74,9 +74,9 @@ class PaperTable:
     notes: str = ""
 
     def find(self, method: str, metric: str, dataset: str, backbone: str = "WRN-50") -> PaperRow | None:
-        """The row of a method, or None."""
-        wanted = (method, metric, dataset, backbone)
-        return next((r for r in self.rows if (r.method, r.metric, r.dataset, r.backbone) == wanted), None)
+        """The row of a method, or None; one whose backbone the paper does not state goes with any."""
+        mine = [r for r in self.rows if (r.method, r.metric, r.dataset) == (method, metric, dataset)]
+        return next((r for r in mine if r.backbone in (backbone, "not stated")), None)
 
 
 @cache
