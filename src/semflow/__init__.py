@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import (
+        adapters,
         bases,
         data,
         detectors,
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from .recipes import load
 
 _ROOMS = (
-    "bases", "cli", "data", "detectors", "errors", "features", "flows", "functional", "metrics", "nn", "objectives",
-    "recipes", "report", "synthesis", "testing",
+    "adapters", "bases", "cli", "data", "detectors", "errors", "features", "flows", "functional", "metrics", "nn",
+    "objectives", "recipes", "report", "synthesis", "testing",
 )  # fmt: skip
 _NAMES = {"Detector": "detectors", "evaluate": "detectors", "fit": "detectors", "load": "recipes"}
 
 __all__ = [
-    "Detector", "bases", "data", "detectors", "evaluate", "features", "fit", "flows", "functional", "load", "metrics",
-    "nn", "objectives", "recipes", "synthesis", "testing",
+    "Detector", "adapters", "bases", "data", "detectors", "evaluate", "features", "fit", "flows", "functional", "load",
+    "metrics", "nn", "objectives", "recipes", "synthesis", "testing",
 ]  # fmt: skip
 
 
