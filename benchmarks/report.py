@@ -37,12 +37,16 @@ def report(
 def _comparison(table: Table, summary: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """What is compared with what, in sentences."""
     categories, seeds = summary["categories"], summary["seeds"]
-    epochs = ", ".join(f"{name} {number or 'as the recipe says'}" for name, number in summary["epochs"].items())
-    paper = f"**Paper**: {table.paper_backbone}, {PAPER_EPOCHS} epochs, {table.dataset}"
+    epochs = ", ".join(
+        f"{name} {' or '.join(map(str, numbers)) or 'as the recipe says'}"
+        for name, numbers in summary["epochs"].items()
+    )
+    paper = f"**Paper**: {table.paper_backbone}, {PAPER_EPOCHS} epochs (SANFlow), {table.dataset}"
     paper += ", average over its 15 categories" if table.data == "mvtec" else ""
     ours = (
         f"**Ours**: {backbone_of(table, options)} ({options.weights} weights), {options.image_size} px, "
-        f"{len(categories)} categories ({', '.join(categories)}), epochs: {epochs}; "
+        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'} ({', '.join(categories)}), "
+        f"epochs: {epochs}; "
         f"seeds {', '.join(map(str, seeds))}; the model of the last epoch. ± is the standard deviation over the seeds."
     )
     lines = [
@@ -56,7 +60,7 @@ def _comparison(table: Table, summary: dict[str, Any], options: argparse.Namespa
     differs = []
     if backbone_of(table, options) != table.backbone or options.weights == "random":
         differs.append("the backbone")
-    if any(number not in (None, PAPER_EPOCHS) for number in summary["epochs"].values()):
+    if any(numbers not in ([], [PAPER_EPOCHS]) for numbers in summary["epochs"].values()):
         differs.append("the length of training")
     if differs:
         lines.append(

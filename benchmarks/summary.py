@@ -176,14 +176,13 @@ def _misprints(table: Table, rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _epochs(cells: Sequence[Planned]) -> dict[str, Any]:
-    """Epochs by category, as they were trained, else as they are asked for (None: the recipe's own number)."""
-    found: dict[str, Any] = {}
+def _epochs(cells: Sequence[Planned]) -> dict[str, list[int]]:
+    """Epochs by category, as trained or asked for; none while the recipes' own number is not known."""
+    found: dict[str, set[int]] = {}
     for c in cells:
         epochs = c.kept["result"].get("epochs") if c.kept else c.cell.fit.get("epochs")
-        if found.get(c.cell.data.category) is None:
-            found[c.cell.data.category] = epochs
-    return found
+        found.setdefault(c.cell.data.category, set()).update([] if epochs is None else [epochs])
+    return {category: sorted(numbers) for category, numbers in found.items()}
 
 
 def _cost(cells: Sequence[Planned]) -> dict[str, Any] | None:
