@@ -7,6 +7,7 @@ from ..errors import ConfigError
 from ..functional import Clamp, soft_clamp
 from ..functional.inverse_gamma import narrow
 from ..nn import Context, LocationSubnet, SubnetFactory
+from . import fused
 from .base import Flow, Result, check_channels
 
 __all__ = ["AffineCoupling"]
@@ -61,6 +62,9 @@ class AffineCoupling(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """(B, C, H, W) to z of that shape and log_det (B, H, W), or (B,) where the subnet sees neighbours."""
         passive, active = self._halves(x)
+        form = fused.CouplingForm(self.sizes, self.swap, self.gain, self.clamp, self.clamp_form)
+        if fused.fits(self.subnet, x, form):
+            return fused.of_map(self.subnet, x, context, form)
         log_scale, shift = self._scale_and_shift(passive, context)
         active = active * torch.exp(log_scale) + shift
         z = torch.cat((active, passive) if self.swap else (passive, active), dim=1)

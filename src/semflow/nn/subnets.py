@@ -66,28 +66,32 @@ class LocationSubnet(Subnet):
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         """(B, in, H, W) and a context to (B, out, H, W)."""
         batch, _, height, width = x.shape
-        check_context(context, self.context_channels, x)
-        locations = to_locations(x)
-        if context is None or self.weight_context is None:
-            hidden = F.relu_(F.linear(locations, self.weight_x, self.bias))
+        table = self.table(x, context)
+        if table.shape[:2] == (1, 1):  # the same everywhere: a bias
+            hidden = F.relu_(F.linear(to_locations(x), self.weight_x, table[0, 0]))
         else:
-            table = self._context_table(self.weight_context, context)
             # The sum is not taken in place: autograd pays for a change through a view with copies of the whole.
-            hidden = F.linear(locations, self.weight_x).view(batch, height * width, -1) + table
+            hidden = F.linear(to_locations(x), self.weight_x).view(batch, height * width, -1) + table
             hidden = F.relu_(hidden).view(batch * height * width, -1)
         return from_locations(self.output(hidden), (height, width))
 
-    def _context_table(self, weight: Tensor, context: PositionTables | Tensor) -> Tensor:
-        """Wc c + b as (H W, hidden), or (B, H W, hidden) of a map that differs from image to image."""
+    def table(self, x: Tensor, context: Context = None) -> Tensor:
+        """What the hidden units get besides Wx x: Wc c + b1 as (B, H W, hidden); either may be 1.
+
+        Raises:
+            ShapeError: the context does not fit x and the subnet.
+        """
+        check_context(context, self.context_channels, x)
+        weight = self.weight_context
+        if context is None or weight is None:
+            return self.bias[None, None]
         if isinstance(context, PositionTables):
             split = context.column.shape[1]
             column = F.linear(context.column.to(weight), weight[:, :split])
             row = F.linear(context.row.to(weight), weight[:, split:], self.bias)
-            return (row[:, None] + column[None]).flatten(0, 1)
+            return (row[:, None] + column[None]).flatten(0, 1)[None]
         dense = context.to(weight)
-        if dense.dim() == 3:
-            return F.linear(dense.flatten(1).T, weight, self.bias)
-        return F.linear(dense.flatten(2).transpose(1, 2), weight, self.bias)
+        return F.linear(dense.view(-1, *dense.shape[-3:]).flatten(2).transpose(1, 2), weight, self.bias)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
@@ -99,9 +103,10 @@ class ConvSubnet(Subnet):
 
     Args:
         in_channels, out_channels, context_channels: as in `LocationSubnet`.
-        hidden: hidden channels; by default those of the input and context together.
+        hidden: hidden channels; by default those of the input and context together, times `hidden_ratio`.
         kernel: odd kernel size; 1 makes it see one location only and its event `"location"`.
         norm: normalise the hidden channels of each location (MSFlow's).
+        hidden_ratio: see `hidden`.
 
     Example:
         >>> ConvSubnet(4, 8)(torch.randn(2, 4, 6, 6)).shape
@@ -116,13 +121,14 @@ class ConvSubnet(Subnet):
         hidden: int | None = None,
         kernel: int = 3,
         norm: bool = False,
+        hidden_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
             raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
         self.event = "location" if kernel == 1 else "sample"
         self.context_channels = context_channels
-        hidden = hidden or in_channels + context_channels
+        hidden = hidden or max(1, int(hidden_ratio * (in_channels + context_channels)))
         self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
         self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
