@@ -1,0 +1,147 @@
+"""What the figures show, computed from a detector: maps of single images, and histograms over a test set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from semflow import Detector
+from semflow.bases import SemanticAware
+from semflow.data import Sample, collate
+from semflow.detectors.loading import batches
+from semflow.objectives import log_likelihood
+
+__all__ = ["Histogram", "View", "histograms", "views"]
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """One image and what a detector says of it; maps are (H, W), those of a scale (H_k, W_k).
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        mask: true where anomalous, or None.
+        name: of the file.
+        score: the anomaly map.
+        variances: the predicted variance of each scale; empty without statistics.
+        normal: -log p(v | normal) per dimension, mean over the scales: the map of Z^n (Eq. 3 and 6).
+        anomalous: log p(v | anomalous) per dimension: the map of Z^a (Eq. 3 and 7); None without anomalous mean.
+        posterior: 1 - s(z) of Eq. 8 at the temperature C, mean over the scales; None without anomalous mean.
+        means: predicted normal and anomalous mean of each scale (models 3b and 3c); empty elsewhere.
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    name: str
+    score: Map
+    normal: Map
+    variances: list[Map] = field(default_factory=list)
+    anomalous: Map | None = None
+    posterior: Map | None = None
+    means: list[tuple[Map, Map]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
+    """Look at samples of one size."""
+    if not samples:
+        return []
+    device = next(detector.flows.parameters()).device
+    batch = collate(samples)
+    images = batch.images.to(device)
+    detector.eval()
+    prediction = detector.predict(images)
+    size = (images.shape[2], images.shape[3])
+    base = detector.base if isinstance(detector.base, SemanticAware) else None
+    normal, anomalous, posterior, means = [], [], [], []
+    for z, log_det, event, statistics in detector.encode(images):
+        channels = z.shape[1]
+        # As the detector scores: with the log-det where it has one for each location.
+        counted = log_det if detector.score_log_det and event == "location" else torch.zeros_like(z[:, 0])
+        log_normal = log_likelihood(detector.base.log_prob(z, statistics), counted, "location")
+        normal.append(_enlarge(-log_normal / channels, size))
+        if base is not None and statistics is not None:
+            everywhere = torch.ones(z.shape[0], *z.shape[2:], device=device)
+            log_anomalous = log_likelihood(base.log_prob(z, statistics, everywhere), counted, "location")
+            anomalous.append(_enlarge(log_anomalous / channels, size))
+            posterior.append(_enlarge(torch.sigmoid(-base.log_odds(z, statistics) / channels), size))
+            if statistics.normal_shift is not None and statistics.anomaly_shift is not None:
+                shifts = (statistics.normal_shift[:, 0], statistics.anomaly_shift[:, 0])
+                means.append((base.normal_mean + shifts[0], base.anomaly_mean + shifts[1]))
+    return [
+        View(
+            image=sample.image.permute(1, 2, 0).numpy(),
+            mask=None if sample.anomaly_mask is None else sample.anomaly_mask.numpy(),
+            name=sample.path,
+            score=_array(prediction.anomaly_map[k]),
+            normal=_array(torch.stack(normal).mean(0)[k]),
+            variances=[_array(v[k]) for v in prediction.variance],
+            anomalous=_array(torch.stack(anomalous).mean(0)[k]) if anomalous else None,
+            posterior=_array(torch.stack(posterior).mean(0)[k]) if posterior else None,
+            means=[(_array(n[k]), _array(a[k])) for n, a in means],
+        )
+        for k, sample in enumerate(samples)
+    ]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of a quantity at normal and at anomalous locations of one scale, with the edges of the bins."""
+
+    scale: int
+    edges: NDArray[np.float64]
+    normal: NDArray[np.int64]
+    anomalous: NDArray[np.int64]
+
+    @property
+    def overlap(self) -> float:
+        """The area that the two normalised histograms share, in [0, 1]."""
+        if not self.normal.sum() or not self.anomalous.sum():
+            return 0.0
+        shares = np.minimum(self.normal / self.normal.sum(), self.anomalous / self.anomalous.sum())
+        return float(shares.sum())
+
+
+@torch.no_grad()
+def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8) -> list[Histogram]:
+    """The mean over the channels of the latent z at every location of a test set, a histogram for each scale.
+
+    A location is anomalous where the detector's own reduction of the mask says so; those at an anomaly's border, which
+    training would leave out, are left out here.
+    """
+    device = next(detector.flows.parameters()).device
+    detector.eval()
+    found: list[tuple[list[Tensor], list[Tensor]]] = []
+    for batch in batches(dataset, batch_size):
+        latents = detector.encode(batch.images.to(device))
+        found = found or [([], []) for _ in latents]
+        for (normal, anomalous), latent in zip(found, latents, strict=True):
+            means = latent.z.float().mean(1).cpu()
+            mask, ignore = detector.marks(batch.anomaly_masks, (means.shape[1], means.shape[2]))
+            marked = torch.zeros_like(means, dtype=torch.bool) if mask is None else mask > 0
+            left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
+            normal.append(means[~marked & ~left_out])
+            anomalous.append(means[marked])
+    result = []
+    for scale, parts in enumerate(found):
+        values = [torch.cat(part).numpy().astype(np.float64) for part in parts]
+        low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
+        edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
+        counts = [np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in values]
+        result.append(Histogram(scale, edges, counts[0], counts[1]))
+    return result
+
+
+def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _array(x: Tensor) -> Map:
+    return x.detach().float().cpu().numpy()
