@@ -22,7 +22,7 @@ ROWS = 1024
 
 
 class CouplingForm(NamedTuple):
-    """What of a coupling is no tensor; `sizes` are of the two parts of x, and with `swap` the first is the active one."""
+    """What of a coupling is no tensor: the sizes of the two parts of x, if the first is the active one, the clamp."""
 
     sizes: tuple[int, int]
     swap: bool
