@@ -1,6 +1,10 @@
 import csv
 import json
+import re
+import shutil
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 
 import semflow
 from semflow.cli import main
+from semflow.cli.predict import Record, _save_overlay
 from semflow.data import open_dataset
 from semflow.report import load_map
 
@@ -107,6 +112,50 @@ def test_predict_writes_scores_overlays_maps_and_a_page(shared_run: Path, photos
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("size", [(2500, 500), (40, 30), (7, 3000)])
+def test_the_heat_lies_where_it_was_found_whatever_the_proportions(size: tuple[int, int], tmp_path: Path) -> None:
+    record = Record("a", 0.0, "", "", *size)
+    width, height = record.overlay_size
+    assert max(width, height) == min(max(size), 1024)
+    assert abs(width / height - size[0] / size[1]) <= max(1.0 / height * width / height, 1.0 / height)
+    anomaly_map = torch.zeros(64, 64)
+    anomaly_map[:16, 32:] = 1.0  # the upper quarter of the right half
+    _save_overlay(tmp_path / "heat.png", Image.new("RGB", (width, height)), anomaly_map, (0.0, 1.0))
+    with Image.open(tmp_path / "heat.png") as picture:
+        pixels = np.asarray(picture.convert("L").resize((8, 8), Image.Resampling.BOX))
+    hot = np.zeros((8, 8), dtype=bool)
+    hot[:2, 4:] = True
+    assert pixels[hot].min() > pixels[~hot].max() + 50
+
+
+def test_predict_odd_names_and_kinds_of_image(shared_run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    folder, output = tmp_path / "photos", tmp_path / "results"
+    odd = [
+        "=1+1,2.png",
+        "a b.png",
+        'quote".png',
+        "it's.png",
+        "line\nbreak.png",
+        "\u00fc\u6f22\U0001f600.png",
+        "50%25 #?.png",
+    ]
+    for name in odd:
+        save(picture(rng), folder / name)
+    save(picture(rng)[:, :, 0], folder / "x" / "part.png")
+    save((picture(rng)[:, :, 0].astype(np.uint16) << 8), folder / "y" / "part.png")
+    shutil.copy(folder / "a b.png", folder / "LOUD.PNG")
+    assert main(["predict", "--model", str(shared_run), "--input", str(folder), "--output", str(output)]) == 0
+    with (output / "scores.csv").open(newline="", encoding="utf-8") as file:
+        table = {row["image"]: row for row in csv.DictReader(file)}
+    assert set(table) == {*odd, "x/part.png", "y/part.png", "LOUD.PNG"}
+    assert all((output / row["overlay"]).is_file() and (output / row["map"]).is_file() for row in table.values())
+    assert table["LOUD.PNG"]["score"] == pytest.approx(table["a b.png"]["score"])
+    page = (output / "index.html").read_text(encoding="utf-8")
+    sources = [unquote(unescape(source)) for source in re.findall(r'<img src="([^"]*)"', page)]
+    assert sorted(sources) == sorted(row["overlay"] for row in table.values())
+
+
 def test_predict_one_file_with_a_16_bit_map(shared_run: Path, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "results"
     output.mkdir()  # an empty folder is as good as none
@@ -148,10 +197,13 @@ def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
     output = tmp_path / "run"
     whole = semflow.detectors.training._train_epoch
 
-    def stop(detector: object, loader: object, optimizer: object, plan: object, epoch: int, display: object) -> object:
-        if epoch == 1:
+    calls: list[object] = []
+
+    def stop(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(detector, loader, optimizer, plan, epoch, display)  # type: ignore[arg-type]
+        return whole(*arguments)  # type: ignore[arg-type]
 
     words = [word if word != "1" or before != "--epochs" else "2" for before, word in _pairs(fit_words(data, output))]
     with monkeypatch.context() as patched:

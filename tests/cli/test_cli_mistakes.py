@@ -1,13 +1,7 @@
 """Every mistake of a user: exit code 2, one line on standard error that names what is wrong, nothing written."""
 
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +12,6 @@ from conftest import SIZE, fit_words, picture, save
 from test_cli_commands import snapshot
 
 from semflow.cli import main
-from semflow.report import staged_folder
 
 
 def truncate(path: Path) -> Path:
@@ -143,14 +136,20 @@ WRONG_OPTIONS: dict[str, tuple[list[str], str]] = {
     "backbone": (["--backbone", "resnet_of_dreams"], "resnet_of_dreams"),
     "weights": (["--weights", "nowhere.pth"], "nowhere.pth"),
     "recipe": (["--recipe", "soup"], "sanflow"),
-    "epochs": (["--epochs", "0"], "epochs"),
+    "epochs": (["--epochs", "0"], "--epochs"),
     "epochs that are no number": (["--epochs", "many"], "many"),
-    "batch size": (["--batch-size", "-1"], "batch_size"),
-    "image size": (["--image-size", "0"], "image_size"),
+    "batch size": (["--batch-size", "-1"], "--batch-size"),
+    "image size": (["--image-size", "0"], "--image-size"),
     "device": (["--device", "abacus"], "abacus"),
+    "workers": (["--workers", "-1"], "--workers"),
+    "seed": (["--seed", "-1"], "--seed"),
+    "seed of too many digits": (["--seed", "9" * 23], "--seed"),
+    "a file in the way": (["--output", f"{__file__}/run"], Path(__file__).name),
     "unknown option": (["--epoch", "3"], "--epoch"),
     "unknown argument of the recipe": (["--set", "blobs", "3"], "blobs"),
     "wrong type for the recipe": (["--set", "blocks", "three"], "blocks"),
+    "wrong members of a tuple": (["--set", "strides", "8,big"], "8,16,32"),
+    "name without value": (["--set", "blocks"], "--set"),
     "what has its own option": (["--set", "seed", "3"], "--seed"),
 }
 
@@ -163,6 +162,44 @@ def test_wrong_options(case: str, shared_data: Path, tmp_path: Path, capsys: pyt
     assert main([*base, *words]) == 2
     assert named in only_line(capsys)
     assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("words", [["--seed", "-1"], ["--epochs", "0"]])
+def test_wrong_numbers_of_the_demo(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words[0] in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert snapshot(tmp_path) == {}
+
+
+def test_evaluate_asks_for_a_place_before_the_work(
+    shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("of the user")
+    place = tmp_path / "file" / "metrics.json"
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(place)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert str(tmp_path / "file") in shown.err
+    assert len(shown.err.splitlines()) == 1  # no line of progress either
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_fit_that_fails_leaves_no_run_without_a_checkpoint(
+    checkpoint: bool, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        if checkpoint:
+            (tmp_path / "run" / "checkpoint.safetensors").touch()
+        raise torch.OutOfMemoryError("of this batch")
+
+    monkeypatch.setattr("semflow.detectors.training._train_epoch", fail)
+    assert main(fit_words(shared_data, tmp_path / "run")) == 2
+    expected = {"run", "run/config.json", "run/checkpoint.safetensors"} if checkpoint else set()
+    assert snapshot(tmp_path).keys() == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that must be missing")
@@ -190,101 +227,3 @@ def test_cuda_that_is_not_there(
     assert "cuda" in line
     assert "cpu" in line  # what to do instead
     assert snapshot(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [(["fit"], "--data"), (["dance"], "dance"), (["fit", "--data"], "--data"), (["--verbose"], "--verbose")],
-)
-def test_words_that_are_no_command(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    line = only_line(capsys)
-    assert named in line
-    assert "--help" in line
-
-
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def wrong(_: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("semflow.cli.evaluate.run", wrong)
-    with pytest.raises(ZeroDivisionError):
-        main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
-
-
-def test_a_polite_kill_ends_like_an_interrupt(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def killed(_: object) -> None:
-        with staged_folder(tmp_path / "results") as staged:
-            (staged / "half.txt").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-
-    former = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("semflow.cli.evaluate.run", killed)
-    try:
-        assert main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)]) == 130
-    finally:
-        signal.signal(signal.SIGTERM, former)
-    assert only_line(capsys) == "interrupted"
-    assert snapshot(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (PermissionError(13, "Permission denied", "results"), "error: results: Permission denied"),
-        (OSError(28, "No space left on device"), "error: No space left on device"),
-        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "error: out of memory; choose a smaller"),
-    ],
-)
-def test_what_the_machine_refuses_is_one_line_too(
-    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("semflow.cli.evaluate.run", refuse)
-    assert main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)]) == 2
-    assert only_line(capsys).startswith(line)
-
-
-def run_process(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "semflow", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def test_as_a_process_a_mistake_is_one_line(tmp_path: Path) -> None:
-    """With everything that libraries might print on import."""
-    (tmp_path / "photos").mkdir()
-    done = run_process("fit", "--data", str(tmp_path / "photos"), "--output", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert "photos" in done.stderr
-    assert snapshot(tmp_path) == {"photos": None}
-
-
-def test_help_takes_less_than_a_second() -> None:
-    """Of processor time, which does not depend on what else the machine is doing."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run_process("--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
-    assert all(name in done.stdout for name in ("demo", "fit", "evaluate", "predict"))
-
-
-@pytest.mark.parametrize("command", ["demo", "fit", "evaluate", "predict"])
-def test_each_command_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    shown = capsys.readouterr().out
-    for option in {"demo": ["--output", "--seed"], "fit": ["--recipe", "--resume"]}.get(command, ["--model"]):
-        assert option in shown

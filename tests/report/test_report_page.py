@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semflow.errors import ConfigError
-from semflow.report import Entry, Panel, Section, Table, embed, gallery, link, render_page
+from semflow.report import Entry, Panel, Picture, Section, Table, embed, gallery, link, render_page
 
 VOID = {"meta", "img", "br"}
 
@@ -60,7 +60,7 @@ names = st.text(st.characters(exclude_characters="\r\0", exclude_categories=("Cs
 
 @given(st.lists(names, min_size=1, max_size=4))
 def test_any_file_name_is_text_and_never_markup(files: list[str]) -> None:
-    entries = [Entry(name, 0.0, ((link(PurePath("maps") / f"x{name}"), name),)) for name in files]
+    entries = [Entry(name, 0.0, (Picture(link(PurePath("maps") / f"x{name}"), name, (4, 2)),)) for name in files]
     page = render_page(
         files[0], [Section(files[-1], tuple(entries))], lines=files, table=Table(("a", files[0]), (("b", files[-1]),))
     )
@@ -71,7 +71,7 @@ def test_any_file_name_is_text_and_never_markup(files: list[str]) -> None:
 
 def test_hostile_names() -> None:
     name = '"><script>alert(1)</script>&.png'
-    entry = Entry(name, 1.0, ((link(PurePath(name)), name),), note=name)
+    entry = Entry(name, 1.0, (Picture(link(PurePath(name)), name, (4, 2)),), note=name)
     page = render_page(name, [Section(name, (entry,))])
     reader = read(page)
     assert reader.names == [name]
@@ -96,7 +96,7 @@ def test_a_page_of_equal_scores_or_of_nothing(count: int) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
-    pictures = tuple((embed(Image.new("RGB", (2, 2)), kind), "heat") for kind in ("PNG", "JPEG"))
+    pictures = tuple(Picture(embed(Image.new("RGB", (2, 2)), kind), "heat", (2, 2)) for kind in ("PNG", "JPEG"))
     page = section_page(Entry("a", 0.5, pictures))
     assert "http" not in page
     assert [source.split(",")[0] for source in read(page).sources] == [
@@ -104,6 +104,21 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
         "data:image/jpeg;base64",
     ]
     assert "color-scheme: light dark" in page
+
+
+def test_a_page_of_thousands_stays_small_and_knows_where_each_picture_goes() -> None:
+    """Without its size a picture that is not loaded has no height, and a browser loads all of them at once."""
+    entries = [Entry(f"{n}.png", n / 7, (Picture(f"overlays/{n}.png", "heat", (640, 10 + n)),)) for n in range(2000)]
+    page = section_page(*entries)
+    images = re.findall(r'<img src="overlays/(\d+)\.png"[^>]* width="640" height="(\d+)" loading="lazy">', page)
+    assert sorted((int(n), int(height)) for n, height in images) == [(n, 10 + n) for n in range(2000)]
+    assert len(page) < 1_000_000
+
+
+def test_a_table_wider_than_a_telephone_scrolls_by_itself() -> None:
+    page = render_page("t", [], table=Table(("a", "b"), (("1", "2"),)))
+    assert '<div class="wide"><table>' in page
+    assert ".wide { overflow-x: auto" in page
 
 
 def panel(caption: str = "brick, scratch", truth: bool = True) -> Panel:

@@ -23,6 +23,7 @@ from semflow.recipes import sanflow
 from semflow.report import (
     Entry,
     Panel,
+    Picture,
     Section,
     Table,
     embed,
@@ -118,7 +119,7 @@ def _first_of_each_kind(found: list[ImageResult]) -> list[ImageResult]:
     first: dict[str, ImageResult] = {}
     for result in found:
         first.setdefault(_kind(result), result)
-    return [first[kind] for kind in sorted(first)]
+    return [first[kind] for kind in sorted(first, key=lambda kind: (kind != "good", kind))]
 
 
 def _panel(texture: str, result: ImageResult, value_range: tuple[float, float]) -> Panel:
@@ -136,7 +137,8 @@ def _entry(result: ImageResult, value_range: tuple[float, float]) -> Entry:
     name = f"{_kind(result)}/{Path(result.sample.path).name}"
     heat = overlay(result.sample.image, result.anomaly_map, value_range)
     pictures = [(to_picture(result.sample.image), f"{name} as it is"), (heat, f"heat map of {name}")]
-    return Entry(name, result.score, tuple((embed(picture, "JPEG"), text) for picture, text in pictures))
+    shown = tuple(Picture(embed(picture, "JPEG"), text, picture.size) for picture, text in pictures)
+    return Entry(name, result.score, shown)
 
 
 def _page(sections: list[Section], rows: list[tuple[str, ...]]) -> str:

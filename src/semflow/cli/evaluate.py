@@ -14,6 +14,7 @@ from semflow.data import open_dataset
 from semflow.detectors import check_labels, results, summarize
 from semflow.errors import DataError
 from semflow.report import write_atomic
+from semflow.report.files import refuse_unwritable
 
 METRICS = {
     "image_auroc": "image AUROC",
@@ -27,6 +28,8 @@ def run(options: Evaluate) -> None:
     """Score the test set, show the metrics, and write them if asked to."""
     if options.json is not None and options.json.is_dir():
         raise DataError(f"--json {options.json} is a folder, expected a file to write")
+    if options.json is not None:
+        refuse_unwritable(options.json)
     detector = load_detector(options.model, options.device)
     dataset = open_dataset(options.data, "test", detector.image_size)
     check_labels(dataset)

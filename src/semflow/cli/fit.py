@@ -4,7 +4,8 @@ __all__ = ["recipe_arguments", "run"]
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,44 @@ from semflow.cli.inputs import verified
 from semflow.cli.options import Fit
 from semflow.data import open_dataset
 from semflow.detectors import fit
-from semflow.detectors.checkpoint import CONFIG
+from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.detectors.loading import check_device
 from semflow.errors import ConfigError, DataError
 from semflow.recipes import RECIPES, build
+from semflow.report.files import refuse_unwritable
 
 
 def run(options: Fit) -> None:
     """Check everything that can be checked, then train."""
     _check_output(options)
     device = check_device(options.device)
-    dataset = open_dataset(options.data, "train", options.image_size)
     if options.recipe not in RECIPES:
         raise ConfigError(f"--recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
-    common = {
-        "backbone": options.backbone,
+    recipe = RECIPES[options.recipe]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(recipe).parameters.items()}
+    common: dict[str, Any] = {
+        "backbone": defaults["backbone"] if options.backbone is None else options.backbone,
         "weights": options.weights,
-        "image_size": options.image_size,
+        "image_size": defaults["image_size"] if options.image_size is None else options.image_size,
         "seed": options.seed,
     }
-    arguments = recipe_arguments(RECIPES[options.recipe], options.set, reserved=common)
+    dataset = open_dataset(options.data, "train", common["image_size"])
+    arguments = recipe_arguments(recipe, options.set, reserved=common)
     detector = build(options.recipe, **common, **arguments)
     dataset = verified(dataset, cache=options.workers == 0)
     say(f"training {options.recipe} on {len(dataset)} images of {options.data}, {device.type}")
-    fit(
-        detector,
-        dataset,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        output=options.output,
-        resume=options.resume,
-        workers=options.workers,
-        device=device,
-    )
+    with _nothing_half_made(options.output):
+        fit(
+            detector,
+            dataset,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            output=options.output,
+            resume=options.resume,
+            workers=options.workers,
+            device=device,
+        )
     say(f"wrote {options.output}")
     say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
 
@@ -64,6 +69,8 @@ def recipe_arguments(
     >>> def recipe(blocks: int = 8, synthesis: bool = True, strides: tuple[int, ...] = (8, 16)) -> None: ...
     >>> recipe_arguments(recipe, {"blocks": "4", "synthesis": "false", "strides": "8,16,32"}, {})
     {'blocks': 4, 'synthesis': False, 'strides': (8, 16, 32)}
+    >>> recipe_arguments(recipe, {"strides": "8"}, {})
+    {'strides': (8,)}
     """
     parameters = inspect.signature(recipe).parameters
     names = [name for name in parameters if name not in reserved]
@@ -77,10 +84,20 @@ def recipe_arguments(
         value = _literal(word)
         if isinstance(default, float) and type(value) is int:
             value = float(value)
+        if isinstance(default, tuple):
+            value = _tuple_like(value, default)
         if default is not None and type(value) is not type(default):
-            raise ConfigError(f"--set {name} {word}: expected {type(default).__name__}, such as {default!r}")
+            example = ",".join(map(str, default)) if isinstance(default, tuple) else repr(default)
+            raise ConfigError(f"--set {name} {word}: expected {type(default).__name__}, such as {example}")
         arguments[name] = value
     return arguments
+
+
+def _tuple_like(value: object, default: tuple[object, ...]) -> object:
+    """`8`, `8,16` and `[8,16]` as a tuple, where its members are of the type of the default's; else as it came."""
+    members = tuple(value) if isinstance(value, tuple | list) else (value,)
+    kinds = {type(member) for member in default}
+    return members if not kinds or {type(member) for member in members} <= kinds else value
 
 
 def _literal(word: str) -> object:
@@ -102,3 +119,22 @@ def _check_output(options: Fit) -> None:
         kind = "holds a run already" if (output / CONFIG).exists() else "is not empty"
         hint = "go on with it by --resume, or " if (output / CONFIG).exists() else ""
         raise DataError(f"--output {output} {kind}, expected a new folder; {hint}choose another folder")
+    refuse_unwritable(output)
+
+
+@contextmanager
+def _nothing_half_made(output: Path) -> Iterator[None]:
+    """Take a run away again that has failed before its first checkpoint: there is nothing in it to go on with.
+
+    An interrupted run stays: it is what --resume goes on with.
+    """
+    was_there, had_config = output.exists(), (output / CONFIG).exists()
+    try:
+        yield
+    except Exception:
+        if not had_config and not (output / CHECKPOINT).exists():
+            for name in (CONFIG, LOG):
+                (output / name).unlink(missing_ok=True)
+            if not was_there and output.is_dir() and not any(output.iterdir()):
+                output.rmdir()
+        raise

@@ -3,6 +3,7 @@
 __all__ = ["main"]
 
 import io
+import logging
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from contextlib import redirect_stderr
 from importlib import import_module
 from typing import cast
 
-from semflow.cli.options import Command, Demo, Evaluate, Fit, Predict
+from semflow.cli.options import Command, Demo, Evaluate, Fit, Predict, check_numbers
 from semflow.errors import ConfigError, SemflowError
 
 DESCRIPTION = "Find defects in images with normalizing flows trained on good parts only."
@@ -36,13 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write must not end the program
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    silenced = logging.root.manager.disable
     try:
+        logging.disable(logging.WARNING)
         with warnings.catch_warnings():
-            # A library's warnings are for programmers; its own, semflow says in one line.
+            # A library's warnings, logged or not, are for programmers; its own, semflow says in one line.
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", module=r"semflow(\.|$)")
             warnings.showwarning = _show_warning
             name, options = _parse(words)
+            check_numbers(options)
             _stop_on_terminate()
             import_module(f"semflow.cli.{name}").run(options)
             sys.stdout.flush()
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SEMFLOW_TRACEBACK") or not _expected(error):
             raise
         return _say(f"error: {_message(error)}", WRONG)
+    finally:
+        logging.disable(silenced)
     return 0
 
 
@@ -101,14 +107,20 @@ def _reason(box: str, words: list[str]) -> str:
 
 def _expected(error: Exception) -> bool:
     """What the user can do something about; anything else is a mistake of ours and keeps its traceback."""
-    return isinstance(error, SemflowError | OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, SemflowError | OSError) or _out_of_memory(error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, CUDA's, and that of torch's allocator on the CPU, which has no class of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _out_of_memory(error):
         return "out of memory; choose a smaller --batch-size or --image-size"
     return str(error)
 

@@ -1,12 +1,14 @@
 """The options of each command: the docstrings and comments are its help."""
 
-__all__ = ["Command", "Demo", "Device", "Evaluate", "Fit", "Predict"]
+__all__ = ["Command", "Demo", "Device", "Evaluate", "Fit", "Predict", "check_numbers"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import tyro
+
+from semflow.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT")]
@@ -40,12 +42,12 @@ class Fit:
     """The run directory to make."""
     recipe: str = "sanflow"
     """How the detector is built."""
-    backbone: str = "wide_resnet50_2"
-    """Any timm model that gives feature maps."""
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
+    """Any timm model that gives feature maps; by default the recipe's, wide_resnet50_2 for sanflow."""
     weights: str = "hub"
     """hub (downloaded), packaged (tf_efficientnet_lite0, 1 or 2 from an installed package), random, or a file."""
-    image_size: int = 256
-    """Side in pixels that images are resized to."""
+    image_size: OptionalInt = None
+    """Side in pixels that images are resized to; by default the recipe's, 256 for sanflow."""
     epochs: OptionalInt = None
     """Passes over the images; by default as the recipe has it."""
     batch_size: OptionalInt = None
@@ -59,7 +61,7 @@ class Fit:
     resume: bool = False
     """Go on with the run in the output directory; start it if there is none."""
     set: dict[str, str] = field(default_factory=dict)
-    """Further arguments of the recipe as name and value, such as: --set blocks 4 variance fixed synthesis false"""
+    """Further arguments of the recipe as name and value, such as: --set blocks 4 synthesis false strides 4,8,16"""
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,17 @@ class Predict:
 
 
 Command: TypeAlias = Demo | Fit | Evaluate | Predict
+
+LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0}
+LARGEST_SEED = 2**63 - 1  # what torch takes
+
+
+def check_numbers(options: Command) -> None:
+    """Raise ConfigError, in terms of the command line, for a number that nothing can be done with."""
+    for name, least in LEAST.items():
+        value = getattr(options, name, None)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
+    seed = getattr(options, "seed", 0)
+    if seed > LARGEST_SEED:
+        raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")

@@ -19,7 +19,7 @@ from semflow.cli.options import Predict
 from semflow.data import ImageDataset, decode_image, open_dataset
 from semflow.detectors import results
 from semflow.errors import ConfigError
-from semflow.report import Entry, Section, link, overlay, render_page, save_map, staged_folder, write_atomic
+from semflow.report import Entry, Picture, Section, link, overlay, render_page, save_map, staged_folder, write_atomic
 from semflow.report.files import refuse_occupied
 
 LONGEST_SIDE = 1024
@@ -40,6 +40,12 @@ class Record:
     width: int
     height: int
 
+    @property
+    def overlay_size(self) -> tuple[int, int]:
+        """Width and height of the overlay: the image's own proportions, at most LONGEST_SIDE pixels long."""
+        scale = min(1.0, LONGEST_SIDE / max(self.width, self.height))
+        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+
 
 def run(options: Predict) -> None:
     """Check the images, score them, and let the output folder appear."""
@@ -58,10 +64,10 @@ def run(options: Predict) -> None:
             heat = PurePosixPath("overlays", f"{name}.png")
             raw = PurePosixPath("maps", name + SUFFIX[options.map_format])
             original = decode_image(sample.path)
-            _save_overlay(folder / heat, original, anomaly_map, detector.map_range)
-            (folder / raw).parent.mkdir(parents=True, exist_ok=True)
+            record = Record(name, score, str(heat), str(raw), *original.size)
+            _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range)
             save_map(folder / raw, anomaly_map)
-            records.append(Record(name, score, str(heat), str(raw), *original.size))
+            records.append(record)
         _write_scores(folder, options, records, detector.map_range)
         write_atomic(folder / "index.html", _page(options, records))
     highest = max(records, key=lambda record: record.score)
@@ -78,14 +84,9 @@ def _names(dataset: ImageDataset) -> list[str]:
 
 
 def _save_overlay(
-    path: Path, original: Image.Image, anomaly_map: torch.Tensor, value_range: tuple[float, float]
+    path: Path, picture: Image.Image, anomaly_map: torch.Tensor, value_range: tuple[float, float]
 ) -> None:
-    """The heat over the image as it was given, its proportions kept, at most LONGEST_SIDE pixels long."""
-    picture = original
-    if max(picture.size) > LONGEST_SIDE:
-        scale = LONGEST_SIDE / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    """The heat over a picture: the map is stretched as the picture was squeezed when it became a square."""
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
     enlarged = torch.nn.functional.interpolate(
         anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
@@ -114,7 +115,11 @@ def _write_scores(folder: Path, options: Predict, records: list[Record], map_ran
 
 def _page(options: Predict, records: list[Record]) -> str:
     entries = tuple(
-        Entry(record.image, record.score, ((link(PurePosixPath(record.overlay)), f"heat map of {record.image}"),))
+        Entry(
+            record.image,
+            record.score,
+            (Picture(link(PurePosixPath(record.overlay)), f"heat map of {record.image}", record.overlay_size),),
+        )
         for record in records
     )
     lines = (

@@ -5,11 +5,12 @@ from semflow.report.files import staged_folder, write_atomic
 from semflow.report.gallery import Panel, gallery
 from semflow.report.maps import load_map, save_map
 from semflow.report.overlay import heat_map, overlay, to_picture
-from semflow.report.page import Entry, Section, Table, embed, link, render_page
+from semflow.report.page import Entry, Picture, Section, Table, embed, link, render_page
 
 __all__ = [
     "Entry",
     "Panel",
+    "Picture",
     "Section",
     "Table",
     "embed",

@@ -1,7 +1,8 @@
 """Outputs that are either whole or not there."""
 
-__all__ = ["staged_folder", "write_atomic"]
+__all__ = ["refuse_occupied", "refuse_unwritable", "staged_folder", "write_atomic"]
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -70,9 +71,29 @@ def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Pat
 
 
 def refuse_occupied(path: Path, replaces: str | None = None) -> None:
-    """Raise DataError unless `path` does not exist, is an empty folder, or holds the file `replaces`."""
+    """Raise DataError unless `path` can be made, or is an empty folder, or holds the file `replaces`."""
     if path.is_dir() and (not any(path.iterdir()) or (replaces is not None and (path / replaces).is_file())):
         return
     if path.exists():
         kind = "is not empty" if path.is_dir() else "is a file"
         raise DataError(f"output {path} {kind}, expected a new or empty folder; choose another one or empty it")
+    refuse_unwritable(path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise DataError if nothing can be made at `path`: said before the work, and not when its result is lost.
+
+    >>> refuse_unwritable(Path(__file__) / "results")
+    Traceback (most recent call last):
+    ...
+    semflow.errors.DataError: output ...: .../files.py is a file, expected a folder to write into; choose another place
+    """
+    for folder in path.absolute().parents:
+        if folder.is_dir():
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise DataError(
+                    f"output {path}: no permission to write into {folder}; choose another place or allow it"
+                )
+            return
+        if folder.exists():
+            raise DataError(f"output {path}: {folder} is a file, expected a folder to write into; choose another place")

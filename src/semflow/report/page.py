@@ -1,6 +1,6 @@
 """An HTML page of results: one file, no script, nothing loaded from elsewhere, light or dark as the reader's system."""
 
-__all__ = ["Entry", "Section", "Table", "embed", "link", "render_page"]
+__all__ = ["Entry", "Picture", "Section", "Table", "embed", "link", "render_page"]
 
 import base64
 import io
@@ -9,21 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from PIL import Image
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --faint: #767680; --bar: #d9562b; }
+:root { color-scheme: light dark; --line: #8884; --faint: #66666f; --bar: #d9562b; }
+@media (prefers-color-scheme: dark) { :root { --faint: #a0a0aa; } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem; max-width: 68rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p { margin: .25rem 0; max-width: 46rem; } .faint { color: var(--faint); }
-table { border-collapse: collapse; margin: .75rem 0; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+h1, h2, p { overflow-wrap: anywhere; } p { margin: .25rem 0; max-width: 46rem; } .faint { color: var(--faint); }
+.wide { overflow-x: auto; margin: .75rem 0; } table { border-collapse: collapse; }
+th, td { text-align: left; padding: .3rem 0 .3rem .9rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { padding-left: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 ol { list-style: none; padding: 0; display: grid; gap: 1rem; }
-ol { grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+ol { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
 li { border: 1px solid var(--line); border-radius: 6px; padding: .6rem; break-inside: avoid; min-width: 0; }
 .name { overflow-wrap: anywhere; } .row { display: flex; justify-content: space-between; gap: .75rem; }
 .score { font-variant-numeric: tabular-nums; font-weight: 600; }
@@ -34,6 +36,21 @@ img { width: 100%; height: auto; display: block; }
 """
 
 
+class Picture(NamedTuple):
+    """A picture of the page.
+
+    Fields:
+        source: made by `embed` or `link`.
+        description: of what is to be seen, for those who cannot see it.
+        size: width and height in pixels. A browser reserves the place by it, so that a page of thousands of pictures
+            neither jumps nor loads those that are far below.
+    """
+
+    source: str
+    description: str
+    size: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image of the page.
@@ -41,13 +58,13 @@ class Entry:
     Args:
         name: how it is called; any text, it is escaped.
         score: its section is sorted by it, the highest first.
-        pictures: (source, description) each; a source is made by `embed` or `link`.
+        pictures: side by side.
         note: a few words under the name.
     """
 
     name: str
     score: float
-    pictures: tuple[tuple[str, str], ...]
+    pictures: tuple[Picture, ...]
     note: str = ""
 
 
@@ -130,7 +147,7 @@ def _section(section: Section) -> list[str]:
 
 
 def _entry(entry: Entry, share: float) -> str:
-    pictures = "".join(_picture(source, description) for source, description in entry.pictures)
+    pictures = "".join(map(_picture, entry.pictures))
     note = f'<div class="faint">{escape(entry.note)}</div>' if entry.note else ""
     return (
         f'<li><div class="row"><span class="name">{escape(entry.name)}</span>'
@@ -139,11 +156,13 @@ def _entry(entry: Entry, share: float) -> str:
     )
 
 
-def _picture(source: str, description: str) -> str:
-    image = f'<img src="{escape(source)}" alt="{escape(description)}" title="{escape(description)}" loading="lazy">'
-    if source.startswith("data:"):
+def _picture(picture: Picture) -> str:
+    source, text = escape(picture.source), escape(picture.description)
+    width, height = picture.size
+    image = f'<img src="{source}" alt="{text}" title="{text}" width="{width}" height="{height}" loading="lazy">'
+    if picture.source.startswith("data:"):
         return f"<span>{image}</span>"
-    return f'<a href="{escape(source)}">{image}</a>'
+    return f'<a href="{source}">{image}</a>'
 
 
 def _table(table: Table) -> str:
@@ -152,4 +171,5 @@ def _table(table: Table) -> str:
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in table.rows)
-    return f"<table><thead><tr>{line(table.header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    head = line(table.header, "th")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
