@@ -13,8 +13,7 @@ from semflow.detectors import evaluate, fit
 from semflow.errors import CheckpointError, ConfigError
 from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean
-from semflow.recipes import RECIPES, build, load, sanflow
-from semflow.recipes.sanflow import ABLATIONS
+from semflow.recipes import ABLATIONS, RECIPES, build, load, sanflow
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mvtec"
 SMALL = {"backbone": "resnet18", "weights": "random", "blocks": 2, "position_channels": 16, "image_size": 64}
@@ -47,7 +46,7 @@ def test_the_default_is_the_papers_model() -> None:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_each_ablation_trains_a_step_and_predicts(name) -> None:
-    detector = sanflow(**SMALL, **ABLATIONS[name])
+    detector = sanflow(**SMALL, ablation=name)
     fit(detector, images(4), epochs=1, batch_size=4, progress=False)
     prediction = detector.predict(torch.rand(2, 3, 64, 64))
     assert torch.isfinite(prediction.anomaly_map).all()
@@ -97,7 +96,7 @@ def test_options_that_do_not_go_together() -> None:
         sanflow(**SMALL, variance="guessed")
     with pytest.raises(ConfigError, match="form must be"):
         sanflow(**SMALL, form="guessed")
-    with pytest.raises(ConfigError, match="recipe must be one of sanflow"):
+    with pytest.raises(ConfigError, match="recipe must be one of sanflow, cflow_ad"):
         build("padim")
     assert RECIPES["sanflow"] is sanflow
 

@@ -38,6 +38,7 @@ def base_and_head(
     mode: float = 0.1,
     form: Form = "exact",
     predicted_mean: bool = False,
+    anomalies: bool = False,
     stride: int = 8,
     source: Literal["image", "features"] = "image",
 ) -> BaseAndHead:
@@ -51,6 +52,7 @@ def base_and_head(
         mode: of the variance's prior, where training starts.
         form: of the likelihood, see `semflow.functional.normal_log_prob`.
         predicted_mean: predict shifts of both means as well.
+        anomalies: whether training marks locations as anomalous, which takes a base that knows them.
         stride: pixels that h folds into one location of its output, if it looks at the image.
         source: what h looks at: the `image`, once for all scales, or the `features` of each scale.
 
@@ -66,6 +68,8 @@ def base_and_head(
         raise ConfigError(f"variance must be {', '.join(get_args(Variance))}, but got {variance!r}")
     if source not in ("image", "features"):
         raise ConfigError(f"source must be image or features, but got {source!r}")
+    if variance == "unit" and anomalies:
+        raise ConfigError("variance unit is one standard normal for all: train it without synthetic anomalies")
     if predicted_mean and variance not in ("predicted", "fixed"):
         raise ConfigError(f"predicted_mean needs variance predicted or fixed, but got {variance!r}")
     if variance == "unit":

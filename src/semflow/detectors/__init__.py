@@ -4,10 +4,11 @@ from .checkpoint import load_into, read_config, save_model
 from .detector import Detector, Latents, Prediction
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .plan import Training
-from .scoring import Scorer
+from .scoring import STANDARD_NORMAL_PEAK, Scorer
 from .training import fit
 
 __all__ = [
+    "STANDARD_NORMAL_PEAK",
     "Detector",
     "Evaluation",
     "ImageResult",

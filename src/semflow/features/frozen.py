@@ -1,6 +1,14 @@
 """What all backbones share: one normalisation, no training, checked shapes."""
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "FeatureExtractor", "FrozenFeatures", "ImageNormalisation", "average_pool"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "FeatureExtractor",
+    "FrozenFeatures",
+    "ImageNormalisation",
+    "average_pool",
+    "layer_norm",
+]
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
@@ -27,17 +35,29 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def average_pool(maps: Sequence[Tensor], kernel: int = 3) -> list[Tensor]:
-    """Average each location with its neighbours: stride 1, same size; at the border the mean of those that exist.
+def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> list[Tensor]:
+    """Average each location with its neighbours, at the border the mean of those that exist; keep every `stride`-th.
 
     >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
     [torch.Size([2, 8, 5, 7])]
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ConfigError(f"kernel must be an odd number of at least 1 (1: no pooling), got {kernel}.")
-    if kernel == 1:
+    if kernel == stride == 1:
         return list(maps)
-    return [F.avg_pool2d(m, kernel, stride=1, padding=kernel // 2, count_include_pad=False) for m in maps]
+    return [F.avg_pool2d(m, kernel, stride, padding=kernel // 2, count_include_pad=False) for m in maps]
+
+
+def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Each map of each image to mean 0 and variance 1 over channels and locations together, as FastFlow wants it.
+
+    There is no affine. A likelihood of what comes out is one of normalised features: the map has forgotten its mean and
+    its variance, so there is no log-det to count.
+
+    >>> layer_norm([2 + 3 * torch.randn(2, 8, 16, 16)])[0].std((1, 2, 3), correction=0).round(decimals=2).tolist()
+    [1.0, 1.0]
+    """
+    return [F.layer_norm(m, m.shape[1:]) for m in maps]
 
 
 class ImageNormalisation(nn.Module):
@@ -79,7 +99,9 @@ class FrozenFeatures(nn.Module):
         channels: C_k of each map.
         strides: image pixels per location of each map.
         mean, std: the normalisation the weights were trained with.
-        smoothing: odd kernel of an average pooling (stride 1) over each map; 1 means none, 3 is common.
+        smoothing: odd kernel of an average pooling over each map; 1 means none, 3 is common.
+        reduction: stride of that pooling: 2 halves the maps.
+        normalise: bring each map of each image to mean 0 and variance 1, see `layer_norm`.
 
     The maps come out in channels_last memory, so that `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
 
@@ -96,6 +118,8 @@ class FrozenFeatures(nn.Module):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         smoothing: int = 1,
+        reduction: int = 1,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or not channels:
@@ -104,9 +128,12 @@ class FrozenFeatures(nn.Module):
             )
         if smoothing < 1 or smoothing % 2 == 0:
             raise ConfigError(f"smoothing must be an odd number of at least 1 (1: none), got {smoothing}.")
+        if reduction < 1:
+            raise ConfigError(f"reduction must be at least 1 (1: none), got {reduction}.")
         self.channels = tuple(int(c) for c in channels)
-        self.strides = tuple(int(s) for s in strides)
-        self.smoothing = smoothing
+        self.network_strides = tuple(int(s) for s in strides)
+        self.strides = tuple(s * reduction for s in self.network_strides)
+        self.smoothing, self.reduction, self.normalise = smoothing, reduction, normalise
         self.image_normalisation = ImageNormalisation(mean, std)
         self.network = network.requires_grad_(False)
         self._range_checked = False
@@ -129,7 +156,10 @@ class FrozenFeatures(nn.Module):
         normalised = self.image_normalisation(images).contiguous(memory_format=torch.channels_last)
         maps = self._run(normalised)
         self._check_maps(maps, images)
-        return average_pool([m.contiguous(memory_format=torch.channels_last) for m in maps], self.smoothing)
+        maps = average_pool(
+            [m.contiguous(memory_format=torch.channels_last) for m in maps], self.smoothing, self.reduction
+        )
+        return layer_norm(maps) if self.normalise else maps
 
     def _run(self, normalised: Tensor) -> list[Tensor]:
         """Run the network; the place where a subclass brings its output into the form of a list of maps."""
@@ -162,20 +192,21 @@ class FrozenFeatures(nn.Module):
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
         got = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
-        expected = [(images.shape[0], c, f"H/{s}", f"W/{s}") for c, s in zip(self.channels, self.strides, strict=True)]
+        declared = zip(self.channels, self.network_strides, strict=True)
+        expected = [(images.shape[0], c, f"H/{s}", f"W/{s}") for c, s in declared]
         fits = len(maps) == len(self.channels) and all(
             isinstance(m, Tensor) and m.dim() == 4 and m.shape[:2] == e[:2] for m, e in zip(maps, expected, strict=True)
         )
         if not (fits and self._sizes_fit(maps, images)):
             raise ShapeError(
                 f"{type(self.network).__name__} returned maps of shape {got} for images {tuple(images.shape)}, "
-                f"but channels={self.channels} and strides={self.strides} were declared."
+                f"but channels={self.channels} and strides={self.network_strides} were declared."
             )
 
     def _sizes_fit(self, maps: Sequence[Tensor], images: Tensor) -> bool:
         return all(
             size in (full // stride, -(-full // stride))
-            for m, stride in zip(maps, self.strides, strict=True)
+            for m, stride in zip(maps, self.network_strides, strict=True)
             for size, full in zip(m.shape[2:], images.shape[2:], strict=True)
         )
 

@@ -1,6 +1,6 @@
 """Which feature maps a timm backbone offers, found without its weights."""
 
-__all__ = ["Levels", "available_strides", "probe"]
+__all__ = ["Levels", "available_strides", "fitting_strides", "probe"]
 
 import functools
 from collections.abc import Sequence
@@ -117,3 +117,13 @@ def available_strides(backbone: str) -> tuple[int, ...]:
     (2, 4, 8, 16, 32)
     """
     return tuple(sorted(set(probe(backbone).strides)))
+
+
+def fitting_strides(backbone: str, strides: Sequence[int]) -> tuple[int, ...]:
+    """`strides`, or for a plain vision transformer, which has no pyramid, its own stride once.
+
+    >>> fitting_strides("resnet18", (4, 8, 16)), fitting_strides("deit_tiny_patch16_224", (4, 8, 16))
+    ((4, 8, 16), (16,))
+    """
+    levels = probe(backbone)
+    return levels.strides[:1] if levels.isotropic else tuple(strides)

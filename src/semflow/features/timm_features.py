@@ -28,6 +28,8 @@ class TimmFeatures(FrozenFeatures):
         image_size: for networks of fixed input size only: the size to build for. Those that can take any multiple of
             their patch size do so without it.
         smoothing: odd kernel of an average pooling over each map, 1 for none.
+        reduction: stride of that pooling: 2 halves the maps.
+        normalise: bring each map of each image to mean 0 and variance 1, as FastFlow does.
         seed: of random weights; the global generators are left alone.
         mean, std: normalisation of the weights in a file, if it is not the one timm notes for the backbone.
         fold: put batch normalisations into the convolutions before them: the same maps up to rounding, sooner.
@@ -50,6 +52,8 @@ class TimmFeatures(FrozenFeatures):
         layers: Sequence[int] | None = None,
         image_size: int | tuple[int, int] | None = None,
         smoothing: int = 1,
+        reduction: int = 1,
+        normalise: bool = False,
         seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -67,6 +71,8 @@ class TimmFeatures(FrozenFeatures):
             mean=mean or levels.mean,
             std=std or levels.std,
             smoothing=smoothing,
+            reduction=reduction,
+            normalise=normalise,
         )
         self.backbone = backbone
         self.weights = str(weights)

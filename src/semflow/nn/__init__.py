@@ -1,6 +1,7 @@
 """Networks around a flow: position codes, subnets, and the statistics network with its variance heads."""
 
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
+from .perceptron import PerceptronSubnet
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
 from .statistics_network import FeatureStatisticsNetwork, StatisticsNetwork
 from .subnets import Context, ConvSubnet, LocationSubnet, Subnet, SubnetFactory
@@ -20,6 +21,7 @@ __all__ = [
     "LearnedPosition2d",
     "LearnedVariance",
     "LocationSubnet",
+    "PerceptronSubnet",
     "PositionCode",
     "PositionTables",
     "PredictedMean",

@@ -6,11 +6,23 @@ from typing import Any
 
 from ..detectors import Detector, load_into, read_config
 from ..errors import CheckpointError, ConfigError
+from .cflow_ad import cflow_ad
+from .cs_flow import cs_flow
+from .differnet import differnet
+from .fastflow import fastflow
+from .msflow import msflow
 from .sanflow import sanflow
 
 __all__ = ["RECIPES", "build", "load"]
 
-RECIPES: dict[str, Callable[..., Detector]] = {"sanflow": sanflow}
+RECIPES: dict[str, Callable[..., Detector]] = {
+    "sanflow": sanflow,
+    "cflow_ad": cflow_ad,
+    "fastflow": fastflow,
+    "differnet": differnet,
+    "cs_flow": cs_flow,
+    "msflow": msflow,
+}
 
 
 def build(name: str, **arguments: Any) -> Detector:

@@ -1,45 +1,22 @@
 """SANFlow (Kim, Baik, Kim: SANFlow: Semantic-Aware Normalizing Flow for Anomaly Detection, NeurIPS 2023)."""
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from ..bases import Base, SemanticAware, StandardNormal
+from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
-from ..errors import ConfigError
 from ..features import TimmFeatures
-from ..flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
+from ..flows import coupling_stack
 from ..functional import Form
-from ..nn import (
-    FixedVariance,
-    InverseGammaVariance,
-    LearnedVariance,
-    PredictedMean,
-    SinusoidalPosition2d,
-    StatisticsNetwork,
-    VarianceHead,
-)
+from ..nn import SinusoidalPosition2d
 from ..objectives import Objective
 from ..synthesis import CutPaste
+from .ablations import ablation_arguments
+from .recipe import recipe
 
-__all__ = ["ABLATIONS", "sanflow"]
-
-Variance = Literal["predicted", "learned", "fixed", "unit"]
-
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "1a": {"synthesis": False, "variance": "unit", "bce": 0.0, "kl": 0.0},
-    "1b": {"bce": 0.0, "kl": 0.0},
-    "1c": {"kl": 0.0},
-    "1d": {"bce": 0.0},
-    "2a": {"synthesis": False},
-    "3a": {"variance": "fixed"},
-    "3b": {"variance": "fixed", "predicted_mean": True},
-    "3c": {"predicted_mean": True},
-}
-"""The models of the paper's Tables 4 to 6 as arguments of `sanflow`; 2a is CFLOW-AD+SP of Table S5."""
+__all__ = ["sanflow"]
 
 
+@recipe
 def sanflow(
     backbone: str = "wide_resnet50_2",
     weights: str = "hub",
@@ -55,6 +32,7 @@ def sanflow(
     variance: Variance = "predicted",
     mode: float = 0.1,
     predicted_mean: bool = False,
+    statistics_source: Literal["image", "features"] = "image",
     statistics_stride: int = 8,
     form: Form = "exact",
     mask_mode: Literal["nearest", "max"] = "max",
@@ -63,6 +41,7 @@ def sanflow(
     kl: float = 0.2,
     score_log_det: bool = True,
     top: float = 0.01,
+    ablation: str | None = None,
     seed: int = 0,
 ) -> Detector:
     """SANFlow: a conditional flow a scale, to Gaussians of predicted variance with mean 0 (normal) or 1 (anomalous).
@@ -75,84 +54,46 @@ def sanflow(
     image of each kind; the learning rate is 2e-3 with a warm-up and a cosine to the end (paper: 5e-4, fixed).
 
     Args:
-        backbone, weights, strides: of `semflow.features.TimmFeatures`; for a ViT repeat its stride, (16, 16, 16).
-        image_size: side in pixels that data sets give it.
+        backbone, weights, strides, image_size: of `TimmFeatures`; for a ViT repeat its stride, (16, 16, 16).
         blocks, position_channels: L and D.
         standardize, smoothing: standardise each channel over the training data; kernel of the features' pooling.
-        synthesis: train with synthetic anomalies; without them there is no BCE.
-        min_change: of a pasted patch, see `semflow.synthesis.CutPaste`: background on background is no anomaly.
-        margin: the anomalous mean.
-        variance: `predicted` by h; or one `learned` variance a scale, one `fixed` at `mode`, or `unit`, the standard
-            normal of a flow without statistics prediction (and so without anomalous mean).
-        mode: of the variance's prior, where the flow starts.
-        predicted_mean: predict both means as well.
-        statistics_stride: pixels that h folds into one location; 1 is the paper's h, at 64 times the cost.
-        form: of the likelihood, see `semflow.functional.normal_log_prob`.
-        mask_mode, guard: of `semflow.detectors.Detector`: how an anomaly marks a location, and its neighbours.
-        bce, kl: lambda_1 and lambda_2.
-        score_log_det, top: of the score.
+        synthesis, min_change: train with synthetic anomalies, see `semflow.synthesis.CutPaste`.
+        margin, variance, mode, predicted_mean: of `semflow.bases.base_and_head`: the anomalous mean, where the variance
+            comes from, the mode of its prior (where the flow starts), and whether the means are predicted too.
+        statistics_source, statistics_stride: what h looks at, and the pixels that it folds into one location; image and
+            1 are the paper's h, at 64 times the cost of 8.
+        form, bce, kl: of the likelihood, lambda_1 and lambda_2; mask_mode, guard, score_log_det, top: see `Detector`.
+        ablation: `1a` to `3c`, a model of Tables 4 to 6: it overrides the arguments of `semflow.recipes.ABLATIONS`.
         seed: of the weights' start and the permutations.
-
-    Returns:
-        An untrained `Detector`.
 
     Raises:
         ConfigError: an argument does not exist or does not go with the others.
 
     Example:
-        >>> detector = sanflow("resnet18", "random", blocks=2, position_channels=16, **ABLATIONS["2a"])
+        >>> detector = sanflow(backbone="resnet18", weights="random", blocks=2, position_channels=16, ablation="2a")
         >>> detector.synthesis is None, detector.objective.kl
         (True, 0.2)
     """
-    arguments: dict[str, Any] = dict(locals())
-    if variance == "unit" and (synthesis or predicted_mean):
-        raise ConfigError(
-            "variance unit is one standard normal for all: it needs synthesis=False and predicted_mean=False"
-        )
-    start = 1.0 if variance == "unit" else math.sqrt(mode)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
-        base: Base = StandardNormal() if variance == "unit" else SemanticAware(anomaly_mean=margin, form=form)
-        return Detector(
-            features,
-            flows=[_flow(c, blocks, position_channels, standardize, start) for c in features.channels],
-            base=base,
-            head=_head(variance, predicted_mean, mode, statistics_stride, len(features.channels)),
-            position=SinusoidalPosition2d(position_channels),
-            objective=Objective(bce=bce, kl=kl),
-            scorer=Scorer(len(features.channels), top=top),
-            synthesis=CutPaste(min_change=min_change) if synthesis else None,
-            score_log_det=score_log_det,
-            mask_mode=mask_mode,
-            guard=guard,
-            plan=Training(epochs=80, batch_size=4, learning_rate=2e-3, schedule="cosine"),
-            image_size=image_size,
-            config={"recipe": "sanflow", "arguments": arguments},
-        )
-
-
-def _flow(channels: int, blocks: int, position_channels: int, standardize: bool, start: float) -> FlowSequence:
-    """L blocks of coupling, global affine and permutation; the last affine brings the latents to the prior's scale."""
-    layers: list[torch.nn.Module] = [Standardize(channels)] if standardize else []
-    for block in range(blocks):
-        layers += [
-            AffineCoupling(channels, context_channels=position_channels),
-            GlobalAffine(channels, start=start if block == blocks - 1 else 1.0),
-            HardPermutation(channels),
-        ]
-    return FlowSequence(layers)
-
-
-def _head(variance: Variance, predicted_mean: bool, mode: float, stride: int, scales: int) -> VarianceHead | None:
-    if variance == "predicted":
-        return InverseGammaVariance(StatisticsNetwork(4 if predicted_mean else 2, stride=stride), mode=mode)
-    if predicted_mean and variance == "fixed":
-        return PredictedMean(StatisticsNetwork(2, stride=stride), mode)
-    if variance == "fixed":
-        return FixedVariance(mode)
-    if variance == "learned":
-        return LearnedVariance(scales, start=mode)
-    if variance == "unit":
-        return None
-    raise ConfigError(f"variance must be predicted, learned, fixed or unit, but got {variance!r}")
+    if ablation is not None:
+        return sanflow(**{**locals(), **ablation_arguments(ablation), "ablation": None})
+    features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
+    base, head, start = base_and_head(
+        variance, features.channels, margin=margin, mode=mode, form=form, predicted_mean=predicted_mean,
+        stride=statistics_stride, source=statistics_source, anomalies=synthesis,
+    )  # fmt: skip
+    flows = [coupling_stack(c, blocks, context_channels=position_channels, standardize=standardize, start=start)
+             for c in features.channels]  # fmt: skip
+    return Detector(
+        features,
+        flows,
+        base,
+        head,
+        SinusoidalPosition2d(position_channels),
+        Objective(bce=bce, kl=kl),
+        Scorer(len(features.channels), top=top),
+        synthesis=CutPaste(min_change=min_change) if synthesis else None,
+        score_log_det=score_log_det,
+        mask_mode=mask_mode, guard=guard,
+        plan=Training(epochs=80, batch_size=4, learning_rate=2e-3, schedule="cosine"),
+        image_size=image_size,
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""A deeper subnet for flows of vectors."""
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .subnets import Context, Subnet
+
+__all__ = ["PerceptronSubnet"]
+
+
+class PerceptronSubnet(Subnet):
+    """Linear layers with ReLU between them, at every location: DifferNet's subnet. It takes no context.
+
+    Args:
+        in_channels, out_channels: of the map.
+        context_channels: 0; it is there for the interface of subnet factories.
+        hidden: units of each hidden layer.
+        layers: number of hidden layers.
+
+    Example:
+        >>> import torch
+        >>> PerceptronSubnet(8, 16, hidden=32)(torch.randn(4, 8, 1, 1)).shape
+        torch.Size([4, 16, 1, 1])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 2
+    ) -> None:
+        super().__init__()
+        if context_channels:
+            raise ConfigError(f"context_channels must be 0 for a perceptron, but got {context_channels}")
+        if layers < 1:
+            raise ConfigError(f"layers must be at least 1, but got {layers}")
+        widths = [in_channels, *[hidden] * layers, out_channels]
+        parts: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*parts[:-1])
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """(B, in, H, W) to (B, out, H, W)."""
+        return cast(Tensor, self.layers(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)

@@ -1,0 +1,36 @@
+"""What every recipe does around its own lines: draw weights from the seed, and remember its arguments."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec
+
+import torch
+
+from ..detectors import Detector
+
+__all__ = ["recipe"]
+
+P = ParamSpec("P")
+
+
+def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
+    """Make a recipe of a function that has a `seed` among its parameters and returns a detector.
+
+    Weights and permutations are drawn from `seed`, and torch's global generator is left as it was. The function's name
+    and all its arguments are kept in `detector.config`, from which `semflow.load` builds the detector again.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args: P.args, **kwargs: P.kwargs) -> Detector:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(bound.arguments["seed"])
+            detector = function(*args, **kwargs)
+        if not detector.config:  # it has one where a recipe is another with other arguments
+            detector.config = {"recipe": function.__name__, "arguments": dict(bound.arguments)}
+        return detector
+
+    return build

@@ -1,0 +1,102 @@
+"""Several versions of one image: their sizes, their rotations, their pooled features."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from semflow.errors import ConfigError
+from semflow.features import (
+    FrozenFeatures,
+    ImagePyramid,
+    ModuleFeatures,
+    PooledViews,
+    average_pool,
+    fitting_strides,
+    rotations,
+)
+
+
+def colours() -> ModuleFeatures:
+    """A backbone that gives the image back, so that maps can be read as pixels."""
+    return ModuleFeatures(nn.Identity(), channels=(3,), strides=(1,), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def test_a_pyramid_halves_the_image_and_not_its_content() -> None:
+    x = torch.rand(2, 3, 16, 24)
+    features = ImagePyramid(colours(), levels=3)
+    maps = features(x)
+    assert (features.channels, features.strides) == ((3, 3, 3), (1, 2, 4))
+    assert [tuple(m.shape[2:]) for m in maps] == [(16, 24), (8, 12), (4, 6)]
+    assert torch.equal(maps[0], x)
+    for m in maps[1:]:
+        torch.testing.assert_close(m.mean(), x.mean(), atol=0.03, rtol=0)
+    flat = torch.full((1, 3, 16, 16), 0.25)
+    assert all(torch.allclose(m, flat[..., :1, :1]) for m in features(flat))
+
+
+@given(st.integers(1, 12), st.integers(0, 11))
+@settings(max_examples=25)
+def test_a_rotation_turns_by_its_share_of_the_circle(count, k) -> None:
+    """A bright spot goes where the rotation matrix takes it; counter-clockwise, as rot90."""
+    k %= count
+    x = torch.zeros(1, 3, 65, 65)
+    x[..., 30:33, 46:49] = 1.0  # 15 right of the centre, 1 above
+    turned = rotations(x, count)[k][0, 0]
+    rows, columns = torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="ij")
+    row, column = ((turned * w).sum() / turned.sum() - 32 for w in (rows, columns))
+    angle = 2 * math.pi * k / count
+    expected_column = 15 * math.cos(angle) - 1 * math.sin(angle)
+    expected_up = 15 * math.sin(angle) + 1 * math.cos(angle)
+    assert column.item() == pytest.approx(expected_column, abs=0.3)
+    assert -row.item() == pytest.approx(expected_up, abs=0.3)
+
+
+def test_rotations_keep_their_values_in_range_and_whole_turns_are_exact() -> None:
+    x = torch.rand(2, 3, 12, 20)
+    turned = rotations(x, 6)
+    assert torch.equal(turned[0], x)
+    assert torch.equal(turned[3], x.rot90(2, (2, 3)))
+    assert all(t.shape == x.shape and t.min() >= 0 and t.max() <= 1 for t in turned)
+    square = torch.rand(1, 3, 9, 9)
+    for k, t in enumerate(rotations(square, 4)):
+        assert torch.equal(t, square.rot90(k, (2, 3)))
+
+
+def test_pooled_views_are_the_means_of_each_view() -> None:
+    x = torch.rand(2, 3, 16, 16)
+    (pooled,) = PooledViews(ImagePyramid(colours(), levels=2), views=3)(x)
+    assert pooled.shape == (2, 6, 3, 1)
+    for view, turned in enumerate(rotations(x, 3)):
+        torch.testing.assert_close(pooled[:, :3, view, 0], turned.mean((2, 3)))
+
+
+def test_reduction_keeps_every_second_location_and_says_so() -> None:
+    x = torch.rand(1, 3, 9, 8)
+    features = FrozenFeatures(nn.Identity(), (3,), (1,), (0, 0, 0), (1, 1, 1), smoothing=3, reduction=2)
+    (m,) = features(x)
+    assert features.strides == (2,)
+    assert m.shape == (1, 3, 5, 4)
+    torch.testing.assert_close(m, average_pool([x], 3)[0][..., ::2, ::2])
+
+
+def test_strides_of_a_transformer() -> None:
+    assert fitting_strides("test_vit", (4, 8)) == (16,)
+    assert fitting_strides("test_efficientnet", (4, 8)) == (4, 8)
+
+
+def test_what_views_refuse() -> None:
+    for build in (lambda: ImagePyramid(colours(), 0), lambda: PooledViews(colours(), 0)):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            build()
+    with pytest.raises(ConfigError, match="reduction must be at least 1"):
+        FrozenFeatures(nn.Identity(), (3,), (1,), reduction=0)
+
+
+def test_views_stay_frozen_in_a_training_detector() -> None:
+    features = PooledViews(ImagePyramid(colours())).train()
+    assert not features.features.features.training
+    assert not any(p.requires_grad for p in features.parameters())
