@@ -1,0 +1,58 @@
+"""Small trees of images for the tests of the data sets, and what an error must look like."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semflow.data import ImageDataset
+from semflow.errors import DataError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def save_grey(path: Path, level: int = 100, size: tuple[int, int] = (12, 8)) -> Path:
+    """A grey image of (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, level).save(path)
+    return path
+
+
+def save_index_mask(path: Path, values: tuple[int, int] = (1, 0), size: tuple[int, int] = (12, 8)) -> Path:
+    """An index image, as VisA has its masks: one value in the left half, another in the right one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((size[1], size[0]), values[1], np.uint8)
+    pixels[:, : size[0] // 2] = values[0]
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def relative(dataset: ImageDataset, root: Path) -> list[str]:
+    return [Path(path).relative_to(root).as_posix() for path in dataset.paths]
+
+
+def left_half_is_anomalous(dataset: ImageDataset, index: int) -> bool:
+    """Whether a sample's mask is true in exactly the left half; otherwise it must be empty."""
+    mask = dataset[index].anomaly_mask
+    assert mask is not None
+    assert mask.dtype == torch.bool
+    half = mask.shape[1] // 2
+    assert not mask[:, half:].any()
+    assert mask[:, :half].all() == mask[:, :half].any()
+    return bool(mask.any())
+
+
+def fails(function: Callable[[], object], path: object, *parts: object) -> None:
+    """DataError in one line that starts with the path, says what was expected and what to do, and holds the parts."""
+    with pytest.raises(DataError) as caught:
+        function()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}: expected "), message
+    assert "; " in message
+    assert message.endswith(".")
+    for part in parts:
+        assert str(part) in message, message
