@@ -32,7 +32,7 @@ li { border: 1px solid var(--line); border-radius: 6px; padding: .6rem; break-in
 .bar { height: 4px; background: var(--line); margin: .35rem 0 .5rem; }
 .bar i { display: block; height: 4px; background: var(--bar); }
 .pictures { display: flex; gap: 4px; } .pictures a, .pictures span { flex: 1; min-width: 0; }
-img { width: 100%; height: auto; display: block; }
+img { width: 100%; height: auto; max-height: 24rem; object-fit: contain; display: block; }
 """
 
 
