@@ -1,6 +1,5 @@
 """CIFAR-10 as a one-class data set."""
 
-import os
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -69,9 +68,12 @@ class CIFAR10(ImageDataset):
         top = Path(root)
         self._pixels: NDArray[np.uint8] | None = None
         self._zip: ZipFiles | None = None
+        self._members: list[str] = []
         if top.is_file() and top.suffix.lower() == ".zip":
             self._zip = ZipFiles(top)
-            records = _by_class(top, split, category, self._zip.images())
+            chosen = _by_class(top, split, category, self._zip.images())
+            self._members = [name for name, _ in chosen]
+            records = [Record(Path(f"{top}#{name}"), label) for name, label in chosen]
         else:
             require_folder(top, "the folder of CIFAR-10")
             batches = next((path for path in (top, top / "cifar-10-batches-py") if _has_batches(path)), None)
@@ -80,18 +82,17 @@ class CIFAR10(ImageDataset):
             else:
                 require_folder(top / split, f"cifar-10-batches-py or {split}/CLASS in {top}")
                 names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
-                records = _by_class(top, split, category, names)
+                records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
         super().__init__(records, image_size, cache=cache)
         self.root, self.split, self.category = top, split, category
 
     def read_image(self, index: int) -> Image.Image:
         """Decode an image, from wherever it lies."""
-        path = self.records[index].path
         if self._pixels is not None:
             return Image.fromarray(np.ascontiguousarray(self._pixels[index].transpose(1, 2, 0)))
         if self._zip is not None:
-            with self._zip.opened(os.fspath(path).removeprefix(f"{self._zip.path}#")) as member:
-                return decode_image(path, member)
+            with self._zip.opened(self._members[index]) as member:
+                return decode_image(self.records[index].path, member)
         return super().read_image(index)
 
 
@@ -116,10 +117,9 @@ def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record]
     return records, np.concatenate(pixels)
 
 
-def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> list[Record]:
-    """Records of SPLIT/CLASS/NAME, for a folder and for a zip file, in which a folder may lie around them."""
-    packed = root.is_file()
-    records: list[Record] = []
+def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> list[tuple[str, int]]:
+    """The names SPLIT/CLASS/FILE of a split with their labels, sorted; a folder may lie around all of them."""
+    chosen = []
     found = set()
     for name in sorted(names):
         parts = PurePosixPath(name).parts
@@ -131,12 +131,11 @@ def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> li
             )
         found.add(parts[-2])
         if split == "test" or parts[-2] == category:
-            path = root.with_name(f"{root.name}#{name}") if packed else root / name
-            records.append(Record(path, int(parts[-2] != category)))
+            chosen.append((name, int(parts[-2] != category)))
     missing = sorted(set(CIFAR10_CLASSES if split == "test" else (category,)) - found)
     if missing:
         raise DataError(
             f"{root}: expected images in {split}/CLASS, but {', '.join(missing)} has none; "
             "unpack the data set completely."
         )
-    return records
+    return chosen
