@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
+from . import peers
 from .datasets import Data
 from .record import provenance
 from .store import CellStore
@@ -52,8 +53,11 @@ class Cell:
         """The configuration that names the cell in a store; where the data lie and who computes is not in it."""
         from semflow import __version__
 
+        versions = {"semflow": __version__}
+        if self.recipe in peers.RECIPES:
+            versions["anomalib"] = peers.anomalib_version()
         return {
-            "semflow": __version__,
+            **versions,
             "recipe": self.recipe,
             "arguments": dict(self.arguments),
             "data": {"kind": self.data.kind, "category": self.data.category, "fingerprint": self.fingerprint},
@@ -80,6 +84,8 @@ def arguments_of(recipe: str, *given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: no such recipe, or it has no such argument.
     """
+    if recipe in peers.RECIPES:
+        return peers.peer_arguments(recipe, *given)
     from semflow.recipes import RECIPES
 
     if recipe not in RECIPES:
@@ -96,7 +102,8 @@ def arguments_of(recipe: str, *given: Mapping[str, Any]) -> dict[str, Any]:
 
 def perform(job: Job) -> dict[str, Any]:
     """Measure a cell and keep it; runs in a process of its own."""
-    result = measure(job.cell, job.device, job.threads)
+    work = peers.measure_peer if job.cell.recipe in peers.RECIPES else measure
+    result = work(job.cell, job.device, job.threads)
     CellStore(job.store).put(job.cell.config(), result, provenance(job.command, job.device))
     return result
 

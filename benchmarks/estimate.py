@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from . import peers
 from .cells import Cell
 from .summary import Planned
 
@@ -10,12 +11,14 @@ __all__ = ["estimate"]
 
 
 def estimate(cells: Sequence[Planned], device: str = "cpu", threads: int | None = None) -> list[float]:
-    """Seconds of each cell that is not done, in their order.
+    """Seconds of each cell that is not done, in their order; peers, which are not trained, are left out.
 
     Finished cells of a row say what an image takes in an epoch and in evaluation; for a row without any, two training
     steps and one prediction are timed on its own data.
     """
-    todo = [c for c in cells if c.kept is None]
+    todo = [c for c in cells if c.kept is None and c.cell.recipe not in peers.RECIPES]
+    if not todo:
+        return []
     rates = {}
     for name in dict.fromkeys(c.row.name for c in todo):
         done = [c.kept["result"] for c in cells if c.row.name == name and c.kept is not None]

@@ -38,6 +38,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     add("--rows", nargs="+", metavar="ROW", help="only these rows, see --list")
     add("--no-controls", action="store_true", help="leave out the rows that are not in the paper")
+    add("--peers", action="store_true", help="measure PaDiM and PatchCore on the same features too, by anomalib")
     add("--epochs", nargs="+", default=[], metavar="[CATEGORY=]N", help="default: the recipe's, as in its paper")
     add("--backbone", help="timm's name; default: the paper's")
     add("--weights", default="hub", help="hub, packaged, random or a file")

@@ -7,6 +7,7 @@ from typing import Any
 
 from semflow.errors import ConfigError
 
+from . import peers
 from .cells import Cell, arguments_of
 from .datasets import Data, categories
 from .options import epochs_of, pairs, plain
@@ -24,12 +25,15 @@ def choose_rows(table: Table, options: argparse.Namespace) -> list[Row]:
     Raises:
         ConfigError: the table has no such row.
     """
-    names = [row.name for row in table.rows]
+    if options.peers:
+        peers.require_anomalib()
+    there = [*table.rows, *(peers.PEERS if options.peers else ())]
+    names = [row.name for row in there]
     for name in options.rows or ():
         if name not in names:
             raise ConfigError(f"--rows {name}: {table.name} has {', '.join(names)}")
-    wanted = options.rows or [row.name for row in table.rows if not (row.control and options.no_controls)]
-    return [row for row in table.rows if row.name in wanted]
+    wanted = options.rows or [row.name for row in there if not (row.control and options.no_controls)]
+    return [row for row in there if row.name in wanted]
 
 
 def backbone_of(table: Table, options: argparse.Namespace) -> str:
@@ -64,12 +68,12 @@ def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace) -> list
             row,
             Cell(
                 recipe=row.recipe,
-                arguments=arguments_of(row.recipe, common, given[row.recipe], row.arguments),
+                arguments=arguments_of(row.recipe, common, given.get(row.recipe, {}), row.arguments),
                 data=data[category],
                 fingerprint=prints[category],
                 seed=seed,
-                fit={"epochs": epochs[category], **fit},
-                evaluations=options.track_best,
+                fit={} if row.recipe in peers.RECIPES else {"epochs": epochs[category], **fit},
+                evaluations=1 if row.recipe in peers.RECIPES else options.track_best,
             ),
         )
         for seed in options.seeds
@@ -83,7 +87,7 @@ def _given(rows: Sequence[Row], words: dict[str, str], common: dict[str, Any]) -
     from semflow.cli.fit import recipe_arguments
     from semflow.recipes import RECIPES
 
-    recipes = list(dict.fromkeys(row.recipe for row in rows))
+    recipes = list(dict.fromkeys(row.recipe for row in rows if row.recipe not in peers.RECIPES))
     for recipe in recipes:
         if recipe not in RECIPES:
             raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")

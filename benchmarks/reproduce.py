@@ -162,12 +162,11 @@ def _show(cells: list[Any], options: argparse.Namespace) -> None:
         from .estimate import estimate
 
         seconds = estimate(list(distinct.values()), options.device, options.threads)
-        total = sum(seconds) / options.jobs
-        print(
-            f"about {duration(total)} with {options.jobs} at a time, from a short probe; the longest cell about",
-            end=" ",
-        )
-        print(duration(max(seconds)))
+        if seconds:
+            total, longest = duration(sum(seconds) / options.jobs), duration(max(seconds))
+            print(f"about {total} with {options.jobs} at a time, from a short probe; the longest cell about {longest}")
+        if len(seconds) < len(distinct) - done:
+            print(f"and {len(distinct) - done - len(seconds)} cells of peers, which are not estimated")
 
 
 if __name__ == "__main__":

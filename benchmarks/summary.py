@@ -38,7 +38,7 @@ def assemble(table: Table, rows: Sequence[Row], cells: Sequence[Planned]) -> dic
         "seeds": seeds,
         "epochs": _epochs(cells),
         "rows": found,
-        "others": _others(table, categories),
+        "others": _others(table, rows, categories),
         "misprints": _misprints(table, rows),
         "warnings": _warnings(rows, cells),
         "done": sum(c.kept is not None for c in cells),
@@ -138,10 +138,10 @@ def _difference(a: Mapping[str, float | None], b: Mapping[str, float | None]) ->
     return None
 
 
-def _others(table: Table, categories: Sequence[str]) -> list[dict[str, Any]]:
+def _others(table: Table, rows: Sequence[Row], categories: Sequence[str]) -> list[dict[str, Any]]:
     if not table.others:
         return []
-    mine = {row.name for row in table.rows}
+    mine = {row.name for row in (*table.rows, *rows)}
     found = []
     for p in load(table.others).rows:
         if p.method not in mine and p.metric in table.metrics:

@@ -1,0 +1,176 @@
+"""PaDiM and PatchCore, as anomalib has them, on the features that the flows get, in the same metrics.
+
+anomalib's models bring a backbone of their own; here they are given `semflow.features` in its place, so that a
+comparison with a flow compares what is done with the features and nothing else.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from semflow.errors import ConfigError
+
+from .tables import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .cells import Cell
+
+__all__ = ["PEERS", "RECIPES", "anomalib_version", "measure_peer", "peer_arguments", "require_anomalib"]
+
+COMMON = {"backbone": "wide_resnet50_2", "weights": "hub", "strides": (8, 16, 32), "image_size": 256}
+RECIPES: dict[str, dict[str, Any]] = {
+    "anomalib.padim": {**COMMON, "channels": 100},
+    "anomalib.patchcore": {**COMMON, "coreset": 0.1, "neighbours": 9},
+}
+"""Recipes that are not semflow's, with their arguments: channels kept at random, share of patches kept, neighbours."""
+
+PRINTED = ("table2", "table3", "table1", "visa")
+PEERS = (
+    Row(
+        *("PaDiM", "anomalib's, on the same features", "anomalib.padim"),
+        paper=tuple((table, "PaDiM") for table in PRINTED),
+    ),
+    Row(
+        *("PatchCore-10", "anomalib's, 10 % coreset, on the same features", "anomalib.patchcore", {"coreset": 0.1}),
+        paper=tuple((table, "PatchCore-10") for table in PRINTED),
+    ),
+    Row(
+        *("PatchCore (1 %)", "anomalib's, 1 % coreset, on the same features", "anomalib.patchcore", {"coreset": 0.01}),
+        against="PatchCore-10",  # the paper prints it with WRN-101 only
+    ),
+)
+
+
+def require_anomalib() -> None:
+    """Say before the work that it is missing.
+
+    Raises:
+        ConfigError: anomalib is not installed.
+    """
+    if find_spec("anomalib") is None:
+        raise ConfigError("--peers needs anomalib: python -m pip install -c constraints.txt anomalib")
+
+
+def anomalib_version() -> str:
+    """The installed version, without importing it."""
+    try:
+        return metadata.version("anomalib")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def peer_arguments(recipe: str, *given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a recipe of `RECIPES`; the flows' that it has not are left out."""
+    found = dict(RECIPES[recipe])
+    for more in given:
+        found.update({name: value for name, value in more.items() if name in found})
+    return found
+
+
+def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+    """Fit on the normal images in one pass, and evaluate as a flow is evaluated."""
+    import torch
+
+    from semflow.data import Sample
+    from semflow.detectors.evaluation import METRICS, ImageResult, summarize
+    from semflow.detectors.loading import batches, check_device
+
+    from .cells import peak_memory
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(cell.seed)  # of this process: the coreset and the choice of channels are drawn from it
+    where = check_device(device)
+    model = _model(cell.recipe, cell.arguments, cell.seed).to(where)
+    train, test = (cell.data.open(split, int(cell.arguments["image_size"])) for split in ("train", "test"))
+    began, cpu = time.perf_counter(), time.process_time()
+    with torch.no_grad():
+        model.train()
+        for batch in batches(train, 8):
+            model(batch.images.to(where))
+        if cell.recipe == "anomalib.padim":
+            model.fit()
+        else:
+            model.subsample_embedding(cell.arguments["coreset"])
+        model.eval()
+    trained, trained_cpu = time.perf_counter(), time.process_time()
+
+    def results() -> Iterator[ImageResult]:
+        for batch in batches(test, 8):
+            with torch.no_grad():
+                found = model(batch.images.to(where))
+            maps = found.anomaly_map.float().cpu().reshape(len(batch.images), *batch.images.shape[2:])
+            scores = found.pred_score.float().cpu().flatten()
+            for k, path in enumerate(batch.paths):
+                mask = None if batch.anomaly_masks is None else batch.anomaly_masks[k]
+                yield ImageResult(Sample(batch.images[k], int(batch.labels[k]), mask, path), float(scores[k]), maps[k])
+
+    summary = summarize(results()).as_dict()
+    return {
+        "metrics": {name: summary[name] for name in METRICS},
+        "epoch": "one pass",
+        "epochs": None,
+        "steps": None,
+        "train_images": len(train),
+        "test_images": len(test),
+        "train_seconds": round(trained - began, 2),
+        "train_cpu_seconds": round(trained_cpu - cpu, 2),
+        "evaluate_seconds": round(time.perf_counter() - trained, 2),
+        "evaluate_cpu_seconds": round(time.process_time() - trained_cpu, 2),
+        "peak_memory_mb": peak_memory(),
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+        "anomalib": anomalib_version(),
+    }
+
+
+def _model(recipe: str, arguments: Mapping[str, Any], seed: int) -> Any:
+    """anomalib's model with our features in the place of its own."""
+    require_anomalib()
+    import torch
+    from torch import nn
+
+    from semflow.features import TimmFeatures
+    from semflow.features.timm_module import load_timm
+
+    os.environ.setdefault("TQDM_DISABLE", "1")  # of this process: the coreset's bar
+    load_timm()  # first: it mends a torchvision without operators, which anomalib imports
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from anomalib.models.image.padim.torch_model import PadimModel
+        from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    features = TimmFeatures(
+        arguments["backbone"],
+        arguments["weights"],
+        arguments["strides"],
+        image_size=arguments["image_size"],
+        seed=seed,
+    )
+    layers = [str(k) for k in range(len(features.channels))]
+
+    class Named(nn.Module):
+        """Our maps by name, as anomalib expects them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = features
+
+        def forward(self, images: "Tensor") -> dict[str, "Tensor"]:
+            return dict(zip(layers, self.features(images), strict=True))
+
+    if recipe == "anomalib.patchcore":
+        model: Any = PatchcoreModel(["layer1"], "resnet18", pre_trained=False, num_neighbors=arguments["neighbours"])
+    else:
+        model = PadimModel("resnet18", ["layer1"], pre_trained=False, n_features=1)
+        total = sum(features.channels)
+        model.n_features_original, model.n_features = total, min(arguments["channels"], total)
+        model.idx = torch.randperm(total)[: model.n_features]
+    model.feature_extractor, model.layers = Named(), layers
+    return model
