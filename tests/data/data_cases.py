@@ -1,5 +1,7 @@
 """Small trees of images for the tests of the data sets, and what an error must look like."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +58,24 @@ def fails(function: Callable[[], object], path: object, *parts: object) -> None:
     assert message.endswith(".")
     for part in parts:
         assert str(part) in message, message
+
+
+def places_in(path: Path) -> list[int]:
+    """Where this process stands in a file, for each time it has it open."""
+    if not Path("/proc/self/fdinfo").is_dir():
+        pytest.skip("places in open files are read from /proc, which this system does not have")
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.resolve() == path.resolve()]
+    return [int((Path("/proc/self/fdinfo") / link.name).read_text().split()[1]) for link in links]
+
+
+def in_a_forked_child(function: Callable[[], object]) -> None:
+    """Run it as a data loader's worker would: in a copy of this process, which shares the open files."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            function()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_cases import SHARED, fails, relative
+from data_cases import SHARED, fails, in_a_forked_child, places_in, relative
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -185,6 +185,10 @@ def test_folder_and_zip_files_agree(folder: Path, tmp_path: Path) -> None:
 def test_workers_and_pickles_read_the_zip_file_for_themselves(folder: Path, tmp_path: Path) -> None:
     packed = CIFAR10(zipped(folder, tmp_path / "c.zip"), "test", 8, category="cat")
     packed[0]
+    before = places_in(tmp_path / "c.zip")
+    in_a_forked_child(lambda: packed[19])
+    assert len(before) == 1
+    assert places_in(tmp_path / "c.zip") == before
     batches = [list(DataLoader(packed, batch_size=4, num_workers=n, collate_fn=collate)) for n in (0, 2)]
     for one, two in zip(*batches, strict=True):
         assert torch.equal(one.images, two.images)

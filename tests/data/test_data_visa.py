@@ -80,6 +80,14 @@ def test_a_category_alone_finds_the_split_beside_it(visa: Path, monkeypatch: pyt
     assert set(images.labels) == {-1}
 
 
+def test_a_category_that_is_a_link_keeps_its_name_and_its_split(visa: Path, tmp_path: Path) -> None:
+    expected = relative(VisA(visa, "test", category="pcb1"), visa)
+    (visa / "pcb1").rename(tmp_path / "elsewhere")
+    (visa / "pcb1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for linked in (VisA(visa, "test", category="pcb1"), VisA(visa / "pcb1", "test")):
+        assert relative(linked, visa) == expected
+
+
 def test_without_a_split_file_nothing_is_guessed(visa: Path) -> None:
     shutil.rmtree(visa / "split_csv")
     file = visa / "split_csv" / "1cls.csv"

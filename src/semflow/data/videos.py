@@ -6,15 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from semflow.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = ["VideoFrames"]
 
@@ -153,7 +150,7 @@ def _rgb(frame: Any) -> Image.Image:
     return image
 
 
-def _av(path: Path) -> ModuleType:
+def _av(path: Path) -> Any:
     try:
         import av
     except ImportError:

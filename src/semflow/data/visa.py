@@ -73,7 +73,7 @@ class VisA(ImageDataset):
         if holdout is not None:
             records = _held_out(folder, split, holdout)
         else:
-            file = Path(split_file) if split_file is not None else folder.resolve().parent / "split_csv" / "1cls.csv"
+            file = Path(split_file) if split_file is not None else folder.absolute().parent / "split_csv" / "1cls.csv"
             records = split_records(folder, split, file)
         super().__init__(records, image_size, has_masks=True, cache=cache)
         self.root, self.split = folder, split

@@ -40,7 +40,7 @@ def split_records(folder: Path, split: str, file: Path) -> list[Record]:
             f"{file}: expected VisA's split file, but there is none; take split_csv/ from the archive or from "
             "github.com/amazon-science/spot-diff, or split otherwise with holdout=10."
         )
-    name = folder.resolve().name
+    name = folder.absolute().name
     rows = list(_rows(file))
     chosen = [row for row in rows if row.category == name]
     if not chosen:
