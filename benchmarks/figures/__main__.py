@@ -4,9 +4,9 @@
     python -m benchmarks.figures --model runs/screw --compare runs/screw-2a --data mvtec/screw --output DIR
 
 localization (Figure 2), variances, two_bases (Figure 4), comparison (Figure S3, with --compare), posterior_train and
-posterior_test (Figures S4 and S5), predicted_means (Figure S6, for models 3b and 3c) and latent_means, each as PNG and
-SVG, and figures.json, which says what they were made from. What a model has not, such as an anomalous mean, is not
-drawn, and the command says so.
+posterior_test (Figures S4 and S5), predicted_means and predicted_mean_histograms (Figure S6, for models 3b and 3c) and
+latent_means, each as PNG and SVG, and figures.json, which says what they were made from. What a model has not, such as
+an anomalous mean, is not drawn, and the command says so.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     from semflow.recipes import load
 
     from . import panels
-    from .compute import histograms, views
+    from .compute import histograms, mean_histograms, views
 
     device = check_device(options.device)
     detector = load(options.model).to(device)
@@ -88,10 +88,15 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         missing["two_bases, posterior_test, posterior_train"] = "the model has no anomalous mean"
     if seen[0].means:
         figures["predicted_means"] = panels.predicted_means(seen, f"Predicted means: {about}")
+        figures["predicted_mean_histograms"] = panels.histogram_panels(
+            mean_histograms(detector, test), "predicted mean", f"Predicted means on test images: {about}"
+        )
     else:
         missing["predicted_means"] = "the model predicts no means (3b and 3c do)"
     found = histograms(detector, test)
-    figures["latent_means"] = panels.latent_means(found, f"Means of the latents: {about}")
+    figures["latent_means"] = panels.histogram_panels(
+        found, "mean of z over its channels", f"Latents at normal and anomalous locations: {about}"
+    )
     if options.compare:
         other = load(options.compare).to(device)
         theirs = views(other, [open_dataset(options.data, "test", other.image_size)[k] for k in chosen])

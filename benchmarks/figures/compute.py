@@ -16,7 +16,7 @@ from semflow.data import Sample, collate
 from semflow.detectors.loading import batches
 from semflow.objectives import log_likelihood
 
-__all__ = ["Histogram", "View", "histograms", "views"]
+__all__ = ["Histogram", "View", "histograms", "mean_histograms", "views"]
 
 Map = NDArray[np.float32]
 
@@ -129,14 +129,36 @@ def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60, bat
             left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
             normal.append(means[~marked & ~left_out])
             anomalous.append(means[marked])
-    result = []
-    for scale, parts in enumerate(found):
-        values = [torch.cat(part).numpy().astype(np.float64) for part in parts]
-        low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
-        edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
-        counts = [np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in values]
-        result.append(Histogram(scale, edges, counts[0], counts[1]))
-    return result
+    return [_histogram(scale, *parts, bins) for scale, parts in enumerate(found)]
+
+
+@torch.no_grad()
+def mean_histograms(
+    detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8
+) -> list[Histogram]:
+    """The predicted normal and anomalous means at every location (models 3b and 3c); empty for others."""
+    device = next(detector.flows.parameters()).device
+    base = detector.base
+    detector.eval()
+    found: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+    for batch in batches(dataset, batch_size):
+        for scale, latent in enumerate(detector.encode(batch.images.to(device))):
+            s = latent.statistics
+            if not isinstance(base, SemanticAware) or s is None or s.normal_shift is None or s.anomaly_shift is None:
+                return []
+            normal, anomalous = found.setdefault(scale, ([], []))
+            normal.append((base.normal_mean + s.normal_shift).flatten().cpu())
+            anomalous.append((base.anomaly_mean + s.anomaly_shift).flatten().cpu())
+    return [_histogram(scale, *parts, bins) for scale, parts in found.items()]
+
+
+def _histogram(scale: int, normal: list[Tensor], anomalous: list[Tensor], bins: int) -> Histogram:
+    """Over the range of all values but the outermost thousandths, which are counted in the last bins."""
+    values = [torch.cat(part).numpy().astype(np.float64) for part in (normal, anomalous)]
+    low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
+    edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
+    counts = [np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in values]
+    return Histogram(scale, edges, counts[0], counts[1])
 
 
 def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:

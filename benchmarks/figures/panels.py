@@ -11,7 +11,7 @@ from .style import ANOMALOUS, NORMAL, grid, heat, save, show
 
 __all__ = [
     "comparison",
-    "latent_means",
+    "histogram_panels",
     "localization",
     "posterior",
     "predicted_means",
@@ -89,21 +89,21 @@ def predicted_means(views: Sequence[View], title: str) -> Any:
     return figure
 
 
-def latent_means(found: Sequence[Histogram], title: str) -> Any:
-    """Histograms of the latents' means at normal and anomalous locations of a test set, a panel for each scale."""
+def histogram_panels(found: Sequence[Histogram], label: str, title: str) -> Any:
+    """Histograms for normal and anomalous, a panel for each scale, with the area that they share."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(found), 2.6), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, histogram in zip(panels, found, strict=True):
-        for counts, color, label, hatch in (
+        for counts, color, kind, hatch in (
             (histogram.normal, NORMAL, "normal", None),
             (histogram.anomalous, ANOMALOUS, "anomalous", "///"),
         ):
             density = counts / max(counts.sum(), 1) / np.diff(histogram.edges)
-            axes.stairs(density, histogram.edges, fill=True, color=color, alpha=0.55, label=label, hatch=hatch)
+            axes.stairs(density, histogram.edges, fill=True, color=color, alpha=0.55, label=kind, hatch=hatch)
         axes.set_title(f"scale {histogram.scale + 1}: overlap {histogram.overlap:.2f}", loc="left", fontsize=8)
-        axes.set_xlabel("mean of z over its channels", fontsize=8)
+        axes.set_xlabel(label, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("density", fontsize=8)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.figures.__main__ import choose, main
-from benchmarks.figures.compute import Histogram, histograms, views
+from benchmarks.figures.compute import Histogram, histograms, mean_histograms, views
 from semflow import Detector, fit
 from semflow.data import MVTecAD
 from semflow.functional import mask_to_grid
@@ -79,6 +79,16 @@ def test_histograms_count_every_location_but_the_borders(detector: Detector, tes
         assert 0 <= histogram.overlap <= 1
 
 
+def test_histograms_of_predicted_means(detector: Detector, test_set: MVTecAD, runs: dict[str, Path]) -> None:
+    seen = views(detector, [test_set[k] for k in range(len(test_set))])
+    for scale, histogram in enumerate(mean_histograms(detector, test_set, bins=10)):
+        for k, counts in enumerate((histogram.normal, histogram.anomalous)):
+            values = np.concatenate([view.means[scale][k].ravel() for view in seen]).astype(np.float64)
+            truth = np.histogram(values.clip(histogram.edges[0], histogram.edges[-1]), histogram.edges)[0]
+            assert abs(counts - truth).sum() <= 2  # rounding may move a value that lies on an edge
+    assert mean_histograms(load(runs["1a"]), test_set) == []
+
+
 def test_overlap() -> None:
     edges, ones = np.arange(4.0), np.array([1, 1, 0])
     assert Histogram(0, edges, ones, 5 * ones).overlap == pytest.approx(1)
@@ -100,8 +110,8 @@ def test_the_command_draws_what_the_model_has(
     data = str(mvtec / "screw")
     words = ["--model", str(runs["3c"]), "--compare", str(runs["1a"]), "--data", data, "--images", "2"]
     assert main([*words, "--output", str(tmp_path / "3c")]) == 0
-    names = ["comparison", "latent_means", "localization", "posterior_test", "posterior_train", "predicted_means"]
-    names += ["two_bases", "variances"]
+    names = ["comparison", "latent_means", "localization", "posterior_test", "posterior_train"]
+    names += ["predicted_mean_histograms", "predicted_means", "two_bases", "variances"]
     assert sorted(p.stem for p in (tmp_path / "3c").glob("*.png")) == names
     for name in names:
         with Image.open(tmp_path / "3c" / f"{name}.png") as picture:
