@@ -1,14 +1,16 @@
-"""The fused coupling is the plain composition: values and derivatives of every kind, and when it stands aside."""
+"""What is fused is the plain composition: values and derivatives of every kind; and when it stands aside."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
-from flow_cases import D, blocks, context_of, features, generator
+from flow_cases import D, blocks, features, generator
 from torch import Tensor, nn
 
-from semflow.flows import AffineCoupling, fused
-from semflow.flows.fused import CouplingForm, coupling, plain
+from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack
+from semflow.flows.fused import CouplingForm, composition, fused
 from semflow.nn import ConvSubnet, LocationSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
 
@@ -23,30 +25,39 @@ def _same_parameters() -> Iterator[None]:
         yield
 
 
-def arguments(table: str, swap: bool, channels: int = 5, hidden: int = 7) -> tuple[list[Tensor], tuple[int, int]]:
-    """Five images of three locations."""
-    active, passive = channels // 2, channels - channels // 2
-    shapes = [(15, channels), (*TABLES[table], hidden), (hidden, passive), (2 * active, hidden), (2 * active,)]
+Function = Callable[..., tuple[Tensor, Tensor]]
+
+
+def case(
+    table: str, swap: bool = False, block: bool = True, clamp_form: str = "tanh", channels: int = 5, hidden: int = 7
+) -> tuple[Function, Function, list[Tensor]]:
+    """The fused function, the composition and their arguments: five images of three locations."""
     draw = generator()
+    active, passive = channels // 2, channels - channels // 2
+    form = CouplingForm((active, passive) if swap else (passive, active), swap, 0.7, 1.3, clamp_form)
+    shapes = [(15, channels), (*TABLES[table], hidden), (hidden, passive), (2 * active, hidden), (2 * active,)]
+    shapes += [(channels,), (channels,)] if block else []
     tensors = [torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes]
-    return tensors, (active, passive) if swap else (passive, active)
+    index = torch.randperm(channels, generator=draw) if block else None
+    inverse = None if index is None else torch.argsort(index)
+    return partial(fused, form, index=index, inverse=inverse), partial(composition, form, index), tensors
 
 
 @pytest.mark.parametrize("rows", [1, 6, 1024])
+@pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("clamp_form", ["tanh", "tanh_unit"])
 def test_values_and_gradients_are_those_of_the_composition(
-    clamp_form: str, table: str, swap: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    clamp_form: str, table: str, swap: bool, block: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the images are grouped into: one at a time, two and a rest of one, all at once."""
-    monkeypatch.setattr(fused, "ROWS", rows)
-    tensors, sizes = arguments(table, swap)
-    form = CouplingForm(sizes, swap, 0.7, 1.3, clamp_form)
+    monkeypatch.setattr(sys.modules["semflow.flows.fused"], "ROWS", rows)
+    ours, plain, tensors = case(table, swap, block, clamp_form)
     weights = features(1, 1, 15, 6).double()[0, 0]
     results = []
-    for function in (coupling, plain):
-        z, log_det = function(*tensors, form)
+    for function in (ours, plain):
+        z, log_det = function(*tensors)
         loss = (torch.cat((z, log_det[:, None]), 1) * weights).sum()
         results.append((z, log_det, *torch.autograd.grad(loss, tensors)))
     for came, right in zip(*results, strict=True):
@@ -54,48 +65,53 @@ def test_values_and_gradients_are_those_of_the_composition(
         assert (came - right).abs().max() <= 1e-12 * max(1, right.abs().max())
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_derivatives_of_every_kind(table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "block"), [("for each image", False), ("for all images", True), ("everywhere", True)]
+)
+def test_derivatives_of_every_kind(table: str, block: bool) -> None:
     """Against finite differences: forward, backward and of second order."""
-    tensors, sizes = arguments(table, swap=False, channels=3, hidden=4)
-    form = CouplingForm(sizes, False, 0.7, 1.3, "tanh")
-    assert torch.autograd.gradcheck(lambda *t: coupling(*t, form), tensors, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda *t: coupling(*t, form), tensors)
+    ours, _, tensors = case(table, block=block, channels=3, hidden=3)
+    assert torch.autograd.gradcheck(ours, tensors, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(ours, tensors)
 
 
-@pytest.mark.parametrize("used", [(0, 1, 3), (1,), (2, 4), (0,)])
+@pytest.mark.parametrize("used", [(0, 1, 3), (1, 5), (2, 4, 6), (0,)])
 def test_only_what_is_asked_for_is_differentiated(used: tuple[int, ...]) -> None:
     """Features that come from a frozen backbone, a frozen flow under a learned code."""
-    tensors, sizes = arguments("for all images", swap=True)
-    form = CouplingForm(sizes, True, 0.7, 1.3, "tanh")
+    ours, plain, tensors = case("for all images", swap=True)
     given = [t.detach().requires_grad_(i in used) for i, t in enumerate(tensors)]
     for only in (0, 1):  # z alone, log_det alone
         came, right = (
-            torch.autograd.grad(function(*given, form)[only].sum(), [given[i] for i in used], allow_unused=True)
-            for function in (coupling, plain)
+            torch.autograd.grad(function(*given)[only].sum(), [given[i] for i in used], allow_unused=True)
+            for function in (ours, plain)
         )
-        for ours, theirs in zip(came, right, strict=True):
-            assert torch.allclose(ours, torch.zeros_like(ours) if theirs is None else theirs, atol=1e-12)
+        for gradient, expected in zip(came, right, strict=True):
+            assert torch.allclose(gradient, torch.zeros_like(gradient) if expected is None else expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_a_stack_of_eight_blocks_is_its_composition(
-    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+def test_a_stack_of_blocks_is_its_composition(
+    dtype: torch.dtype, tolerance: float, swap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow = blocks(12).to(dtype)
+    """As blocks, as couplings that are fused alone, and plain."""
+    flow = blocks(11) if swap else coupling_stack(11, 8, context_channels=D, standardize=True, clamp_form="tanh_unit")
+    flow.to(dtype)
     perturb(flow, 0.3, generator())
-    x, context = features(3, 12, 4, 5).to(dtype).requires_grad_(), SinusoidalPosition2d(D)(4, 5)
+    x, context = features(3, 11, 4, 5).to(dtype).requires_grad_(), SinusoidalPosition2d(D)(4, 5)
     results = []
-    for fits in (fused.fits, lambda *_: False):
-        monkeypatch.setattr(fused, "fits", fits)
+    for turned_off in (None, "semflow.flows.sequence._block", "semflow.flows.coupling.AffineCoupling.fuses"):
+        if turned_off:
+            monkeypatch.setattr(turned_off, lambda *_: None)
         z, log_det = flow(x, context)
         loss = z.square().mean() - log_det.mean()
         results.append((z, log_det, *torch.autograd.grad(loss, [x, *flow.parameters()])))
         with torch.inference_mode():  # keeps nothing, gives the same
             for kept, again in zip((z, log_det), flow(x, context), strict=True):
                 assert (kept - again).abs().max() <= tolerance * max(1, kept.detach().abs().max())
-    for came, right in zip(*results, strict=True):
-        assert (came - right).abs().max() <= tolerance * max(1, right.abs().max())
+    for came in results[:2]:
+        for ours, plain in zip(came, results[2], strict=True):
+            assert (ours - plain).abs().max() <= tolerance * max(1, plain.abs().max())
 
 
 def test_function_transforms_reach_through_it() -> None:
@@ -111,38 +127,46 @@ def test_function_transforms_reach_through_it() -> None:
     assert torch.allclose(torch.vmap(log_det)(several), torch.stack([log_det(x) for x in several]), atol=1e-12)
 
 
-def standing(flow: AffineCoupling, x: Tensor) -> bool:
-    form = CouplingForm(flow.sizes, flow.swap, flow.gain, flow.clamp, flow.clamp_form)
-    return fused.fits(flow.subnet, x, form)
-
-
 def test_it_stands_aside_where_it_would_not_be_the_same() -> None:
     flow, x = AffineCoupling(4), features(1, 4, 2, 2)
-    assert standing(flow, x)
-    assert not standing(flow, x.half())
-    assert not standing(AffineCoupling(4, clamp_form="atan"), x)
-    assert not standing(AffineCoupling(4, ConvSubnet), x)
+    assert flow.fuses(x)
+    assert not flow.fuses(x.half())
+    assert not AffineCoupling(4, clamp_form="atan").fuses(x)
+    assert not AffineCoupling(4, ConvSubnet).fuses(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not standing(flow, x)
+        assert not flow.fuses(x)
 
     class Own(LocationSubnet):
         pass
 
-    assert not standing(AffineCoupling(4, Own), x)
+    assert not AffineCoupling(4, Own).fuses(x)
     flow.subnet.output = nn.Sequential(flow.subnet.output)
-    assert not standing(flow, x)
+    assert not flow.fuses(x)
 
 
-def test_a_hook_on_the_subnet_is_called() -> None:
-    flow, seen = AffineCoupling(4), []
-    flow.subnet.output.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+def test_blocks_are_what_a_stack_is_made_of_and_nothing_else() -> None:
+    x = features(1, 4, 2, 2)
+    triple = [AffineCoupling(4), GlobalAffine(4), HardPermutation(4)]
+    assert len(list(FlowSequence([HardPermutation(4), *triple, *triple, triple[0]])._steps(x))) == 4
+    assert len(list(FlowSequence([*triple[1:], *triple[:2]])._steps(x))) == 4
+    for wrong in (GlobalAffine(1), HardPermutation(3)):  # whose own complaint, or broadcasting, is to be met
+        parts = [wrong if type(part) is type(wrong) else part for part in triple]
+        assert len(list(FlowSequence(parts)._steps(x))) == 3
+
+
+@pytest.mark.parametrize("where", ["flows.0", "flows.0.subnet", "flows.0.subnet.output", "flows.1", "flows.2"])
+def test_a_hook_is_called(where: str) -> None:
+    flow, seen = FlowSequence([AffineCoupling(4), GlobalAffine(4), HardPermutation(4)]), []
+    flow.get_submodule(where).register_forward_hook(lambda *_: seen.append(where))
     flow(features(2, 4, 2, 3))
-    assert seen == [(12, 4)]
+    assert seen == [where]
 
 
 def test_backward_may_be_taken_twice() -> None:
-    """What is kept is not worked on in place."""
-    flow, x = AffineCoupling(6, context_channels=D), features(2, 6, 2, 3).requires_grad_()
-    loss = flow(x, context_of(flow, 2, 3))[0].square().sum()
-    first, second = (torch.autograd.grad(loss, [x, *flow.parameters()], retain_graph=True) for _ in range(2))
+    """What is kept is not worked on in place, nor is a gradient that comes in."""
+    flow, x = blocks(6, count=2), features(2, 6, 2, 3).requires_grad_()
+    z, _ = flow(x, SinusoidalPosition2d(D)(2, 3))
+    given = torch.ones_like(z)
+    first, second = (torch.autograd.grad(z, [x, *flow.parameters()], given, retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(given, torch.ones_like(z))

@@ -1,14 +1,17 @@
 """The affine coupling of RealNVP, conditioned on position."""
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..functional import Clamp, soft_clamp
+from ..functional import Clamp, from_locations, soft_clamp, to_locations
 from ..functional.inverse_gamma import narrow
 from ..nn import Context, LocationSubnet, SubnetFactory
-from . import fused
 from .base import Flow, Result, check_channels
+from .fused import CouplingForm, fused, fusible
+from .mixing import GlobalAffine, HardPermutation
 
 __all__ = ["AffineCoupling"]
 
@@ -62,9 +65,8 @@ class AffineCoupling(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """(B, C, H, W) to z of that shape and log_det (B, H, W), or (B,) where the subnet sees neighbours."""
         passive, active = self._halves(x)
-        form = fused.CouplingForm(self.sizes, self.swap, self.gain, self.clamp, self.clamp_form)
-        if fused.fits(self.subnet, x, form):
-            return fused.of_map(self.subnet, x, context, form)
+        if self.fuses(x):
+            return self.fused(x, context)
         log_scale, shift = self._scale_and_shift(passive, context)
         active = active * torch.exp(log_scale) + shift
         z = torch.cat((active, passive) if self.swap else (passive, active), dim=1)
@@ -76,6 +78,39 @@ class AffineCoupling(Flow):
         log_scale, shift = self._scale_and_shift(passive, context)
         active = (active - shift) * torch.exp(-log_scale)
         return torch.cat((active, passive) if self.swap else (passive, active), dim=1)
+
+    def fuses(self, x: Tensor, *others: nn.Module) -> bool:
+        """Whether `fused` may stand for `forward`, and for the other modules that it includes."""
+        subnet = self.subnet
+        return (
+            type(self) is AffineCoupling
+            and type(subnet) is LocationSubnet
+            and type(subnet.output) is nn.Linear
+            and fusible(x, self._form, self, subnet, subnet.output, *others)
+        )
+
+    def fused(
+        self,
+        x: Tensor,
+        context: Context = None,
+        affine: GlobalAffine | None = None,
+        permutation: HardPermutation | None = None,
+    ) -> Result:
+        """The same as `forward`, or as it and the two flows that follow, see `semflow.flows.fused`."""
+        check_channels(x, self.channels)
+        subnet = cast(LocationSubnet, self.subnet)
+        given = [to_locations(x), subnet.table(x, context), subnet.weight_x, subnet.output.weight, subnet.output.bias]
+        if affine is None or permutation is None:
+            z, log_det = fused(self._form, *given)
+        else:
+            scale, index = affine.scale(), (permutation.index, permutation.inverse_index)
+            z, log_det = fused(self._form, *given, scale, affine.shift, index=index[0], inverse=index[1])
+            log_det = log_det + torch.log(scale).sum()
+        return from_locations(z, (x.shape[2], x.shape[3])), log_det.view(len(x), *x.shape[2:])
+
+    @property
+    def _form(self) -> CouplingForm:
+        return CouplingForm(self.sizes, self.swap, self.gain, self.clamp, self.clamp_form)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_channels(x, self.channels)

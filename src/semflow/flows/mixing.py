@@ -171,20 +171,21 @@ class GlobalAffine(Flow):
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
-    def _scale(self) -> Tensor:
+    def scale(self) -> Tensor:
+        """s, (C)."""
         return self._gain * F.softplus(self.raw_scale, beta=self._beta)
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Every channel scaled and shifted."""
         check_channels(x, len(self.shift))
-        scale = self._scale()
+        scale = self.scale()
         z = torch.addcmul(self.shift[:, None, None], x, scale[:, None, None])
         return z, _constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Shifted and scaled back."""
         check_channels(z, len(self.shift))
-        return (z - self.shift[:, None, None]) / self._scale()[:, None, None]
+        return (z - self.shift[:, None, None]) / self.scale()[:, None, None]
 
     def extra_repr(self) -> str:
         """What `repr` shows."""

@@ -1,15 +1,41 @@
 """Flows one after the other."""
 
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..nn import Context
-from .base import Flow, Result
+from .base import Event, Flow, Result
+from .coupling import AffineCoupling
+from .mixing import GlobalAffine, HardPermutation
 
 __all__ = ["FlowSequence"]
+
+
+class _Block(NamedTuple):
+    """A coupling, the affine and the permutation that follow it, as one flow: `AffineCoupling.fused`."""
+
+    coupling: AffineCoupling
+    affine: GlobalAffine
+    permutation: HardPermutation
+
+    @property
+    def event(self) -> Event:
+        return self.coupling.event
+
+    def __call__(self, x: Tensor, context: Context = None) -> Result:
+        return self.coupling.fused(x, context, self.affine, self.permutation)
+
+
+def _block(flows: Sequence[nn.Module], x: Tensor) -> _Block | None:
+    """The three as one, if they are such three."""
+    if [type(flow) for flow in flows] != [AffineCoupling, GlobalAffine, HardPermutation]:
+        return None
+    block = _Block(*cast(Any, flows))
+    channels = {block.coupling.channels, len(block.affine.shift), len(block.permutation.index)}
+    return block if len(channels) == 1 and block.coupling.fuses(x, *flows) else None
 
 
 class FlowSequence(Flow):
@@ -46,7 +72,7 @@ class FlowSequence(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Through all flows; the sum of their log-dets, (B, H, W) or (B,) after `event`."""
         total: Tensor | None = None
-        for flow in self.flows:
+        for flow in self._steps(x):
             x, log_det = flow(x, context)
             if self.event == "sample" and flow.event == "location":
                 log_det = log_det.sum((1, 2))
@@ -58,6 +84,14 @@ class FlowSequence(Flow):
         for flow in reversed(self.flows):
             z = cast(Flow, flow).inverse(z, context)
         return z
+
+    def _steps(self, x: Tensor) -> Iterator[Any]:
+        """The flows, or blocks of them that go as one step."""
+        position = 0
+        while position < len(self.flows):
+            block = _block(list(self.flows[position : position + 3]), x)
+            yield block or self.flows[position]
+            position += 3 if block else 1
 
     def __len__(self) -> int:
         return len(self.flows)

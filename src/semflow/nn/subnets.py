@@ -86,9 +86,10 @@ class LocationSubnet(Subnet):
         if context is None or weight is None:
             return self.bias[None, None]
         if isinstance(context, PositionTables):
-            split = context.column.shape[1]
-            column = F.linear(context.column.to(weight), weight[:, :split])
-            row = F.linear(context.row.to(weight), weight[:, split:], self.bias)
+            # A split: two slices would each be given a gradient of the whole weight, mostly zeros.
+            of_column, of_row = weight.split((context.column.shape[1], context.row.shape[1]), dim=1)
+            column = F.linear(context.column.to(weight), of_column)
+            row = F.linear(context.row.to(weight), of_row, self.bias)
             return (row[:, None] + column[None]).flatten(0, 1)[None]
         dense = context.to(weight)
         return F.linear(dense.view(-1, *dense.shape[-3:]).flatten(2).transpose(1, 2), weight, self.bias)
