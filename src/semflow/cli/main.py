@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write must not end the program
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    silenced = logging.root.manager.disable
+    silenced, on_terminate = logging.root.manager.disable, signal.getsignal(signal.SIGTERM)
     try:
         logging.disable(logging.WARNING)
         with warnings.catch_warnings():
@@ -61,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SEMFLOW_TRACEBACK") or not _expected(error):
             raise
         return _say(f"error: {_message(error)}", WRONG)
-    finally:
+    finally:  # who calls this from a program of his own gets both back
         logging.disable(silenced)
+        if on_terminate is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)
     return 0
 
 
