@@ -216,3 +216,25 @@ def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
     return list(zip(["", *words], words, strict=False))
+
+
+def test_a_category_is_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder of all categories, and CIFAR-10, which has no folder of normal images at all."""
+    from semflow.data import CIFAR10_CLASSES
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in CIFAR10_CLASSES:
+            for k in range(2):
+                path = tmp_path / "cifar" / split / name / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    data, run = str(tmp_path / "cifar"), str(tmp_path / "run")
+    small = ["--backbone", "test_efficientnet", "--weights", "random", "--image-size", "64", "--epochs", "1"]
+    assert main(["fit", "--data", data, "--output", run, *small, "--set", "blocks", "1", "position_channels", "8"]) == 2
+    assert "name it by category (--category" in capsys.readouterr().err
+    words = ["--category", "cat", *small, "--set", "blocks", "1", "position_channels", "8"]
+    assert main(["fit", "--data", data, "--output", run, *words]) == 0
+    figures = tmp_path / "figures.json"
+    assert main(["evaluate", "--model", run, "--data", data, "--category", "cat", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["pixel_auroc"] is None

@@ -248,9 +248,14 @@ def test_broken_zip_files(folder: Path, tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(dataset))[0]
 
 
-def test_open_dataset_says_how_to_open_it(batches: Path) -> None:
-    for root in (batches, batches / "cifar-10-batches-py"):
-        fails(lambda root=root: open_dataset(root, "train"), root, "class by class", "semflow.data.CIFAR10")
+def test_open_dataset_opens_it_with_a_category_and_else_says_so(batches: Path, folder: Path) -> None:
+    for root in (batches, batches / "cifar-10-batches-py", folder):
+        fails(lambda root=root: open_dataset(root, "train"), root, "class by class", "name it by category")
+        opened = open_dataset(root, "test", 32, category="cat")
+        assert isinstance(opened, CIFAR10)
+        assert opened.labels == CIFAR10(root, "test", 32, category="cat").labels
+    with pytest.raises(ConfigError, match="no category with split 'predict'"):
+        open_dataset(batches, "predict", category="cat")
 
 
 @pytest.mark.parametrize("category", ["airplane", "truck"])

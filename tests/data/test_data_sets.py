@@ -271,6 +271,8 @@ def test_what_train_refuses_rather_than_guess(tree: Tree, tmp_path: Path) -> Non
     root = tree("screw/train/good/0.png", "pill/train/good/0.png", root="all")
     fails(lambda: open_dataset(root, "train"), root, "pill, screw", f"as {root / 'pill'}")
     fails(lambda: open_dataset(root, "test"), root, "pill, screw")
+    assert len(open_dataset(root, "train", category="pill")) == 1
+    fails(lambda: open_dataset(root, "train", category="cable"), root, "expected a category cable", "pill, screw")
     (tmp_path / "empty").mkdir()
     for split in ("train", "test", "predict"):
         fails(lambda split=split: open_dataset(tmp_path / "empty", split), tmp_path / "empty", "none")

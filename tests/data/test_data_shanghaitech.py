@@ -162,6 +162,7 @@ def test_frames_unpacked_for_some_videos_only(stc: Path) -> None:
     assert len(ShanghaiTech(stc, category="01")) == 5  # from the frames: the empty videos are not opened
 
 
-def test_open_dataset_says_how_to_open_it(stc: Path) -> None:
+def test_open_dataset_opens_it_with_a_category_and_else_says_so(stc: Path) -> None:
+    assert open_dataset(stc, "test", 8, category="02").paths == ShanghaiTech(stc, "test", 8, category="02").paths
     for split in ("train", "test"):
-        fails(lambda split=split: open_dataset(stc, split), stc, "testing/frames", "semflow.data.ShanghaiTech")
+        fails(lambda split=split: open_dataset(stc, split), stc, "scene by scene", "name it by category")

@@ -31,7 +31,7 @@ def run(options: Evaluate) -> None:
     if options.json is not None:
         refuse_unwritable(options.json)
     detector = load_detector(options.model, options.device)
-    dataset = open_dataset(options.data, "test", detector.image_size)
+    dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
     check_labels(dataset)
     verified(dataset)
     found = summarize(

@@ -35,7 +35,7 @@ def run(options: Fit) -> None:
         "image_size": defaults["image_size"] if options.image_size is None else options.image_size,
         "seed": options.seed,
     }
-    dataset = open_dataset(options.data, "train", common["image_size"])
+    dataset = open_dataset(options.data, "train", common["image_size"], category=options.category)
     arguments = recipe_arguments(recipe, options.set, reserved=common)
     detector = build(options.recipe, **common, **arguments)
     dataset = verified(dataset, cache=options.workers == 0)

@@ -12,6 +12,7 @@ from semflow.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Fit:
     """A folder of good images, or a data set folder that holds them in train/good."""
     output: Path
     """The run directory to make."""
+    category: OptionalStr = None
+    """Which of the categories in the folder: a folder's name, a scene of ShanghaiTech, CIFAR-10's normal class."""
     recipe: str = "sanflow"
     """How the detector is built."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
@@ -72,6 +75,8 @@ class Evaluate:
     """A run directory that fit has made."""
     data: Path
     """A data set folder with test/good, test/DEFECT and ground_truth; without ground_truth, image metrics only."""
+    category: OptionalStr = None
+    """Which of the categories in the folder, as in fit."""
     json: Path | None = None
     """Also write the figures to this file, as fractions, null where there are no masks."""
     batch_size: int = 8

@@ -17,7 +17,7 @@ from semflow.data.places import check_split, require_folder
 from semflow.data.zips import ZipFiles
 from semflow.errors import ConfigError, DataError
 
-__all__ = ["CIFAR10", "CIFAR10_CLASSES"]
+__all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The classes, in the order of their labels."""
@@ -94,6 +94,14 @@ class CIFAR10(ImageDataset):
             with self._zip.opened(self._members[index]) as member:
                 return decode_image(self.records[index].path, member)
         return super().read_image(index)
+
+
+def is_cifar10(path: Path) -> bool:
+    """Whether there is CIFAR-10 at a path: its batches, a folder of its classes, or a zip file, which may be one."""
+    if path.is_file():
+        return path.suffix.lower() == ".zip"
+    batches = _has_batches(path) or _has_batches(path / "cifar-10-batches-py")
+    return batches or any(all((path / s / c).is_dir() for c in CIFAR10_CLASSES) for s in ("train", "test"))
 
 
 def _has_batches(folder: Path) -> bool:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from semflow.data.btad import BTAD, is_btad
+from semflow.data.cifar import CIFAR10, is_cifar10
 from semflow.data.files import find_images, list_images, subfolders
 from semflow.data.folder import ImageDataset, ImageFolder, Record
 from semflow.data.mvtec import MVTecAD
 from semflow.data.places import listed
+from semflow.data.shanghaitech import ShanghaiTech, is_shanghaitech
 from semflow.data.visa import VisA, is_visa
 from semflow.errors import ConfigError, DataError
 
@@ -20,6 +22,7 @@ def open_dataset(
     split: Literal["train", "test", "predict"] = "train",
     image_size: int = 256,
     *,
+    category: str | None = None,
     cache: bool = False,
 ) -> ImageDataset:
     """Open a file or folder, recognising its layout.
@@ -30,12 +33,14 @@ def open_dataset(
     - `predict`: all images under PATH (under PATH/test in the layout of MVTec AD), with unknown labels and no masks.
 
     A product of BTAD (ok/ and ko/ in place of good/ and defect types) and a category of VisA (Data/Images) open as
-    `BTAD` and `VisA`. `ShanghaiTech` and `CIFAR10` need more than a path and are opened by name.
+    `BTAD` and `VisA`. With `category`, PATH may be the folder of all categories; `ShanghaiTech` and `CIFAR10` need one:
+    the scene, and the class that is normal.
 
     Args:
         path: a folder, or for `test` and `predict` also one image file.
         split: what the images are for.
         image_size: side of the images in pixels.
+        category: one of several in the folder; not with `predict`.
         cache: see `ImageDataset`.
 
     >>> import tempfile
@@ -55,6 +60,8 @@ def open_dataset(
         raise ConfigError(f"open_dataset: expected split to be 'train', 'test' or 'predict', but got {split!r}.")
     if not root.exists():
         raise DataError(f"{root}: expected images, but there is no such folder or file; check the path.")
+    if category is not None:
+        return _of_category(root, split, image_size, category, cache)
     if root.is_file():
         if split == "train":
             raise DataError(f"{root}: expected a folder of normal images, but it is a file; name the folder.")
@@ -82,6 +89,21 @@ def open_dataset(
         _refuse_categories(root)
     normal = "ok" if is_btad(root) else "good"
     return _labelled_by_folder(root / "test" if has_test else root, normal, image_size, cache)
+
+
+def _of_category(root: Path, split: str, image_size: int, category: str, cache: bool) -> ImageDataset:
+    """One category of a data set that holds several."""
+    if split not in ("train", "test"):
+        raise ConfigError(f"open_dataset: expected no category with split 'predict', but got {category!r}.")
+    half: Literal["train", "test"] = "train" if split == "train" else "test"
+    if is_shanghaitech(root):
+        return ShanghaiTech(root, half, image_size, category=category, cache=cache)
+    if is_cifar10(root):
+        return CIFAR10(root, half, image_size, category=category, cache=cache)
+    if not (root / category).is_dir():
+        names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
+        raise DataError(f"{root}: expected a category {category} in it, but it holds {names}; name one of those.")
+    return open_dataset(root / category, half, image_size, cache=cache)
 
 
 def _normal_folder(root: Path) -> Path:
@@ -119,15 +141,11 @@ def _is_category(folder: Path) -> bool:
 
 def _refuse_named(root: Path) -> None:
     """Raise DataError for a data set that a path alone does not open: which scene, which class is the normal one?"""
-    for name, kind, marks in (
-        ("ShanghaiTech", "scene", ("testing/frames", "training/videos", "training/frames")),
-        ("CIFAR10", "class", ("cifar-10-batches-py", "data_batch_1")),
-    ):
-        found = next((mark for mark in marks if (root / mark).exists()), None)
+    for name, kind, found in (("ShanghaiTech", "scene", is_shanghaitech(root)), ("CIFAR10", "class", is_cifar10(root))):
         if found:
             raise DataError(
-                f"{root}: expected a category, but {found} in it is from {name}, which is opened {kind} by {kind}; "
-                f"open it in Python with semflow.data.{name}."
+                f"{root}: expected one category, but this is {name}, which is opened {kind} by {kind}; "
+                "name it by category (--category on the command line)."
             )
 
 

@@ -15,7 +15,7 @@ from semflow.data.places import check_split, listed, require_folder
 from semflow.data.videos import VideoFrames
 from semflow.errors import DataError
 
-__all__ = ["ShanghaiTech"]
+__all__ = ["ShanghaiTech", "is_shanghaitech"]
 
 
 class ShanghaiTech(ImageDataset):
@@ -139,6 +139,11 @@ class ShanghaiTech(ImageDataset):
             records += [Record(path, int(row != 0), file) for path, row in zip(paths, rows, strict=True)]
             self._rows += range(len(paths))
         return records
+
+
+def is_shanghaitech(path: Path) -> bool:
+    """Whether a folder is laid out as ShanghaiTech Campus."""
+    return any((path / mark).is_dir() for mark in ("testing/frames", "training/videos", "training/frames"))
 
 
 def _packed_in(path: Path) -> Path:
