@@ -198,6 +198,9 @@ def test_what_recipes_refuse() -> None:
         small("msflow", blocks=(1, 2))
     with pytest.raises(ConfigError, match="source must be image or features"):
         small("sanflow", statistics_source="sky")
+    for wrong in ({"blocks": 0}, {"guard": -3}, {"mode": -3.0}, {"mask_mode": "soft"}, {"statistics_stride": 0}):
+        with pytest.raises(ConfigError, match=r"blocks|guard|mode|mask_mode|stride"):
+            small("sanflow", **wrong)
     with pytest.raises(ConfigError, match="predicted_mean needs variance"):
         small("sanflow", variance="learned", predicted_mean=True)
 

@@ -66,6 +66,8 @@ def base_and_head(
     """
     if variance not in get_args(Variance):
         raise ConfigError(f"variance must be {', '.join(get_args(Variance))}, but got {variance!r}")
+    if not mode > 0:
+        raise ConfigError(f"mode must be a positive variance, but got {mode}")
     if source not in ("image", "features"):
         raise ConfigError(f"source must be image or features, but got {source!r}")
     if variance == "unit" and anomalies:

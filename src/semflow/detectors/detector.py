@@ -102,6 +102,10 @@ class Detector(nn.Module):
         scales = len(self.flows.events)
         if scales != len(features.channels):
             raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
+        if mask_mode not in ("nearest", "max"):
+            raise ConfigError(f"mask_mode must be nearest or max, but got {mask_mode!r}")
+        if guard < 0:
+            raise ConfigError(f"guard must be 0 or more locations, but got {guard}")
         self.base, self.head, self.position = base, head, position
         self.objective = objective or Objective()
         self.scorer = scorer or Scorer(scales)

@@ -91,7 +91,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError, EOFError) as error:  # what pickle raises on a text, or on half a file
         raise ConfigError(
             f"weights='{path}' is no file of plain tensors (or is damaged), and only those are read; "
             "save the state dict alone, with torch.save(model.state_dict(), ...)."
