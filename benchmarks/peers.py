@@ -54,7 +54,7 @@ def require_anomalib() -> None:
         ConfigError: anomalib is not installed.
     """
     if find_spec("anomalib") is None:
-        raise ConfigError("--peers needs anomalib: python -m pip install -c constraints.txt anomalib")
+        raise ConfigError("--peers needs anomalib: python -m pip install -c constraints.txt -e '.[peers]'")
 
 
 def anomalib_version() -> str:
