@@ -10,7 +10,8 @@ from flow_cases import D, blocks, features, generator
 from torch import Tensor, nn
 
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack
-from semflow.flows.fused import CouplingForm, composition, fused
+from semflow.flows.fused import composition, fused
+from semflow.flows.passes import CouplingForm, operator
 from semflow.nn import ConvSubnet, LocationSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
 
@@ -52,7 +53,7 @@ def test_values_and_gradients_are_those_of_the_composition(
     clamp_form: str, table: str, swap: bool, block: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the images are grouped into: one at a time, two and a rest of one, all at once."""
-    monkeypatch.setattr(sys.modules["semflow.flows.fused"], "ROWS", rows)
+    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
     ours, plain, tensors = case(table, swap, block, clamp_form)
     weights = features(1, 1, 15, 6).double()[0, 0]
     results = []
@@ -170,3 +171,29 @@ def test_backward_may_be_taken_twice() -> None:
     first, second = (torch.autograd.grad(z, [x, *flow.parameters()], given, retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(given, torch.ones_like(z))
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_the_operators_of_compiled_blocks_are_sound(block: bool) -> None:
+    """Schemas, shapes without data and autograd's part, by torch's own check; numbers, by the composition."""
+    ours, plain, tensors = case("for all images", block=block)
+    form, index, inverse = ours.args[0], ours.keywords["index"], ours.keywords["inverse"]
+    numbers = ([*form.sizes], form.swap, [form.gain, form.clamp], form.clamp_form, True)
+    arguments = (*tensors[:5], tensors[5:], index, inverse, *numbers)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(torch.ops.semflow.block.default, arguments, test_utils=checks)
+    for came, right in zip(operator(form, True, index, inverse, *tensors), plain(*tensors), strict=True):
+        assert torch.allclose(came, right, atol=1e-12)
+        gradients = (
+            torch.autograd.grad(v.square().sum(), tensors, None, True, allow_unused=True) for v in (came, right)
+        )
+        for gradient, expected in zip(*gradients, strict=True):
+            assert torch.allclose(gradient, torch.zeros_like(gradient) if expected is None else expected, atol=1e-11)
+
+
+def test_an_exported_flow_runs_without_this_library() -> None:
+    flow, x = FlowSequence([AffineCoupling(4), GlobalAffine(4), HardPermutation(4)]), features(2, 4, 2, 3)
+    exported = torch.export.export(flow, (x,))
+    assert "semflow" not in str(exported.graph)
+    for came, right in zip(exported.module()(x), flow(x), strict=True):
+        assert torch.allclose(came, right, atol=1e-6)

@@ -10,8 +10,9 @@ from ..functional import Clamp, from_locations, soft_clamp, to_locations
 from ..functional.inverse_gamma import narrow
 from ..nn import Context, LocationSubnet, SubnetFactory
 from .base import Flow, Result, check_channels
-from .fused import CouplingForm, fused, fusible
+from .fused import fused, fusible
 from .mixing import GlobalAffine, HardPermutation
+from .passes import CouplingForm
 
 __all__ = ["AffineCoupling"]
 

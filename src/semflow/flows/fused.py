@@ -1,56 +1,32 @@
-"""A block of a flow as one step of autograd: the same numbers as its composition, in fewer passes over less memory.
+"""A block of a flow as one step of autograd: the same numbers as its composition, in fewer passes over less memory."""
 
-Images go through in groups that fit the cache and are worked on in place. What backward needs is kept (the input, the
-hidden units, the log-scales and the new half), and all that is elementwise is computed again.
-"""
-
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import Clamp, soft_clamp
+from ..functional import soft_clamp
+from .passes import CouplingForm, backward_pass, forward_pass, operator
 
-__all__ = ["CouplingForm", "composition", "fused", "fusible"]
+__all__ = ["composition", "fused", "fusible"]
 
-ROWS = 1024
-"""Locations of a group: enough for matrix products at full speed, few enough for the cache."""
-
-
-class CouplingForm(NamedTuple):
-    """What of a coupling is no tensor: the sizes of the two parts of x, if the first is the active one, the clamp."""
-
-    sizes: tuple[int, int]
-    swap: bool
-    gain: float
-    clamp: float
-    clamp_form: Clamp
-
-    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(passive, active) of (N, C), as views."""
-        first, second = x.split(self.sizes, dim=1)
-        return (second, first) if self.swap else (first, second)
-
-    def slope(self, log_scale: Tensor) -> Tensor:
-        """The derivative of the clamp, from its value c: k (1 - (c / bound)^2)."""
-        top = self.clamp if self.clamp_form == "tanh" else 1.0
-        return log_scale.square().mul_(-top / self.clamp**2).add_(top)
+# Before torch 2.7 nothing tells an export from other compilations.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def fusible(x: Tensor, form: CouplingForm, *modules: nn.Module) -> bool:
-    """Whether `fused` may stand for the composition of the modules: eagerly, on a CPU, where nobody watches them.
+    """Whether `fused` may stand for the composition of the modules: on a CPU, and where nobody watches them.
 
-    A compiler makes of the composition by itself what this file does by hand, and a module with a hook is to be called.
+    A module with a hook is to be called, and what is exported must run without this library.
     """
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and form.clamp_form != "atan"
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not _is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
     )
@@ -84,6 +60,9 @@ def fused(
     Returns:
         z (N, C) and log_det (N).
     """
+    if torch.compiler.is_compiling():
+        tensors = (x, table, weight, weight_out, bias_out, *affine)
+        return operator(form, torch.is_grad_enabled(), index, inverse, *tensors)
     z, log_det, *_ = _Fused.apply(  # type: ignore[no-untyped-call]
         form, torch.is_grad_enabled(), index, inverse, x, table, weight, weight_out, bias_out, *affine
     )
@@ -113,38 +92,13 @@ def composition(
 
 
 class _Fused(torch.autograd.Function):
-    """`fused`, with what backward looks at as further outputs: hidden units, log-scales, the coupling's new half."""
+    """The two passes; what the first keeps for the second are further outputs."""
 
     @staticmethod
     def forward(
         form: CouplingForm, keep: bool, index: Tensor | None, inverse: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        x, table, weight, weight_out, bias_out, *affine = tensors
-        units, width = len(weight), len(weight_out) // 2
-        z, log_det = torch.empty_like(x), x.new_empty(len(x))
-        kept = len(x) if keep else 0
-        kept_hidden, kept_log_scale = x.new_empty(kept, units), x.new_empty(kept, width)
-        kept_new = x.new_empty(kept if affine else 0, width)
-        for rows, part in _groups(len(x), table):
-            passive, active = form.halves(x[rows])
-            u = torch.empty_like(x[rows]) if affine else z[rows]
-            same, new = form.halves(u)
-            hidden = kept_hidden[rows] if keep else x.new_empty(len(passive), units)
-            hidden.view(-1, *part.shape[1:]).copy_(part)
-            hidden.addmm_(passive, weight.T).relu_()
-            raw, offset = torch.addmm(bias_out, hidden, weight_out.T, beta=form.gain, alpha=form.gain).chunk(2, dim=1)
-            log_scale = soft_clamp(raw, form.clamp, form.clamp_form)
-            torch.sum(log_scale, 1, out=log_det[rows])
-            if keep:
-                kept_log_scale[rows] = log_scale
-            torch.addcmul(offset, active, log_scale.exp_(), out=new)
-            same.copy_(passive)
-            if index is not None:
-                if keep:
-                    kept_new[rows] = new
-                u.mul_(affine[0]).add_(affine[1])
-                torch.index_select(u, 1, index, out=z[rows])
-        return z, log_det, kept_hidden, kept_log_scale, kept_new
+        return forward_pass(form, keep, index, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -156,50 +110,16 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        kept_hidden, kept_log_scale, kept_new, index, inverse, *tensors = ctx.saved_tensors
-        x, table, weight, weight_out, bias_out, *affine = tensors
-        form: CouplingForm = ctx.form
+        hidden, log_scale, new, index, inverse, *tensors = ctx.saved_tensors
+        x = tensors[0]
         grad_z = torch.zeros_like(x) if gradients[0] is None else gradients[0]
         grad_log_det = x.new_zeros(len(x)) if gradients[1] is None else gradients[1]
         if torch.is_grad_enabled():  # this derivative is to be differentiated itself
-            pull = torch.func.vjp(partial(composition, form, index), *tensors)[1]
+            pull = torch.func.vjp(partial(composition, ctx.form, index), *tensors)[1]
             return None, None, None, None, *pull((grad_z, grad_log_det))
-        need_x, need_table, need_weight, need_out, *_ = ctx.needs_input_grad[4:]
-        grad_x, grad_table, grad_bias = torch.empty_like(x), torch.zeros_like(table), torch.zeros_like(bias_out)
-        grad_affine = [torch.zeros_like(vector) for vector in affine]
-        grad_weight = grad_out = None
-        for rows, part in _groups(len(x), grad_table):
-            (passive, active), (grad_passive, grad_active) = form.halves(x[rows]), form.halves(grad_x[rows])
-            grad_u = grad_z[rows]
-            if affine:
-                grad_u = grad_u.index_select(1, inverse)
-                grad_affine[1].add_(grad_u.sum(0))
-                for grad, grad_half, half in zip(
-                    form.halves(grad_affine[0][None]), form.halves(grad_u), (passive, kept_new[rows]), strict=True
-                ):
-                    grad.add_((grad_half * half).sum(0))
-                grad_u.mul_(affine[0])
-            grad_same, grad_new = form.halves(grad_u)
-            hidden, log_scale = kept_hidden[rows], kept_log_scale[rows]
-            grad_raw = x.new_empty(len(active), len(weight_out))
-            grad_scale, grad_offset = grad_raw.chunk(2, dim=1)
-            torch.mul(grad_new, torch.exp(log_scale), out=grad_active)
-            torch.addcmul(grad_log_det[rows, None], grad_active, active, out=grad_scale)
-            grad_scale.mul_(form.slope(log_scale))
-            grad_offset.copy_(grad_new)
-            grad_raw.mul_(form.gain)
-            grad_hidden = torch.mm(grad_raw, weight_out)
-            _relu_backward(grad_hidden, hidden, 0, grad_input=grad_hidden)
-            grad_bias.add_(grad_raw.sum(0))
-            if need_x:
-                torch.addmm(grad_same, grad_hidden, weight, out=grad_passive)
-            if need_table:
-                part.add_(grad_hidden.view(-1, *part.shape[1:]).sum_to_size(part.shape))
-            if need_weight:
-                grad_weight = _plus_product(grad_weight, grad_hidden.T, passive)
-            if need_out:
-                grad_out = _plus_product(grad_out, grad_raw.T, hidden)
-        return None, None, None, None, grad_x, grad_table, grad_weight, grad_out, grad_bias, *grad_affine
+        needs = ctx.needs_input_grad[4:]
+        given = backward_pass(ctx.form, needs, inverse, (grad_z, grad_log_det), (hidden, log_scale, new), *tensors)
+        return None, None, None, None, *(grad if need else None for grad, need in zip(given, needs, strict=True))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
@@ -215,20 +135,3 @@ class _Fused(torch.autograd.Function):
         results = torch.vmap(partial(composition, form), (in_dims[2], *in_dims[4:]))(index, *tensors)
         none = tensors[0].new_empty(0)
         return (*results, none, none, none), (0, 0, None, None, None)
-
-
-def _groups(locations: int, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of whole images, and the part of the table that belongs to them."""
-    places = table.shape[1]
-    images = max(1, ROWS // places)
-    for first in range(0, locations // places, images):
-        part = table[first : first + images] if len(table) > 1 else table
-        yield slice(first * places, (first + images) * places), part
-
-
-def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    # The first product makes the sum: zeros to start from would cost two passes over the weights.
-    return torch.mm(a, b) if total is None else total.addmm_(a, b)
-
-
-_relu_backward = torch.ops.aten.threshold_backward.grad_input
