@@ -1,6 +1,16 @@
 """Base distributions: `base.log_prob(z, statistics)` per location."""
 
 from .choice import BaseAndHead, Variance, base_and_head
+from .distributions import SemanticNormal, variance_distribution
 from .semantic import Base, SemanticAware, StandardNormal
 
-__all__ = ["Base", "BaseAndHead", "SemanticAware", "StandardNormal", "Variance", "base_and_head"]
+__all__ = [
+    "Base",
+    "BaseAndHead",
+    "SemanticAware",
+    "SemanticNormal",
+    "StandardNormal",
+    "Variance",
+    "base_and_head",
+    "variance_distribution",
+]

@@ -1,0 +1,274 @@
+"""The base of a flow as `torch.distributions` objects: for Pyro, for zuko, for any code that takes a distribution.
+
+The variance is torch's own `InverseGamma`, and no second class: its divergence is there already (an inverse gamma is a
+transformed Gamma, and the divergence does not change under 1 / s), so nothing is registered on types that are not ours.
+`kl_divergence` of two computes `semflow.functional.inverse_gamma_kl` in the precision of the parameters; the function
+computes in float64, which in float32 and near the prior (terms of 240 nats that cancel) is what keeps its digits.
+
+What torch lacks is the normal whose variance is inverse-gamma distributed, an isotropic multivariate Student-t.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, InverseGamma, constraints, register_kl
+
+from ..errors import ConfigError, ShapeError
+from ..functional import digamma, normal_log_prob
+from ..functional.inverse_gamma import lgamma_step, narrow, wide
+from ..nn import Statistics
+
+__all__ = ["Density", "SemanticNormal", "variance_distribution"]
+
+Density = Literal["marginal", "mode"]
+
+
+def variance_distribution(statistics: Statistics) -> InverseGamma:
+    """The inverse gamma of the variance at every location, batch shape (B, H, W).
+
+    Args:
+        statistics: of one scale, with alpha and beta.
+
+    Raises:
+        ConfigError: the variance is certain.
+
+    Example:
+        >>> from torch.distributions import kl_divergence
+        >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
+        >>> head = InverseGammaVariance(StatisticsNetwork(stride=4))
+        >>> (statistics,) = head(torch.rand(2, 3, 16, 16), [torch.zeros(2, 40, 4, 4)])
+        >>> prior = InverseGamma(*head.prior, validate_args=False)
+        >>> kl = kl_divergence(variance_distribution(statistics), prior)
+        >>> torch.allclose(kl, statistics.kl, atol=1e-4)
+        True
+    """
+    if statistics.alpha is None:
+        raise ConfigError("statistics must have alpha, but got a certain variance, which is beta; take head predicted")
+    alpha, beta = (narrow(x, statistics.alpha, statistics.beta)[:, 0] for x in (statistics.alpha, statistics.beta))
+    return InverseGamma(alpha, beta, validate_args=False)
+
+
+class SemanticNormal(Distribution):
+    """p(z) of one location: N(loc, s I) of C channels, with s ~ IG(alpha, beta) or certain (SANFlow, Eq. 5 to 7).
+
+    - `marginal`: s is integrated out: a Student-t of 2 alpha degrees of freedom and squared scale beta / alpha.
+    - `mode`: s is its mode beta / (alpha + 1): a normal. So it is in either form where `alpha` is None and beta is s.
+
+    The other forms of `normal_log_prob` are no densities, their exponential does not integrate to 1. The `exact` one
+    is a lower bound of `marginal`, see `expected_log_prob`.
+
+    `rsample` is reparameterised, s through torch's implicit gradients of the Gamma. Densities are computed in
+    float64. The divergence from a normal is registered with `torch.distributions.kl_divergence`; that from a Student-t
+    has no closed form.
+
+    Args:
+        alpha, beta: positive numbers or tensors that broadcast to the batch shape; `alpha` may be None.
+        loc: (..., C), the last axis the event. Not `mean`, which a Student-t of alpha up to 1/2 does not have.
+        form: `marginal` or `mode`.
+        validate_args: check values, here and in `log_prob`, as torch's distributions do. It is never torch's global
+            default, which other libraries switch.
+
+    Raises:
+        ConfigError: `form` is no density.
+        ShapeError: the shapes do not broadcast, or `loc` has no axis.
+        ValueError: torch's, with `validate_args`, for a value outside its range.
+
+    Example:
+        >>> base = SemanticNormal(torch.tensor([2.0, 3.0]), 1.0, torch.zeros(8))
+        >>> base.batch_shape, base.event_shape, base.rsample((5,)).shape
+        (torch.Size([2]), torch.Size([8]), torch.Size([5, 2, 8]))
+        >>> base.log_prob(torch.zeros(8)).shape, base.variance[:, 0].tolist()
+        (torch.Size([2]), [1.0, 0.5])
+    """
+
+    arg_constraints = {  # noqa: RUF012  # torch's own convention
+        "alpha": constraints.positive,
+        "beta": constraints.positive,
+        "loc": constraints.real_vector,
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    alpha: Tensor | None
+    beta: Tensor
+    loc: Tensor
+
+    def __init__(
+        self,
+        alpha: Tensor | float | None,
+        beta: Tensor | float,
+        loc: Tensor,
+        form: Density = "marginal",
+        validate_args: bool = True,
+    ) -> None:
+        if form not in ("marginal", "mode"):
+            raise ConfigError(
+                f"form must be marginal or mode, but got {form!r}: exact is a bound and no form but the two integrates "
+                "to 1; expected_log_prob gives the exact one"
+            )
+        if not isinstance(loc, Tensor) or loc.dim() == 0:
+            raise ShapeError(f"loc must be a tensor (..., C), channels last, but got {loc}; expand it to its channels")
+        loc = narrow(loc, loc, *(x for x in (alpha, beta) if isinstance(x, Tensor)))
+        like: dict[str, Any] = {"dtype": loc.dtype, "device": loc.device}
+        scale = torch.as_tensor(beta, **like)
+        shape = None if alpha is None else torch.as_tensor(alpha, **like)
+        batch = _broadcast("alpha, beta and loc", loc.shape[:-1], scale.shape, () if shape is None else shape.shape)
+        self.alpha = None if shape is None else shape.expand(batch)
+        self.beta, self.loc, self.form = scale.expand(batch), loc.expand(*batch, -1), form
+        if self.alpha is None:
+            self.arg_constraints = {k: v for k, v in self.arg_constraints.items() if k != "alpha"}
+        super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Statistics,
+        channels: int,
+        mean: Tensor | float = 0.0,
+        form: Density = "marginal",
+        validate_args: bool = False,
+    ) -> "SemanticNormal":
+        """Of every location of one scale: batch shape (B, H, W), event shape (C,).
+
+        Maps of latents have their channels first, so `log_prob` takes `z.movedim(1, -1)`.
+
+        Args:
+            statistics: from a variance head. Its shifts are not applied: add them to `mean`.
+            channels: C.
+            mean: a number, or a tensor that broadcasts to (B, C, H, W).
+            form, validate_args: of the class.
+
+        Example:
+            >>> statistics = Statistics(beta=torch.full((2, 1, 4, 4), 0.1))
+            >>> base, z = SemanticNormal.from_statistics(statistics, channels=8), torch.zeros(2, 8, 4, 4)
+            >>> base.log_prob(z.movedim(1, -1)).shape
+            torch.Size([2, 4, 4])
+        """
+        beta = narrow(statistics.beta)
+        loc = torch.as_tensor(mean, dtype=None if isinstance(mean, Tensor) else beta.dtype, device=beta.device)
+        shape = (beta.shape[0], channels, *beta.shape[2:])
+        if _broadcast("mean and statistics", loc.shape, shape) != shape:
+            raise ShapeError(f"mean must broadcast to (B, C, H, W) = {shape}, but got {tuple(loc.shape)}")
+        alpha = None if statistics.alpha is None else statistics.alpha[:, 0]
+        return cls(alpha, beta[:, 0], loc.expand(shape).movedim(1, -1), form, validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "SemanticNormal":
+        """The same over a larger batch, which takes no memory."""
+        new: SemanticNormal = self._get_checked_instance(SemanticNormal, _instance)  # type: ignore[no-untyped-call]
+        batch = torch.Size(batch_shape)
+        new.alpha = None if self.alpha is None else self.alpha.expand(batch)
+        new.beta, new.loc, new.form = self.beta.expand(batch), self.loc.expand(*batch, -1), self.form
+        new.arg_constraints = self.arg_constraints
+        Distribution.__init__(new, batch, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """`loc`, or NaN where a Student-t has no mean: alpha up to 1/2."""
+        if not self._is_student:
+            return self.loc
+        return torch.where(self._a[..., None] > 0.5, self.loc, math.nan)
+
+    @property
+    def mode(self) -> Tensor:
+        """`loc`."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every channel; of a Student-t infinite for alpha up to 1, NaN up to 1/2, where there is no mean."""
+        variance = self._spread()
+        if self._is_student:
+            variance = torch.where(self._a > 0.5, variance, math.nan)
+        return narrow(variance, self.loc)[..., None].expand(self.loc.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(value), value (..., C) to the broadcast batch shape."""
+        return self._log_prob(value, self.form)
+
+    def expected_log_prob(self, value: Tensor) -> Tensor:
+        """E[log N(value; loc, s I)] over s: the `exact` form, a lower bound of the log of the marginal density."""
+        return self._log_prob(value, "exact")
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Loc + sqrt(s) e, e ~ N(0, I), with gradients into all parameters."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        if self._is_student:
+            drawn = InverseGamma(self._a, self.beta, validate_args=False).rsample(torch.Size(sample_shape))
+        else:
+            drawn = narrow(self._spread(), self.loc)
+        return self.loc + drawn.sqrt()[..., None] * noise
+
+    def entropy(self) -> Tensor:
+        """-E[log p(z)] in nats, the batch shape.
+
+        C/2 log 2 pi b - log(Gamma(a + C/2) / Gamma(a)) + (a + C/2) (psi(a + C/2) - psi(a)), or C/2 (1 + log 2 pi s).
+        """
+        return narrow(self._entropy(), self.loc)
+
+    @property
+    def _is_student(self) -> bool:
+        return self.alpha is not None and self.form == "marginal"
+
+    @property
+    def _a(self) -> Tensor:
+        """Alpha; 0 for a certain variance, which makes beta the mode beta / (alpha + 1)."""
+        return torch.zeros_like(self.beta) if self.alpha is None else self.alpha
+
+    def _spread(self) -> Tensor:
+        """E[(z_c - loc_c)^2], in float64: infinite for a Student-t of alpha up to 1."""
+        a, b = wide(self._a), wide(self.beta)
+        if not self._is_student:
+            return b / (a + 1)
+        finite = a > 1
+        return torch.where(finite, b / torch.where(finite, a - 1, 1.0), math.inf)
+
+    def _entropy(self) -> Tensor:
+        half = self.event_shape[0] / 2
+        if not self._is_student:
+            return half * (1 + torch.log(2 * math.pi * self._spread()))
+        a, b = wide(self._a), wide(self.beta)
+        psi = digamma(a + half) - digamma(a)
+        return half * torch.log(2 * math.pi * b) - lgamma_step(a, half) + (a + half) * psi
+
+    def _log_prob(self, value: Tensor, form: Literal["exact", "marginal", "mode"]) -> Tensor:
+        if value.shape[-1:] != self.event_shape:
+            raise ShapeError(f"value must be (..., {self.event_shape[0]}), channels last, but got {tuple(value.shape)}")
+        batch = _broadcast("value and the distribution", value.shape[:-1], self.batch_shape)
+        if self._validate_args:
+            self._validate_sample(value)
+        alpha, beta = (x.expand(batch)[..., None] for x in (self._a, self.beta))
+        form = form if self.alpha is not None else "mode"
+        return normal_log_prob(value.expand(*batch, -1), alpha, beta, self.loc, form, dim=-1)
+
+
+class _NoClosedFormError(ConfigError, NotImplementedError):
+    """Also what callers of `kl_divergence` catch before they estimate one."""
+
+
+def _kl_semantic_normal(p: SemanticNormal, q: SemanticNormal) -> Tensor:
+    """KL(p || N(m, s I)) = C/2 log 2 pi s + (C spread + ||loc - m||^2) / (2 s) - H(p), for p of either form."""
+    if q._is_student:
+        raise _NoClosedFormError(
+            "q must be a normal (form mode), but got a Student-t; estimate the divergence by samples"
+        )
+    if p.event_shape != q.event_shape:
+        raise ShapeError(f"p and q must have one event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}")
+    channels, s = p.event_shape[0], q._spread()
+    distance = (wide(p.loc) - wide(q.loc)).square().sum(-1)
+    cross = channels / 2 * torch.log(2 * math.pi * s) + (channels * p._spread() + distance) / (2 * s)
+    return narrow(cross - p._entropy(), p.loc, q.loc)
+
+
+register_kl(SemanticNormal, SemanticNormal)(_kl_semantic_normal)
+
+
+def _broadcast(what: str, *shapes: Any) -> torch.Size:
+    try:
+        return torch.Size(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        raise ShapeError(f"{what} must broadcast, but got {', '.join(str(tuple(s)) for s in shapes)}") from None
