@@ -1,6 +1,8 @@
 """Accumulators give what the functions give, however the data came in."""
 
+import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -55,6 +57,56 @@ def test_merge_and_reset(data):
     assert second.compute() == alone
     first.update(maps, masks)
     assert first.compute() == pixel_metrics(maps, masks)
+
+
+def shard(kind, scores, labels):
+    """What one process sees; its arguments and its result are pickled on their way."""
+    accumulator = kind()
+    for one, label in zip(scores, labels, strict=True):
+        accumulator.update(one[None], label[None])
+    return accumulator
+
+
+def test_processes_together_give_what_one_gives(data):
+    """Split over this process and another, merged in either order, in both of the ways that others have: the same."""
+    maps, masks = (x.numpy() for x in data)
+    scores, labels = maps.max((1, 2)), masks.any((1, 2))
+    jobs = ((PixelAccumulator, maps, masks), (ImageAccumulator, scores, labels))
+    here = [shard(kind, s[:3], t[:3]) for kind, s, t in jobs]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = list(pool.map(shard, *zip(*((kind, s[3:], t[3:]) for kind, s, t in jobs), strict=True)))
+    for kind, parts, alone in (
+        (PixelAccumulator, (here[0], there[0]), pixel_metrics(maps, masks)),
+        (ImageAccumulator, (here[1], there[1]), image_metrics(scores, labels)),
+    ):
+        for order in (parts, parts[::-1]):
+            at_once, one_by_one = kind(), kind()
+            at_once.merge_state(iter(order))  # torcheval's way
+            for part in order:
+                one_by_one.merge_state(part)  # torchmetrics' way
+            for merged in (at_once, one_by_one):
+                assert merged.compute()[:3] == alone[:3]  # ranks are integers: not a bit differs
+                assert merged.compute() == pytest.approx(alone, rel=1e-14)  # AUPRO sums weights, in some order
+    assert repr(here[0]) == "PixelAccumulator(3 updates)"  # merging leaves them as they are
+
+
+def test_unlike_accumulators_do_not_merge(data):
+    maps, masks = data
+    pixel, image = PixelAccumulator(), ImageAccumulator()
+    pixel.update(maps, masks)
+    image.update([0.1, 0.2], [0, 1])
+    message = "^incoming_state must be of PixelAccumulator, but got ImageAccumulator; merge like with like$"
+    for wrong in (image, [pixel, image]):
+        with pytest.raises(ConfigError, match=message):
+            pixel.merge_state(wrong)
+    with pytest.raises(ConfigError, match=message):
+        pixel.merge(image)
+    for wrong in (3, [3], None):
+        with pytest.raises(ConfigError, match="incoming_state must be"):
+            pixel.merge_state(wrong)
+    assert pixel.compute() == pixel_metrics(maps, masks)
+    pixel.merge_state([])
+    assert repr(pixel) == "PixelAccumulator(1 updates)"
 
 
 def test_kept_scores_are_copies(data):

@@ -1,9 +1,23 @@
-"""Metrics over a data set that comes in batches, or in shards of several processes."""
+"""Metrics over a data set that comes in batches, or in shards of several processes.
 
-from typing import Generic, Self, TypeVar
+The methods are those of a torchmetrics metric: `update`, `compute`, `reset`, `merge_state`. What torchmetrics does by
+itself is a call here: over processes, gather the accumulators, which can be pickled, and merge them.
+
+    shards = [None] * world_size
+    torch.distributed.all_gather_object(shards, metrics)
+    everything = PixelAccumulator()
+    everything.merge_state(shards)
+
+Not there: `forward`, as a batch need not hold both kinds and has no metric then; and the base class, so a
+`MetricCollection` does not take them.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
+from semflow.errors import ConfigError
 from semflow.metrics.inputs import Array, Maps, Values
 from semflow.metrics.ranking import ImageMetrics, rank, split
 from semflow.metrics.regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
@@ -24,8 +38,33 @@ class _Accumulator(Generic[Part]):
         self._parts.clear()
 
     def merge(self, other: Self) -> None:
-        """Take in what another accumulator of this class has seen; `other` stays as it is."""
-        self._parts.extend(other._parts)
+        """Take in what another accumulator of this class has seen; `other` stays as it is.
+
+        Raises:
+            ConfigError: `other` is of another class.
+        """
+        self.merge_state(other)
+
+    def merge_state(self, incoming_state: Self | Iterable[Self]) -> None:
+        """Take in another accumulator (torchmetrics) or several (torcheval); they stay as they are.
+
+        The result is that of one accumulator which has seen it all, whatever the order.
+
+        Args:
+            incoming_state: accumulators of this class.
+
+        Raises:
+            ConfigError: one is of another class; then none is taken in.
+        """
+        # An accumulator is no iterable itself.
+        others: list[Any] = list(incoming_state) if isinstance(incoming_state, Iterable) else [incoming_state]
+        for other in others:
+            if not isinstance(other, type(self)):
+                raise ConfigError(
+                    f"incoming_state must be of {type(self).__name__}, but got {type(other).__name__}; "
+                    "merge like with like"
+                )
+        self._parts.extend([part for other in others for part in other._parts])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._parts)} updates)"
