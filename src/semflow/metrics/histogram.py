@@ -1,5 +1,6 @@
 """Pixel metrics in constant memory: for video, for shards, for data sets whose scores do not fit."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -68,11 +69,22 @@ class HistogramAccumulator:
 
     def merge(self, other: Self) -> None:
         """Take in what another accumulator of as many bits has seen; `other` stays as it is."""
-        if other.bits != self.bits:
-            raise ConfigError(f"other: expected an accumulator of {self.bits} bits, got {other.bits}")
-        self.normal += other.normal
-        self.anomalous += other.anomalous
-        self.weights += other.weights
+        self.merge_state(other)
+
+    def merge_state(self, incoming_state: Self | Iterable[Self]) -> None:
+        """Take in another accumulator (torchmetrics) or several (torcheval); they stay as they are.
+
+        Raises:
+            ConfigError: one is of another class or has other bits; then none is taken in.
+        """
+        others = list(incoming_state) if isinstance(incoming_state, Iterable) else [incoming_state]
+        for other in others:
+            if getattr(other, "bits", None) != self.bits:
+                raise ConfigError(f"incoming_state: expected histograms of {self.bits} bits, got {other!r}")
+        for other in others:
+            self.normal += other.normal
+            self.anomalous += other.anomalous
+            self.weights += other.weights
 
     def compute(self, fpr_limit: float = 0.3) -> BoundedPixelMetrics:
         """The metrics of everything seen since the last reset, AUPRO up to a false-positive rate of `fpr_limit`.
