@@ -12,6 +12,7 @@ from freia_cases import (
     assert_same,
     deviation,
     draw,
+    framework,
     inputs,
     linear,
     modules,
@@ -23,6 +24,7 @@ from torch import nn
 
 from semflow.adapters import as_flow, from_freia
 from semflow.errors import ConfigError, ShapeError
+from semflow.functional import to_locations
 from semflow.testing import check_flow
 
 
@@ -107,7 +109,7 @@ def test_the_context_is_checked() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(nn.Linear, 2, 2), "inn must be FrEIA's SequenceINN, but got torch.nn.modules.linear.Linear"),
+        (partial(nn.Linear, 2, 2), "flow must be of FrEIA, .*, but got torch.nn.modules.linear.Linear"),
         (partial(SequenceINN, 4), "at least one block"),
         (partial(stack, (4, 9), add(modules.PermuteRandom)), r"but got dimensions \(4, 9\)"),
         (
@@ -124,3 +126,75 @@ def test_what_is_no_flow_is_refused(make: Callable[[], nn.Module], message: str)
     with surroundings(), pytest.raises(ConfigError, match=message) as caught:
         as_flow(make())
     assert "\n" not in str(caught.value)
+
+
+def graph(dims: tuple[int, ...], conditions: tuple[int, ...], seed: int = 0) -> Any:
+    """Two GLOW blocks, the first with all conditions and the second with the last only, and a permutation between."""
+    subnet = linear if len(dims) == 1 else conv
+    given = [framework.ConditionNode(width, *dims[1:]) for width in conditions]
+    nodes = [framework.InputNode(*dims)]
+    for number, block_conditions in enumerate((given, given[-1:])):
+        block = modules.GLOWCouplingBlock
+        options = {"subnet_constructor": subnet}
+        nodes.append(framework.Node(nodes[-1], block, options, conditions=block_conditions, name=f"block {number}"))
+        nodes.append(framework.Node(nodes[-1], modules.PermuteRandom, {"seed": number}, name=f"permutation {number}"))
+    made = framework.GraphINN([*nodes, framework.OutputNode(nodes[-1]), *given])
+    perturb(made, seed, 1.0)
+    return made
+
+
+GRAPHS = [((4,), ()), ((4,), (3,)), ((4,), (3, 2)), ((4, 2, 3), ()), ((4, 2, 3), (3, 2))]
+
+
+@pytest.mark.parametrize(("dims", "conditions"), GRAPHS, ids=str)
+def test_a_graph_is_what_freia_gives(dims: tuple[int, ...], conditions: tuple[int, ...]) -> None:
+    """Its conditions are the channels of the context, in the order of its condition nodes; and it keeps the laws."""
+    with surroundings(0, torch.float64):
+        inn = graph(dims, conditions)
+        flow = as_flow(inn)
+        x = draw(2, 4, 2, 3, seed=1)
+        maps = [draw(2, width, 2, 3, seed=2 + i) for i, width in enumerate(conditions)]
+        context = torch.cat(maps, dim=1) if maps else None
+        by_location = len(dims) == 1
+        with torch.no_grad():
+            given = [to_locations(m) if by_location else m for m in maps]
+            right_z, right_log_det = inn(to_locations(x) if by_location else x, given)
+            z, log_det = flow(x, context)
+        assert flow.event == ("location" if by_location else "sample")
+        assert deviation(to_locations(z) if by_location else z, right_z) < 1e-12
+        assert deviation(log_det.flatten(), right_log_det) < 1e-12
+        assert {id(p) for p in flow.parameters()} == {id(p) for p in inn.parameters()}
+    with surroundings(0):
+        context = None if context is None else context.float()
+        check_flow(as_flow(graph(dims, conditions)), x.float(), context, compile_backend=None)
+
+
+def test_a_graph_of_two_outputs_or_another_shape_is_refused() -> None:
+    with surroundings(0):
+        start = framework.InputNode(4)
+        split = framework.Node(start, modules.Split, {})
+        two = framework.GraphINN([start, split, framework.OutputNode(split.out0), framework.OutputNode(split.out1)])
+        with pytest.raises(ConfigError, match=r"one input and one output, .* has 1 and 2"):
+            as_flow(two)
+        start = framework.InputNode(4, 2, 2)
+        haar = framework.Node(start, modules.HaarDownsampling, {})
+        with pytest.raises(ConfigError, match=r"keep the shape .* \(4, 2, 2\) to \(16, 1, 1\)"):
+            as_flow(framework.GraphINN([start, haar, framework.OutputNode(haar)]))
+
+
+def test_the_context_of_a_graph_is_all_its_conditions() -> None:
+    with surroundings(0):
+        flow = as_flow(graph((4,), (3, 2)))
+        with pytest.raises(ShapeError, match=r"context must be given: .* 5 context channels"):
+            flow(torch.zeros(1, 4, 2, 3))
+        with pytest.raises(ShapeError, match=r"context must be \(D, H, W\) = \(5, 2, 3\)"):
+            flow(torch.zeros(1, 4, 2, 3), torch.zeros(3, 2, 3))
+
+
+def test_a_declared_event_must_be_freia_s() -> None:
+    with surroundings(0):
+        assert as_flow(graph((4,), ()), "location").event == "location"
+        with pytest.raises(ConfigError, match=r"event of FrEIA's GraphINN of \(C,\) must be 'location', but 'sample'"):
+            as_flow(graph((4,), ()), "sample")
+        with pytest.raises(ConfigError, match=r"event of FrEIA's SequenceINN of \(C, H, W\) must be 'sample'"):
+            as_flow(sequence("map 3x3", 4, [{}]), "location")

@@ -1,6 +1,16 @@
-"""Flows of other libraries as flows of this one."""
+"""Flows of other libraries as flows of this one, and statistics prediction for any of them."""
 
+from .callable_flow import CallableFlow
+from .dispatch import as_flow
 from .freia import from_freia
-from .wrap import FreiaFlow, as_flow
+from .freia_flow import FreiaFlow
+from .nflows_flow import NFlowsFlow
+from .normflows_flow import NormflowsFlow
+from .statistics import FlowWithStatistics, with_statistics
+from .transform_flow import TransformFlow
+from .zuko_flow import ZukoFlow
 
-__all__ = ["FreiaFlow", "as_flow", "from_freia"]
+__all__ = [
+    "CallableFlow", "FlowWithStatistics", "FreiaFlow", "NFlowsFlow", "NormflowsFlow", "TransformFlow", "ZukoFlow",
+    "as_flow", "from_freia", "with_statistics",
+]  # fmt: skip

@@ -1,0 +1,73 @@
+"""Flows of normflows behind this library's interface."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..flows import Event
+from .foreign import ForeignFlow, check_event, describe, library
+
+__all__ = ["NormflowsFlow"]
+
+
+class NormflowsFlow(ForeignFlow):
+    """z, log_det of normflows, whose flows go from noise to data: x is taken through their inverses, last to first.
+
+    Of a whole `NormalizingFlow` the list of flows is used, not its base `q0`. Log-dets are added up in the dtype of x:
+    normflows' own `inverse_and_log_det` does it in float32 also where all is float64, and loses half of the digits.
+
+    Args:
+        flow: a `NormalizingFlow` or `ConditionalNormalizingFlow`, or a list of flows in their order.
+        event: `"location"` where it maps vectors (C,), `"sample"` where it maps (C, H, W). It has to be declared, since
+            a flow of normflows does not know.
+
+    Raises:
+        ConfigError: it is another thing, the event is not declared, or normflows is not installed.
+
+    Example:
+        >>> from normflows.flows import LULinearPermute
+        >>> flow = NormflowsFlow([LULinearPermute(6)], event="location")
+        >>> z, log_det = flow(torch.randn(2, 6, 3, 4))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 6, 3, 4]), torch.Size([2, 3, 4]))
+    """
+
+    def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
+        normflows = library("normflows", "normflows")
+        event = check_event(event, "a flow of normflows")
+        super().__init__(event, "rows" if event == "location" else "maps", declared=True)
+        parts: Any = [flow] if isinstance(flow, normflows.flows.Flow) else flow
+        if isinstance(flow, normflows.NormalizingFlow):
+            parts = flow.flows
+        if not isinstance(parts, Sequence | nn.ModuleList) or not len(parts):
+            raise ConfigError(
+                f"flow must be a NormalizingFlow of normflows or a list of its flows, but got {describe(flow)}"
+            )
+        for position, part in enumerate(parts):
+            if not isinstance(part, normflows.flows.Flow):
+                raise ConfigError(f"flow[{position}] must be a flow of normflows, but got {describe(part)}")
+        self.flows = nn.ModuleList(parts)
+
+    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """The inverses of the flows, last to first."""
+        given = {} if context is None else {"context": context}
+        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for flow in reversed(self.flows):
+            x, log_det = cast(Any, flow).inverse(x, **given)
+            total = total + log_det
+        return x, total
+
+    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """The flows, first to last."""
+        given = {} if context is None else {"context": context}
+        for flow in self.flows:
+            z, _ = flow(z, **given)
+        return z
+
+    @property
+    def called(self) -> str:
+        """The flow in messages."""
+        return "normflows' flow"

@@ -1,0 +1,199 @@
+"""`with_statistics`: a base with predicted statistics under flows that people already have."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..bases import Base, SemanticAware, StandardNormal
+from ..errors import ConfigError, ShapeError
+from ..flows import Event, PyramidFlow, ScaleWise
+from ..functional import mask_to_grid
+from ..nn import Context, PositionTables, Statistics, VarianceHead
+from ..objectives import PRESETS, Objective, Terms, log_likelihood
+from .dispatch import as_flow
+
+__all__ = ["FlowWithStatistics", "with_statistics"]
+
+Maps = Tensor | Sequence[Tensor]
+Contexts = Context | Sequence[Context]
+
+
+def with_statistics(
+    flow: Any,
+    head: VarianceHead | None,
+    base: Base | None = None,
+    objective: Objective | None = None,
+) -> "FlowWithStatistics":
+    """Statistics prediction (SANFlow's) for a flow that one has: a module with a loss, log p and an anomaly map.
+
+    The flow is left as it is; its parameters train with those of the head.
+
+    Args:
+        flow: a flow, or what `as_flow` makes one of without more being said; a list of those, one a feature map, is a
+            flow a scale.
+        head: says the variance of the base at every location, see `semflow.nn.InverseGammaVariance`. None is the
+            control: the flow as it was, on a standard normal.
+        base: by default `SemanticAware()`; `StandardNormal()` without a head.
+        objective: by default the paper's weights; without a head the negative log-likelihood.
+
+    Raises:
+        ConfigError: something is no flow, or base, head and objective do not go together.
+
+    Example:
+        >>> from torch.distributions.transforms import AffineTransform
+        >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
+        >>> scale = nn.Parameter(torch.ones(40))
+        >>> model = with_statistics(AffineTransform(0.0, scale), InverseGammaVariance(StatisticsNetwork(stride=4)))
+        >>> images, features, mask = torch.rand(2, 3, 64, 64), torch.randn(2, 40, 8, 8), torch.zeros(2, 64, 64)
+        >>> model.loss(features, image=images, anomaly_mask=mask).total.backward()
+        >>> scale.grad.shape, model.log_prob(features, image=images).shape
+        (torch.Size([40]), torch.Size([2, 8, 8]))
+        >>> model.anomaly_map(features, image=images).shape
+        torch.Size([2, 64, 64])
+    """
+    return FlowWithStatistics(flow, head, base, objective)
+
+
+class _Scale(NamedTuple):
+    """One scale of a batch."""
+
+    z: Tensor
+    log_det: Tensor
+    event: Event
+    statistics: Statistics | None
+
+
+class FlowWithStatistics(nn.Module):
+    """What `with_statistics` gives; see there for the arguments.
+
+    In all methods `features` is a map (B, C, H, W), or a list of them, one for each flow; `image` is (B, 3, H, W), RGB
+    in [0, 1], needed where the head looks at it; `context` is that of the flows, one for all scales of a single flow or
+    a list, one a scale.
+    """
+
+    def __init__(
+        self,
+        flow: Any,
+        head: VarianceHead | None,
+        base: Base | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(flow, PyramidFlow) and not isinstance(flow, ScaleWise):
+            raise ConfigError(
+                f"flow must be one flow a scale, but {type(flow).__name__} maps all scales at once: "
+                "semflow.Detector takes it"
+            )
+        self.single = not isinstance(flow, list | tuple | nn.ModuleList)
+        self.flows = ScaleWise([as_flow(one) for one in ([flow] if self.single else flow)])
+        if not len(self.flows):
+            raise ConfigError("flow must be a flow or a list of flows, one a scale, but got an empty list")
+        self.head = head
+        self.base = base or (StandardNormal() if head is None else SemanticAware())
+        self.objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
+        if head is None and isinstance(self.base, SemanticAware):
+            raise ConfigError("head must say the variance of a SemanticAware base, but got None: give FixedVariance()")
+
+    def loss(
+        self,
+        features: Maps,
+        *,
+        image: Tensor | None = None,
+        anomaly_mask: Tensor | None = None,
+        context: Contexts = None,
+    ) -> Terms:
+        """The objective, summed over the scales: a step for each of their flows.
+
+        Args:
+            features: see the class; also image and context.
+            image: as above.
+            anomaly_mask: (B, H, W) in pixels of the image, or locations of a single map; 1 where anomalous. Without it
+                all is normal.
+            context: as above.
+
+        Raises:
+            ShapeError: an image is needed and not given, or shapes do not fit.
+            ConfigError: a mask is given where the base knows no anomalies.
+        """
+        if anomaly_mask is not None and isinstance(self.base, StandardNormal):
+            raise ConfigError("anomaly_mask must be None: a StandardNormal base has no anomalous distribution")
+        terms = []
+        for z, log_det, event, statistics in self._encode(features, image, context):
+            mask = None if anomaly_mask is None else mask_to_grid(anomaly_mask, (z.shape[2], z.shape[3]))
+            terms.append(self.objective(z, log_det, event, self.base, statistics, mask))
+        return Terms(*(torch.stack(parts).sum() for parts in zip(*terms, strict=True)))
+
+    def log_prob(self, features: Maps, *, image: Tensor | None = None, context: Contexts = None) -> Any:
+        """log p(features) as normal ones: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow; with gradients.
+
+        A list, one a scale, where flows were given as a list. With an inverse-gamma head and the form `"exact"` it is
+        the expectation of log p over the variance, as in training; see `semflow.bases.SemanticAware`.
+        """
+        log_probs = [
+            log_likelihood(self.base.log_prob(z, statistics), log_det, event)
+            for z, log_det, event, statistics in self._encode(features, image, context)
+        ]
+        return log_probs[0] if self.single else log_probs
+
+    @torch.no_grad()
+    def anomaly_map(
+        self,
+        features: Maps,
+        *,
+        image: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        context: Contexts = None,
+    ) -> Tensor:
+        """-1/K sum_k up(log p(z_k) / C_k), (B, H, W): higher is more anomalous; the same whatever is scored with it.
+
+        It is of the latents (SANFlow, Eq. 6): the log-det is left out, since a `"sample"` flow's has no place. It is
+        not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
+
+        Args:
+            features: see the class; also image and context.
+            image: as above.
+            size: (H, W) of the map; by default that of the image, or of the largest feature map. Bilinear.
+            context: as above.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            scales = self._encode(features, image, context)
+            log_probs = [self.base.log_prob(z, statistics) / z.shape[1] for z, _, _, statistics in scales]
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        sizes = [(p.shape[1], p.shape[2]) for p in log_probs]
+        size = size or ((image.shape[2], image.shape[3]) if image is not None else max(sizes))
+        ups = [F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]
+        return -torch.stack(ups).mean(0)
+
+    def _encode(self, features: Maps, image: Tensor | None, context: Contexts) -> list[_Scale]:
+        maps = [features] if isinstance(features, Tensor) else list(features)
+        if len(maps) != len(self.flows):
+            raise ShapeError(f"features must be {len(self.flows)} maps, one a flow, but got {len(maps)}")
+        if image is not None and len(image) != len(maps[0]):
+            raise ShapeError(f"image must be of {len(maps[0])} images, as features are, but got {len(image)}")
+        alone = context is None or isinstance(context, Tensor | PositionTables)
+        if alone and context is not None and len(maps) > 1:
+            raise ShapeError(f"context must be a list of {len(maps)}, one a scale, but got {type(context).__name__}")
+        contexts = [cast(Context, context)] * len(maps) if alone else list(cast(Sequence[Context], context))
+        latents, log_dets = self.flows(maps, contexts)
+        statistics: Sequence[Statistics | None] = [None] * len(maps)
+        if self.head is not None:
+            if image is None and _looks_at_image(self.head):
+                raise ShapeError(
+                    f"image must be given, (B, 3, H, W) in [0, 1]: {type(self.head).__name__} predicts from it, "
+                    "but got None; FeatureStatisticsNetwork does without"
+                )
+            statistics = self.head(image, maps)
+        return [_Scale(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
+
+
+def _looks_at_image(head: nn.Module) -> bool:
+    """Whether one of the head's networks is run on images, which is what they are run on unless they say otherwise."""
+    networks = getattr(head, "networks", ())
+    return any(getattr(network, "source", "image") != "features" for network in networks)
