@@ -24,18 +24,24 @@ if TYPE_CHECKING:
         synthesis,
         testing,
     )
+    from .adapters import as_flow, with_statistics
     from .detectors import Detector, evaluate, fit
+    from .nn import InverseGammaVariance
     from .recipes import load
 
 _ROOMS = (
     "adapters", "bases", "cli", "data", "detectors", "errors", "features", "flows", "functional", "metrics", "nn",
     "objectives", "recipes", "report", "synthesis", "testing",
 )  # fmt: skip
-_NAMES = {"Detector": "detectors", "evaluate": "detectors", "fit": "detectors", "load": "recipes"}
+_NAMES = {
+    "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "evaluate": "detectors",
+    "fit": "detectors", "load": "recipes", "with_statistics": "adapters",
+}  # fmt: skip
 
 __all__ = [
-    "Detector", "adapters", "bases", "data", "detectors", "evaluate", "features", "fit", "flows", "functional", "load",
-    "metrics", "nn", "objectives", "recipes", "synthesis", "testing",
+    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "data", "detectors", "evaluate", "features",
+    "fit", "flows", "functional", "load", "metrics", "nn", "objectives", "recipes", "synthesis", "testing",
+    "with_statistics",
 ]  # fmt: skip
 
 

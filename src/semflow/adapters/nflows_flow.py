@@ -42,10 +42,12 @@ class NFlowsFlow(ForeignFlow):
         embedding: nn.Module | None = None
         if isinstance(flow, flows.Flow):
             transform, embedding = cast(Any, flow)._transform, cast(Any, flow)._embedding_net
-        elif isinstance(flow, Sequence | nn.ModuleList):
-            transform = transforms.CompositeTransform(flow)
-        if not isinstance(transform, transforms.Transform):
-            raise ConfigError(f"flow must be a Transform or a Flow of nflows, but got {describe(flow)}")
+        parts = flow if isinstance(flow, Sequence | nn.ModuleList) else [transform]
+        for part in parts:
+            if not isinstance(part, transforms.Transform):
+                raise ConfigError(f"flow must be a Transform or a Flow of nflows, but got {describe(part)}")
+        if parts is flow:
+            transform = transforms.CompositeTransform(parts)
         self.transform: nn.Module = transform
         self.embedding = embedding
 
