@@ -104,7 +104,7 @@ def forwards(scale: Scale, compiled: bool) -> dict[str, tuple[nn.Module, Forward
 
 
 def training_step(module: nn.Module, forward: Forward) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.0)  # every step does the same work on the same weights
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.0, fused=True)  # 0: every step works on the same weights
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
