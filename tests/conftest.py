@@ -1,7 +1,9 @@
 """Settings of the whole suite: hypothesis without deadlines (machines are shared), and with fixed examples in CI."""
 
 import os
+from importlib.util import find_spec
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("semflow", deadline=None)
@@ -10,3 +12,16 @@ settings.load_profile("semflow-ci" if os.environ.get("CI") else "semflow")
 
 # --doctest-modules would import each folder's conftest under the one name "conftest".
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
+OPTIONAL = ("FrEIA", "nflows", "normflows", "pyro", "zuko")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A docstring's example of another library skips where that is not installed."""
+    missing = [name for name in OPTIONAL if find_spec(name) is None]
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            source = "".join(example.source for example in item.dtest.examples)
+            for name in missing:
+                if f"from {name}" in source or f"import {name}" in source or f", {name}" in source:
+                    item.add_marker(pytest.mark.skip(reason=f"needs {name}, an extra of semflow"))
