@@ -235,6 +235,7 @@ class Case:
     event: str = "location"
     declare: bool = False
     context: bool = False
+    compiles: bool = False  # what torch 2.13 compiles as one graph; what is not said to may as well
     checked: bool = True  # Pyro's autoregressive flow makes zeros of the default dtype, whatever dtype it is in
 
     @property
@@ -247,11 +248,11 @@ class Case:
 
 
 CASES = {
-    "nflows composite": Case("nflows", nflows_composite, nflows_log_prob, declare=True),
+    "nflows composite": Case("nflows", nflows_composite, nflows_log_prob, declare=True, compiles=True),
     "nflows list of splines": Case("nflows", nflows_splines, nflows_log_prob, declare=True),
     "nflows Flow, context": Case("nflows", nflows_flow, nflows_log_prob, declare=True, context=True),
     "nflows maps": Case("nflows", nflows_maps, nflows_log_prob, "sample", declare=True),
-    "normflows NormalizingFlow": Case("normflows", normflows_flow, normflows_log_prob, declare=True),
+    "normflows NormalizingFlow": Case("normflows", normflows_flow, normflows_log_prob, declare=True, compiles=True),
     "normflows list of splines": Case("normflows", normflows_splines, normflows_log_prob, declare=True),
     "normflows conditional": Case("normflows", normflows_conditional, normflows_log_prob, declare=True, context=True),
     "normflows maps": Case("normflows", normflows_maps, normflows_log_prob, "sample", declare=True),
@@ -259,7 +260,7 @@ CASES = {
     "zuko RealNVP, context": Case("zuko", zuko_flow("RealNVP", D), zuko_log_prob, context=True),
     "zuko lazy transform": Case("zuko", zuko_transform, zuko_log_prob),
     "torch elementwise": Case("torch", torch_elementwise, torch_log_prob),
-    "torch compose": Case("torch", torch_compose, torch_log_prob),
+    "torch compose": Case("torch", torch_compose, torch_log_prob, compiles=True),
     "torch TransformedDistribution": Case("torch", torch_distribution, torch_log_prob),
     "torch maps": Case("torch", torch_maps, torch_log_prob, "sample"),
     "pyro couplings": Case("pyro", pyro_coupling, torch_log_prob),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, transforms
+from torch.distributions import Normal, constraints, transforms
 
 from semflow.adapters import CallableFlow, NFlowsFlow, NormflowsFlow, TransformFlow, ZukoFlow, as_flow
 from semflow.errors import ConfigError, SemflowError, ShapeError
@@ -245,6 +245,24 @@ def test_transforms_of_zuko_go_from_data_to_noise() -> None:
         as_flow([monotonic, transforms.ExpTransform()])
     with pytest.raises(ConfigError, match="event of a flow of zuko must be 'location'"):
         as_flow(zuko.flows.MAF(4, transforms=1), "sample")
+
+
+def test_pyro_s_conditional_transforms_want_a_context() -> None:
+    made = pytest.importorskip("pyro.distributions.transforms", reason='needs pyro: pip install "semflow[pyro]"')
+    flow = as_flow(made.conditional_affine_coupling(4, 3, hidden_dims=[8]))
+    with pytest.raises(ShapeError, match="context must be given: ConditionalAffineCoupling is conditional"):
+        flow(noise(2, 4, 2, 3))
+
+
+def test_a_flow_without_an_inverse_says_so_itself() -> None:
+    class OneWay(transforms.Transform):
+        """torch's own class says that it has none, where a transform defines none."""
+
+        domain = codomain = constraints.real
+        bijective = True
+
+    with pytest.raises(NotImplementedError):
+        as_flow(OneWay())(noise(2, 4, 2, 3))
 
 
 def test_a_list_of_lazy_transforms_is_their_composition() -> None:

@@ -268,3 +268,24 @@ def test_base_and_objective_can_be_given(batch: tuple[Tensor, Tensor, Tensor]) -
     assert isinstance(plain.base, StandardNormal)
     terms = plain.loss(features)
     assert torch.allclose(terms.total, -plain.log_prob(features).mean() / C)
+
+
+def test_a_detector_takes_the_same_flows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Its loss is that of with_statistics, and its map is finite: an adapted flow is a flow."""
+
+    class Features(nn.Module):
+        channels = (C,)
+
+        def forward(self, images: Tensor) -> list[Tensor]:
+            pooled = F.adaptive_avg_pool2d(images, (4, 6))
+            return [torch.cat((pooled, pooled.square()), dim=1)]
+
+    image, _, mask = batch
+    with torch.random.fork_rng(devices=[]):
+        variance, flow = head(), semflow.as_flow(affine())
+    detector = semflow.Detector(Features(), [flow], SemanticAware(), variance)
+    model = with_statistics(flow, variance)
+    right = detector.loss(image, mask)
+    came = model.loss(Features()(image), image=image, anomaly_mask=mask)
+    assert torch.allclose(came.total, right.total, rtol=1e-5)
+    assert detector.predict(image).anomaly_map.isfinite().all()

@@ -87,7 +87,7 @@ class ForeignFlow(Flow):
         with torch.autocast(x.device.type, enabled=False):
             try:
                 return function(given, dense)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, NotImplementedError):  # kinds of RuntimeError, but of no wrong shape
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
                 if isinstance(error, ShapeError | ConfigError):

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.distributions import Transform
-from torch.distributions.transforms import ComposeTransform, _InverseTransform
+from torch.distributions.transforms import ComposeTransform, IndependentTransform, _InverseTransform
 
-from ..errors import ConfigError
+from ..errors import ShapeError
 from .foreign import come_from
 
 __all__ = ["Step", "event_dim", "forget", "is_conditional", "is_transform", "learned", "run", "steps_of"]
@@ -24,12 +24,14 @@ class Step(NamedTuple):
 
 
 def steps_of(transform: Any, inverted: bool = False) -> list[Step]:
-    """The steps of a composition, an inverse, or a transform that stands for itself."""
+    """The steps of a composition or an inverse; a transform that is neither is one step."""
     if isinstance(transform, _InverseTransform):
         return steps_of(transform.inv, not inverted)
     if isinstance(transform, ComposeTransform):
         parts = reversed(transform.parts) if inverted else transform.parts
         return [step for part in parts for step in steps_of(part, inverted)]
+    if isinstance(transform, IndependentTransform):
+        return steps_of(transform.base_transform, inverted)  # how log-dets are summed is not the steps' business
     return [Step(getattr(transform, "transform", transform) if _is_constant(transform) else transform, inverted)]
 
 
@@ -37,12 +39,12 @@ def run(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
     """Through all steps: the result, and log |d result / d x| for each of the batch, (N,).
 
     Raises:
-        ConfigError: a step wants a context and was given none.
+        ShapeError: a step wants a context and was given none.
     """
     total = x.new_zeros(len(x))
     for transform, inverted in steps:
         if not isinstance(transform, Transform):
-            raise ConfigError(f"context must be given: {type(transform).__name__} is conditional, but got None")
+            raise ShapeError(f"context must be given: {type(transform).__name__} is conditional, but got None")
         dims = transform.domain.event_dim
         y = transform.inv(x) if inverted else transform(x)
         log_det = -transform.log_abs_det_jacobian(y, x) if inverted else transform.log_abs_det_jacobian(x, y)
