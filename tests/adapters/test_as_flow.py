@@ -148,12 +148,26 @@ def test_parameters_of_a_plain_transform_are_registered_and_saved() -> None:
 
 
 def test_under_autocast_the_flow_is_in_float32() -> None:
-    flow = as_flow(Vectors(), "location")
+    """Whatever comes in: a product in bfloat16 loses digits of z, and log-dets are added up in the layers' dtype."""
+    weight = torch.linalg.qr(noise(4, 4)).Q
+    flow = CallableFlow(lambda x: (x @ weight, x[:, 0] * 0), "location", inverse=lambda z: z @ weight.T)
     x = noise(2, 4, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z, log_det = flow(x.bfloat16())
-    assert (z.dtype, log_det.dtype) == (torch.float32, torch.float32)
-    assert torch.equal(z, flow(x.bfloat16().float())[0])
+        for given in (x, x.bfloat16()):
+            z, log_det = flow(given)
+            assert (z.dtype, log_det.dtype) == (torch.float32, torch.float32)
+            right = torch.einsum("bihw,ij->bjhw", given.double(), weight.double())
+            assert torch.allclose(z.double(), right, atol=1e-6)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_flow_can_be_copied_after_it_has_run(cached: bool) -> None:
+    """A transform that caches holds the last batch and its graph, which cannot be copied; and a long time, if large."""
+    scale = nn.Parameter(torch.full((4,), 2.0))
+    flow = as_flow(transforms.AffineTransform(0.0, scale, cache_size=int(cached)))
+    z, _ = flow(noise(2, 4, 2, 3))
+    assert z.requires_grad
+    assert torch.equal(copy.deepcopy(flow)(noise(2, 4, 2, 3))[0], z)
 
 
 NOTHING = "flow must be of FrEIA, nflows, normflows, zuko, torch.distributions or Pyro, or a callable"
