@@ -272,6 +272,8 @@ def test_what_train_refuses_rather_than_guess(tree: Tree, tmp_path: Path) -> Non
     fails(lambda: open_dataset(root, "train"), root, "pill, screw", f"as {root / 'pill'}")
     fails(lambda: open_dataset(root, "test"), root, "pill, screw")
     assert len(open_dataset(root, "train", category="pill")) == 1
+    fails(lambda: open_dataset(root / "pill", "train", category="pill"), root / "pill", "it is one itself")
+    fails(lambda: open_dataset(root / "pill", "train", category="../screw"), root / "pill", "it is one itself")
     fails(lambda: open_dataset(root, "train", category="cable"), root, "expected a category cable", "pill, screw")
     (tmp_path / "empty").mkdir()
     for split in ("train", "test", "predict"):

@@ -63,7 +63,7 @@ def test_predict_says_what_it_wants(build) -> None:
 
 
 def test_the_score_is_its_formula(build, images) -> None:
-    """1 - mean_k upsample(exp(log p_k / C - max over training)), and the mean of the top pixels."""
+    """-log mean_k upsample(exp(log p_k / C - max over training)), and of the mean over the top pixels."""
     detector = perturb(build())
     train, test = stack(images[:6]), stack(images[6:])
     detector.calibrate([train[:4], train[4:]])
@@ -83,9 +83,9 @@ def test_the_score_is_its_formula(build, images) -> None:
             up = F.interpolate(likelihood[:, None], (32, 32), mode="bilinear", align_corners=False)[:, 0]
             expected += up.float() / 2
     prediction = detector.predict(test)
-    torch.testing.assert_close(prediction.anomaly_map, 1 - expected, rtol=1e-4, atol=1e-5)
-    top = np.sort((1 - expected).flatten(1).numpy(), axis=1)[:, -10:].mean(1)  # 1 % of 1024 pixels
-    np.testing.assert_allclose(prediction.score.numpy(), top, rtol=1e-4)
+    torch.testing.assert_close(prediction.anomaly_map, -expected.log(), rtol=1e-4, atol=1e-4)
+    least = np.sort(expected.flatten(1).numpy(), axis=1)[:, :10].mean(1)  # 1 % of 1024 pixels
+    np.testing.assert_allclose(prediction.score.numpy(), -np.log(least), rtol=1e-4)
 
 
 def test_calibration_does_not_depend_on_the_batching_and_only_on_training_images(build, images) -> None:
@@ -121,8 +121,13 @@ def test_a_less_likely_location_never_lowers_the_score(scales, top, aggregate, s
 
 def test_scorer_extremes() -> None:
     scorer = Scorer(1, top=0)
-    high, _ = scorer([torch.full((1, 2, 2), -1e30)], (4, 4))
-    assert torch.equal(high, torch.ones_like(high))
+    for aggregate in ("exp", "sum", "product"):
+        maps, scores = Scorer(1, aggregate=aggregate)([torch.full((1, 2, 2), -1e30)], (4, 4))
+        assert torch.isfinite(maps).all()
+        assert torch.isfinite(scores).all()
+    # 25 and 30 nats away is not the same, though 1 - exp(-25) and 1 - exp(-30) are in float32.
+    maps, scores = Scorer(1)([torch.tensor([-25.0, -30.0]).view(2, 1, 1)], (4, 4))
+    torch.testing.assert_close(scores, torch.tensor([25.0, 30.0]))
     assert torch.isfinite(scorer([torch.full((1, 2, 2), 1e30)], (4, 4))[0]).all()
     with pytest.raises(ConfigError, match="top must be"):
         Scorer(1, top=2)

@@ -24,6 +24,8 @@ def maps(seed: int, kind: str, count: int = 4, size: int = 24) -> tuple[np.ndarr
         scores = np.sinh(6 * scores)
     elif kind == "tied":
         scores = np.round(scores * 2) / 2
+    elif kind == "crowded":  # ties of some pixels of a bin, beside others
+        scores = 1 + 1e-6 * np.round(4 * scores)
     elif kind == "constant":
         scores = np.full_like(scores, -3.0)
     return scores.astype(np.float32), masks
@@ -31,7 +33,7 @@ def maps(seed: int, kind: str, count: int = 4, size: int = 24) -> tuple[np.ndarr
 
 @given(
     st.integers(0, 2**31 - 1),
-    st.sampled_from(["plain", "near one", "wide", "tied", "constant"]),
+    st.sampled_from(["plain", "near one", "wide", "tied", "crowded", "constant"]),
     st.integers(10, 20),
     st.sampled_from([0.05, 0.3, 1.0]),
 )
@@ -68,6 +70,15 @@ def test_bins_order_as_the_numbers_do(values) -> None:
         assert (np.diff(bins) >= 0).all()
         assert bins.min() >= 0
         assert bins.max() < 2**bits
+
+
+def test_anomalous_pixels_that_tie_above_the_normal_ones_of_their_bin() -> None:
+    scores = np.float32([[2.0] * 10 + [1.0001] * 100 + [1.00005]])
+    masks = np.array([[False] * 10 + [True] * 100 + [False]])
+    metrics = HistogramAccumulator(20)
+    metrics.update(scores, masks)
+    assert metrics.compute().average_precision.high == pytest.approx(100 / 110)
+    assert pixel_metrics(scores, masks).average_precision == pytest.approx(100 / 110)
 
 
 def test_the_bounds_close_with_more_bits() -> None:

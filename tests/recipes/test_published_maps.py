@@ -1,5 +1,7 @@
 """Given the same latents, the anomaly maps of the recipes are those of the published definitions, image by image.
 
+Ours are -log p where published ones are -p or max - p: the same order, without the rounding of 1 - p.
+
 The definitions are written out here in numpy, with scipy's interpolation. Published codes subtract maxima over whatever
 is scored together; where that is so, the recipe's constants, which come from training images, are set to those maxima,
 and what is left is a constant of the whole map.
@@ -53,14 +55,14 @@ def test_fastflow(latents) -> None:
     scorer = build("fastflow", **COMMON, steps=1).scorer
     anomaly_map, _ = scorer(log_probs(latents, with_log_det=False), SIZE)
     published = np.mean([upsample(-np.exp(-0.5 * mean_square(z)), align_corners=False) for z, _ in latents], axis=0)
-    np.testing.assert_allclose(anomaly_map.numpy() - 1, published, atol=2e-6)
+    np.testing.assert_allclose(-np.exp(-anomaly_map.double().numpy()), published, rtol=1e-5)
     scorer.calibrate([3.0, 3.0, 3.0])  # its constant is no training image's: published maps have none
     torch.testing.assert_close(scorer(log_probs(latents, False), SIZE)[0], anomaly_map)
 
 
 def test_fastflow_takes_the_maximum_as_published_when_asked(latents) -> None:
     anomaly_map, score = build("fastflow", **COMMON, steps=1, top=0.0).scorer(log_probs(latents, False), SIZE)
-    assert torch.equal(score, anomaly_map.amax((1, 2)))
+    torch.testing.assert_close(score, anomaly_map.amax((1, 2)))
 
 
 def test_cflow_ad(latents) -> None:
@@ -75,10 +77,9 @@ def test_cflow_ad(latents) -> None:
     anomaly_map, _ = scorer(scores, SIZE)
     summed = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
     published = summed.max() - summed
-    ours = 3 * anomaly_map.double().numpy()
-    constant = 3 - summed.max()
+    ours = 3 * np.exp(-anomaly_map.double().numpy())
     for image in range(4):
-        np.testing.assert_allclose(ours[image] - constant, published[image], atol=1e-5)
+        np.testing.assert_allclose(summed.max() - ours[image], published[image], atol=1e-5)
 
 
 def test_msflow(latents) -> None:
@@ -91,21 +92,20 @@ def test_msflow(latents) -> None:
         scorer.calibrate([p.max() + normaliser for p in per_scale])
         anomaly_map, score = scorer(log_probs(one, with_log_det=False), SIZE)
         added = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
-        np.testing.assert_allclose(3 * anomaly_map.double().numpy() - 3, -added, atol=1e-5)
+        np.testing.assert_allclose(3 * np.exp(-anomaly_map.double().numpy()), added, rtol=1e-5)
 
         total = sum(upsample(p, align_corners=True) for p in per_scale)
         multiplied = np.exp(total - total.max())
         share = np.exp(total.max() - sum(p.max() for p in per_scale))  # of the peaks, which need not meet in one pixel
-        ours = 1 - share * multiplied
-        top = np.sort(ours.ravel())[-round(0.03 * ours.size) :].mean()
-        assert score.item() == pytest.approx(top, abs=1e-5)
+        lowest = np.sort((share * multiplied).ravel())[: round(0.03 * multiplied.size)]
+        assert score.item() == pytest.approx(-np.log(lowest.mean()), rel=1e-4)
 
 
 def test_cs_flow(latents) -> None:
-    """The mean over scales of mean_c z^2, and the mean of it all; ours is half of it."""
+    """As the recipe changes it: the mean over all scales of mean_c z^2 / 2, and the mean of that."""
     scorer = build("cs_flow", **COMMON, image_size=64, blocks=1, hidden=4).scorer
     scorer.calibrate([-0.5 * np.log(2 * np.pi)] * 3)
     anomaly_map, score = scorer(log_probs(latents, with_log_det=False), SIZE)
-    published = np.mean([upsample(mean_square(z), align_corners=False) for z, _ in latents], axis=0)
-    np.testing.assert_allclose(2 * anomaly_map.numpy(), published, rtol=1e-5)
-    np.testing.assert_allclose(2 * score.numpy(), published.mean((1, 2)), rtol=1e-5)
+    expected = np.mean([upsample(mean_square(z), align_corners=False) for z, _ in latents], axis=0) / 2
+    np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(score.numpy(), expected.mean((1, 2)), rtol=1e-5)

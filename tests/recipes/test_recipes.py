@@ -40,6 +40,10 @@ def images(count: int, seed: int = 0) -> list[Sample]:
     return [Sample(torch.rand(3, 64, 64, generator=generator), 0, nothing, f"{i}.png") for i in range(count)]
 
 
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
 def stack(samples):
     return torch.stack([s.image for s in samples])
 
@@ -50,7 +54,7 @@ WITH_AND_WITHOUT = [(name, statistics) for name in RECIPES for statistics in (Fa
 @pytest.mark.parametrize(("name", "statistics"), [*WITH_AND_WITHOUT, ("sanflow", None)])
 def test_a_recipe_trains_scores_and_is_read_back(name, statistics, tmp_path) -> None:
     detector = small(name) if statistics is None else small(name, statistics=statistics)
-    rate = {"differnet": 1e-4}.get(name, 2e-3)
+    rate = {"differnet": 1e-4, "fastflow": 5e-4, "cs_flow": 3e-4}.get(name, 2e-3)
     fit(detector, images(6), epochs=6, batch_size=6, learning_rate=rate, output=tmp_path / "run", progress=False)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
@@ -62,6 +66,7 @@ def test_a_recipe_trains_scores_and_is_read_back(name, statistics, tmp_path) -> 
     assert len(prediction.variance) == (0 if statistics is False else len(detector.features.channels))
     again = load(tmp_path / "run").predict(batch)
     assert torch.equal(again.score, prediction.score)
+    assert load(tmp_path / "run").config == {**detector.config, "arguments": as_json(detector.config["arguments"])}
     for i in range(3):
         alone = detector.predict(batch[i : i + 1])
         torch.testing.assert_close(alone.score[0], prediction.score[i], rtol=1e-4, atol=1e-5)
@@ -198,11 +203,46 @@ def test_what_recipes_refuse() -> None:
         small("msflow", blocks=(1, 2))
     with pytest.raises(ConfigError, match="source must be image or features"):
         small("sanflow", statistics_source="sky")
+    for name in ("cs_flow", "differnet"):
+        for wrong in ({"blocks": 0}, {"hidden": 0}):
+            with pytest.raises(ConfigError, match="must be"):
+                small(name, **wrong)
+    with pytest.raises(ConfigError, match="hidden_ratio"):
+        small("fastflow", hidden_ratio=-1.0)
+    with pytest.raises(ConfigError, match="ablation must be"):
+        small("sanflow", ablation=[1])
+    for name in ("cflow_ad", "fastflow", "msflow", "cs_flow", "differnet"):
+        with pytest.raises(ConfigError, match="variance learned belongs to statistics=True"):
+            small(name, variance="learned")
     for wrong in ({"blocks": 0}, {"guard": -3}, {"mode": -3.0}, {"mask_mode": "soft"}, {"statistics_stride": 0}):
         with pytest.raises(ConfigError, match=r"blocks|guard|mode|mask_mode|stride"):
             small("sanflow", **wrong)
     with pytest.raises(ConfigError, match="predicted_mean needs variance"):
         small("sanflow", variance="learned", predicted_mean=True)
+
+
+def test_h_is_as_fine_as_the_finest_map() -> None:
+    detector = small("fastflow", statistics=True)
+    assert detector.head.networks[0].stride == 4
+    image = stack(images(1))
+    fine = detector.encode(image)[0].statistics.variance()
+    assert not torch.equal(fine[:, ::2, ::2], fine[:, 1::2, 1::2])
+
+
+def test_views_do_not_hear_each_other() -> None:
+    detector = small("differnet", statistics=True)
+    (m,) = detector.features(stack(images(1)))
+    changed = m.clone()
+    changed[:, :, 2] += 1.0
+    before, after = (detector.head(None, [x])[0].beta[0, 0, :, 0] for x in (m, changed))
+    assert (before != after).tolist() == [False, False, True, False]
+
+
+def test_building_leaves_every_generator_alone(monkeypatch) -> None:
+    called = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", called.append)
+    small("cflow_ad", seed=7)
+    assert not called
 
 
 def test_a_recipe_of_ones_own_remembers_its_arguments() -> None:

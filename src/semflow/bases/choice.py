@@ -33,7 +33,9 @@ class BaseAndHead(NamedTuple):
 def base_and_head(
     variance: Variance = "predicted",
     channels: Sequence[int] = (),
+    strides: Sequence[int] = (),
     *,
+    statistics: bool = True,
     margin: float = 1.0,
     mode: float = 0.1,
     form: Form = "exact",
@@ -41,20 +43,24 @@ def base_and_head(
     anomalies: bool = False,
     stride: int = 8,
     source: Literal["image", "features"] = "image",
+    neighbours: bool = True,
 ) -> BaseAndHead:
     """The base and the head of a detector, by the source of the variance.
 
     Args:
         variance: `predicted` by the network h at every location (inverse-gamma); one `learned` variance a scale; one
             `fixed` at `mode`; or `unit`: the standard normal of a flow without statistics prediction.
-        channels: C_k of the feature maps, one a scale.
+        channels, strides: of the feature maps, one a scale.
+        statistics: False for the standard normal, whatever h might predict.
         margin: the anomalous mean; the normal one is 0.
         mode: of the variance's prior, where training starts.
         form: of the likelihood, see `semflow.functional.normal_log_prob`.
         predicted_mean: predict shifts of both means as well.
         anomalies: whether training marks locations as anomalous, which takes a base that knows them.
-        stride: pixels that h folds into one location of its output, if it looks at the image.
+        stride: pixels that h folds into one location of its output, if it looks at the image; never more than the
+            finest of `strides`.
         source: what h looks at: the `image`, once for all scales, or the `features` of each scale.
+        neighbours: whether h on features looks at a location's neighbours too.
 
     Raises:
         ConfigError: an argument does not exist or does not go with the others.
@@ -70,6 +76,10 @@ def base_and_head(
         raise ConfigError(f"mode must be a positive variance, but got {mode}")
     if source not in ("image", "features"):
         raise ConfigError(f"source must be image or features, but got {source!r}")
+    if not statistics:
+        if variance not in ("predicted", "unit"):
+            raise ConfigError(f"variance {variance} belongs to statistics=True, but statistics is False")
+        variance = "unit"
     if variance == "unit" and anomalies:
         raise ConfigError("variance unit is one standard normal for all: train it without synthetic anomalies")
     if predicted_mean and variance not in ("predicted", "fixed"):
@@ -79,8 +89,8 @@ def base_and_head(
 
     def networks(outputs: int) -> StatisticsNetwork | list[FeatureStatisticsNetwork]:
         if source == "image":
-            return StatisticsNetwork(outputs, stride=stride)
-        return [FeatureStatisticsNetwork(c, outputs) for c in channels]
+            return StatisticsNetwork(outputs, stride=min(stride, *strides) if strides else stride)
+        return [FeatureStatisticsNetwork(c, outputs, kernel=3 if neighbours else 1) for c in channels]
 
     head: VarianceHead
     if variance == "predicted":

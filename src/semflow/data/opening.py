@@ -100,7 +100,10 @@ def _of_category(root: Path, split: str, image_size: int, category: str, cache: 
         return ShanghaiTech(root, half, image_size, category=category, cache=cache)
     if is_cifar10(root):
         return CIFAR10(root, half, image_size, category=category, cache=cache)
-    if not (root / category).is_dir():
+    known = Path(category).name == category and (root / category).is_dir()
+    if not known and root.is_dir() and _is_category(root):
+        raise DataError(f"{root}: expected a folder of categories, but it is one itself; leave the category out.")
+    if not known:
         names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
         raise DataError(f"{root}: expected a category {category} in it, but it holds {names}; name one of those.")
     return open_dataset(root / category, half, image_size, cache=cache)

@@ -24,6 +24,8 @@ class NormalImages:
         loader: of the normal images, in their order.
         device: where the maps are computed and kept.
         limit: bytes.
+
+    `keep = False` lets later passes keep nothing new: there is none to come.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class NormalImages:
     ) -> None:
         self.features, self.loader, self.device, self.limit = features, loader, device, limit
         self.count = len(cast(Sized, loader.dataset))
+        self.keep = True
         self._kept: list[Tensor] = []
         self._full = False
 
@@ -66,11 +69,9 @@ class NormalImages:
         return [kept[index] for kept in self._kept]
 
     def _room(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        if sum(x[0].numel() * x.element_size() for x in maps) * self.count > self.limit:
+        if not self.keep or sum(x[0].numel() * x.element_size() for x in maps) * self.count > self.limit:
             return []
         return [
-            torch.empty((self.count, *x.shape[1:]), dtype=x.dtype, device=x.device).to(
-                memory_format=torch.channels_last
-            )
+            torch.empty((self.count, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             for x in maps
         ]

@@ -203,24 +203,34 @@ class Detector(nn.Module):
             log_probs, variances = self.log_probs(images)
         finally:
             self.train(training)
-        size = (images.shape[2], images.shape[3])
-        if self.localises:
-            anomaly_map, score = self.scorer(log_probs, size)
-        else:
-            _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
-            anomaly_map = score[:, None, None].expand(-1, *size)
+        anomaly_map, score = self._score(log_probs, images.shape[2:])
         return Prediction(score, anomaly_map, variances)
+
+    def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
+        """The anomaly map at that size and the image score; one value all over where the detector does not localise."""
+        if self.localises:
+            anomaly_map, score = self.scorer(log_probs, (size[0], size[1]))
+            return anomaly_map, score
+        _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
+        return score[:, None, None].expand(-1, *size), score
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[ImageBatch]) -> None:
         """Fit the standardisation of each scale to normal images, before training.
 
         Args:
-            batches: images, perhaps with their maps; iterated over once a scale, so that no map needs to be kept.
+            batches: images, perhaps with their maps; iterated over once.
         """
-        for scale, standardize in enumerate(self.flows.standardizers()):
-            if standardize is not None:
-                standardize.fit(self._with_maps(batch)[1][scale] for batch in batches)
+        fitted = {k: flow for k, flow in enumerate(self.flows.standardizers()) if flow is not None}
+        if not fitted:
+            return
+        moments = {k: flow.moments() for k, flow in fitted.items()}
+        for batch in batches:
+            _, maps = self._with_maps(batch)
+            for k, moment in moments.items():
+                moment.update(maps[k])
+        for k, flow in fitted.items():
+            flow.take(moments[k])
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[ImageBatch]) -> None:
@@ -238,9 +248,10 @@ class Detector(nn.Module):
         scales = zip(*(log_probs for log_probs, _ in kept), strict=True)
         self.scorer.calibrate([max(p.max().item() for p in scale) for scale in scales])
         # A colour range needs no more than about a million pixels, whatever the data set.
-        share = max(1, sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20)
-        maps = (self.scorer([p.to(device) for p in ps], tuple(size))[0] for ps, size in kept)
-        ordered = torch.cat([m.float().flatten()[::share].cpu() for m in maps]).sort().values
+        # An odd step does not fall into a column.
+        step = sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20 | 1
+        maps = (self._score([p.to(device) for p in ps], size)[0] for ps, size in kept)
+        ordered = torch.cat([m.float().flatten()[::step].cpu() for m in maps]).sort().values
         low = ordered[len(ordered) // 2].item()
         high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
         # The colours run from a typical location to well beyond the rarest of training.

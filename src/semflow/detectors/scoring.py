@@ -21,20 +21,23 @@ STANDARD_NORMAL_PEAK = -0.5 * math.log(2 * math.pi)
 class Scorer(nn.Module):
     """The anomaly map of log-probabilities l_k per dimension at K scales, and an image score.
 
-    With d_k = l_k - c_k and up() bilinear to the size of the image, the map is
+    With d_k = l_k - c_k and up() bilinear to the size of the image, the map is -log p, in nats per dimension, of
 
-    - `exp`      1 - 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, the localisation of MSFlow
-    - `sum`      -1/K sum_k up(d_k), which is not bounded: CS-Flow, DifferNet
-    - `product`  1 - exp(sum_k up(d_k)): the detection of MSFlow
+    - `exp`      p = 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, the localisation of MSFlow
+    - `product`  p = exp(sum_k up(d_k)): the detection of MSFlow
+    - `sum`      log p = 1/K sum_k up(d_k): CS-Flow, DifferNet
+
+    Published maps of the first two are 1 - p or max - p, which order pixels alike; but in float32 all that is 17 nats
+    away is 1. The map is near 0 at the most typical training location, and grows without bound.
 
     c_k is the maximum of l_k over the normal training images, taken once by `calibrate` and stored (published codes
     take it from the test set): a score never depends on what else is scored with it. The exponential keeps one scale's
-    outliers from drowning the others; its map is near 0 at the most typical training location and tends to 1 where no
-    scale finds it likely.
+    outliers from drowning the others.
 
     Args:
         scales: K.
-        top: the image score is the mean of this fraction of the map's highest pixels; 0 means their maximum.
+        top: the image score is -log of the mean p of this fraction of the pixels, those of the highest map (of `sum`
+            the mean of the map itself); 0 means the maximum.
         aggregate: of the map.
         image_aggregate: of the map that the image score is read from; by default the same.
         offset: a fixed c for all scales instead of training's maxima; `STANDARD_NORMAL_PEAK` makes exp d_k
@@ -91,14 +94,17 @@ class Scorer(nn.Module):
                 typical[:, None], size=size, mode="bilinear", align_corners=self.align_corners
             ).squeeze(1)
         if aggregate == "product":
-            return 1 - torch.exp(total.clamp(max=1.0))
+            return -total
         mean = total / len(log_probs)
-        return 1 - mean if aggregate == "exp" else -mean
+        return -torch.log(mean.clamp(min=torch.finfo(mean.dtype).tiny)) if aggregate == "exp" else -mean
 
-    def image_score(self, anomaly_map: Tensor) -> Tensor:
-        """(B, H, W) to (B,): the mean of the top fraction of the pixels, or the maximum."""
-        pixels = anomaly_map.flatten(1)
-        return pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values.mean(1)
+    def image_score(self, image_map: Tensor) -> Tensor:
+        """A map (B, H, W) of `image_aggregate` to (B,), over the top fraction of its pixels."""
+        pixels = image_map.flatten(1)
+        highest = pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values
+        if self.image_aggregate == "sum":
+            return highest.mean(1)
+        return math.log(highest.shape[1]) - torch.logsumexp(-highest, dim=1)
 
     def calibrate(self, maxima: Sequence[float]) -> None:
         """Take c_k, unless it is fixed.

@@ -93,6 +93,8 @@ def fit(
     }
     plan = replace(detector.plan, seed=seed, **{k: v for k, v in given.items() if v is not None})
     detector.to(check_device(device))
+    if not detector.trainable():
+        raise ConfigError("detector must have parameters to train, but all of its parts are fixed")
     check_locations(detector, plan)
     optimizer = adam(detector, plan)
     features = cast(FeatureExtractor, detector.features)
@@ -130,6 +132,7 @@ def fit(
                     save_training(detector, optimizer, epoch + 1, run)
                     saved = time.monotonic()
     detector.eval()
+    normal.keep = False
     detector.calibrate(normal)
     if run is not None:
         save_model(detector, run)

@@ -3,10 +3,11 @@
 from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
-from .mixing import GlobalAffine, HardPermutation, SoftPermutation, Standardize
+from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence
 from .stacks import coupling_stack
+from .standardize import Standardize
 
 __all__ = [
     "AffineCoupling",

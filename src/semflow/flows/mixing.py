@@ -1,23 +1,22 @@
-"""Flows that mix or scale channels, the same at every location: permutations, a global affine, standardisation."""
+"""Flows that mix or scale channels, the same at every location: permutations and a global affine."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, DataError, ShapeError
+from ..errors import ConfigError
 from ..functional import from_locations, to_locations
 from ..functional.inverse_gamma import narrow
 from ..nn import Context
 from .base import Flow, Result, check_channels
 
-__all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "Standardize"]
+__all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "constant_log_det"]
 
 
-def _constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
+def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """A log-det that is the same everywhere, as (B, H, W)."""
     return torch.as_tensor(value, dtype=narrow(x[:0], x).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
 
@@ -49,7 +48,7 @@ class HardPermutation(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Channel c of z is channel `index[c]` of x."""
         check_channels(x, len(self.index))
-        return _permute(x, self.index, self.inverse_index), _constant_log_det(x, 0.0)
+        return _permute(x, self.index, self.inverse_index), constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Every channel back to its place."""
@@ -127,7 +126,7 @@ class SoftPermutation(Flow):
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """The channels of every location, rotated."""
-        return self._apply_matrix(self.matrix, x), _constant_log_det(x, 0.0)
+        return self._apply_matrix(self.matrix, x), constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Rotated back by the transpose."""
@@ -180,7 +179,7 @@ class GlobalAffine(Flow):
         check_channels(x, len(self.shift))
         scale = self.scale()
         z = torch.addcmul(self.shift[:, None, None], x, scale[:, None, None])
-        return z, _constant_log_det(x, torch.log(narrow(scale, scale)).sum())
+        return z, constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Shifted and scaled back."""
@@ -190,78 +189,3 @@ class GlobalAffine(Flow):
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"{len(self.shift)}"
-
-
-class Standardize(Flow):
-    """Each channel to mean 0 and standard deviation 1 over the training data: z = (x - m) / s, log_det = -sum_c log s.
-
-    The constants are fitted once and then fixed; their log-det counts, so a likelihood stays one of the raw features.
-
-    Args:
-        channels: C.
-        floor: smallest standard deviation, relative to the median of the channels that are not dead: a dead channel
-            must not explode.
-
-    Example:
-        >>> x = 3 + 2 * torch.randn(4, 8, 16, 16)
-        >>> flow = Standardize(8).fit([x])
-        >>> z, log_det = flow(x)
-        >>> round(z.std().item(), 2), round(log_det[0, 0, 0].item() / 8, 1)
-        (1.0, -0.7)
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int, floor: float = 1e-2) -> None:
-        super().__init__()
-        self.floor = floor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-
-    @torch.no_grad()
-    def fit(self, features: Iterable[Tensor]) -> "Standardize":
-        """Take the constants from feature maps (B, C, H, W), in one pass and in float64.
-
-        Raises:
-            ShapeError: there is no feature map, or one has other channels.
-            DataError: a feature is infinite or not a number.
-        """
-        count, mean = 0, torch.zeros_like(self.mean, dtype=torch.float64)
-        squares = torch.zeros_like(mean)
-        for x in features:
-            check_channels(x, len(self.mean))
-            x = x.double()
-            n = x.numel() // x.shape[1]
-            if not n:
-                continue
-            delta = x.mean((0, 2, 3)) - mean
-            # Chan's update: sums of squares about the running mean do not cancel.
-            squares = squares + x.var((0, 2, 3), correction=0) * n + delta.square() * (count * n / (count + n))
-            mean = mean + delta * (n / (count + n))
-            count += n
-        if not count:
-            raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
-        std = (squares / count).sqrt()
-        if not std.isfinite().all():
-            raise DataError("features must be finite, but a map holds an infinite number or one that is none")
-        # Dead channels are left out of the median: they may be the most, and what is left of theirs is rounding.
-        alive = std[std > 1e-6 * torch.maximum(std.max(), mean.abs())]
-        self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=self.floor * alive.median()) if len(alive) else torch.ones_like(std))
-        return self
-
-    def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Standardised channels."""
-        check_channels(x, len(self.mean))
-        z = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return z, _constant_log_det(x, -torch.log(narrow(self.std, self.std)).sum())
-
-    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Features in their own units."""
-        check_channels(z, len(self.mean))
-        return z * self.std[:, None, None] + self.mean[:, None, None]
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"{len(self.mean)}"

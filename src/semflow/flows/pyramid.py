@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError, ShapeError
 from ..nn import Context
 from .base import Event, Flow
-from .mixing import Standardize
 from .sequence import FlowSequence
+from .standardize import Standardize
 
 __all__ = ["PyramidFlow", "PyramidResult", "PyramidSequence", "ScaleWise", "check_scales"]
 

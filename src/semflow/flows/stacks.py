@@ -9,8 +9,9 @@ from ..errors import ConfigError
 from ..functional import Clamp
 from ..nn import LocationSubnet, SubnetFactory
 from .coupling import AffineCoupling
-from .mixing import GlobalAffine, HardPermutation, SoftPermutation, Standardize
+from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .sequence import FlowSequence
+from .standardize import Standardize
 
 __all__ = ["coupling_stack"]
 

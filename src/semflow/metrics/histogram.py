@@ -79,7 +79,7 @@ class HistogramAccumulator:
         """
         others = list(incoming_state) if isinstance(incoming_state, Iterable) else [incoming_state]
         for other in others:
-            if getattr(other, "bits", None) != self.bits:
+            if not isinstance(other, HistogramAccumulator) or other.bits != self.bits:
                 raise ConfigError(f"incoming_state: expected histograms of {self.bits} bits, got {other!r}")
         for other in others:
             self.normal += other.normal
@@ -153,7 +153,7 @@ def _f1_max(c: _Counts) -> Bounded:
 
 
 def _average_precision(c: _Counts) -> Bounded:
-    """Of a bin the anomalous pixels come first, or last, or (the value) all at once with the normal ones."""
+    """Of a bin all pixels come at once (the value); the anomalous ones last and apart; or first and at once."""
     has = c.m > 0
     n, m, n_above, m_above = (x[has].astype(float) for x in (c.n, c.m, c.n_above, c.m_above))
 
@@ -163,13 +163,9 @@ def _average_precision(c: _Counts) -> Bounded:
         return hits
 
     tied = m * (m_above + m) / (m_above + m + n_above + n)
-    first, last = ordered(n_above), ordered(n_above + n)
+    best = m * (m_above + m) / (m_above + m + n_above)
     total = m.sum()
-    return Bounded(
-        float(tied.sum() / total),
-        float(np.minimum(last, tied).sum() / total),
-        float(np.maximum(first, tied).sum() / total),
-    )
+    return Bounded(*(float(each.sum() / total) for each in (tied, ordered(n_above + n), best)))
 
 
 def _aupro(c: _Counts, fpr_limit: float) -> Bounded:

@@ -50,6 +50,8 @@ class CrossScaleConvs(nn.Module):
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
             raise ConfigError(f"kernel must be odd, so that the maps keep their sizes, but got {kernel}")
+        if hidden < 1:
+            raise ConfigError(f"hidden must be at least 1, but got {hidden}")
 
         def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)

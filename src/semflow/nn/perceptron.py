@@ -27,13 +27,14 @@ class PerceptronSubnet(Subnet):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 2
+        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 3
     ) -> None:
         super().__init__()
         if context_channels:
             raise ConfigError(f"context_channels must be 0 for a perceptron, but got {context_channels}")
-        if layers < 1:
-            raise ConfigError(f"layers must be at least 1, but got {layers}")
+        for name, value in (("layers", layers), ("hidden", hidden)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, but got {value}")
         widths = [in_channels, *[hidden] * layers, out_channels]
         parts: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):

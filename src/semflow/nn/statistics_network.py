@@ -73,6 +73,7 @@ class FeatureStatisticsNetwork(nn.Module):
         channels: C_k of the feature map.
         outputs: maps to predict; 2 for (log alpha, log beta).
         filters: width.
+        kernel: of the last layer; 1 looks at each location alone.
 
     Example:
         >>> FeatureStatisticsNetwork(40)(torch.randn(2, 40, 8, 8)).shape
@@ -81,10 +82,10 @@ class FeatureStatisticsNetwork(nn.Module):
 
     source: Literal["image", "features"] = "features"
 
-    def __init__(self, channels: int, outputs: int = 2, filters: int = 64) -> None:
+    def __init__(self, channels: int, outputs: int = 2, filters: int = 64, kernel: int = 3) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, filters, 1)
-        self.output = nn.Conv2d(filters, outputs, 3, padding=1)
+        self.output = nn.Conv2d(filters, outputs, kernel, padding=kernel // 2)
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, features: Tensor) -> Tensor:

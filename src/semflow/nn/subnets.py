@@ -129,6 +129,8 @@ class ConvSubnet(Subnet):
             raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
         self.event = "location" if kernel == 1 else "sample"
         self.context_channels = context_channels
+        if (hidden is not None and hidden < 1) or not hidden_ratio > 0:
+            raise ConfigError(f"hidden and hidden_ratio must be positive, but got {hidden} and {hidden_ratio}")
         hidden = hidden or max(1, int(hidden_ratio * (in_channels + context_channels)))
         self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()

@@ -25,6 +25,6 @@ def ablation_arguments(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: the paper has no such model.
     """
-    if name not in ABLATIONS:
+    if not isinstance(name, str) or name not in ABLATIONS:
         raise ConfigError(f"ablation must be one of {', '.join(ABLATIONS)}, but got {name!r}")
     return ABLATIONS[name]

@@ -64,7 +64,7 @@ def cflow_ad(
         ('SemanticAware', 256)
     """
     features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
-    base, head, start = base_and_head(variance if statistics else "unit", features.channels, mode=mode)
+    base, head, start = base_and_head(variance, features.channels, features.strides, statistics=statistics, mode=mode)
     return Detector(
         features,
         [

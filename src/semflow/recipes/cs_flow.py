@@ -4,6 +4,7 @@ from functools import partial
 
 from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
+from ..errors import ConfigError
 from ..features import ImagePyramid, TimmFeatures
 from ..flows import (
     CrossScaleCoupling,
@@ -43,9 +44,11 @@ def cs_flow(
     From the paper: images of 768 px, a half and a quarter of it, EfficientNet-B5 features of stride 32; four pairs of
     couplings with random permutations, cross-scale convolutions with 1024 hidden channels, kernel 3 and in the last
     pair 5, clamp 3 (arctangent); Adam 2e-4 with weight decay 1e-5, 240 epochs, batches of 16, gradients clipped at norm
-    1; the loss is the joint likelihood of all scales. The map is the mean over the scales of -log p(z) per dimension,
-    without the log-det, and the image score the mean of the map. Changed: the layer (published: block 36, 304
-    channels; timm offers the last of its stride); channels are standardised, log-det counted.
+    1; the loss is the joint likelihood of all scales. Changed: the map is the mean over the scales of -log p(z) per
+    dimension, without the log-det, and the image score the mean of the map (published: the map of the finest scale, and
+    the mean over all latents, where a scale weighs as it has locations); the layer (published: block 36, 304 channels;
+    timm offers the last of its stride); smaller images are averaged, not sampled; channels are standardised, log-det
+    counted; Adam has torch's eps (published: 1e-4).
 
     Args:
         backbone, weights, strides: of `semflow.features.TimmFeatures`.
@@ -67,9 +70,11 @@ def cs_flow(
         >>> detector.features.strides, detector.flows.joint
         ((32, 64, 128), True)
     """
+    if blocks < 1:
+        raise ConfigError(f"blocks must be at least 1, but got {blocks}")
     features = ImagePyramid(TimmFeatures(backbone, weights, strides, image_size=image_size, seed=seed), levels)
     channels = features.channels
-    base, head, start = base_and_head(variance if statistics else "unit", channels, mode=mode)
+    base, head, start = base_and_head(variance, channels, features.strides, statistics=statistics, mode=mode)
     flows: list[PyramidFlow] = [ScaleWise([Standardize(c) for c in channels])] if standardize else []
     for block in range(blocks):
         subnet = partial(CrossScaleConvs, hidden=hidden, kernel=5 if block == blocks - 1 else 3)
@@ -87,6 +92,6 @@ def cs_flow(
         head,
         objective=Objective(bce=0.0, kl=kl),
         scorer=Scorer(len(channels), top=top, aggregate="sum"),
-        plan=Training(epochs=240, batch_size=16, learning_rate=2e-4, weight_decay=1e-5, clip=1.0),
+        plan=Training(epochs=240, batch_size=16, learning_rate=2e-4, weight_decay=1e-5, schedule="constant", clip=1.0),
         image_size=image_size,
     )

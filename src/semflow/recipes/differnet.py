@@ -6,6 +6,7 @@ from torch import nn
 
 from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
+from ..errors import ConfigError
 from ..features import ImagePyramid, PooledViews, TimmFeatures
 from ..flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from ..nn import PerceptronSubnet
@@ -35,11 +36,12 @@ def differnet(
     """DifferNet: one flow of the image's pooled features; it scores images and does not localise.
 
     From the paper: images of 448 px, a half and a quarter of it, globally averaged features; eight pairs of couplings
-    with random permutations, subnets of hidden layers of 2048 units, clamp 3 (arctangent); Adam 2e-4 with weight decay
-    1e-5, 192 epochs, batches of 24; the score averages over rotated views of the image. Changed: the backbone (timm has
-    no AlexNet); the same evenly spaced rotations in training and test (published: 4 random ones in training, 64 in
-    test), so that features are computed once and a score has no chance in it; channels are standardised, log-det
-    counted; the score adds the log-det. With `statistics` h looks at the pooled features of each view.
+    with random permutations, subnets of three hidden layers of 2048 units, clamp 3 (arctangent); Adam 2e-4 with weight
+    decay 1e-5, 192 epochs, batches of 24; the score averages over rotated views of the image. Changed: the backbone
+    (timm has no AlexNet); the same evenly spaced rotations in training and test (published: 4 random ones in training,
+    64 in test), so that features are computed once and a score has no chance in it; smaller images are averaged, not
+    sampled; channels are standardised, log-det counted; the score adds the log-det; Adam has torch's betas and eps
+    (published: 0.8, 0.8 and 1e-4). With `statistics` h looks at the pooled features of each view.
 
     Args:
         backbone, weights, strides: of `semflow.features.TimmFeatures`.
@@ -61,13 +63,17 @@ def differnet(
         >>> detector.features.channels, detector.localises
         ((1536,), False)
     """
+    if blocks < 1:
+        raise ConfigError(f"blocks must be at least 1, but got {blocks}")
     backbone_maps = TimmFeatures(backbone, weights, strides, image_size=image_size, seed=seed)
     features = PooledViews(ImagePyramid(backbone_maps, levels), views)
     base, head, start = base_and_head(
-        variance if statistics else "unit", features.channels, mode=mode, source="features"
+        variance, features.channels, statistics=statistics, mode=mode, source="features", neighbours=False
     )
     (channels,) = features.channels
-    coupling = partial(AffineCoupling, subnet=partial(PerceptronSubnet, hidden=hidden), clamp=3.0, clamp_form="atan")
+    coupling = partial(
+        AffineCoupling, subnet=partial(PerceptronSubnet, hidden=hidden), clamp=3.0, clamp_form="atan", gain=1.0
+    )
     layers: list[nn.Module] = [Standardize(channels)] if standardize else []
     for _ in range(blocks):
         layers += [HardPermutation(channels), coupling(channels), coupling(channels, swap=True)]
@@ -80,6 +86,6 @@ def differnet(
         scorer=Scorer(1, top=1.0, aggregate="sum"),
         score_log_det=True,
         localises=False,
-        plan=Training(epochs=192, batch_size=24, learning_rate=2e-4, weight_decay=1e-5),
+        plan=Training(epochs=192, batch_size=24, learning_rate=2e-4, weight_decay=1e-5, schedule="constant"),
         image_size=image_size,
     )

@@ -4,7 +4,7 @@ from functools import partial
 
 from ..bases import Variance, base_and_head
 from ..detectors import STANDARD_NORMAL_PEAK, Detector, Scorer, Training
-from ..features import TimmFeatures, fitting_strides
+from ..features import TimmFeatures, available_strides, fitting_strides
 from ..flows import coupling_stack
 from ..nn import ConvSubnet
 from ..objectives import Objective
@@ -37,9 +37,10 @@ def fastflow(
     transformers (ViT, DeiT, CaiT); kernels 3x3 and 1x1 in turn (`conv3x3_only` for ResNet18); clamp 2; Adam 1e-3 with
     weight decay 1e-5, 500 epochs, batches of 32; the map is the mean over scales of -exp(-mean_c z^2 / 2), without the
     log-det. Maps of CNNs are normalised over channels and locations without an affine, so the loss is a likelihood (of
-    the normalised features). Changed: a cosine schedule; the image score is the mean of the top 1 % of the map
-    (published: its maximum, `top=0`). With `statistics` the base is one of locations, while the log-det stays the
-    sample's; the map then has log p(z) per dimension with its predicted variance, less its maximum on training images.
+    the normalised features). Changed: a cosine schedule; the image score is that of the top 1 % of the map (published:
+    its maximum, `top=0`); a transformer's last block is taken (published: block 7 of DeiT, 40 of CaiT, normed). With
+    `statistics` the base is one of locations, while the log-det stays the sample's; the map then has log p(z) per
+    dimension with its predicted variance, less its maximum on training images.
 
     Args:
         backbone, weights, strides: of `semflow.features.TimmFeatures`; a plain vision transformer has one stride, which
@@ -48,7 +49,7 @@ def fastflow(
         statistics: put a semantic-aware base under the flow; without it the base is the standard normal.
         variance, mode: of `semflow.bases.base_and_head`, where `statistics` is true.
         steps, hidden_ratio: couplings a scale, and hidden channels of their subnets for each channel of a half; 0 for
-            the paper's: 8 and 1 with several scales, 20 and 0.16 with one.
+            the paper's: 8 and 1, of a transformer 20 and 0.16.
         conv3x3_only: no 1x1 subnets in between.
         standardize: standardise each channel over the training data, log-det counted, instead of normalising each map.
         smoothing: kernel of a pooling of the features, 1 for none.
@@ -64,19 +65,19 @@ def fastflow(
         >>> detector.flows.events, type(detector.head).__name__
         (('sample', 'sample', 'sample'), 'InverseGammaVariance')
     """
+    transformer = len(available_strides(backbone)) == 1
     strides = fitting_strides(backbone, strides)
-    single = len(strides) == 1
     features = TimmFeatures(
         backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed,
-        normalise=not (standardize or single),
+        normalise=not (standardize or transformer),
     )  # fmt: skip
-    base, head, start = base_and_head(variance if statistics else "unit", features.channels, mode=mode)
-    subnet = partial(ConvSubnet, hidden_ratio=hidden_ratio or (0.16 if single else 1.0))
+    base, head, start = base_and_head(variance, features.channels, features.strides, statistics=statistics, mode=mode)
+    steps = steps or (20 if transformer else 8)
+    subnet = partial(ConvSubnet, hidden_ratio=hidden_ratio or (0.16 if transformer else 1.0))
     subnets = (subnet,) if conv3x3_only else (subnet, partial(subnet, kernel=1))
     return Detector(
         features,
-        [coupling_stack(c, steps or (20 if single else 8), subnets, clamp=2.0, standardize=standardize, start=start)
-         for c in features.channels],
+        [coupling_stack(c, steps, subnets, clamp=2.0, standardize=standardize, start=start) for c in features.channels],
         base,
         head,
         objective=Objective(bce=0.0, kl=kl),

@@ -45,18 +45,17 @@ def msflow(
     From the paper and its code: images of 512 px, strides 4, 8 and 16, each map averaged over 3x3 locations at every
     second one; 2, 5 and 8 blocks with normalised 3x3 subnets, position code of 64 channels and clamp 1.9; one fusion
     coupling of both halves (clamp 1.9, arctangent); the joint likelihood of all scales; Adam 1e-4, 100 epochs, batches
-    of 8, gradients clipped at norm 2. The map adds the scales' exp(log p(z) / C - maximum), aligned at the corners; the
-    image score is the mean of the top 3 % of the map that multiplies them. Changed: a cosine schedule (published: steps
-    down at the end); the maxima come from training images (published: of each image itself, so that an image which is
-    anomalous all over looks normal).
+    of 8, gradients of the summed loss clipped at norm 2. The map adds the scales' exp(log p(z) / C - maximum), aligned
+    at the corners; the image score is that of the top 3 % of the map that multiplies them. Changed: a cosine schedule
+    (published: steps down at the end); the maxima come from training images (published: of each image itself, so that
+    an image which is anomalous all over looks normal); the pooling does not count the padding.
 
     Args:
         backbone, weights, strides: of `semflow.features.TimmFeatures`.
         image_size: side in pixels that data sets give it.
         statistics, variance, mode: put a semantic-aware base under the flow, see `semflow.bases.base_and_head`.
         blocks, position_channels: couplings of each scale, fine to coarse; channels of the position code.
-        standardize, smoothing, reduction: standardise each channel over the training data; kernel of the features'
-            pooling, and every how many locations it is taken.
+        standardize, smoothing, reduction: standardise each channel; kernel and stride of the features' pooling.
         kl, top: weight of the divergence from the variance's prior; share of the pixels that the image score averages.
         seed: of the weights' start and the permutations.
 
@@ -74,7 +73,8 @@ def msflow(
     channels = features.channels
     if len(blocks) != len(channels):
         raise ConfigError(f"blocks must be {len(channels)} numbers, one a stride, but got {blocks}")
-    base, head, start = base_and_head(variance if statistics else "unit", channels, mode=mode)
+    dimensions = sum(c * (image_size // s) ** 2 for c, s in zip(channels, features.strides, strict=True))
+    base, head, start = base_and_head(variance, channels, features.strides, statistics=statistics, mode=mode)
     subnet = partial(ConvSubnet, norm=True)
     stack = partial(coupling_stack, subnets=(subnet,), context_channels=position_channels, standardize=standardize)
     fusion = partial(CrossScaleCoupling, channels, FusionSubnet, clamp=1.9)
@@ -94,6 +94,6 @@ def msflow(
         SinusoidalPosition2d(position_channels),
         Objective(bce=0.0, kl=kl),
         Scorer(len(channels), top=top, image_aggregate="product", align_corners=True),
-        plan=Training(epochs=100, batch_size=8, learning_rate=1e-4, clip=2.0),
+        plan=Training(epochs=100, batch_size=8, learning_rate=1e-4, clip=2.0 / dimensions),
         image_size=image_size,
     )

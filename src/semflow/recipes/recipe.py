@@ -27,7 +27,7 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(bound.arguments["seed"])
+            torch.default_generator.manual_seed(bound.arguments["seed"])  # not a GPU's too
             detector = function(*args, **kwargs)
         if not detector.config:  # it has one where a recipe is another with other arguments
             detector.config = {"recipe": function.__name__, "arguments": dict(bound.arguments)}

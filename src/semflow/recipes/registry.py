@@ -49,4 +49,5 @@ def load(run: str | Path) -> Detector:
         detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {error}") from error
+    detector.config = {"recipe": config["recipe"], "arguments": config["arguments"]}  # its weights are those of the run
     return load_into(detector, run).eval()

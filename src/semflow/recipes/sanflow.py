@@ -60,8 +60,8 @@ def sanflow(
         synthesis, min_change: train with synthetic anomalies, see `semflow.synthesis.CutPaste`.
         margin, variance, mode, predicted_mean: of `semflow.bases.base_and_head`: the anomalous mean, where the variance
             comes from, the mode of its prior (where the flow starts), and whether the means are predicted too.
-        statistics_source, statistics_stride: what h looks at, and the pixels that it folds into one location; image and
-            1 are the paper's h, at 64 times the cost of 8.
+        statistics_source, statistics_stride: what h looks at, and the pixels that it folds into one location (at most
+            the finest stride); image and 1 are the paper's h, at 64 times the cost of 8.
         form, bce, kl: of the likelihood, lambda_1 and lambda_2; mask_mode, guard, score_log_det, top: see `Detector`.
         ablation: `1a` to `3c`, a model of Tables 4 to 6: it overrides the arguments of `semflow.recipes.ABLATIONS`.
         seed: of the weights' start and the permutations.
@@ -78,8 +78,8 @@ def sanflow(
         return sanflow(**{**locals(), **ablation_arguments(ablation), "ablation": None})
     features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
     base, head, start = base_and_head(
-        variance, features.channels, margin=margin, mode=mode, form=form, predicted_mean=predicted_mean,
-        stride=statistics_stride, source=statistics_source, anomalies=synthesis,
+        variance, features.channels, features.strides, margin=margin, mode=mode, form=form, anomalies=synthesis,
+        predicted_mean=predicted_mean, stride=statistics_stride, source=statistics_source,
     )  # fmt: skip
     flows = [coupling_stack(c, blocks, context_channels=position_channels, standardize=standardize, start=start)
              for c in features.channels]  # fmt: skip

@@ -1,0 +1,122 @@
+"""Features brought to mean 0 and standard deviation 1 by constants of the training data."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError, ShapeError
+from ..functional.inverse_gamma import narrow, wide
+from ..nn import Context
+from .base import Flow, Result, check_channels
+from .mixing import constant_log_det
+
+__all__ = ["ChannelMoments", "Standardize"]
+
+
+class ChannelMoments:
+    """Mean and sum of squared deviations of each channel over feature maps that come one by one, in float64.
+
+    Args:
+        channels: C.
+        device: where the maps are.
+
+    Example:
+        >>> moments = ChannelMoments(1)
+        >>> for value in (1.0, 2.0, 6.0):
+        ...     moments.update(torch.full((1, 1, 1, 1), value))
+        >>> moments.count, moments.mean.item(), moments.squares.item()
+        (3, 3.0, 14.0)
+    """
+
+    def __init__(self, channels: int, device: torch.device | None = None) -> None:
+        self.count = 0
+        self.mean = wide(torch.zeros(channels, device=device))
+        self.squares = torch.zeros_like(self.mean)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Add a map (B, C, H, W)."""
+        check_channels(x, len(self.mean))
+        x = wide(x)
+        n = x.numel() // x.shape[1]
+        if not n:
+            return
+        delta = x.mean((0, 2, 3)) - self.mean
+        # Chan's update: sums of squares about the running mean do not cancel.
+        self.squares += x.var((0, 2, 3), correction=0) * n + delta.square() * (self.count * n / (self.count + n))
+        self.mean += delta * (n / (self.count + n))
+        self.count += n
+
+
+class Standardize(Flow):
+    """Each channel to mean 0 and standard deviation 1 over the training data: z = (x - m) / s, log_det = -sum_c log s.
+
+    The constants are fitted once and then fixed; their log-det counts, so a likelihood stays one of the raw features.
+
+    Args:
+        channels: C.
+        floor: smallest standard deviation, relative to the median of the channels that are not dead: a dead channel
+            must not explode.
+
+    Example:
+        >>> x = 3 + 2 * torch.randn(4, 8, 16, 16)
+        >>> flow = Standardize(8).fit([x])
+        >>> z, log_det = flow(x)
+        >>> round(z.std().item(), 2), round(log_det[0, 0, 0].item() / 8, 1)
+        (1.0, -0.7)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, floor: float = 1e-2) -> None:
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def fit(self, features: Iterable[Tensor]) -> "Standardize":
+        """Take the constants from feature maps (B, C, H, W), in one pass.
+
+        Raises:
+            ShapeError: there is no feature map, or one has other channels.
+            DataError: a feature is infinite or not a number.
+        """
+        moments = self.moments()
+        for x in features:
+            moments.update(x)
+        return self.take(moments)
+
+    def moments(self) -> "ChannelMoments":
+        """An empty account of features, to be filled and taken."""
+        return ChannelMoments(len(self.mean), self.mean.device)
+
+    @torch.no_grad()
+    def take(self, moments: "ChannelMoments") -> "Standardize":
+        """Take the constants from an account of the features; errors as in `fit`."""
+        if not moments.count:
+            raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
+        std = (moments.squares / moments.count).sqrt()
+        if not std.isfinite().all():
+            raise DataError("features must be finite, but a map holds an infinite number or one that is none")
+        # Dead channels are left out of the median: they may be the most, and what is left of theirs is rounding.
+        alive = std[std > 1e-6 * torch.maximum(std.max(), moments.mean.abs())]
+        self.mean.copy_(moments.mean)
+        self.std.copy_(std.clamp(min=self.floor * alive.median()) if len(alive) else torch.ones_like(std))
+        return self
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Standardised channels."""
+        check_channels(x, len(self.mean))
+        z = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        return z, constant_log_det(x, -torch.log(narrow(self.std, self.std)).sum())
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Features in their own units."""
+        check_channels(z, len(self.mean))
+        return z * self.std[:, None, None] + self.mean[:, None, None]
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{len(self.mean)}"
