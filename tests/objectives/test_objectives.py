@@ -374,3 +374,17 @@ def test_wrong_masks():
     case.mask = case.mask[:, :2]
     with pytest.raises(ShapeError, match=r"^anomaly_mask must be"):
         case(Objective())
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 16))
+def test_a_variance_of_the_base_is_a_scaling_of_the_flow(seed, channels) -> None:
+    """log N(z; 0, s^2) + log_det = log N(z / s; 0, 1) + log_det of z / s: what docs/mathematics.md says of Table S5."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(2, channels, 3, 4, dtype=torch.float64, generator=generator)
+    log_det = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator)
+    variance = torch.exp(3 * torch.randn(2, 1, 3, 4, dtype=torch.float64, generator=generator))
+    scaled = z / variance.sqrt()
+    scaled_log_det = log_det - channels / 2 * variance[:, 0].log()
+    left = log_likelihood(SemanticAware().log_prob(z, Statistics(variance)), log_det, "location")
+    right = log_likelihood(StandardNormal().log_prob(scaled), scaled_log_det, "location")
+    torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
