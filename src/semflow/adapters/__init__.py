@@ -8,9 +8,10 @@ from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow
 from .statistics import FlowWithStatistics, with_statistics
 from .transform_flow import TransformFlow
+from .zuko_base import zuko_base
 from .zuko_flow import ZukoFlow
 
 __all__ = [
     "CallableFlow", "FlowWithStatistics", "FreiaFlow", "NFlowsFlow", "NormflowsFlow", "TransformFlow", "ZukoFlow",
-    "as_flow", "from_freia", "with_statistics",
+    "as_flow", "from_freia", "with_statistics", "zuko_base",
 ]  # fmt: skip

@@ -184,7 +184,7 @@ class FlowWithStatistics(nn.Module):
         latents, log_dets = self.flows(maps, contexts)
         statistics: Sequence[Statistics | None] = [None] * len(maps)
         if self.head is not None:
-            if image is None and _looks_at_image(self.head):
+            if image is None and looks_at_image(self.head):
                 raise ShapeError(
                     f"image must be given, (B, 3, H, W) in [0, 1]: {type(self.head).__name__} predicts from it, "
                     "but got None; FeatureStatisticsNetwork does without"
@@ -193,7 +193,7 @@ class FlowWithStatistics(nn.Module):
         return [_Scale(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
 
 
-def _looks_at_image(head: nn.Module) -> bool:
+def looks_at_image(head: nn.Module) -> bool:
     """Whether one of the head's networks is run on images, which is what they are run on unless they say otherwise."""
     networks = getattr(head, "networks", ())
     return any(getattr(network, "source", "image") != "features" for network in networks)

@@ -1,0 +1,7 @@
+"""Modules of the package that inherit from another library's classes are not collected where it is not installed."""
+
+from importlib.util import find_spec
+
+NEED = {"adapters/anomalib.py": "anomalib", "adapters/zuko_lazy.py": "zuko"}
+
+collect_ignore = [f"src/semflow/{path}" for path, library in NEED.items() if find_spec(library) is None]
