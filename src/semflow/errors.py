@@ -4,7 +4,16 @@ Every error names the argument or the file, what was expected and what came. The
 one line and exits with 2; a library user catches `SemflowError` or one of its kinds.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "DeviceError", "SemflowError", "ShapeError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "ProcessError",
+    "SemflowError",
+    "ShapeError",
+    "TrainingError",
+]
 
 
 class SemflowError(Exception):
@@ -29,3 +38,11 @@ class CheckpointError(SemflowError, ValueError):
 
 class DeviceError(SemflowError, RuntimeError):
     """A device was asked for that this machine does not have."""
+
+
+class TrainingError(SemflowError, ArithmeticError):
+    """Training has come to a loss or a gradient that is not finite."""
+
+
+class ProcessError(SemflowError, RuntimeError):
+    """Another process of a run of several has failed, and this one cannot go on without it."""

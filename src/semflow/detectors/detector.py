@@ -1,15 +1,17 @@
 """The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..bases import Base
 from ..errors import ConfigError, ShapeError
 from ..features import FeatureExtractor
 from ..flows import Event, PyramidFlow, ScaleWise
+from ..flows.standardize import ChannelMoments
 from ..functional import border, mask_to_grid
 from ..nn import Context, PositionCode, Statistics, VarianceHead
 from ..objectives import Objective, Terms, log_likelihood
@@ -17,10 +19,12 @@ from ..synthesis import CutPaste
 from .plan import Training
 from .scoring import Scorer
 
-__all__ = ["Detector", "ImageBatch", "Latents", "Prediction"]
+__all__ = ["Detector", "Gather", "ImageBatch", "Latents", "Prediction"]
 
 ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
 """Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
+Gather = Callable[[Iterable[Any]], Iterable[Any]]
+"""What was made of each batch, brought together where several processes hold the batches; see `Processes.gather`."""
 
 
 class Latents(NamedTuple):
@@ -77,6 +81,7 @@ class Detector(nn.Module):
         (torch.Size([2]), torch.Size([2, 64, 64]), 3)
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureExtractor,
@@ -215,31 +220,45 @@ class Detector(nn.Module):
         return score[:, None, None].expand(-1, *size), score
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[ImageBatch]) -> None:
+    def prepare(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Fit the standardisation of each scale to normal images, before training.
 
         Args:
             batches: images, perhaps with their maps; iterated over once.
+            gather: brings the accounts of batches together where several processes share them out.
         """
         fitted = {k: flow for k, flow in enumerate(self.flows.standardizers()) if flow is not None}
         if not fitted:
             return
-        moments = {k: flow.moments() for k, flow in fitted.items()}
-        for batch in batches:
+
+        def account(batch: ImageBatch) -> dict[int, ChannelMoments]:
             _, maps = self._with_maps(batch)
+            moments = {k: flow.moments() for k, flow in fitted.items()}
             for k, moment in moments.items():
                 moment.update(maps[k])
+            return moments
+
+        moments = {k: flow.moments() for k, flow in fitted.items()}
+        for accounts in gather(map(account, batches)):
+            for k, moment in moments.items():
+                moment.merge(accounts[k])
         for k, flow in fitted.items():
             flow.take(moments[k])
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[ImageBatch]) -> None:
-        """Take the score's constants from normal training images: each scale's maximum, and the colour range."""
+    def calibrate(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+        """Take the score's constants from normal training images: each scale's maximum, and the colour range.
+
+        Args:
+            batches: images, perhaps with their maps; iterated over once.
+            gather: brings what was made of each batch together where several processes share them out.
+        """
         training = self.training
         self.eval()
         try:
             pairs = (self._with_maps(batch) for batch in batches)
-            kept = [([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs]
+            each = (([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs)
+            kept = list(gather(each))
         finally:
             self.train(training)
         if not kept:

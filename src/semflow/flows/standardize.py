@@ -1,10 +1,12 @@
 """Features brought to mean 0 and standard deviation 1 by constants of the training data."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import DataError, ShapeError
 from ..functional.inverse_gamma import narrow, wide
 from ..nn import Context
@@ -48,6 +50,27 @@ class ChannelMoments:
         self.mean += delta * (n / (self.count + n))
         self.count += n
 
+    def merge(self, other: "ChannelMoments") -> None:
+        """Take in what another account has seen; merging accounts of single maps is, bit by bit, updating with them.
+
+        >>> moments, other = ChannelMoments(1), ChannelMoments(1)
+        >>> other.update(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
+        >>> moments.merge(other)
+        >>> moments.count, moments.mean.item(), moments.squares.item()
+        (2, 2.0, 2.0)
+        """
+        if not other.count:
+            return
+        total = self.count + other.count
+        delta = other.mean.to(self.mean) - self.mean
+        self.squares += other.squares.to(self.mean) + delta.square() * (self.count * other.count / total)
+        self.mean += delta * (other.count / total)
+        self.count = total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process, whose device is another one."""
+        return {"count": self.count, "mean": self.mean.cpu(), "squares": self.squares.cpu()}
+
 
 class Standardize(Flow):
     """Each channel to mean 0 and standard deviation 1 over the training data: z = (x - m) / s, log_det = -sum_c log s.
@@ -70,6 +93,7 @@ class Standardize(Flow):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(self, channels: int, floor: float = 1e-2) -> None:
         super().__init__()
         self.floor = floor

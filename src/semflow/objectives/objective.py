@@ -1,6 +1,7 @@
 """SANFlow's objective, Eq. 9: L = NLL + lambda_1 BCE + lambda_2 KL."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from ..errors import ConfigError, ShapeError
 from ..flows import Event
 from ..nn import Statistics
 
-__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood"]
+__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations"]
 
 
 class Terms(NamedTuple):
@@ -48,6 +49,24 @@ def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
     return (log_prob if event == "location" else log_prob.sum((1, 2))) + log_det
 
 
+def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+    """The mean over the locations that count; of anything but a map of locations, the mean.
+
+    Args:
+        x: (B, H, W), or of another shape.
+        ignore: (B, H, W), true where a location does not count; None counts all.
+        dim: what a map's mean is over.
+
+    Example:
+        >>> mean_over_locations(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.tensor([[[0, 0, 1]]])).item()
+        1.5
+    """
+    if ignore is None or x.dim() != 3:
+        return x.mean(dim) if x.dim() == 3 else x.mean()
+    counted = ~(ignore > 0)
+    return torch.where(counted, x, 0.0).sum(dim) / counted.sum(dim).clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Negative log-likelihood, binary cross-entropy of the log-odds, and divergence from the variance's prior.
@@ -65,6 +84,7 @@ class Objective:
         squash: wrap the whole into -log sigmoid(-L) at every location, as the published code does: it saturates where
             the likelihood is high already, so that training turns to the worst locations.
         double_softmax: BCE as in the published code, softmax applied to probabilities; kept for study.
+        mean: of a map (B, H, W), given what to ignore in it; where several processes hold a batch, over all of them.
 
     Example:
         >>> from semflow.bases import StandardNormal
@@ -79,6 +99,7 @@ class Objective:
     temperature: float | None = None
     squash: bool = False
     double_softmax: bool = False
+    mean: Callable[[Tensor, Tensor | None], Tensor] = field(default=mean_over_locations, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in (("bce", self.bce), ("kl", self.kl)):
@@ -127,9 +148,10 @@ class Objective:
         bce = zero
         if self.bce and anomaly_mask is not None:
             bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
-        nll_mean, bce_mean, kl_mean = (_mean(x, ignore) for x in (nll, bce, kl))
+        nll_mean, bce_mean, kl_mean = (self.mean(x, ignore) for x in (nll, bce, kl))
         if self.squash:
-            total = _mean(F.softplus(_over_event(nll, kl * self.kl, ignore) + self.bce * bce_mean / channels), ignore)
+            worst = F.softplus(_over_event(nll, kl * self.kl, ignore) + self.bce * bce_mean / channels)
+            total = self.mean(worst, ignore)
         else:
             total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
@@ -142,17 +164,9 @@ class Objective:
         return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
 
 
-def _mean(x: Tensor, ignore: Tensor | None, dim: tuple[int, ...] = (0, 1, 2)) -> Tensor:
-    """The mean over the locations that count; of anything but a map of locations, the mean."""
-    if ignore is None or x.dim() != 3:
-        return x.mean(dim) if x.dim() == 3 else x.mean()
-    counted = ~(ignore > 0)
-    return torch.where(counted, x, 0.0).sum(dim) / counted.sum(dim).clamp(min=1)
-
-
 def _over_event(nll: Tensor, kl: Tensor, ignore: Tensor | None) -> Tensor:
     """Add a per-location divergence to an NLL per location or per sample."""
-    return nll + (_mean(kl, ignore, (1, 2)) if nll.dim() == 1 else kl)
+    return nll + (mean_over_locations(kl, ignore, (1, 2)) if nll.dim() == 1 else kl)
 
 
 PRESETS: dict[str, Objective] = {
