@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "semflow"
 # A layer imports only itself and the layers before it.
 LAYERS = [
     "errors",
+    "arguments",
     "functional",
     "nn",
     "flows",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import Form
 from ..nn import (
@@ -30,6 +31,7 @@ class BaseAndHead(NamedTuple):
     start: float
 
 
+@checked
 def base_and_head(
     variance: Variance = "predicted",
     channels: Sequence[int] = (),

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError, ShapeError
 from ..functional import FORMS, Form, normal_log_odds, normal_log_prob
 from ..functional.inverse_gamma import narrow
@@ -62,6 +63,7 @@ class SemanticAware(Base):
         [[0.0, 2.0], [0.0, 0.0]]
     """
 
+    @checked
     def __init__(self, normal_mean: float = 0.0, anomaly_mean: float = 1.0, form: Form = "exact") -> None:
         super().__init__()
         if form not in FORMS:

@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from semflow.arguments import checked
 from semflow.data.files import find_images, list_images
 from semflow.data.folder import ImageDataset, Record
 from semflow.data.masks import with_masks
@@ -38,6 +39,7 @@ class BTAD(ImageDataset):
         DataError: a folder is missing, an anomalous image has no mask, or a mask has another size than its image.
     """
 
+    @checked
     def __init__(
         self,
         root: str | PathLike[str],

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from semflow.arguments import checked
 from semflow.data.cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
 from semflow.data.decoding import decode_image
 from semflow.data.files import find_images
@@ -51,6 +52,7 @@ class CIFAR10(ImageDataset):
         DataError: a batch is missing, broken or no batch, or a class is missing.
     """
 
+    @checked
     def __init__(
         self,
         root: str | PathLike[str],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from semflow.arguments import checked
 from semflow.data.decoding import decode_image, load_mask, resize_image
 from semflow.data.files import list_images
 from semflow.data.samples import Sample
@@ -48,6 +49,7 @@ class ImageDataset(Dataset[Sample]):
         ConfigError: an image size below 1, or masks promised for an image that has none.
     """
 
+    @checked
     def __init__(
         self, records: Sequence[Record], image_size: int = 256, *, has_masks: bool = False, cache: bool = False
     ) -> None:
@@ -145,6 +147,7 @@ class ImageFolder(ImageDataset):
         DataError: there is no such folder, or no image in it.
     """
 
+    @checked
     def __init__(
         self, root: str | PathLike[str], image_size: int = 256, *, label: int = -1, cache: bool = False
     ) -> None:

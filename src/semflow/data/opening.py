@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from semflow.arguments import checked
 from semflow.data.btad import BTAD, is_btad
 from semflow.data.cifar import CIFAR10, is_cifar10
 from semflow.data.files import find_images, list_images, subfolders
@@ -17,6 +18,7 @@ from semflow.errors import ConfigError, DataError
 __all__ = ["open_dataset"]
 
 
+@checked
 def open_dataset(
     path: str | PathLike[str],
     split: Literal["train", "test", "predict"] = "train",

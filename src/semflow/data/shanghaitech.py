@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from semflow.arguments import checked
 from semflow.data.clips import UNPACK, check_rows, find_clips, list_frames, load_rows, no_scene, of_scene
 from semflow.data.decoding import check_mask_size, oriented_size, resize_mask
 from semflow.data.folder import ImageDataset, Record
@@ -53,6 +54,7 @@ class ShanghaiTech(ImageDataset):
         DataError: a folder or the scene is missing, frames are missing, or labels or masks do not fit the frames.
     """
 
+    @checked
     def __init__(
         self,
         root: str | PathLike[str],

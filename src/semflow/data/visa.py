@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from semflow.arguments import checked
 from semflow.data.files import list_images
 from semflow.data.folder import ImageDataset, Record
 from semflow.data.masks import with_masks
@@ -51,6 +52,7 @@ class VisA(ImageDataset):
         DataError: a folder, the split file, an image or a mask is missing, or a mask has another size than its image.
     """
 
+    @checked
     def __init__(
         self,
         root: str | PathLike[str],

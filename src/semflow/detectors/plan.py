@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..arguments import check_arguments
 from ..errors import ConfigError
 
 __all__ = ["Training"]
@@ -34,6 +35,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_arguments(Training.__init__, vars(self))
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, but got {getattr(self, name)}")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 
 __all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
@@ -54,6 +55,7 @@ class Scorer(nn.Module):
     offsets: Tensor
     map_bounds: Tensor
 
+    @checked
     def __init__(
         self,
         scales: int,

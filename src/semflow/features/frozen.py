@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow.arguments import checked
 from semflow.errors import ConfigError, ShapeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -70,6 +71,7 @@ class ImageNormalisation(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3:
@@ -110,6 +112,7 @@ class FrozenFeatures(nn.Module):
     (False, [torch.Size([2, 8, 8, 8])])
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,

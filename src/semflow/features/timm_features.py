@@ -7,6 +7,7 @@ from os import PathLike
 
 from torch import Tensor
 
+from semflow.arguments import checked
 from semflow.errors import ShapeError
 from semflow.features.frozen import FrozenFeatures
 from semflow.features.levels import probe
@@ -43,6 +44,7 @@ class TimmFeatures(FrozenFeatures):
     ((40, 112), [(1, 40, 8, 8), (1, 112, 4, 4)])
     """
 
+    @checked
     def __init__(
         self,
         backbone: str = "wide_resnet50_2",

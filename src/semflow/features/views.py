@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow.arguments import checked
 from semflow.errors import ConfigError
 from semflow.features.frozen import FeatureExtractor
 
@@ -26,6 +27,7 @@ class ImagePyramid(nn.Module):
     ((4, 8, 16), [torch.Size([16, 16]), torch.Size([8, 8]), torch.Size([4, 4])])
     """
 
+    @checked
     def __init__(self, features: FeatureExtractor, levels: int = 3) -> None:
         super().__init__()
         if levels < 1:
@@ -63,6 +65,7 @@ class PooledViews(nn.Module):
     ((8,), torch.Size([2, 8, 4, 1]))
     """
 
+    @checked
     def __init__(self, features: FeatureExtractor, views: int = 1) -> None:
         super().__init__()
         if views < 1:
@@ -100,7 +103,7 @@ def rotations(images: Tensor, count: int) -> list[Tensor]:
         angle = 2 * math.pi * k / count
         aspect = images.shape[3] / images.shape[2]
         cos, sin = math.cos(angle), math.sin(angle)
-        matrix = images.new_tensor([[cos, -sin / aspect, 0], [sin * aspect, cos, 0]]).expand(len(images), 2, 3)
+        matrix = images.new_tensor([[cos, -sin / aspect, 0], [sin * aspect, cos, 0]]).expand(images.shape[0], 2, 3)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         turned.append(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False).clamp(0, 1))
     return turned

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import Clamp, from_locations, soft_clamp, to_locations
 from ..functional.inverse_gamma import narrow
@@ -40,6 +41,7 @@ class AffineCoupling(Flow):
         (torch.Size([2, 40, 8, 8]), torch.Size([2, 8, 8]))
     """
 
+    @checked
     def __init__(
         self,
         channels: int,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import Clamp, soft_clamp
 from ..functional.inverse_gamma import narrow
@@ -41,6 +42,7 @@ class CrossScaleCoupling(PyramidFlow):
 
     joint = True
 
+    @checked
     def __init__(
         self,
         channels: Sequence[int],

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import from_locations, to_locations
 from ..functional.inverse_gamma import narrow
@@ -38,6 +39,7 @@ class HardPermutation(Flow):
     index: Tensor
     inverse_index: Tensor
 
+    @checked
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         index = torch.randperm(channels, generator=generator)
@@ -116,6 +118,7 @@ class SoftPermutation(Flow):
 
     matrix: Tensor
 
+    @checked
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         # The QR decomposition of a Gaussian matrix is Haar-distributed once R has a positive diagonal.
@@ -161,6 +164,7 @@ class GlobalAffine(Flow):
     # s = 0.1 softplus(g; beta = 0.5): the parametrisation of FrEIA's all-in-one block, whose steps suit Adam's.
     _gain, _beta = 0.1, 0.5
 
+    @checked
     def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
         if not start > 0:

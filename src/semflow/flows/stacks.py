@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import Clamp
 from ..nn import LocationSubnet, SubnetFactory
@@ -16,6 +17,7 @@ from .standardize import Standardize
 __all__ = ["coupling_stack"]
 
 
+@checked
 def coupling_stack(
     channels: int,
     blocks: int,

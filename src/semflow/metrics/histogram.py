@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from scipy.special import digamma
 
+from semflow.arguments import checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.metrics.inputs import Array, Maps
 from semflow.metrics.regions import split_pixels
@@ -48,6 +49,7 @@ class HistogramAccumulator:
     Bounded(value=0.333..., low=0.333..., high=0.333...)
     """
 
+    @checked
     def __init__(self, bits: int = 20) -> None:
         if not 10 <= bits <= 24:
             raise ConfigError(f"bits: expected 10 to 24, got {bits}; 20 takes 24 MiB")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 
 __all__ = ["ChannelNorm", "CrossScaleConvs", "CrossScaleSubnetFactory", "FusionSubnet"]
@@ -44,6 +45,7 @@ class CrossScaleConvs(nn.Module):
         [torch.Size([2, 6, 8, 8]), torch.Size([2, 8, 4, 4])]
     """
 
+    @checked
     def __init__(
         self, in_channels: Sequence[int], out_channels: Sequence[int], hidden: int = 1024, kernel: int = 3
     ) -> None:
@@ -91,6 +93,7 @@ class FusionSubnet(nn.Module):
         [torch.Size([2, 6, 8, 8]), torch.Size([2, 8, 4, 4])]
     """
 
+    @checked
     def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int], hidden: int | None = None) -> None:
         super().__init__()
         total = sum(in_channels)

@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 from .subnets import Context, Subnet
 
@@ -26,6 +27,7 @@ class PerceptronSubnet(Subnet):
         torch.Size([4, 16, 1, 1])
     """
 
+    @checked
     def __init__(
         self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 3
     ) -> None:

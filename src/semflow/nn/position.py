@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError, ShapeError
 from ..functional.inverse_gamma import wide
 
@@ -66,6 +67,7 @@ class PositionCode(nn.Module):
 
     steps: Tensor
 
+    @checked
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels < 4 or channels % 4:
@@ -124,6 +126,7 @@ class FourierPosition2d(PositionCode):
         torch.Size([8, 32])
     """
 
+    @checked
     def __init__(self, channels: int = 64, highest: float = 32.0) -> None:
         super().__init__(channels)
         if not highest >= 0.5:
@@ -150,6 +153,7 @@ class LearnedPosition2d(PositionCode):
         (4, 8)
     """
 
+    @checked
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__(channels)
         self.column = nn.Parameter(torch.randn(width, channels // 2) / math.sqrt(2))

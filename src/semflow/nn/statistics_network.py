@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError
 
 __all__ = ["FeatureStatisticsNetwork", "StatisticsNetwork"]
@@ -39,6 +40,7 @@ class StatisticsNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(self, outputs: int = 2, filters: int = 64, stride: int = 1) -> None:
         super().__init__()
         if stride < 1:
@@ -82,6 +84,7 @@ class FeatureStatisticsNetwork(nn.Module):
 
     source: Literal["image", "features"] = "features"
 
+    @checked
     def __init__(self, channels: int, outputs: int = 2, filters: int = 64, kernel: int = 3) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, filters, 1)

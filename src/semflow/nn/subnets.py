@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError, ShapeError
 from ..functional import from_locations, to_locations
 from .cross_scale import ChannelNorm
@@ -50,6 +51,7 @@ class LocationSubnet(Subnet):
         torch.Size([2, 40, 8, 8])
     """
 
+    @checked
     def __init__(
         self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int | None = None
     ) -> None:
@@ -114,6 +116,7 @@ class ConvSubnet(Subnet):
         torch.Size([2, 8, 6, 6])
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -141,7 +144,7 @@ class ConvSubnet(Subnet):
         check_context(context, self.context_channels, x)
         if context is not None and self.context_channels:
             dense = context.dense() if isinstance(context, PositionTables) else context
-            x = torch.cat((x, dense.to(x).expand(len(x), -1, -1, -1)), dim=1)
+            x = torch.cat((x, dense.to(x).expand(x.shape[0], -1, -1, -1)), dim=1)
         result: Tensor = self.second(F.relu_(self.norm(self.first(x))))
         return result
 

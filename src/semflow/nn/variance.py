@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import ConfigError, ShapeError
 from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from ..functional.inverse_gamma import narrow
@@ -70,6 +71,7 @@ class FixedVariance(VarianceHead):
         [torch.Size([2, 4, 4])]
     """
 
+    @checked
     def __init__(self, variance: float = 0.1) -> None:
         super().__init__()
         if not variance > 0:
@@ -98,6 +100,7 @@ class LearnedVariance(VarianceHead):
         1.0
     """
 
+    @checked
     def __init__(self, scales: int = 3, start: float = 0.1) -> None:
         super().__init__()
         if not start > 0:
@@ -131,6 +134,7 @@ class InverseGammaVariance(VarianceHead):
         (torch.Size([2, 1, 4, 4]), torch.Size([2, 4, 4]))
     """
 
+    @checked
     def __init__(
         self,
         networks: nn.Module | Sequence[nn.Module],
@@ -180,6 +184,7 @@ class PredictedMean(VarianceHead):
         torch.Size([1, 1, 4, 4])
     """
 
+    @checked
     def __init__(
         self,
         networks: nn.Module | Sequence[nn.Module],

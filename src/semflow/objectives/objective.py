@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import check_arguments
 from ..bases import Base
 from ..errors import ConfigError, ShapeError
 from ..flows import Event
@@ -102,6 +103,7 @@ class Objective:
     mean: Callable[[Tensor, Tensor | None], Tensor] = field(default=mean_over_locations, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_arguments(Objective.__init__, vars(self))
         for name, value in (("bce", self.bce), ("kl", self.kl)):
             if value < 0:
                 raise ConfigError(f"{name} must be a weight of at least 0, but got {value}")

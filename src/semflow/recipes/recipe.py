@@ -7,7 +7,9 @@ from typing import ParamSpec
 
 import torch
 
+from ..arguments import check_arguments
 from ..detectors import Detector
+from ..errors import ConfigError
 
 __all__ = ["recipe"]
 
@@ -18,13 +20,19 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
     """Make a recipe of a function that has a `seed` among its parameters and returns a detector.
 
     Weights and permutations are drawn from `seed`, and torch's global generator is left as it was. The function's name
-    and all its arguments are kept in `detector.config`, from which `semflow.load` builds the detector again.
+    and all its arguments are kept in `detector.config`, from which `semflow.load` builds the detector again. An
+    argument that does not exist, or is not of its annotated type, is a ConfigError.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> Detector:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            names = ", ".join(signature.parameters)
+            raise ConfigError(f"{function.__name__}: {error}; its arguments are {names}") from None
+        check_arguments(function, bound.arguments)
         bound.apply_defaults()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(bound.arguments["seed"])  # not a GPU's too

@@ -47,7 +47,7 @@ def load(run: str | Path) -> Detector:
         raise CheckpointError(f"{run}: of recipe {config.get('recipe')!r}, expected one of {', '.join(RECIPES)}")
     try:
         detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ConfigError) as error:
         raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {error}") from error
     detector.config = {"recipe": config["recipe"], "arguments": config["arguments"]}  # its weights are those of the run
     return load_into(detector, run).eval()

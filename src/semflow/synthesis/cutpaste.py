@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow.arguments import checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.synthesis.blend import blend, soft_alpha
 from semflow.synthesis.jitter import jitter_colors
@@ -51,6 +52,7 @@ class CutPaste:
     (torch.Size([3, 64, 64]), torch.bool, True)
     """
 
+    @checked
     def __init__(
         self, *, jitter: float = 0.1, rotation: float = 45.0, border: float = 3.0, min_change: float = 0.0
     ) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow.arguments import checked
 from semflow.errors import ConfigError, DataError
 from semflow.synthesis.cutpaste import KINDS, CutPaste
 
@@ -57,6 +58,7 @@ class SyntheticAnomalies(Dataset[S]):
     ['small', 'medium', 'circle', 'normal']
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset[S],

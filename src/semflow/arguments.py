@@ -1,0 +1,141 @@
+"""Options checked against their annotations, so that a wrong one is named where it was given."""
+
+__all__ = ["check_arguments", "checked"]
+
+import functools
+import inspect
+import math
+import numbers
+import os
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from semflow.errors import ConfigError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LARGEST = 2**63 - 1
+"""The largest whole number that torch takes."""
+
+_WORDS: dict[object, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a string",
+    os.PathLike: "a path",
+    types.NoneType: "None",
+}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments of a constructor or a recipe by their annotations before anything is built of them.
+
+    Looked at are bool, int, float, str, paths, None and Literal, and tuples, sequences and unions of these; every other
+    annotation (a tensor, a module, a callable) is the function's own matter. Numbers must be finite, True is no number,
+    numpy's numbers count, and a list does for a tuple. Ranges are the function's own matter too.
+
+    Args:
+        function: one with annotations.
+
+    >>> @checked
+    ... def stack(blocks: int, clamp: float = 2.0) -> int:
+    ...     return blocks
+    >>> stack(8, clamp=1)
+    8
+    >>> stack("eight")
+    Traceback (most recent call last):
+    ...
+    semflow.errors.ConfigError: blocks must be a whole number, but got 'eight'
+
+    Raises:
+        ConfigError: from the wrapped function, for an argument of another type.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # What does not bind (a name that does not exist) is Python's TypeError, as for every other function.
+        check_arguments(function, signature.bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def check_arguments(function: Callable[..., object], arguments: Mapping[str, object]) -> None:
+    """Raise ConfigError for the first argument that is not of its annotated type; see `checked`."""
+    hints = _hints(function)
+    for argument, value in arguments.items():
+        hint = hints.get(argument, Any)
+        if not _fits(value, hint):
+            default = inspect.signature(function).parameters[argument].default
+            advice = "" if default is inspect.Parameter.empty else f"; leave it out for {default!r}"
+            advice += "" if not isinstance(value, int) or abs(value) <= LARGEST else f"; the largest is {LARGEST}"
+            raise ConfigError(f"{argument} must be {_described(hint)}, but got {reprlib.repr(value)}{advice}")
+
+
+@functools.cache
+def _hints(function: Callable[..., object]) -> dict[str, Any]:
+    return typing.get_type_hints(function)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin is Literal:  # by type and by value: 1 is not True
+        return any(type(value) is type(known) and value == known for known in get_args(hint))
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, member) for member in get_args(hint))
+    if origin is tuple:
+        members = get_args(hint)
+        if not isinstance(value, tuple | list):
+            return False
+        if members[-1] is Ellipsis:
+            return all(_fits(item, members[0]) for item in value)
+        return len(value) == len(members) and all(map(_fits, value, members))
+    if origin is Sequence:
+        return isinstance(value, Sequence) and not isinstance(value, str) and _all_fit(value, get_args(hint)[0])
+    return _fits_plain(value, os.PathLike if origin is os.PathLike else hint)
+
+
+def _all_fit(values: Sequence[object], hint: Any) -> bool:
+    return all(_fits(value, hint) for value in values)
+
+
+def _fits_plain(value: object, hint: Any) -> bool:
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
+    if hint in (str, os.PathLike, types.NoneType):
+        return isinstance(value, hint)
+    return True
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
+
+
+def _described(hint: Any) -> str:
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(members) if len(members) < 3 else f"one of {', '.join(members)}"
+    if origin in (Union, types.UnionType):
+        return _either([_described(member) for member in members])
+    if origin is tuple and members[-1] is not Ellipsis:
+        return f"({', '.join(map(_described, members))})"
+    if origin in (tuple, Sequence):
+        kind = "tuple" if origin is tuple else "sequence"
+        return f"a {kind} with {_described(members[0])} in each place"
+    return _WORDS.get(os.PathLike if origin is os.PathLike else hint, getattr(hint, "__name__", str(hint)))
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
