@@ -25,10 +25,10 @@ LAYERS = [
     "metrics",
     "features",
     "data",
-    "adapters",
     "detectors",
     "report",
     "recipes",
+    "adapters",
     "cli",
 ]
 # testing ships with the package for users' own flows: it may use everything up to flows, and no layer uses it.

@@ -33,7 +33,8 @@ def with_statistics(
 
     Args:
         flow: a flow, or what `as_flow` makes one of without more being said; a list of those, one a feature map, is a
-            flow a scale.
+            flow a scale. Or a whole `Fastflow` or `Cflow` of anomalib, or the torch model of one: images then take the
+            place of features, see `ModelWithStatistics`.
         head: says the variance of the base at every location, see `semflow.nn.InverseGammaVariance`. None is the
             control: the flow as it was, on a standard normal.
         base: by default `SemanticAware()`; `StandardNormal()` without a head.
@@ -54,10 +55,13 @@ def with_statistics(
         >>> model.anomaly_map(features, image=images).shape
         torch.Size([2, 64, 64])
     """
-    return FlowWithStatistics(flow, head, base, objective)
+    from .anomalib_models import ModelWithStatistics, is_anomalib_model
+
+    kind = ModelWithStatistics if is_anomalib_model(flow) else FlowWithStatistics
+    return kind(flow, head, base, objective)
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
     """One scale of a batch."""
 
     z: Tensor
@@ -161,17 +165,31 @@ class FlowWithStatistics(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            scales = self._encode(features, image, context)
-            log_probs = [self.base.log_prob(z, statistics) / z.shape[1] for z, _, _, statistics in scales]
+            return self.score(features, image=image, size=size, context=context)
         finally:
             for module, mode in modes:
                 module.training = mode
-        sizes = [(p.shape[1], p.shape[2]) for p in log_probs]
-        size = size or ((image.shape[2], image.shape[3]) if image is not None else max(sizes))
+
+    def score(
+        self,
+        features: Maps,
+        *,
+        image: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        context: Contexts = None,
+    ) -> Tensor:
+        """`anomaly_map` in whatever mode the modules are in, and with gradients: what is exported."""
+        scales = self._encode(features, image, context)
+        log_probs = [self.base.log_prob(z, statistics) / z.shape[1] for z, _, _, statistics in scales]
+        size = size or self._size(features, image, log_probs)
         ups = [F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]
         return -torch.stack(ups).mean(0)
 
-    def _encode(self, features: Maps, image: Tensor | None, context: Contexts) -> list[_Scale]:
+    def _size(self, features: Maps, image: Tensor | None, maps: Sequence[Tensor]) -> tuple[int, int]:
+        """That of the image, or of the largest map (B, H, W)."""
+        return (image.shape[2], image.shape[3]) if image is not None else max((m.shape[1], m.shape[2]) for m in maps)
+
+    def _encode(self, features: Maps, image: Tensor | None, context: Contexts) -> list[Scale]:
         maps = [features] if isinstance(features, Tensor) else list(features)
         if len(maps) != len(self.flows):
             raise ShapeError(f"features must be {len(self.flows)} maps, one a flow, but got {len(maps)}")
@@ -190,7 +208,7 @@ class FlowWithStatistics(nn.Module):
                     "but got None; FeatureStatisticsNetwork does without"
                 )
             statistics = self.head(image, maps)
-        return [_Scale(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
+        return [Scale(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
 
 
 def looks_at_image(head: nn.Module) -> bool:
