@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "ExportError",
     "ProcessError",
     "SemflowError",
     "ShapeError",
@@ -17,7 +18,19 @@ __all__ = [
 
 
 class SemflowError(Exception):
-    """Base of all errors that semflow raises on purpose."""
+    """Base of all errors that semflow raises on purpose; its message is one line.
+
+    >>> str(DataError("line\\nbreak.png: expected an image"))
+    'line\\\\nbreak.png: expected an image'
+    """
+
+    def __init__(self, message: str = "") -> None:
+        # A loader of torch raises a worker's error anew, with its whole traceback for a message: the end is the error.
+        own = f"\n{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(message.rpartition(own)[2].strip() if message.startswith("Caught ") else message)
+
+    def __str__(self) -> str:  # the name of a file may hold anything
+        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")
 
 
 class ShapeError(SemflowError, ValueError):
@@ -46,3 +59,7 @@ class TrainingError(SemflowError, ArithmeticError):
 
 class ProcessError(SemflowError, RuntimeError):
     """Another process of a run of several has failed, and this one cannot go on without it."""
+
+
+class ExportError(SemflowError, ArithmeticError):
+    """An exported model gives other numbers than the detector it was made of."""

@@ -230,7 +230,7 @@ def test_layouts_that_are_not_mvtec(tree: Tree, tmp_path: Path) -> None:
     fails(lambda: MVTecAD(tree("0.png", root="flat")), tmp_path / "flat", "train/")
     loose = tree("test/0.png", "ground_truth/cut/0.png", root="loose")
     fails(lambda: MVTecAD(loose, "test"), loose / "test", "0.png lies directly in it")
-    with pytest.raises(ConfigError, match="'train' or 'test', but got 'valid'"):
+    with pytest.raises(ConfigError, match="split must be train or test, but got 'valid'"):
         MVTecAD(root, "valid")  # type: ignore[arg-type]
 
 
@@ -281,7 +281,7 @@ def test_what_train_refuses_rather_than_guess(tree: Tree, tmp_path: Path) -> Non
         fails(lambda split=split: open_dataset(tmp_path / "missing", split), tmp_path / "missing", "check the path")
     file = root / "pill/train/good/0.png"
     fails(lambda: open_dataset(file, "train"), file, "it is a file")
-    with pytest.raises(ConfigError, match="'train', 'test' or 'predict', but got 'val'"):
+    with pytest.raises(ConfigError, match="split must be one of train, test, predict, but got 'val'"):
         open_dataset(root, "val")  # type: ignore[arg-type]
 
 

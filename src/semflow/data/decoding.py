@@ -1,5 +1,7 @@
 """Image files to RGB and masks, with Pillow; whatever is wrong with a file becomes one line that names it."""
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from semflow.arguments import checked
 from semflow.data.modes import WIDE_MODES, to_rgb
 from semflow.errors import ConfigError, DataError
 
@@ -27,9 +30,13 @@ __all__ = [
 ]
 
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
-_LOSSY = frozenset({"AVIF", "JPEG", "MPO", "WEBP"})
+_LOSSY = frozenset({"JPEG", "MPO", "WEBP"})
+# Those of `semflow.data.files.EXTENSIONS`, whatever a file is called: Pillow reads others by running programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_LARGEST_SIDE = 2**14
 
 
+@checked
 def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, upright (EXIF orientation applied); see `semflow.data.modes.to_rgb`.
 
@@ -75,6 +82,7 @@ def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
+@checked
 def load_image(path: str | PathLike[str], size: int) -> Tensor:
     """Read an image file as a float32 tensor (3, size, size) in [0, 1].
 
@@ -83,6 +91,7 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
     return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
 
 
+@checked
 def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] | None = None) -> Tensor:
     """Read a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbour.
 
@@ -134,6 +143,8 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
 def _check_side(size: int) -> None:
     if size < 1:
         raise ConfigError(f"image_size: expected a side of at least 1 pixel, but got {size}.")
+    if size > _LARGEST_SIDE:
+        raise ConfigError(f"image_size: expected a side of at most {_LARGEST_SIDE} pixels, but got {size}.")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -149,7 +160,9 @@ def _opened(path: str | PathLike[str], file: IO[bytes] | None = None) -> Iterato
     """Open an image and turn whatever goes wrong while it is read into a DataError."""
     name = fspath(path)
     try:
-        with Image.open(path if file is None else file) as image:
+        if file is None:
+            _refuse_special(Path(path))
+        with Image.open(path if file is None else file, formats=_FORMATS) as image:
             yield image
     except DataError:
         raise
@@ -157,8 +170,17 @@ def _opened(path: str | PathLike[str], file: IO[bytes] | None = None) -> Iterato
         raise DataError(f"{name}: {_what_is_wrong(Path(path), error)}") from None
 
 
+def _refuse_special(path: Path) -> None:
+    """Raise DataError for what is there but no file: reading from a pipe would wait, perhaps for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: expected an image file, but it is a pipe, a socket or a device; move it away.")
+
+
 def _what_is_wrong(path: Path, error: Exception) -> str:
     match error:
+        case FileNotFoundError() if path.is_symlink():
+            return "expected an image file, but it is a link to a file that is not there; mend or delete it."
         case FileNotFoundError():
             return "expected an image file, but there is none; check the path."
         case IsADirectoryError():
@@ -167,8 +189,10 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
             return "expected a readable image file, but permission was denied; change its permissions."
         case Image.DecompressionBombError():
             return f"expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, but it has more; cut it into tiles."
-    if path.is_file() and path.stat().st_size == 0:
+        case OSError(strerror=str(reason)):  # the system's: a loop of links, a name too long, a disk that fails
+            return f"expected a readable image file, but: {reason}; mend, replace or delete it."
+    if os.path.exists(path) and path.stat().st_size == 0:  # noqa: PTH110 - of a name too long it says False
         return "expected an image, but the file is empty; replace or delete it."
     # Pillow's own words, without the file's name, which is said already.
     reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "") or type(error).__name__
-    return f"expected a whole image in a format that Pillow reads, but: {reason}; replace or delete it."
+    return f"expected a whole image in one of the formats {' '.join(_FORMATS)}, but: {reason}; replace or delete it."

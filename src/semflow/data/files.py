@@ -1,5 +1,6 @@
 """Finding image files, always in the same order."""
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -14,14 +15,28 @@ EXTENSIONS = frozenset(
 
 
 def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """The image files under a folder, by extension, sorted by posix relative path; hidden files and folders skipped."""
+    """The image files under a folder, by extension, sorted by posix relative path; hidden files and folders skipped.
+
+    What is called as an image but is none, such as a broken link, is found too: decoding says what is wrong with it.
+    Links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be read: what is in it must not be missing in silence.
+    """
     found = []
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
-            relative = path.relative_to(folder)
-            if not any(part.startswith(".") for part in relative.parts):
-                found.append((relative.as_posix(), path))
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        # In place: os.walk goes on with what is left in the list.
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
+                found.append((path.relative_to(folder).as_posix(), path))
     return [path for _, path in sorted(found)]
+
+
+def _refuse(error: OSError) -> None:
+    reason = error.strerror or str(error)
+    raise DataError(f"{error.filename}: expected a folder that can be read, but: {reason}; allow it, or move it away.")
 
 
 def list_images(root: str | PathLike[str]) -> list[Path]:

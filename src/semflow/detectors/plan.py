@@ -43,6 +43,8 @@ class Training:
             raise ConfigError(f"locations must be at least 1, or None for whole maps, but got {self.locations}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be a positive norm, or None, but got {self.clip}")
+        if self.weight_decay < 0:
+            raise ConfigError(f"weight_decay must be 0 or more, but got {self.weight_decay}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive, but got {self.learning_rate}")
         if self.schedule not in ("constant", "cosine"):

@@ -8,7 +8,7 @@ from os import PathLike
 from torch import Tensor
 
 from semflow.arguments import checked
-from semflow.errors import ShapeError
+from semflow.errors import ConfigError, ShapeError
 from semflow.features.frozen import FrozenFeatures
 from semflow.features.levels import probe
 from semflow.features.network import build_network
@@ -62,6 +62,8 @@ class TimmFeatures(FrozenFeatures):
         fold: bool = True,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if size is not None and min(size) < 1:
+            raise ConfigError(f"image_size must be a side of at least 1 pixel, but got {image_size}")
         levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
         chosen = levels.select(strides, layers)
         if weights == "packaged" and backbone in PACKAGED:

@@ -1,0 +1,71 @@
+"""What a detector refuses to look at, so that a wrong image never gets a number that looks like a score."""
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+
+__all__ = ["check_images", "check_masks"]
+
+SLACK = 0.05
+"""How far beyond [0, 1] a pixel may lie, as rounding and resampling leave it; other scales lie far outside."""
+
+
+def check_images(images: Tensor, like: Tensor) -> None:
+    """Raise ShapeError unless images are (B, 3, H, W), float, finite and RGB in about [0, 1].
+
+    The values are looked at where they can be: not while a graph of the detector is being recorded.
+
+    Args:
+        images: what a user gave.
+        like: a parameter of the detector, whose device and precision they must have.
+
+    >>> check_images(torch.rand(1, 3, 4, 4) * 255, like=torch.zeros(1))
+    Traceback (most recent call last):
+    ...
+    semflow.errors.ShapeError: images must lie in [0, 1], but run from ... to 25...; divide bytes by 255, and ...
+    """
+    if not isinstance(images, Tensor):
+        raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
+    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ShapeError(
+            f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
+        )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    _refuse_empty(images)
+    if images.device != like.device:
+        raise ShapeError(f"images must be on {like.device}, as the detector is, but are on {images.device}; move them")
+    if images.dtype == torch.float64 and like.dtype != torch.float64:
+        raise ShapeError(f"images must be {like.dtype}, as the detector is, but got {images.dtype}; convert them")
+    low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if one pixel is
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        advice = "leave out images with NaN or infinite pixels"
+        if abs(low) < float("inf") and abs(high) < float("inf"):
+            advice = "divide bytes by 255, and leave the backbone's normalisation to it"
+        raise ShapeError(f"images must lie in [0, 1], but run from {low:g} to {high:g}; {advice}")
+
+
+def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
+    """Raise ShapeError unless there are images, and masks, if there are any, are (B, H, W) of their size, and numbers.
+
+    >>> check_masks(torch.zeros(2, 8, 8), torch.zeros(2, 3, 16, 16))
+    Traceback (most recent call last):
+    ...
+    semflow.errors.ShapeError: anomaly_masks must be (B, H, W) = (2, 16, 16), as the images are, but got (2, 8, 8)
+    """
+    _refuse_empty(images)
+    if anomaly_masks is None:
+        return
+    expected = (images.shape[0], *images.shape[2:])
+    if tuple(anomaly_masks.shape) != expected:
+        raise ShapeError(
+            f"anomaly_masks must be (B, H, W) = {expected}, as the images are, but got {tuple(anomaly_masks.shape)}"
+        )
+    if anomaly_masks.is_floating_point() and bool(anomaly_masks.isnan().any()):
+        raise ShapeError("anomaly_masks must be numbers, positive where anomalous, but hold NaN")
+
+
+def _refuse_empty(images: Tensor) -> None:
+    if 0 in images.shape:
+        raise ShapeError(f"images must hold at least one image of one pixel, but got {tuple(images.shape)}")
