@@ -4,6 +4,7 @@ from .checkpoint import load_into, read_config, save_model
 from .detector import Detector, Latents, Prediction
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .plan import Training
+from .predictor import Predictor
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
 from .training import fit
 
@@ -14,6 +15,7 @@ __all__ = [
     "ImageResult",
     "Latents",
     "Prediction",
+    "Predictor",
     "Scorer",
     "Training",
     "check_labels",

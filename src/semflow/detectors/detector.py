@@ -126,6 +126,11 @@ class Detector(nn.Module):
         low, high = self.scorer.map_bounds.tolist()
         return low, high
 
+    @property
+    def device(self) -> torch.device:
+        """Where its score is computed, and where images are to be."""
+        return self.scorer.offsets.device
+
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that training changes: all but the backbone's."""
         frozen = {id(p) for p in self.features.parameters()}

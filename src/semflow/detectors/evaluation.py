@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from ..data import ImageDataset, Sample
 from ..errors import ConfigError, DataError
 from ..metrics import ImageAccumulator, PixelAccumulator
-from .detector import Detector
 from .loading import batches
+from .predictor import Predictor
 
 __all__ = ["METRICS", "Evaluation", "ImageResult", "check_labels", "evaluate", "results", "summarize"]
 
@@ -44,7 +44,7 @@ class Evaluation:
 
 
 def results(
-    detector: Detector, dataset: Dataset[Any], *, batch_size: int = 8, workers: int = 0
+    detector: Predictor, dataset: Dataset[Any], *, batch_size: int = 8, workers: int = 0
 ) -> Iterator[ImageResult]:
     """Predict a data set in its order, one result per image, on the device that the detector is on.
 
@@ -60,7 +60,7 @@ def results(
         raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
     if workers < 0:
         raise ConfigError(f"workers is {workers}, expected 0 or more")
-    device = next(detector.flows.parameters()).device
+    device = detector.device
     for batch in batches(dataset, batch_size, workers):
         prediction = detector.predict(batch.images.to(device))
         scores, maps = prediction.score.cpu(), prediction.anomaly_map.float().cpu()
@@ -112,7 +112,7 @@ def check_labels(dataset: ImageDataset) -> None:
 
 
 def evaluate(
-    detector: Detector, dataset: Dataset[Any], batch_size: int = 8, workers: int = 0
+    detector: Predictor, dataset: Dataset[Any], batch_size: int = 8, workers: int = 0
 ) -> dict[str, float | None]:
     """Image AUROC, pixel AUROC, AUPRO (up to a false-positive rate of 0.3) and image F1-max, as fractions.
 

@@ -1,0 +1,38 @@
+"""What scores images: a detector, or whatever stands in its place."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .detector import Prediction
+
+__all__ = ["Predictor"]
+
+
+class Predictor(Protocol):
+    """What `results` and the command line need of a detector; `Detector` and `semflow.export.ExportedDetector` are it."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images."""
+        ...
+
+    @property
+    def map_range(self) -> tuple[float, float]:
+        """The colour range for anomaly maps."""
+        ...
+
+    @property
+    def localises(self) -> bool:
+        """Whether the anomaly map says where."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are to be."""
+        ...
+
+    def predict(self, images: Tensor) -> Prediction:
+        """Images (B, 3, S, S) in [0, 1] to scores, maps and decisions."""
+        ...
