@@ -105,12 +105,13 @@ class _Fused(torch.autograd.Function):
         ctx.form, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
+        ctx.kept = len(output) - 2
         ctx.save_for_backward(*output[2:], *tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, log_scale, new, index, inverse, *tensors = ctx.saved_tensors
+        kept, (index, inverse, *tensors) = ctx.saved_tensors[: ctx.kept], ctx.saved_tensors[ctx.kept :]
         x = tensors[0]
         grad_z = torch.zeros_like(x) if gradients[0] is None else gradients[0]
         grad_log_det = x.new_zeros(len(x)) if gradients[1] is None else gradients[1]
@@ -118,7 +119,7 @@ class _Fused(torch.autograd.Function):
             pull = torch.func.vjp(partial(composition, ctx.form, index), *tensors)[1]
             return None, None, None, None, *pull((grad_z, grad_log_det))
         needs = ctx.needs_input_grad[4:]
-        given = backward_pass(ctx.form, needs, inverse, (grad_z, grad_log_det), (hidden, log_scale, new), *tensors)
+        given = backward_pass(ctx.form, needs, inverse, (grad_z, grad_log_det), kept, *tensors)
         return None, None, None, None, *(grad if need else None for grad, need in zip(given, needs, strict=True))
 
     @staticmethod
@@ -127,11 +128,11 @@ class _Fused(torch.autograd.Function):
         given = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(tensors, tangents[4:], strict=True))
         results, pull = torch.func.vjp(partial(composition, ctx.form, index), *tensors)[:2]
         push = torch.func.vjp(pull, results)[1]  # pull is linear, and its transpose pushes forward
-        return *push(given)[0], None, None, None
+        return *push(given)[0], *(None,) * ctx.kept
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         form, _, index, _, *tensors = inputs
         results = torch.vmap(partial(composition, form), (in_dims[2], *in_dims[4:]))(index, *tensors)
         none = tensors[0].new_empty(0)
-        return (*results, none, none, none), (0, 0, None, None, None)
+        return (*results, none, none), (0, 0, None, None)
