@@ -1,5 +1,7 @@
 """The frozen backbone's maps of the normal training images, computed once where nothing changes the images."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Sequence, Sized
 from typing import cast
 
@@ -9,6 +11,8 @@ from torch.utils.data import DataLoader
 
 from ..data import Batch
 from ..features import FeatureExtractor
+from .distributed import ALONE, Processes
+from .loading import Parts
 
 __all__ = ["NormalImages"]
 
@@ -17,61 +21,113 @@ class NormalImages:
     """Batches of (images, feature maps) in the order of the data set, as often as one iterates over them.
 
     The maps are kept after the first pass if all of them fit into `limit` bytes on the device, and computed anew in
-    each pass otherwise.
+    each pass otherwise. Of several processes each makes the pass over the batches that were dealt to it, and all keep
+    the maps of all.
 
     Args:
         features: the frozen backbone.
-        loader: of the normal images, in their order.
+        loader: of the normal images, in their order; of `dealt_batches` where there are several processes.
         device: where the maps are computed and kept.
         limit: bytes.
+        processes: that the batches are dealt to.
 
     `keep = False` lets later passes keep nothing new: there is none to come.
     """
 
     def __init__(
-        self, features: FeatureExtractor, loader: DataLoader[Batch], device: torch.device, limit: int = 2**31
+        self,
+        features: FeatureExtractor,
+        loader: DataLoader[Batch],
+        device: torch.device,
+        limit: int = 2**31,
+        processes: Processes = ALONE,
     ) -> None:
         self.features, self.loader, self.device, self.limit = features, loader, device, limit
+        self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
         self.keep = True
+        self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
+        self._fingerprint = ""
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        start = 0
-        for batch in self.loader:
+        digests = []
+        for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
+            if not self._fingerprint:
+                digests.append([_digest(image) for image in batch.images])
             images = batch.images.to(self.device)
-            stop = start + len(images)
+            span = slice(positions[0], positions[-1] + 1)
             if self._full:
-                yield images, [kept[start:stop] for kept in self._kept]
+                yield images, [kept[span] for kept in self._kept]
             else:
                 maps = self.features(images)
-                if start == 0:
-                    self._kept = self._room(maps)
+                if number == 0:
+                    self._kept = self._room([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):
-                    kept[start:stop] = x
+                    kept[span] = x
                 yield images, maps
-            start = stop
-        self._full = bool(self._kept)
+        self._take(digests)
+        self._share()
 
     def fill(self) -> None:
         """Make a pass now, if none has been made and the maps fit."""
         if not self._full:
             for _ in self:
-                if not self._kept:
+                if not self._kept and self.processes.count == 1:
                     return
 
     def maps(self, indices: Sequence[int]) -> list[Tensor] | None:
         """The kept maps of some images, by their place in the data set; None where they are not kept."""
         if not self._full:
             return None
-        index = torch.as_tensor(indices, device=self.device)
+        index = torch.as_tensor(indices, device=self.device, dtype=torch.int64)
         return [kept[index] for kept in self._kept]
 
-    def _room(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        if not self.keep or sum(x[0].numel() * x.element_size() for x in maps) * self.count > self.limit:
+    def fingerprint(self) -> str:
+        """SHA-256 over those of the images, in their order: 64 hexadecimal digits that tell these images from others.
+
+        It comes with a pass over the images, and costs one where there has been none.
+        """
+        if not self._fingerprint:
+            self._take([[_digest(image) for image in batch.images] for batch in self.loader])
+        return self._fingerprint
+
+    def _take(self, digests: list[list[bytes]]) -> None:
+        if not self._fingerprint:
+            whole = hashlib.sha256()
+            for batch in self.processes.gather(digests):
+                for digest in batch:
+                    whole.update(digest)
+            self._fingerprint = whole.hexdigest()
+
+    def _share(self) -> None:
+        """Each batch's maps from the process that has computed them to all; then the cache is full."""
+        if not self._full and self.processes.count > 1:
+            layouts = self.processes.gather_all([(tuple(x.shape[1:]), x.dtype) for x in self._kept])
+            if not self._kept:  # no batch was dealt to this process, or the maps did not fit, then for none
+                self._kept = self._room(next((layout for layout in layouts if layout), []))
+            dealt = self.processes.gather_all([(positions[0], positions[-1] + 1) for positions in self._batches])
+            for owner, spans in enumerate(dealt):
+                for start, stop in spans:
+                    # Rows of a channels_last tensor, as the contiguous memory that they are.
+                    self.processes.spread((kept[start:stop].permute(0, 2, 3, 1) for kept in self._kept), owner)
+        self._full = bool(self._kept)
+
+    def _room(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+        """Tensors for the maps of all images, given shape and type of an image's; none if they are too large."""
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
+        if not self.keep or size * self.count > self.limit:
             return []
+        last = torch.channels_last
         return [
-            torch.empty((self.count, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-            for x in maps
+            torch.empty((self.count, *shape), dtype=dtype, device=self.device, memory_format=last)
+            for shape, dtype in layout
         ]
+
+
+def _digest(image: Tensor) -> bytes:
+    """SHA-256 of an image's shape, type and values."""
+    digest = hashlib.sha256(f"{image.dtype} {tuple(image.shape)} ".encode())
+    digest.update(image.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

@@ -1,22 +1,25 @@
-"""Run directories: `config.json`, `log.jsonl`, `checkpoint.safetensors` while training, `model.safetensors` at the end.
+"""What a run directory holds: `config.json`, `log.jsonl`, `checkpoint.safetensors` while training, `model.safetensors`.
 
 Every file is written beside its place and moved there, so that a reader or a killed process never meets half of one.
+The metadata of the tensors' files is JSON: the format, recipe, arguments, training plan, versions and the fingerprint
+of the training images. Nothing is ever unpickled.
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..errors import CheckpointError
 from .detector import Detector
+from .files import load_tensors, read_about, save_tensors, write_atomic
 
 __all__ = [
     "CHECKPOINT",
@@ -24,36 +27,62 @@ __all__ = [
     "FORMAT",
     "LOG",
     "MODEL",
+    "Position",
     "load_into",
-    "load_training",
     "read_config",
+    "read_model_about",
+    "read_training",
+    "restore_training",
     "save_model",
     "save_training",
+    "versions",
     "write_atomic",
     "write_config",
 ]
 
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
+LARGEST_CONFIG = 2**20
+LOG_TERMS = 4
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+@dataclass
+class Position:
+    """How far training has come, and what it has counted in the epoch that it is in.
+
+    Args:
+        epoch, step: epochs done, and batches of the next.
+        sums: (4,), of the loss's terms over these batches.
+        steps, clipped, largest: the optimiser's steps, those that were clipped, and the largest norm of a gradient.
+        seconds: spent on these batches.
+        fingerprint: of the training images.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(LOG_TERMS))
+    steps: int = 0
+    clipped: int = 0
+    largest: float = 0.0
+    seconds: float = 0.0
+    fingerprint: str = ""
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the numbers depend on."""
+    found = {"semflow": __version__, "python": platform.python_version()}
+    for name in ("torch", "timm", "numpy", "pillow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write `config.json`."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -66,24 +95,45 @@ def read_config(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{run}: not a run directory, expected {CONFIG} in it; make one with semflow fit")
     try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ValueError("too large")
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = config["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path}: broken, expected JSON with a format number; fit the model again") from error
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{path}: made by another version of semflow, expected format {FORMAT} but got {found}; "
-            "fit the model again or use the version that made it"
-        )
+    _check_format(found, path)
+    for name, kind in (("recipe", str), ("arguments", dict), ("training", dict)):
+        if not isinstance(config.get(name, kind()), kind):
+            came = type(config[name]).__name__
+            raise CheckpointError(f"{path}: broken, expected {name} to be a {kind.__name__} but got a {came}")
     return config
 
 
-def save_model(detector: Detector, run: str | Path) -> Path:
-    """Write `model.safetensors`: all weights, the backbone's included, so that a run needs nothing else."""
+def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write `model.safetensors`: all weights, the backbone's included, so that a run needs nothing else.
+
+    Args:
+        detector: trained.
+        run: the directory.
+        about: what its metadata says besides the recipe, its arguments and the versions; None keeps what a model that
+            is there says.
+    """
     path = Path(run) / MODEL
-    tensors = {name: x.detach().cpu().contiguous() for name, x in detector.state_dict().items()}
-    write_atomic(path, lambda file: safetensors.torch.save_file(tensors, file, {"format": str(FORMAT)}))
+    if about is None:
+        about = read_about(path) if path.is_file() else {}
+        about = {} if "format" in about and not isinstance(about["format"], int) else about
+    whole = {**about, "format": FORMAT, **json.loads(json.dumps(detector.config)), "versions": versions()}
+    save_tensors(path, detector.state_dict(), whole)
     return path
+
+
+def read_model_about(run: str | Path) -> dict[str, Any]:
+    """What the metadata of a trained model says: recipe, arguments, training, images, fingerprint, versions.
+
+    Raises:
+        CheckpointError: there is no model, or it is broken.
+    """
+    return read_about(Path(run) / MODEL)
 
 
 def load_into(detector: Detector, run: str | Path) -> Detector:
@@ -97,53 +147,88 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         unfinished = (Path(run) / CHECKPOINT).is_file()
         advice = "training has not finished, go on with fit --resume" if unfinished else "make one with semflow fit"
         raise CheckpointError(f"{path}: expected a trained model, but there is none; {advice}")
-    _load_state(detector, _read(path), path)
+    tensors, about = load_tensors(path, detector.state_dict(), flexible=_flexible(detector))
+    _check_format(about.get("format", FORMAT), path)
+    learned = {name for name, _ in detector.named_parameters()}
+    for name, x in tensors.items():
+        if name in learned and not x.isfinite().all():
+            raise CheckpointError(f"{path}: broken, expected finite numbers in {name}; fit the model again")
+    detector.load_state_dict(tensors, strict=False)
     return detector
 
 
-def _load_state(detector: Detector, tensors: Mapping[str, Tensor], path: Path, frozen: bool = True) -> None:
-    own = {n: x for n, x in detector.state_dict().items() if frozen or not n.startswith("features.")}
-    for name in own.keys() | tensors.keys():
-        came = tuple(tensors[name].shape) if name in tensors else None
-        expected = tuple(own[name].shape) if name in own else None
-        if came != expected:
-            raise CheckpointError(f"{path}: of another detector, expected {expected} for {name} but got {came}")
-    detector.load_state_dict(tensors, strict=False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: broken, expected a safetensors file; fit the model again") from error
-
-
-def save_training(detector: Detector, optimizer: torch.optim.Optimizer, epoch: int, run: Path) -> None:
-    """Write `checkpoint.safetensors`: `epoch` epochs are done. The frozen backbone is not in it."""
+def save_training(detector: Detector, optimizer: torch.optim.Optimizer, at: Position, run: Path) -> None:
+    """Write `checkpoint.safetensors`. The frozen backbone is not in it."""
     tensors = {f"model.{n}": x for n, x in detector.state_dict().items() if not n.startswith("features.")}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(x) for name, x in state.items()})
-    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    metadata = {"format": str(FORMAT), "epoch": str(epoch)}
-    write_atomic(run / CHECKPOINT, lambda file: safetensors.torch.save_file(tensors, file, metadata))
+    counts = {k: v for k, v in asdict(at).items() if k != "sums"}
+    save_tensors(
+        run / CHECKPOINT, {**tensors, "sums": at.sums}, {"format": FORMAT, "at": counts, "versions": versions()}
+    )
 
 
-def load_training(detector: Detector, optimizer: torch.optim.Optimizer, run: Path) -> int:
-    """Load `checkpoint.safetensors` into detector and optimiser; the number of epochs that are done.
+def read_training(
+    detector: Detector, optimizer: torch.optim.Optimizer, run: Path
+) -> tuple[dict[str, Tensor], Position]:
+    """The tensors of `checkpoint.safetensors` and where training stood.
 
     Raises:
         CheckpointError: the file is broken or of a detector built otherwise.
     """
     path = run / CHECKPOINT
-    tensors = _read(path)
-    with safetensors.safe_open(path, "pt") as file:
-        epoch = int(file.metadata()["epoch"])
+    model = {n: x for n, x in detector.state_dict().items() if not n.startswith("features.")}
+    expected = {f"model.{name}": x for name, x in model.items()}
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        expected[f"optimizer.{index}.step"] = torch.zeros(())
+        expected[f"optimizer.{index}.exp_avg"] = expected[f"optimizer.{index}.exp_avg_sq"] = parameter
+    expected["sums"] = torch.zeros(LOG_TERMS)
+    flexible = [f"model.{name}" for name in _flexible(detector)]
+    tensors, about = load_tensors(path, expected, ("optimizer.", "sums"), flexible)
+    sums = tensors.pop("sums", torch.zeros(LOG_TERMS))
+    try:
+        _check_format(int(about["format"]), path)
+        if "at" not in about:  # of before there were checkpoints within an epoch
+            return tensors, Position(int(about["epoch"]))
+        kinds = {name: type(value) for name, value in asdict(Position()).items() if name != "sums"}
+        at = Position(sums=sums, **{name: kind(about["at"][name]) for name, kind in kinds.items()})
+        if min(at.epoch, at.step) < 0 or any(not _whole_state(tensors, name) for name in tensors):
+            raise ValueError("incomplete")
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: broken, expected where training stood; start the run anew") from error
+    return tensors, at
+
+
+def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the tensors of a checkpoint back into detector and optimiser."""
     model = {n.removeprefix("model."): x for n, x in tensors.items() if n.startswith("model.")}
-    _load_state(detector, model, path, frozen=False)
+    detector.load_state_dict(model, strict=False)
     state: dict[int, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = x
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return epoch
+
+
+def _whole_state(tensors: Mapping[str, Tensor], name: str) -> bool:
+    """Adam knows all of a parameter's state or nothing of it."""
+    beginning = name.rsplit(".", 1)[0]
+    return not name.startswith("optimizer.") or all(
+        f"{beginning}.{k}" in tensors for k in ("step", "exp_avg", "exp_avg_sq")
+    )
+
+
+def _flexible(detector: Detector) -> Sequence[str]:
+    """Names of buffers whose length belongs to a run, such as calibration scores, and which older runs do not have."""
+    return tuple(getattr(detector, "flexible", ()))
+
+
+def _check_format(found: object, path: Path) -> None:
+    if str(found) != str(FORMAT):
+        raise CheckpointError(
+            f"{path}: made by another version of semflow, expected format {FORMAT} but got {str(found)[:40]}; "
+            "fit the model again or use the version that made it"
+        )

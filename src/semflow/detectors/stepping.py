@@ -1,18 +1,21 @@
 """One batch of training: one step of the optimiser on whole maps, or many on random groups of locations."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..flows import ScaleWise
 from ..functional import take_locations
 from ..nn import PositionTables, Statistics
 from .detector import Detector
+from .distributed import ALONE, Processes
 from .plan import Training
+from .watch import Watch
 
 __all__ = ["adam", "check_locations", "train_on_batch"]
 
@@ -32,6 +35,9 @@ def train_on_batch(
     anomaly_masks: Tensor | None = None,
     maps: Sequence[Tensor] | None = None,
     seed: Sequence[int] = (0,),
+    watch: Watch | None = None,
+    processes: Processes = ALONE,
+    batch: int | None = None,
 ) -> Tensor:
     """Train on a batch and tell the loss's terms, (4,): total, NLL, BCE and KL, as they were before each step.
 
@@ -47,10 +53,17 @@ def train_on_batch(
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: the features of the images, if they are known.
         seed: words that the grouping is drawn from.
+        watch: clips the gradients at `plan.clip`, counts, and stops at what is not finite; None takes a new one.
+        processes: that hold a part of the batch each; the detector must be `shared` among them.
+        batch: images of all parts; None where this is the whole batch.
+
+    Raises:
+        TrainingError: a loss or a gradient is not finite.
     """
+    turn = _Turn(optimizer, detector.trainable(), watch or Watch(plan.clip), processes)
     if plan.locations is None:
         terms = detector.loss(images, anomaly_masks, maps)
-        _step(detector, optimizer, plan, terms.total)
+        turn.step(terms.total)
         return torch.stack([t.detach() for t in terms])
     flows = cast(ScaleWise, detector.flows)  # of a joint flow every event is the sample, see `check_locations`
     maps = detector.features(images) if maps is None else maps
@@ -58,11 +71,17 @@ def train_on_batch(
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
+    batch = len(images) if batch is None else batch
+    first, last = processes.span(batch)
     for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
-        count = x.shape[0] * x.shape[2] * x.shape[3]
+        size = x.shape[2] * x.shape[3]
+        count = batch * size
         mask, ignore = detector.marks(anomaly_masks, (x.shape[2], x.shape[3]))
         context = detector.context(x)
-        for group in torch.from_numpy(rng.permutation(count)).to(x.device).split(plan.locations):
+        for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(plan.locations):
+            group = (
+                drawn if processes.count == 1 else drawn[(drawn >= first * size) & (drawn < last * size)] - first * size
+            )
             z, log_det = flows[scale](
                 take_locations(x, group), context.take(group) if isinstance(context, PositionTables) else context
             )
@@ -75,9 +94,9 @@ def train_on_batch(
                 None if mask is None else take_locations(mask, group),
                 None if ignore is None else take_locations(ignore, group),
             )
-            _step(detector, optimizer, plan, terms.total)
-            sums += torch.stack([t.detach() for t in terms]) * (len(group) / count)
-    _step_head(detector, optimizer, plan, statistics, leaves)
+            turn.step(terms.total)
+            sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
+    _step_head(turn, plan.locations, batch, statistics, leaves)
     return sums
 
 
@@ -100,17 +119,32 @@ def _leaf(statistics: Statistics) -> Statistics:
     return Statistics(*values)  # type: ignore[arg-type]
 
 
-def _step(detector: Detector, optimizer: torch.optim.Optimizer, plan: Training, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    _clip(detector, plan)
-    optimizer.step()
+@dataclass(frozen=True)
+class _Turn:
+    """What a step takes besides a loss."""
+
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+    watch: Watch
+    processes: Processes
+
+    def step(self, loss: Tensor) -> None:
+        """A step down a loss that all processes have in common, of which each differentiates its share."""
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss if self.processes.count == 1 else loss / self.processes.count).backward()
+        self.take(loss)
+
+    def take(self, loss: Tensor) -> None:
+        """A step with the gradients that are there."""
+        self.processes.add_gradients(self.parameters)
+        self.watch.step(loss, self.parameters)
+        self.optimizer.step()
 
 
 def _step_head(
-    detector: Detector,
-    optimizer: torch.optim.Optimizer,
-    plan: Training,
+    turn: _Turn,
+    locations: int,
+    batch: int,
     statistics: Sequence[Statistics | None],
     leaves: Sequence[Statistics | None],
 ) -> None:
@@ -119,18 +153,12 @@ def _step_head(
     for s, leaf in zip(statistics, leaves, strict=True):
         if s is None or leaf is None:
             continue
-        groups = -(-s.beta.numel() // (plan.locations or 1))
+        groups = -(-batch * s.beta.shape[2] * s.beta.shape[3] // locations)
         for value, copy in zip(s, leaf, strict=True):
             if value is not None and copy is not None and copy.grad is not None:
                 outputs.append(value)
                 gradients.append(copy.grad / groups)
     if outputs:
-        optimizer.zero_grad(set_to_none=True)
+        turn.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outputs, gradients)
-        _clip(detector, plan)
-        optimizer.step()
-
-
-def _clip(detector: Detector, plan: Training) -> None:
-    if plan.clip is not None:
-        torch.nn.utils.clip_grad_norm_(detector.trainable(), plan.clip)
+        turn.take(torch.zeros((), device=outputs[0].device))

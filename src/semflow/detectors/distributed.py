@@ -1,0 +1,240 @@
+"""Several processes that train one detector: the few collectives that it takes.
+
+Each process holds a part of every batch, or every n-th batch. What one process computes from a batch - means in the
+loss, statistics of a batch norm, gradients - is computed from sums over all of them, so that any number of processes
+takes the steps that one takes.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import zip_longest
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.distributed.rendezvous import rendezvous
+
+from ..errors import ConfigError, DeviceError, ProcessError, SemflowError
+
+__all__ = ["ALONE", "Processes", "launched_processes"]
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=1)
+
+
+class Processes:
+    """The processes that work together, of which this one is number `rank` of `count`.
+
+    Args:
+        group: of `torch.distributed`, initialised; None is a process alone, for which every method is the trivial one.
+        store: through which processes agree on who says what, outside the collectives.
+
+    Example:
+        >>> alone = Processes()
+        >>> alone.rank, alone.count, alone.part([3, 4, 5]), alone.first(lambda: "made once")
+        (0, 1, [3, 4, 5], 'made once')
+    """
+
+    def __init__(self, group: "dist.ProcessGroup | None" = None, store: Any = None) -> None:
+        self.group, self.store = group, store
+        self.rank, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+
+    def span(self, total: int) -> tuple[int, int]:
+        """Where this process's part of `total` things begins and ends; the parts differ by one at most.
+
+        >>> processes = Processes()
+        >>> processes.rank, processes.count = 1, 3
+        >>> processes.span(10)
+        (3, 6)
+        """
+        return total * self.rank // self.count, total * (self.rank + 1) // self.count
+
+    def part(self, items: Sequence[T]) -> list[T]:
+        """This process's part of a sequence: one piece of it, which may be empty."""
+        start, stop = self.span(len(items))
+        return list(items[start:stop])
+
+    def deal(self, items: Sequence[T]) -> list[T]:
+        """Every n-th item, from this process's on."""
+        return list(items[self.rank :: self.count])
+
+    def gather(self, items: Iterable[T]) -> Iterator[T]:
+        """What each process has made of its items, in the order of the items before they were dealt.
+
+        Alone it passes them on one by one.
+        """
+        if self.count == 1:
+            yield from items
+            return
+        nothing = object()
+        for dealt in zip_longest(*self.gather_all(list(items)), fillvalue=nothing):
+            yield from (cast(T, item) for item in dealt if item is not nothing)
+
+    def gather_all(self, value: T) -> list[T]:
+        """The value of each process, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with _peers():
+            dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What process 0 makes, for all.
+
+        Raises:
+            SemflowError, OSError: process 0 could not make it; the others raise ProcessError.
+        """
+        if self.count == 1:
+            return make()
+        made: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.rank == 0:
+            try:
+                made[0] = make()
+            except Exception as error:
+                failure, made[1] = error, " ".join(str(error).split()) or type(error).__name__
+        with _peers():
+            dist.broadcast_object_list(made, src=self._process(0), group=self.group)
+        if failure is not None:
+            raise failure
+        if made[1] is not None:
+            raise ProcessError(f"process 0 of {self.count} has stopped: {made[1]}")
+        return cast(T, made[0])
+
+    def says(self, message: str) -> bool:
+        """Whether this process is the one to say a message that others may have too: the first that asks."""
+        try:
+            return self.store is None or self.store.add(f"said {message}", 1) == 1
+        except RuntimeError:  # who kept the store is gone
+            return True
+
+    @torch.no_grad()
+    def spread(self, tensors: Iterable[Tensor], source: int = 0) -> None:
+        """Overwrite tensors by those of one process."""
+        if self.count > 1:
+            for x in tensors:
+                with _peers():
+                    whole = x.contiguous()
+                    dist.broadcast(whole, src=self._process(source), group=self.group)
+                    if whole is not x:
+                        x.copy_(whole)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over the processes; a new tensor, without a gradient."""
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        with _peers():
+            dist.all_reduce(x, group=self.group)
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, which knows its gradient.
+
+        The gradient is that of the sum of what all processes make of it. Of a loss that all have in common, each
+        differentiates its share, loss / count.
+        """
+        return x if self.count == 1 else cast(Tensor, _Sum.apply(x, self))  # type: ignore[no-untyped-call]
+
+    def mean(self, x: Tensor, ignore: Tensor | None = None) -> Tensor:
+        """`semflow.objectives.mean_over_locations` over all processes: each location counts alike, wherever it is."""
+        if x.dim() == 0:  # a constant
+            return x
+        counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
+        summed = self.sum(torch.stack([torch.where(counted > 0, x, 0.0).sum(), counted.sum()]))
+        return summed[0] / summed[1].clamp(min=1)
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give all processes the sums of their gradients, in one message."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        summed = self.total(torch.cat([g.flatten() for g in gradients])).split([g.numel() for g in gradients])
+        for gradient, value in zip(gradients, summed, strict=True):
+            gradient.copy_(value.view_as(gradient))
+
+    def _process(self, rank: int) -> int:
+        """The rank among all processes, where the group is not all of them."""
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+
+ALONE = Processes()
+"""One process."""
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, processes: Processes) -> Tensor:
+        ctx.processes = processes  # type: ignore[attr-defined]
+        return processes.total(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.processes.total(gradient), None  # type: ignore[attr-defined]
+
+
+@contextmanager
+def launched_processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that a launcher such as torchrun has started, and this one's device; alone where there is none.
+
+    The launcher says so by the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The
+    processes speak NCCL where the device is CUDA and gloo elsewhere.
+
+    Args:
+        device: `cuda` without a number takes the GPU of the local rank.
+
+    Raises:
+        ConfigError: the environment is not complete, or the processes do not find each other.
+        DeviceError: there are more processes than GPUs.
+
+    Example:
+        >>> with launched_processes(torch.device("cpu")) as (processes, device):
+        ...     processes.count
+        1
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield ALONE, device
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(f"environment has WORLD_SIZE but not {', '.join(missing)}; start the processes with torchrun")
+    if device.type == "cuda" and device.index is None:
+        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= there:
+            raise DeviceError(
+                f"process {number} of this machine needs a GPU of its own, but there are {there}; start {there}"
+            )
+        device = torch.device("cuda", number)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Objects travel by gloo, which needs no GPU memory for them. Whoever comes late has been checking its images.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).split(" Exception raised from")[0]
+        raise ConfigError(f"the processes that were launched together do not find each other: {reason}") from None
+    # Killed by the launcher as another has failed: at once, and not after a collective that will not end.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield Processes(dist.group.WORLD, store), device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """A collective that fails says that another process is gone."""
+    try:
+        yield
+    except SemflowError:
+        raise
+    except RuntimeError as error:
+        raise ProcessError("another process of this run has stopped, its own message says why") from error
