@@ -14,7 +14,8 @@ from PIL import Image
 
 import semflow
 from semflow.cli import main
-from semflow.cli.predict import Record, _save_overlay
+from semflow.cli.predict import _save_overlay
+from semflow.cli.prediction import Record
 from semflow.data import open_dataset
 from semflow.report import load_map
 
@@ -179,18 +180,21 @@ def test_a_score_does_not_depend_on_the_other_images(shared_run: Path, photos: P
     assert scores[0]["sub/a.png"] == pytest.approx(scores[1]["a.png"], abs=1e-5)
 
 
-def test_an_interrupted_predict_leaves_nothing(
+def test_an_interrupted_predict_shows_nothing_and_goes_on(
     shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semflow.cli.predict._page", stop)
-    before = snapshot(tmp_path)
     words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "results")]
-    assert main(words) == 130
-    assert snapshot(tmp_path) == before
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    with monkeypatch.context() as patched:
+        patched.setattr("semflow.cli.prediction._page", stop)
+        assert main(words) == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("results")] == []
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on"
+    assert main(words) == 0
+    assert "4 of 4 images are done already" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

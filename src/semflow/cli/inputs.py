@@ -1,23 +1,31 @@
 """What the commands check before they begin, so that hours of work do not end at a broken file."""
 
-__all__ = ["load_detector", "verified"]
+__all__ = ["fingerprint", "load_detector", "readable", "verified"]
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from semflow.cli.console import track
 from semflow.cli.options import Device
 from semflow.data import ImageDataset
-from semflow.detectors import Detector
+from semflow.detectors import Predictor
 from semflow.detectors.loading import check_device
-from semflow.recipes import load
+from semflow.errors import DataError
 
 CACHE_BYTES = 2**30
 
 
-def load_detector(run: Path, device: Device) -> Detector:
-    """The trained detector of a run directory, on the device, which is looked for first."""
+def load_detector(model: Path, device: Device) -> Predictor:
+    """The detector of a run directory, or an exported file, on the device, which is looked for first."""
+    if model.is_file():
+        from semflow.export import load as load_exported  # needs no timm
+
+        return load_exported(model, device)
+    from semflow.recipes import load
+
     chosen = check_device(device)
-    return load(run).to(chosen)
+    return load(model).to(chosen)
 
 
 def verified(dataset: ImageDataset, *, cache: bool = False) -> ImageDataset:
@@ -26,8 +34,46 @@ def verified(dataset: ImageDataset, *, cache: bool = False) -> ImageDataset:
     With `cache`, the decoded images are kept if they fit into a gigabyte, so that training decodes nothing twice.
     """
     dataset.cache = cache and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
-    for _ in track(
-        map(dataset.__getitem__, range(len(dataset))), "checking images", len(dataset), quiet_elsewhere=True
-    ):
-        pass
+    readable(dataset, range(len(dataset)))
     return dataset
+
+
+def readable(dataset: ImageDataset, indices: Sequence[int], left_out: dict[int, str] | None = None) -> list[int]:
+    """Those of the indices whose image can be decoded.
+
+    Args:
+        dataset: images.
+        indices: of the images to look at.
+        left_out: where the others go, each with the reason. None stops at the first: its DataError is raised.
+    """
+    good = []
+    for index in track(indices, "checking images", len(indices), quiet_elsewhere=True):
+        try:
+            dataset[index]
+        except DataError as error:
+            if left_out is None:
+                raise
+            left_out[index] = str(error)
+        else:
+            good.append(index)
+    return good
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's content, or of the names and contents of all files in a folder but logs and hidden ones.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path, path.with_suffix(".bin")]  # OpenVINO's are two
+    for file in files:
+        if file.is_file() and not file.name.startswith(".") and file.suffix != ".jsonl":
+            digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode("utf-8", "surrogateescape"))
+            try:
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise DataError(f"{file}: expected a file that can be read, but: {reason}; look at it") from None
+    return digest.hexdigest()

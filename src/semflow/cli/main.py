@@ -133,7 +133,8 @@ def _say(text: str, code: int) -> int:
 
 
 def _resume_hint(words: list[str]) -> str:
-    return "; go on with the same command and --resume" if words[:1] == ["fit"] else ""
+    hints = {"fit": "; go on with the same command and --resume", "predict": "; the same command goes on"}
+    return hints.get(words[0], "") if words else ""
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -96,9 +96,11 @@ class Predict:
     input: Path
     """An image, or a folder of images, searched with all its subfolders."""
     output: Path
-    """The folder to make; it appears when everything in it is complete."""
+    """The folder to make; it appears when everything in it is complete. After a kill the same command goes on."""
     map_format: Literal["npy", "png16"] = "npy"
     """Raw maps as float32 arrays, or as 16-bit PNG with their scale beside them."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At an image that cannot be read: stop and name it, or finish the folder and list what was left out."""
     batch_size: int = 8
     """Images at a time."""
     device: Device = "auto"

@@ -2,78 +2,107 @@
 
 __all__ = ["run"]
 
-import csv
+import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import Subset
 
 from semflow import __version__
 from semflow.cli.console import say, track
-from semflow.cli.inputs import load_detector, verified
+from semflow.cli.inputs import fingerprint, load_detector, readable
 from semflow.cli.options import Predict
+from semflow.cli.prediction import TABLES, Record, write_tables
 from semflow.data import ImageDataset, decode_image, open_dataset
-from semflow.detectors import results
-from semflow.errors import ConfigError
-from semflow.report import Entry, Picture, Section, link, overlay, render_page, save_map, staged_folder, write_atomic
+from semflow.detectors import ImageResult, Predictor, results
+from semflow.errors import ConfigError, DataError
+from semflow.report import overlay, save_map, write_atomic
 from semflow.report.files import refuse_occupied
+from semflow.report.resumable import Unfinished, resumable_folder
 
-LONGEST_SIDE = 1024
 SUFFIX = {"npy": ".npy", "png16": ".png"}
 
 
-@dataclass(frozen=True)
-class Record:
-    """One image's line in scores.csv and scores.json; the paths are relative to the output folder.
-
-    The anomaly map is at the size the detector works at; width and height are those of the image itself.
-    """
-
-    image: str
-    score: float
-    overlay: str
-    map: str
-    width: int
-    height: int
-
-    @property
-    def overlay_size(self) -> tuple[int, int]:
-        """Width and height of the overlay: the image's own proportions, at most LONGEST_SIDE pixels long."""
-        scale = min(1.0, LONGEST_SIDE / max(self.width, self.height))
-        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
-
-
 def run(options: Predict) -> None:
-    """Check the images, score them, and let the output folder appear."""
-    refuse_occupied(options.output)
+    """Check the images, score them, and let the output folder appear.
+
+    What a killed process has finished of the same folder, with the same model and of the same images, is not done
+    again.
+    """
+    if not (options.output / "scores.json").is_file():
+        refuse_occupied(options.output)
+    origin = _origin(options)
     detector = load_detector(options.model, options.device)
-    dataset = verified(open_dataset(options.input, "predict", detector.image_size))
+    dataset = open_dataset(options.input, "predict", detector.image_size)
     names = _names(dataset)
-    records = []
-    with staged_folder(options.output) as folder:
-        scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers)
-        for name, (sample, score, anomaly_map) in zip(names, track(scored, "scoring", len(dataset)), strict=True):
-            if not np.isfinite(score):
-                raise ConfigError(
-                    f"{sample.path}: its score is {score}; the model {options.model} is broken, fit it again"
-                )
-            heat = PurePosixPath("overlays", f"{name}.png")
-            raw = PurePosixPath("maps", name + SUFFIX[options.map_format])
-            original = decode_image(sample.path)
-            record = Record(name, score, str(heat), str(raw), *original.size)
-            _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range)
-            save_map(folder / raw, anomaly_map)
-            records.append(record)
-        _write_scores(folder, options, records, detector.map_range)
-        write_atomic(folder / "index.html", _page(options, records))
+    if _is_complete(options.output, origin, dataset, names):
+        say(f"{options.output} is complete already, of the same model and images")
+        return
+    left_out: dict[int, str] | None = {} if options.on_error == "skip" else None
+    with resumable_folder(options.output, origin) as work:
+        todo = _todo(work, dataset, names)
+        if work.done:
+            say(f"going on: {len(work.done)} of {len(names)} images are done already")
+        todo = readable(dataset, todo, left_out)
+        if not todo and not work.done:
+            first = "" if not left_out else f"; the first: {left_out[min(left_out)]}"
+            raise DataError(f"{options.input}: expected an image that can be read, but none of {len(names)} can{first}")
+        while todo:
+            try:
+                _score(options, detector, dataset, names, todo, work)
+            except DataError:  # an image that has become unreadable since it was checked
+                if left_out is None:
+                    raise
+            remaining = [index for index in todo if names[index] not in work.done]
+            todo = readable(dataset, remaining, left_out)
+            if todo and len(todo) == len(remaining):
+                raise DataError(f"{dataset.paths[todo[0]]}: could be decoded, but not in the loader; look at it")
+        records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
+        reasons = {names[index]: reason for index, reason in sorted((left_out or {}).items())}
+        about = {"origin": origin, "sources": _sources(dataset, names)}
+        write_tables(work.folder, options, records, reasons, detector.map_range, about)
+        work.tidy(TABLES)
+    for name, reason in reasons.items():
+        print(f"left out {name!r}: {reason}", file=sys.stderr)
     highest = max(records, key=lambda record: record.score)
-    say(f"scored {len(records)} images; the most anomalous is {highest.image} ({highest.score:.4f})")
-    for name in ("scores.csv", "scores.json", "index.html"):
+    without = f", left out {len(reasons)}" if reasons else ""
+    say(f"scored {len(records)} images{without}; the most anomalous is {highest.image} ({highest.score:.4f})")
+    for name in TABLES:
         say(f"wrote {options.output / name}")
+
+
+def _score(
+    options: Predict, detector: Predictor, dataset: ImageDataset, names: list[str], todo: list[int], work: Unfinished
+) -> None:
+    """Score some of the images; each is noted when all of its files are there."""
+    scored = results(detector, Subset(dataset, todo), batch_size=options.batch_size, workers=options.workers)
+    for index, result in zip(todo, track(scored, "scoring", len(todo)), strict=True):
+        record, files = _finish_image(work.folder, options, detector, names[index], result)
+        source = _hash(Path(result.sample.path))
+        work.add(names[index], {"record": asdict(record), "source": source}, files)
+
+
+def _finish_image(
+    folder: Path, options: Predict, detector: Predictor, name: str, result: ImageResult
+) -> tuple[Record, list[str]]:
+    """Write the files of an image; its record, and their names relative to the folder."""
+    sample, score, anomaly_map = result[:3]
+    if not np.isfinite(score):
+        raise ConfigError(f"{sample.path}: its score is {score}; the model {options.model} is broken, fit it again")
+    heat = PurePosixPath("overlays", f"{name}.png")
+    raw = PurePosixPath("maps", name + SUFFIX[options.map_format])
+    original = decode_image(sample.path)
+    record = Record(name, score, str(heat), str(raw), *original.size)
+    _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range)
+    save_map(folder / raw, anomaly_map)
+    scale = [f"{raw}.json"] if options.map_format == "png16" else []
+    return record, [str(heat), str(raw), *scale]
 
 
 def _names(dataset: ImageDataset) -> list[str]:
@@ -96,36 +125,42 @@ def _save_overlay(
     write_atomic(path, buffer.getvalue())
 
 
-def _write_scores(folder: Path, options: Predict, records: list[Record], map_range: tuple[float, float]) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(Record.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(record) for record in records)
-    write_atomic(folder / "scores.csv", table.getvalue())
-    content = {
-        "semflow": __version__,
-        "model": str(options.model),
-        "input": str(options.input),
-        "map_format": options.map_format,
-        "map_range": list(map_range),
-        "images": [asdict(record) for record in records],
-    }
-    write_atomic(folder / "scores.json", json.dumps(content, indent=2) + "\n")
+def _origin(options: Predict) -> str:
+    """What makes the outputs of an image what they are, besides the image."""
+    parts = [__version__, fingerprint(options.model), options.map_format, *Record.__dataclass_fields__]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _page(options: Predict, records: list[Record]) -> str:
-    entries = tuple(
-        Entry(
-            record.image,
-            record.score,
-            (Picture(link(PurePosixPath(record.overlay)), f"heat map of {record.image}", record.overlay_size),),
-        )
-        for record in records
-    )
-    lines = (
-        f"Model {options.model}. A higher score is more anomalous; scores compare between images of this model.",
-        "The colours have one scale for all images, taken from the normal training images: uncoloured is as usual "
-        "there, pale yellow far beyond anything seen there.",
-    )
-    count = "1 image" if len(entries) == 1 else f"{len(entries)} images, the most anomalous first"
-    return render_page(f"Anomaly scores of {options.input}", [Section(count, entries)], lines=lines)
+def _hash(path: Path) -> str:
+    """Of a file's content; of one that cannot be read, its lack."""
+    try:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        return f"none: {error.errno}"
+
+
+def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int]:
+    """The images that are not done: new ones, and those whose file is another one by now."""
+    paths = dict(zip(names, dataset.paths, strict=True))
+    for name in list(work.done):
+        if name not in paths or _hash(Path(paths[name])) != work.done[name]["source"]:
+            work.drop(name)
+    return [index for index, name in enumerate(names) if name not in work.done]
+
+
+def _sources(dataset: ImageDataset, names: list[str]) -> str:
+    """A hash of the names and contents of all images."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, path in zip(names, dataset.paths, strict=True):
+        digest.update(f"{name}\0{_hash(Path(path))}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _is_complete(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> bool:
+    """Whether the output is there as this very command makes it: it may have been killed right at its end."""
+    try:
+        made = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        return bool(made["origin"] == origin and made["sources"] == _sources(dataset, names))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

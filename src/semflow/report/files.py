@@ -1,7 +1,8 @@
 """Outputs that are either whole or not there."""
 
-__all__ = ["refuse_occupied", "refuse_unwritable", "staged_folder", "write_atomic"]
+__all__ = ["naming", "refuse_occupied", "refuse_unwritable", "staged_folder", "write_atomic"]
 
+import errno
 import os
 import secrets
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from semflow.detectors import checkpoint
 from semflow.errors import DataError
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no system has all of errno's names
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
@@ -26,10 +29,29 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     >>> folder.cleanup()
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    checkpoint.write_atomic(path, lambda file: file.write_bytes(data) and None)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomic(path, lambda file: file.write_bytes(data) and None)
     return path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say of which output it was that the system refused something: a full disk's error names no file.
+
+    >>> with naming(Path("results")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    semflow.errors.DataError: output results cannot be written: No space left on device; free some space, or choose ...
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        advice = "free some space, or " if error.errno in FULL else ""
+        raise DataError(f"output {path} cannot be written: {reason}; {advice}choose another place") from error
 
 
 @contextmanager
@@ -43,7 +65,8 @@ def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Pat
         replaces: a file that marks folders made in the same way; a former one, with all that is in it, makes way.
 
     Raises:
-        DataError: `path` is a file, or a folder that is not empty: nothing of the user's is overwritten.
+        DataError: `path` is a file, or a folder that is not empty: nothing of the user's is overwritten. Or the system
+            refuses to write.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as parent:
@@ -54,10 +77,10 @@ def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Pat
     """
     path = Path(path).absolute()
     refuse_occupied(path, replaces)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Beside `path`, so that moving it there stays within one file system.
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    staged.mkdir()
+    with naming(path):
+        staged.mkdir(parents=True)
     try:
         yield staged
         if replaces is not None and (path / replaces).is_file():
