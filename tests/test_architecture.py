@@ -28,6 +28,8 @@ LAYERS = [
     "detectors",
     "report",
     "recipes",
+    "export",
+    "hub",
     "adapters",
     "cli",
 ]
@@ -162,7 +164,7 @@ def test_the_help_of_the_command_line_imports_no_torch() -> None:
         "print(code, heavy, file=sys.stderr)\n"
     )
     assert done.stderr.strip() == "0 []"
-    for name in ("demo", "fit", "evaluate", "predict"):
+    for name in ("demo", "fit", "evaluate", "predict", "export"):
         assert name in done.stdout
 
 

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
         bases,
         data,
         detectors,
+        export,
         features,
         flows,
         functional,
+        hub,
         metrics,
         nn,
         objectives,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from .recipes import load
 
 _ROOMS = (
-    "adapters", "bases", "cli", "data", "detectors", "errors", "features", "flows", "functional", "metrics", "nn",
-    "objectives", "recipes", "report", "synthesis", "testing",
+    "adapters", "bases", "cli", "data", "detectors", "errors", "export", "features", "flows", "functional", "hub",
+    "metrics", "nn", "objectives", "recipes", "report", "synthesis", "testing",
 )  # fmt: skip
 _NAMES = {
     "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "evaluate": "detectors",
@@ -39,9 +41,9 @@ _NAMES = {
 }  # fmt: skip
 
 __all__ = [
-    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "data", "detectors", "evaluate", "features",
-    "fit", "flows", "functional", "load", "metrics", "nn", "objectives", "recipes", "synthesis", "testing",
-    "with_statistics",
+    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "data", "detectors", "evaluate", "export",
+    "features", "fit", "flows", "functional", "hub", "load", "metrics", "nn", "objectives", "recipes", "synthesis",
+    "testing", "with_statistics",
 ]  # fmt: skip
 
 

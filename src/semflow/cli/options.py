@@ -1,6 +1,6 @@
 """The options of each command: the docstrings and comments are its help."""
 
-__all__ = ["Command", "Demo", "Device", "Evaluate", "Fit", "Predict", "check_numbers"]
+__all__ = ["Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "check_numbers"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ class Evaluate:
     """Measure a trained detector on a labelled test set: image AUROC, pixel AUROC, AUPRO and F1-max."""
 
     model: Path
-    """A run directory that fit has made."""
+    """A run directory that fit has made, or a file that export has made."""
     data: Path
     """A data set folder with test/good, test/DEFECT and ground_truth; without ground_truth, image metrics only."""
     category: OptionalStr = None
@@ -92,7 +92,7 @@ class Predict:
     """Score images: scores.csv, scores.json, a heat map over each image, raw anomaly maps, and index.html."""
 
     model: Path
-    """A run directory that fit has made."""
+    """A run directory that fit has made, or a file that export has made."""
     input: Path
     """An image, or a folder of images, searched with all its subfolders."""
     output: Path
@@ -109,7 +109,25 @@ class Predict:
     """Processes that load images."""
 
 
-Command: TypeAlias = Demo | Fit | Evaluate | Predict
+@dataclass(frozen=True)
+class Export:
+    """Write a detector as one file that runs without this library: images to scores, maps and decisions."""
+
+    model: Path
+    """A run directory that fit has made."""
+    output: Path
+    """The new file: .pt2 (torch.export), .onnx, or .xml (OpenVINO, with a .bin beside it)."""
+    format: Literal["torch", "onnx", "openvino"] | None = None
+    """By default what the ending of the output says."""
+    input_type: Literal["uint8", "float32"] = "uint8"
+    """What the file takes: images from 0 to 255 as they are decoded, or from 0 to 1."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """An image or a folder of images to compare on, the first eight; by default four textures."""
+    check: bool = True
+    """Compare the file with the detector before it appears."""
+
+
+Command: TypeAlias = Demo | Fit | Evaluate | Predict | Export
 
 LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0}
 LARGEST_SEED = 2**63 - 1  # what torch takes

@@ -1,0 +1,44 @@
+"""`semflow export`: a run directory to one file that runs without this library."""
+
+__all__ = ["run"]
+
+import torch
+from torch import Tensor
+
+from semflow.cli.console import print_table, say
+from semflow.cli.options import Export
+from semflow.data import open_dataset
+from semflow.export import save
+from semflow.recipes import load
+from semflow.report.files import refuse_unwritable
+
+SAMPLES = 8
+
+
+def run(options: Export) -> None:
+    """Load, write, compare, and say what was found."""
+    refuse_unwritable(options.output)
+    detector = load(options.model)
+    exported = save(
+        detector,
+        options.output,
+        format=options.format,
+        input=options.input_type,
+        images=_images(options, detector.image_size),
+        check=options.check,
+    )
+    if exported.differences:
+        print_table(
+            f"{options.output} against {options.model}",
+            ("result", "largest relative difference"),
+            [(name, f"{value:.1e}") for name, value in exported.differences.items()],
+        )
+    say(f"wrote {options.output}")
+    say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+
+
+def _images(options: Export, size: int) -> Tensor | None:
+    if options.images is None or not options.check:
+        return None
+    dataset = open_dataset(options.images, "predict", size)
+    return torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])

@@ -1,0 +1,118 @@
+"""Writing a traced detector in each format, metadata inside."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.export import ExportedProgram
+
+from ..errors import ConfigError
+from .metadata import KEY, Metadata
+from .runtime import need
+from .special import decompositions
+
+__all__ = ["OPSET", "Format", "packages_of", "write"]
+
+Format = Literal["torch", "onnx", "openvino"]
+
+OPSET = 20
+"""The version of ONNX's operators that is written: the first with GridSample and AffineGrid as rotations need them."""
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights in one file of ONNX, which is one protobuf message; a little is left for the graph."""
+
+_PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+def packages_of(format: Format) -> tuple[str, ...]:
+    """What writing a format, and checking what was written, needs beside torch.
+
+    Raises:
+        ConfigError: one of them is not installed.
+    """
+    for package in _PACKAGES[format]:
+        need(package)
+    return _PACKAGES[format]
+
+
+def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Format) -> None:
+    """Write `path`, and for OpenVINO the `.bin` beside it.
+
+    Args:
+        program: of `trace`.
+        path: a new file.
+        metadata: goes into it under `KEY`.
+        format: of the file.
+    """
+    with _quiet():
+        if format == "torch":
+            torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
+        elif format == "onnx":
+            path.write_bytes(_onnx(program, metadata))
+        else:
+            _write_openvino(program, path, metadata)
+
+
+def _elementary(program: ExportedProgram) -> ExportedProgram:
+    plain: ExportedProgram = program.run_decompositions(decompositions())
+    return plain
+
+
+def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
+    size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
+    if size > LARGEST:
+        raise ConfigError(
+            f"format onnx holds at most {LARGEST} bytes of weights in one file, but this detector has {size}; "
+            "take torch or openvino"
+        )
+    made = torch.onnx.export(
+        _elementary(program),
+        dynamo=True,
+        input_names=["images"],
+        output_names=list(metadata.outputs),
+        opset_version=OPSET,
+        verbose=False,
+    )
+    if made is None:  # for mypy: with dynamo there is always a program
+        raise ConfigError("torch.onnx.export gave no program, expected one; use another version of torch")
+    proto = made.model_proto
+    del proto.graph.value_info[:]  # shapes on the way, in terms of a symbol that torch has numbered
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, metadata.to_json()
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
+    openvino = need("openvino")
+    # What openvino.convert_model does, without its report of the conversion to the makers of OpenVINO.
+    frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
+    decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+    model = frontend.convert(frontend.load(decoder.from_exported_program(_elementary(program))))
+    model.inputs[0].get_tensor().set_names({"images"})
+    for output, name in zip(model.outputs, metadata.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    model.set_rt_info(metadata.to_json(), [KEY])
+    # Half-precision weights, the default, would change scores.
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk about themselves: on standard output, by warnings and in logs."""
+    silenced = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(silenced)
