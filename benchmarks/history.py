@@ -33,7 +33,7 @@ class History:
             return
         began, cpu = time.perf_counter(), time.process_time()
         device = next(detector.flows.parameters()).device
-        detector.calibrate(b.images.to(device) for b in batches(self.train, detector.plan.batch_size))
+        detector.fit_score(b.images.to(device) for b in batches(self.train, detector.plan.batch_size))
         self.add(epoch, evaluate(detector, self.test))
         self.seconds += time.perf_counter() - began
         self.cpu_seconds += time.process_time() - cpu

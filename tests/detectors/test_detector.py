@@ -34,7 +34,7 @@ def stack(images):
 @pytest.mark.parametrize("score_log_det", [False, True])
 def test_a_score_does_not_depend_on_the_batch(build, images, score_log_det) -> None:
     detector = perturb(build(score_log_det=score_log_det))
-    detector.calibrate([stack(images[:5])])
+    detector.fit_score([stack(images[:5])])
     batch = stack(images)
     together = detector.predict(batch)
     for i in range(len(batch)):
@@ -66,7 +66,7 @@ def test_the_score_is_its_formula(build, images) -> None:
     """-log mean_k upsample(exp(log p_k / C - max over training)), and of the mean over the top pixels."""
     detector = perturb(build())
     train, test = stack(images[:6]), stack(images[6:])
-    detector.calibrate([train[:4], train[4:]])
+    detector.fit_score([train[:4], train[4:]])
     detector.eval()
     with torch.no_grad():
         expected = torch.zeros(len(test), 32, 32)
@@ -90,10 +90,10 @@ def test_the_score_is_its_formula(build, images) -> None:
 
 def test_calibration_does_not_depend_on_the_batching_and_only_on_training_images(build, images) -> None:
     detector = perturb(build())
-    detector.calibrate([stack(images[:6])])
+    detector.fit_score([stack(images[:6])])
     offsets, bounds = detector.scorer.offsets.clone(), detector.map_range
     detector.predict(stack(images[6:]) * 0.1)  # scoring must leave no trace
-    detector.calibrate([stack(images[:1]), stack(images[1:6])])
+    detector.fit_score([stack(images[:1]), stack(images[1:6])])
     torch.testing.assert_close(detector.scorer.offsets, offsets)
     assert detector.map_range == pytest.approx(bounds, abs=1e-4)
     assert bounds[0] < bounds[1]

@@ -147,7 +147,7 @@ def test_fastflow_normalises_without_an_affine_or_counts_the_log_det() -> None:
 
 def test_differnet_scores_images_by_the_mean_of_their_views_and_has_no_pixel_metrics() -> None:
     detector = small("differnet")
-    detector.calibrate([stack(images(4))])
+    detector.fit_score([stack(images(4))])
     batch = stack(images(2, seed=1))
     prediction = detector.predict(batch)
     assert (prediction.anomaly_map == prediction.score[:, None, None]).all()

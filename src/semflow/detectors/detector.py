@@ -1,7 +1,7 @@
 """The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,15 @@ from ..arguments import checked
 from ..bases import Base
 from ..errors import ConfigError, ShapeError
 from ..features import FeatureExtractor
-from ..flows import Event, PyramidFlow, ScaleWise
+from ..flows import PyramidFlow, ScaleWise
 from ..flows.standardize import ChannelMoments
 from ..functional import border, mask_to_grid
 from ..nn import Context, PositionCode, Statistics, VarianceHead
 from ..objectives import Objective, Terms, log_likelihood
 from ..synthesis import CutPaste
+from .calibration import Calibration
+from .inputs import check_images, check_masks
+from .outputs import Latents, Prediction
 from .plan import Training
 from .scoring import Scorer
 
@@ -25,29 +28,6 @@ ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
 """Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """What was made of each batch, brought together where several processes hold the batches; see `Processes.gather`."""
-
-
-class Latents(NamedTuple):
-    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics."""
-
-    z: Tensor
-    log_det: Tensor
-    event: Event
-    statistics: Statistics | None
-
-
-class Prediction(NamedTuple):
-    """What a detector says of a batch.
-
-    Args:
-        score: (B,), higher is more anomalous.
-        anomaly_map: (B, H, W) at the size of the images.
-        variance: one map (B, H_k, W_k) a scale; empty where the base has no statistics.
-    """
-
-    score: Tensor
-    anomaly_map: Tensor
-    variance: tuple[Tensor, ...]
 
 
 class Detector(nn.Module):
@@ -81,6 +61,9 @@ class Detector(nn.Module):
         (torch.Size([2]), torch.Size([2, 64, 64]), 3)
     """
 
+    flexible: ClassVar[tuple[str, ...]] = ("calibration.",)
+    """Prefixes of what a saved state may lack, or hold in another size."""
+
     @checked
     def __init__(
         self,
@@ -109,11 +92,14 @@ class Detector(nn.Module):
             raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
         if mask_mode not in ("nearest", "max"):
             raise ConfigError(f"mask_mode must be nearest or max, but got {mask_mode!r}")
+        if image_size < 1:
+            raise ConfigError(f"image_size must be a side of at least 1 pixel, but got {image_size}")
         if guard < 0:
             raise ConfigError(f"guard must be 0 or more locations, but got {guard}")
         self.base, self.head, self.position = base, head, position
         self.objective = objective or Objective()
         self.scorer = scorer or Scorer(scales)
+        self.calibration = Calibration()
         self.synthesis, self.kinds = synthesis, kinds
         self.score_log_det, self.mask_mode, self.guard = score_log_det, mask_mode, guard
         self.localises = localises
@@ -171,6 +157,7 @@ class Detector(nn.Module):
             anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
             maps: the features of the images, if they are known.
         """
+        check_masks(anomaly_masks, images)
         terms, dimensions = [], []
         for z, log_det, event, statistics in self.encode(images, maps):
             mask, ignore = self.marks(anomaly_masks, (z.shape[2], z.shape[3]))
@@ -195,26 +182,28 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """Scores, anomaly maps and variance maps. An image gets the same score whatever it is batched with.
+        """Scores, anomaly maps, variance maps and decisions. An image's are the same whatever it is batched with.
 
         Args:
             images: (B, 3, H, W), float, RGB in [0, 1].
 
         Raises:
-            ShapeError: the images are not of that shape or type.
+            ShapeError: the images are not of that shape, type or range, or not on the detector's device.
         """
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ShapeError(
-                f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
-            )
+        check_images(images, next(self.flows.parameters(), images))
+        score, anomaly_map, variances = self._judge(images)
+        return Prediction(score, anomaly_map, variances, *self.calibration(score, anomaly_map))
+
+    def _judge(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Scores, anomaly maps and variance maps, in eval mode whatever the mode is."""
         training = self.training
         self.eval()
         try:
-            log_probs, variances = self.log_probs(images)
+            log_probs, variances = self.log_probs(images, maps)
         finally:
             self.train(training)
         anomaly_map, score = self._score(log_probs, images.shape[2:])
-        return Prediction(score, anomaly_map, variances)
+        return score, anomaly_map, variances
 
     def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
         """The anomaly map at that size and the image score; one value all over where the detector does not localise."""
@@ -251,8 +240,10 @@ class Detector(nn.Module):
             flow.take(moments[k])
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+    def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Take the score's constants from normal training images: each scale's maximum, and the colour range.
+
+        Scores then mean something else than before: a calibration is forgotten.
 
         Args:
             batches: images, perhaps with their maps; iterated over once.
@@ -270,7 +261,8 @@ class Detector(nn.Module):
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
         scales = zip(*(log_probs for log_probs, _ in kept), strict=True)
-        self.scorer.calibrate([max(p.max().item() for p in scale) for scale in scales])
+        self.calibration.clear()
+        self.scorer.take([max(p.max().item() for p in scale) for scale in scales])
         # A colour range needs no more than about a million pixels, whatever the data set.
         # An odd step does not fall into a column.
         step = sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20 | 1
@@ -280,6 +272,28 @@ class Detector(nn.Module):
         high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
         # The colours run from a typical location to well beyond the rarest of training.
         self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
+
+    @torch.no_grad()
+    def calibrate(
+        self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter
+    ) -> None:
+        """Score normal images that were not trained on, for p-values, decisions and masks (see `Calibration`).
+
+        Args:
+            batches: images, perhaps with their maps; iterated over once. They must be as those to be judged will be:
+                another camera, light or size makes the rates wrong, and so does an image that was trained on.
+            false_alarm_rate: how many of the normal images may be called anomalous; None takes the lowest of 1, 5 and
+                10 % that the number of images allows.
+            gather: as in `fit_score`.
+
+        Raises:
+            ConfigError: there are too few images for the rate; the message says how many are needed.
+            ShapeError: a score is not finite.
+        """
+        pairs = (self._judge(*self._with_maps(batch))[:2] for batch in batches)
+        each = (torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu() for score, anomaly_map in pairs)
+        scores, maxima = torch.cat([torch.empty(2, 0), *gather(each)], 1).to(self.scorer.offsets.device)
+        self.calibration.fit(scores, maxima, false_alarm_rate)
 
     def _with_maps(self, batch: ImageBatch) -> tuple[Tensor, Sequence[Tensor]]:
         return (batch, self.features(batch)) if isinstance(batch, Tensor) else batch

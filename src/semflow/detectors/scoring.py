@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import checked
-from ..errors import ConfigError
+from ..errors import ConfigError, ShapeError
 
 __all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
 
@@ -31,7 +31,7 @@ class Scorer(nn.Module):
     Published maps of the first two are 1 - p or max - p, which order pixels alike; but in float32 all that is 17 nats
     away is 1. The map is near 0 at the most typical training location, and grows without bound.
 
-    c_k is the maximum of l_k over the normal training images, taken once by `calibrate` and stored (published codes
+    c_k is the maximum of l_k over the normal training images, taken once by `take` and stored (published codes
     take it from the test set): a score never depends on what else is scored with it. The exponential keeps one scale's
     outliers from drowning the others.
 
@@ -66,6 +66,8 @@ class Scorer(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        if scales < 1:
+            raise ConfigError(f"scales must be at least 1, but got {scales}")
         if not 0 <= top <= 1:
             raise ConfigError(f"top must be a fraction of the pixels in [0, 1], but got {top}")
         for name, value in (("aggregate", aggregate), ("image_aggregate", image_aggregate or aggregate)):
@@ -78,7 +80,16 @@ class Scorer(nn.Module):
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))
 
     def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """K maps (B, H_k, W_k) to the anomaly map (B, H, W) and the image score (B,)."""
+        """K maps (B, H_k, W_k) to the anomaly map (B, H, W) and the image score (B,).
+
+        Raises:
+            ShapeError: there are not K maps of one batch, or the size is none.
+        """
+        shapes = [tuple(x.shape) for x in log_probs]
+        if len(shapes) != len(self.offsets) or any(len(s) != 3 or s[0] != shapes[0][0] or 0 in s[1:] for s in shapes):
+            raise ShapeError(f"log_probs must be {len(self.offsets)} maps (B, H, W) of one batch, but got {shapes}")
+        if min(size) < 1:
+            raise ShapeError(f"size must be (H, W) of at least one pixel, but got {tuple(size)}")
         anomaly_map = self.map(log_probs, size, self.aggregate)
         if self.image_aggregate == self.aggregate:
             return anomaly_map, self.image_score(anomaly_map)
@@ -106,9 +117,11 @@ class Scorer(nn.Module):
         highest = pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values
         if self.image_aggregate == "sum":
             return highest.mean(1)
-        return math.log(highest.shape[1]) - torch.logsumexp(-highest, dim=1)
+        # -log mean exp(-m), around the least of them: log n - logsumexp would round at the size of log n.
+        least = highest[:, -1:]
+        return least[:, 0] - torch.log1p(torch.expm1(least - highest).mean(1))
 
-    def calibrate(self, maxima: Sequence[float]) -> None:
+    def take(self, maxima: Sequence[float]) -> None:
         """Take c_k, unless it is fixed.
 
         Args:

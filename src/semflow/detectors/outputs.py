@@ -1,0 +1,40 @@
+"""What a detector gives out: the latents of a scale, and what it says of a batch of images."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..flows import Event
+from ..nn import Statistics
+
+__all__ = ["Latents", "Prediction"]
+
+
+class Latents(NamedTuple):
+    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics."""
+
+    z: Tensor
+    log_det: Tensor
+    event: Event
+    statistics: Statistics | None
+
+
+class Prediction(NamedTuple):
+    """What a detector says of a batch.
+
+    Args:
+        score: (B,), higher is more anomalous.
+        anomaly_map: (B, H, W) at the size of the images.
+        variance: one map (B, H_k, W_k) a scale; empty where the base has no statistics.
+        p_value: (B,) float64, how often a normal image scores that high; this and the next two are None where nothing
+            has been calibrated, see `Calibration`.
+        is_anomalous: (B,) bool, the p-value is at most the false-alarm rate.
+        mask: (B, H, W) bool, where the anomaly map is higher than a normal image's hardly ever gets anywhere.
+    """
+
+    score: Tensor
+    anomaly_map: Tensor
+    variance: tuple[Tensor, ...]
+    p_value: Tensor | None = None
+    is_anomalous: Tensor | None = None
+    mask: Tensor | None = None
