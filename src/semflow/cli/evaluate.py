@@ -8,7 +8,7 @@ from importlib import metadata
 
 from semflow import __version__
 from semflow.cli.console import print_table, say, track
-from semflow.cli.inputs import load_detector, verified
+from semflow.cli.inputs import load_detector, verified, warn_of_leaks
 from semflow.cli.options import Evaluate
 from semflow.data import open_dataset
 from semflow.detectors import check_labels, results, summarize
@@ -33,6 +33,7 @@ def run(options: Evaluate) -> None:
     detector = load_detector(options.model, options.device)
     dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
     check_labels(dataset)
+    warn_of_leaks(options.data, options.category)
     verified(dataset)
     found = summarize(
         track(

@@ -1,17 +1,18 @@
 """What the commands check before they begin, so that hours of work do not end at a broken file."""
 
-__all__ = ["fingerprint", "load_detector", "readable", "verified"]
+__all__ = ["fingerprint", "load_detector", "readable", "verified", "warn_of_leaks"]
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from semflow.cli.console import track
 from semflow.cli.options import Device
-from semflow.data import ImageDataset
+from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors import Predictor
 from semflow.detectors.loading import check_device
-from semflow.errors import DataError
+from semflow.errors import ConfigError, DataError
 
 CACHE_BYTES = 2**30
 
@@ -57,6 +58,22 @@ def readable(dataset: ImageDataset, indices: Sequence[int], left_out: dict[int, 
         else:
             good.append(index)
     return good
+
+
+def warn_of_leaks(data: Path, category: str | None) -> None:
+    """Warn when a data set's training and test images have files in common: figures on them say nothing."""
+    try:
+        train, test = (open_dataset(data, half, category=category) for half in ("train", "test"))
+    except (ConfigError, DataError):  # only one of the two is there, or the other is what this command will complain of
+        return
+    pairs = duplicates(train.paths, test.paths)
+    if pairs:
+        others = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        warnings.warn(
+            f"{pairs[0][1]} is a training image too, {pairs[0][0]}{others}: figures on images that training has seen "
+            "are too good; take them out of one of the two",
+            stacklevel=1,
+        )
 
 
 def fingerprint(path: Path) -> str:

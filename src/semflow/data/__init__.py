@@ -3,6 +3,7 @@
 from semflow.data.btad import BTAD
 from semflow.data.cifar import CIFAR10, CIFAR10_CLASSES
 from semflow.data.decoding import decode_image, load_image, load_mask
+from semflow.data.duplicates import duplicates
 from semflow.data.folder import ImageDataset, ImageFolder, Record
 from semflow.data.mvtec import MVTecAD
 from semflow.data.opening import open_dataset
@@ -24,6 +25,7 @@ __all__ = [
     "VisA",
     "collate",
     "decode_image",
+    "duplicates",
     "load_image",
     "load_mask",
     "open_dataset",

@@ -1,5 +1,6 @@
 """Data sets of image files: the common base, and the plain folder."""
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from semflow.arguments import checked
-from semflow.data.decoding import decode_image, load_mask, resize_image
+from semflow.data.decoding import check_mask_size, decode_image, decode_mask, resize_image, resize_mask
 from semflow.data.files import list_images
 from semflow.data.samples import Sample
 from semflow.errors import ConfigError
@@ -113,7 +114,15 @@ class ImageDataset(Dataset[Sample]):
         mask = self.records[index].mask
         if mask is None:
             return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
-        return load_mask(mask, self.image_size, image_size).numpy()
+        decoded = decode_mask(mask)
+        check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
+        if self.records[index].label == 1 and not decoded.any():
+            warnings.warn(
+                f"{mask}: marks nothing, though {self.records[index].path} is anomalous: all of its pixels count as "
+                "normal; look at the mask.",
+                stacklevel=1,
+            )
+        return resize_mask(decoded, self.image_size)
 
     def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if index in self._decoded:
