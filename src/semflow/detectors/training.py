@@ -1,10 +1,9 @@
 """Training a detector on pictures of good parts."""
 
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import asdict, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,29 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .. import __version__
 from ..data import Batch
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..features import FeatureExtractor
 from ..synthesis import SyntheticAnomalies
 from .cache import NormalImages
-from .checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    LOG,
-    MODEL,
-    load_into,
-    load_training,
-    read_config,
-    save_model,
-    save_training,
-    write_config,
-)
+from .checkpoint import Position
 from .detector import Detector
-from .loading import batches, check_device
+from .distributed import ALONE, Processes
+from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .plan import Training
 from .progress import Progress
+from .run import Run
+from .sharing import shared
 from .stepping import adam, check_locations, train_on_batch
+from .watch import Watch
 
 __all__ = ["fit"]
 
@@ -56,6 +47,7 @@ def fit(
     cache_bytes: int = 2**31,
     progress: bool = True,
     on_epoch: Callable[[Detector, int], object] | None = None,
+    processes: Processes = ALONE,
 ) -> Detector:
     """Train a detector on normal images; the model of the last epoch is the result, always.
 
@@ -68,22 +60,27 @@ def fit(
         epochs, batch_size, learning_rate, schedule: as in `Training`; None takes the detector's own plan.
         seed: of the synthetic anomalies and of the order of images; the weights' start belongs to the recipe.
         output: run directory; None keeps the result in memory only.
-        resume: go on from the checkpoint in `output`, or start if there is none.
+        resume: go on from the checkpoint in `output`, or start if there is none; the images must be the same.
         workers: processes that load images.
         device: `auto`, `cpu`, `cuda`, ...
-        checkpoint_seconds: write a checkpoint at the end of an epoch if the last one is older than this.
+        checkpoint_seconds: write a checkpoint after a batch if the last one is older than this.
         cache_bytes: most memory for the backbone's maps of the normal images, on the device: they are computed once if
             they fit. Without synthetic anomalies training itself then needs no backbone.
         progress: show progress; plain lines where the output is no terminal.
         on_epoch: called with the detector and the number of epochs done after each of them, to look and not to touch;
-            the score has no constants yet (`Detector.fit_score`).
+            the score has no constants yet (`Detector.fit_score`). With several processes, in each of them.
+        processes: that train this detector together, each on its part of every batch: `batch_size` is that of all of
+            them, and so are the steps, whatever their number. All call `fit` alike; the first alone reads and writes
+            `output`.
 
     Returns:
         The same detector, trained, in eval mode.
 
     Raises:
         ConfigError, DataError, DeviceError: an argument does not fit.
-        CheckpointError: `output` holds a run already, or one of other options.
+        CheckpointError: `output` holds a run already, or one of other options or images, or cannot be written.
+        TrainingError: a loss or a gradient is not finite; the step is named, and the last checkpoint is kept.
+        ProcessError: another process has failed.
     """
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -96,146 +93,169 @@ def fit(
     if not detector.trainable():
         raise ConfigError("detector must have parameters to train, but all of its parts are fixed")
     check_locations(detector, plan)
+    images = len(cast(Sized, dataset))
+    if plan.batch_size < processes.count:
+        raise ConfigError(
+            f"batch_size must be at least the number of processes, {processes.count}, as each takes a part of every "
+            f"batch, but got {plan.batch_size}; take a larger one or fewer processes"
+        )
     optimizer = adam(detector, plan)
+    dealt = batches(dataset, plan.batch_size, workers, dealt_batches(images, plan.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, batches(dataset, plan.batch_size, workers), _device(detector), cache_bytes)
-    run = None if output is None else Path(output)
-    if run is not None and resume and (run / MODEL).exists():
-        _same_run(run, _config(detector, plan, len(cast(Sized, dataset))))
-        return load_into(detector, run).eval()
-    start = _open_run(run, resume, detector, plan, optimizer, len(cast(Sized, dataset)))
-    if start == 0:
-        detector.prepare(normal)
+    normal = NormalImages(features, dealt, _device(detector), cache_bytes, processes)
+    run = Run(
+        None if output is None else Path(output), detector, optimizer, plan, images, checkpoint_seconds, processes
+    )
+    at = run.open(resume)
+    if at is None:
+        return detector.eval()
+    if at.epoch == at.step == 0:
+        detector.prepare(normal, processes.gather)
     if detector.synthesis is None:
         normal.fill()
+    if run.folder is not None:
+        _same_images(run.folder, at, normal.fingerprint())
     source = SyntheticAnomalies(
         dataset,
         kinds=detector.kinds if detector.synthesis is not None else (),
         seed=plan.seed,
         cut_paste=detector.synthesis,
     )
-    loader = batches(source, plan.batch_size, workers)
-    saved = time.monotonic()
-    with Progress(plan.epochs, start, show=progress) as display:
-        for epoch in range(start, plan.epochs):
-            began = time.monotonic()
-            source.set_epoch(epoch)
-            record = {"epoch": epoch + 1, **_train_epoch(detector, loader, normal, optimizer, plan, epoch, display)}
-            record["seconds"] = round(time.monotonic() - began, 3)
+    parts = split_batches(images, plan.batch_size, processes)
+    loader = batches(source, plan.batch_size, workers, parts)
+    job = _Job(detector, plan, optimizer, loader, parts, source, normal, run, processes, Watch(plan.clip))
+    show = progress and processes.rank == 0
+    with _diverging(plan, run), shared(detector, processes), Progress(plan.epochs, at.epoch, show=show) as display:
+        while at.epoch < plan.epochs:
+            record = _train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
-                on_epoch(detector, epoch + 1)
-            if run is not None:
-                with (run / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(record) + "\n")
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    save_training(detector, optimizer, epoch + 1, run)
-                    saved = time.monotonic()
+                on_epoch(detector, at.epoch + 1)
+            run.log(record)
+            at = Position(at.epoch + 1, fingerprint=at.fingerprint)
+            if run.due():
+                run.save(at)
     detector.eval()
     normal.keep = False
-    detector.fit_score(normal)
-    if run is not None:
-        save_model(detector, run)
-        (run / CHECKPOINT).unlink(missing_ok=True)
+    detector.fit_score(normal, processes.gather)
+    fingerprint = normal.fingerprint()
+    processes.first(lambda: run.finish(fingerprint))
     return detector
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that an epoch needs."""
+
+    detector: Detector
+    plan: Training
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[Batch]
+    parts: Parts
+    source: SyntheticAnomalies[Any]
+    normal: NormalImages
+    run: Run
+    processes: Processes
+    watch: Watch
 
 
 def _device(detector: Detector) -> torch.device:
     return next(detector.flows.parameters()).device
 
 
-def _train_epoch(
-    detector: Detector,
-    loader: DataLoader[Batch],
-    normal: NormalImages,
-    optimizer: torch.optim.Optimizer,
-    plan: Training,
-    epoch: int,
-    display: Progress,
-) -> dict[str, float]:
-    """One pass over the positions of an epoch; the means of the loss's terms."""
+def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
+    """The rest of an epoch, from where training stands; the line of the log, with the means of the loss's terms."""
+    detector, plan, watch, steps = job.detector, job.plan, job.watch, len(job.parts)
     detector.train()
-    device = _device(detector)
-    sums: Tensor | None = None
-    for step, (batch, maps) in enumerate(_with_maps(detector, loader, normal)):
-        rate = plan.learning_rate_at((epoch + step / len(loader)) / plan.epochs)
-        for group in optimizer.param_groups:
+    device, began, before = _device(detector), time.monotonic(), at.seconds
+    at.sums = at.sums.to(device)
+    job.source.set_epoch(at.epoch)
+    watch.begin(f" of epoch {at.epoch + 1}", at.steps, at.clipped, at.largest)
+
+    def count() -> None:
+        at.steps, at.clipped, at.largest = watch.steps, watch.clipped(), watch.largest()
+        at.seconds = before + time.monotonic() - began
+
+    for batch, maps in _with_maps(job, at.step):
+        rate = plan.learning_rate_at((at.epoch + at.step / steps) / plan.epochs)
+        for group in job.optimizer.param_groups:
             group["lr"] = rate
         masks = None if batch.anomaly_masks is None else batch.anomaly_masks.to(device)
         masks = masks if detector.synthesis is not None else None
-        seed = (plan.seed, epoch, step)
-        values = train_on_batch(detector, optimizer, plan, batch.images.to(device), masks, maps, seed)
-        sums = values if sums is None else sums + values
-        display.step(epoch, step + 1, len(loader))
-    means = [0.0] * 4 if sums is None else (sums / len(loader)).tolist()
-    if not all(map(math.isfinite, means)):
-        raise ConfigError(
-            f"learning_rate {plan.learning_rate} made the loss diverge in epoch {epoch + 1}; take a smaller one"
-        )
-    return {"loss": means[0], "nll": means[1], "bce": means[2], "kl": means[3], "learning_rate": rate}
-
-
-def _with_maps(
-    detector: Detector, loader: DataLoader[Batch], normal: NormalImages
-) -> Iterator[tuple[Batch, list[Tensor] | None]]:
-    """The batches of an epoch, with their maps where no synthetic anomaly changes the images and they are kept."""
-    source, position = cast(SyntheticAnomalies[Any], loader.dataset), 0
-    for batch in loader:
-        count = len(batch.images)
-        maps = None
-        if detector.synthesis is None:
-            maps = normal.maps([source.index(p) for p in range(position, position + count)])
-        yield batch, maps
-        position += count
-
-
-def _open_run(
-    run: Path | None,
-    resume: bool,
-    detector: Detector,
-    plan: Training,
-    optimizer: torch.optim.Optimizer,
-    images: int,
-) -> int:
-    """Make or reopen the run directory; the number of epochs that are done already."""
-    if run is None:
-        if resume:
-            raise ConfigError("resume needs output, the run directory to go on with, but got None")
-        return 0
-    config = _config(detector, plan, images)
-    if (run / CONFIG).exists():
-        if not resume:
-            raise CheckpointError(f"{run}: holds a run already; go on with it by resume, or choose another directory")
-        _same_run(run, config)
-        if not (run / CHECKPOINT).exists():
-            (run / LOG).unlink(missing_ok=True)
-            return 0
-        done = load_training(detector, optimizer, run)
-        lines = (run / LOG).read_text(encoding="utf-8").splitlines(keepends=True) if (run / LOG).exists() else []
-        (run / LOG).write_text("".join(lines[:done]), encoding="utf-8")
-        return done
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise CheckpointError(f"{run}: expected an empty or new directory for the run, but there are other files in it")
-    run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config)
-    return 0
-
-
-def _config(detector: Detector, plan: Training, images: int) -> dict[str, Any]:
-    """What `config.json` says of a run, as JSON gives it back (tuples become lists)."""
-    config = {"version": __version__, **detector.config, "training": asdict(plan), "images": images}
-    plain: dict[str, Any] = json.loads(json.dumps(config))
-    return plain
-
-
-def _same_run(run: Path, config: dict[str, Any]) -> None:
-    """Refuse to resume a run that was started with other options."""
-    before = {k: v for k, v in read_config(run).items() if k not in ("format", "version")}
-    for key in before.keys() | (config.keys() - {"version"}):
-        was, now = before.get(key), config.get(key)
-        if was != now and isinstance(was, dict) and isinstance(now, dict):
-            key, was, now = next(
-                (f"{key}.{k}", was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)
+        with _naming_images(batch):
+            at.sums += train_on_batch(
+                detector,
+                job.optimizer,
+                plan,
+                batch.images.to(device),
+                masks,
+                maps,
+                seed=(plan.seed, at.epoch, at.step),
+                watch=watch,
+                processes=job.processes,
+                batch=min(plan.batch_size, job.normal.count - at.step * plan.batch_size),
             )
-        if was != now:
-            raise CheckpointError(f"{run}: cannot resume, it was started with {key} = {was}, but now got {now}")
+        at.step += 1
+        display.step(at.epoch, at.step, steps)
+        if at.step < steps and job.run.due():
+            count()
+            job.run.save(at)
+    count()
+    means = (at.sums / steps).tolist()
+    return {
+        "epoch": at.epoch + 1,
+        **dict(zip(("loss", "nll", "bce", "kl"), means, strict=True)),
+        "learning_rate": rate,
+        "steps": at.steps,
+        "clipped": at.clipped,
+        "largest_gradient": float(f"{at.largest:.4g}"),
+        "seconds": round(at.seconds, 3),
+    }
+
+
+def _with_maps(job: _Job, start: int) -> Iterator[tuple[Batch, list[Tensor] | None]]:
+    """The batches of an epoch, with their maps where no synthetic anomaly changes the images and they are kept."""
+    job.parts.start = start
+    for positions, batch in zip(job.parts.batches[start:], job.loader, strict=True):
+        maps = None
+        if job.detector.synthesis is None:
+            maps = job.normal.maps([job.source.index(p) for p in positions])
+        yield (batch if positions else _nothing_of(batch)), maps
+
+
+def _nothing_of(batch: Batch) -> Batch:
+    """A batch of no images, of the same size: this process has no part in a last batch smaller than their number."""
+    masks = None if batch.anomaly_masks is None else batch.anomaly_masks[:0]
+    return Batch(batch.images[:0], batch.labels[:0], masks, ())
+
+
+def _same_images(folder: Path, at: Position, fingerprint: str) -> None:
+    """Note the images that training begins with; refuse to go on with others."""
+    if at.fingerprint and at.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{folder}: cannot resume, it was started with images of fingerprint {at.fingerprint[:12]}, but now got "
+            f"{fingerprint[:12]}; give it the same images, or start a new run"
+        )
+    at.fingerprint = fingerprint
+
+
+@contextmanager
+def _naming_images(batch: Batch) -> Iterator[None]:
+    """A loss that is not finite because of an image names the image."""
+    try:
+        yield
+    except TrainingError:
+        for image, path in zip(batch.images, batch.paths, strict=True):
+            if not image.isfinite().all():
+                raise DataError(f"{path}: expected finite pixels in [0, 1], but one is not; leave it out") from None
+        raise
+
+
+@contextmanager
+def _diverging(plan: Training, run: Run) -> Iterator[None]:
+    """What to do about a loss that is not finite."""
+    try:
+        yield
+    except TrainingError as error:
+        advice = f"learning_rate {plan.learning_rate} may be too large: start a new run with a smaller one"
+        raise TrainingError(f"{error}; {advice}{run.kept()}") from None
