@@ -10,9 +10,10 @@ from flow_cases import D, blocks, features, generator
 from torch import Tensor, nn
 
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack
-from semflow.flows.fused import composition, fused
-from semflow.flows.passes import CouplingForm, operator
-from semflow.nn import ConvSubnet, LocationSubnet, SinusoidalPosition2d
+from semflow.flows.fused import composition, composition_rest, fused, fused_rest
+from semflow.flows.operators import operator
+from semflow.flows.steps import CouplingForm
+from semflow.nn import ConvSubnet, LocationSubnet, PerceptronSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
 
 TABLES = {"for each image": (5, 3), "for all images": (1, 3), "everywhere": (1, 1)}
@@ -44,6 +45,19 @@ def case(
     return partial(fused, form, index=index, inverse=inverse), partial(composition, form, index), tensors
 
 
+def rest_case(
+    swap: bool = False, block: bool = True, clamp_form: str = "tanh"
+) -> tuple[Function, Function, list[Tensor]]:
+    """The same from what any subnet gave: x, output and affine in place of five tensors."""
+    ours, plain, (x, _, _, _, bias_out, *affine) = case("everywhere", swap, block, clamp_form)
+    output = torch.randn(len(x), len(bias_out), generator=generator(), dtype=torch.float64).requires_grad_()
+    return (
+        partial(fused_rest, *ours.args, **ours.keywords),
+        partial(composition_rest, *plain.args),
+        [x, output, *affine],
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 6, 1024])
 @pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("swap", [False, True])
@@ -54,7 +68,21 @@ def test_values_and_gradients_are_those_of_the_composition(
 ) -> None:
     """Whatever the images are grouped into: one at a time, two and a rest of one, all at once."""
     monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
-    ours, plain, tensors = case(table, swap, block, clamp_form)
+    same_values_and_gradients(*case(table, swap, block, clamp_form))
+
+
+@pytest.mark.parametrize("rows", [1, 6, 1024])
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("clamp_form", ["tanh", "tanh_unit"])
+def test_so_are_those_of_what_follows_another_subnet(
+    clamp_form: str, swap: bool, block: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
+    same_values_and_gradients(*rest_case(swap, block, clamp_form))
+
+
+def same_values_and_gradients(ours: Function, plain: Function, tensors: list[Tensor]) -> None:
     weights = features(1, 1, 15, 6).double()[0, 0]
     results = []
     for function in (ours, plain):
@@ -76,6 +104,13 @@ def test_derivatives_of_every_kind(table: str, block: bool) -> None:
     assert torch.autograd.gradgradcheck(ours, tensors)
 
 
+@pytest.mark.parametrize("block", [False, True])
+def test_derivatives_of_every_kind_of_what_follows_another_subnet(block: bool) -> None:
+    ours, _, tensors = rest_case(block=block)
+    assert torch.autograd.gradcheck(ours, tensors, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(ours, tensors)
+
+
 @pytest.mark.parametrize("used", [(0, 1, 3), (1, 5), (2, 4, 6), (0,)])
 def test_only_what_is_asked_for_is_differentiated(used: tuple[int, ...]) -> None:
     """Features that come from a frozen backbone, a frozen flow under a learned code."""
@@ -90,13 +125,21 @@ def test_only_what_is_asked_for_is_differentiated(used: tuple[int, ...]) -> None
             assert torch.allclose(gradient, torch.zeros_like(gradient) if expected is None else expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("swap", [False, True])
+STACKS: dict[str, Callable[[], FlowSequence]] = {
+    "locations": lambda: coupling_stack(11, 8, context_channels=D, standardize=True, clamp_form="tanh_unit"),
+    "locations, swapped": lambda: blocks(11),
+    "neighbours": lambda: coupling_stack(11, 4, (ConvSubnet, partial(ConvSubnet, kernel=1)), clamp=2.0),
+    "neighbours, conditional": lambda: coupling_stack(11, 2, (ConvSubnet,), context_channels=D),
+}
+
+
+@pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_a_stack_of_blocks_is_its_composition(
-    dtype: torch.dtype, tolerance: float, swap: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tolerance: float, stack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As blocks, as couplings that are fused alone, and plain."""
-    flow = blocks(11) if swap else coupling_stack(11, 8, context_channels=D, standardize=True, clamp_form="tanh_unit")
+    flow = STACKS[stack]()
     flow.to(dtype)
     perturb(flow, 0.3, generator())
     x, context = features(3, 11, 4, 5).to(dtype).requires_grad_(), SinusoidalPosition2d(D)(4, 5)
@@ -133,7 +176,7 @@ def test_it_stands_aside_where_it_would_not_be_the_same() -> None:
     assert flow.fuses(x)
     assert not flow.fuses(x.half())
     assert not AffineCoupling(4, clamp_form="atan").fuses(x)
-    assert not AffineCoupling(4, ConvSubnet).fuses(x)
+    assert not AffineCoupling(4, PerceptronSubnet).fuses(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not flow.fuses(x)
 

@@ -1,6 +1,6 @@
 """The affine coupling of RealNVP, conditioned on position."""
 
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,11 @@ from ..arguments import checked
 from ..errors import ConfigError
 from ..functional import Clamp, from_locations, soft_clamp, to_locations
 from ..functional.inverse_gamma import narrow
-from ..nn import Context, LocationSubnet, SubnetFactory
+from ..nn import Context, ConvSubnet, LocationSubnet, SubnetFactory
 from .base import Flow, Result, check_channels
-from .fused import fused, fusible
+from .fused import fused, fused_rest, fusible
 from .mixing import GlobalAffine, HardPermutation
-from .passes import CouplingForm
+from .steps import CouplingForm
 
 __all__ = ["AffineCoupling"]
 
@@ -85,12 +85,15 @@ class AffineCoupling(Flow):
     def fuses(self, x: Tensor, *others: nn.Module) -> bool:
         """Whether `fused` may stand for `forward`, and for the other modules that it includes."""
         subnet = self.subnet
-        return (
-            type(self) is AffineCoupling
-            and type(subnet) is LocationSubnet
-            and type(subnet.output) is nn.Linear
-            and fusible(x, self._form, self, subnet, subnet.output, *others)
-        )
+        if type(self) is not AffineCoupling or type(subnet) not in (LocationSubnet, ConvSubnet):
+            return False
+        if isinstance(subnet, LocationSubnet):
+            others = (*others, subnet, subnet.output)
+            if type(subnet.output) is not nn.Linear:
+                return False
+        elif torch.compiler.is_compiling():  # which fuses what follows a convolution itself
+            return False
+        return fusible(x, self._form, self, *others)
 
     def fused(
         self,
@@ -101,15 +104,22 @@ class AffineCoupling(Flow):
     ) -> Result:
         """The same as `forward`, or as it and the two flows that follow, see `semflow.flows.fused`."""
         check_channels(x, self.channels)
-        subnet = cast(LocationSubnet, self.subnet)
-        given = [to_locations(x), subnet.table(x, context), subnet.weight_x, subnet.output.weight, subnet.output.bias]
-        if affine is None or permutation is None:
-            z, log_det = fused(self._form, *given)
+        rows, size = to_locations(x), (x.shape[2], x.shape[3])
+        if isinstance(self.subnet, LocationSubnet):
+            net = self.subnet
+            call = partial(
+                fused, self._form, rows, net.table(x, context), net.weight_x, net.output.weight, net.output.bias
+            )
         else:
-            scale, index = affine.scale(), (permutation.index, permutation.inverse_index)
-            z, log_det = fused(self._form, *given, scale, affine.shift, index=index[0], inverse=index[1])
+            call = partial(fused_rest, self._form, rows, to_locations(self.subnet(self._halves(x)[0], context)))
+        if affine is None or permutation is None:
+            z, log_det = call()
+        else:
+            scale = affine.scale()
+            z, log_det = call(scale, affine.shift, index=permutation.index, inverse=permutation.inverse_index)
             log_det = log_det + torch.log(scale).sum()
-        return from_locations(z, (x.shape[2], x.shape[3])), log_det.view(len(x), *x.shape[2:])
+        log_det = log_det.view(len(x), *size)
+        return from_locations(z, size), log_det if self.event == "location" else log_det.sum((1, 2))
 
     @property
     def _form(self) -> CouplingForm:

@@ -1,16 +1,19 @@
 """A block of a flow as one step of autograd: the same numbers as its composition, in fewer passes over less memory."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import soft_clamp
-from .passes import CouplingForm, backward_pass, forward_pass, operator
+from .operators import operator
+from .passes import backward_pass, backward_rest, forward_pass, forward_rest
+from .steps import CouplingForm
 
-__all__ = ["composition", "fused", "fusible"]
+__all__ = ["composition", "composition_rest", "fused", "fused_rest", "fusible"]
 
 # Before torch 2.7 nothing tells an export from other compilations.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -63,10 +66,19 @@ def fused(
     if torch.compiler.is_compiling():
         tensors = (x, table, weight, weight_out, bias_out, *affine)
         return operator(form, torch.is_grad_enabled(), index, inverse, *tensors)
-    z, log_det, *_ = _Fused.apply(  # type: ignore[no-untyped-call]
-        form, torch.is_grad_enabled(), index, inverse, x, table, weight, weight_out, bias_out, *affine
-    )
-    return z, log_det
+    return _apply(_BLOCK, form, index, inverse, x, table, weight, weight_out, bias_out, *affine)
+
+
+def fused_rest(
+    form: CouplingForm,
+    x: Tensor,
+    output: Tensor,
+    *affine: Tensor,
+    index: Tensor | None = None,
+    inverse: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`fused` from what a subnet of any kind gave, output (N, 2 A) = [s, t] before the gain."""
+    return _apply(_REST, form, index, inverse, x, output, *affine)
 
 
 def composition(
@@ -80,9 +92,17 @@ def composition(
     *affine: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """What `fused` must equal, and what derivatives of its derivatives are taken of."""
-    passive, active = form.halves(x)
+    passive, _ = form.halves(x)
     hidden = F.relu((F.linear(passive, weight).unflatten(0, (-1, table.shape[1])) + table).flatten(0, 1))
-    raw, offset = (F.linear(hidden, weight_out, bias_out) * form.gain).chunk(2, dim=1)
+    return composition_rest(form, index, x, F.linear(hidden, weight_out, bias_out), *affine)
+
+
+def composition_rest(
+    form: CouplingForm, index: Tensor | None, x: Tensor, output: Tensor, *affine: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What `fused_rest` must equal."""
+    passive, active = form.halves(x)
+    raw, offset = (output * form.gain).chunk(2, dim=1)
     log_scale = soft_clamp(raw, form.clamp, form.clamp_form)
     active = active * torch.exp(log_scale) + offset
     u = torch.cat((active, passive) if form.swap else (passive, active), dim=1)
@@ -91,18 +111,42 @@ def composition(
     return u, log_scale.sum(1)
 
 
+class _Passes(NamedTuple):
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, ...]]
+    composition: Callable[..., tuple[Tensor, Tensor]]
+
+
+_BLOCK = _Passes(forward_pass, backward_pass, composition)
+_REST = _Passes(forward_rest, backward_rest, composition_rest)
+
+
+def _apply(
+    passes: _Passes, form: CouplingForm, index: Tensor | None, inverse: Tensor | None, *tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    z, log_det, *_ = _Fused.apply(  # type: ignore[no-untyped-call]
+        passes, form, torch.is_grad_enabled(), index, inverse, *tensors
+    )
+    return z, log_det
+
+
 class _Fused(torch.autograd.Function):
     """The two passes; what the first keeps for the second are further outputs."""
 
     @staticmethod
     def forward(
-        form: CouplingForm, keep: bool, index: Tensor | None, inverse: Tensor | None, *tensors: Tensor
+        passes: _Passes,
+        form: CouplingForm,
+        keep: bool,
+        index: Tensor | None,
+        inverse: Tensor | None,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        return forward_pass(form, keep, index, *tensors)
+        return passes.forward(form, keep, index, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.form, _, *tensors = inputs
+        ctx.passes, ctx.form, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
         ctx.kept = len(output) - 2
@@ -116,23 +160,23 @@ class _Fused(torch.autograd.Function):
         grad_z = torch.zeros_like(x) if gradients[0] is None else gradients[0]
         grad_log_det = x.new_zeros(len(x)) if gradients[1] is None else gradients[1]
         if torch.is_grad_enabled():  # this derivative is to be differentiated itself
-            pull = torch.func.vjp(partial(composition, ctx.form, index), *tensors)[1]
-            return None, None, None, None, *pull((grad_z, grad_log_det))
-        needs = ctx.needs_input_grad[4:]
-        given = backward_pass(ctx.form, needs, inverse, (grad_z, grad_log_det), kept, *tensors)
-        return None, None, None, None, *(grad if need else None for grad, need in zip(given, needs, strict=True))
+            pull = torch.func.vjp(partial(ctx.passes.composition, ctx.form, index), *tensors)[1]
+            return *(None,) * 5, *pull((grad_z, grad_log_det))
+        needs = ctx.needs_input_grad[5:]
+        given = ctx.passes.backward(ctx.form, needs, inverse, (grad_z, grad_log_det), kept, *tensors)
+        return *(None,) * 5, *(grad if need else None for grad, need in zip(given, needs, strict=True))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         index, _, *tensors = ctx.saved_tensors
-        given = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(tensors, tangents[4:], strict=True))
-        results, pull = torch.func.vjp(partial(composition, ctx.form, index), *tensors)[:2]
+        given = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(tensors, tangents[5:], strict=True))
+        results, pull = torch.func.vjp(partial(ctx.passes.composition, ctx.form, index), *tensors)[:2]
         push = torch.func.vjp(pull, results)[1]  # pull is linear, and its transpose pushes forward
         return *push(given)[0], *(None,) * ctx.kept
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-        form, _, index, _, *tensors = inputs
-        results = torch.vmap(partial(composition, form), (in_dims[2], *in_dims[4:]))(index, *tensors)
+        passes, form, _, index, _, *tensors = inputs
+        results = torch.vmap(partial(passes.composition, form), (in_dims[3], *in_dims[5:]))(index, *tensors)
         none = tensors[0].new_empty(0)
         return (*results, none, none), (0, 0, None, None)
