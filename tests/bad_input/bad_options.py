@@ -1,0 +1,135 @@
+"""Rows of the table: options of recipes, constructors and commands."""
+
+from collections.abc import Callable
+
+from bad_rows import SIZE, CommandError, Room, Row, Works, refused
+
+from semflow import recipes
+from semflow.detectors import Scorer, Training
+from semflow.errors import CheckpointError, ConfigError
+from semflow.flows import AffineCoupling, coupling_stack
+from semflow.metrics import HistogramAccumulator
+from semflow.objectives import Objective
+from semflow.synthesis import CutPaste
+
+__all__ = ["OPTIONS"]
+
+
+def built(recipe: str = "sanflow", **options: object) -> Callable[[Room], object]:
+    """A small detector of a recipe."""
+    small = {"backbone": "test_efficientnet", "weights": "random", "image_size": SIZE, **options}
+    return lambda _: recipes.build(recipe, **small)
+
+
+def fitted(*words: object) -> Callable[[Room], object]:
+    def act(room: Room) -> object:
+        room.dataset()
+        return room.fit(*words)
+
+    return act
+
+
+def broken_run(name: str, content: bytes) -> Callable[[Room], object]:
+    def act(room: Room) -> object:
+        for file in room.run.iterdir():
+            room.file(f"run/{file.name}", file.read_bytes())
+        room.file(f"run/{name}", content)
+        return recipes.load(room.path / "run")
+
+    return act
+
+
+def a_list_from_json(_: Room) -> object:
+    small = {"backbone": "test_efficientnet", "weights": "random", "image_size": SIZE, "blocks": 1}
+    return len(recipes.sanflow(**small, position_channels=8, strides=[8, 16]).flows)  # type: ignore[arg-type]
+
+
+OPTIONS = [
+    Row("recipe that does not exist", built("soup"), refused(ConfigError, "recipe", "sanflow", "soup")),
+    Row("argument that no recipe has", built(blobs=3), refused(ConfigError, "blobs", "its arguments are")),
+    Row("word for a number", built(blocks="three"), refused(ConfigError, "blocks must be a whole number", "'three'")),
+    Row("fraction for a number", built(blocks=1.5), refused(ConfigError, "blocks must be a whole number", "1.5")),
+    Row("True for a number", built(blocks=True), refused(ConfigError, "blocks must be a whole number", "True")),
+    Row("number for True", built(synthesis=1), refused(ConfigError, "synthesis must be True or False", "1")),
+    Row("None for a number", built(blocks=None), refused(ConfigError, "blocks must be a whole number", "None")),
+    Row("NaN for a number", built(mode=float("nan")), refused(ConfigError, "mode must be a finite number", "nan")),
+    Row("infinity for a number", built(kl=float("inf")), refused(ConfigError, "kl must be a finite number", "inf")),
+    Row("number of 30 digits", built(blocks=10**30), refused(ConfigError, "blocks", "the largest is")),
+    Row("no blocks", built(blocks=0), refused(ConfigError, "blocks", "0")),
+    Row("fewer than no blocks", built(blocks=-1), refused(ConfigError, "blocks", "-1")),
+    Row("one number for strides", built(strides=8), refused(ConfigError, "strides must be a tuple", "8")),
+    Row("strides with a word", built(strides=(8, "x")), refused(ConfigError, "strides must be a tuple", "'x'")),
+    Row("no strides", built(strides=()), refused(ConfigError, "strides")),
+    Row("stride that the backbone lacks", built(strides=(7,)), refused(ConfigError, "7", "8")),
+    Row("strides as a list, as JSON has them", a_list_from_json, Works("a detector of two scales", 2)),
+    Row("backbone that does not exist", built(backbone="resnet_of_dreams"), refused(ConfigError, "resnet_of_dreams")),
+    Row("weights that are not there", built(weights="none.pth"), refused(ConfigError, "none.pth")),
+    Row("image size 0", built(image_size=0), refused(ConfigError, "image_size", "at least 1")),
+    Row("position code of 6 channels", built(position_channels=6), refused(ConfigError, "multiple of 4", "6")),
+    Row(
+        "variance of another name",
+        built(variance="guessed"),
+        refused(ConfigError, "variance must be one of", "guessed"),
+    ),
+    Row(
+        "synthetic anomalies for one standard normal",
+        built(variance="unit"),
+        refused(ConfigError, "variance unit", "without synthetic anomalies"),
+    ),
+    Row(
+        "a learned variance without statistics",
+        built("fastflow", variance="learned"),
+        refused(ConfigError, "variance learned", "statistics"),
+    ),
+    Row("more blocks than scales (MSFlow)", built("msflow", blocks=(1, 1)), refused(ConfigError, "blocks must be 3")),
+    Row("even smoothing kernel", built(smoothing=2), refused(ConfigError, "smoothing", "odd")),
+    Row("top above 1", lambda _: Scorer(2, top=2), refused(ConfigError, "top must be a fraction")),
+    Row("score of no scale", lambda _: Scorer(0), refused(ConfigError, "scales must be at least 1")),
+    Row("no epochs", lambda _: Training(epochs=0), refused(ConfigError, "epochs must be at least 1")),
+    Row("half an epoch", lambda _: Training(epochs=1.5), refused(ConfigError, "epochs must be a whole number")),  # type: ignore[arg-type]
+    Row(
+        "infinite learning rate", lambda _: Training(learning_rate=float("inf")), refused(ConfigError, "learning_rate")
+    ),
+    Row(
+        "negative weight decay",
+        lambda _: Training(weight_decay=-1.0),
+        refused(ConfigError, "weight_decay must be 0 or"),
+    ),
+    Row("weight of the loss below 0", lambda _: Objective(bce=-1.0), refused(ConfigError, "bce", "at least 0")),
+    Row("channels of no flow", lambda _: AffineCoupling(0), refused(ConfigError, "channels", "0")),
+    Row(
+        "an odd name of a permutation",
+        lambda _: coupling_stack(4, 1, permutation="firm"),
+        refused(ConfigError, "hard or soft"),
+    ),  # type: ignore[arg-type]
+    Row("jitter above 1", lambda _: CutPaste(jitter=2.0), refused(ConfigError, "jitter between 0 and 1")),
+    Row("histogram of 99 bits", lambda _: HistogramAccumulator(99), refused(ConfigError, "bits", "10 to 24")),
+    Row("command: unknown option", fitted("--epoch", "3"), refused(CommandError, "--epoch", "see semflow fit --help")),
+    Row("command: word for a number", fitted("--epochs", "many"), refused(CommandError, "many")),
+    Row("command: no epochs", fitted("--epochs", "0"), refused(CommandError, "--epochs must be at least 1")),
+    Row("command: unknown recipe", fitted("--recipe", "soup"), refused(CommandError, "--recipe", "soup")),
+    Row("command: unknown argument of the recipe", fitted("--set", "blobs", "3"), refused(CommandError, "blobs")),
+    Row(
+        "command: wrong type for the recipe", fitted("--set", "blocks", "three"), refused(CommandError, "blocks", "int")
+    ),
+    Row(
+        "command: contradictory options",
+        fitted("--set", "variance", "unit", "blocks", "1"),
+        refused(CommandError, "variance unit", "without synthetic anomalies"),
+    ),
+    Row("command: an option that has its own", fitted("--set", "seed", "3"), refused(CommandError, "--seed")),
+    Row("run that is none", lambda room: recipes.load(room.path), refused(CheckpointError, "not a run directory")),
+    Row(
+        "run with a broken config.json",
+        broken_run("config.json", b"{"),
+        refused(CheckpointError, "config.json", "broken"),
+    ),
+    Row(
+        "run of a recipe with other arguments",
+        broken_run("config.json", b'{"format": 1, "recipe": "sanflow", "arguments": {"blobs": 3}}'),
+        refused(CheckpointError, "blobs"),
+    ),
+    Row(
+        "run with half a model", broken_run("model.safetensors", b"half"), refused(CheckpointError, "model.safetensors")
+    ),
+]

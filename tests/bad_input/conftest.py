@@ -1,0 +1,26 @@
+"""A run for the rows of bad input, trained once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_rows import Room
+from bad_table import trained_run
+
+from semflow.recipes import load
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("bad_input"))
+
+
+@pytest.fixture(scope="session")
+def detector(run: Path) -> Any:
+    return load(run)
+
+
+@pytest.fixture
+def room(tmp_path: Path, run: Path, detector: Any, monkeypatch: pytest.MonkeyPatch) -> Room:
+    monkeypatch.chdir(tmp_path)
+    return Room(tmp_path, run, detector)

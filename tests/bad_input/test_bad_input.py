@@ -1,0 +1,45 @@
+"""Every kind of bad input gives the error that the table promises, and nothing else."""
+
+import pytest
+from bad_rows import Refused, Room, Row, observe
+from bad_table import PAGE, TABLE, wrong
+
+from semflow.errors import SemflowError
+
+ROWS = [row for rows in TABLE.values() for row in rows]
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Image size", "ignore:.*exceeds limit")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_bad_input(row: Row, room: Room) -> None:
+    if reason := row.needs():
+        pytest.skip(reason)
+    assert not wrong(row, observe(row, room))
+
+
+def test_the_table_is_long_and_its_names_are_one_a_group() -> None:
+    assert len(ROWS) >= 60
+    for rows in TABLE.values():
+        assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_row_can_fail() -> None:
+    """A wrong class, missing words and a value where an error is due are all seen."""
+    row = Row("x", lambda room: None, Refused(SemflowError, ("lost",)))
+    from bad_rows import Observed, Works
+
+    assert "it works" in wrong(row, Observed(value=1))
+    assert "lost" in wrong(row, Observed(error=SemflowError("something else")))
+    assert "expected SemflowError" in wrong(row, Observed(error=type("Other", (SemflowError,), {})("lost")))
+    assert not wrong(row, Observed(error=SemflowError("lost")))
+    assert "expected True" in wrong(Row("y", row.act, Works("")), Observed(value=False))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_page_has_the_row(row: Row) -> None:
+    line = next(
+        (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {row.name} |")), ""
+    )
+    assert line, "run python tests/bad_input/bad_table.py --write"
+    if not isinstance(row.expected, Refused):
+        assert row.expected.told in line or "not tried" in line
