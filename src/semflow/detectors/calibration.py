@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, ShapeError
-from .conformal import FINEST, conformal_p_values, conformal_threshold, default_rate, exact_rate, images_needed
+from .conformal import FINEST, check_count, conformal_p_values, conformal_threshold, exact_rate, images_needed
 
 __all__ = ["Calibration", "Decision"]
 
@@ -89,9 +89,7 @@ class Calibration(nn.Module):
             )
         if not (scores.isfinite().all() and maxima.isfinite().all()):
             raise ShapeError("scores and maxima must be finite, but some are not; the model is broken, fit it again")
-        rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
-        exact = exact_rate(rate)
-        conformal_threshold(scores, rate)  # nothing is changed where it raises
+        exact = exact_rate(check_count(len(scores), false_alarm_rate))  # nothing is changed where it raises
         self.scores, self.maxima = scores.detach().sort().values, maxima.detach().sort().values
         self.rate = torch.tensor([exact.numerator, exact.denominator], device=scores.device)
         self._derive()

@@ -14,6 +14,7 @@ Conformal p-values, 2023.
 
 import math
 from fractions import Fraction
+from typing import NoReturn
 
 from scipy.special import betaincinv
 from torch import Tensor
@@ -22,6 +23,7 @@ from ..errors import ConfigError, ShapeError
 
 __all__ = [
     "FINEST",
+    "check_count",
     "conformal_p_values",
     "conformal_threshold",
     "default_rate",
@@ -58,6 +60,22 @@ def default_rate(images: int) -> float:
     return allowed[0]
 
 
+def check_count(images: int, false_alarm_rate: float | None) -> float:
+    """The rate that this many images are to give, None being `default_rate`'s.
+
+    Raises:
+        ConfigError: they are too few for it; the message says how many are needed.
+
+    >>> check_count(12, None)
+    0.1
+    """
+    if false_alarm_rate is None:
+        return default_rate(images)
+    if images < images_needed(false_alarm_rate):
+        _refuse_few(images, false_alarm_rate)
+    return false_alarm_rate
+
+
 def conformal_p_values(calibration: Tensor, scores: Tensor) -> Tensor:
     """p-values (1 + #{s_i >= s}) / (n + 1), float64, of scores (..., B) against calibration scores (..., n).
 
@@ -86,9 +104,7 @@ def conformal_threshold(calibration: Tensor, false_alarm_rate: float) -> Tensor:
     """
     _check_scores(calibration)
     count = calibration.shape[-1]
-    rate = exact_rate(false_alarm_rate)
-    if count < images_needed(false_alarm_rate):
-        _refuse_few(count, false_alarm_rate)
+    rate = exact_rate(check_count(count, false_alarm_rate))
     return calibration.sort(-1).values[..., math.ceil((count + 1) * (1 - rate)) - 1]
 
 
@@ -126,7 +142,7 @@ def exact_rate(rate: float) -> Fraction:
     return Fraction(rate).limit_denominator(FINEST)
 
 
-def _refuse_few(images: int, rate: float) -> None:
+def _refuse_few(images: int, rate: float) -> NoReturn:
     allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it can be asked for
     hint = f" or take a rate of at least {allowed:g}" if images else ""
     raise ConfigError(

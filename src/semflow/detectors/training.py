@@ -17,8 +17,10 @@ from ..features import FeatureExtractor
 from ..synthesis import SyntheticAnomalies
 from .cache import NormalImages
 from .checkpoint import Position
+from .conformal import check_count
 from .detector import Detector
 from .distributed import ALONE, Processes
+from .holdout import calibrate, hold_out
 from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .plan import Training
 from .progress import Progress
@@ -39,6 +41,8 @@ def fit(
     learning_rate: float | None = None,
     schedule: Literal["constant", "cosine"] | None = None,
     seed: int = 0,
+    calibration: float | int | Dataset[Any] | None = None,
+    false_alarm_rate: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     workers: int = 0,
@@ -59,6 +63,9 @@ def fit(
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         epochs, batch_size, learning_rate, schedule: as in `Training`; None takes the detector's own plan.
         seed: of the synthetic anomalies and of the order of images; the weights' start belongs to the recipe.
+        calibration: normal images to calibrate on after training, see `Calibration`: a number or a fraction of
+            `dataset` to hold out of training, or a data set of others. None trains on all, and leaves no p-values.
+        false_alarm_rate: of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
         resume: go on from the checkpoint in `output`, or start if there is none; the images must be the same.
         workers: processes that load images.
@@ -93,6 +100,9 @@ def fit(
     if not detector.trainable():
         raise ConfigError("detector must have parameters to train, but all of its parts are fixed")
     check_locations(detector, plan)
+    dataset, held_out = hold_out(dataset, calibration, plan.seed)
+    if held_out is not None:
+        check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
     if plan.batch_size < processes.count:
         raise ConfigError(
@@ -138,6 +148,10 @@ def fit(
     detector.eval()
     normal.keep = False
     detector.fit_score(normal, processes.gather)
+    if held_out is not None:
+        calibrate(
+            detector, held_out, false_alarm_rate, batch_size=plan.batch_size, workers=workers, processes=processes
+        )
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector

@@ -1,0 +1,96 @@
+"""Normal images that training leaves alone, so that decisions can rest on them."""
+
+from collections.abc import Sized
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+from ..errors import ConfigError
+from .conformal import images_needed
+from .detector import Detector
+from .distributed import ALONE, Processes
+from .loading import batches, dealt_batches
+
+__all__ = ["automatic_count", "calibrate", "hold_out"]
+
+LEAST, MOST = images_needed(0.1), images_needed(0.01)
+
+
+def automatic_count(images: int) -> int:
+    """How many of the training images to hold out where nobody says: a fifth, from 9 to 99, or none.
+
+    9 is what a false-alarm rate of 10 % takes and 99 what 1 % takes. Where a fifth is fewer than 9 training needs the
+    images more: none is held out, and there are no p-values.
+
+    >>> [automatic_count(n) for n in (10, 44, 45, 60, 320, 2000)]
+    [0, 0, 9, 12, 64, 99]
+    """
+    fifth = min(images // 5, MOST)
+    return fifth if fifth >= LEAST else 0
+
+
+def hold_out(
+    dataset: Dataset[Any], calibration: float | int | Dataset[Any] | None, seed: int = 0
+) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """What to train on, and what to calibrate on.
+
+    Args:
+        dataset: normal images.
+        calibration: a number of them to hold out, or a fraction below 1; a data set of its own, which leaves `dataset`
+            whole; or None or 0 for neither.
+        seed: of the draw. Each half keeps the order of the data set.
+
+    >>> train, held_out = hold_out(range(10), 0.2)
+    >>> len(train), len(held_out), sorted([*train, *held_out]) == list(range(10))
+    (8, 2, True)
+
+    Raises:
+        ConfigError: it is more than there are, or leaves none to train on.
+    """
+    if calibration is None or isinstance(calibration, bool):
+        return dataset, None
+    if not isinstance(calibration, int | float):
+        if not len(cast(Sized, calibration)):
+            raise ConfigError("calibration must hold at least one image, but is empty")
+        return dataset, calibration
+    images = len(cast(Sized, dataset))
+    held = round(calibration * images) if isinstance(calibration, float) and calibration < 1 else calibration
+    if held != int(held) or not 0 <= held < images:
+        raise ConfigError(
+            f"calibration must be a fraction below 1, or a number of images that leaves one of {images} to train on, "
+            f"but got {calibration}"
+        )
+    if held == 0:
+        return dataset, None
+    # Four words, where the draws of training take three: no two of them are the same stream.
+    order = np.random.default_rng((seed, images, int(held), 1)).permutation(images)
+    taken, left = sorted(order[: int(held)].tolist()), sorted(order[int(held) :].tolist())
+    return Subset(dataset, left), Subset(dataset, taken)
+
+
+def calibrate(
+    detector: Detector,
+    dataset: Dataset[Any],
+    false_alarm_rate: float | None = None,
+    *,
+    batch_size: int = 8,
+    workers: int = 0,
+    processes: Processes = ALONE,
+) -> Detector:
+    """Let a trained detector say p-values, decisions and masks, from normal images that it was not trained on.
+
+    Args:
+        detector: trained; it is changed, and returned.
+        dataset: normal images.
+        false_alarm_rate, see `Detector.calibrate`.
+        batch_size, workers: of the loader; they do not change the result.
+        processes: that share the images out.
+
+    Raises:
+        ConfigError: there are too few images for the rate; the message says how many are needed.
+    """
+    parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
+    images = (batch.images.to(detector.device) for batch in batches(dataset, batch_size, workers, parts))
+    detector.calibrate(images, false_alarm_rate, processes.gather)
+    return detector
