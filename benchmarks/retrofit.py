@@ -56,7 +56,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--weights", default="packaged", help="packaged, hub, random or a file")
     add("--strides", nargs="+", type=int, default=[8, 16], metavar="N", help="of the feature maps; a flow for each")
     add("--image-size", type=int, default=256)
-    add("--steps", type=int, default=200)
+    add("--steps", type=int, default=150)
     add("--batch-size", type=int, default=4)
     add("--learning-rate", type=float, default=1e-3, help="of Adam, falling to zero along a cosine")
     add("--mode", type=float, default=1.0, help="the variance that retrofitted bases start from; 1 is the flow's own")

@@ -171,9 +171,11 @@ def measure(cell: RetrofitCell, prepared: Prepared) -> dict[str, Any]:
                 start = model.per_dimension(normal, integrated=True)
         trained, trained_cpu = time.perf_counter(), time.process_time()
         known = (prepared.labels, prepared.masks)
+        log_prob = model.per_dimension(normal)
+        integrated = model.per_dimension(normal, integrated=True) if cell.variant == "predicted" else log_prob
         metrics = {
-            "log_prob": model.per_dimension(normal),
-            "log_likelihood": model.per_dimension(normal, integrated=True),
+            "log_prob": log_prob,
+            "log_likelihood": integrated,
             "log_likelihood_start": start,
             **detection(model.latent_map, prepared.test, *known),
         }
