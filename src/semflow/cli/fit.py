@@ -5,26 +5,36 @@ __all__ = ["recipe_arguments", "run"]
 import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from semflow.cli.console import say
-from semflow.cli.inputs import verified
+from semflow.cli.inputs import CACHE_BYTES, verified, warn_of_leaks
 from semflow.cli.options import Fit
-from semflow.data import open_dataset
-from semflow.detectors import fit
+from semflow.data import ImageDataset, open_dataset
+from semflow.detectors import Processes, fit, launched_processes
 from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, LOG
-from semflow.detectors.loading import check_device
-from semflow.errors import ConfigError, DataError
+from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.recipes import RECIPES, build
 from semflow.report.files import refuse_unwritable
 
 
 def run(options: Fit) -> None:
-    """Check everything that can be checked, then train."""
-    _check_output(options)
-    device = check_device(options.device)
+    """Check everything that can be checked, then train; where torchrun has started several processes, together."""
+    with launched_processes(options.device) as (processes, device):
+        try:
+            _run(options, processes, device)
+        except (SemflowError, OSError) as error:
+            if not processes.says(str(error), isinstance(error, ProcessError)):
+                raise SystemExit(2) from None  # another process has said it
+            raise
+
+
+def _run(options: Fit, processes: Processes, device: torch.device) -> None:
+    processes.first(lambda: _check_output(options))
     if options.recipe not in RECIPES:
         raise ConfigError(f"--recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
     recipe = RECIPES[options.recipe]
@@ -38,9 +48,13 @@ def run(options: Fit) -> None:
     dataset = open_dataset(options.data, "train", common["image_size"], category=options.category)
     arguments = recipe_arguments(recipe, options.set, reserved=common)
     detector = build(options.recipe, **common, **arguments)
-    dataset = verified(dataset, cache=options.workers == 0)
-    say(f"training {options.recipe} on {len(dataset)} images of {options.data}, {device.type}")
-    with _nothing_half_made(options.output):
+    _verify(dataset, options.workers == 0, processes)
+    first = processes.rank == 0
+    if first:
+        warn_of_leaks(options.data, options.category)
+        many = "" if processes.count == 1 else f", {processes.count} processes"
+        say(f"training {options.recipe} on {len(dataset)} images of {options.data}, {device.type}{many}")
+    with _nothing_half_made(options.output) if first else nullcontext():
         fit(
             detector,
             dataset,
@@ -51,9 +65,22 @@ def run(options: Fit) -> None:
             resume=options.resume,
             workers=options.workers,
             device=device,
+            processes=processes,
         )
-    say(f"wrote {options.output}")
-    say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+    if first:
+        say(f"wrote {options.output}")
+        say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+
+
+def _verify(dataset: ImageDataset, cache: bool, processes: Processes) -> None:
+    """Decode every image once, before any work; of several processes each its part."""
+    if processes.count == 1:
+        verified(dataset, cache=cache)
+        return
+    dataset.cache = cache and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
+    for index in processes.part(range(len(dataset))):
+        dataset[index]
+    processes.gather_all(None)
 
 
 def recipe_arguments(

@@ -5,12 +5,8 @@ loss, statistics of a batch norm, gradients - is computed from sums over all of 
 takes the steps that one takes.
 """
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
@@ -18,14 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.distributed.rendezvous import rendezvous
 
-from ..errors import ConfigError, DeviceError, ProcessError, SemflowError
+from ..errors import ProcessError, SemflowError
 
-__all__ = ["ALONE", "Processes", "launched_processes"]
+__all__ = ["ALONE", "Processes"]
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=1)
 
 
 class Processes:
@@ -108,10 +102,20 @@ class Processes:
             raise ProcessError(f"process 0 of {self.count} has stopped: {made[1]}")
         return cast(T, made[0])
 
-    def says(self, message: str) -> bool:
-        """Whether this process is the one to say a message that others may have too: the first that asks."""
+    def says(self, message: str, of_another: bool = False) -> bool:
+        """Whether this process is the one to say a message that others may have too: the first that asks.
+
+        Args:
+            message: one that ends the run.
+            of_another: it says that another process has failed: not needed if that one has said anything.
+        """
+        if self.store is None:
+            return True
         try:
-            return self.store is None or self.store.add(f"said {message}", 1) == 1
+            if of_another and self.store.add("said", 0):
+                return False
+            self.store.add("said", 1)
+            return bool(self.store.add(f"said {message}", 1) == 1)
         except RuntimeError:  # who kept the store is gone
             return True
 
@@ -141,13 +145,10 @@ class Processes:
         """
         return x if self.count == 1 else cast(Tensor, _Sum.apply(x, self))  # type: ignore[no-untyped-call]
 
-    def mean(self, x: Tensor, ignore: Tensor | None = None) -> Tensor:
-        """`semflow.objectives.mean_over_locations` over all processes: each location counts alike, wherever it is."""
-        if x.dim() == 0:  # a constant
-            return x
-        counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
-        summed = self.sum(torch.stack([torch.where(counted > 0, x, 0.0).sum(), counted.sum()]))
-        return summed[0] / summed[1].clamp(min=1)
+    def means(self, maps: Sequence[Tensor], ignore: Tensor | None = None) -> list[Tensor]:
+        """`semflow.objectives.means_over_locations` over all processes: each location counts alike, wherever it is."""
+        summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore)]))
+        return [summed[2 * k] / summed[2 * k + 1].clamp(min=1) for k in range(len(maps))]
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give all processes the sums of their gradients, in one message."""
@@ -167,6 +168,12 @@ ALONE = Processes()
 """One process."""
 
 
+def _sum_and_count(x: Tensor, ignore: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of the locations that count; of anything but a map of locations, of all numbers."""
+    counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
+    return torch.where(counted > 0, x, 0.0).sum(), counted.sum()
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, processes: Processes) -> Tensor:
@@ -176,57 +183,6 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.processes.total(gradient), None  # type: ignore[attr-defined]
-
-
-@contextmanager
-def launched_processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that a launcher such as torchrun has started, and this one's device; alone where there is none.
-
-    The launcher says so by the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The
-    processes speak NCCL where the device is CUDA and gloo elsewhere.
-
-    Args:
-        device: `cuda` without a number takes the GPU of the local rank.
-
-    Raises:
-        ConfigError: the environment is not complete, or the processes do not find each other.
-        DeviceError: there are more processes than GPUs.
-
-    Example:
-        >>> with launched_processes(torch.device("cpu")) as (processes, device):
-        ...     processes.count
-        1
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        yield ALONE, device
-        return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ConfigError(f"environment has WORLD_SIZE but not {', '.join(missing)}; start the processes with torchrun")
-    if device.type == "cuda" and device.index is None:
-        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if number >= there:
-            raise DeviceError(
-                f"process {number} of this machine needs a GPU of its own, but there are {there}; start {there}"
-            )
-        device = torch.device("cuda", number)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    # Objects travel by gloo, which needs no GPU memory for them. Whoever comes late has been checking its images.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    try:
-        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split()).split(" Exception raised from")[0]
-        raise ConfigError(f"the processes that were launched together do not find each other: {reason}") from None
-    # Killed by the launcher as another has failed: at once, and not after a collective that will not end.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield Processes(dist.group.WORLD, store), device
-    finally:
-        dist.destroy_process_group()
 
 
 @contextmanager

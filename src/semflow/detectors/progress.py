@@ -61,6 +61,8 @@ class Progress:
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; `record` is its line of the log."""
         text = f"loss {record['loss']:.4f}"
+        if record.get("clipped"):
+            text += f"  {record['clipped']} of {record['steps']} steps clipped"
         if self._bar is not None:
             self._bar.update(self._task, completed=record["epoch"], description=text)
         elif self.show and (record["epoch"] == self.epochs or record["epoch"] % max(1, self.epochs // 10) == 0):

@@ -33,14 +33,19 @@ class SharedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         dim, channel = (0, *range(2, x.dim())), (slice(None), *(None,) * (x.dim() - 2))
-        count = self.processes.total(x.new_tensor([float(x.numel() // x.shape[1])]))
-        mean = self.processes.sum(x.sum(dim)) / count
-        centred = x - mean[channel]
-        variance = self.processes.sum(centred.square().sum(dim)) / count
+        # One message: each process's count, means and variances stand in a row of their own, 0 in all others'.
+        own = [x.new_tensor([float(x.numel() // x.shape[1])]), *_moments(x, dim)]
+        rows = x.new_zeros(self.processes.count, 2 * x.shape[1] + 1)
+        rows = self.processes.sum(rows.index_put((torch.tensor(self.processes.rank),), torch.cat(own)))
+        counts, means, variances = rows.split([1, x.shape[1], x.shape[1]], dim=1)
+        count = counts.sum().detach()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
         if self.track_running_stats and self.num_batches_tracked is not None:
             self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        centred = x - mean[channel]
         y = centred * torch.rsqrt(variance + self.eps)[channel]
-        return y * self.weight[channel] + self.bias[channel] if self.affine else y
+        return cast(Tensor, y * self.weight[channel] + self.bias[channel]) if self.affine else y
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions is right."""
@@ -55,6 +60,15 @@ class SharedBatchNorm(_BatchNorm):
                 running.lerp_(value.to(running), momentum)
 
 
+def _moments(x: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel; 0 of nothing, with a gradient of nothing."""
+    if not x.numel():
+        nothing = x.sum(dim)
+        return nothing, nothing
+    variance, mean = torch.var_mean(x, dim, correction=0)
+    return mean, variance
+
+
 @contextmanager
 def shared(detector: Detector, processes: Processes) -> Iterator[None]:
     """Let a detector's objective and batch norms take means over all processes while the block runs.
@@ -65,7 +79,7 @@ def shared(detector: Detector, processes: Processes) -> Iterator[None]:
         yield
         return
     own, objective = list(_norms(detector)), detector.objective
-    detector.objective = replace(objective, mean=processes.mean)
+    detector.objective = replace(objective, means=processes.means)
     for parent, name, norm in own:
         setattr(parent, name, SharedBatchNorm(norm, processes))
     try:

@@ -1,6 +1,6 @@
 """SANFlow's objective, Eq. 9: L = NLL + lambda_1 BCE + lambda_2 KL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from ..errors import ConfigError, ShapeError
 from ..flows import Event
 from ..nn import Statistics
 
-__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations"]
+__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations", "means_over_locations"]
 
 
 class Terms(NamedTuple):
@@ -68,6 +68,11 @@ def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int,
     return torch.where(counted, x, 0.0).sum(dim) / counted.sum(dim).clamp(min=1)
 
 
+def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -> Sequence[Tensor]:
+    """`mean_over_locations` of several maps, at once as several processes may have to agree on them."""
+    return [mean_over_locations(x, ignore) for x in maps]
+
+
 @dataclass(frozen=True)
 class Objective:
     """Negative log-likelihood, binary cross-entropy of the log-odds, and divergence from the variance's prior.
@@ -85,7 +90,7 @@ class Objective:
         squash: wrap the whole into -log sigmoid(-L) at every location, as the published code does: it saturates where
             the likelihood is high already, so that training turns to the worst locations.
         double_softmax: BCE as in the published code, softmax applied to probabilities; kept for study.
-        mean: of a map (B, H, W), given what to ignore in it; where several processes hold a batch, over all of them.
+        means: of maps, given what to ignore in them; where several processes hold a batch, over all of them.
 
     Example:
         >>> from semflow.bases import StandardNormal
@@ -100,7 +105,9 @@ class Objective:
     temperature: float | None = None
     squash: bool = False
     double_softmax: bool = False
-    mean: Callable[[Tensor, Tensor | None], Tensor] = field(default=mean_over_locations, repr=False, compare=False)
+    means: Callable[[Sequence[Tensor], Tensor | None], Sequence[Tensor]] = field(
+        default=means_over_locations, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_arguments(Objective.__init__, vars(self))
@@ -150,10 +157,10 @@ class Objective:
         bce = zero
         if self.bce and anomaly_mask is not None:
             bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
-        nll_mean, bce_mean, kl_mean = (self.mean(x, ignore) for x in (nll, bce, kl))
+        nll_mean, bce_mean, kl_mean = self.means((nll, bce, kl), ignore)
         if self.squash:
             worst = F.softplus(_over_event(nll, kl * self.kl, ignore) + self.bce * bce_mean / channels)
-            total = self.mean(worst, ignore)
+            (total,) = self.means((worst,), ignore)
         else:
             total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())

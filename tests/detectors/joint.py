@@ -1,0 +1,94 @@
+"""Runs that one process and several must bring to the same weights; as a program, the several.
+
+python joint.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from conftest import make_detector, make_images
+from semflow.bases import StandardNormal
+from semflow.detectors import Detector, Processes, Training, fit
+from semflow.detectors.distributed import ALONE
+from semflow.features import ModuleFeatures
+from semflow.flows import coupling_stack
+from semflow.nn import ConvSubnet
+from semflow.objectives import PRESETS
+
+
+def images(count: int = 10):
+    return make_images(count)
+
+
+def whole_maps(**changes) -> Detector:
+    """Synthesis, guard, predicted variance with batch norms, standardised channels."""
+    detector = make_detector(**{k: v for k, v in changes.items() if k == "synthesis"})
+    detector.guard = 1
+    detector.plan = replace(detector.plan, epochs=2, **{k: v for k, v in changes.items() if k != "synthesis"})
+    return detector
+
+
+def squashed() -> Detector:
+    detector = whole_maps()
+    detector.objective = PRESETS["reference"]
+    return detector
+
+
+def samples() -> Detector:
+    """A flow whose event is the sample, with 3x3 subnets."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        features = ModuleFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
+        flows = [coupling_stack(6, 2, (ConvSubnet,))]
+        return Detector(features, flows, StandardNormal(), plan=Training(2, 4, 1e-3, "constant"), image_size=32)
+
+
+CASES: dict[str, Callable[[], Detector]] = {
+    "synthesis": whole_maps,
+    "kept maps": lambda: whole_maps(synthesis=False),
+    "clipped": lambda: whole_maps(clip=0.3),
+    "groups": lambda: whole_maps(locations=40),
+    "squashed": squashed,
+    "samples": samples,
+}
+
+
+def train(case: str, processes: Processes = ALONE, output: Path | None = None, **options) -> Detector:
+    return fit(CASES[case](), images(), output=output, progress=False, processes=processes, **options)
+
+
+def work(rank: int, count: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    processes = Processes(dist.group.WORLD)
+    for case in CASES:
+        detector = train(case, processes, folder / case)
+        save_file(dict(detector.state_dict()), folder / f"{case}.{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    count, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    children = []
+    for rank in range(count):
+        child = os.fork()  # imported once, before there is any thread
+        if not child:
+            code = 1
+            try:
+                work(rank, count, folder)
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
