@@ -1,7 +1,12 @@
 """What anomalib's `Engine` wants of a model; anomalib is imported here, and only here."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..export.special import digamma_series, lgamma_series
 from ..features.timm_module import load_timm
 from .foreign import library
 
@@ -21,7 +26,22 @@ class OneClass(AnomalibModule):  # type: ignore[misc]  # anomalib may be missing
         """The batch with what the model says of it."""
         return batch.update(**self.model(batch.image)._asdict())
 
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Any:
+        """anomalib's, with the special functions in arithmetic; its OpenVINO files are made of this."""
+        kwargs.setdefault("opset_version", 18)  # what torch's exporter writes; anomalib asks for less, in vain
+        with _InArithmetic():
+            return super().to_onnx(*args, **kwargs)
+
     @property
     def learning_type(self) -> Any:
         """One class: the normal one."""
         return LearningType.ONE_CLASS
+
+
+class _InArithmetic(TorchFunctionMode):
+    """While a graph is traced, digamma and lgamma, which ONNX does not know, are what it knows."""
+
+    series = {torch.digamma: digamma_series, torch.special.digamma: digamma_series, torch.lgamma: lgamma_series}  # noqa: RUF012
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.series.get(func, func)(*args, **(kwargs or {}))

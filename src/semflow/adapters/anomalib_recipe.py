@@ -103,24 +103,24 @@ class SemflowModule(OneClass):
         self.stale = True
         if self.automatic_optimization:
             terms = detector.loss(images, masks)
-            self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True)
+            self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
             return terms.total
         values = train_on_batch(detector, optimizer, plan, images, masks, None, (plan.seed, step))
-        self.log("train_loss", values[0], on_epoch=True, prog_bar=True)
+        self.log("train_loss", values[0], on_epoch=True, prog_bar=True, batch_size=len(images))
         return None
 
     def on_validation_start(self) -> None:
         """Thresholds are taken from the scores of a validation, which must be those of the finished detector."""
-        self._calibrate()
+        self._fit_score()
 
     def on_train_epoch_end(self) -> None:
         """Where the last epoch has no validation; a checkpoint is written after this."""
         if self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs:
-            self._calibrate()
+            self._fit_score()
 
-    def _calibrate(self) -> None:
+    def _fit_score(self) -> None:
         if self.stale:
-            self.detector.calibrate(self._training_images())
+            self.detector.fit_score(self._training_images())
             self.stale = False
 
     def _training_images(self) -> Iterator[Tensor]:

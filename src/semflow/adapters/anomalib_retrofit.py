@@ -78,7 +78,8 @@ class StatisticsModule(OneClass):
         """One step on whole maps."""
         terms = self.model.statistics.loss(batch.image)
         for name, value in terms._asdict().items():
-            self.log(f"train_{'loss' if name == 'total' else name}", value.detach(), on_epoch=True, prog_bar=True)
+            name = "loss" if name == "total" else name
+            self.log(f"train_{name}", value.detach(), on_epoch=True, prog_bar=True, batch_size=len(batch.image))
         return terms.total
 
 

@@ -1,0 +1,391 @@
+"""anomalib: recipes in its Engine, and its own FastFlow and CFLOW over predicted statistics."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from library_cases import draw, surroundings
+from PIL import Image
+from torch import Tensor, nn
+
+import semflow
+from semflow.bases import SemanticAware
+from semflow.errors import ConfigError, ShapeError
+from semflow.features.timm_module import load_timm
+from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
+from semflow.testing import check_flow
+
+if find_spec("anomalib") is None:
+    pytest.skip('needs anomalib: pip install "semflow[anomalib]"', allow_module_level=True)
+load_timm()  # before torchvision, which cannot be imported without beside a CPU build of torch
+
+from anomalib.data import Folder, InferenceBatch  # noqa: E402
+from anomalib.engine import Engine  # noqa: E402
+from anomalib.models import Cflow, Fastflow, Padim  # noqa: E402
+from anomalib.models.image.cflow.torch_model import CflowModel  # noqa: E402
+from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d  # noqa: E402
+from anomalib.models.image.fastflow.torch_model import FastflowModel  # noqa: E402
+
+from semflow.adapters.anomalib import SemflowModule, StatisticsModule  # noqa: E402
+
+SIZE = (64, 96)
+
+
+def fastflow(**options: Any) -> Any:
+    with surroundings(0):
+        return FastflowModel(SIZE, "resnet18", pre_trained=False, flow_steps=2, **options)
+
+
+def cflow() -> Any:
+    with surroundings(0):
+        return CflowModel("resnet18", ["layer2", "layer3"], pre_trained=False, coupling_blocks=2, condition_vector=16)
+
+
+MODELS: dict[str, Callable[[], Any]] = {"fastflow": fastflow, "cflow": cflow}
+
+
+def head() -> InverseGammaVariance:
+    with surroundings(1):
+        return InverseGammaVariance(StatisticsNetwork(stride=4, filters=8), mode=0.7)
+
+
+def images(count: int = 2) -> Tensor:
+    return draw(count, 3, *SIZE, seed=3)
+
+
+def their_latents(model: Any, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The latents and log-dets that anomalib's own code gives, as maps."""
+    if isinstance(model, FastflowModel):
+        return list(zip(*model.train()(x), strict=True))
+    found = []
+    for maps, decoder in zip(model.encoder(x).values(), model.decoders, strict=True):
+        b, c, h, w = maps.shape
+        code = positional_encoding_2d(model.condition_vector, h, w).repeat(b, 1, 1, 1)
+        rows = [m.permute(0, 2, 3, 1).reshape(b * h * w, -1) for m in (maps, code)]
+        z, log_det = decoder(rows[0], [rows[1]])
+        found.append((z.reshape(b, h, w, c).permute(0, 3, 1, 2), log_det.reshape(b, h, w)))
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
+    """On the standard normal: the loss that FastFlow trains on, and the likelihood that CFLOW scores by."""
+    model = MODELS[name]()
+    came = semflow.with_statistics(model, None).log_prob(images())
+    right = []
+    with torch.no_grad():
+        for z, log_det in their_latents(model, images()):
+            if name == "cflow":
+                c = z.shape[1]
+                rows = z.permute(0, 2, 3, 1).reshape(-1, c)
+                right.append(get_logp(c, rows, log_det.flatten()).reshape(log_det.shape))
+            else:
+                constant = 0.5 * z[0].numel() * np.log(2 * np.pi)
+                right.append(log_det - 0.5 * z.square().sum((1, 2, 3)) - constant)
+    for ours, theirs in zip(came, right, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
+    model, variance = MODELS[name](), head().eval()
+    ours = semflow.with_statistics(model, variance, SemanticAware(form="marginal")).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        latents = their_latents(model, images())
+        rgb = images() * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        rgb = rgb + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        statistics = variance(rgb, [z for z, _ in latents])
+        for came, (z, log_det), s in zip(ours.log_prob(images()), latents, statistics, strict=True):
+            right = SemanticAware(form="marginal").log_prob(z, s)
+            right = right + log_det if name == "cflow" else right.sum((1, 2)) + log_det
+            torch.testing.assert_close(came, right, rtol=1e-5, atol=1e-3)
+    assert ours.anomaly_map(images()).shape == (2, *SIZE)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_trains_is_their_flows_and_the_head(name: str) -> None:
+    model = MODELS[name]()
+    ours = semflow.with_statistics(model, head())
+    flows = model.fast_flow_blocks if name == "fastflow" else model.decoders
+    mask = torch.zeros(2, *SIZE)
+    mask[0, 8:40, 8:40] = 1
+    ours.loss(images(), anomaly_mask=mask).total.backward()
+    theirs = {id(p) for p in flows.parameters() if p.requires_grad}
+    added = {id(p) for p in ours.head.parameters()}
+    assert {id(p) for p in ours.trainable()} == theirs | added
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.trainable())
+    assert all(p.grad is None for p in ours.maps.parameters())
+    before = [b.clone() for b in ours.maps.buffers()]
+    ours.train().log_prob(images())  # a backbone in training mode would move its running statistics
+    assert all(torch.equal(a, b) for a, b in zip(before, ours.maps.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_saved_copied_and_pickled(name: str) -> None:
+    ours = semflow.with_statistics(MODELS[name](), head())
+    other = semflow.with_statistics(MODELS[name](), head())
+    with torch.no_grad():
+        for p in ours.trainable():
+            p.add_(0.1)
+    right = ours.anomaly_map(images())
+    assert not torch.equal(other.anomaly_map(images()), right)
+    other.load_state_dict(ours.state_dict())
+    for same in (other, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert torch.equal(same.anomaly_map(images()), right)
+    with torch.no_grad():
+        next(iter(copy.deepcopy(ours).flows.parameters())).zero_()  # a copy's flows are its own
+    assert torch.equal(ours.anomaly_map(images()), right)
+
+
+def test_a_map_does_not_depend_on_the_batch() -> None:
+    ours = semflow.with_statistics(cflow(), head())
+    together = ours.anomaly_map(images(3))
+    alone = torch.cat([ours.anomaly_map(images(3)[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_their_flows_keep_the_laws(name: str) -> None:
+    """anomalib's copy of FrEIA's block, within FrEIA's sequence, as one flow: the event is known."""
+    model = MODELS[name]()
+    flow = semflow.as_flow(model.fast_flow_blocks[-1] if name == "fastflow" else model.decoders[0])
+    assert flow.event == ("sample" if name == "fastflow" else "location")
+    assert type(flow.inn.module_list[0]).__module__.startswith("anomalib.")
+    x = draw(2, *((256, 4, 6) if name == "fastflow" else (128, 2, 2)), seed=1)
+    context = None if name == "fastflow" else SinusoidalPosition2d(16)(2, 2)
+    with torch.no_grad():
+        z, _ = flow(x, context)
+        torch.testing.assert_close(flow.inverse(z, context), x, rtol=1e-3, atol=1e-3)
+    small = semflow.as_flow(_small_block(name))
+    code = None if name == "fastflow" else draw(8, 2, 3, seed=2)
+    check_flow(small, draw(2, 6, 2, 3, seed=1), code, compile_backend=None)
+
+
+def _small_block(name: str) -> nn.Module:
+    from anomalib.models.image.cflow.utils import cflow_head
+    from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
+
+    with surroundings(0):
+        if name == "cflow":
+            return cflow_head(condition_vector=8, coupling_blocks=2, clamp_alpha=1.9, n_features=6)
+        return create_fast_flow_block([6, 2, 3], conv3x3_only=False, hidden_ratio=1.0, flow_steps=2)
+
+
+def test_a_head_on_features_needs_no_image() -> None:
+    networks = [FeatureStatisticsNetwork(c, filters=8) for c in (64, 128, 256)]
+    ours = semflow.with_statistics(fastflow(), InverseGammaVariance(networks))
+    assert [p.shape for p in ours.log_prob(images())] == [(2,)] * 3
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"flow must be anomalib's Fastflow or Cflow, .* but got anomalib.*Padim"):
+        semflow.with_statistics(Padim(backbone="resnet18", pre_trained=False), None)
+    ours = semflow.with_statistics(cflow(), None)
+    with pytest.raises(ShapeError, match=r"features must be normalised images .* but got \(2, 128, 8, 12\)"):
+        ours.log_prob(torch.zeros(2, 128, 8, 12))
+    with pytest.raises(ShapeError, match="but got list"):
+        ours.log_prob([torch.zeros(2, 3, 8, 12)])
+    with pytest.raises(ConfigError, match="model must be anomalib's Fastflow or Cflow, but got CflowModel"):
+        StatisticsModule(cflow(), None)
+    with pytest.raises(ConfigError, match="recipe must be one of sanflow"):
+        SemflowModule("padim")
+
+
+# ---------------------------------------------------------------------------------------------------- the Engine
+
+
+@pytest.fixture(scope="module", name="waves")
+def _waves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gratings of any phase, and some with a square of noise."""
+    root = tmp_path_factory.mktemp("waves")
+    rng = np.random.default_rng(0)
+    for folder, count in (("train", 12), ("good", 6), ("bad", 6)):
+        (root / folder).mkdir()
+        for i in range(count):
+            wave = np.sin(np.arange(64) / 3 + 6.28 * rng.random())[:, None, None]
+            pixels = 128 + 50 * wave + rng.normal(0, 4, (64, 64, 3))
+            if folder == "bad":
+                mask = np.zeros((64, 64), np.uint8)
+                mask[20:44, 10:34] = 255
+                pixels[mask > 0] = rng.integers(0, 255, (24 * 24, 3))
+                (root / "mask").mkdir(exist_ok=True)
+                Image.fromarray(mask).save(root / "mask" / f"{i}.png")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / folder / f"{i}.png")
+    return root
+
+
+def data(root: Path) -> Any:
+    return Folder(
+        "waves",
+        root=root,
+        normal_dir="train",
+        abnormal_dir="bad",
+        normal_test_dir="good",
+        mask_dir="mask",
+        train_batch_size=4,
+        eval_batch_size=4,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
+
+
+def engine(folder: Path, epochs: int) -> Any:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    return Engine(max_epochs=epochs, accelerator="cpu", devices=1, default_root_dir=folder, **quiet)
+
+
+def recipe_module(recipe: str, **arguments: Any) -> SemflowModule:
+    small = {"backbone": "resnet18", "weights": "random", "image_size": 64, "blocks": 2, "strides": (8, 16)}
+    return SemflowModule(recipe, visualizer=False, **{**small, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("sanflow", {}),
+        ("cflow_ad", {"locations": 64, "statistics": True, "standardize": True, "position_channels": 16}),
+    ],
+)
+def test_a_recipe_is_fitted_tested_saved_and_exported(
+    recipe: str, arguments: dict[str, Any], waves: Path, tmp_path: Path
+) -> None:
+    module = recipe_module(recipe, **arguments)
+    start = {name: p.detach().clone() for name, p in module.detector.named_parameters() if p.requires_grad}
+    own = engine(tmp_path, epochs=5)
+    own.fit(module, datamodule=data(waves))
+    trained = {id(p) for p in module.detector.trainable()}
+    moved = [
+        name for name, p in module.detector.named_parameters() if id(p) in trained and not torch.equal(p, start[name])
+    ]
+    assert len(moved) == len(trained)
+    assert own.trainer.optimizers[0].param_groups[0]["lr"] < module.detector.plan.learning_rate  # the schedule's end
+    (metrics,) = own.test(module, datamodule=data(waves))
+    assert metrics["pixel_AUROC"] > 0.7
+    assert metrics["image_AUROC"] > 0.7
+
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    right = module.eval().detector.predict(x)
+    raw = module.model(x)
+    torch.testing.assert_close(raw.pred_score, right.score)
+    torch.testing.assert_close(raw.anomaly_map[:, 0], right.anomaly_map)
+    # The score's constants are those of the weights at the end, taken from the training images.
+    offsets = module.detector.scorer.offsets.clone()
+    module.detector.fit_score(_unit_images(module, waves))
+    torch.testing.assert_close(module.detector.scorer.offsets, offsets, rtol=1e-4, atol=1e-4)
+
+    again = SemflowModule.load_from_checkpoint(own.best_model_path)
+    assert again.detector.config == module.detector.config
+    torch.testing.assert_close(again.eval().detector.predict(x).anomaly_map, right.anomaly_map)
+
+    path = own.export(module, "torch", export_root=tmp_path)
+    loaded = torch.load(path, weights_only=False)["model"]
+    came: InferenceBatch = loaded(torch.rand(1, 3, 80, 80))  # it resizes by itself
+    assert came.anomaly_map.shape == (1, 1, 64, 64)
+    assert came.pred_label.shape == (1,)
+    torch.testing.assert_close(loaded.model(x).anomaly_map, raw.anomaly_map)
+
+
+def _unit_images(module: SemflowModule, waves: Path) -> list[Tensor]:
+    pixels = [np.asarray(Image.open(path)) for path in sorted((waves / "train").iterdir())]
+    return [torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255]
+
+
+@pytest.mark.parametrize("name", ["fastflow", "cflow"])
+def test_a_retrofitted_model_is_fitted_and_tested(name: str, waves: Path, tmp_path: Path) -> None:
+    with surroundings(0):
+        theirs: Any
+        if name == "fastflow":
+            size = Fastflow.configure_pre_processor((64, 64))
+            theirs = Fastflow(pre_trained=False, flow_steps=2, pre_processor=size, visualizer=False)
+        else:
+            theirs = Cflow(
+                "resnet18",
+                ("layer2", "layer3"),
+                pre_trained=False,
+                coupling_blocks=2,
+                lr=1e-3,
+                pre_processor=Cflow.configure_pre_processor((64, 64)),
+                visualizer=False,
+            )
+    module = StatisticsModule(theirs, head())
+    assert module.pre_processor is theirs.pre_processor
+    flows = theirs.model.fast_flow_blocks if name == "fastflow" else theirs.model.decoders
+    start = [p.detach().clone() for p in flows.parameters() if p.requires_grad]
+    learned = [p.detach().clone() for p in module.model.statistics.head.parameters()]
+    own = engine(tmp_path, epochs=4)
+    own.fit(module, datamodule=data(waves))
+    assert all(
+        not torch.equal(p, s) for p, s in zip([p for p in flows.parameters() if p.requires_grad], start, strict=True)
+    )
+    assert any(not torch.equal(p, s) for p, s in zip(module.model.statistics.head.parameters(), learned, strict=True))
+    (metrics,) = own.test(module, datamodule=data(waves))
+    assert metrics["pixel_AUROC"] > 0.7
+
+    x = draw(2, 3, 64, 64, seed=1)
+    right = module.eval().model.statistics.anomaly_map(x)
+    raw = module.model(x)
+    torch.testing.assert_close(raw.anomaly_map[:, 0], right)
+    assert torch.equal(raw.pred_score, raw.anomaly_map.amax((1, 2, 3)))
+    with surroundings(5):
+        fresh = type(theirs)(**_options(theirs))
+    again = StatisticsModule.load_from_checkpoint(own.best_model_path, model=fresh, head=head())
+    torch.testing.assert_close(again.eval().model.statistics.anomaly_map(x), right)
+
+
+def _options(model: Any) -> dict[str, Any]:
+    return {**model.hparams, "pre_processor": model.pre_processor, "visualizer": False}
+
+
+def test_images_that_are_normalised_already_are_refused(waves: Path, tmp_path: Path) -> None:
+    module = recipe_module("sanflow", blocks=1)
+    module.pre_processor = Fastflow.configure_pre_processor((64, 64))
+    with pytest.raises(ShapeError, match=r"images must be in \[0, 1\], but got .* leave normalisation out of pre_proc"):
+        engine(tmp_path, epochs=1).fit(module, datamodule=data(waves))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["sanflow", "fastflow"])
+def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
+    """anomalib's exporter, with the digamma and the lgamma of the base in arithmetic that ONNX knows."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason='needs onnxruntime: pip install "semflow[export]"')
+    pytest.importorskip("onnxscript", reason='needs onnxscript: pip install "semflow[export]"')
+    module: Any
+    if which == "sanflow":
+        module = recipe_module("sanflow", blocks=1)
+    else:
+        with surroundings(0):
+            size = Fastflow.configure_pre_processor((64, 64))
+            theirs = Fastflow(pre_trained=False, flow_steps=1, pre_processor=size, visualizer=False)
+        module = StatisticsModule(theirs, head(), SemanticAware(form="marginal"))
+    x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        right = module.eval()(x)
+    path = module.to_onnx(tmp_path, input_size=(64, 64))
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    came = dict(zip(names, session.run(None, {"input": x.numpy()}), strict=True))
+    torch.testing.assert_close(torch.from_numpy(came["anomaly_map"]), right.anomaly_map, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(came["pred_score"]), right.pred_score, rtol=1e-4, atol=1e-4)
+    if find_spec("openvino") is None:
+        return
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answer = compiled(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(answer["anomaly_map"]), right.anomaly_map, rtol=1e-3, atol=1e-3)
+
+
+def test_importing_the_adapters_does_not_import_anomalib() -> None:
+    code = "import sys, semflow.adapters; print('anomalib' in sys.modules, 'lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "False False"), done.stderr
