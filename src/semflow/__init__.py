@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         testing,
     )
     from .adapters import as_flow, with_statistics
-    from .detectors import Detector, evaluate, fit
+    from .detectors import Detector, calibrate, evaluate, fit
     from .nn import InverseGammaVariance
     from .recipes import load
 
@@ -36,14 +36,14 @@ _ROOMS = (
     "metrics", "nn", "objectives", "recipes", "report", "synthesis", "testing",
 )  # fmt: skip
 _NAMES = {
-    "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "evaluate": "detectors",
-    "fit": "detectors", "load": "recipes", "with_statistics": "adapters",
+    "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "detectors",
+    "evaluate": "detectors", "fit": "detectors", "load": "recipes", "with_statistics": "adapters",
 }  # fmt: skip
 
 __all__ = [
-    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "data", "detectors", "evaluate", "export",
-    "features", "fit", "flows", "functional", "hub", "load", "metrics", "nn", "objectives", "recipes", "synthesis",
-    "testing", "with_statistics",
+    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "calibrate", "data", "detectors", "evaluate",
+    "export", "features", "fit", "flows", "functional", "hub", "load", "metrics", "nn", "objectives", "recipes",
+    "synthesis", "testing", "with_statistics",
 ]  # fmt: skip
 
 

@@ -7,8 +7,9 @@ import platform
 from importlib import metadata
 
 from semflow import __version__
+from semflow.cli.calibrate import decide_at
 from semflow.cli.console import print_table, say, track
-from semflow.cli.inputs import load_detector, verified, warn_of_leaks
+from semflow.cli.inputs import verified, warn_of_leaks
 from semflow.cli.options import Evaluate
 from semflow.data import open_dataset
 from semflow.detectors import check_labels, results, summarize
@@ -22,6 +23,11 @@ METRICS = {
     "aupro": "AUPRO",
     "image_f1_max": "image F1-max",
 }
+RATES = {
+    "false_alarm_rate": "good ones called anomalous",
+    "detection_rate": "defects called anomalous",
+    "mask_false_alarm_rate": "good ones with a mask",
+}
 
 
 def run(options: Evaluate) -> None:
@@ -30,7 +36,7 @@ def run(options: Evaluate) -> None:
         raise DataError(f"--json {options.json} is a folder, expected a file to write")
     if options.json is not None:
         refuse_unwritable(options.json)
-    detector = load_detector(options.model, options.device)
+    detector = decide_at(options.model, options.device, options.false_alarm_rate)
     dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
     check_labels(dataset)
     warn_of_leaks(options.data, options.category)
@@ -48,7 +54,14 @@ def run(options: Evaluate) -> None:
         ("images", "defects", *METRICS.values()),
         [(str(found.images), str(found.anomalous_images), *(percent(figures[name]) for name in METRICS))],
     )
+    if detector.false_alarm_rate is not None:
+        print_table(
+            f"decisions at a false-alarm rate of {percent(detector.false_alarm_rate)} %",
+            ("", *RATES.values()),
+            [("per cent of the images", *(percent(figures[name]) for name in RATES))],
+        )
     if options.json is not None:
+        figures = {**figures, "calibrated_false_alarm_rate": detector.false_alarm_rate}
         origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
         write_atomic(options.json, json.dumps({**figures, **origin}, indent=2) + "\n")
         say(f"wrote {options.json}")

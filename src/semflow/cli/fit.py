@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from semflow.cli.calibrate import say_calibration
 from semflow.cli.console import say
 from semflow.cli.inputs import CACHE_BYTES, verified, warn_of_leaks
 from semflow.cli.options import Fit
-from semflow.data import ImageDataset, open_dataset
-from semflow.detectors import Processes, fit, launched_processes
+from semflow.data import ImageDataset, duplicates, open_dataset
+from semflow.detectors import Processes, automatic_count, fit, launched_processes
 from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, LOG
+from semflow.detectors.conformal import check_count
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.recipes import RECIPES, build
 from semflow.report.files import refuse_unwritable
@@ -47,13 +49,16 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
     }
     dataset = open_dataset(options.data, "train", common["image_size"], category=options.category)
     arguments = recipe_arguments(recipe, options.set, reserved=common)
+    calibration = _calibration(options, dataset)
     detector = build(options.recipe, **common, **arguments)
     _verify(dataset, options.workers == 0, processes)
     first = processes.rank == 0
     if first:
         warn_of_leaks(options.data, options.category)
         many = "" if processes.count == 1 else f", {processes.count} processes"
-        say(f"training {options.recipe} on {len(dataset)} images of {options.data}, {device.type}{many}")
+        held = f" and {calibration} held out" if isinstance(calibration, int) and calibration else ""
+        trained = len(dataset) - (calibration if isinstance(calibration, int) else 0)
+        say(f"training {options.recipe} on {trained} images of {options.data}{held}, {device.type}{many}")
     with _nothing_half_made(options.output) if first else nullcontext():
         fit(
             detector,
@@ -61,6 +66,8 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=options.seed,
+            calibration=calibration,
+            false_alarm_rate=options.false_alarm_rate,
             output=options.output,
             resume=options.resume,
             workers=options.workers,
@@ -68,8 +75,31 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
             processes=processes,
         )
     if first:
+        say_calibration(detector.calibration)
         say(f"wrote {options.output}")
         say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+
+
+def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:
+    """The good images to calibrate on: those given, or how many of the data are held out."""
+    if options.calibration is None:
+        held = automatic_count(len(dataset)) if options.hold_out is None else options.hold_out
+        if held or options.false_alarm_rate is not None:
+            check_count(held, options.false_alarm_rate)
+        return held
+    if options.hold_out:
+        raise ConfigError(
+            f"--hold-out {options.hold_out} does not go with --calibration {options.calibration}, expected one of them"
+        )
+    given = verified(open_dataset(options.calibration, "train", dataset.image_size))
+    check_count(len(given), options.false_alarm_rate)
+    pairs = duplicates(given.paths, dataset.paths)
+    if pairs:
+        raise DataError(
+            f"--calibration {options.calibration}: {pairs[0][0]} is among the images to train on, expected others; "
+            "take it out of one of the two"
+        )
+    return given
 
 
 def _verify(dataset: ImageDataset, cache: bool, processes: Processes) -> None:

@@ -15,13 +15,14 @@ from contextlib import redirect_stderr
 from importlib import import_module
 from typing import cast
 
-from semflow.cli.options import Command, Demo, Evaluate, Export, Fit, Predict, check_numbers
+from semflow.cli.options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, check_numbers
 from semflow.errors import ConfigError, SemflowError
 
 DESCRIPTION = "Find defects in images with normalizing flows trained on good parts only."
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "fit": Fit,
+    "calibrate": Calibrate,
     "evaluate": Evaluate,
     "predict": Predict,
     "export": Export,

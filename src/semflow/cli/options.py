@@ -1,6 +1,6 @@
 """The options of each command: the docstrings and comments are its help."""
 
-__all__ = ["Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "check_numbers"]
+__all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "check_numbers"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ from semflow.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+OptionalRate: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="RATE")]
+OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
@@ -57,6 +59,12 @@ class Fit:
     """Images a step; by default as the recipe has it."""
     seed: int = 0
     """Of the weights, the synthetic anomalies and the order of images."""
+    calibration: OptionalPath = None
+    """A folder of good images that are not among the data, for p-values and decisions; then none is held out."""
+    hold_out: OptionalInt = None
+    """Good images to leave out of training for that; by default a fifth, at most 99, none if that is fewer than 9."""
+    false_alarm_rate: OptionalRate = None
+    """How many good images may be called anomalous, such as 0.01; by default the lowest of 1, 5, 10 % they allow."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is one."""
     workers: int = 0
@@ -65,6 +73,24 @@ class Fit:
     """Go on with the run in the output directory; start it if there is none."""
     set: dict[str, str] = field(default_factory=dict)
     """Further arguments of the recipe as name and value, such as: --set blocks 4 synthesis false strides 4,8,16"""
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Let a trained detector decide: p-values and thresholds from good images that it was not trained on."""
+
+    model: Path
+    """A run directory that fit has made; it is changed."""
+    data: Path
+    """A folder of good images, none of them trained on, taken as those to be judged will be."""
+    false_alarm_rate: OptionalRate = None
+    """How many good images may be called anomalous, such as 0.01; by default the lowest of 1, 5, 10 % they allow."""
+    batch_size: int = 8
+    """Images at a time."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    workers: int = 0
+    """Processes that load images."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,8 @@ class Evaluate:
     """Which of the categories in the folder, as in fit."""
     json: Path | None = None
     """Also write the figures to this file, as fractions, null where there are no masks."""
+    false_alarm_rate: OptionalRate = None
+    """Decide at another rate than the model was calibrated for."""
     batch_size: int = 8
     """Images at a time."""
     device: Device = "auto"
@@ -101,6 +129,8 @@ class Predict:
     """Raw maps as float32 arrays, or as 16-bit PNG with their scale beside them."""
     on_error: Literal["stop", "skip"] = "stop"
     """At an image that cannot be read: stop and name it, or finish the folder and list what was left out."""
+    false_alarm_rate: OptionalRate = None
+    """Decide at another rate than the model was calibrated for."""
     batch_size: int = 8
     """Images at a time."""
     device: Device = "auto"
@@ -127,9 +157,9 @@ class Export:
     """Compare the file with the detector before it appears."""
 
 
-Command: TypeAlias = Demo | Fit | Evaluate | Predict | Export
+Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Export
 
-LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0}
+LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0}
 LARGEST_SEED = 2**63 - 1  # what torch takes
 
 
@@ -139,6 +169,9 @@ def check_numbers(options: Command) -> None:
         value = getattr(options, name, None)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
+    rate = getattr(options, "false_alarm_rate", None)
+    if rate is not None and not 0 < rate < 1:
+        raise ConfigError(f"--false-alarm-rate must be between 0 and 1, such as 0.01, but got {rate:g}")
     seed = getattr(options, "seed", 0)
     if seed > LARGEST_SEED:
         raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")

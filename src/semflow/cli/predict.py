@@ -15,14 +15,15 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from semflow import __version__
+from semflow.cli.calibrate import decide_at
 from semflow.cli.console import say, track
-from semflow.cli.inputs import fingerprint, load_detector, readable
+from semflow.cli.inputs import fingerprint, readable
 from semflow.cli.options import Predict
 from semflow.cli.prediction import TABLES, Record, write_tables
 from semflow.data import ImageDataset, decode_image, open_dataset
 from semflow.detectors import ImageResult, Predictor, results
 from semflow.errors import ConfigError, DataError
-from semflow.report import overlay, save_map, write_atomic
+from semflow.report import contour, overlay, save_map, write_atomic
 from semflow.report.files import refuse_occupied
 from semflow.report.resumable import Unfinished, resumable_folder
 
@@ -38,7 +39,7 @@ def run(options: Predict) -> None:
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
     origin = _origin(options)
-    detector = load_detector(options.model, options.device)
+    detector = decide_at(options.model, options.device, options.false_alarm_rate)
     dataset = open_dataset(options.input, "predict", detector.image_size)
     names = _names(dataset)
     if _is_complete(options.output, origin, dataset, names):
@@ -66,7 +67,7 @@ def run(options: Predict) -> None:
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
         reasons = {names[index]: reason for index, reason in sorted((left_out or {}).items())}
         about = {"origin": origin, "sources": _sources(dataset, names)}
-        write_tables(work.folder, options, records, reasons, detector.map_range, about)
+        write_tables(work.folder, options, records, reasons, detector.map_range, about, detector.false_alarm_rate)
         work.tidy(TABLES)
     for name, reason in reasons.items():
         print(f"left out {name!r}: {reason}", file=sys.stderr)
@@ -92,17 +93,21 @@ def _finish_image(
     folder: Path, options: Predict, detector: Predictor, name: str, result: ImageResult
 ) -> tuple[Record, list[str]]:
     """Write the files of an image; its record, and their names relative to the folder."""
-    sample, score, anomaly_map = result[:3]
+    sample, score, anomaly_map, p_value, is_anomalous, mask = result
     if not np.isfinite(score):
         raise ConfigError(f"{sample.path}: its score is {score}; the model {options.model} is broken, fit it again")
     heat = PurePosixPath("overlays", f"{name}.png")
     raw = PurePosixPath("maps", name + SUFFIX[options.map_format])
+    marked = None if mask is None else PurePosixPath("masks", f"{name}.png")
     original = decode_image(sample.path)
-    record = Record(name, score, str(heat), str(raw), *original.size)
-    _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range)
+    place = None if marked is None else str(marked)
+    record = Record(name, score, str(heat), str(raw), *original.size, p_value, is_anomalous, place)
+    _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
+    if mask is not None and marked is not None:
+        _save_picture(folder / marked, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
     scale = [f"{raw}.json"] if options.map_format == "png16" else []
-    return record, [str(heat), str(raw), *scale]
+    return record, [str(heat), str(raw), *scale, *([] if marked is None else [str(marked)])]
 
 
 def _names(dataset: ImageDataset) -> list[str]:
@@ -113,21 +118,31 @@ def _names(dataset: ImageDataset) -> list[str]:
 
 
 def _save_overlay(
-    path: Path, picture: Image.Image, anomaly_map: torch.Tensor, value_range: tuple[float, float]
+    path: Path,
+    picture: Image.Image,
+    anomaly_map: torch.Tensor,
+    value_range: tuple[float, float],
+    mask: torch.Tensor | None = None,
 ) -> None:
-    """The heat over a picture: the map is stretched as the picture was squeezed when it became a square."""
+    """The heat over a picture, and the outline of the mask: stretched as it was squeezed when it became a square."""
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
     enlarged = torch.nn.functional.interpolate(
         anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
     )[0, 0]
+    heat = overlay(pixels, enlarged, value_range)
+    _save_picture(path, heat if mask is None else contour(heat, mask))
+
+
+def _save_picture(path: Path, picture: Image.Image) -> None:
     buffer = io.BytesIO()
-    overlay(pixels, enlarged, value_range).save(buffer, format="PNG")
+    picture.save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())
 
 
 def _origin(options: Predict) -> str:
     """What makes the outputs of an image what they are, besides the image."""
-    parts = [__version__, fingerprint(options.model), options.map_format, *Record.__dataclass_fields__]
+    rate = str(options.false_alarm_rate)
+    parts = [__version__, fingerprint(options.model), options.map_format, rate, *Record.__dataclass_fields__]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -18,16 +18,11 @@ from ..objectives import Objective, Terms, log_likelihood
 from ..synthesis import CutPaste
 from .calibration import Calibration
 from .inputs import check_images, check_masks
-from .outputs import Latents, Prediction
+from .outputs import Gather, ImageBatch, Latents, Prediction
 from .plan import Training
 from .scoring import Scorer
 
 __all__ = ["Detector", "Gather", "ImageBatch", "Latents", "Prediction"]
-
-ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
-"""Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
-Gather = Callable[[Iterable[Any]], Iterable[Any]]
-"""What was made of each batch, brought together where several processes hold the batches; see `Processes.gather`."""
 
 
 class Detector(nn.Module):
@@ -116,6 +111,11 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Where its score is computed, and where images are to be."""
         return self.scorer.offsets.device
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The rate that its decisions are made at; None where it is not calibrated."""
+        return self.calibration.false_alarm_rate
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that training changes: all but the backbone's."""

@@ -1,13 +1,19 @@
-"""What a detector gives out: the latents of a scale, and what it says of a batch of images."""
+"""What goes into a detector and comes out: batches, the latents of a scale, what is said of a batch of images."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..flows import Event
 from ..nn import Statistics
 
-__all__ = ["Latents", "Prediction"]
+__all__ = ["Gather", "ImageBatch", "Latents", "Prediction"]
+
+ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
+"""Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
+Gather = Callable[[Iterable[Any]], Iterable[Any]]
+"""What was made of each batch, brought together where several processes hold the batches; see `Processes.gather`."""
 
 
 class Latents(NamedTuple):

@@ -11,7 +11,7 @@ __all__ = ["Predictor"]
 
 
 class Predictor(Protocol):
-    """What `results` and the command line need of a detector; `Detector` and `semflow.export.ExportedDetector` are it."""
+    """What `results` and the command line need: a `Detector`, or a `semflow.export.ExportedDetector`."""
 
     @property
     def image_size(self) -> int:
@@ -31,6 +31,11 @@ class Predictor(Protocol):
     @property
     def device(self) -> torch.device:
         """Where images are to be."""
+        ...
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The rate that decisions are made at; None where it is not calibrated."""
         ...
 
     def predict(self, images: Tensor) -> Prediction:

@@ -16,7 +16,8 @@ __all__ = ["ExportedDetector", "load"]
 class ExportedDetector:
     """What a detector is to those that score with it, run from an exported file.
 
-    It has `predict`, `image_size`, `map_range`, `localises` and `device` of `semflow.detectors.Detector`.
+    It has `predict`, `image_size`, `map_range`, `localises`, `false_alarm_rate` and `device` of
+    `semflow.detectors.Detector`.
 
     Args:
         runner: of the file, see `semflow.export.open_runner`.
@@ -47,6 +48,12 @@ class ExportedDetector:
     def localises(self) -> bool:
         """Whether the anomaly map says where."""
         return self.metadata.localises
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The rate that its decisions are made at; None where it was not calibrated."""
+        rate: float | None = self.metadata.calibration.get("false_alarm_rate")
+        return rate
 
     def predict(self, images: Tensor) -> Prediction:
         """As `Detector.predict`.

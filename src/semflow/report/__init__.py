@@ -1,6 +1,7 @@
 """What a person sees: overlays, galleries and HTML pages."""
 
 from semflow.report.colors import heat_colors
+from semflow.report.contour import contour
 from semflow.report.files import staged_folder, write_atomic
 from semflow.report.gallery import Panel, gallery
 from semflow.report.maps import load_map, save_map
@@ -13,6 +14,7 @@ __all__ = [
     "Picture",
     "Section",
     "Table",
+    "contour",
     "embed",
     "gallery",
     "heat_colors",
