@@ -234,6 +234,24 @@ def test_the_operators_of_compiled_blocks_are_sound(block: bool) -> None:
             assert torch.allclose(gradient, torch.zeros_like(gradient) if expected is None else expected, atol=1e-11)
 
 
+@pytest.mark.parametrize("used", [(1, 2, 3, 4), (0, 1), (3, 5)])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_the_operators_differentiate_what_is_asked_for(
+    rows: int, used: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In groups, and without the gradient of features that come from a frozen backbone."""
+    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
+    ours, plain, tensors = case("for all images")
+    given = [t.detach().requires_grad_(i in used) for i, t in enumerate(tensors)]
+    compiled = partial(operator, ours.args[0], True, ours.keywords["index"], ours.keywords["inverse"])
+    came, right = (
+        torch.autograd.grad(sum(v.square().sum() for v in function(*given)), [given[i] for i in used])
+        for function in (compiled, plain)
+    )
+    for gradient, expected in zip(came, right, strict=True):
+        assert torch.allclose(gradient, expected, atol=1e-11)
+
+
 def test_an_exported_flow_runs_without_this_library() -> None:
     flow, x = FlowSequence([AffineCoupling(4), GlobalAffine(4), HardPermutation(4)]), features(2, 4, 2, 3)
     exported = torch.export.export(flow, (x,))
