@@ -60,7 +60,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=4)
     add("--learning-rate", type=float, default=1e-3, help="of Adam, falling to zero along a cosine")
     add("--mode", type=float, default=1.0, help="the variance that retrofitted bases start from; 1 is the flow's own")
-    add("--jobs", type=int, default=1, metavar="J", help="processes, each with the flows of one library and category")
+    add("--jobs", type=int, default=1, metavar="J", help="processes at a time, each with its own features")
     add("--threads", type=int, metavar="N", help="threads of each process")
     add("--output", type=Path, default=Path("runs/retrofit"), metavar="DIR")
     add("--cells", type=Path, metavar="DIR", help="where finished cells are kept; default: OUTPUT/cells")
@@ -120,8 +120,8 @@ def run(
                 failures += [f"{cell.label}: {error}"] if error else []
             keep_tracebacks(options.output, outcome)
             done = sum(store.get(cell.config()) is not None for cell in cells)
-            first = outcome.job.cells[0]
-            print(f"[{done}/{len(cells)}] {first.library}, {first.data.category} ({duration(outcome.seconds)})")
+            category = outcome.job.cells[0].data.category
+            print(f"[{done}/{len(cells)}] {category} ({duration(outcome.seconds)})", file=sys.stderr)
             write(cells, store, options, command)
     write(cells, store, options, command)
     print(f"wrote {options.output / 'retrofit.md'}")
@@ -161,19 +161,22 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
     return [
         RetrofitCell(library, variant, one, prints[one], seed, setup)
         for one in data
-        for library in libraries
         for seed in options.seeds
+        for library in libraries
         for variant in variants
     ]
 
 
 def jobs(cells: Sequence["RetrofitCell"], options: argparse.Namespace, command: Sequence[str]) -> list["RetrofitJob"]:
-    """The cells of each library and category together, since they share the features."""
+    """The cells of each category together, since they share the features; parted by library if --jobs wants more."""
     from .retrofit_cells import RetrofitJob
 
-    shared: dict[tuple[str, str], list[RetrofitCell]] = {}
+    names = list(dict.fromkeys(cell.data.category for cell in cells))
+    libraries = list(dict.fromkeys(cell.library for cell in cells))
+    parts = -(-options.jobs // max(1, len(names)))
+    shared: dict[tuple[str, int], list[RetrofitCell]] = {}
     for cell in cells:
-        shared.setdefault((cell.library, cell.data.category), []).append(cell)
+        shared.setdefault((cell.data.category, libraries.index(cell.library) % parts), []).append(cell)
     return [RetrofitJob(tuple(group), str(options.cells), tuple(command), options.threads) for group in shared.values()]
 
 

@@ -1,5 +1,6 @@
 """A cell of the retrofit: one library's flow, with one base, trained from one seed on one category, and measured."""
 
+import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -106,7 +107,7 @@ class Prepared(NamedTuple):
 
 
 def perform(job: RetrofitJob) -> list[Failure]:
-    """Measure the cells of a job and keep each as it is done; runs in a process of its own."""
+    """Measure the cells of a job, keep each as it is done and say so; runs in a process of its own."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     store, failures = CellStore(job.store), []
@@ -115,7 +116,10 @@ def perform(job: RetrofitJob) -> list[Failure]:
     record = {**provenance(job.command), "versions": versions(*packages)}
     for cell in job.cells:
         try:
-            store.put(cell.config(), measure(cell, prepared), record)
+            result = measure(cell, prepared)
+            store.put(cell.config(), result, record)
+            seconds = result["train_seconds"] + result["evaluate_seconds"]
+            print(f"{cell.label}: log p {result['metrics']['log_likelihood']:.3f} ({seconds:.0f} s)", file=sys.stderr)
         except Exception as error:  # the other cells of the job are none the worse
             text = " ".join(str(error).split()) or "no message"
             failures.append(Failure(cell, f"{type(error).__name__}: {text}", traceback.format_exc()))

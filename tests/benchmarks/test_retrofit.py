@@ -223,6 +223,17 @@ def test_the_command_makes_cells_once_and_a_report(mvtec: Path, tmp_path: Path) 
     assert "**Unfinished: 4 of 6 cells.**" in (tmp_path / "retrofit.md").read_text()
 
 
+@pytest.mark.parametrize(("jobs", "expected"), [(1, 2), (2, 2), (3, 4), (40, 4)])
+def test_a_job_shares_the_features_of_one_category(jobs: int, expected: int, mvtec: Path, tmp_path: Path) -> None:
+    options = retrofit.parse(words_for(mvtec, tmp_path, "--libraries", "torch", "callable", "--jobs", str(jobs)))
+    cells = retrofit.plan(options)
+    found = retrofit.jobs(cells, options, ())
+    assert len(found) == expected
+    assert all(len({one.data for one in job.cells}) == 1 for job in found)
+    assert sorted(one.label for job in found for one in job.cells) == sorted(one.label for one in cells)
+    assert len(set(cells)) == len(cells) == 2 * 3 * 2 * 3
+
+
 def test_a_cell_that_fails_leaves_the_others(
     mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
