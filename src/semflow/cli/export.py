@@ -8,7 +8,7 @@ from torch import Tensor
 from semflow.cli.console import print_table, say
 from semflow.cli.options import Export
 from semflow.data import open_dataset
-from semflow.export import save
+from semflow.export.saving import check_destination, save
 from semflow.recipes import load
 from semflow.report.files import refuse_unwritable
 
@@ -18,6 +18,7 @@ SAMPLES = 8
 def run(options: Export) -> None:
     """Load, write, compare, and say what was found."""
     refuse_unwritable(options.output)
+    check_destination(options.output, options.format)
     detector = load(options.model)
     exported = save(
         detector,

@@ -95,8 +95,9 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
     openvino = need("openvino")
     # What openvino.convert_model does, without its report of the conversion to the makers of OpenVINO.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
-    decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
-    model = frontend.convert(frontend.load(decoder.from_exported_program(_elementary(program))))
+    kind = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+    decoder = kind.from_exported_program(_elementary(program))  # a name keeps it: the frontend does not
+    model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})

@@ -20,7 +20,7 @@ from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, shareable
 from .runtime import SUFFIXES, open_runner
 
-__all__ = ["Exported", "save"]
+__all__ = ["Exported", "check_destination", "save"]
 
 
 class Exported(NamedTuple):
@@ -75,14 +75,12 @@ def save(
         ('cflow_ad', ('score', 'anomaly_map'), True)
     """
     path = Path(path)
-    chosen = _format(path, format)
+    chosen = check_destination(path, format)
     if input not in get_args(InputType):
         raise ConfigError(f"input must be one of {', '.join(get_args(InputType))}, but got {input!r}")
-    packages = packages_of(chosen)
-    _refuse_existing(path, chosen)
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
     samples = _samples(images, graph)
-    said = _metadata(graph, packages)
+    said = _metadata(graph, packages_of(chosen))
     program = trace(graph)
     differences: dict[str, float] = {}
     # A folder beside it, so that each file keeps its name while it is made and then moves within one file system.
@@ -94,6 +92,19 @@ def save(
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the file itself last
             shutil.move(file, path.parent / file.name)
     return Exported(path, said, differences)
+
+
+def check_destination(path: Path, format: Format | None = None) -> Format:
+    """The format that will be written there: what can be said before a detector is loaded.
+
+    Raises:
+        ConfigError: as in `save`.
+        DataError: as in `save`.
+    """
+    chosen = _format(path, format)
+    packages_of(chosen)
+    _refuse_existing(path, chosen)
+    return chosen
 
 
 def _format(path: Path, format: Format | None) -> Format:

@@ -180,7 +180,7 @@ def _figures(metrics: Metrics | None) -> Mapping[str, float | int | None] | None
 
 
 def _check_name(name: str, error: type[CheckpointError] | type[ConfigError] = ConfigError) -> None:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise error(f"{name}: expected a folder of a detector, or owner/name on the hub; check the path")
 
 

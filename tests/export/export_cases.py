@@ -1,0 +1,84 @@
+"""Detectors to export: a tiny one of its own parts, and every recipe at its smallest."""
+
+import torch
+from torch import Tensor, nn
+
+from semflow.bases import SemanticAware
+from semflow.detectors import Detector, Scorer
+from semflow.features import ModuleFeatures
+from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
+from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
+from semflow.recipes import build
+
+SIZE = 32
+
+SMALL = {
+    "sanflow": {"blocks": 1, "position_channels": 8},
+    "cflow_ad": {"blocks": 1, "position_channels": 8},
+    "fastflow": {"steps": 2},
+    "differnet": {"blocks": 1, "hidden": 8, "views": 8, "levels": 2},
+    "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2},
+    "msflow": {"blocks": (1, 1, 1), "position_channels": 8},
+}
+
+
+class Pyramid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 6, 4, stride=4), nn.Conv2d(6, 8, 2, stride=2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine = torch.relu(self.fine(x))
+        return [fine, self.coarse(fine)]
+
+
+def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
+    """Of modules, without timm: two scales, one block each, a predicted variance."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = ModuleFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
+        flows = [
+            FlowSequence([Standardize(c), AffineCoupling(c, context_channels=8), GlobalAffine(c), HardPermutation(c)])
+            for c in features.channels
+        ]
+        detector = Detector(
+            features,
+            flows,
+            SemanticAware(form=form),
+            InverseGammaVariance(StatisticsNetwork(filters=8, stride=4)),
+            SinusoidalPosition2d(8),
+            scorer=Scorer(2),
+            score_log_det=True,
+            image_size=SIZE,
+            config={"recipe": "own", "arguments": {}},
+        )
+        return settle(detector, calibrated)
+
+
+def recipe_detector(name: str, calibrated: bool = True, **arguments) -> Detector:
+    given = {"statistics": True} if name != "sanflow" else {}
+    common = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
+    return settle(build(name, **{**common, **SMALL[name], **given, **arguments}), calibrated)
+
+
+def settle(detector: Detector, calibrated: bool) -> Detector:
+    """Weights as if trained: none stays at its start, where a coupling is the identity; and constants of images."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in detector.trainable():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        normal = pictures(detector.image_size, 12, seed=2).float() / 255
+        detector.eval().prepare([normal])
+        detector.fit_score([normal])
+        if calibrated:
+            detector.calibrate([pictures(detector.image_size, 19, seed=3).float() / 255], 0.1)
+    return detector
+
+
+def pictures(size: int, count: int, seed: int) -> Tensor:
+    """Smooth textures, uint8; the later half with a bright square, as a defect."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
+    images = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    images[count // 2 :, :, 4:12, 4:12] = 1.0
+    return (images * 255).round().to(torch.uint8)
