@@ -3,10 +3,13 @@
 python joint.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
 """
 
+import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -15,10 +18,10 @@ if __name__ == "__main__":
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from small import make_detector, make_images
 
-from conftest import make_detector, make_images
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Processes, Training, fit
+from semflow.detectors import Detector, Processes, Training, evaluate, fit
 from semflow.detectors.distributed import ALONE
 from semflow.features import ModuleFeatures
 from semflow.flows import coupling_stack
@@ -67,13 +70,36 @@ def train(case: str, processes: Processes = ALONE, output: Path | None = None, *
     return fit(CASES[case](), images(), output=output, progress=False, processes=processes, **options)
 
 
-def work(rank: int, count: int, folder: Path) -> None:
+def labelled():
+    """5 normal images and 4 with stripes."""
+    found = make_images(5, seed=1)
+    stripes = (torch.arange(32) % 2).float().expand(3, 32, 32)
+    for i, sample in enumerate(make_images(4, seed=2)):
+        mask = torch.zeros(32, 32, dtype=torch.bool)
+        mask[4 + i : 18 + i, 6:20] = True
+        found.append(sample._replace(label=1, anomaly_mask=mask, image=torch.where(mask, stripes, sample.image)))
+    return found
+
+
+def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     processes = Processes(dist.group.WORLD)
+    if stopped:
+        train(
+            "synthesis", processes, folder / "stopped", checkpoint_seconds=0, on_epoch=partial(fail, rank == count - 1)
+        )
     for case in CASES:
         detector = train(case, processes, folder / case)
         save_file(dict(detector.state_dict()), folder / f"{case}.{rank}.safetensors")
+        if case == "synthesis":
+            found = evaluate(detector, labelled(), batch_size=2, processes=processes)
+            (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def fail(now: bool, detector: Detector, epoch: int) -> None:
+    if now and epoch == 2:
+        raise RuntimeError("of the last process")
 
 
 if __name__ == "__main__":
@@ -85,8 +111,10 @@ if __name__ == "__main__":
         if not child:
             code = 1
             try:
-                work(rank, count, folder)
+                work(rank, count, folder, sys.argv[3:] == ["stopped"])
                 code = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(code)

@@ -62,7 +62,8 @@ def train_on_batch(
     """
     turn = _Turn(optimizer, detector.trainable(), watch or Watch(plan.clip), processes)
     if plan.locations is None:
-        terms = detector.loss(images, anomaly_masks, maps)
+        loss = detector.loss if processes.count == 1 else detector.part_of_loss
+        terms = loss(images, anomaly_masks, maps)
         turn.step(terms.total)
         return torch.stack([t.detach() for t in terms])
     flows = cast(ScaleWise, detector.flows)  # of a joint flow every event is the sample, see `check_locations`
