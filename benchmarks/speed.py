@@ -1,49 +1,162 @@
-"""How fast it is, as ratios within one run: `python -m benchmarks.speed [--quick] [--device cpu] [--json FILE]`.
+"""How fast it is, as ratios within one run: `python -m benchmarks.speed [--quick] [--json FILE]`.
 
-sanflow_train_eager, _compiled    FrEIA's time over ours for a training step of SANFlow's flows (see `speed_flows`)
-sanflow_infer_eager, _compiled    the same for inference
-gemm_fraction_train_eager, ...    time of the flows' matrix products alone over theirs; also _infer
-sanflow_train_memory              our peak memory of a step over FrEIA's, parameters and gradients aside
-metrics_vs_sort                   time of all exact pixel metrics over that of `numpy.sort` of the scores
+More is better, and above one is faster than the other, unless marked with (-).
 
-Above one means faster than the other, save in the last two, where less is better. Each is the median over the rounds,
-and the JSON file holds its range as well. `--quick` takes two blocks a scale for eight, and fewer rounds and pixels.
+sanflow_train_eager, _compiled      FrEIA's time over ours for a training step of SANFlow's flows (`speed_flows`)
+sanflow_infer_eager, _compiled      the same for inference
+gemm_fraction_train_eager, ...      time of the flows' matrix products alone over the flows'; also _infer, _compiled
+sanflow_train_memory (-)            our peak memory of a step over FrEIA's, parameters and gradients aside
+fastflow_train, fastflow_infer      anomalib's time over ours (`speed_anomalib`); also _compiled, and _infer_whole with
+                                    the backbone
+cflow_infer                         anomalib's time over ours, in its fibers of 64; _best_chunk at its best; _whole with
+                                    the backbone
+floor_RECIPE_train, _infer          time of the recipe's operations at the rate of a large square product over the time
+                                    that they take, for sanflow, cflow_ad and fastflow (`speed_recipes`)
+metrics_vs_sort (-)                 time of all exact pixel metrics over that of `numpy.sort` of the scores
+auroc_vs_sort_1e6 (-), aupro_...    the same for one metric, labelling included, at 1e6, 1e7 and 1e8 pixels
+auroc_vs_sklearn_1e6, auroc_vs_anomalib_1e6, aupro_vs_anomalib_1e6      the library's time over ours (`speed_metrics`)
+synthesis_not_bottleneck            images a second of decoding and synthesis with two workers over those of training
+                                    on all threads (`speed_files`)
+import_vs_python (-)                CPU time of `import semflow` over that of an empty interpreter (`speed_start`)
+help_vs_torch (-)                   CPU time of `semflow --help` over that of `import torch`
+cuda_images_per_s                   images a second from uint8 in host memory to scores (`speed_cuda`, `--device cuda`)
+cuda_infer, cuda_train              the published formulation's time over ours
+
+Names without a suffix are of WRN-50 at 256 px, batch 8, one thread, by CPU time. `_batch1`, `_resnet18`,
+`_resnet18_batch1` and `_all_threads` (by the wall) are the same elsewhere. Each is the median over the rounds, and the
+JSON file has under `ranges` its lowest and highest, the median by the other clock and the peer's setting; under `rows`
+the absolute figures, and under `skipped` what could not be measured, and why.
+
+`--quick` takes two blocks a scale for eight, and fewer rounds and pixels; it compiles SANFlow's flows only.
 """
 
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from .record import provenance
+from .record import provenance, versions
+from .speed_anomalib import measure_cflow, measure_fastflow
+from .speed_cuda import measure_cuda
+from .speed_files import measure_files, png_folder
 from .speed_flows import Plan, measure_flows
-from .speed_metrics import measure_metrics
+from .speed_metrics import measure_metrics, measure_pixels
+from .speed_recipes import measure_recipes
+from .speed_start import measure_start
+from .speed_timing import Report, Variant, all_threads, no_compiler
 
-__all__ = ["main"]
+__all__ = ["SECTIONS", "main"]
+
+WIDE, SMALL = "wide_resnet50_2", "resnet18"
+HEAD = Variant("", WIDE, 8)
+
+
+class Run:
+    """The sections of one run, with its options."""
+
+    def __init__(self, quick: bool, device: str, compiled: bool) -> None:
+        self.quick, self.device, self.report = quick, device, Report()
+        self.blocks, self.rounds = (2, 3) if quick else (8, 5)
+        reason = no_compiler() if compiled else "--no-compile was given"
+        self.compiled = reason is None
+        if reason:
+            self.report.skip(
+                reason, *(f"{name}_compiled" for name in ("sanflow_train", "sanflow_infer", "fastflow_train"))
+            )
+
+    def elsewhere(self) -> list[Variant]:
+        """The variants of the headline."""
+        small = [Variant("_resnet18", SMALL, 8), Variant("_resnet18_batch1", SMALL, 1), Variant("_batch1", WIDE, 1)]
+        if all_threads() > 1:
+            return [*small, Variant("_all_threads", WIDE, 8, all_threads())]
+        self.report.skip("this process may use one CPU only", "all ratios of _all_threads")
+        return small
+
+    def flows(self) -> None:
+        plan = Plan(self.blocks, self.rounds, self.device, self.compiled)
+        measure_flows(self.report, HEAD, plan, memory=True)
+        for variant in self.elsewhere() if self.device == "cpu" else []:
+            measure_flows(self.report, variant, plan._replace(compiled=False, rounds=3))
+
+    def anomalib(self) -> None:
+        plan = Plan(self.blocks, self.rounds, "cpu", self.compiled and not self.quick)
+        if self.quick and self.compiled:
+            names = ("fastflow_train_compiled", "fastflow_infer_compiled")
+            self.report.skip("--quick: compiling both sides takes minutes", *names)
+        measure_fastflow(self.report, HEAD, plan)
+        measure_cflow(self.report, HEAD, plan)
+        for variant in self.elsewhere():
+            measure_fastflow(self.report, variant, plan._replace(compiled=False, rounds=3))
+            measure_cflow(self.report, variant, plan._replace(compiled=False, rounds=3))
+
+    def recipes(self) -> None:
+        measure_recipes(self.report, HEAD, self.blocks, 2 if self.quick else 3, memory=True)
+        for variant in self.elsewhere():
+            measure_recipes(self.report, variant, self.blocks, 2 if self.quick else 3, memory=not self.quick)
+
+    def metrics(self) -> None:
+        measure_metrics(self.report, 3 * 10**6 if self.quick else 3 * 10**7, self.rounds)
+        for pixels in (10**6,) if self.quick else (10**6, 10**7, 10**8):
+            measure_pixels(self.report, pixels, 3)
+
+    def files(self) -> None:
+        with png_folder(8 if self.quick else 24) as folder:
+            for suffix, backbone in (("", WIDE), ("_resnet18", SMALL)):
+                variant = Variant(suffix, backbone, 4, all_threads())
+                measure_files(self.report, variant, folder, self.blocks, 2 if self.quick else 3)
+
+    def start(self) -> None:
+        measure_start(self.report, 3 if self.quick else 9)
+
+    def cuda(self) -> None:
+        if not torch.cuda.is_available():
+            self.report.skip("there is no CUDA device", "cuda_images_per_s", "cuda_infer", "cuda_train")
+            return
+        measure_cuda(self.report, "cuda", WIDE, 64, self.blocks, self.rounds)
+
+
+SECTIONS: dict[str, Callable[[Run], None]] = {
+    name: getattr(Run, name) for name in ("flows", "anomalib", "recipes", "metrics", "files", "start", "cuda")
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="five minutes on two cores")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-compile", action="store_true", help="leave out what needs a C++ compiler")
+    parser.add_argument("--device", default="cpu", help="where the flows are measured: cpu or cuda")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections, all by default")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--json", type=Path, help="file for the ratios, with command, versions and machine")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    plan = Plan(2 if options.quick else 8, 8, 3 if options.quick else 5, options.device)
-    found = measure_flows(plan._replace(compiled=not options.no_compile))
-    found |= measure_metrics(3 * 10**6 if options.quick else 3 * 10**7, plan.rounds)
-    for name, value in found.items():
-        print(f"{name:30} {value['median']:6.3f}   ({value['low']:.3f} to {value['high']:.3f})")
+    torch.set_num_threads(1)
+    run = Run(options.quick, options.device, not options.no_compile)
+    seconds = {}
+    for name in options.only:
+        print(f"\n{name}", flush=True)
+        began = time.perf_counter()
+        SECTIONS[name](run)
+        seconds[name] = round(time.perf_counter() - began, 1)
+    print(f"\nseconds: {seconds}, together {sum(seconds.values()):.0f}")
     if options.json:
         command = ["python", "-m", "benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)]
-        head = {**provenance(command, options.device), "threads": options.threads, "plan": plan._asdict()}
-        ratios = {name: value["median"] for name, value in found.items()}
+        found = {
+            "ratios": {name: value["median"] for name, value in run.report.ratios.items()},
+            "skipped": run.report.skipped,
+            "ranges": run.report.ratios,
+            "rows": run.report.rows,
+            **provenance(command, options.device),
+            "versions": versions("anomalib", "FrEIA", "scikit-learn"),
+            "quick": run.quick,
+            "blocks": run.blocks,
+            "rounds": run.rounds,
+            "seconds": seconds,
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"ratios": ratios, "ranges": found, **head}, indent=2) + "\n", "utf-8")
+        options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,54 @@
-"""SANFlow's flows against FrEIA 0.2 in the published form and against their own matrix products, at WRN-50's sizes.
+"""SANFlow's flows against FrEIA 0.2 in the published form and against their own matrix products.
 
-A stack of blocks (coupling, global affine, hard permutation; code of 512 channels) for each of the three scales at
-256 px, batch 8: a training step is forward, backward and Adam, all stacks one after the other; inference is forward.
+A stack of blocks (coupling, global affine, hard permutation; code of 512 channels) for each of a backbone's three
+scales at 256 px: a training step is forward, backward and Adam, all stacks one after the other; inference is forward.
 Weights and features of both sides are the same, and outputs are compared before anything is timed. FrEIA's condition,
-the code of every location, is made beforehand and is not timed. The sides take turns within a round.
+the code of every location, is made beforehand and is not timed. Compiled, FrEIA's better time counts, as it is or
+compiled.
 
-The floor is what no flow of this function gets below, its matrix products, with weights of its own for each block, as
-plain `torch.mm`.
+The floor is what no flow of this function gets below, its matrix products, with weights of its own for each block, by
+torch's or by oneDNN's product, whichever is faster here.
 """
 
 import gc
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow.flows import FlowSequence
 from semflow.functional import to_locations
 from semflow.nn import SinusoidalPosition2d
 
-from .coupling import SETTINGS, Setting, Sizes, agree, make_freia, make_ours
+from .coupling import Setting, Sizes, agree, make_freia, make_ours
+from .speed_timing import (
+    Linear,
+    Report,
+    Variant,
+    best,
+    in_turns,
+    linears,
+    missing,
+    peak,
+    ratio,
+    using_threads,
+    watching_memory,
+)
 
 __all__ = ["Plan", "measure_flows"]
 
-Seconds = dict[str, list[float]]
+CHANNELS = {"wide_resnet50_2": (512, 1024, 2048), "resnet18": (128, 256, 512)}
+SIZES, CODE = (32, 16, 8), 512  # of strides 8, 16 and 32 at 256 px
 
 
 class Plan(NamedTuple):
     """How much is measured, and where."""
 
     blocks: int
-    batch: int
     rounds: int
-    device: str
-    settings: tuple[Setting, ...] = tuple(s for s in SETTINGS if s.backbone == "wide_resnet50_2")
+    device: str = "cpu"
     compiled: bool = True
 
 
@@ -71,14 +78,14 @@ class Scale(NamedTuple):
     condition: Tensor
 
     @classmethod
-    def make(cls, setting: Setting, plan: Plan) -> "Scale":
+    def make(cls, setting: Setting, batch: int, plan: Plan) -> "Scale":
         torch.manual_seed(0)
-        shape = (plan.batch, setting.channels, setting.size, setting.size)
+        shape = (batch, setting.channels, setting.size, setting.size)
         x = torch.randn(shape, device=plan.device).contiguous(memory_format=torch.channels_last)
         code = SinusoidalPosition2d(setting.code).to(plan.device)(setting.size, setting.size)
         freia = Freia(setting, plan.blocks)
         ours = FlowSequence(layer for block in freia.blocks for layer in make_ours(setting, block))
-        condition = to_locations(code.dense().expand(plan.batch, -1, -1, -1)).contiguous()
+        condition = to_locations(code.dense().expand(batch, -1, -1, -1)).contiguous()
         return cls(setting, x, ours.to(plan.device), code, freia.to(plan.device), condition)
 
     def check(self) -> None:
@@ -91,16 +98,21 @@ class Scale(NamedTuple):
 Forward = Callable[[], tuple[Tensor, Tensor]]
 
 
+def settings(backbone: str) -> tuple[Setting, ...]:
+    return tuple(Setting(backbone, c, size, CODE) for c, size in zip(CHANNELS[backbone], SIZES, strict=True))
+
+
 def forwards(scale: Scale, compiled: bool) -> dict[str, tuple[nn.Module, Forward]]:
     rows = to_locations(scale.x)
-    sides: dict[str, tuple[nn.Module, Forward]] = {
-        "eager": (scale.ours, lambda: scale.ours(scale.x, scale.tables)),
-        "freia": (scale.freia, lambda: scale.freia(rows, scale.condition)),
+    sides: dict[str, tuple[nn.Module, Callable[..., Any], tuple[Any, ...]]] = {
+        "eager": (scale.ours, scale.ours, (scale.x, scale.tables)),
+        "freia": (scale.freia, scale.freia, (rows, scale.condition)),
     }
     if compiled:
-        function = torch.compile(scale.ours, fullgraph=True, dynamic=False)
-        sides["compiled"] = (scale.ours, lambda: function(scale.x, scale.tables))
-    return sides
+        ours, freia = (torch.compile(m, fullgraph=True, dynamic=False) for m in (scale.ours, scale.freia))
+        sides["compiled"] = (scale.ours, ours, sides["eager"][2])
+        sides["freia compiled"] = (scale.freia, freia, sides["freia"][2])
+    return {name: (module, partial(call, *given)) for name, (module, call, given) in sides.items()}
 
 
 def training_step(module: nn.Module, forward: Forward) -> Callable[[], None]:
@@ -115,7 +127,7 @@ def training_step(module: nn.Module, forward: Forward) -> Callable[[], None]:
     return step
 
 
-def inference(forward: Forward) -> Callable[[], None]:
+def inference(module: nn.Module, forward: Forward) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             forward()
@@ -123,116 +135,87 @@ def inference(forward: Forward) -> Callable[[], None]:
     return run
 
 
-def products(scale: Scale, plan: Plan, training: bool) -> Callable[[], None]:
+def products(scale: Scale, plan: Plan, training: bool, linear: Linear, prepare: Linear) -> Callable[[], None]:
     """The matrix products of all blocks; the first block's features want no gradient."""
-    sizes = Sizes.of(scale.setting, plan.batch)
+    sizes = Sizes.of(scale.setting, len(scale.x))
     make = lambda *shape: torch.randn(shape, device=plan.device)  # noqa: E731
     x, hidden = make(sizes.locations, sizes.passive), make(sizes.locations, sizes.hidden)
     out = make(sizes.locations, 2 * sizes.active)
     weights = [(make(sizes.hidden, sizes.passive), make(2 * sizes.active, sizes.hidden)) for _ in range(plan.blocks)]
+    ready = [tuple(w if training else prepare(w, sizes.locations) for w in pair) for pair in weights]
 
     def run() -> None:
         with torch.inference_mode():
-            for i, (first, second) in enumerate(weights):
-                F.linear(x, first)
-                F.linear(hidden, second)
+            for i, ((first, second), (x_to_hidden, hidden_to_out)) in enumerate(zip(weights, ready, strict=True)):
+                linear(x, x_to_hidden)
+                linear(hidden, hidden_to_out)
                 if training:
-                    out @ second
-                    out.T @ hidden
-                    hidden.T @ x
+                    linear(out, second.T)
+                    linear(out.T, hidden.T)
+                    linear(hidden.T, x.T)
                     if i:
-                        hidden @ first
+                        linear(hidden, first.T)
 
     return run
 
 
-def clock(device: str) -> float:
-    """CPU seconds of this process, which other work on the machine disturbs least; on CUDA seconds, synchronised."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+def in_a_row(runs: list[Callable[[], None]]) -> Callable[[], None]:
+    def run() -> None:
+        for one in runs:
+            one()
+
+    return run
 
 
-def time_in_turns(runs: dict[str, list[Callable[[], None]]], plan: Plan) -> Seconds:
-    """Seconds a round of every side, all its scales."""
-    for parts in runs.values():
-        for run in parts:
-            run()  # compiles, and makes what is made once
-    seconds: Seconds = {name: [] for name in runs}
-    for turn in range(plan.rounds):
-        names = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]
-        for name in names:
-            began = clock(plan.device)
-            for run in runs[name]:
-                run()
-            seconds[name].append(clock(plan.device) - began)
-    return seconds
+def measure_flows(report: Report, variant: Variant, plan: Plan, memory: bool = False) -> None:
+    """`sanflow_*` and `gemm_fraction_*` of a variant; `benchmarks.speed` says what they are."""
+    kinds = {"train": training_step, "infer": inference}
+    reason = missing("FrEIA")
+    if reason:
+        names = [f"sanflow_{kind}_{side}{variant.suffix}" for kind in kinds for side in ("eager", "compiled")]
+        report.skip(reason, *names, *([f"sanflow_train_memory{variant.suffix}"] if memory else []))
+        return
+    with using_threads(variant.threads):
+        scales = [Scale.make(setting, variant.batch, plan) for setting in settings(variant.backbone)]
+        for scale in scales:
+            scale.check()
+        sides = [forwards(scale, plan.compiled) for scale in scales]
+        for kind, make in kinds.items():
+            runs = {side: in_a_row([make(*one[side]) for one in sides]) for side in sides[0]}
+            floors = {
+                name: in_a_row([products(scale, plan, kind == "train", *call) for scale in scales])
+                for name, call in (linears() if plan.device == "cpu" else {"gemm": linears()["gemm"]}).items()
+            }
+            runs |= floors
+            seconds = in_turns(runs, plan.rounds, plan.device)
+            for side in ("eager", "compiled") if plan.compiled else ("eager",):
+                theirs = ["freia", "freia compiled"] if side == "compiled" else ["freia"]
+                peer = best(seconds, theirs, variant.by)
+                found = ratio(seconds, peer, side, variant.by)
+                report.ratio(f"sanflow_{kind}_{side}{variant.suffix}", found | {"peer": peer})
+                gemm = best(seconds, list(floors), variant.by)
+                share = ratio(seconds, gemm, side, variant.by)
+                report.ratio(f"gemm_fraction_{kind}_{side}{variant.suffix}", share | {"peer": gemm})
+        del scales, sides, runs, floors
+        gc.collect()
+        if memory:
+            report.ratio(f"sanflow_train_memory{variant.suffix}", memory_ratio(report, variant, plan))
 
 
-def ratio(seconds: Seconds, of: str, to: str) -> dict[str, float]:
-    """Median and range over the rounds of one side's time over another's."""
-    values = sorted(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
-    return {"median": round(statistics.median(values), 3), "low": round(values[0], 3), "high": round(values[-1], 3)}
+def memory_ratio(report: Report, variant: Variant, plan: Plan) -> Any:
+    """Our peak memory of a step over FrEIA's; scales are trained one after the other, so the largest is the peak."""
+    chosen = settings(variant.backbone)
+    ours, theirs = ([peak(flow_peak, side, s, variant.batch, plan) for s in chosen] for side in ("eager", "freia"))
+    report.row("memory", what="MiB of a SANFlow step by scale", semflow=ours, FrEIA=theirs)
+    share = round(max(ours) / max(theirs), 3)
+    return {"median": share, "low": share, "high": share}
 
 
-def measure_flows(plan: Plan) -> dict[str, dict[str, float]]:
-    """The ratios by name, each with its range; `benchmarks.speed` says what they are."""
-    scales = [Scale.make(setting, plan) for setting in plan.settings]
-    for scale in scales:
-        scale.check()
-    found: dict[str, dict[str, float]] = {}
-    sides = [forwards(scale, plan.compiled) for scale in scales]
-    for kind, name in (("train", "sanflow_train"), ("infer", "sanflow_infer")):
-        training = kind == "train"
-        runs = {
-            side: [training_step(*s[side]) if training else inference(s[side][1]) for s in sides] for side in sides[0]
-        }
-        runs["gemm"] = [products(scale, plan, training) for scale in scales]
-        seconds = time_in_turns(runs, plan)
-        for side in ("eager", "compiled") if plan.compiled else ("eager",):
-            found[f"{name}_{side}"] = ratio(seconds, "freia", side)
-            found[f"gemm_fraction_{kind}_{side}"] = ratio(seconds, "gemm", side)
-        print(kind, {side: f"{statistics.median(values):.3f} s" for side, values in seconds.items()}, flush=True)
-    del scales, sides, runs
-    gc.collect()
-    ours, theirs = ([peak_memory(side, setting, plan) for setting in plan.settings] for side in ("ours", "freia"))
-    print("peak MiB of a step by scale, semflow:", ours, "FrEIA:", theirs, flush=True)
-    share = round(max(ours) / max(theirs), 3)  # scales are trained one after the other: the largest is the peak
-    found["sanflow_train_memory"] = {"median": share, "low": share, "high": share}
-    return found
-
-
-def peak_memory(side: str, setting: Setting, plan: Plan) -> float:
-    """MiB of a forward and backward pass at their peak, parameters and their gradients aside, in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak, side, setting, plan, torch.get_num_threads()).result()
-
-
-def _peak(side: str, setting: Setting, plan: Plan, threads: int) -> float:
-    torch.set_num_threads(threads)
-    scale = Scale.make(setting, plan)
-    module, forward = forwards(scale, compiled=False)["eager" if side == "ours" else side]
+def flow_peak(side: str, setting: Setting, batch: int, plan: Plan) -> int:
+    """Bytes of a forward and backward pass at their peak, parameters and their gradients aside."""
+    module, forward = forwards(Scale.make(setting, batch, plan), compiled=False)[side]
     gradients = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-    with _watching(plan.device) as peak:
+    with watching_memory(plan.device) as above:
         z, log_det = forward()
         (0.5 * z.square().sum() - log_det.sum()).backward()
-    return round((peak() - gradients) / 2**20, 1)
-
-
-@contextmanager
-def _watching(device: str) -> Iterator[Callable[[], int]]:
-    """Bytes at the peak above those before: the allocator's on CUDA, resident memory (of Linux) otherwise."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield lambda: torch.cuda.max_memory_allocated() - before
-        return
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the earlier peak
-    before = _status("VmRSS")
-    yield lambda: _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+    return above() - gradients

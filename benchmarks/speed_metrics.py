@@ -1,21 +1,48 @@
-"""Exact pixel metrics against the sort that they cannot do without."""
+"""Pixel metrics against the sort that they cannot do without, scikit-learn and anomalib, of the same float32 scores.
 
-import time
+- `metrics_vs_sort`: AUROC, AP, F1-max and AUPRO together, regions labelled beforehand, over one `numpy.sort`.
+- `auroc_vs_sort_N`, `aupro_vs_sort_N`: of maps with masks, all checks and the labelling included.
+- `auroc_vs_sklearn_N`, `auroc_vs_anomalib_N`, `aupro_vs_anomalib_N`: the other's time over ours.
+
+Agreement is checked first: AUROC with Mann and Whitney's statistic and with both libraries to 1e-5, AUPRO with
+anomalib's to 2e-3, as it interpolates its curve.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from semflow import metrics
 from semflow.metrics.regions import PixelSplit, evaluate_pixels
 
-from .speed_flows import ratio
+from .speed_timing import Report, in_turns, missing, ratio
 
-__all__ = ["measure_metrics"]
+__all__ = ["measure_metrics", "measure_pixels", "scene"]
+
+SIDE = 256
+BYTES = {"semflow": 40, "sklearn": 80, "anomalib": 160}
+"""Memory for a pixel at the peak, roughly and upwards: what does not fit is left out."""
 
 
-def measure_metrics(pixels: int, rounds: int) -> dict[str, dict[str, float]]:
-    """`metrics_vs_sort`: AUROC, AP, F1-max and AUPRO together over `numpy.sort` of the same float32 scores.
+def scene(pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of 256 x 256 of noise, and masks with a disc in every other; scores are higher within."""
+    rng = np.random.default_rng(0)
+    images = max(2, pixels // SIDE**2)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    masks = np.zeros((images, SIDE, SIDE), bool)
+    for mask in masks[::2]:
+        (row, column), radius = rng.uniform(40, 216, 2), rng.uniform(10, 40)
+        mask[:] = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+    scores = rng.standard_normal(masks.shape, np.float32)
+    scores[masks] += np.float32(1.5)
+    return scores, masks
 
-    Two pixels of a hundred are anomalous, in regions of some hundred, labelled beforehand.
-    """
+
+def measure_metrics(report: Report, pixels: int, rounds: int) -> None:
+    """`metrics_vs_sort`: two pixels of a hundred are anomalous, in regions of some hundred."""
     rng = np.random.default_rng(0)
     anomalous = pixels // 50
     scores = rng.normal(size=pixels).astype(np.float32)
@@ -23,19 +50,83 @@ def measure_metrics(pixels: int, rounds: int) -> dict[str, dict[str, float]]:
     regions = np.arange(anomalous) // 400
     weights = 1.0 / np.bincount(regions)[regions]
     parts = [PixelSplit(scores[anomalous:].copy(), scores[:anomalous].copy(), weights)]
-    _check(scores, anomalous, evaluate_pixels(parts, 0.3).auroc)
-    seconds: dict[str, list[float]] = {"metrics": [], "sort": []}
-    for _ in range(rounds):
-        for name, run in (("metrics", lambda: evaluate_pixels(parts, 0.3)), ("sort", lambda: np.sort(scores))):
-            began = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - began)
-    return {"metrics_vs_sort": ratio(seconds, "metrics", "sort")}
+    np.testing.assert_allclose(
+        evaluate_pixels(parts, 0.3).auroc, mann_whitney(scores, np.arange(pixels) < anomalous), atol=1e-5
+    )
+    seconds = in_turns({"metrics": lambda: evaluate_pixels(parts, 0.3), "sort": lambda: np.sort(scores)}, rounds)
+    report.ratio("metrics_vs_sort", ratio(seconds, "metrics", "sort") | {"pixels": str(pixels)})
 
 
-def _check(scores: np.ndarray, anomalous: int, auroc: float) -> None:
-    """Mann and Whitney's statistic from the ranks of all, another way to the same number."""
+def mann_whitney(scores: np.ndarray, anomalous: np.ndarray) -> float:
+    """AUROC from the ranks of all, another way to the same number."""
     ranks = np.empty(len(scores))
     ranks[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    statistic = ranks[:anomalous].sum() - anomalous * (anomalous + 1) / 2
-    np.testing.assert_allclose(auroc, statistic / (anomalous * (len(scores) - anomalous)), atol=1e-5)
+    count = int(anomalous.sum())
+    statistic = float(ranks[anomalous].sum()) - count * (count + 1) / 2
+    return statistic / (count * (len(scores) - count))
+
+
+def measure_pixels(report: Report, pixels: int, rounds: int) -> None:
+    """The ratios whose name ends in the number of pixels; a peer that is not there, or does not fit, is told."""
+    scores, masks = scene(pixels)
+    size = f"{pixels:.0e}".replace("e+0", "e")
+    flat, flags = scores.ravel(), masks.ravel()
+    ours: dict[str, Callable[[], Any]] = {
+        "auroc": lambda: metrics.auroc(scores, masks),
+        "aupro": lambda: metrics.aupro(scores, masks),
+    }
+    sides: dict[str, Callable[[], Any]] = {**ours, "sort": lambda: np.sort(flat)}
+    peers = {"auroc": ["sklearn", "anomalib"], "aupro": ["anomalib"]}
+    for name in {peer for names in peers.values() for peer in names}:
+        reason = missing(name) or does_not_fit(pixels, name)
+        for metric in (metric for metric, names in peers.items() if name in names):
+            if reason:
+                report.skip(reason, f"{metric}_vs_{name}_{size}")
+            else:
+                theirs = peer_metric(name, metric, scores, masks)
+                np.testing.assert_allclose(theirs(), ours[metric](), atol=1e-5 if metric == "auroc" else 2e-3)
+                sides[f"{metric} {name}"] = theirs
+    np.testing.assert_allclose(ours["auroc"](), mann_whitney(flat, flags), atol=1e-5)
+    seconds = in_turns(sides, rounds)
+    for metric, names in peers.items():
+        report.ratio(f"{metric}_vs_sort_{size}", ratio(seconds, metric, "sort"))
+        for name in names:
+            if f"{metric} {name}" in sides:
+                report.ratio(f"{metric}_vs_{name}_{size}", ratio(seconds, f"{metric} {name}", metric))
+
+
+def peer_metric(name: str, metric: str, scores: np.ndarray, masks: np.ndarray) -> Callable[[], float]:
+    """Another library's metric of the same maps, in the types that it takes fastest."""
+    if name == "sklearn":
+        from sklearn.metrics import roc_auc_score
+
+        flat, flags = scores.ravel(), masks.ravel()
+        return lambda: float(roc_auc_score(flags, flat))
+    import torch
+
+    from .speed_anomalib import import_anomalib
+
+    import_anomalib()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from anomalib.metrics.aupro import _AUPRO
+        from anomalib.metrics.auroc import _AUROC
+    make = _AUROC if metric == "auroc" else _AUPRO
+    predictions, targets = torch.from_numpy(scores), torch.from_numpy(masks.astype(np.int64))
+
+    def run() -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = make()
+            found.update(predictions, targets)
+            return float(found.compute())
+
+    return run
+
+
+def does_not_fit(pixels: int, name: str) -> str | None:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = pixels * BYTES[name]
+    if needed <= free:
+        return None
+    return f"{name} would need about {needed / 2**30:.0f} GiB for {pixels:.0e} pixels, {free / 2**30:.0f} are free"

@@ -1,0 +1,237 @@
+"""How time and memory are taken: sides in turns, CPU seconds and wall seconds, peaks in fresh processes."""
+
+import ctypes
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "Ratio",
+    "Report",
+    "Seconds",
+    "Variant",
+    "all_threads",
+    "best",
+    "in_turns",
+    "linears",
+    "missing",
+    "no_compiler",
+    "peak",
+    "ratio",
+    "square_products",
+    "status_bytes",
+    "stopwatch",
+    "using_threads",
+    "watching_memory",
+]
+
+Ratio = dict[str, float | str]
+Linear = Callable[..., Tensor]
+EXTRAS = {"anomalib": "peers", "FrEIA": "freia", "sklearn": "bench", "matplotlib": "plot"}
+
+
+class Seconds(NamedTuple):
+    """One run: CPU seconds of this process, over all its threads, and seconds on the wall."""
+
+    cpu: float
+    wall: float
+
+
+class Variant(NamedTuple):
+    """Where the same comparison is made again; its suffix goes after a ratio's name."""
+
+    suffix: str
+    backbone: str
+    batch: int
+    threads: int = 1
+
+    @property
+    def by(self) -> str:
+        """What counts: CPU time of one thread, which other work disturbs least; with several the wall."""
+        return "cpu" if self.threads == 1 else "wall"
+
+
+class Report:
+    """What a run finds: ratios by name, rows by section, and what was left out with its reason."""
+
+    def __init__(self) -> None:
+        self.ratios: dict[str, Ratio] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.skipped: dict[str, str] = {}
+
+    def ratio(self, name: str, found: Ratio) -> None:
+        self.ratios[name] = found
+        more = "".join(f", {key} {value}" for key, value in found.items() if key not in ("median", "low", "high"))
+        print(f"{name:44} {found['median']:7.3f}   ({found['low']:.3f} to {found['high']:.3f}{more})", flush=True)
+
+    def row(self, section: str, **values: Any) -> None:
+        self.rows.setdefault(section, []).append(values)
+        print(f"  {section}: " + ", ".join(f"{key} {value}" for key, value in values.items()), flush=True)
+
+    def skip(self, reason: str, *names: str) -> None:
+        for name in names:
+            self.skipped[name] = reason
+            print(f"{name:44} skipped: {reason}", flush=True)
+
+
+def all_threads() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def missing(*modules: str) -> str | None:
+    """Why a comparison cannot be made: the first module that is not installed, and how to get it."""
+    for name in modules:
+        if find_spec(name) is None:
+            return f"{name} is not installed: python -m pip install -c constraints.txt -e '.[{EXTRAS[name]}]'"
+    return None
+
+
+def no_compiler() -> str | None:
+    """Why torch.compile cannot be measured on a CPU, if it cannot."""
+    if any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        return None
+    return "torch.compile needs a C++ compiler, but there is no g++ or clang++"
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """torch's threads within an operator, put back at the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def stopwatch(device: str = "cpu") -> Iterator[Callable[[], Seconds]]:
+    """A function that tells what has passed since it was made; on CUDA when the device is done."""
+
+    def now() -> tuple[float, float]:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.process_time(), time.perf_counter()
+
+    cpu, wall = now()
+
+    def passed() -> Seconds:
+        after = now()
+        return Seconds(after[0] - cpu, after[1] - wall)
+
+    yield passed
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", least: float = 0.05
+) -> dict[str, list[Seconds]]:
+    """Every side once a round, each in its turn the first; one entry a round.
+
+    A run is made once before, which compiles and makes what is made once, and repeated within its turn until it has
+    taken `least` seconds.
+    """
+    for run in runs.values():
+        run()
+    found: dict[str, list[Seconds]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(_repeated(runs[name], device, least))
+    return found
+
+
+def _repeated(run: Callable[[], object], device: str, least: float) -> Seconds:
+    """A run's mean over as many as take `least` seconds on the wall; CUDA is waited for after 1, 2, 4, ... of them."""
+    count, more = 0, 1
+    with stopwatch(device) as passed:
+        while True:
+            for _ in range(more):
+                run()
+            count, more = count + more, count + more
+            total = passed()
+            if total.wall >= least:
+                return Seconds(total.cpu / count, total.wall / count)
+
+
+def best(seconds: Mapping[str, list[Seconds]], names: Sequence[str], by: str = "cpu") -> str:
+    """The fastest of several settings of one side, by its median."""
+    return min(names, key=lambda name: statistics.median(getattr(one, by) for one in seconds[name]))
+
+
+def ratio(seconds: Mapping[str, list[Seconds]], of: str, to: str, by: str = "cpu") -> Ratio:
+    """Median and range over the rounds of one side's time over another's; and the median by the other clock."""
+    found: Ratio = {}
+    for clock in (by, "wall" if by == "cpu" else "cpu"):
+        values = sorted(getattr(a, clock) / getattr(b, clock) for a, b in zip(seconds[of], seconds[to], strict=True))
+        median = round(statistics.median(values), 3)
+        if clock == by:
+            found = {"median": median, "low": round(values[0], 3), "high": round(values[-1], 3)}
+        else:
+            found[f"by {clock}"] = median
+    return found
+
+
+def linears() -> dict[str, tuple[Linear, Linear]]:
+    """The machine's float32 products by name, x W^T for a matrix W, and what prepares a W that is used again.
+
+    torch's own calls MKL on x86, and oneDNN's, which has no public name yet, is the faster one on some processors.
+    """
+    found: dict[str, tuple[Linear, Linear]] = {"gemm": (F.linear, lambda weight, rows: weight)}
+    point, pack = (getattr(torch.ops.mkldnn, name, None) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+    if point is not None and pack is not None and torch.backends.mkl.is_available() and torch.backends.mkldnn.enabled:
+        found["gemm oneDNN"] = (lambda x, weight: point(x, weight, None, "none", [], ""), pack)
+    return found
+
+
+def square_products(size: int = 2048) -> tuple[dict[str, Callable[[], object]], float]:
+    """A large product of float32 matrices by each of `linears`, and its floating-point operations."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    runs = {name: partial(linear, a, prepare(b, size)) for name, (linear, prepare) in linears().items()}
+    return runs, 2.0 * size**3
+
+
+def peak(function: Callable[..., int], *arguments: object) -> float:
+    """MiB that `function` tells, in a fresh process with this one's number of threads."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return round(pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result() / 2**20, 1)
+
+
+def _with_threads(threads: int, function: Callable[..., int], *arguments: object) -> int:
+    torch.set_num_threads(threads)
+    return function(*arguments)
+
+
+@contextmanager
+def watching_memory(device: str) -> Iterator[Callable[[], int]]:
+    """Bytes at the peak above those before: the allocator's on CUDA, resident memory (of Linux) otherwise."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield lambda: torch.cuda.max_memory_allocated() - before
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what earlier work has freed would be used first, and not be seen
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the earlier peak
+    before = status_bytes("VmRSS")
+    yield lambda: status_bytes("VmHWM") - before
+
+
+def status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))

@@ -1,0 +1,37 @@
+"""benchmarks.growth: curves have their exponents, points their figures, and plots are small."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.growth import AXES, exponent, measure_point
+
+
+def test_the_exponent_of_a_power_is_the_power() -> None:
+    points = [{"batch": n, "train_s": 0.5 * n**1.5} for n in (1, 2, 4, 8)]
+    assert exponent(points, "batch", "train_s") == 1.5
+    assert exponent(points[:2], "batch", "train_s") == 1.5
+
+
+def test_the_exponent_is_that_of_the_larger_half() -> None:
+    points = [{"batch": n, "train_s": 1.0 if n < 4 else n / 4} for n in (1, 2, 4, 8)]
+    assert exponent(points, "batch", "train_s") == 1.0
+
+
+@pytest.mark.parametrize("axis", ["image_size", "locations", "images"])
+def test_a_point_has_time_and_memory(axis: str) -> None:
+    found = measure_point(axis, AXES[axis].quick[0], least=0.0)
+    kinds = ("train",) if axis == "images" else ("train", "infer")
+    assert found.keys() == {f"{kind}_{unit}" for kind in kinds for unit in ("s", "mib")}
+    assert all(found[f"{kind}_s"] > 0 for kind in kinds)
+
+
+def test_a_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots are an extra: semflow[plot]")
+    from benchmarks.growth_plot import draw
+
+    points = [{"batch": n, "train_s": 0.1 * n, "infer_s": 0.02 * n, "train_mib": 9.0, "infer_mib": n} for n in (1, 4)]
+    slopes = {what: exponent(points, "batch", what) for what in points[0] if what != "batch"}
+    path = draw("batch", {"label": "batch", "points": points, "exponents": slopes}, tmp_path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert path.stat().st_size < 60_000
