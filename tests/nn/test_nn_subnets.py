@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError
@@ -42,23 +41,6 @@ def test_a_location_subnet_sees_its_location_only() -> None:
     differs = (subnet(x) != subnet(changed)).any(1)
     assert differs.nonzero().tolist() == [[1, 2, 3]]
     assert subnet.event == "location"
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_pointwise_subnet_is_two_convolutions(channels_last: bool) -> None:
-    """Values and gradients, in either order of memory; the parameters are those of convolutions."""
-    subnet, x = ConvSubnet(4, 6, hidden=5, kernel=1), features(2, 4, 3, 5)
-    subnet.double()
-    x = x.double().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    x.requires_grad_()
-    first, second = subnet.first, subnet.second
-    plain = F.conv2d(F.conv2d(x, first.weight, first.bias).relu(), second.weight, second.bias)
-    came = subnet(x)
-    assert first.weight.shape == (5, 4, 1, 1)
-    assert torch.allclose(came, plain, atol=1e-14)
-    inputs = [x, *subnet.parameters()]
-    for gradient, expected in zip(*(torch.autograd.grad(y.square().sum(), inputs) for y in (came, plain)), strict=True):
-        assert torch.allclose(gradient, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [0, 2, -3])

@@ -135,10 +135,9 @@ class ConvSubnet(Subnet):
         if (hidden is not None and hidden < 1) or not hidden_ratio > 0:
             raise ConfigError(f"hidden and hidden_ratio must be positive, but got {hidden} and {hidden_ratio}")
         hidden = hidden or max(1, int(hidden_ratio * (in_channels + context_channels)))
-        convolution = _Pointwise if kernel == 1 else nn.Conv2d
-        self.first = convolution(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
+        self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
-        self.second = convolution(hidden, out_channels, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         """(B, in, H, W) and a context to (B, out, H, W)."""
@@ -148,16 +147,6 @@ class ConvSubnet(Subnet):
             x = torch.cat((x, dense.to(x).expand(x.shape[0], -1, -1, -1)), dim=1)
         result: Tensor = self.second(F.relu_(self.norm(self.first(x))))
         return result
-
-
-class _Pointwise(nn.Conv2d):
-    """A 1x1 convolution, as a product with the locations: torch's own takes twice as long on one CPU thread."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        rows = F.linear(to_locations(input), self.weight.flatten(1), self.bias)
-        return from_locations(rows, (input.shape[2], input.shape[3]))
 
 
 def check_context(context: Context, channels: int, x: Tensor) -> None:
