@@ -9,7 +9,7 @@ from .retrofit_cells import RetrofitCell
 from .retrofit_flows import LIBRARIES
 from .retrofit_model import VARIANTS
 
-__all__ = ["METRICS", "summarise", "to_markdown"]
+__all__ = ["METRICS", "excerpt", "summarise", "to_markdown"]
 
 Kept = dict[str, Any] | None
 METRICS = {
@@ -132,6 +132,35 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def excerpt(summary: Mapping[str, Any], library: str | None = None) -> str:
+    """What the documentation quotes, means over the categories.
+
+    Of all libraries the change by the predicted variance; of one library the flow as it was, and both changes.
+    """
+    where = _places(summary["categories"])[0][0]
+    if library is None:
+        shown = [m for m in METRICS if not m.endswith("_log_det")]
+        found = [row for row in summary["rows"] if row["variant"] == "predicted"]
+        lines = [
+            [
+                row["library"],
+                f'`"{row["event"]}"`',
+                *(_number(row["figures"][where][m]["change"], m, True) for m in shown),
+            ]
+            for row in found
+        ]
+        return _lines(["flow of", "event", *(METRICS[m][0] for m in shown)], lines)
+    mine = [row for row in summary["rows"] if row["library"] == library]
+    shown = [m for m in METRICS if mine[0]["figures"][where][m]["value"] is not None]
+    names = {"own": "as it was", "learned": "one learned variance: change", "predicted": "predicted variance: change"}
+    lines = []
+    for row in mine:
+        what = "value" if row["variant"] == "own" else "change"
+        figures = (_number(row["figures"][where][m][what], m, signed=what == "change") for m in shown)
+        lines.append([names[row["variant"]], *figures])
+    return _lines(["base", *(METRICS[m][0] for m in shown)], lines)
 
 
 def _table(summary: Mapping[str, Any], where: str, what: str) -> str:

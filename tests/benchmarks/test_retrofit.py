@@ -18,7 +18,7 @@ from benchmarks.datasets import Data
 from benchmarks.retrofit_cells import Prepared, RetrofitCell, RetrofitJob, Setup, measure, perform, prepare
 from benchmarks.retrofit_flows import LIBRARIES
 from benchmarks.retrofit_model import Model, seeded
-from benchmarks.retrofit_report import METRICS, summarise, to_markdown
+from benchmarks.retrofit_report import METRICS, excerpt, summarise, to_markdown
 from benchmarks.runner import Outcome
 from benchmarks.store import CellStore
 from semflow.errors import ConfigError
@@ -295,6 +295,11 @@ def test_differences_are_taken_seed_by_seed() -> None:
     text = to_markdown(summary)
     assert "| torch | predicted | +0.025 ± 0.007 | +2.5 ± 0.7 |" in text
     assert "| torch | own | 0.725 ± 0.200 | 72.5 ± 20.0 |" in text
+    assert '| torch | `"location"` | +0.025 ± 0.007 | +2.5 ± 0.7 |' in excerpt(summary)
+    of_torch = excerpt(summary, "torch")
+    assert "| as it was | 0.725 ± 0.200 | 72.5 ± 20.0 |" in of_torch
+    assert "| predicted variance: change | +0.025 ± 0.007 | +2.5 ± 0.7 |" in of_torch
+    assert "AUPRO, log-det" not in of_torch  # there is none
 
 
 @pytest.mark.parametrize(
