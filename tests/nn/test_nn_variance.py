@@ -318,7 +318,7 @@ def test_detach_cuts_every_gradient() -> None:
     ("make", "message"),
     [
         (lambda: FixedVariance(0.0), "variance must be positive"),
-        (lambda: FixedVariance(float("nan")), "variance must be positive"),
+        (lambda: FixedVariance(float("nan")), "variance must be a finite number"),
         (lambda: LearnedVariance(start=-1.0), "start must be a positive variance"),
         (lambda: PredictedMean(network(), variance=0.0), "variance must be positive"),
         (lambda: InverseGammaVariance(network(), resize="bilinear"), "resize must be average or nearest"),
