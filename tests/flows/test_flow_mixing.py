@@ -68,7 +68,7 @@ def test_a_global_affine_starts_where_it_is_told_to(start: float) -> None:
 
 @pytest.mark.parametrize("start", [0.0, -1.0, float("nan")])
 def test_a_global_affine_refuses_a_scale_that_is_none(start: float) -> None:
-    with pytest.raises(ConfigError, match="start must be a (positive scale|finite number)"):
+    with pytest.raises(ConfigError, match=r"start must be a (positive scale|finite number)"):
         GlobalAffine(3, start=start)
 
 
