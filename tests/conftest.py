@@ -13,7 +13,7 @@ settings.load_profile("semflow-ci" if os.environ.get("CI") else "semflow")
 # --doctest-modules would import each folder's conftest under the one name "conftest".
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
-OPTIONAL = ("FrEIA", "nflows", "normflows", "pyro", "zuko")
+OPTIONAL = ("FrEIA", "anomalib", "nflows", "normflows", "pyro", "zuko")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

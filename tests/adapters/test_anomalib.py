@@ -353,23 +353,42 @@ def test_images_that_are_normalised_already_are_refused(waves: Path, tmp_path: P
         engine(tmp_path, epochs=1).fit(module, datamodule=data(waves))
 
 
+def exported(which: str) -> Any:
+    with surroundings(0):
+        plain: Any = {
+            "pre_processor": Fastflow.configure_pre_processor((64, 64)),
+            "visualizer": False,
+            "pre_trained": False,
+        }
+        if which == "fastflow":
+            return StatisticsModule(Fastflow(flow_steps=1, **plain), head(), SemanticAware(form="marginal")).eval()
+        if which == "cflow":
+            return StatisticsModule(Cflow("resnet18", ("layer2", "layer3"), coupling_blocks=1, **plain), head()).eval()
+    return recipe_module(which, blocks=1).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["sanflow", "fastflow", "cflow"])
+def test_a_graph_takes_any_batch(which: str) -> None:
+    """What all of anomalib's exporters begin with."""
+    module = exported(which)
+    batch = ({0: torch.export.Dim("batch")},)
+    graph = torch.export.export(module, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=batch, strict=False).module()
+    x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x).anomaly_map, module(x).anomaly_map, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["sanflow", "fastflow"])
 def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
     """anomalib's exporter, with the digamma and the lgamma of the base in arithmetic that ONNX knows."""
     onnxruntime = pytest.importorskip("onnxruntime", reason='needs onnxruntime: pip install "semflow[export]"')
     pytest.importorskip("onnxscript", reason='needs onnxscript: pip install "semflow[export]"')
-    module: Any
-    if which == "sanflow":
-        module = recipe_module("sanflow", blocks=1)
-    else:
-        with surroundings(0):
-            size = Fastflow.configure_pre_processor((64, 64))
-            theirs = Fastflow(pre_trained=False, flow_steps=1, pre_processor=size, visualizer=False)
-        module = StatisticsModule(theirs, head(), SemanticAware(form="marginal"))
+    module = exported(which)
     x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        right = module.eval()(x)
+        right = module(x)
     path = module.to_onnx(tmp_path, input_size=(64, 64))
     session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]

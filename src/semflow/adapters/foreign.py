@@ -59,7 +59,7 @@ class ForeignFlow(Flow):
         z, log_det = self._call(self.encode, x, context)
         # Flows that keep the volume, or change it by a constant, may give a plain number.
         log_det = narrow(torch.as_tensor(log_det, dtype=getattr(log_det, "dtype", z.dtype), device=z.device))
-        shape = (len(x),) if self.event == "sample" else (len(x), *x.shape[2:])
+        shape = (x.shape[0],) if self.event == "sample" else (x.shape[0], *x.shape[2:])
         came = (x[:, 0].numel(),) if self.layout == "rows" else shape
         if log_det.dim() and log_det.shape != came:
             raise ShapeError(
@@ -122,17 +122,17 @@ class ForeignFlow(Flow):
         if (
             dense.dim() not in (3, 4)
             or tuple(dense.shape[-2:]) != size
-            or (dense.dim() == 4 and len(dense) not in (1, len(x)))
+            or (dense.dim() == 4 and dense.shape[0] not in (1, x.shape[0]))
         ):
             raise ShapeError(
-                f"context must be (D, {size[0]}, {size[1]}) or (B, D, {size[0]}, {size[1]}), B = {len(x)}, "
+                f"context must be (D, {size[0]}, {size[1]}) or (B, D, {size[0]}, {size[1]}), B = {x.shape[0]}, "
                 f"but got {tuple(dense.shape)}"
             )
         dense = dense.to(x)
         # Where channels come last a context of all images broadcasts: what a library makes of it, it makes once.
         if self.layout == "last":
-            return (dense[0] if dense.dim() == 4 and len(dense) == 1 else dense).movedim(-3, -1)
-        return self._enter(dense.expand(len(x), -1, -1, -1))
+            return (dense[0] if dense.dim() == 4 and dense.shape[0] == 1 else dense).movedim(-3, -1)
+        return self._enter(dense.expand(x.shape[0], -1, -1, -1))
 
     def _hint(self) -> str:
         if not self.declared:

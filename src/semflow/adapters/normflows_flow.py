@@ -54,7 +54,7 @@ class NormflowsFlow(ForeignFlow):
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """The inverses of the flows, last to first."""
         given = {} if context is None else {"context": context}
-        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
         for flow in reversed(self.flows):
             x, log_det = cast(Any, flow).inverse(x, **given)
             total = total + log_det

@@ -193,8 +193,8 @@ class FlowWithStatistics(nn.Module):
         maps = [features] if isinstance(features, Tensor) else list(features)
         if len(maps) != len(self.flows):
             raise ShapeError(f"features must be {len(self.flows)} maps, one a flow, but got {len(maps)}")
-        if image is not None and len(image) != len(maps[0]):
-            raise ShapeError(f"image must be of {len(maps[0])} images, as features are, but got {len(image)}")
+        if image is not None and image.shape[0] != maps[0].shape[0]:
+            raise ShapeError(f"image must be of {maps[0].shape[0]} images, as features are, but got {image.shape[0]}")
         alone = context is None or isinstance(context, Tensor | PositionTables)
         if alone and context is not None and len(maps) > 1:
             raise ShapeError(f"context must be a list of {len(maps)}, one a scale, but got {type(context).__name__}")

@@ -41,7 +41,7 @@ def run(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ShapeError: a step wants a context and was given none.
     """
-    total = x.new_zeros(len(x))
+    total = x.new_zeros(x.shape[0])
     for transform, inverted in steps:
         if not isinstance(transform, Transform):
             raise ShapeError(f"context must be given: {type(transform).__name__} is conditional, but got None")
@@ -49,7 +49,7 @@ def run(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
         y = transform.inv(x) if inverted else transform(x)
         log_det = -transform.log_abs_det_jacobian(y, x) if inverted else transform.log_abs_det_jacobian(x, y)
         # A number for each of what the transform takes for a batch: rows, or all elements.
-        total = total + log_det.expand(x.shape[: x.dim() - dims]).reshape(len(x), -1).sum(1)
+        total = total + log_det.expand(x.shape[: x.dim() - dims]).reshape(x.shape[0], -1).sum(1)
         x = y
     return x, total
 
