@@ -99,7 +99,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
             raise ValueError("too large")
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = config["format"]
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read, {error.strerror}; allow it or copy the run again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: broken, expected JSON with a format number; fit the model again") from error
     _check_format(found, path)
     for name, kind in (("recipe", str), ("arguments", dict), ("training", dict)):
