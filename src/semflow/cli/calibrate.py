@@ -20,8 +20,7 @@ def run(options: Calibrate) -> None:
         raise CheckpointError(f"--model {options.model} is an exported file, expected a run directory; export it again")
     if (options.data / "train").is_dir():
         raise DataError(
-            f"--data {options.data} holds train/, expected good images that were not trained on; name their folder, "
-            f"such as {options.data / 'test' / 'good'}"
+            f"--data {options.data} holds train/, expected a folder of good images that were not trained on; name it"
         )
     dataset = verified(open_dataset(options.data, "train", detector.image_size))
     check_count(len(dataset), options.false_alarm_rate)

@@ -56,9 +56,9 @@ def run(options: Evaluate) -> None:
     )
     if detector.false_alarm_rate is not None:
         print_table(
-            f"decisions at a false-alarm rate of {percent(detector.false_alarm_rate)} %",
-            ("", *RATES.values()),
-            [("per cent of the images", *(percent(figures[name]) for name in RATES))],
+            "decisions, in per cent of the images",
+            ("calibrated rate", *RATES.values()),
+            [(percent(detector.false_alarm_rate), *(percent(figures[name]) for name in RATES))],
         )
     if options.json is not None:
         figures = {**figures, "calibrated_false_alarm_rate": detector.false_alarm_rate}

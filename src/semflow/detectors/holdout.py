@@ -56,7 +56,7 @@ def hold_out(
         return dataset, calibration
     images = len(cast(Sized, dataset))
     held = round(calibration * images) if isinstance(calibration, float) and calibration < 1 else calibration
-    if held != int(held) or not 0 <= held < images:
+    if not 0 <= held < images or held != int(held):  # in this order: what is not a number is no integer either
         raise ConfigError(
             f"calibration must be a fraction below 1, or a number of images that leaves one of {images} to train on, "
             f"but got {calibration}"

@@ -1,0 +1,46 @@
+"""One image, one score: alone, in any batch, in any order, after reload, for every recipe, away from its start."""
+
+import pytest
+import torch
+from test_recipes import WITH_AND_WITHOUT, images, small, stack
+
+from semflow.detectors import load_into, save_model
+
+# float32 keeps a log-density near one nat per dimension to 1e-7, so a score near 0 cannot be had to 1e-6 of itself.
+CLOSE = {"rtol": 1e-6, "atol": 2e-7}
+# A single pixel is no mean over others.
+PIXEL = {"rtol": 2e-6, "atol": 1e-6}
+
+
+def perturbed(name: str, statistics: bool | None):
+    """Weights as far from the start as training takes them: the scores stay those of trained models, 0.01 to 10."""
+    detector = small(name) if statistics is None else small(name, statistics=statistics)
+    detector.prepare([stack(images(8))])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in detector.trainable():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    detector.fit_score([stack(images(8))])
+    detector.calibrate([stack(images(9, seed=2))], 0.1)
+    return detector
+
+
+@pytest.mark.parametrize(("name", "statistics"), [*WITH_AND_WITHOUT, ("sanflow", None)])
+def test_an_image_has_one_score(name, statistics, tmp_path) -> None:
+    detector = perturbed(name, statistics)
+    batch = stack(images(9, seed=1))
+    together = detector.predict(batch)
+    assert together.score.unique().numel() == 9
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    groups = [order] + [part for size in (1, 2, 4, 7) for part in torch.arange(9).split(size)]
+    for group in groups:
+        found = detector.predict(batch[group])
+        torch.testing.assert_close(found.score, together.score[group], **CLOSE)
+        torch.testing.assert_close(found.anomaly_map, together.anomaly_map[group], **PIXEL)
+        assert torch.equal(found.p_value, together.p_value[group])
+        assert torch.equal(found.is_anomalous, together.is_anomalous[group])
+    save_model(detector, tmp_path)
+    again = small(name, seed=5) if statistics is None else small(name, statistics=statistics, seed=5)
+    reloaded = load_into(again, tmp_path).predict(batch)
+    for a, b in zip(reloaded[:2] + reloaded[3:], together[:2] + together[3:], strict=True):
+        assert torch.equal(a, b)
