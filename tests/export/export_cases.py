@@ -1,5 +1,8 @@
 """Detectors to export: a tiny one of its own parts, and every recipe at its smallest."""
 
+from importlib.util import find_spec
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,9 @@ from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNet
 from semflow.recipes import build
 
 SIZE = 32
+
+PACKAGES = {"torch": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
+"""What writing and running a format needs."""
 
 SMALL = {
     "sanflow": {"blocks": 1, "position_channels": 8},
@@ -53,6 +59,16 @@ def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
             config={"recipe": "own", "arguments": {}},
         )
         return settle(detector, calibrated)
+
+
+def format_or_skip(name: str):
+    """A parameter that is skipped, with a reason, where the format cannot be written."""
+    missing = [package for package in PACKAGES[name] if find_spec(package) is None]
+    reason = f"needs {', '.join(missing)}, of semflow[{'openvino' if name == 'openvino' else 'export'}]"
+    return pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=reason))
+
+
+FORMATS = [format_or_skip(name) for name in PACKAGES]
 
 
 def recipe_detector(name: str, calibrated: bool = True, **arguments) -> Detector:

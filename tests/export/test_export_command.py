@@ -4,19 +4,16 @@ import csv
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import recipe_detector
+from export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from PIL import Image
 
 from semflow.cli import main
+from semflow.data import load_image
 from semflow.detectors.checkpoint import save_model, write_config
-
-SIZE = 64
-HAS_ONNX = find_spec("onnxscript") is not None and find_spec("onnxruntime") is not None
 
 
 def blocked(*names: str) -> str:
@@ -38,7 +35,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    detector = recipe_detector("sanflow", strides=(8,), position_channels=4)
+    detector = recipe_detector("sanflow", backbone="test_byobnet", strides=(8,), position_channels=4)
     write_config(folder, dict(detector.config))
     save_model(detector, folder)
     return folder
@@ -59,8 +56,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run, photos, tmp_path_factory) -> Path:
-    """ONNX where it can be written."""
-    path = tmp_path_factory.mktemp("file") / ("model.onnx" if HAS_ONNX else "model.pt2")
+    path = tmp_path_factory.mktemp("file") / "model.pt2"
     words = ["export", "--model", str(run), "--output", str(path), "--images", str(photos / "test")]
     assert main(words) == 0
     return path
@@ -109,17 +105,28 @@ def test_evaluate_takes_a_file(photos, exported, run, tmp_path) -> None:
     assert figures[0] == figures[1]
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason="needs semflow[export]")
-def test_a_runner_of_onnx_imports_neither_torch_nor_pillow(exported) -> None:
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_a_runner_imports_neither_torch_nor_pillow(name, files) -> None:
     done = python(
         f"{blocked('torch', 'timm', 'PIL', 'scipy')}import numpy as np\n"
         "from semflow.export import open_runner\n"
-        f"runner = open_runner({str(exported)!r})\n"
+        f"runner = open_runner({str(files[name])!r})\n"
         "side = runner.metadata.image_size\n"
         "results = runner(np.zeros((3, 3, side, side), np.uint8))\n"
         "print(results['score'].shape, results['anomaly_map'].shape, results['p_value'].shape)\n"
     )
     assert done.stdout.strip() == f"(3,) (3, {SIZE}, {SIZE}) (3,)", done.stderr
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_predict_from_onnx_and_openvino(name, files, photos, tmp_path) -> None:
+    words = ["predict", "--input", str(photos / "test"), "--output", str(tmp_path / "out"), "--model", str(files[name])]
+    assert main([*words, "--device", "cpu"]) == 0
+    found, detector = scores(tmp_path / "out"), own_detector()
+    for image, score in found.items():
+        expected = detector.predict(load_image(photos / "test" / image, SIZE)[None]).score.item()
+        assert score == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert len(found) == 4
 
 
 def test_the_command_says_what_it_found_and_overwrites_nothing(run, exported, tmp_path, capsys) -> None:

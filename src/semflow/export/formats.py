@@ -15,7 +15,6 @@ from torch.export import ExportedProgram
 from ..errors import ConfigError
 from .metadata import KEY, Metadata
 from .runtime import need
-from .special import decompositions
 
 __all__ = ["OPSET", "Format", "packages_of", "write"]
 
@@ -59,11 +58,6 @@ def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Form
             _write_openvino(program, path, metadata)
 
 
-def _elementary(program: ExportedProgram) -> ExportedProgram:
-    plain: ExportedProgram = program.run_decompositions(decompositions())
-    return plain
-
-
 def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
     size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
     if size > LARGEST:
@@ -72,7 +66,7 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
             "take torch or openvino"
         )
     made = torch.onnx.export(
-        _elementary(program),
+        program,
         dynamo=True,
         input_names=["images"],
         output_names=list(metadata.outputs),
@@ -96,7 +90,7 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
     # What openvino.convert_model does, without its report of the conversion to the makers of OpenVINO.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     kind = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
-    decoder = kind.from_exported_program(_elementary(program))  # a name keeps it: the frontend does not
+    decoder = kind.from_exported_program(program)  # a name keeps it: the frontend does not
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
     for output, name in zip(model.outputs, metadata.outputs, strict=True):

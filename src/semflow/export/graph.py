@@ -1,4 +1,4 @@
-"""From a detector to one graph of torch's own operators, images to results."""
+"""From a detector to one graph of torch's elementary operators, images to results."""
 
 import warnings
 from typing import cast
@@ -9,6 +9,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..detectors import Detector
 from .metadata import InputType
+from .special import ElementaryFunctions
 
 __all__ = ["DetectorGraph", "trace"]
 
@@ -59,7 +60,7 @@ class DetectorGraph(nn.Module):
 def trace(graph: DetectorGraph) -> ExportedProgram:
     """The graph of `torch.export`, of any batch size; the detector must be on the CPU and in eval mode."""
     batch = Dim("batch", min=1, max=2**16)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), ElementaryFunctions(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks to itself on tensors that require gradients
         program = torch.export.export(graph, (graph.example(),), dynamic_shapes=({0: batch},), strict=False)
     # The example is not part of the model; torch would pickle it into the file.

@@ -1,13 +1,14 @@
 """Special functions in arithmetic that every exchange format has: ONNX knows neither digamma nor lgamma."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["decompositions", "digamma_series", "lgamma_series"]
+__all__ = ["ElementaryFunctions", "digamma_series", "lgamma_series"]
 
 STEPS = 8
 """How far the recurrences carry an argument before the series begin: at 8 the first term left out is below 2e-15."""
@@ -60,9 +61,30 @@ def lgamma_series(x: Tensor) -> Tensor:
     return (y - 0.5) * torch.log(y) - y + 0.5 * math.log(2 * math.pi) + _horner(_LGAMMA, y) - torch.log(product)
 
 
-def decompositions() -> dict[Any, Callable[..., Tensor]]:
-    """What `ExportedProgram.run_decompositions` is given to take the special functions out of a graph."""
-    return {torch.ops.aten.digamma.default: digamma_series, torch.ops.aten.lgamma.default: lgamma_series}
+class ElementaryFunctions(TorchFunctionMode):
+    """While it is entered, torch.digamma and torch.lgamma are the series: what is traced then has neither.
+
+    Example:
+        >>> with ElementaryFunctions():
+        ...     program = torch.export.export(_Lgamma(), (torch.ones(2),), strict=False)
+        >>> any("lgamma" in str(node.target) for node in program.graph.nodes)
+        False
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Pass a call of torch on, or answer it by a series."""
+        if func in (torch.digamma, Tensor.digamma):
+            return digamma_series(*args)
+        if func in (torch.lgamma, Tensor.lgamma):
+            return lgamma_series(*args)
+        return func(*args, **(kwargs or {}))
+
+
+class _Lgamma(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lgamma(x)
 
 
 def _horner(coefficients: tuple[float, ...], y: Tensor) -> Tensor:

@@ -1,0 +1,160 @@
+"""Files that are not what they should be: each is one line that names it, and nothing in them is run."""
+
+import contextlib
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_cases import FORMATS
+
+from semflow.errors import CheckpointError
+from semflow.export import load, open_runner
+from semflow.export.metadata import EXPORT_FORMAT, KEY
+from semflow.export.runtime import SUFFIXES
+
+
+@pytest.fixture
+def copy(files, tmp_path):
+    def make(name: str) -> Path:
+        for file in files[name].parent.glob("own.*"):
+            if file.suffix == SUFFIXES[name] or (name == "openvino" and file.suffix == ".bin"):
+                shutil.copy(file, tmp_path)
+        return tmp_path / files[name].name
+
+    return make
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_truncated_empty_text_and_noise(name, copy) -> None:
+    path = copy(name)
+    data = path.read_bytes()
+    noise = np.random.default_rng(0).bytes(1000)
+    for content in (data[: len(data) // 2], data[:-100], b"", b"not a model", noise, json.dumps({"a": 1}).encode()):
+        path.write_bytes(content)
+        refused(path)
+
+
+def test_openvino_without_its_weights(copy) -> None:
+    pytest.importorskip("openvino")
+    path = copy("openvino")
+    path.with_suffix(".bin").write_bytes(path.with_suffix(".bin").read_bytes()[:100])
+    refused(path)
+    path.with_suffix(".bin").unlink()
+    assert "expected own.bin beside it" in refused(path)
+
+
+def test_models_of_others_and_of_other_versions(copy, tmp_path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = copy("onnx")
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    assert entry.key == KEY
+    entry.value = json.dumps({**json.loads(entry.value), "format": EXPORT_FORMAT + 1})
+    onnx.save(model, path)
+    assert f"expected export format {EXPORT_FORMAT} but got {EXPORT_FORMAT + 1}" in refused(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    assert "that semflow export has made" in refused(path)
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    program.example_inputs = None
+    torch.export.save(program, tmp_path / "other.pt2")
+    assert "that semflow export has made" in refused(tmp_path / "other.pt2")
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "run")
+
+
+def rewritten(path: Path, change: dict[str, bytes], more: dict[str, bytes]) -> None:
+    """The archive with members replaced, by the ends of their names, and others added."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    root = members[0][0].partition("/")[0]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, next((new for end, new in change.items() if name.endswith(end)), data))
+        for name, data in more.items():
+            archive.writestr(f"{root}/{name}", data)
+
+
+def test_the_rewriting_of_this_test_leaves_a_good_archive(copy) -> None:
+    path = copy("torch")
+    rewritten(path, {}, {})
+    assert load(path).image_size == 32
+
+
+@pytest.mark.parametrize("where", ["inputs", "weights", "legacy", "compiled", "object", "doubled"])
+def test_nothing_in_an_archive_is_unpickled_or_run(where, copy, tmp_path) -> None:
+    path, trace = copy("torch"), tmp_path / "trace"
+    buffer = io.BytesIO()
+    torch.save({"bomb": Bomb(trace)}, buffer)
+    bomb = buffer.getvalue()
+    change, more = {}, {}
+    if where == "inputs":
+        change = {"data/sample_inputs/model.pt": bomb}
+    elif where == "weights":
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (n for n in archive.namelist() if n.endswith("model_weights_config.json"))
+            config = json.loads(archive.read(name))
+        first = next(iter(config["config"].values()))
+        first["use_pickle"] = True
+        change = {"model_weights_config.json": json.dumps(config).encode(), f"data/weights/{first['path_name']}": bomb}
+    elif where == "legacy":
+        more = {"data/weights/model.pt": bomb}
+    elif where == "compiled":
+        more = {"data/aotinductor/model/model.so": b"\x7fELF"}
+    elif where == "object":
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (n for n in archive.namelist() if n.endswith("model_constants_config.json"))
+            config = json.loads(archive.read(name))
+        config["config"]["x"] = {
+            "path_name": "opaque_obj_0",
+            "is_param": False,
+            "use_pickle": False,
+            "tensor_meta": None,
+        }
+        change = {"model_constants_config.json": json.dumps(config).encode()}
+        more = {"data/constants/opaque_obj_0": pickle.dumps(Bomb(trace))}
+    else:
+        more = {"data/sample_inputs/model.pt": b""}
+    rewritten(path, change, more)
+    refused(path)
+    assert not trace.exists()
+
+
+def test_the_bomb_of_this_test_goes_off_where_it_is_unpickled(copy, tmp_path) -> None:
+    """And torch.export.load does unpickle it: the refusal is not for nothing."""
+    path, trace = copy("torch"), tmp_path / "trace"
+    buffer = io.BytesIO()
+    torch.save({"bomb": Bomb(trace)}, buffer)
+    rewritten(path, {"data/sample_inputs/model.pt": buffer.getvalue()}, {})
+    with contextlib.suppress(Exception):
+        torch.export.load(path)
+    assert trace.exists()
+
+
+def test_a_run_directory_is_no_exported_file(tmp_path) -> None:
+    (tmp_path / "run.onnx").mkdir()
+    with pytest.raises(CheckpointError, match="but there is none"):
+        open_runner(tmp_path / "run.onnx")
