@@ -4,6 +4,8 @@ Every error names the argument or the file, what was expected and what came. The
 one line and exits with 2; a library user catches `SemflowError` or one of its kinds.
 """
 
+import re
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -15,6 +17,8 @@ __all__ = [
     "ShapeError",
     "TrainingError",
 ]
+
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 
 
 class SemflowError(Exception):
@@ -30,7 +34,7 @@ class SemflowError(Exception):
         super().__init__(message.rpartition(own)[2].strip() if message.startswith("Caught ") else message)
 
     def __str__(self) -> str:  # the name of a file may hold anything
-        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
 class ShapeError(SemflowError, ValueError):

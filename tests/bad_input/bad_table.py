@@ -83,6 +83,7 @@ def told(row: Row, room: Room) -> str:
 def shortened(message: str, most: int = 220) -> str:
     """A message for a cell: no markup, no folder of this machine, not longer than need be."""
     words = [Path(word).name if word.startswith(tempfile.gettempdir()) else word for word in message.split(" ")]
+    words = [word if len(word) < 60 else f"{word[:20]}..." for word in words]
     text = " ".join(words).replace("error: ", "", 1).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
     return text if len(text) <= most else f"{text[:most].rstrip()} ..."
 

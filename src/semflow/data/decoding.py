@@ -195,4 +195,4 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
         return "expected an image, but the file is empty; replace or delete it."
     # Pillow's own words, without the file's name, which is said already.
     reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "") or type(error).__name__
-    return f"expected a whole image in one of the formats {' '.join(_FORMATS)}, but: {reason}; replace or delete it."
+    return f"expected a whole image ({' '.join(_FORMATS)}), but: {reason}; replace or delete it."

@@ -57,12 +57,13 @@ class Unfinished:
         """Read what a killed process has left, as far as it is of the same origin and whole."""
         self._journal.seek(0)
         lines, end = [], 0
-        for line in self._journal.read().splitlines(keepends=True):
-            if not line.endswith("\n"):  # cut off while it was written
+        for text in self._journal.read().splitlines(keepends=True):
+            line = _parsed(text)
+            if line is None:  # cut off while it was written
                 break
             lines.append(line)
-            end += len(line.encode())
-        if not lines or json.loads(lines[0]) != {"origin": origin}:
+            end += len(text.encode())
+        if not lines or lines[0] != {"origin": origin}:
             shutil.rmtree(self.folder, ignore_errors=True)
             lines, end = [], 0
         self._journal.truncate(end)
@@ -70,14 +71,23 @@ class Unfinished:
         if not lines:
             self._write({"origin": origin})
         for line in lines[1:]:
-            noted = json.loads(line)
-            if all((self.folder / name).is_file() for name in noted["files"]):
-                self.done[noted["key"]], self._files[noted["key"]] = noted["entry"], noted["files"]
+            if all((self.folder / name).is_file() for name in line["files"]):
+                self.done[line["key"]], self._files[line["key"]] = line["entry"], line["files"]
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._journal.seek(0, os.SEEK_END)
         self._journal.write(json.dumps(line) + "\n")  # names of files may hold any bytes; JSON escapes them
         self._journal.flush()
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line of the journal, or None if it is not whole."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    known = isinstance(line, dict) and line.keys() in ({"origin"}, {"key", "entry", "files"})
+    return line if known and text.endswith("\n") else None
 
 
 @contextmanager
@@ -127,7 +137,7 @@ def _locked(stage: Path, path: Path) -> IO[str]:
     """The journal, open and locked by this process; the system takes the lock back when the process ends."""
     while True:
         stage.mkdir(parents=True, exist_ok=True)
-        file = (stage / JOURNAL).open("a+", encoding="utf-8")
+        file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
         try:
             _lock(file)
         except OSError:
