@@ -34,8 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "+SP, h and flow start at variance 1": SP | {"mode": 1.0},
     "+SP, h on the features": SP | {"H": "features"},
     "+SP, marginal likelihood": SP | {"FORM": "marginal"},
+    "+SP, marginal likelihood, one alpha and beta a scale": SP | {"FORM": "marginal", "H": "constant"},
     "CFLOW-AD, 5 x learning rate": {"RATE": 5.0},
     "+SP, 5 x learning rate": SP | {"RATE": 5.0},
+    "+SP, marginal likelihood, 5 x": SP | {"FORM": "marginal", "RATE": 5.0},
+    "+SP, marginal likelihood, one alpha and beta a scale, 5 x": SP
+    | {"FORM": "marginal", "H": "constant", "RATE": 5.0},
     "CFLOW-AD, long": {"LONG": 3},
     "+SP, long": SP | {"LONG": 3},
 }
@@ -73,8 +77,13 @@ def perform(task: Task) -> dict[str, Any]:
     given = VARIANTS[task.variant]
     arguments = {name: value for name, value in given.items() if name.islower()}
     detector = cflow_ad("tf_efficientnet_lite0", "packaged", seed=task.seed, **arguments)
-    if given.get("H") == "features":
-        detector.head = InverseGammaVariance([FeatureStatisticsNetwork(c) for c in detector.features.channels])
+    if "H" in given:
+        networks = [FeatureStatisticsNetwork(c) for c in detector.features.channels]
+        detector.head = InverseGammaVariance(networks)
+        if given["H"] == "constant":  # only the last bias is left to learn
+            for network in networks:
+                network.requires_grad_(False).output.weight.zero_()
+                network.output.bias.requires_grad_(True)
     if "FORM" in given:
         detector.base = SemanticAware(form=given["FORM"])
     train, test = (task.data.open(split, detector.image_size) for split in ("train", "test"))
@@ -91,7 +100,7 @@ def perform(task: Task) -> dict[str, Any]:
     for prefix in SCORES:
         detector.score_log_det = prefix == ""
         if prefix:  # another score has other maxima
-            detector.calibrate(sample.image[None] for sample in train)
+            detector.fit_score(sample.image[None] for sample in train)
         found |= {prefix + name: value for name, value in evaluate(detector, test).items() if name in METRICS}
     CellStore(task.store).put(task.config(), {"metrics": found}, provenance(task.command))
     return found
