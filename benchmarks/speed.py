@@ -5,6 +5,7 @@ More is better, and above one is faster than the other, unless marked with (-).
 sanflow_train_eager, _compiled      FrEIA's time over ours for a training step of SANFlow's flows (`speed_flows`)
 sanflow_infer_eager, _compiled      the same for inference
 gemm_fraction_train_eager, ...      time of the flows' matrix products alone over the flows'; also _infer, _compiled
+gemm_bound_train, _infer            FrEIA's time over the products': no flow of this function can be further ahead
 sanflow_train_memory (-)            our peak memory of a step over FrEIA's, parameters and gradients aside
 fastflow_train, fastflow_infer      anomalib's time over ours (`speed_anomalib`); also _compiled, and _infer_whole with
                                     the backbone
@@ -27,7 +28,8 @@ Names without a suffix are of WRN-50 at 256 px, batch 8, one thread, by CPU time
 JSON file has under `ranges` its lowest and highest, the median by the other clock and the peer's setting; under `rows`
 the absolute figures, and under `skipped` what could not be measured, and why.
 
-`--quick` takes two blocks a scale for eight, and fewer rounds and pixels; it compiles SANFlow's flows only.
+`--quick` takes two blocks a scale for eight, and fewer rounds, pixels and variants: of the recipes, and of files to
+scores, ResNet-18 alone, whose training is the faster one; it compiles SANFlow's flows only.
 """
 
 import argparse
@@ -53,6 +55,7 @@ __all__ = ["SECTIONS", "main"]
 
 WIDE, SMALL = "wide_resnet50_2", "resnet18"
 HEAD = Variant("", WIDE, 8)
+COMPILED = ("sanflow_train_compiled", "sanflow_infer_compiled", "fastflow_train_compiled", "fastflow_infer_compiled")
 
 
 class Run:
@@ -60,54 +63,55 @@ class Run:
 
     def __init__(self, quick: bool, device: str, compiled: bool) -> None:
         self.quick, self.device, self.report = quick, device, Report()
-        self.blocks, self.rounds = (2, 3) if quick else (8, 5)
+        self.blocks, self.rounds = (2, 2) if quick else (8, 5)
         reason = no_compiler() if compiled else "--no-compile was given"
         self.compiled = reason is None
         if reason:
-            self.report.skip(
-                reason, *(f"{name}_compiled" for name in ("sanflow_train", "sanflow_infer", "fastflow_train"))
-            )
+            self.report.skip(reason, *COMPILED)
 
-    def elsewhere(self) -> list[Variant]:
-        """The variants of the headline."""
-        small = [Variant("_resnet18", SMALL, 8), Variant("_resnet18_batch1", SMALL, 1), Variant("_batch1", WIDE, 1)]
+    def elsewhere(self, *quick: str) -> list[Variant]:
+        """The variants of the headline; of a quick run those of these suffixes."""
+        found = [Variant("_resnet18", SMALL, 8), Variant("_resnet18_batch1", SMALL, 1), Variant("_batch1", WIDE, 1)]
         if all_threads() > 1:
-            return [*small, Variant("_all_threads", WIDE, 8, all_threads())]
-        self.report.skip("this process may use one CPU only", "all ratios of _all_threads")
-        return small
+            found.append(Variant("_all_threads", WIDE, 8, all_threads()))
+        else:
+            self.report.skip("this process may use one CPU only", "*_all_threads")
+        return [variant for variant in found if not self.quick or variant.suffix in quick]
 
     def flows(self) -> None:
         plan = Plan(self.blocks, self.rounds, self.device, self.compiled)
         measure_flows(self.report, HEAD, plan, memory=True)
-        for variant in self.elsewhere() if self.device == "cpu" else []:
-            measure_flows(self.report, variant, plan._replace(compiled=False, rounds=3))
+        for variant in self.elsewhere("_resnet18", "_all_threads") if self.device == "cpu" else []:
+            measure_flows(self.report, variant, plan._replace(compiled=False))
 
     def anomalib(self) -> None:
         plan = Plan(self.blocks, self.rounds, "cpu", self.compiled and not self.quick)
         if self.quick and self.compiled:
-            names = ("fastflow_train_compiled", "fastflow_infer_compiled")
-            self.report.skip("--quick: compiling both sides takes minutes", *names)
-        measure_fastflow(self.report, HEAD, plan)
-        measure_cflow(self.report, HEAD, plan)
-        for variant in self.elsewhere():
-            measure_fastflow(self.report, variant, plan._replace(compiled=False, rounds=3))
-            measure_cflow(self.report, variant, plan._replace(compiled=False, rounds=3))
+            self.report.skip("--quick: compiling both sides takes minutes", *COMPILED[2:])
+        measure_fastflow(self.report, HEAD, plan, whole=not self.quick)
+        measure_cflow(self.report, HEAD, plan, whole=not self.quick)
+        for variant in self.elsewhere("_resnet18"):
+            measure_fastflow(self.report, variant, plan._replace(compiled=False), whole=not self.quick)
+            measure_cflow(self.report, variant, plan._replace(compiled=False), whole=not self.quick)
 
     def recipes(self) -> None:
-        measure_recipes(self.report, HEAD, self.blocks, 2 if self.quick else 3, memory=True)
-        for variant in self.elsewhere():
-            measure_recipes(self.report, variant, self.blocks, 2 if self.quick else 3, memory=not self.quick)
+        rounds = 2 if self.quick else 3
+        if not self.quick:
+            measure_recipes(self.report, HEAD, self.blocks, rounds, memory=True)
+        for variant in self.elsewhere("_resnet18"):
+            measure_recipes(self.report, variant, self.blocks, rounds, memory=not self.quick and variant.threads == 1)
 
     def metrics(self) -> None:
-        measure_metrics(self.report, 3 * 10**6 if self.quick else 3 * 10**7, self.rounds)
+        measure_metrics(self.report, 3 * 10**6 if self.quick else 3 * 10**7, self.rounds + 1)
         for pixels in (10**6,) if self.quick else (10**6, 10**7, 10**8):
             measure_pixels(self.report, pixels, 3)
 
     def files(self) -> None:
         with png_folder(8 if self.quick else 24) as folder:
             for suffix, backbone in (("", WIDE), ("_resnet18", SMALL)):
-                variant = Variant(suffix, backbone, 4, all_threads())
-                measure_files(self.report, variant, folder, self.blocks, 2 if self.quick else 3)
+                if suffix or not self.quick:
+                    variant = Variant(suffix, backbone, 4, all_threads())
+                    measure_files(self.report, variant, folder, self.blocks, 2 if self.quick else 3)
 
     def start(self) -> None:
         measure_start(self.report, 3 if self.quick else 9)

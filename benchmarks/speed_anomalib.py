@@ -121,7 +121,7 @@ def training_step(flows: nn.ModuleList, maps: list[Tensor], compiled: bool) -> R
     return step
 
 
-def measure_fastflow(report: Report, variant: Variant, plan: Plan) -> None:
+def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool = True) -> None:
     """`fastflow_*` of a variant; `benchmarks.speed` says what they are."""
     compiling = ["fastflow_train_compiled", "fastflow_infer_compiled"] if plan.compiled else []
     reason = missing("anomalib", "FrEIA")
@@ -146,7 +146,7 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan) -> None:
 
             return without_grad(run)
 
-        def whole(given: Tensor) -> Run:
+        def from_images(given: Tensor) -> Run:
             def run() -> object:
                 theirs.feature_extractor = backbone
                 return theirs(given)
@@ -167,11 +167,12 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan) -> None:
             without_grad(lambda: predict(ours, images, [norm(x, x.shape[1:]) for x in maps])),
             {layout: infer(x) for layout, x in layouts.items()},
         )
-        compare(
-            "fastflow_infer_whole",
-            without_grad(lambda: predict(ours, images)),
-            {"channels_last": whole(normalised), "contiguous": whole(normalised.contiguous())},
-        )
+        if whole:
+            compare(
+                "fastflow_infer_whole",
+                without_grad(lambda: predict(ours, images)),
+                {"channels_last": from_images(normalised), "contiguous": from_images(normalised.contiguous())},
+            )
         if compiling:
             sides = {"as it is": blocks, "compiled": blocks}
             compare(
@@ -201,7 +202,7 @@ def check_fastflow(ours: Detector, theirs: Any, images: Tensor, normalised: Tens
         )
 
 
-def measure_cflow(report: Report, variant: Variant, plan: Plan) -> None:
+def measure_cflow(report: Report, variant: Variant, plan: Plan, whole: bool = True) -> None:
     """`cflow_*` of a variant; `benchmarks.speed` says what they are."""
     names = ["cflow_infer", "cflow_infer_best_chunk", "cflow_infer_whole"]
     reason = missing("anomalib", "FrEIA")
@@ -231,11 +232,12 @@ def measure_cflow(report: Report, variant: Variant, plan: Plan) -> None:
             among=["fibers 64"],
         )
         compare.again("cflow_infer_best_chunk", seconds)
-        compare(
-            "cflow_infer_whole",
-            without_grad(lambda: predict(ours, images)),
-            {"fibers 64": infer(normalised, encoder, 64)},
-        )
+        if whole:
+            compare(
+                "cflow_infer_whole",
+                without_grad(lambda: predict(ours, images)),
+                {"fibers 64": infer(normalised, encoder, 64)},
+            )
     gc.collect()
 
 
@@ -243,7 +245,7 @@ def check_cflow(ours: Detector, theirs: Any, images: Tensor, normalised: Tensor,
     """anomalib's map is max S - S with S = sum_k exp(l_k - max l_k) over this batch; ours is -log (S / K)."""
     with torch.no_grad():
         log_probs = ours.log_probs(images, maps)[0]
-        ours.scorer.calibrate([x.max().item() for x in log_probs])
+        ours.scorer.offsets.copy_(torch.stack([x.max() for x in log_probs]))
         typical = len(log_probs) * torch.exp(-predict(ours, images, maps)[0])
         torch.testing.assert_close(typical.max() - typical, theirs(normalised).anomaly_map, rtol=1e-3, atol=1e-3)
 

@@ -28,14 +28,14 @@ from .speed_timing import (
     Variant,
     best,
     in_turns,
-    peak,
+    peaks,
     ratio,
     square_products,
     using_threads,
     watching_memory,
 )
 
-__all__ = ["RECIPES", "Case", "flops", "measure_recipes", "recipe_peak"]
+__all__ = ["RECIPES", "Case", "flops", "measure_recipes", "recipe_peaks"]
 
 RECIPES: dict[str, tuple[Callable[..., Detector], str]] = {
     "sanflow": (sanflow, "blocks"),
@@ -102,13 +102,18 @@ def flops(case: Case, kind: str) -> int:
     return counter.get_total_flops()
 
 
-def recipe_peak(recipe: str, backbone: str, batch: int, blocks: int, kind: str, size: int = 256) -> int:
-    """Bytes that a run needs at its peak above model, features and images; gradients and Adam's state count."""
-    case = Case(recipe, backbone, batch, blocks, size)
-    run = case.train() if kind == "train" else case.infer()
-    with watching_memory("cpu") as above:
-        run()
-    return above()
+def recipe_peaks(recipe: str, backbone: str, batch: int, blocks: int) -> list[int]:
+    """Bytes that inference and a training step need at their peak above model, features and images.
+
+    Gradients and Adam's state count.
+    """
+    case, found = Case(recipe, backbone, batch, blocks), []
+    for make in (case.infer, case.train):
+        run = make()
+        with watching_memory("cpu") as above:
+            run()
+        found.append(above())
+    return found
 
 
 def measure_recipes(report: Report, variant: Variant, blocks: int, rounds: int, memory: bool = False) -> None:
@@ -135,11 +140,14 @@ def measure_recipes(report: Report, variant: Variant, blocks: int, rounds: int, 
                     "gflop": round(work / 1e9, 1), "gemm_gflop_per_s": round(rate / 1e9, 1),
                     "floor_s": round(work / rate, 4), "of_floor": share["median"],
                 }  # fmt: skip
-                if memory and kind != "features":
-                    arguments = (recipe, variant.backbone, variant.batch, blocks, kind)
-                    row["peak_mib"] = peak(recipe_peak, *arguments)
                 report.row("recipes", **row)
                 if kind != "features":
                     report.ratio(f"floor_{recipe}_{kind}{variant.suffix}", share)
                 del case
                 gc.collect()
+            if memory:
+                infer, train = peaks(recipe_peaks, recipe, variant.backbone, variant.batch, blocks)
+                report.row(
+                    "memory", what=f"MiB of {recipe}", backbone=variant.backbone, batch=variant.batch, blocks=blocks,
+                    infer=infer, train=train,
+                )  # fmt: skip

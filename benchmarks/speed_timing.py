@@ -29,7 +29,7 @@ __all__ = [
     "linears",
     "missing",
     "no_compiler",
-    "peak",
+    "peaks",
     "ratio",
     "square_products",
     "status_bytes",
@@ -205,13 +205,14 @@ def square_products(size: int = 2048) -> tuple[dict[str, Callable[[], object]], 
     return runs, 2.0 * size**3
 
 
-def peak(function: Callable[..., int], *arguments: object) -> float:
-    """MiB that `function` tells, in a fresh process with this one's number of threads."""
+def peaks(function: Callable[..., Sequence[int]], *arguments: object) -> list[float]:
+    """MiB of the bytes that `function` tells, in a fresh process with this one's number of threads."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return round(pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result() / 2**20, 1)
+        found = pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result()
+    return [round(number / 2**20, 1) for number in found]
 
 
-def _with_threads(threads: int, function: Callable[..., int], *arguments: object) -> int:
+def _with_threads(threads: int, function: Callable[..., Sequence[int]], *arguments: object) -> Sequence[int]:
     torch.set_num_threads(threads)
     return function(*arguments)
 

@@ -76,11 +76,12 @@ def test_every_product_of_the_machine_is_a_product() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_flows_have_their_names_and_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_flows, "peak", lambda _, side, *rest: {"eager": 1.0, "freia": 4.0}[side])
+    monkeypatch.setattr(speed_flows, "peaks", lambda _, side, *rest: {"eager": [1.0, 0.5], "freia": [2.0, 4.0]}[side])
     report = Report()
     measure_flows(report, SMALL, PLAN, memory=True)
     named = {"sanflow_train_eager", "sanflow_infer_eager", "gemm_fraction_train_eager", "gemm_fraction_infer_eager"}
-    assert {f"{name}_small" for name in {*named, "sanflow_train_memory"}} == report.ratios.keys()
+    named |= {"gemm_bound_train", "gemm_bound_infer", "sanflow_train_memory"}
+    assert {f"{name}_small" for name in named} == report.ratios.keys()
     assert report.ratios["sanflow_train_memory_small"]["median"] == 0.25
     check_ranges(report)
 
