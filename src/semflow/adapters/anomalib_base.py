@@ -1,7 +1,7 @@
 """What anomalib's `Engine` wants of a model; anomalib is imported here, and only here."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -41,7 +41,11 @@ class OneClass(AnomalibModule):  # type: ignore[misc]  # anomalib may be missing
 class _InArithmetic(TorchFunctionMode):
     """While a graph is traced, digamma and lgamma, which ONNX does not know, are what it knows."""
 
-    series = {torch.digamma: digamma_series, torch.special.digamma: digamma_series, torch.lgamma: lgamma_series}  # noqa: RUF012
+    series: ClassVar[dict[Any, Callable[..., Any]]] = {
+        torch.digamma: digamma_series,
+        torch.special.digamma: digamma_series,
+        torch.lgamma: lgamma_series,
+    }
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.series.get(func, func)(*args, **(kwargs or {}))
