@@ -83,18 +83,20 @@ def settle(detector: Detector, calibrated: bool) -> Detector:
         torch.manual_seed(1)
         for parameter in detector.trainable():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        normal = pictures(detector.image_size, 12, seed=2).float() / 255
+        normal = pictures(detector.image_size, 12, seed=2, spoiled=0).float() / 255
         detector.eval().prepare([normal])
         detector.fit_score([normal])
         if calibrated:
-            detector.calibrate([pictures(detector.image_size, 19, seed=3).float() / 255], 0.1)
+            detector.calibrate([pictures(detector.image_size, 39, seed=3, spoiled=0).float() / 255], 0.1)
     return detector
 
 
-def pictures(size: int, count: int, seed: int) -> Tensor:
-    """Smooth textures, uint8; the later half with a bright square, as a defect."""
+def pictures(size: int, count: int, seed: int, spoiled: int | None = None) -> Tensor:
+    """Smooth textures, uint8, (count, 3, size, size); the last `spoiled`, by default half, have noise in a part."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
     images = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
-    images[count // 2 :, :, 4:12, 4:12] = 1.0
+    noise = torch.randint(0, 2, images.shape, generator=generator).float()
+    first = count - (count // 2 if spoiled is None else spoiled)
+    images[first:, :, : size // 2] = noise[first:, :, : size // 2]
     return (images * 255).round().to(torch.uint8)
