@@ -66,7 +66,7 @@ def run(options: Predict) -> None:
                 raise DataError(f"{dataset.paths[todo[0]]}: could be decoded, but not in the loader; look at it")
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
         reasons = {names[index]: reason for index, reason in sorted((left_out or {}).items())}
-        about = {"origin": origin, "sources": _sources(dataset, names)}
+        about = {"origin": origin, "sources": _sources(dataset, names, work)}
         write_tables(work.folder, options, records, reasons, detector.map_range, about, detector.false_alarm_rate)
         work.tidy(TABLES)
     for name, reason in reasons.items():
@@ -164,11 +164,13 @@ def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int
     return [index for index, name in enumerate(names) if name not in work.done]
 
 
-def _sources(dataset: ImageDataset, names: list[str]) -> str:
-    """A hash of the names and contents of all images."""
+def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = None) -> str:
+    """A hash of the names and contents of all images; what is done has been read already."""
     digest = hashlib.blake2b(digest_size=16)
+    done = {} if work is None else work.done
     for name, path in zip(names, dataset.paths, strict=True):
-        digest.update(f"{name}\0{_hash(Path(path))}\0".encode("utf-8", "surrogateescape"))
+        source = done[name]["source"] if name in done else _hash(Path(path))
+        digest.update(f"{name}\0{source}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -119,6 +119,7 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     with naming(path):
         journal = _locked(stage, path)
     with journal:
+        work = None
         try:
             with naming(path):
                 work = Unfinished(stage, origin, journal)
@@ -127,8 +128,9 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
                 if path.is_dir():
                     path.rmdir()  # empty, as checked; some systems do not rename onto a folder
                 work.folder.replace(path)
-        except Exception:
-            shutil.rmtree(stage, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, Exception) or work is None or not work.done:  # an interrupt leaves what is done
+                shutil.rmtree(stage, ignore_errors=True)
             raise
         shutil.rmtree(stage, ignore_errors=True)
 
