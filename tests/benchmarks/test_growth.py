@@ -1,10 +1,13 @@
 """benchmarks.growth: curves have their exponents, points their figures, and plots are small."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.growth import AXES, exponent, measure_point
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_exponent_of_a_power_is_the_power() -> None:
@@ -16,6 +19,19 @@ def test_the_exponent_of_a_power_is_the_power() -> None:
 def test_the_exponent_is_that_of_the_larger_half() -> None:
     points = [{"batch": n, "train_s": 1.0 if n < 4 else n / 4} for n in (1, 2, 4, 8)]
     assert exponent(points, "batch", "train_s") == 1.0
+
+
+def test_the_documented_exponents_are_those_of_the_measured_points() -> None:
+    found = json.loads((ROOT / "benchmarks/results/growth.json").read_text("utf-8"))["axes"]
+    assert found.keys() == AXES.keys()
+    rows = [line for line in (ROOT / "docs/benchmarks.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    for axis, curves in found.items():
+        slopes = {what: exponent(curves["points"], axis, what) for what in curves["exponents"]}
+        assert slopes == curves["exponents"]
+        (row,) = (line for line in rows if line.startswith(f"| {AXES[axis].label.removesuffix(' in pixels')}, "))
+        for unit, cell in zip(("s", "mib"), row.split("|")[3:5], strict=True):
+            shown = [f"{slopes[f'{kind}_{unit}']:.2f}" for kind in ("train", "infer") if f"{kind}_{unit}" in slopes]
+            assert cell.strip().startswith(", ".join(shown))
 
 
 @pytest.mark.parametrize("axis", ["image_size", "locations", "images"])
