@@ -83,7 +83,7 @@ def calibrate(
     Args:
         detector: trained; it is changed, and returned.
         dataset: normal images.
-        false_alarm_rate, see `Detector.calibrate`.
+        false_alarm_rate: see `Detector.calibrate`.
         batch_size, workers: of the loader; they do not change the result.
         processes: that share the images out.
 
