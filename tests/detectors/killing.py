@@ -133,8 +133,8 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, object]:
                 path.unlink()
         rounds += 1
         if rng.random() < 0.5:
-            place = rng.choice(PLACES)
-            count = rng.randint(1, 5)
+            place = PLACES[rounds % len(PLACES)]
+            count = rng.randint(1, 4)
             code = ended(child(partial(armed, place, count, run)))
         else:
             place = "at a random time"

@@ -154,13 +154,9 @@ class Detector(nn.Module):
         [0, 1], masks (B, H, W), 1 where anomalous, or None if all is normal, and the images' features, if known.
         """
         check_masks(anomaly_masks, images)
-        return self.part_of_loss(images, anomaly_masks, maps)
-
-    def part_of_loss(self, images: Tensor, masks: Tensor | None, maps: Sequence[Tensor] | None) -> Terms:
-        """The loss, unchecked: of several processes that hold a part of a batch each, one may hold no image."""
         terms, dimensions = [], []
         for z, log_det, event, statistics in self.encode(images, maps):
-            mask, ignore = self.marks(masks, (z.shape[2], z.shape[3]))
+            mask, ignore = self.marks(anomaly_masks, (z.shape[2], z.shape[3]))
             terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
             dimensions.append(z.shape[1:].numel())
         weights = [d / sum(dimensions) if self.flows.joint else 1.0 for d in dimensions]

@@ -37,6 +37,7 @@ class Processes:
 
     def __init__(self, group: "dist.ProcessGroup | None" = None, store: Any = None) -> None:
         self.group, self.store = group, store
+        self.idle = False
         self.rank, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def span(self, total: int) -> tuple[int, int]:
@@ -147,8 +148,17 @@ class Processes:
 
     def means(self, maps: Sequence[Tensor], ignore: Tensor | None = None) -> list[Tensor]:
         """`semflow.objectives.means_over_locations` over all processes: each location counts alike, wherever it is."""
-        summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore)]))
+        summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore, self.idle)]))
         return [summed[2 * k] / summed[2 * k + 1].clamp(min=1) for k in range(len(maps))]
+
+    @contextmanager
+    def idling(self, idle: bool) -> Iterator[None]:
+        """Let what is computed count for nothing, where no part of a batch is this process's and steps go on."""
+        before, self.idle = self.idle, idle
+        try:
+            yield
+        finally:
+            self.idle = before
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give all processes the sums of their gradients, in one message."""
@@ -168,9 +178,10 @@ ALONE = Processes()
 """One process."""
 
 
-def _sum_and_count(x: Tensor, ignore: Tensor | None) -> tuple[Tensor, Tensor]:
+def _sum_and_count(x: Tensor, ignore: Tensor | None, idle: bool) -> tuple[Tensor, Tensor]:
     """Of the locations that count; of anything but a map of locations, of all numbers."""
     counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
+    counted = torch.zeros_like(x) if idle else counted
     return torch.where(counted > 0, x, 0.0).sum(), counted.sum()
 
 

@@ -31,7 +31,7 @@ class Parts(Sampler[list[int]]):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A loader wants an image; what has come for an empty part is left out by who asked.
+        # For an empty part any image comes: a step must be taken, in which it does not count.
         return iter(batch or [0] for batch in self.batches[self.start :])
 
     def __len__(self) -> int:

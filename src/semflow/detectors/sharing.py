@@ -20,7 +20,7 @@ class SharedBatchNorm(_BatchNorm):
 
     Args:
         norm: the layer whose parameters and buffers it works with.
-        processes: that hold a part each; a part may be empty.
+        processes: that hold a part each; what an idle one has does not count.
     """
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
@@ -34,7 +34,8 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(x)
         dim, channel = (0, *range(2, x.dim())), (slice(None), *(None,) * (x.dim() - 2))
         # One message: each process's count, means and variances stand in a row of their own, 0 in all others'.
-        own = [x.new_tensor([float(x.numel() // x.shape[1])]), *_moments(x, dim)]
+        variance, mean = torch.var_mean(x, dim, correction=0)
+        own = [x.new_tensor([0.0 if self.processes.idle else x.numel() / x.shape[1]]), mean, variance]
         rows = x.new_zeros(self.processes.count, 2 * x.shape[1] + 1)
         rows = self.processes.sum(rows.index_put((torch.tensor(self.processes.rank),), torch.cat(own)))
         counts, means, variances = rows.split([1, x.shape[1], x.shape[1]], dim=1)
@@ -58,15 +59,6 @@ class SharedBatchNorm(_BatchNorm):
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:
                 running.lerp_(value.to(running), momentum)
-
-
-def _moments(x: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel; 0 of nothing, with a gradient of nothing."""
-    if not x.numel():
-        nothing = x.sum(dim)
-        return nothing, nothing
-    variance, mean = torch.var_mean(x, dim, correction=0)
-    return mean, variance
 
 
 @contextmanager

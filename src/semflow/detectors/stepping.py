@@ -49,7 +49,7 @@ def train_on_batch(
         detector: in training mode.
         optimizer: of its trainable parameters.
         plan: says n, and where gradients are clipped.
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1]; where no part of the batch is this process's, any image: it does not count.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: the features of the images, if they are known.
         seed: words that the grouping is drawn from.
@@ -61,44 +61,65 @@ def train_on_batch(
         TrainingError: a loss or a gradient is not finite.
     """
     turn = _Turn(optimizer, detector.trainable(), watch or Watch(plan.clip), processes)
-    if plan.locations is None:
-        loss = detector.loss if processes.count == 1 else detector.part_of_loss
-        terms = loss(images, anomaly_masks, maps)
-        turn.step(terms.total)
-        return torch.stack([t.detach() for t in terms])
+    batch = len(images) if batch is None else batch
+    first, last = processes.span(batch)
+    with processes.idling(first == last):
+        if plan.locations is None:
+            terms = detector.loss(images, anomaly_masks, maps)
+            turn.step(terms.total)
+            return torch.stack([t.detach() for t in terms])
+        return _train_on_groups(turn, detector, plan.locations, images, anomaly_masks, maps, seed, batch)
+
+
+def _train_on_groups(
+    turn: "_Turn",
+    detector: Detector,
+    locations: int,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+    seed: Sequence[int],
+    batch: int,
+) -> Tensor:
     flows = cast(ScaleWise, detector.flows)  # of a joint flow every event is the sample, see `check_locations`
     maps = detector.features(images) if maps is None else maps
     statistics = detector.statistics(images, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
-    batch = len(images) if batch is None else batch
-    first, last = processes.span(batch)
     for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
         size = x.shape[2] * x.shape[3]
         count = batch * size
         mask, ignore = detector.marks(anomaly_masks, (x.shape[2], x.shape[3]))
         context = detector.context(x)
-        for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(plan.locations):
-            group = (
-                drawn if processes.count == 1 else drawn[(drawn >= first * size) & (drawn < last * size)] - first * size
-            )
+        for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
+            group, nothing = _own(drawn, size, batch, turn.processes)
             z, log_det = flows[scale](
                 take_locations(x, group), context.take(group) if isinstance(context, PositionTables) else context
             )
-            terms = detector.objective(
-                z,
-                log_det,
-                "location",
-                detector.base,
-                None if leaf is None else leaf.take(group),
-                None if mask is None else take_locations(mask, group),
-                None if ignore is None else take_locations(ignore, group),
-            )
-            turn.step(terms.total)
+            with turn.processes.idling(nothing):
+                terms = detector.objective(
+                    z,
+                    log_det,
+                    "location",
+                    detector.base,
+                    None if leaf is None else leaf.take(group),
+                    None if mask is None else take_locations(mask, group),
+                    None if ignore is None else take_locations(ignore, group),
+                )
+                turn.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
-    _step_head(turn, plan.locations, batch, statistics, leaves)
+    _step_head(turn, locations, batch, statistics, leaves)
     return sums
+
+
+def _own(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Tensor, bool]:
+    """The locations of a group in this process's part of a batch; if there are none, one that does not count."""
+    if processes.count == 1:
+        return drawn, False
+    first, last = (size * image for image in processes.span(batch))
+    group = drawn[(drawn >= first) & (drawn < last)] - first
+    return (group, False) if len(group) else (drawn.new_zeros(1), True)
 
 
 def check_locations(detector: Detector, plan: Training) -> None:

@@ -233,14 +233,8 @@ def _with_maps(job: _Job, start: int) -> Iterator[tuple[Batch, list[Tensor] | No
     for positions, batch in zip(job.parts.batches[start:], job.loader, strict=True):
         maps = None
         if job.detector.synthesis is None:
-            maps = job.normal.maps([job.source.index(p) for p in positions])
-        yield (batch if positions else _nothing_of(batch)), maps
-
-
-def _nothing_of(batch: Batch) -> Batch:
-    """A batch of no images, of the same size: this process has no part in a last batch smaller than their number."""
-    masks = None if batch.anomaly_masks is None else batch.anomaly_masks[:0]
-    return Batch(batch.images[:0], batch.labels[:0], masks, ())
+            maps = job.normal.maps([job.source.index(p) for p in positions or [0]])
+        yield batch, maps
 
 
 def _same_images(folder: Path, at: Position, fingerprint: str) -> None:
