@@ -50,22 +50,22 @@ def graph(channels: int) -> Any:
     return framework.GraphINN([start, code, block, turned, last, framework.OutputNode(last)])
 
 
-class Householder(nn.Module):
-    """A flow that somebody wrote: z = scale * (x - 2 v v'x / v'v) + shift, of vectors."""
+class Whitening(nn.Module):
+    """A flow that somebody wrote: z = L x + shift of vectors, L triangular."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.v = nn.Parameter(torch.randn(channels))
-        self.log_scale, self.shift = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        self.below, self.log_scale = nn.Parameter(torch.zeros(channels, channels)), nn.Parameter(torch.zeros(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
 
-    def turn(self, x: Tensor) -> Tensor:
-        return x - 2 * (x @ self.v)[:, None] * self.v / self.v.square().sum()
+    def matrix(self) -> Tensor:
+        return self.below.tril(-1) + self.log_scale.exp().diag()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.turn(x) * self.log_scale.exp() + self.shift, self.log_scale.sum().expand(len(x))
+        return x @ self.matrix().T + self.shift, self.log_scale.sum().expand(len(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        return self.turn((z - self.shift) * (-self.log_scale).exp())
+        return torch.linalg.solve_triangular(self.matrix(), (z - self.shift).T, upper=False).T
 
 
 # library, how the flow is made, what is declared of its event, whether it has a context
@@ -81,7 +81,7 @@ LEARNERS |= {
     "FrEIA maps": ("FrEIA", freia(SIZE, convolution), None, False),
     "FrEIA maps, condition": ("FrEIA", freia(SIZE, convolution, D), None, True),
     "FrEIA graph, condition": ("FrEIA", graph, None, True),
-    "a callable": ("torch", Householder, "location", False),
+    "a callable": ("torch", Whitening, "location", False),
 }
 
 
