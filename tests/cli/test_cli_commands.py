@@ -9,10 +9,10 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, fit_words, picture, save
 from PIL import Image
 
 import semflow
+from conftest import SIZE, fit_words, picture, save
 from semflow.cli import main
 from semflow.cli.predict import _save_overlay
 from semflow.cli.prediction import Record

@@ -57,13 +57,14 @@ def run(options: Predict) -> None:
         while todo:
             try:
                 _score(options, detector, dataset, names, todo, work)
-            except DataError:  # an image that has become unreadable since it was checked
+                todo = []
+            except DataError:
                 if left_out is None:
                     raise
-            remaining = [index for index in todo if names[index] not in work.done]
-            todo = readable(dataset, remaining, left_out)
-            if todo and len(todo) == len(remaining):
-                raise DataError(f"{dataset.paths[todo[0]]}: could be decoded, but not in the loader; look at it")
+                remaining = [index for index in todo if names[index] not in work.done]
+                todo = readable(dataset, remaining, left_out)
+                if len(todo) == len(remaining):  # no image has become unreadable since it was checked
+                    raise
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
         reasons = {names[index]: reason for index, reason in sorted((left_out or {}).items())}
         about = {"origin": origin, "sources": _sources(dataset, names, work)}
