@@ -104,7 +104,10 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     )
     parts = [f"# {summary['title']}", what]
     if summary["done"] < summary["planned"]:
-        parts.append(f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is what is missing.")
+        parts.append(
+            f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is what is missing; a figure of some "
+            "seeds alone names them."
+        )
     parts.append("\n".join(f"- *{name}*: {text}" for name, text in summary["variants"].items()))
     parts.append("\n".join(f"- **{name}**: {text}" for name, text in summary["flows"].items()))
     parts.append(
@@ -139,7 +142,7 @@ def excerpt(summary: Mapping[str, Any], library: str | None = None) -> str:
 
     Of all libraries the change by the predicted variance; of one library the flow as it was, and both changes.
     """
-    where = _places(summary["categories"])[0][0]
+    where, seeds = _places(summary["categories"])[0][0], summary["seeds"]
     if library is None:
         shown = [m for m in METRICS if not m.endswith("_log_det")]
         found = [row for row in summary["rows"] if row["variant"] == "predicted"]
@@ -147,7 +150,7 @@ def excerpt(summary: Mapping[str, Any], library: str | None = None) -> str:
             [
                 row["library"],
                 f'`"{row["event"]}"`',
-                *(_number(row["figures"][where][m]["change"], m, True) for m in shown),
+                *(_number(row["figures"][where][m]["change"], m, True, seeds) for m in shown),
             ]
             for row in found
         ]
@@ -158,7 +161,7 @@ def excerpt(summary: Mapping[str, Any], library: str | None = None) -> str:
     lines = []
     for row in mine:
         what = "value" if row["variant"] == "own" else "change"
-        figures = (_number(row["figures"][where][m][what], m, signed=what == "change") for m in shown)
+        figures = (_number(row["figures"][where][m][what], m, what == "change", summary["seeds"]) for m in shown)
         lines.append([names[row["variant"]], *figures])
     return _lines(["base", *(METRICS[m][0] for m in shown)], lines)
 
@@ -168,17 +171,18 @@ def _table(summary: Mapping[str, Any], where: str, what: str) -> str:
     for row in summary["rows"]:
         if what == "change" and row["variant"] == "own":
             continue
-        figures = (_number(row["figures"][where][m][what], m, signed=what == "change") for m in METRICS)
+        figures = (_number(row["figures"][where][m][what], m, what == "change", summary["seeds"]) for m in METRICS)
         rows.append([row["library"], row["variant"], *figures])
     return _lines(["flow of", "base", *(heading for heading, _, _ in METRICS.values())], rows)
 
 
-def _number(found: Mapping[str, Any] | None, metric: str, signed: bool) -> str:
+def _number(found: Mapping[str, Any] | None, metric: str, signed: bool, seeds: Sequence[int]) -> str:
     if found is None:
         return "-"
     _, factor, digits = METRICS[metric]
     spread = "" if found["std"] is None else f" ± {factor * found['std']:.{digits}f}"
-    return f"{factor * found['mean']:{'+' if signed else ''}.{digits}f}{spread}"
+    some = "" if found["seeds"] == seeds else f" (seed {', '.join(map(str, found['seeds']))})"
+    return f"{factor * found['mean']:{'+' if signed else ''}.{digits}f}{spread}{some}"
 
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -293,12 +293,12 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert row["figures"]["screw"]["aupro_log_det"] == {"value": None, "change": None}
     assert (summary["disagreement"], summary["done"], summary["planned"]) == (pytest.approx(3e-6), 11, 12)
     text = to_markdown(summary)
-    assert "| torch | predicted | +0.025 ± 0.007 | +2.5 ± 0.7 |" in text
+    assert "| torch | predicted | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |" in text
     assert "| torch | own | 0.725 ± 0.200 | 72.5 ± 20.0 |" in text
-    assert '| torch | `"location"` | +0.025 ± 0.007 | +2.5 ± 0.7 |' in excerpt(summary)
+    assert '| torch | `"location"` | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |' in excerpt(summary)
     of_torch = excerpt(summary, "torch")
     assert "| as it was | 0.725 ± 0.200 | 72.5 ± 20.0 |" in of_torch
-    assert "| predicted variance: change | +0.025 ± 0.007 | +2.5 ± 0.7 |" in of_torch
+    assert "| predicted variance: change | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |" in of_torch
     assert "AUPRO, log-det" not in of_torch  # there is none
 
 
