@@ -105,8 +105,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     parts = [f"# {summary['title']}", what]
     if summary["done"] < summary["planned"]:
         parts.append(
-            f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is what is missing; a figure of some "
-            "seeds alone names them."
+            f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is what is missing; a figure of "
+            "some seeds alone names them."
         )
     parts.append("\n".join(f"- *{name}*: {text}" for name, text in summary["variants"].items()))
     parts.append("\n".join(f"- **{name}**: {text}" for name, text in summary["flows"].items()))
