@@ -12,6 +12,7 @@ import torch
 
 import semflow
 from conftest import fit_words
+from semflow.cli import main
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
@@ -37,6 +38,17 @@ def test_two_processes_fit_the_run_of_one(shared_data: Path, shared_run: Path, t
     one, two = (semflow.load(run) for run in (shared_run, tmp_path / "run"))
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(two.predict(images).score, one.predict(images).score, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_measure_what_one_does(shared_data: Path, shared_run: Path, tmp_path: Path) -> None:
+    figures = []
+    for number, run in enumerate((torchrun, lambda *words: main(list(words)))):
+        path = tmp_path / f"{number}.json"
+        words = ["--model", str(shared_run), "--data", str(shared_data), "--device", "cpu", "--batch-size", "3"]
+        run("evaluate", *words, "--json", str(path))
+        figures.append(json.loads(path.read_text()))
+    assert figures[0] == figures[1]
+    assert figures[0]["images"] == 8
 
 
 def test_an_error_of_one_process_is_said_once_and_ends_all(data: Path, tmp_path: Path) -> None:

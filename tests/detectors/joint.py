@@ -92,6 +92,9 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
         detector = train(case, processes, folder / case)
         save_file(dict(detector.state_dict()), folder / f"{case}.{rank}.safetensors")
         if case == "synthesis":
+            again = train(case, processes, folder / case, resume=True).state_dict()
+            if any(not torch.equal(again[name], x) for name, x in detector.state_dict().items()):
+                raise RuntimeError("a finished run was not read back")
             found = evaluate(detector, labelled(), batch_size=2, processes=processes)
             (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -11,8 +11,10 @@ from semflow.cli.calibrate import decide_at
 from semflow.cli.console import print_table, say, track
 from semflow.cli.inputs import verified, warn_of_leaks
 from semflow.cli.options import Evaluate
+from semflow.cli.together import together
 from semflow.data import open_dataset
-from semflow.detectors import check_labels, results, summarize
+from semflow.detectors import Processes, check_labels, results, summarize
+from semflow.detectors.loading import dealt_batches
 from semflow.errors import DataError
 from semflow.report import write_atomic
 from semflow.report.files import refuse_unwritable
@@ -31,7 +33,13 @@ RATES = {
 
 
 def run(options: Evaluate) -> None:
-    """Score the test set, show the metrics, and write them if asked to."""
+    """Score the test set, show the metrics, and write them if asked to; several processes share it out."""
+    with together(options.device) as (processes, _):
+        _run(options, processes)
+
+
+def _run(options: Evaluate, processes: Processes) -> None:
+    first = processes.rank == 0
     if options.json is not None and options.json.is_dir():
         raise DataError(f"--json {options.json} is a folder, expected a file to write")
     if options.json is not None:
@@ -39,15 +47,15 @@ def run(options: Evaluate) -> None:
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
     dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
     check_labels(dataset)
-    warn_of_leaks(options.data, options.category)
-    verified(dataset)
-    found = summarize(
-        track(
-            results(detector, dataset, batch_size=options.batch_size, workers=options.workers),
-            "scoring",
-            len(dataset),
-        )
-    )
+    if first:
+        warn_of_leaks(options.data, options.category)
+        verified(dataset)
+    processes.gather_all(None)
+    scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
+    own = sum(map(len, dealt_batches(len(dataset), options.batch_size, processes).batches))
+    found = summarize(track(scored, "scoring", own) if first else scored, processes)
+    if not first:
+        return
     figures = found.as_dict()
     print_table(
         f"{options.model} on {options.data}",

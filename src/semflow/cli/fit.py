@@ -15,24 +15,20 @@ from semflow.cli.calibrate import say_calibration
 from semflow.cli.console import say
 from semflow.cli.inputs import CACHE_BYTES, verified, warn_of_leaks
 from semflow.cli.options import Fit
+from semflow.cli.together import together
 from semflow.data import ImageDataset, duplicates, open_dataset
-from semflow.detectors import Processes, automatic_count, fit, launched_processes
+from semflow.detectors import Processes, automatic_count, fit
 from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.detectors.conformal import check_count
-from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
+from semflow.errors import ConfigError, DataError
 from semflow.recipes import RECIPES, build
 from semflow.report.files import refuse_unwritable
 
 
 def run(options: Fit) -> None:
     """Check everything that can be checked, then train; where torchrun has started several processes, together."""
-    with launched_processes(options.device) as (processes, device):
-        try:
-            _run(options, processes, device)
-        except (SemflowError, OSError) as error:
-            if not processes.says(str(error), isinstance(error, ProcessError)):
-                raise SystemExit(2) from None  # another process has said it
-            raise
+    with together(options.device) as (processes, device):
+        _run(options, processes, device)
 
 
 def _run(options: Fit, processes: Processes, device: torch.device) -> None:

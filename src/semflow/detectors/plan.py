@@ -21,8 +21,8 @@ class Training:
         schedule: `constant`, or `cosine`: up from a tenth over the first tenth of the steps, then down to a thousandth.
         weight_decay: of Adam (L2).
         locations: locations a step, drawn at random from a batch, see `train_on_batch`; None takes whole maps.
-        clip: largest norm of a step's gradient; None leaves it as it is. The default is out of the way of healthy runs,
-            whose norms stay below 500; it keeps one step from spoiling Adam's mean squares for the next thousand.
+        clip: largest norm of a step's gradient; None leaves it as it is. The default is out of the way of healthy runs
+            (norms of 0.5 to 700); it keeps one step from spoiling Adam's mean squares for the next thousand.
         seed: of the synthetic anomalies and the order of images.
     """
 

@@ -75,6 +75,10 @@ class Run:
         else:
             kept = self.processes.first(lambda: self._open(resume))
         tensors, at = kept
+        if at is None:  # its buffers may have other lengths, as those of a calibration
+            if self.processes.rank:
+                self.detector.load_state_dict(tensors, strict=False)
+            return None
         if tensors is not None:
             restore_training(self.detector, self.optimizer, tensors)
         self.processes.spread(self.detector.state_dict().values())
@@ -139,7 +143,8 @@ class Run:
         if (folder / MODEL).exists():
             load_into(self.detector, folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
-            return None, None
+            alone = self.processes.count == 1
+            return (None if alone else {name: x.cpu() for name, x in self.detector.state_dict().items()}), None
         if not (folder / CHECKPOINT).exists():
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()

@@ -1,0 +1,24 @@
+"""Commands that torchrun may have started several times, to work together."""
+
+__all__ = ["together"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from semflow.cli.options import Device
+from semflow.detectors import Processes, launched_processes
+from semflow.errors import ProcessError, SemflowError
+
+
+@contextmanager
+def together(device: Device) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that were launched, and this one's device; a mistake that all of them find is said by one."""
+    with launched_processes(device) as (processes, own):
+        try:
+            yield processes, own
+        except (SemflowError, OSError) as error:
+            if not processes.says(str(error), isinstance(error, ProcessError)):
+                raise SystemExit(2) from None  # another process has said it
+            raise
