@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from semflow.export.special import ElementaryFunctions, digamma_series, lgamma_series
+from semflow.export.special import ElementaryFunctions, digamma_series, lgamma_series, resize_antialiased
 from semflow.functional import normal_log_prob
 from semflow.functional.inverse_gamma import lgamma_step
 
@@ -69,3 +70,26 @@ def test_methods_are_replaced_and_other_functions_are_not() -> None:
         assert torch.equal(torch.lgamma(x), lgamma_series(x))
         assert torch.equal(torch.erf(x), x.erf())
     assert torch.equal(torch.erf(x), x.erf())
+
+
+@given(old=st.tuples(st.integers(1, 40), st.integers(1, 40)), new=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_antialiased_resizing_as_two_products_is_torchs(old, new) -> None:
+    x = torch.rand(2, 3, *old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = F.interpolate(x, new, mode="bilinear", antialias=True)
+    torch.testing.assert_close(resize_antialiased(x, new), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_only_antialiased_bilinear_resizing_is_replaced() -> None:
+    x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    with ElementaryFunctions():
+        for options in (
+            {"size": (6, 6), "mode": "bilinear"},
+            {"size": (6, 6), "mode": "bilinear", "align_corners": True},
+            {"size": 5, "mode": "bilinear", "antialias": True},
+            {"scale_factor": 0.5, "mode": "bilinear", "antialias": True},
+            {"size": (5, 7), "mode": "bicubic", "antialias": True},
+            {"size": (5, 7), "mode": "nearest"},
+        ):
+            inside = F.interpolate(x, **options)
+            with torch._C.DisableTorchFunction():
+                torch.testing.assert_close(inside, F.interpolate(x, **options), rtol=1e-6, atol=1e-6)
