@@ -44,7 +44,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if name in PAGES:
             name = PAGES[name]
         elif target.is_relative_to(config.docs_dir):
-            name = target.relative_to(config.docs_dir).as_posix()
+            # Pages of the reference are linked as the source has them, api/flows.rst.
+            name = re.sub(r"(?<=^api/)(.*)\.rst$", r"\1.html", target.relative_to(config.docs_dir).as_posix())
         else:
             name = f"files/{name}"
         return f"{match[1]}{up}{name}{match[3]}"
