@@ -66,8 +66,10 @@ CASES: dict[str, Callable[[], Detector]] = {
 }
 
 
-def train(case: str, processes: Processes = ALONE, output: Path | None = None, **options) -> Detector:
-    return fit(CASES[case](), images(), output=output, progress=False, processes=processes, **options)
+def train(
+    case: str, processes: Processes = ALONE, output: Path | None = None, dataset: list | None = None, **options
+) -> Detector:
+    return fit(CASES[case](), dataset or images(), output=output, progress=False, processes=processes, **options)
 
 
 def labelled():

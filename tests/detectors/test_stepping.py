@@ -1,5 +1,6 @@
 """Steps of the optimiser: random groups of locations against whole maps, and the maps that are computed once."""
 
+import joint
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +10,9 @@ from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Training, fit
 from semflow.detectors.cache import NormalImages
 from semflow.detectors.loading import batches
-from semflow.detectors.stepping import train_on_batch
-from semflow.errors import ConfigError
+from semflow.detectors.stepping import adam, train_on_batch
+from semflow.detectors.watch import Watch
+from semflow.errors import ConfigError, DataError, TrainingError
 from semflow.features import ModuleFeatures
 from semflow.flows import coupling_stack
 from semflow.functional import take_locations
@@ -149,3 +151,52 @@ def test_kept_maps_do_not_change_what_is_learned(build, images) -> None:
     )
     for (name, a), b in zip(kept.state_dict().items(), anew.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_step_that_is_not_finite_is_named_and_not_taken(build, images) -> None:
+    detector = build().train()
+    before = [p.detach().clone() for p in detector.trainable()]
+    maps = [x.clone() for x in detector.features(stack(images[:2]))]
+    maps[1][0, 0, 0, 0] = float("inf")
+    watch, optimizer = Watch(), adam(detector, detector.plan)
+    watch.begin(" of epoch 7", steps=41)
+    with pytest.raises(TrainingError, match=r"^step 42 of epoch 7: the loss is (nan|inf) and the norm of its gradient"):
+        train_on_batch(
+            detector, adam(detector, detector.plan), detector.plan, stack(images[:2]), None, maps, watch=watch
+        )
+    assert all(torch.equal(p, q) for p, q in zip(detector.trainable(), before, strict=True))
+
+
+@pytest.mark.parametrize("every", [1, 3, 32])
+def test_the_first_step_that_was_not_finite_is_named_however_late_it_is_looked_at(every) -> None:
+    weight = torch.ones(4, requires_grad=True)
+
+    def take(watch: Watch, *norms: float) -> None:
+        for norm in norms:
+            weight.grad = torch.full((4,), norm / 2)
+            watch.step(torch.tensor(0.5), [weight])
+        watch.look()
+
+    with pytest.raises(TrainingError, match=r"^step 5: the loss is 0\.5 and the norm of its gradient inf$"):
+        take(Watch(clip=3.0, every=every), 2.0, 4.0, 1.0, 8.0, float("inf"), float("nan"), 1.0)
+    watch = Watch(clip=3.0, every=every)
+    for norm in (2.0, 4.0, 1.0, 8.0):
+        take(watch, norm)
+        assert weight.grad.norm().item() == pytest.approx(min(norm, 3.0), rel=1e-5)
+    assert (watch.steps, watch.clipped(), watch.largest()) == (4, 2, 8.0)
+
+
+def test_an_image_that_is_not_finite_is_named() -> None:
+    images = joint.images(6)
+    images[4].image[1, 2, 3] = float("nan")
+    with pytest.raises(DataError, match=r"^4\.png: expected finite pixels"):
+        joint.train("samples", dataset=images)
+
+
+@given(st.floats(1e-3, 1e3))
+def test_the_norm_that_clips_by_default_leaves_a_smaller_gradient_as_it_is_bit_by_bit(norm) -> None:
+    weight = torch.zeros(7, requires_grad=True)
+    weight.grad = torch.linspace(-1, 1, 7) * norm
+    before = weight.grad.clone()
+    Watch(Training().clip).step(torch.tensor(0.0), [weight])
+    assert torch.equal(weight.grad, before)

@@ -133,7 +133,8 @@ def fit(
     )
     parts = split_batches(images, plan.batch_size, processes)
     loader = batches(source, plan.batch_size, workers, parts)
-    job = _Job(detector, plan, optimizer, loader, parts, source, normal, run, processes, Watch(plan.clip))
+    watch = Watch(plan.clip, every=1 if _device(detector).type == "cpu" else 32)
+    job = _Job(detector, plan, optimizer, loader, parts, source, normal, run, processes, watch)
     show = progress and processes.rank == 0
     with _diverging(plan, run), shared(detector, processes), Progress(plan.epochs, at.epoch, show=show) as display:
         while at.epoch < plan.epochs:

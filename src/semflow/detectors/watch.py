@@ -14,12 +14,12 @@ __all__ = ["Watch"]
 class Watch:
     """Clips the gradients of steps, counts the clipped ones, and raises at the first loss or gradient not finite.
 
-    On a CPU the error comes before the step is taken, so that the weights stay those of the step before. Elsewhere the
-    numbers are looked at every `every` steps, as a look waits for the device; and before anything is kept, by `look`.
+    A look waits for the device, so that elsewhere than on a CPU there is one every so many steps; and one before
+    anything is kept, by `look`. With a look at every step the weights stay those of before the step.
 
     Args:
         clip: largest norm; None counts and clips nothing.
-        every: steps between two looks where the device is not a CPU.
+        every: steps between two looks.
 
     Example:
         >>> watch, weight = Watch(clip=1.0), torch.tensor([3.0, 4.0], requires_grad=True)
@@ -33,7 +33,7 @@ class Watch:
         semflow.errors.TrainingError: step 2: the loss is nan and the norm of its gradient 1
     """
 
-    def __init__(self, clip: float | None = None, every: int = 32) -> None:
+    def __init__(self, clip: float | None = None, every: int = 1) -> None:
         self.clip, self.every, self.steps = clip, every, 0
         self.where = ""
         self._clipped, self._largest = 0, 0.0
@@ -49,7 +49,7 @@ class Watch:
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         self.steps += 1
         self._unseen.append(torch.stack([loss.detach().float(), norm.detach().float()]))
-        if loss.device.type == "cpu" or len(self._unseen) >= self.every:
+        if len(self._unseen) >= self.every:
             self.look()
 
     def look(self) -> None:
