@@ -161,9 +161,7 @@ def test_a_step_that_is_not_finite_is_named_and_not_taken(build, images) -> None
     watch, optimizer = Watch(), adam(detector, detector.plan)
     watch.begin(" of epoch 7", steps=41)
     with pytest.raises(TrainingError, match=r"^step 42 of epoch 7: the loss is (nan|inf) and the norm of its gradient"):
-        train_on_batch(
-            detector, adam(detector, detector.plan), detector.plan, stack(images[:2]), None, maps, watch=watch
-        )
+        train_on_batch(detector, optimizer, detector.plan, stack(images[:2]), None, maps, watch=watch)
     assert all(torch.equal(p, q) for p, q in zip(detector.trainable(), before, strict=True))
 
 
