@@ -31,7 +31,7 @@ def check_images(images: Tensor, like: Tensor) -> None:
         raise ShapeError(
             f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
         )
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
     _refuse_empty(images)
     if images.device != like.device:

@@ -1,4 +1,7 @@
-"""The two passes over a block as operators that torch.compile calls as they are."""
+"""The two passes over a block as operators that torch.compile calls as they are.
+
+torch's compile cache on disk knows an operator by its name alone: when the outputs change, so must the number in it.
+"""
 
 from typing import Any, cast
 
@@ -12,7 +15,7 @@ from .steps import CouplingForm
 __all__ = ["operator"]
 
 
-@torch.library.custom_op("semflow::block", mutates_args=())
+@torch.library.custom_op("semflow::block_2", mutates_args=())
 def _block(
     x: Tensor,
     table: Tensor,
@@ -40,7 +43,7 @@ def _(*args: Any) -> list[Tensor]:
     return [torch.empty_like(x), *map(x.new_empty, (len(x), (kept, width), (kept, width if affine else 0))), *hidden]
 
 
-@torch.library.custom_op("semflow::block_backward", mutates_args=())
+@torch.library.custom_op("semflow::block_2_backward", mutates_args=())
 def _block_backward(
     gradients: list[Tensor],
     kept: list[Tensor],
