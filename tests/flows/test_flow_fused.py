@@ -224,7 +224,7 @@ def test_the_operators_of_compiled_blocks_are_sound(block: bool) -> None:
     numbers = ([*form.sizes], form.swap, [form.gain, form.clamp], form.clamp_form, True)
     arguments = (*tensors[:5], tensors[5:], index, inverse, *numbers)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    torch.library.opcheck(torch.ops.semflow.block.default, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.semflow.block_2.default, arguments, test_utils=checks)
     for came, right in zip(operator(form, True, index, inverse, *tensors), plain(*tensors), strict=True):
         assert torch.allclose(came, right, atol=1e-12)
         gradients = (
