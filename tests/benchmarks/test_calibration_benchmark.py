@@ -1,0 +1,75 @@
+"""The counting of `benchmarks.calibration`, on images that cost nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import betabinom
+
+import semflow.recipes
+from benchmarks import calibration
+from semflow.errors import ConfigError
+
+
+def save(rng: np.random.Generator, path: Path, spoiled: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = rng.integers(90, 160, (32, 32, 3), dtype=np.uint8)
+    if spoiled:
+        values[8:24, 8:24] = 255
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def screw(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(45):
+        save(rng, tmp_path / "mvtec" / "screw" / "train" / "good" / f"{number}.png")
+    for number in range(11):
+        save(rng, tmp_path / "mvtec" / "screw" / "test" / "good" / f"{number}.png")
+    for number in range(3):
+        save(rng, tmp_path / "mvtec" / "screw" / "test" / "hole" / f"{number}.png", spoiled=True)
+    return tmp_path / "mvtec"
+
+
+def test_a_run_of_it(screw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = semflow.recipes.sanflow
+
+    def small(backbone: str, weights: str, strides: tuple[int, ...], **more: object) -> semflow.Detector:
+        return whole("test_efficientnet", "random", (8, 16), **{**more, "position_channels": 8}, blocks=1)
+
+    monkeypatch.setattr(semflow.recipes, "sanflow", small)
+    words = ["--data", str(screw), "--only", "screw", "--epochs", "1", "--image-size", "32"]
+    assert calibration.main([*words, "--json", str(tmp_path / "out.json")]) == 0
+    written = json.loads((tmp_path / "out.json").read_text())
+    found = written["results"]["screw"]
+    assert written["command"].startswith("python -m benchmarks.calibration --data")
+    assert (found["train_images"], found["calibration_images"]) == (36, 9)
+    assert (found["good_test_images"], found["defects"]) == (11, 3)
+    for name in ("held_out", "trained_on"):
+        assert list(found[name]) == ["0.1"]
+        assert found[name]["0.1"]["of"] == 11
+        assert 0 <= found[name]["0.1"]["false_alarms"] <= 11
+    for what in ("image", "mask"):
+        rates = found["resampled"][what]["0.1"]
+        assert rates["exact"] == pytest.approx(1 / 11, abs=1e-5)
+        assert abs(rates["rate"] - 1 / 11) < 0.011  # five standard errors
+    assert found["same_score"] < 1e-4
+
+
+def test_counts_at_each_rate() -> None:
+    kept = torch.stack([torch.arange(19.0), torch.arange(19.0) + 100])
+    scores, maxima = torch.tensor([17.5, 18.5, 3.0, 30.0]), torch.tensor([100.0, 118.5, 130.0, 0.0])
+    found = calibration.decide(kept, scores, maxima, torch.tensor([0, 0, 0, 1]))
+    assert list(found) == ["0.1", "0.05"]
+    assert [found[rate]["false_alarms"] for rate in found] == [2, 1]
+    assert [found[rate]["false_masks"] for rate in found] == [2, 2]
+    assert [found[rate]["detection_rate"] for rate in found] == [1.0, 1.0]
+    assert found["0.1"]["expected"] == [0, int(betabinom.ppf(0.975, 3, 2, 18))]
+
+
+def test_data_that_are_not_given_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="screw needs --data"):
+        calibration.main(["--only", "screw"])
