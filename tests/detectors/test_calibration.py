@@ -75,9 +75,7 @@ def test_the_rates_of_a_detector_on_exchangeable_images(build, count, rate) -> N
 
 def test_too_few_images_say_how_many_are_needed_and_change_nothing(build, images) -> None:
     detector = build()
-    with pytest.raises(
-        ConfigError, match=r"needs at least 99 calibration images, but got 10; .* at least 0\.091$"
-    ):
+    with pytest.raises(ConfigError, match=r"needs at least 99 calibration images, but got 10; .* at least 0\.091$"):
         calibrate(detector, images, 0.01)
     with pytest.raises(ConfigError, match=r"0\.1 needs at least 9 calibration images, but got 8"):
         calibrate(detector, images[:8])
