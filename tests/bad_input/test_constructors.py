@@ -80,7 +80,7 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(build, argument, values, id=f"{name}-{argument}")
 
 
-@pytest.mark.parametrize(("build", "argument", "values"), cases())
+@pytest.mark.parametrize(("build", "argument", "values"), list(cases()))
 def test_values_of_a_wrong_type_are_refused_by_name(
     build: Callable[..., object], argument: str, values: list[object]
 ) -> None:
