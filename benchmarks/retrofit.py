@@ -109,10 +109,14 @@ def run(
 
     cells = plan(options)
     store = CellStore(options.cells, notice=lambda line: print(line, file=sys.stderr))
-    missing = [] if options.report else [cell for cell in cells if store.get(cell.config()) is None]
+    missing = [cell for cell in cells if store.get(cell.config()) is None]
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done", file=sys.stderr)
     failures = []
-    with closing(execute(jobs(missing, options, command), work or perform, options.jobs, options.threads)) as outcomes:
+    with closing(
+        execute(
+            [] if options.report else jobs(missing, options, command), work or perform, options.jobs, options.threads
+        )
+    ) as outcomes:
         for outcome in outcomes:
             failed = {f.cell: f.error for f in outcome.result or ()}
             for cell in outcome.job.cells:

@@ -116,7 +116,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         "that it is then asked about. Scores are of the latents; those marked *log-det* are of the features, which "
         "only flows of vectors know of each location. An image's score is the mean of the highest hundredth of its map."
     )
-    for what, title in (("change", "Change by the retrofit"), ("value", "Levels")):
+    kinds = [("change", "Change by the retrofit"), ("value", "Levels")]
+    for what, title in kinds if "own" in summary["variants"] else kinds[1:]:
         for where, of in _places(summary["categories"]):
             place = of[0] if len(of) == 1 else "mean over the categories"
             parts += [f"## {title}, {place}", _table(summary, where, what)]
