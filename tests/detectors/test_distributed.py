@@ -101,7 +101,8 @@ def test_metrics_of_several_processes_are_those_of_one(trained) -> None:
     detector = load_into(joint.CASES["synthesis"](), folder / "synthesis").eval()
     alone = evaluate(detector, joint.labelled(), batch_size=2)
     for rank in range(count):
-        assert json.loads((folder / f"metrics.{rank}.json").read_text()) == alone
+        together = json.loads((folder / f"metrics.{rank}.json").read_text())
+        assert together == pytest.approx(alone, rel=1e-12)  # the same pixels in another order
     assert alone["pixel_auroc"] is not None
 
 

@@ -214,6 +214,7 @@ def evaluate(
         DataError: an image is not labelled.
         ShapeError: the images are all normal, or all anomalous.
     """
-    found = summarize(results(detector, dataset, batch_size=batch_size, workers=workers, processes=processes)).as_dict()
+    own = results(detector, dataset, batch_size=batch_size, workers=workers, processes=processes)
+    found = summarize(own, processes).as_dict()
     rates = [name for name in RATES if found[name] is not None]
     return {name: found[name] for name in (*METRICS, *rates)}
