@@ -255,3 +255,11 @@ def test_a_recipe_of_ones_own_remembers_its_arguments() -> None:
     torch.manual_seed(3)
     assert mine(4).config["recipe"] == "fastflow"  # a variant of another is remembered as that other
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("recipe", ["cflow_ad", "fastflow"])
+def test_the_form_of_the_likelihood_is_the_bases(recipe: str) -> None:
+    small = {"backbone": "resnet18", "weights": "random"}
+    assert build(recipe, statistics=True, form="marginal", **small).base.form == "marginal"
+    with pytest.raises(ConfigError, match="form marginal belongs to statistics=True"):
+        build(recipe, form="marginal", **small)

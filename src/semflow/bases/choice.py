@@ -81,6 +81,8 @@ def base_and_head(
     if not statistics:
         if variance not in ("predicted", "unit"):
             raise ConfigError(f"variance {variance} belongs to statistics=True, but statistics is False")
+        if form != "exact":
+            raise ConfigError(f"form {form} belongs to statistics=True, but statistics is False")
         variance = "unit"
     if variance == "unit" and anomalies:
         raise ConfigError("variance unit is one standard normal for all: train it without synthetic anomalies")

@@ -6,6 +6,7 @@ from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
 from ..features import TimmFeatures
 from ..flows import coupling_stack
+from ..functional import Form
 from ..nn import SinusoidalPosition2d
 from ..objectives import Objective
 from .recipe import recipe
@@ -28,6 +29,7 @@ def cflow_ad(
     standardize: bool = False,
     smoothing: int = 1,
     mode: float = 0.1,
+    form: Form = "exact",
     kl: float = 0.2,
     top: float = 0.01,
     seed: int = 0,
@@ -45,7 +47,7 @@ def cflow_ad(
         backbone, weights, strides: of `semflow.features.TimmFeatures`.
         image_size: side in pixels that data sets give it.
         statistics: put a semantic-aware base under the flow; without it the base is the standard normal.
-        variance, mode: of `semflow.bases.base_and_head`, where `statistics` is true.
+        variance, mode, form: of `semflow.bases.base_and_head`, where `statistics` is true.
         blocks, position_channels: number of couplings a scale, and channels of the position code.
         permutation: `soft` rotates the channels, `hard` permutes them and is faster.
         locations: a step; 0 takes whole maps.
@@ -64,7 +66,9 @@ def cflow_ad(
         ('SemanticAware', 256)
     """
     features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
-    base, head, start = base_and_head(variance, features.channels, features.strides, statistics=statistics, mode=mode)
+    base, head, start = base_and_head(
+        variance, features.channels, features.strides, statistics=statistics, mode=mode, form=form
+    )
     return Detector(
         features,
         [

@@ -6,6 +6,7 @@ from ..bases import Variance, base_and_head
 from ..detectors import STANDARD_NORMAL_PEAK, Detector, Scorer, Training
 from ..features import TimmFeatures, available_strides, fitting_strides
 from ..flows import coupling_stack
+from ..functional import Form
 from ..nn import ConvSubnet
 from ..objectives import Objective
 from .recipe import recipe
@@ -27,6 +28,7 @@ def fastflow(
     standardize: bool = False,
     smoothing: int = 1,
     mode: float = 0.1,
+    form: Form = "exact",
     kl: float = 0.2,
     top: float = 0.01,
     seed: int = 0,
@@ -47,7 +49,7 @@ def fastflow(
             is taken once.
         image_size: side in pixels that data sets give it.
         statistics: put a semantic-aware base under the flow; without it the base is the standard normal.
-        variance, mode: of `semflow.bases.base_and_head`, where `statistics` is true.
+        variance, mode, form: of `semflow.bases.base_and_head`, where `statistics` is true.
         steps, hidden_ratio: couplings a scale, and hidden channels of their subnets for each channel of a half; 0 for
             the paper's: 8 and 1, of a transformer 20 and 0.16.
         conv3x3_only: no 1x1 subnets in between.
@@ -71,7 +73,9 @@ def fastflow(
         backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed,
         normalise=not (standardize or transformer),
     )  # fmt: skip
-    base, head, start = base_and_head(variance, features.channels, features.strides, statistics=statistics, mode=mode)
+    base, head, start = base_and_head(
+        variance, features.channels, features.strides, statistics=statistics, mode=mode, form=form
+    )
     steps = steps or (20 if transformer else 8)
     subnet = partial(ConvSubnet, hidden_ratio=hidden_ratio or (0.16 if transformer else 1.0))
     subnets = (subnet,) if conv3x3_only else (subnet, partial(subnet, kernel=1))
