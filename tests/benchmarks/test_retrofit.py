@@ -25,6 +25,7 @@ from semflow.errors import ConfigError
 from semflow.testing import check_flow
 from semflow.testing.case import perturb
 
+ROOT = Path(__file__).resolve().parents[2]
 SETUP = Setup("resnet18", "random", (8, 16), 64, steps=4, batch_size=2, learning_rate=1e-3, mode=1.0)
 SIZES = [(6, (4, 3)), (8, (2, 2))]
 SMALL = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--steps", "2", "--batch-size", "2"]
@@ -322,6 +323,17 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match=r"FrEIA must be installed for its flow: pip install 'semflow\[freia\]'"):
         LIBRARIES["freia"].require()
     LIBRARIES["torch"].require()
+
+
+def test_the_documentation_quotes_the_results() -> None:
+    folder = ROOT / "benchmarks" / "results" / "retrofit"
+    summary = json.loads((folder / "retrofit.json").read_text(encoding="utf-8"))
+    assert to_markdown(summary) == (folder / "retrofit.md").read_text(encoding="utf-8")
+    pages = {None: "adapters.md", **{name: f"adapters/{name}.md" for name in LIBRARIES if name != "callable"}}
+    for library, page in pages.items():
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert "## What it gains\n" in text
+        assert excerpt(summary, library) in text, page
 
 
 def test_a_cell_s_name_holds_all_that_its_result_depends_on(tmp_path: Path) -> None:
