@@ -45,5 +45,6 @@ def score_histogram(
         shares = [f"{np.mean(v > threshold):.0%} of {n}".replace("%", " %") for v, _, n, _ in kinds if len(v)]
         label = f"threshold {threshold:.4g}: {', '.join(shares)} above"
         axes[0, 0].axvline(threshold, color=THRESHOLD, linewidth=2, linestyle="--", label=label)
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
     finish(axes[0, 0], title, "anomaly score", "images")
     return figure

@@ -1,0 +1,99 @@
+"""The pictures of docs/pictures.md and README.md, from what `semflow demo` leaves: `python docs/pictures.py FOLDER`.
+
+Everything comes from the demo's folder: photographs of scikit-image, its defects, its models.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import semflow
+from semflow.data import open_dataset
+from semflow.report import Panel, gallery, overlay, to_picture, write_atomic
+from semflow.report.plots import (
+    base_by_scale,
+    pro_curve,
+    roc_curve,
+    save_figure,
+    score_histogram,
+    training_curves,
+    variance_maps,
+)
+from semflow.synthesis import SyntheticAnomalies
+
+OUT = Path(__file__).resolve().parent / "images" / "demo"
+SHOWN = ("good/000.png", "crack/000.png", "scratch/000.png", "stain/000.png")
+TEXTURE = "brick"
+
+
+def main(demo: Path) -> None:
+    """Write every picture."""
+    detector = semflow.load(demo / "models" / TEXTURE)
+    test = open_dataset(demo / "data" / TEXTURE, "test", detector.image_size)
+    samples = [test[i] for i in range(len(test))]
+    names = ["/".join(Path(sample.path).parts[-2:]) for sample in samples]
+    prediction = detector.predict(torch.stack([sample.image for sample in samples]))
+    masks = torch.stack([sample.anomaly_mask for sample in samples])
+    labels = [sample.label for sample in samples]
+
+    panels = []
+    for name in SHOWN:
+        i = names.index(name)
+        heat = overlay(samples[i].image, prediction.anomaly_map[i], detector.map_range)
+        truth, caption = np.asarray(masks[i]), f"{TEXTURE}, {Path(name).parent}"
+        panels.append(Panel(to_picture(samples[i].image), heat, truth, caption, float(prediction.score[i])))
+    save_small(gallery(panels, columns=2, title="image, ground truth, heat map"), "heat")
+
+    shown = names.index(SHOWN[1])
+    save_png(
+        variance_maps(samples[shown].image, [v[shown] for v in prediction.variance], detector.features.strides),
+        "variance",
+    )
+    with torch.inference_mode():
+        latents = detector.encode(torch.stack([sample.image for sample in samples]))
+    save_png(base_by_scale(latents, masks), "base")
+    save_png(training_curves(demo / "models" / TEXTURE), "training")
+    save_png(score_histogram(prediction.score, labels), "scores")
+    save_png(roc_curve(prediction.score, labels, title=f"{TEXTURE}: images"), "roc")
+    save_png(pro_curve(prediction.anomaly_map, masks, title=f"{TEXTURE}: pixels"), "pro")
+    save_small(synthetic(demo), "synthesis")
+
+
+def synthetic(demo: Path) -> Image.Image:
+    """What training sees: unchanged crops and pasted patches, with their masks."""
+    train = open_dataset(demo / "data" / TEXTURE, "train", 128)
+    made = SyntheticAnomalies(train, seed=0)
+    tiles = []
+    for i in range(4):
+        sample = made[i]
+        mask = np.repeat(np.asarray(sample.anomaly_mask, dtype=np.uint8)[..., None] * 255, 3, axis=2)
+        tiles.append(np.vstack((np.asarray(to_picture(sample.image)), np.full((6, 128, 3), 255, np.uint8), mask)))
+    gap = np.full((tiles[0].shape[0], 6, 3), 255, np.uint8)
+    return Image.fromarray(np.hstack([part for tile in tiles for part in (tile, gap)][:-1]))
+
+
+def save_small(picture: Image.Image, name: str) -> None:
+    """As a PNG of 256 colours, which a repository should hold rather than a megabyte."""
+    buffer = io.BytesIO()
+    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(
+        buffer, format="PNG", optimize=True
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    write_atomic(OUT / f"{name}.png", buffer.getvalue())
+
+
+def save_png(figure: object, name: str) -> None:
+    """The PNG alone, of few colours: a page shows one of the two."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    png, svg = save_figure(figure, OUT / name)
+    svg.unlink()
+    with Image.open(png) as picture:
+        save_small(picture.convert("RGB"), name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "semflow-demo"))
