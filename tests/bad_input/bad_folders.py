@@ -196,7 +196,7 @@ FOLDERS = [
         after(lambda data: (data / "ground_truth/hole/1_mask.png").write_bytes(b"no image")),
         refused(CommandError, "1_mask.png", "cannot identify"),
     ),
-    Row("mask that is all anomalous", mask_that_is_all_anomalous, Works("counted as it is")),
+    Row("mask file that is all anomalous", mask_that_is_all_anomalous, Works("counted as it is")),
     Row(
         "no normal image and no normal pixel",
         all_anomalous(inside=True),
