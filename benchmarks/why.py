@@ -117,6 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--jobs", type=int, default=1)
     add("--threads", type=int, default=1)
     add("--output", type=Path, default=Path("runs/why"))
+    add("--report", action="store_true", help="write the table of what there is, and train nothing")
     options = parser.parse_args(words)
     command = ("python", "-m", "benchmarks.why", *(sys.argv[1:] if words is None else words))
     store = CellStore(options.output / "cells")
@@ -126,7 +127,7 @@ def main(words: Sequence[str] | None = None) -> int:
         mark = data.fingerprint()
         rest = (options.epochs, str(store.folder), command, options.threads)
         tasks += [Task(v, data, mark, seed, *rest) for seed in options.seeds for v in options.variants]
-    waiting = [task for task in tasks if store.get(task.config()) is None]
+    waiting = [] if options.report else [task for task in tasks if store.get(task.config()) is None]
     failed = 0
     for outcome in run_all(waiting, perform, options.jobs, options.threads):
         failed += bool(outcome.error)
@@ -161,10 +162,11 @@ def summarize(kept: Mapping[Task, Mapping[str, float]], variants: Sequence[str])
 def markdown(table: Mapping[str, Mapping[str, Any]], content: Mapping[str, Any]) -> str:
     """The table for people."""
     names = [f"{name.replace('_', ' ')}, {how}" for how in SCORES.values() for name in METRICS]
-    lines = ["| variant | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for variant, row in table.items():
         cells = [f"{m['mean']:.1f}" + ("" if m["std"] is None else f" ± {m['std']:.1f}") for m in row.values()]
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+        seeds = len(next(iter(row.values()))["seeds"])
+        lines.append(f"| {variant} | {seeds} | " + " | ".join(cells) + " |")
     made = f"`{content['command']}`, commit {content['commit']}, {content['machine']}"
     return "\n".join([*lines, "", f"In percent, mean and standard deviation over the seeds, last epoch. {made}.", ""])
 
