@@ -310,7 +310,7 @@ FILES = [
     Row("endings in upper case", upper_case, Works("found", ["A.PNG", "B.JpEg"])),
     Row("hidden files and folders", hidden, Works("passed over", ["a.png"])),
     Row(
-        "image size 0",
+        "image size 0 of a file",
         lambda room: load_image(room.picture("a.png"), 0),
         refused(ConfigError, "image_size", "at least 1"),
     ),

@@ -184,7 +184,7 @@ FOLDERS = [
         lambda room: warned(after(copied, command="fit")(room)),
         Works("a warning names both"),
     ),
-    Row("mask off by one pixel", spoiled(one_off), refused(DataError, "1_mask.png", "64 x 64", "63 x 64")),
+    Row("mask file off by one pixel", spoiled(one_off), refused(DataError, "1_mask.png", "64 x 64", "63 x 64")),
     Row("mask off by one pixel, in evaluate", after(one_off), refused(CommandError, "1_mask.png", "63 x 64")),
     Row(
         "mask that is missing",
