@@ -25,7 +25,7 @@ nitpick_ignore_regex = [
     # type variables, and bases and aliases that are no part of the interface
     ("py:class", r"(semflow\.\w+\.\w+\.)?([A-Z]|_\w+|ForeignFlow|ChannelMoments|PixelSplit|SemanticLazyNormal)"),
     # as written under TYPE_CHECKING, where torch and numpy are not imported
-    ("py:class", "Values|Tensor|NDArray|np\\.generic|np\\.bool_"),
+    ("py:class", "Values|Tensor|NDArray|Figure|np\\.generic|np\\.bool_"),
 ]
 
 inventories = Path(os.environ["SEMFLOW_INVENTORIES"])

