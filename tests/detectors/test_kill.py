@@ -141,7 +141,8 @@ def test_what_cannot_be_written_is_named(build, images, tmp_path, monkeypatch, k
 
     with monkeypatch.context() as patch:
         if name == "log.jsonl":
-            patch.setattr(Path, "open", refuse)
+            open_ = Path.open
+            patch.setattr(Path, "open", lambda path, *a, **k: (refuse if a == ("a",) else open_)(path, *a, **k))
         else:
             write = files.write_atomic
 
