@@ -289,3 +289,21 @@ def test_a_detector_takes_the_same_flows(batch: tuple[Tensor, Tensor, Tensor]) -
     came = model.loss(Features()(image), image=image, anomaly_mask=mask)
     assert torch.allclose(came.total, right.total, rtol=1e-5)
     assert detector.predict(image).anomaly_map.isfinite().all()
+
+
+def test_a_map_with_the_log_det_is_that_of_the_features(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    image, features, _ = batch
+    model = with_statistics(affine(), head()).eval()
+    with torch.no_grad():
+        by_hand = -model.log_prob(features, image=image) / C
+    size = (features.shape[2], features.shape[3])
+    found = model.anomaly_map(features, image=image, size=size, log_det=True)
+    assert torch.allclose(found, by_hand, atol=1e-5)
+    assert not torch.allclose(found, model.anomaly_map(features, image=image, size=size), atol=1e-2)
+
+
+def test_a_log_det_of_the_sample_has_no_place_on_the_map(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    image, features, _ = batch
+    model = with_statistics(CallableFlow(Mixing(), event="sample"), head())
+    with pytest.raises(ConfigError, match="log_det=True needs flows of event 'location'"):
+        model.anomaly_map(features, image=image, log_det=True)

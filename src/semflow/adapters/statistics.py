@@ -150,22 +150,28 @@ class FlowWithStatistics(nn.Module):
         image: Tensor | None = None,
         size: tuple[int, int] | None = None,
         context: Contexts = None,
+        log_det: bool = False,
     ) -> Tensor:
         """-1/K sum_k up(log p(z_k) / C_k), (B, H, W): higher is more anomalous; the same whatever is scored with it.
 
-        It is of the latents (SANFlow, Eq. 6): the log-det is left out, since a `"sample"` flow's has no place. It is
-        not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
+        It is of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow has no place. That of a
+        `"location"` flow has: with `log_det=True` the map is of the features, which localises better (docs/adapters.md
+        has figures). It is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         Args:
             features: see the class; also image and context.
             image: as above.
             size: (H, W) of the map; by default that of the image, or of the largest feature map. Bilinear.
             context: as above.
+            log_det: add the log-det of each location to log p(z_k).
+
+        Raises:
+            ConfigError: log_det is asked of a flow that has one a sample.
         """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            return self.score(features, image=image, size=size, context=context)
+            return self.score(features, image=image, size=size, context=context, log_det=log_det)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -177,10 +183,16 @@ class FlowWithStatistics(nn.Module):
         image: Tensor | None = None,
         size: tuple[int, int] | None = None,
         context: Contexts = None,
+        log_det: bool = False,
     ) -> Tensor:
         """`anomaly_map` in whatever mode the modules are in, and with gradients: what is exported."""
         scales = self._encode(features, image, context)
-        log_probs = [self.base.log_prob(z, statistics) / z.shape[1] for z, _, _, statistics in scales]
+        if log_det and any(event != "location" for _, _, event, _ in scales):
+            raise ConfigError("log_det=True needs flows of event 'location', but got one of 'sample': it has no place")
+        log_probs = [
+            (self.base.log_prob(z, statistics) + (volume if log_det else 0.0)) / z.shape[1]
+            for z, volume, _, statistics in scales
+        ]
         size = size or self._size(features, image, log_probs)
         ups = [F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]
         return -torch.stack(ups).mean(0)
