@@ -6,6 +6,9 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; torch is not imported yet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("semflow", deadline=None)
 settings.register_profile("semflow-ci", deadline=None, derandomize=True)
 settings.load_profile("semflow-ci" if os.environ.get("CI") else "semflow")
