@@ -41,7 +41,7 @@ def test_both_splits(btad: Path, product: str) -> None:
 def test_one_product_of_several_must_be_named(btad: Path) -> None:
     fails(lambda: BTAD(btad), btad, "it holds 01, 02, 03", f"as {btad / '01'}")
     fails(lambda: open_dataset(btad), btad, "it holds 01, 02, 03")
-    with pytest.raises(ConfigError, match="'train' or 'test', but got 'val'"):
+    with pytest.raises(ConfigError, match="split must be train or test, but got 'val'"):
         BTAD(btad, "val", category="01")  # type: ignore[arg-type]
 
 

@@ -227,7 +227,7 @@ def test_half_a_data_set(batches: Path, folder: Path, tmp_path: Path) -> None:
     fails(lambda: test(folder), folder, "it holds lion/")
     with pytest.raises(ConfigError, match=r"one of airplane, automobile, .*, but got 'plane'"):
         CIFAR10(folder, category="plane")
-    with pytest.raises(ConfigError, match="'train' or 'test', but got 'val'"):
+    with pytest.raises(ConfigError, match="split must be train or test, but got 'val'"):
         CIFAR10(folder, "val", category="cat")  # type: ignore[arg-type]
 
 

@@ -149,7 +149,7 @@ def test_half_a_data_set(stc: Path, tmp_path: Path) -> None:
     (tmp_path / "shanghaitech.tar.gz").write_bytes(b"")
     shutil.rmtree(stc)
     fails(lambda: ShanghaiTech(stc, category="01"), stc, f"shanghaitech.tar.gz in {tmp_path} is still packed")
-    with pytest.raises(ConfigError, match="'train' or 'test', but got 'val'"):
+    with pytest.raises(ConfigError, match="split must be train or test, but got 'val'"):
         ShanghaiTech(stc, "val", category="01")  # type: ignore[arg-type]
 
 
