@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, fit_words, picture, save
 from test_cli_commands import snapshot
 
+from conftest import SIZE, fit_words, picture, save
 from semflow.cli import main
 
 

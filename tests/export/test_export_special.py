@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import special
 
@@ -72,10 +72,15 @@ def test_methods_are_replaced_and_other_functions_are_not() -> None:
     assert torch.equal(torch.erf(x), x.erf())
 
 
+@example(old=(4, 4), new=(1, 1))
+@example(old=(2, 1), new=(3, 1))
 @given(old=st.tuples(st.integers(1, 40), st.integers(1, 40)), new=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_antialiased_resizing_as_two_products_is_torchs(old, new) -> None:
     x = torch.rand(2, 3, *old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = F.interpolate(x, new, mode="bilinear", antialias=True)
+    if new[1] == 1:  # torch 2.13 on CPUs repeats the first row where the new width is 1, and is right when transposed
+        expected = F.interpolate(x.mT, new[::-1], mode="bilinear", antialias=True).mT
+    else:
+        expected = F.interpolate(x, new, mode="bilinear", antialias=True)
     torch.testing.assert_close(resize_antialiased(x, new), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -20,10 +20,10 @@ def check_images(images: Tensor, like: Tensor) -> None:
         images: what a user gave.
         like: a parameter of the detector, whose device and precision they must have.
 
-    >>> check_images(torch.rand(1, 3, 4, 4) * 255, like=torch.zeros(1))
+    >>> check_images(torch.full((1, 3, 4, 4), 255.0), like=torch.zeros(1))
     Traceback (most recent call last):
     ...
-    semflow.errors.ShapeError: images must lie in [0, 1], but run from ... to 25...; divide bytes by 255, and ...
+    semflow.errors.ShapeError: images must lie in [0, 1], but run from 255 to 255; divide bytes by 255, and ...
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
