@@ -1,4 +1,5 @@
-"""Settings of the whole suite: hypothesis without deadlines (machines are shared), and with fixed examples in CI."""
+"""Settings of the whole suite: hypothesis without deadlines (machines are shared) and with fixed examples, one seed for
+each docstring. `HYPOTHESIS_PROFILE=explore` looks for new examples, as one job of continuous integration does."""
 
 import os
 from importlib.util import find_spec
@@ -9,9 +10,9 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; torch is not imported yet
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("semflow", deadline=None)
-settings.register_profile("semflow-ci", deadline=None, derandomize=True)
-settings.load_profile("semflow-ci" if os.environ.get("CI") else "semflow")
+settings.register_profile("semflow", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "semflow"))
 
 # --doctest-modules would import each folder's conftest under the one name "conftest".
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
