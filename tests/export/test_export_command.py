@@ -129,6 +129,23 @@ def test_predict_from_onnx_and_openvino(name, files, photos, tmp_path) -> None:
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("name", FORMATS[2:])
+def test_other_weights_beside_a_file_of_openvino_are_another_model(name, files, photos, tmp_path, capsys) -> None:
+    """The graph alone stays as it is when a model of the same recipe takes its place."""
+    model = tmp_path / "own.xml"
+    for suffix in (".xml", ".bin"):
+        model.with_suffix(suffix).write_bytes(files[name].with_suffix(suffix).read_bytes())
+    words = ["predict", "--input", str(photos / "test"), "--output", str(tmp_path / "out"), "--model", str(model)]
+    assert main([*words, "--device", "cpu"]) == 0
+    assert main([*words, "--device", "cpu"]) == 0
+    assert "complete already" in capsys.readouterr().out
+    weights = bytearray(model.with_suffix(".bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    model.with_suffix(".bin").write_bytes(weights)
+    assert main([*words, "--device", "cpu"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
 def test_the_command_says_what_it_found_and_overwrites_nothing(run, exported, tmp_path, capsys) -> None:
     assert main(["export", "--model", str(run), "--output", str(exported)]) == 2
     error = capsys.readouterr().err.strip()

@@ -11,8 +11,10 @@ from semflow.cli.console import track
 from semflow.cli.options import Device
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors import Predictor
+from semflow.detectors.checkpoint import CONFIG, MODEL
 from semflow.detectors.loading import check_device
 from semflow.errors import ConfigError, DataError
+from semflow.export.runtime import SUFFIXES
 
 CACHE_BYTES = 2**30
 
@@ -76,17 +78,23 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
         )
 
 
-def fingerprint(path: Path) -> str:
-    """A hash of a file's content, or of the names and contents of all files in a folder but logs and hidden ones.
+def fingerprint(model: Path) -> str:
+    """A hash of the files that a model is read from, whatever they are called and wherever they lie.
+
+    Of a run directory those are its configuration and its weights, so that outputs that are made in it change nothing;
+    of a file exported for OpenVINO, its weights beside it.
 
     Raises:
         DataError: a file cannot be read.
     """
+    if model.is_dir():
+        files = [model / CONFIG, model / MODEL]
+    else:
+        files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
     digest = hashlib.blake2b(digest_size=16)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path, path.with_suffix(".bin")]  # OpenVINO's are two
     for file in files:
-        if file.is_file() and not file.name.startswith(".") and file.suffix != ".jsonl":
-            digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode("utf-8", "surrogateescape"))
+        if file.is_file():  # that one is missing is said by who loads the model
+            digest.update(f"{file.suffix}\0".encode("utf-8", "surrogateescape"))
             try:
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
