@@ -1,5 +1,7 @@
 """Every kind of bad input gives the error that the table promises, and nothing else."""
 
+from collections.abc import Callable
+
 import pytest
 from bad_rows import Refused, Room, Row, observe
 from bad_table import PAGE, TABLE, wrong
@@ -7,11 +9,14 @@ from bad_table import PAGE, TABLE, wrong
 from semflow.errors import SemflowError
 
 ROWS = [row for rows in TABLE.values() for row in rows]
+GROUPS = {row.name: group for group, rows in TABLE.items() for row in rows}
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Image size", "ignore:.*exceeds limit")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_bad_input(row: Row, room: Room) -> None:
+def test_bad_input(row: Row, room: Room, record_property: Callable[[str, object], None]) -> None:
+    record_property("group", GROUPS[row.name])
+    record_property("refused", int(isinstance(row.expected, Refused)))
     if reason := row.needs():
         pytest.skip(reason)
     assert not wrong(row, observe(row, room))

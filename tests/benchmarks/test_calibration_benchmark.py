@@ -36,15 +36,22 @@ def screw(tmp_path: Path) -> Path:
 
 def test_a_run_of_it(screw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = semflow.recipes.sanflow
+    seeds: list[object] = []
 
     def small(backbone: str, weights: str, strides: tuple[int, ...], **more: object) -> semflow.Detector:
+        seeds.append(more["seed"])
         return whole("test_efficientnet", "random", (8, 16), **{**more, "position_channels": 8}, blocks=1)
 
     monkeypatch.setattr(semflow.recipes, "sanflow", small)
-    words = ["--data", str(screw), "--only", "screw", "--epochs", "1", "--image-size", "32"]
+    words = ["--data", str(screw), "--only", "screw", "--epochs", "1", "--image-size", "32", "--seeds", "3", "--whole"]
     assert calibration.main([*words, "--json", str(tmp_path / "out.json")]) == 0
     written = json.loads((tmp_path / "out.json").read_text())
-    found = written["results"]["screw"]
+    (found,) = written["results"]["screw"]
+    assert (written["seeds"], written["epochs"], found["seed"]) == ([3], 1, 3)
+    assert set(found["metrics"]) == set(found["whole"]) == {"image_auroc", "pixel_auroc", "aupro"}
+    assert 0 <= found["metrics"]["image_auroc"] <= 1
+    assert found["metrics"]["aupro"] is None  # there are no masks
+    assert seeds == [3, 3]
     assert written["command"].startswith("python -m benchmarks.calibration --data")
     assert (found["train_images"], found["calibration_images"]) == (36, 9)
     assert (found["good_test_images"], found["defects"]) == (11, 3)

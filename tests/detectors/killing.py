@@ -124,11 +124,12 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, object]:
         raise SystemExit("the uninterrupted run has failed")
     length = time.monotonic() - began
     killed: dict[str, int] = {}
-    rounds = 0
+    rounds = ends = 0
     while sum(killed.values()) < kills:
         run = folder / "killed"
         if (run / checkpoint.MODEL).exists():  # it has come to its end between two kills: again from the start
             compare(folder)
+            ends += 1
             for path in run.iterdir():
                 path.unlink()
         rounds += 1
@@ -149,7 +150,8 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, object]:
     if ended(child(lambda: train(folder / "killed"))):
         raise SystemExit("the last resumed run has failed")
     compare(folder)
-    return {"kills": sum(killed.values()), "rounds": rounds, "places": killed, "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    return {"kills": sum(killed.values()), "rounds": rounds, "places": killed, "runs": ends + 1, "seconds": seconds}
 
 
 def compare(folder: Path) -> None:

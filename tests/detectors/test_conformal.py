@@ -43,11 +43,15 @@ def draws(kind: str, *shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "rate"), CASES)
 @pytest.mark.parametrize("kind", ["normal", "heavy", "ties", "nearly all tied"])
-def test_the_false_alarm_rate_of_exchangeable_normals(kind, count, rate) -> None:
+def test_the_false_alarm_rate_of_exchangeable_normals(kind, count, rate, record_property) -> None:
     scores = draws(kind, TRIALS, count + 1)
     p_values = conformal_p_values(scores[:, :count], scores[:, count:])[:, 0]
     alarms = int((p_values <= rate).sum())
     low, high = bounds(ranks(count, rate))
+    for name, value in (("kind", kind), ("images", count), ("rate", rate), ("exact", ranks(count, rate))):
+        record_property(name, value)
+    for name, value in (("alarms", alarms), ("low", low), ("high", high), ("trials", TRIALS)):
+        record_property(name, value)
     assert alarms <= high
     if kind in ("normal", "heavy"):  # without ties the rate is exact
         assert alarms >= low

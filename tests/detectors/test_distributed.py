@@ -31,6 +31,12 @@ def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
+def largest_difference(came: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative to the value, or to 1 where that is more."""
+    a, b = came.double(), expected.double()
+    return float(((a - b).abs() / b.abs().clamp_min(1)).max()) if a.numel() else 0.0
+
+
 @pytest.fixture(scope="module", params=[2, 3])
 def trained(request, tmp_path_factory) -> tuple[int, Path]:
     folder = tmp_path_factory.mktemp(f"together{request.param}")
@@ -40,7 +46,7 @@ def trained(request, tmp_path_factory) -> tuple[int, Path]:
 
 
 @pytest.mark.parametrize("case", joint.CASES)
-def test_processes_come_to_the_weights_of_one(trained, case) -> None:
+def test_processes_come_to_the_weights_of_one(trained, case, record_property) -> None:
     """10 images in batches of 4: the last has 2, so that of three processes one has no part in it."""
     count, folder = trained
     alone = joint.train(case).state_dict()
@@ -48,6 +54,9 @@ def test_processes_come_to_the_weights_of_one(trained, case) -> None:
     for name, expected in alone.items():
         assert all(torch.equal(together[0][name], other[name]) for other in together), name
         torch.testing.assert_close(together[0][name], expected, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+    record_property("processes", count)
+    record_property("case", case)
+    record_property("difference", max(largest_difference(together[0][name], alone[name]) for name in alone))
 
 
 @pytest.mark.parametrize("case", joint.CASES)

@@ -23,7 +23,8 @@ def test_no_recipe_is_left_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_a_recipe_has_its_own_numbers_after_export(name, tmp_path, monkeypatch) -> None:
+def test_a_recipe_has_its_own_numbers_after_export(name, tmp_path, monkeypatch, record_property) -> None:
+    record_property("recipe", name)
     detector = recipe_detector(name)
     program = saving.trace(DetectorGraph(detector.requires_grad_(False)))
     monkeypatch.setattr(saving, "trace", lambda graph: program)  # the same for every format: once is enough
@@ -33,6 +34,7 @@ def test_a_recipe_has_its_own_numbers_after_export(name, tmp_path, monkeypatch) 
     for format in WRITABLE:
         made = save(detector, tmp_path / f"model{SUFFIXES[format]}")
         assert set(made.differences) == set(made.metadata.outputs)
+        record_property(format, max(made.differences.values()))
         assert max(made.differences.values()) < 2e-5, format
         got = load(made.path).predict(images)
         torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=1e-5)
@@ -45,7 +47,7 @@ def test_a_recipe_has_its_own_numbers_after_export(name, tmp_path, monkeypatch) 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", WRITABLE)
 @pytest.mark.parametrize("name", ["sanflow", "fastflow"])
-def test_a_pretrained_backbone_on_photographs(name, format, tmp_path) -> None:
+def test_a_pretrained_backbone_on_photographs(name, format, tmp_path, record_property) -> None:
     """EfficientNet-Lite0 as it is used, and the test images of MVTec AD."""
     files = sorted((SHARED / "screw" / "test").rglob("*.png"))[::20]
     if not files:
@@ -63,6 +65,8 @@ def test_a_pretrained_backbone_on_photographs(name, format, tmp_path) -> None:
             parameter.add_(0.02 * torch.randn_like(parameter))
     detector.fit_score([normal])
     made = save(detector, tmp_path / f"model{SUFFIXES[format]}", images=images)
+    record_property("recipe", name)
+    record_property(format, max(made.differences.values()))
     assert max(made.differences.values()) < 1e-4
     got, expected = load(made.path).predict(images), detector.predict(images)
     torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=0)

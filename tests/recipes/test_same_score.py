@@ -26,15 +26,18 @@ def perturbed(name: str, statistics: bool | None):
 
 
 @pytest.mark.parametrize(("name", "statistics"), [*WITH_AND_WITHOUT, ("sanflow", None)])
-def test_an_image_has_one_score(name, statistics, tmp_path) -> None:
+def test_an_image_has_one_score(name, statistics, tmp_path, record_property) -> None:
     detector = perturbed(name, statistics)
     batch = stack(images(9, seed=1))
     together = detector.predict(batch)
     assert together.score.unique().numel() == 9
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     groups = [order] + [part for size in (1, 2, 4, 7) for part in torch.arange(9).split(size)]
+    largest = 0.0
     for group in groups:
         found = detector.predict(batch[group])
+        difference = (found.score - together.score[group]).abs() / together.score[group].abs().clamp_min(1)
+        largest = max(largest, float(difference.max()))
         torch.testing.assert_close(found.score, together.score[group], **CLOSE)
         torch.testing.assert_close(found.anomaly_map, together.anomaly_map[group], **PIXEL)
         assert torch.equal(found.p_value, together.p_value[group])
@@ -44,3 +47,5 @@ def test_an_image_has_one_score(name, statistics, tmp_path) -> None:
     reloaded = load_into(again, tmp_path).predict(batch)
     for a, b in zip(reloaded[:2] + reloaded[3:], together[:2] + together[3:], strict=True):
         assert torch.equal(a, b)
+    record_property("recipe", name)
+    record_property("difference", largest)
