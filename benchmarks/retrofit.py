@@ -50,7 +50,12 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", required=True, help="folder of the categories' folders, in the layout of MVTec AD")
     add("--categories", nargs="+", metavar="NAME", help="default: all there are")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    add("--libraries", nargs="+", metavar="NAME", help="freia, nflows, normflows, zuko, torch, callable; default: all")
+    add(
+        "--libraries",
+        nargs="+",
+        metavar="NAME",
+        help="freia, anomalib, nflows, normflows, zuko, torch, callable; default: all installed",
+    )
     add("--variants", nargs="+", metavar="NAME", help="own, learned, predicted; default: all")
     add("--backbone", default="tf_efficientnet_lite0", help="timm's name")
     add("--weights", default="packaged", help="packaged, hub, random or a file")
@@ -106,11 +111,15 @@ def run(
         execute: what gives the jobs to it, `run_all` in processes of their own.
     """
     from .retrofit_cells import perform
+    from .retrofit_flows import LIBRARIES
 
     cells = plan(options)
     store = CellStore(options.cells, notice=lambda line: print(line, file=sys.stderr))
     missing = [cell for cell in cells if store.get(cell.config()) is None]
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done", file=sys.stderr)
+    absent = [name for name, library in LIBRARIES.items() if not library.installed]
+    if absent and not options.libraries:
+        print(f"not installed, and left out: {', '.join(absent)}", file=sys.stderr)
     failures = []
     with closing(
         execute(
@@ -146,6 +155,8 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
     from .retrofit_model import VARIANTS
 
     libraries = chosen("libraries", options.libraries, list(LIBRARIES))
+    if not options.libraries:
+        libraries = [name for name in libraries if LIBRARIES[name].installed]
     variants: Any = chosen("variants", options.variants, list(VARIANTS))
     names = chosen("categories", options.categories, categories("mvtec", options.data))
     for library in libraries:

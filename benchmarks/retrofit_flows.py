@@ -13,6 +13,7 @@ from torch.distributions.transforms import AffineTransform
 
 from semflow.adapters import as_flow
 from semflow.errors import ConfigError
+from semflow.features.timm_module import load_timm
 from semflow.flows import Event, Flow
 from semflow.functional import to_locations
 
@@ -46,10 +47,16 @@ class Library:
         """The user's object behind semflow's interface; its parameters are the user's."""
         return as_flow(yours, self.event if self.declared else None)
 
+    @property
+    def installed(self) -> bool:
+        """Whether the flow can be made here."""
+        module = self.package[1]
+        return not module or find_spec(module) is not None
+
     def require(self) -> None:
         """Raise ConfigError where the library is not installed."""
-        name, module = self.package
-        if module and find_spec(module) is None:
+        name = self.package[0]
+        if not self.installed:
             raise ConfigError(f"{name} must be installed for its flow: pip install 'semflow[{name.lower()}]'")
 
 
@@ -93,6 +100,14 @@ def freia(channels: int, size: tuple[int, int]) -> Any:
 def freia_log_prob(inn: Any, x: Tensor) -> Tensor:
     z, log_det = inn(x)
     return standard_normal(z) + log_det
+
+
+def anomalib(channels: int, size: tuple[int, int]) -> Any:
+    """A scale of anomalib's FastFlow with its own eight steps."""
+    load_timm()  # which anomalib imports, and which needs more than some torchvisions have
+    from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
+
+    return create_fast_flow_block([channels, *size], conv3x3_only=False, hidden_ratio=1.0, flow_steps=8)
 
 
 def nflows(channels: int, size: tuple[int, int]) -> Any:
@@ -227,6 +242,13 @@ LIBRARIES = {
         freia,
         freia_log_prob,
         ("FrEIA", "FrEIA"),
+    ),
+    "anomalib": Library(
+        "FastFlow's flow with its defaults: 8 steps on (C, H, W), 3x3 and 1x1 convolutions in turn",
+        "sample",
+        anomalib,
+        freia_log_prob,
+        ("anomalib", "anomalib"),
     ),
     "nflows": Library(
         "4 times RandomPermutation, LULinear and AffineCouplingTransform, on vectors",
