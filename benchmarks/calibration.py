@@ -1,6 +1,6 @@
 """False alarms on real images: a detector calibrated on images that it was not trained on, and on some that it was.
 
-    python -m benchmarks.calibration --data mvtec --seeds 0 1 2 --whole --json calibration.json
+    python -m benchmarks.calibration --data mvtec --seeds 0 1 2 --whole screw toothbrush --json calibration.json
 
 Trains a small detector on each of MVTec AD's screw and toothbrush (where --data holds them) and on the demo's three
 textures, with a fifth of the training images held out, once for each seed. For false-alarm rates of 10, 5 and 1 %, as
@@ -14,8 +14,10 @@ far as the images allow them, it says
   exchangeable whatever they are: the rate must be floor(rate n) / n, n being their number;
 - `same_score`: the largest difference between an image's score alone and in a batch of eight, relative to the score
   or to one nat where that is more;
-- `metrics`: of the test images; and with --whole `whole`: those of a detector trained on all training images in as
-  many epochs, which is what holding a fifth out costs.
+- `metrics`: of the test images; and for the data sets of --whole `whole`: those of a detector trained on all training
+  images in as many epochs, which is what holding a fifth out costs.
+
+The file is written after each training; the same command goes on with one that it finds, at the same commit.
 """
 
 import argparse
@@ -24,10 +26,12 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from semflow.errors import ConfigError
+from semflow.report import write_atomic
 
 from .record import provenance
 
@@ -43,23 +47,37 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=10, help="of training")
     parser.add_argument("--image-size", type=int, default=128, help="side of MVTec's images in pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--whole", action="store_true", help="train on all images too, and compare")
+    parser.add_argument(
+        "--whole", nargs="*", default=[], choices=(*CATEGORIES, *TEXTURES), help="where to train on all images too"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args(words)
     given = list(sys.argv[1:] if words is None else words)
-    found: dict[str, Any] = {}
+    about = provenance(["python", "-m", "benchmarks.calibration", *given])
+    about |= {"seeds": options.seeds, "epochs": options.epochs, "image_size": options.image_size}
+    found = begun(options.json, about)
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in places(options, Path(folder)):
+        data = dict(places(options, Path(folder)))
+        for whole, seed, name in product((False, True), options.seeds, data):
+            kept = found.setdefault(name, {}).setdefault(str(seed), {})
+            if ("whole" if whole else "metrics") in kept or (whole and name not in options.whole):
+                continue
             size = 128 if name in TEXTURES else options.image_size
-            found[name] = []
-            for seed in options.seeds:
-                found[name].append(measure(path, options.epochs, size, seed, options.whole))
-                print(json.dumps({name: found[name][-1]}, indent=1), flush=True)
-    if options.json is not None:
-        about = provenance(["python", "-m", "benchmarks.calibration", *given])
-        settings = {"seeds": options.seeds, "epochs": options.epochs, "image_size": options.image_size}
-        options.json.write_text(json.dumps({**about, **settings, "results": found}, indent=1) + "\n")
+            what = compare if whole else measure
+            kept |= what(data[name], options.epochs, size, seed)
+            print(json.dumps({name: {seed: kept}}, indent=1), flush=True)
+            if options.json is not None:
+                write_atomic(options.json, json.dumps({**about, "results": found}, indent=1) + "\n")
     return 0
+
+
+def begun(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
+    """The results of a file that the same command has written at the same commit; else none."""
+    if file is None or not file.is_file():
+        return {}
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    results: dict[str, Any] = before.pop("results", {})
+    return results if before == about else {}
 
 
 def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -76,8 +94,17 @@ def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pat
             yield name, options.data / name
 
 
-def measure(path: Path, epochs: int, image_size: int, seed: int, whole: bool = False) -> dict[str, Any]:
-    """Train on a data set with a fifth held out, and count; with `whole` train on all of it too."""
+def compare(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, Any]:
+    """Train on all of a data set's training images, and measure."""
+    from semflow.data import open_dataset
+    from semflow.detectors import results, summarize
+
+    train, test = (open_dataset(path, half, image_size, cache=True) for half in ("train", "test"))
+    return {"whole": rounded(summarize(results(trained(train, epochs, image_size, seed, 0), test)))}
+
+
+def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, Any]:
+    """Train on a data set with a fifth held out, and count."""
     import torch
 
     from semflow.data import open_dataset
@@ -97,8 +124,7 @@ def measure(path: Path, epochs: int, image_size: int, seed: int, whole: bool = F
     )
     labels = torch.tensor([r.sample.label for r in judged])
     alone = torch.cat([detector.predict(r.sample.image[None]).score for r in judged])
-    found = {
-        "seed": seed,
+    return {
         "train_images": len(train) - held,
         "calibration_images": held,
         "good_test_images": int((labels == 0).sum()),
@@ -108,9 +134,6 @@ def measure(path: Path, epochs: int, image_size: int, seed: int, whole: bool = F
         "resampled": {"image": deal(scores[labels == 0], seed), "mask": deal(maxima[labels == 0], seed)},
         "same_score": float(((alone - scores).abs() / scores.abs().clamp_min(1)).max()),
     }
-    if whole:
-        found["whole"] = rounded(summarize(results(trained(train, epochs, image_size, seed, 0), test)))
-    return found
 
 
 def trained(train: Any, epochs: int, image_size: int, seed: int, held: int) -> Any:

@@ -43,11 +43,24 @@ def test_a_run_of_it(screw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return whole("test_efficientnet", "random", (8, 16), **{**more, "position_channels": 8}, blocks=1)
 
     monkeypatch.setattr(semflow.recipes, "sanflow", small)
-    words = ["--data", str(screw), "--only", "screw", "--epochs", "1", "--image-size", "32", "--seeds", "3", "--whole"]
+    words = [
+        "--data",
+        str(screw),
+        "--only",
+        "screw",
+        "--epochs",
+        "1",
+        "--image-size",
+        "32",
+        "--seeds",
+        "3",
+        "--whole",
+        "screw",
+    ]
     assert calibration.main([*words, "--json", str(tmp_path / "out.json")]) == 0
     written = json.loads((tmp_path / "out.json").read_text())
-    (found,) = written["results"]["screw"]
-    assert (written["seeds"], written["epochs"], found["seed"]) == ([3], 1, 3)
+    found = written["results"]["screw"]["3"]
+    assert (written["seeds"], written["epochs"]) == ([3], 1)
     assert set(found["metrics"]) == set(found["whole"]) == {"image_auroc", "pixel_auroc", "aupro"}
     assert 0 <= found["metrics"]["image_auroc"] <= 1
     assert found["metrics"]["aupro"] is None  # there are no masks
@@ -64,6 +77,15 @@ def test_a_run_of_it(screw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert rates["exact"] == pytest.approx(1 / 11, abs=1e-5)
         assert abs(rates["rate"] - 1 / 11) < 0.011  # five standard errors
     assert found["same_score"] < 1e-4
+    for lost, trainings in (("whole", 1), ("metrics", 1), (None, 0)):  # killed, and started again
+        del seeds[:]
+        spoiled = json.loads(json.dumps(written))
+        spoiled["results"]["screw"]["3"].pop(lost, None)
+        (tmp_path / "out.json").write_text(json.dumps(spoiled))
+        assert calibration.main([*words, "--json", str(tmp_path / "out.json")]) == 0
+        assert len(seeds) == trainings
+        assert json.loads((tmp_path / "out.json").read_text()) == written
+    assert calibration.begun(tmp_path / "out.json", {**written, "epochs": 2}) == {}
 
 
 def test_counts_at_each_rate() -> None:
