@@ -49,8 +49,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--track-best", nargs="?", type=int, const=10, default=1, metavar="N", help="look at the test images N times")
     add("--device", default="cpu", help="auto, cpu, cuda, ...")
-    add("--jobs", type=int, default=1, metavar="J", help="cells at a time")
-    add("--threads", type=int, metavar="N", help="threads of each cell")
+    add("--engine", choices=("processes", "ray"), default="processes", help="ray: on all machines of RAY_ADDRESS")
+    add("--jobs", type=int, metavar="J", help="cells at a time; default: 1, with ray as many as there is room for")
+    add("--threads", type=int, metavar="N", help="threads of each cell; with ray the CPUs it takes, default 1")
     add("--output", type=Path, default=Path("runs/benchmarks"), metavar="DIR")
     add("--cells", type=Path, metavar="DIR", help="where finished cells are kept; default: OUTPUT/cells")
     add("--no-chart", action="store_true", help="do without matplotlib")
@@ -64,6 +65,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
         parser.error(f"--seeds must be different whole numbers from 0 on, but got {options.seeds}")
     options.cells = options.cells or options.output / "cells"
+    if options.engine == "processes":
+        options.jobs = options.jobs or 1
     return options
 
 

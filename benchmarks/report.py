@@ -27,7 +27,8 @@ def report(
         **summary,
         "comparison": _comparison(table, summary, options),
         "provenance": provenance(command, options.device),
-        "how": f"{options.jobs} cells at a time, {options.threads or 'default'} threads each, on {', '.join(devices)}",
+        "how": f"{options.jobs or 'as many as fit'} cells at a time, {options.threads or 'default'} threads each, "
+        f"on {', '.join(devices)}",
         "made_elsewhere": sum(k["record"].get("command") in elsewhere for k in kept),
         "cells": [{"row": c.row.name, **c.kept} for c in cells if c.kept is not None],
         "missing": [{"row": c.row.name, **c.cell.config()} for c in cells if c.kept is None],

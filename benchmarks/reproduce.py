@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,16 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(options: argparse.Namespace, command: Sequence[str], work: Work = perform, execute: Execute = run_all) -> int:
+def run(
+    options: argparse.Namespace, command: Sequence[str], work: Work = perform, execute: Execute | None = None
+) -> int:
     """Do what the options say; the exit code.
 
     Args:
         options: of `parse`.
         command: for the record.
         work: what makes and keeps a cell.
-        execute: what gives the jobs to it, `run_all` in processes of their own.
+        execute: what gives the jobs to it; None is what --engine says.
     """
     if options.table is None:
         if not options.list:
@@ -75,12 +78,22 @@ def run(options: argparse.Namespace, command: Sequence[str], work: Work = perfor
     if options.list or options.dry_run:
         _show(cells, options)
         return 0
-    failures = [] if options.report else _work(cells, store, options, command, work, execute, chosen, rows)
+    engine = execute or _engine(options)
+    failures = [] if options.report else _work(cells, store, options, command, work, engine, chosen, rows)
     _write(chosen, rows, cells, options, command, chart=not options.no_chart)
     print(f"wrote {options.output / options.table}.md")
     for outcome in failures:
         print(f"failed: {outcome.error}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _engine(options: argparse.Namespace) -> Execute:
+    """What gives the jobs to processes of their own, here or on all machines of a cluster."""
+    if options.engine == "processes":
+        return run_all
+    from .ray_runner import run_on_ray
+
+    return partial(run_on_ray, device=options.device)
 
 
 def _work(
@@ -110,7 +123,7 @@ def _work(
         for outcome in outcomes:
             path = store.path(outcome.job.cell.config())
             kept = None if outcome.error else store.get(outcome.job.cell.config())
-            error = outcome.error or ("" if kept else "the cell was not kept")
+            error = outcome.error or ("" if kept else f"the cell is not in {store.folder}; all machines must share it")
             for c in missing[path]:
                 c.kept = kept
             names = " = ".join(dict.fromkeys(c.row.name for c in missing[path]))
@@ -163,8 +176,9 @@ def _show(cells: list[Any], options: argparse.Namespace) -> None:
 
         seconds = estimate(list(distinct.values()), options.device, options.threads)
         if seconds:
-            total, longest = duration(sum(seconds) / options.jobs), duration(max(seconds))
-            print(f"about {total} with {options.jobs} at a time, from a short probe; the longest cell about {longest}")
+            jobs = options.jobs or 1
+            total, longest = duration(sum(seconds) / jobs), duration(max(seconds))
+            print(f"about {total} with {jobs} at a time, from a short probe; the longest cell about {longest}")
         if len(seconds) < len(distinct) - done:
             print(f"and {len(distinct) - done - len(seconds)} cells of peers, which are not estimated")
 

@@ -31,6 +31,7 @@ LAYERS = [
     "export",
     "hub",
     "adapters",
+    "scale",
     "cli",
 ]
 # testing ships with the package for users' own flows: it may use everything up to flows, and no layer uses it.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "adapters", "bases", "cli", "data", "detectors", "errors", "export", "features", "flows", "functional", "hub",
-    "metrics", "nn", "objectives", "recipes", "report", "synthesis", "testing",
+    "metrics", "nn", "objectives", "recipes", "report", "scale", "synthesis", "testing",
 )  # fmt: skip
 _NAMES = {
     "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "detectors",

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr
 from importlib import import_module
 from typing import cast
 
-from semflow.cli.options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, check_numbers
+from semflow.cli.options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Score, check_numbers
 from semflow.errors import ConfigError, SemflowError
 
 DESCRIPTION = "Find defects in images with normalizing flows trained on good parts only."
@@ -25,9 +25,11 @@ COMMANDS: dict[str, type[Command]] = {
     "calibrate": Calibrate,
     "evaluate": Evaluate,
     "predict": Predict,
+    "score": Score,
     "export": Export,
 }
 WRONG, INTERRUPTED = 2, 130
+GOES_ON = "; the same command goes on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +142,7 @@ def _say(text: str, code: int) -> int:
 
 
 def _resume_hint(words: list[str]) -> str:
-    hints = {"fit": "; go on with the same command and --resume", "predict": "; the same command goes on"}
+    hints = {"fit": "; go on with the same command and --resume", "predict": GOES_ON, "score": GOES_ON}
     return hints.get(words[0], "") if words else ""
 
 

@@ -1,6 +1,6 @@
 """The options of each command: the docstrings and comments are its help."""
 
-__all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "check_numbers"]
+__all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "Score", "check_numbers"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ class Fit:
     category: OptionalStr = None
     """Which of the categories in the folder: a folder's name, a scene of ShanghaiTech, CIFAR-10's normal class."""
     recipe: str = "sanflow"
-    """How the detector is built."""
+    """How the detector is built: sanflow, cflow_ad, fastflow, differnet, cs_flow or msflow."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
     """Any timm model that gives feature maps; by default the recipe's, wide_resnet50_2 for sanflow."""
     weights: str = "hub"
@@ -62,9 +62,9 @@ class Fit:
     calibration: OptionalPath = None
     """A folder of good images that are not among the data, for p-values and decisions; then none is held out."""
     hold_out: OptionalInt = None
-    """Good images to leave out of training for that; by default a fifth, at most 99, none if that is fewer than 9."""
+    """Good images to leave out of training for that; by default a fifth, at most 99, or 0 if that is fewer than 9."""
     false_alarm_rate: OptionalRate = None
-    """How many good images may be called anomalous, such as 0.01; by default the lowest of 1, 5, 10 % they allow."""
+    """Which share of good images may be called anomalous; by default the lowest of 0.01, 0.05, 0.1 that they allow."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where there is one."""
     workers: int = 0
@@ -72,7 +72,8 @@ class Fit:
     resume: bool = False
     """Go on with the run in the output directory; start it if there is none."""
     set: dict[str, str] = field(default_factory=dict)
-    """Further arguments of the recipe as name and value, such as: --set blocks 4 synthesis false strides 4,8,16"""
+    """Further arguments of the recipe as name and value, such as: --set blocks 4 synthesis false strides 4,8,16;
+    a name that is none is answered with all of them"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Calibrate:
     data: Path
     """A folder of good images, none of them trained on, taken as those to be judged will be."""
     false_alarm_rate: OptionalRate = None
-    """How many good images may be called anomalous, such as 0.01; by default the lowest of 1, 5, 10 % they allow."""
+    """Which share of good images may be called anomalous; by default the lowest of 0.01, 0.05, 0.1 that they allow."""
     batch_size: int = 8
     """Images at a time."""
     device: Device = "auto"
@@ -140,6 +141,36 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Score millions of images on Ray (extra ray): scores without maps, in Parquet files that are committed one by one.
+
+    On this machine, or on the cluster that the environment variable RAY_ADDRESS names. After a kill the same command
+    goes on with the blocks that are missing.
+    """
+
+    model: Path
+    """A run directory that fit has made, or a file that export has made; at the same place on all machines."""
+    input: Path
+    """A folder of images; LIST.txt with a path a line; or TABLE.parquet with a column path."""
+    output: Path
+    """The folder of the results, which all machines share: blocks/*.parquet."""
+    workers: int = 1
+    """Processes that hold the model, each with a GPU if there are any."""
+    threads: OptionalInt = None
+    """CPUs of each worker that has no GPU; by default its share of this machine's, on a cluster 1."""
+    block_size: int = 64
+    """Images that are decoded, scored and committed together."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At an image that cannot be read: stop and name it, or give it a row with the error in place of a score."""
+    false_alarm_rate: OptionalRate = None
+    """Decide at another rate than the model was calibrated for."""
+    batch_size: int = 8
+    """Images at a time."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where Ray has it."""
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a detector as one file that runs without this library: images to scores, maps and decisions."""
 
@@ -154,12 +185,13 @@ class Export:
     images: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """An image or a folder of images to compare on, the first eight; by default four textures."""
     check: bool = True
-    """Compare the file with the detector before it appears."""
+    """Compare the file with the detector before it appears; --no-check leaves that out."""
 
 
-Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Export
+Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Score | Export
 
 LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0}
+LEAST |= {"threads": 1, "block_size": 1}
 LARGEST_SEED = 2**63 - 1  # what torch takes
 
 
@@ -167,6 +199,7 @@ def check_numbers(options: Command) -> None:
     """Raise ConfigError, in terms of the command line, for a number that nothing can be done with."""
     for name, least in LEAST.items():
         value = getattr(options, name, None)
+        least = 1 if name == "workers" and isinstance(options, Score) else least  # elsewhere they only load images
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     rate = getattr(options, "false_alarm_rate", None)

@@ -22,7 +22,9 @@ Arrays = dict[str, NDArray[Any]]
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 """How the files of each format end."""
 
-PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "openvino": "openvino"}
+PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "openvino": "openvino"} | dict.fromkeys(
+    ("pyarrow", "pyarrow.parquet", "ray", "ray.data"), "ray"
+)
 """What is not always installed, and the extra that brings it."""
 
 

@@ -1,0 +1,203 @@
+"""Blocks of images, each committed as one file: a run that is killed and started again does what is missing."""
+
+__all__ = ["Block", "BlockStore", "Committed", "commit_block", "printable", "read_manifest"]
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from semflow import __version__
+from semflow.detectors.files import write_atomic
+from semflow.errors import DataError
+from semflow.export.runtime import need
+from semflow.report.files import naming, refuse_occupied
+from semflow.scale.listing import Listing
+
+MANIFEST, BLOCKS, KEY = "score.json", "blocks", b"semflow"
+FORMAT = 1
+SAID = {"semflow": "version of semflow", "images": "number of images in --input", "input": "--input"}
+
+
+class Block(NamedTuple):
+    """Images that are committed together: the block's number, the name of its file, and its images' names."""
+
+    number: int
+    file: str
+    names: tuple[str, ...]
+
+
+class Committed(NamedTuple):
+    """What is known of a committed block without reading its rows.
+
+    Args:
+        block: its number.
+        images: rows.
+        errors: rows of images that could not be read, and the first of them, as a message.
+        anomalous: rows that are called anomalous; None where the model is not calibrated.
+        highest: the highest score, and the image that has it; None where no image could be read.
+    """
+
+    block: int
+    images: int
+    errors: int
+    error: str
+    anomalous: int | None
+    highest: float | None
+    image: str
+
+
+class BlockStore:
+    """A folder with a manifest, `score.json`, and a file a block in `blocks/`.
+
+    The manifest says what the rows depend on: the model, the images, the size of a block, the version. A block's file
+    is named by its number and by a hash of the manifest and of its images' names, and appears in one step when it is
+    whole. Whoever writes it, and how often, it holds the same rows.
+
+    Args:
+        folder: of the results.
+        listing: the images.
+        block_size: images in a block.
+        origin: what else the rows depend on, by the name of its option.
+
+    Raises:
+        DataError: the folder holds something else, or a run of other images, blocks, options or another model.
+    """
+
+    def __init__(self, folder: Path, listing: Listing, block_size: int, origin: Mapping[str, Any]) -> None:
+        self.folder, self.listing, self.block_size = folder, listing, block_size
+        about = {"format": FORMAT, "semflow": __version__, **origin, "--block-size": block_size}
+        self.manifest: dict[str, Any] = {**about, "images": len(listing.names), "input": listing.digest}
+
+    def open(self) -> None:
+        """Begin the folder, or see that it was begun in the same way."""
+        if not (self.folder / MANIFEST).is_file():
+            refuse_occupied(self.folder)
+        with naming(self.folder):
+            if not (self.folder / MANIFEST).is_file():
+                (self.folder / BLOCKS).mkdir(parents=True, exist_ok=True)
+                text = json.dumps(self.manifest, indent=2) + "\n"
+                write_atomic(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
+        begun = read_manifest(self.folder)
+        for key in {**self.manifest, **begun}:
+            was, now = begun.get(key), self.manifest.get(key)
+            if was != now:
+                raise DataError(
+                    f"output {self.folder} was begun with another {SAID.get(key, key)}: it was {was} and is {now}; "
+                    "go on with what it was, or choose a new folder"
+                )
+
+    def __len__(self) -> int:
+        return -(-len(self.listing.names) // self.block_size)
+
+    def __iter__(self) -> Iterator[Block]:
+        stem = _hash(json.dumps(self.manifest, sort_keys=True))
+        for index, start in enumerate(range(0, len(self.listing.names), self.block_size)):
+            names = self.listing.names[start : start + self.block_size]
+            yield Block(index, f"{index:07d}-{_hash(stem, *names)}.parquet", names)
+
+    def committed(self, notice: Callable[[str], object]) -> dict[int, Committed]:
+        """The committed blocks by number.
+
+        Args:
+            notice: is told, in a line, of a file that is broken; its block is done again.
+
+        Raises:
+            DataError: among the blocks lies a file that is none of them.
+        """
+        with naming(self.folder / BLOCKS):
+            (self.folder / BLOCKS).mkdir(exist_ok=True)
+            there = {path.name for path in (self.folder / BLOCKS).iterdir() if not path.name.startswith(".")}
+        found = {}
+        for block in self:
+            if block.file in there:
+                there.remove(block.file)
+                path = self.folder / BLOCKS / block.file
+                try:
+                    about = _read_about(path)
+                    if (about.block, about.images) != (block.number, len(block.names)):
+                        raise DataError(f"it holds {about.images} images of block {about.block}")
+                    found[block.number] = about
+                except DataError as error:
+                    notice(f"{path}: broken, its block is done again ({error})")
+        if there:
+            raise DataError(
+                f"output {self.folder / BLOCKS} holds {min(there)}, which is none of its blocks; move it away"
+            )
+        return found
+
+    def tidy(self) -> None:
+        """Remove what killed processes have left of writing blocks; to be called when all are there."""
+        for path in (self.folder / BLOCKS).glob(".*"):
+            path.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder of results says of itself.
+
+    Raises:
+        DataError: it says nothing, or something broken.
+    """
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected the manifest of a run, but: {error}; choose a new folder") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object of JSON, but got {type(found).__name__}; choose a new folder")
+    return found
+
+
+def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> Committed:
+    """Let the file of a block appear, on the disk before it has its name.
+
+    Args:
+        folder: of the results.
+        block: which.
+        rows: `score`, `p_value` and `is_anomalous`, each None where there is none, and `error`, "" where there is none.
+
+    Raises:
+        DataError: the system refuses to write.
+    """
+    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    names = [printable(name) for name in block.names]
+    errors = [printable(text) for text in rows["error"] if text]
+    scored = [(score, name) for score, name in zip(rows["score"], names, strict=True) if score is not None]
+    highest, image = max(scored, default=(None, ""))
+    said = [x for x in rows["is_anomalous"] if x is not None]
+    anomalous = sum(said) if said else None
+    about = Committed(block.number, len(names), len(errors), errors[0] if errors else "", anomalous, highest, image)
+    columns = {
+        "path": arrow.array(names, arrow.string()),
+        "score": arrow.array(rows["score"], arrow.float64()),
+        "p_value": arrow.array(rows["p_value"], arrow.float64()),
+        "is_anomalous": arrow.array(rows["is_anomalous"], arrow.bool_()),
+        "error": arrow.array([printable(text) or None for text in rows["error"]], arrow.string()),
+    }
+    table = arrow.table(columns).replace_schema_metadata({KEY: json.dumps(about._asdict())})
+    path = folder / BLOCKS / block.file
+    with naming(path):
+        write_atomic(path, lambda file: parquet.write_table(table, file), durable=True)
+    return about
+
+
+def _read_about(path: Path) -> Committed:
+    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    try:
+        return Committed(**json.loads(parquet.read_metadata(path).metadata[KEY]))
+    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(" ".join(f"{type(error).__name__}: {error}".split())[:160]) from None
+
+
+def printable(text: str) -> str:
+    """With escapes for what is no text: names of files may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _hash(*texts: str) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(os.fsencode(text) + b"\0")
+    return digest.hexdigest()
