@@ -99,6 +99,27 @@ def test_mistakes_of_calibration_change_nothing(
 RATE = ["--false-alarm-rate", "0.2"]
 
 
+def test_images_that_were_trained_on_are_refused_whatever_file_they_are(
+    run: Path, normal: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole guarantee rests on it; a run that was saved without their marks cannot tell."""
+    data = Path(shutil.copytree(normal, tmp_path / "data"))
+    for number in (3, 5):
+        with Image.open(shared_data / "train" / "good" / f"{number}.png") as image:
+            image.save(data / f"copy {number}.bmp")
+    words = ["calibrate", "--model", str(run), "--data", str(data)]
+    before = (run / "model.safetensors").read_bytes()
+    assert main(words) == 2
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert error == (
+        f"error: --data {data}: {data / 'copy 3.bmp'} was trained on by {run}, and 1 more, expected images that were "
+        "not; take them out"
+    )
+    assert (run / "model.safetensors").read_bytes() == before
+    semflow.detectors.save_model(semflow.load(run), run, {})
+    assert main(words) == 0
+
+
 def test_fit_takes_good_images_for_calibration_or_holds_them_out(
     shared_data: Path, normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import semflow
-from semflow.detectors import fit, load_into, read_config, save_model
+from semflow.detectors import fit, hold_out, load_into, read_config, save_model
+from semflow.detectors.cache import trained_on
 from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, MODEL, read_model_about
 from semflow.detectors.files import LARGEST_HEADER
 from semflow.detectors.run import Run
@@ -289,6 +290,16 @@ def test_the_fingerprint_is_of_the_images_alone(build, images, tmp_path) -> None
         prints.append(read_model_about(folder)["fingerprint"])
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+def test_a_model_tells_the_images_it_was_trained_on_from_those_held_out(build, images, tmp_path) -> None:
+    fit(build(), images, epochs=1, output=tmp_path, progress=False, calibration=9, false_alarm_rate=0.1)
+    marks = read_model_about(tmp_path)["trained_on"]
+    seen, held_out = (list(part) for part in hold_out(images, 9))
+    assert len(marks) == 12 * len(seen)
+    assert trained_on((s.image for s in seen), marks) == list(range(len(seen)))
+    assert trained_on((s.image for s in [*held_out, seen[0]._replace(image=seen[0].image * 0.999)]), marks) == []
+    assert trained_on((s.image for s in [*held_out, *seen]), marks) == list(range(9, len(images)))
 
 
 def test_a_model_saved_again_keeps_what_it_says(run, detector, tmp_path) -> None:

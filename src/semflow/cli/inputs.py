@@ -68,6 +68,8 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
         train, test = (open_dataset(data, half, category=category) for half in ("train", "test"))
     except (ConfigError, DataError):  # only one of the two is there, or the other is what this command will complain of
         return
+    if set(train.paths) & set(test.paths):  # one folder of good images, and not two halves
+        return
     pairs = duplicates(train.paths, test.paths)
     if pairs:
         others = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import cast
 
 import torch
@@ -14,7 +14,9 @@ from ..features import FeatureExtractor
 from .distributed import ALONE, Processes
 from .loading import Parts
 
-__all__ = ["NormalImages"]
+__all__ = ["NormalImages", "trained_on"]
+
+DIGITS, MOST_MARKS = 12, 2**16
 
 
 class NormalImages:
@@ -49,7 +51,7 @@ class NormalImages:
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
-        self._fingerprint = ""
+        self._fingerprint, self._marks = "", ""
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         digests = []
@@ -93,13 +95,19 @@ class NormalImages:
             self._take([[_digest(image) for image in batch.images] for batch in self.loader])
         return self._fingerprint
 
+    def marks(self) -> str:
+        """The first 12 hexadecimal digits of each image's SHA-256, sorted, in one word; of too many images "".
+
+        They tell later that an image was trained on, to who has the image.
+        """
+        self.fingerprint()
+        return self._marks
+
     def _take(self, digests: list[list[bytes]]) -> None:
         if not self._fingerprint:
-            whole = hashlib.sha256()
-            for batch in self.processes.gather(digests):
-                for digest in batch:
-                    whole.update(digest)
-            self._fingerprint = whole.hexdigest()
+            found = [digest for batch in self.processes.gather(digests) for digest in batch]
+            self._fingerprint = hashlib.sha256(b"".join(found)).hexdigest()
+            self._marks = "".join(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= MOST_MARKS else ""
 
     def _share(self) -> None:
         """Each batch's maps from the process that has computed them to all; then the cache is full."""
@@ -124,6 +132,12 @@ class NormalImages:
             torch.empty((self.count, *shape), dtype=dtype, device=self.device, memory_format=last)
             for shape, dtype in layout
         ]
+
+
+def trained_on(images: Iterable[Tensor], marks: str) -> list[int]:
+    """The positions of the images, as a data set gives them, that `NormalImages.marks` is of."""
+    known = {marks[start : start + DIGITS] for start in range(0, len(marks), DIGITS)}
+    return [position for position, image in enumerate(images) if _digest(image).hex()[:DIGITS] in known]
 
 
 def _digest(image: Tensor) -> bytes:

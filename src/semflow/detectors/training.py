@@ -153,8 +153,8 @@ def fit(
         calibrate(
             detector, held_out, false_alarm_rate, batch_size=plan.batch_size, workers=workers, processes=processes
         )
-    fingerprint = normal.fingerprint()
-    processes.first(lambda: run.finish(fingerprint))
+    fingerprint, marks = normal.fingerprint(), normal.marks()
+    processes.first(lambda: run.finish(fingerprint, marks))
     return detector
 
 
