@@ -50,6 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
         ordered = {key: parts[key] for key in PARTS if key in parts}
         file.write_text(json.dumps({"parts": ordered}, indent=1) + "\n")
         print(json.dumps({name: part["figures"]}, indent=1), flush=True)
+    if not (options.results / "calibration.json").is_file():
+        print(f"error: {options.results} holds no calibration.json; run benchmarks.calibration first", file=sys.stderr)
+        return 1
     write(PAGES, kept(options.results))
     return 0
 

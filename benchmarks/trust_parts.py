@@ -113,7 +113,6 @@ def processes(cases: Sequence[Case]) -> Figures:
 PARTS = {
     "exchangeable": Part(("tests/detectors/test_conformal.py",), exchangeable),
     "same_score": Part(("tests/recipes/test_same_score.py",), same_score),
-    "export": Part(("tests/export/test_export_recipes.py",), export),
     "bad_input": Part(("tests/bad_input",), bad_input),
     "strangers": Part(
         ("tests/detectors/test_checkpoint_fuzz.py", "tests/export/test_export_broken_files.py"),
@@ -139,5 +138,6 @@ PARTS = {
         counts,
     ),
     "processes": Part(("tests/detectors/test_distributed.py", "tests/cli/test_cli_distributed.py"), processes),
+    "export": Part(("tests/export/test_export_recipes.py",), export),
 }
-"""By name, in the order of the page."""
+"""By name, the long ones last."""
