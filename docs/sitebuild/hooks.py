@@ -15,6 +15,7 @@ LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)]*)?\))")
 CODE = re.compile(
     r"<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>|<code>((?:semflow\.)?[A-Za-z_][\w.]*)(\(\))?</code>", re.DOTALL
 )
+CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -64,7 +65,12 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
             return match[0]
         return f'<a href="{up}api/{entry.uri}">{match[0]}</a>'
 
-    return CODE.sub(linked, html)
+    return re.sub(r"<td\b.*?</td>", lambda cell: breakable(cell[0]), CODE.sub(linked, html), flags=re.DOTALL)
+
+
+def breakable(cell: str) -> str:
+    """A table's cell whose code may go on in a new line after / and _ and ::, for narrow columns and windows."""
+    return CELL_CODE.sub(lambda code: re.sub(r"(::|[/_,])(?=\w)", r"\1<wbr>", code[0]), cell)
 
 
 def _outside(folder: Path, target: str, docs: Path) -> str | None:

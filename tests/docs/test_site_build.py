@@ -1,28 +1,30 @@
 """The site builds without a warning; what docstrings look like before Sphinx reads them."""
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 MISSING = [name for name in ("sphinx", "furo", "mkdocs", "material") if find_spec(name) is None]
 needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"the extra docs installs {', '.join(MISSING)}")
 
 
 @pytest.mark.slow
-@needs_extra
-def test_the_site_builds_and_its_halves_link_to_each_other(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "docs" / "build.py"), "--output", str(tmp_path / "site")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-    assert ended.returncode == 0, ended.stderr
-    components = (tmp_path / "site" / "components.html").read_text(encoding="utf-8")
+def test_the_site_builds_and_its_halves_link_to_each_other(site: Path) -> None:
+    components = (site / "components.html").read_text(encoding="utf-8")
     assert 'href="api/flows.html#semflow.flows.AffineCoupling"' in components
-    nested = (tmp_path / "site" / "adapters" / "freia.html").read_text(encoding="utf-8")
-    assert 'href="../api/' in nested
-    assert 'href="../components.html"' in (tmp_path / "site" / "api" / "flows.html").read_text(encoding="utf-8")
+    assert 'href="../api/' in (site / "adapters" / "freia.html").read_text(encoding="utf-8")
+    assert 'href="../components.html"' in (site / "api" / "flows.html").read_text(encoding="utf-8")
+
+
+@needs_extra
+def test_code_in_cells_may_break_and_other_text_is_as_it_was() -> None:
+    from sitebuild.hooks import breakable
+
+    cell = '<td>a_b <a href="x_y/z"><code>tests/a_b.py::test_c, d</code></a></td>'
+    broken = breakable(cell)
+    assert "<code>tests/<wbr>a_<wbr>b.py::<wbr>test_<wbr>c, d</code>" in broken
+    assert broken.replace("<wbr>", "") == cell
 
 
 @needs_extra
