@@ -63,7 +63,7 @@ def read_listing(path: str | PathLike[str]) -> Listing:
         raise DataError(f"{path}: expected images, a list or a table, but there is nothing; check the path.")
     if path.suffix.lower() == ".parquet":
         return _once(path, _of_table(path))
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() == ".txt" and path.is_file():
         return _once(path, _of_list(path))
     dataset = open_dataset(path, "predict")
     root = Path(getattr(dataset, "root", path.parent))
