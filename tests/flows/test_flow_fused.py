@@ -198,12 +198,24 @@ def test_blocks_are_what_a_stack_is_made_of_and_nothing_else() -> None:
         assert len(list(FlowSequence(parts)._steps(x))) == 3
 
 
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 @pytest.mark.parametrize("where", ["flows.0", "flows.0.subnet", "flows.0.subnet.output", "flows.1", "flows.2"])
-def test_a_hook_is_called(where: str) -> None:
+def test_a_hook_is_called(where: str, kind: str) -> None:
     flow, seen = FlowSequence([AffineCoupling(4), GlobalAffine(4), HardPermutation(4)]), []
-    flow.get_submodule(where).register_forward_hook(lambda *_: seen.append(where))
-    flow(features(2, 4, 2, 3))
+    getattr(flow.get_submodule(where), f"register_{kind}_hook")(lambda *_: seen.append(where))
+    z, log_det = flow(features(2, 4, 2, 3).requires_grad_())
+    (z.sum() + log_det.sum()).backward()
     assert seen == [where]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_of_no_image_the_gradients_are_zero(stack: str) -> None:
+    flow = STACKS[stack]()
+    x = torch.zeros(0, 11, 4, 5, requires_grad=True)
+    z, log_det = flow(x, SinusoidalPosition2d(D)(4, 5))
+    (z.sum() + log_det.sum()).backward()
+    assert x.grad is not None
+    assert all(p.grad is not None and not p.grad.any() for p in flow.parameters())
 
 
 def test_backward_may_be_taken_twice() -> None:

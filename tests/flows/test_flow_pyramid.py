@@ -105,6 +105,15 @@ def test_events_and_shapes_are_as_declared_and_no_image_hears_another(name) -> N
         assert set(flow.events) == {"sample"}
 
 
+def test_what_a_log_det_is_of_is_declared_and_not_read_off_its_shape() -> None:
+    """A flow that gives another log-det than it declares is not mended in silence."""
+    member = ScaleWise([GlobalAffine(3), GlobalAffine(4)])
+    member.events = ("sample", "sample")
+    flow = PyramidSequence([member, CrossScaleCoupling(CHANNELS)])
+    with pytest.raises(RuntimeError):
+        flow([torch.zeros(5, 3, 4, 3), torch.zeros(5, 4, 2, 2)])
+
+
 def test_a_cross_scale_flow_starts_as_the_identity() -> None:
     maps = [torch.randn(2, c, *size) for c, size in zip(CHANNELS, SIZES, strict=True)]
     latents, log_dets = CrossScaleCoupling(CHANNELS)(maps)

@@ -31,7 +31,9 @@ def fusible(x: Tensor, form: CouplingForm, *modules: nn.Module) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+        and not any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
+        )
     )
 
 

@@ -71,6 +71,9 @@ def backward_pass(
             grad_weight = _plus_product(grad_weight, grad_hidden.T, form.halves(x[rows])[0])
         if need_out:
             grad_out = _plus_product(grad_out, grad_output.T, hidden)
+    if not len(x):  # of no image there is no group that makes a sum
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_out = torch.zeros_like(weight_out) if need_out else None
     weights = (x.new_empty(0) if grad is None else grad for grad in (grad_weight, grad_out))
     return grad_x, grad_table, *weights, grad_bias, *grad_affine
 

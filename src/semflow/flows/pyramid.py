@@ -114,8 +114,8 @@ class PyramidSequence(PyramidFlow):
         for flow in self.flows:
             latents, log_dets = flow(latents, contexts)
             log_dets = [
-                log_det.sum((1, 2)) if event == "sample" and log_det.dim() == 3 else log_det
-                for event, log_det in zip(self.events, log_dets, strict=True)
+                log_det.sum((1, 2)) if event == "sample" and own == "location" else log_det
+                for event, own, log_det in zip(self.events, cast(PyramidFlow, flow).events, log_dets, strict=True)
             ]
             totals = log_dets if totals is None else [a + b for a, b in zip(totals, log_dets, strict=True)]
         return latents, cast(list[Tensor], totals)
