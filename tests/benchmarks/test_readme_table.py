@@ -1,0 +1,61 @@
+"""README's figures are those of the committed results, and say what speaks against us as well."""
+
+import re
+
+from benchmarks.readme_table import ROOT, TABLES, Figures, accuracy, filled, main, read, speed
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def cell(category: str, seed: int, value: float) -> dict[str, object]:
+    return {
+        "category": category, "seed": seed, "epochs": 7, "image_auroc": value, "pixel_auroc": value, "aupro": value,
+    }  # fmt: skip
+
+
+RECORD = {"command": "python -m x", "machine": "a machine", "versions": {"python": "3", "torch": "2"}}
+FLOW = {"cells": [cell("screw", 0, 0.5), cell("screw", 1, 0.7)], **RECORD}
+
+
+def peer(name: str, category: str) -> dict[str, object]:
+    found = {category: {"ours": {"mean": 75.0, "std": None, "seeds": [0]}}}
+    return {"row": name, "metrics": {name: {"categories": found} for name in ("image_auroc", "pixel_auroc", "aupro")}}
+
+
+PEERS = {"rows": [peer("PaDiM", "screw"), peer("elsewhere", "nut")], "provenance": RECORD}
+SPEED = {
+    "ratios": {"fastflow_train": 0.8, "sanflow_train_memory": 0.5},
+    "ranges": {"fastflow_train": {"low": 0.75, "high": 0.91}, "sanflow_train_memory": {"low": 0.5, "high": 0.5}},
+    "skipped": {"fastflow_infer": "no anomalib"},
+    **RECORD,
+}
+
+
+def test_readme_has_the_figures_of_the_results() -> None:
+    names = set(re.findall(r"<!-- figures: (\w+) -->", README))
+    assert names == set(TABLES)
+    assert filled(README, read()) == README, "python -m benchmarks.readme_table"
+    assert main(["--check"]) == 0
+
+
+def test_a_figure_changed_by_hand_is_seen() -> None:
+    changed = re.sub(r"SANFlow \| (\d+) epochs \| 3 \| \D*\d", "SANFlow | \\1 epochs | 3 | 1", README)
+    assert changed != README
+    assert filled(changed, read()) == README
+
+
+def test_means_and_the_best_are_by_hand() -> None:
+    lines = accuracy(Figures(SPEED, FLOW, PEERS)).splitlines()
+    assert lines[2] == "| screw | SANFlow | 7 epochs | 2 | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 |"
+    assert lines[3] == "| screw | PaDiM | one pass | 1 | **75.0** | **75.0** | **75.0** |"
+    assert lines[4] == ""
+    assert "elsewhere" not in "".join(lines)
+    assert accuracy(Figures(SPEED, FLOW, None)).count("**") == 6
+
+
+def test_slower_and_unmeasured_are_rows_too() -> None:
+    made = speed(Figures(SPEED, FLOW, None))
+    assert "| FastFlow's flows, training step | anomalib | 0.80 (0.75 to 0.91) |" in made
+    assert "| FastFlow's flows, inference | anomalib | not measured: no anomalib |" in made
+    assert "0.50 (0.50 to 0.50), less is better" in made
+    assert made.endswith("`python -m x`; a machine; torch 2.")
