@@ -134,10 +134,7 @@ def test_metrics_of_anything(scores: np.ndarray, labels: Any, limit: float) -> N
 @settings(max_examples=150)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(KINDS), st.integers(0, 2**32 - 1), st.data())
 def test_synthesis_of_any_size(height: int, width: int, kind: str, seed: int, data: st.DataObject) -> None:
-    """A pasted image stays in [0, 1], changes within its mask alone, and marks at least one pixel.
-
-    Of an image of a few lines a turned patch may miss every pixel's centre.
-    """
+    """A pasted image stays in [0, 1], changes within its mask alone, and marks at least one pixel."""
     options = {
         "jitter": data.draw(st.floats(0, 1)),
         "rotation": data.draw(st.floats(0, 180)),
@@ -152,7 +149,7 @@ def test_synthesis_of_any_size(height: int, width: int, kind: str, seed: int, da
     assert pasted.shape == image.shape
     assert float(pasted.min()) >= 0
     assert float(pasted.max()) <= 1
-    assert mask.any() or min(height, width) < 8
+    assert mask.any()
     assert torch.equal(pasted[:, ~mask], image[:, ~mask])
 
 

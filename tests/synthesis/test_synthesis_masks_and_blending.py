@@ -68,6 +68,13 @@ def test_alpha_lies_in_the_shape_and_is_opaque_somewhere(height: int, width: int
     assert (alpha[deep & (depth > 0)] == 1.0).all()
 
 
+@pytest.mark.parametrize("border", [0.0, 1e-9, 0.5])
+@pytest.mark.parametrize("depth", [-0.3, 0.0, 1e-9, 6e-8, 1e-6])
+def test_a_shape_that_holds_a_pixel_by_a_rounding_is_opaque_there(depth: float, border: float) -> None:
+    alpha = soft_alpha(np.float32([[-0.5, depth, -0.4], [-0.5, -0.5, -0.5]]), border)
+    assert alpha.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
 def test_alpha_grows_with_depth_and_a_hard_border_has_two_values() -> None:
     depth = np.linspace(-2, 8, 101, dtype=np.float32)[None]
     assert (np.diff(soft_alpha(depth, 4.0)[0]) >= 0).all()

@@ -22,7 +22,7 @@ def soft_alpha(depth: NDArray[np.float32], border: float) -> NDArray[np.float32]
     [0.0, 0.34999..., 1.0, 1.0]
     """
     deepest = float(depth.max())
-    width = np.float32(max(min(border, deepest / 2), 1e-6))
+    width = np.float32(max(min(border, deepest / 2), 1e-30))  # a depth may be as small as a rounding
     t = np.clip(depth / width, 0.0, 1.0)
     alpha: NDArray[np.float32] = (t * t * (np.float32(3.0) - np.float32(2.0) * t)).astype(np.float32, copy=False)
     alpha[alpha < ALPHA_FLOOR] = 0.0
