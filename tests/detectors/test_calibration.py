@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -173,7 +174,9 @@ def test_what_is_held_out() -> None:
     assert hold_out(data, None) == (data, None)
     assert hold_out(data, 0) == (data, None)
     assert hold_out(data, [1, 2]) == (data, [1, 2])
-    for wrong in (60, -1, 1.5, -0.1, float("nan")):
+    for numpys, plain in ((np.int64(12), 12), (np.float32(0.2), 0.2), (np.float64(0.2), 0.2)):
+        assert list(hold_out(data, numpys, seed=3)[1]) == list(hold_out(data, plain, seed=3)[1])
+    for wrong in (60, -1, 1.5, -0.1, float("nan"), True):
         with pytest.raises(ConfigError, match="calibration must be"):
             hold_out(data, wrong)
     with pytest.raises(ConfigError, match="calibration must hold"):

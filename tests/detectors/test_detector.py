@@ -46,13 +46,18 @@ def test_a_score_does_not_depend_on_the_batch(build, images, score_log_det) -> N
 
 
 def test_predict_leaves_the_mode_and_the_statistics_alone(build, images) -> None:
+    """Of every module: a user may keep a part in eval mode while the rest is trained."""
     detector = build().train()
+    detector.head.eval()
+    modes = {name: module.training for name, module in detector.named_modules()}
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     detector.predict(stack(images))
     assert detector.training
     assert not detector.features.training
     for name, value in detector.state_dict().items():
         assert torch.equal(before[name], value), name
+    detector.fit_score([stack(images)])
+    assert {name: module.training for name, module in detector.named_modules()} == modes
 
 
 def test_predict_says_what_it_wants(build) -> None:

@@ -14,7 +14,7 @@ from semflow.detectors.stepping import adam, train_on_batch
 from semflow.detectors.watch import Watch
 from semflow.errors import ConfigError, DataError, TrainingError
 from semflow.features import ModuleFeatures
-from semflow.flows import coupling_stack
+from semflow.flows import GlobalAffine, PyramidSequence, ScaleWise, coupling_stack
 from semflow.functional import take_locations
 from semflow.nn import ConvSubnet, SinusoidalPosition2d
 
@@ -103,6 +103,9 @@ def test_groups_need_flows_of_locations() -> None:
     detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal(), plan=plan)
     with pytest.raises(ConfigError, match=r"locations = 8 .* location by location, but their events are sample"):
         fit(detector, [], progress=False)
+    pyramid = PyramidSequence([ScaleWise([GlobalAffine(4)]), ScaleWise([GlobalAffine(4)])])
+    with pytest.raises(ConfigError, match="locations = 8 a step needs one flow a scale, but flows are a PyramidSeq"):
+        fit(Detector(features, pyramid, StandardNormal(), plan=plan), [], progress=False)
     with pytest.raises(ConfigError, match="locations must be at least 1"):
         Training(locations=0)
     with pytest.raises(ConfigError, match="clip must be a positive norm"):

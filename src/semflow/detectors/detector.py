@@ -1,6 +1,7 @@
 """The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -192,12 +193,8 @@ class Detector(nn.Module):
 
     def _judge(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Scores, anomaly maps and variance maps, in eval mode whatever the mode is."""
-        training = self.training
-        self.eval()
-        try:
+        with self._evaluating():
             log_probs, variances = self.log_probs(images, maps)
-        finally:
-            self.train(training)
         anomaly_map, score = self._score(log_probs, images.shape[2:])
         return score, anomaly_map, variances
 
@@ -245,14 +242,10 @@ class Detector(nn.Module):
             batches: images, perhaps with their maps; iterated over once.
             gather: brings what was made of each batch together where several processes share them out.
         """
-        training = self.training
-        self.eval()
-        try:
+        with self._evaluating():
             pairs = (self._with_maps(batch) for batch in batches)
             each = (([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs)
             kept = list(gather(each))
-        finally:
-            self.train(training)
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
@@ -290,6 +283,17 @@ class Detector(nn.Module):
         each = (torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu() for score, anomaly_map in pairs)
         scores, maxima = torch.cat([torch.empty(2, 0), *gather(each)], 1).to(self.scorer.offsets.device)
         self.calibration.fit(scores, maxima, false_alarm_rate)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Eval mode for a while; then every module is in its own mode again, also one that its owner keeps in eval."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
     def _with_maps(self, batch: ImageBatch) -> tuple[Tensor, Sequence[Tensor]]:
         return (batch, self.features(batch)) if isinstance(batch, Tensor) else batch

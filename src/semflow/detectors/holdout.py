@@ -1,5 +1,6 @@
 """Normal images that training leaves alone, so that decisions can rest on them."""
 
+import numbers
 from collections.abc import Sized
 from typing import Any, cast
 
@@ -48,15 +49,17 @@ def hold_out(
     Raises:
         ConfigError: it is more than there are, or leaves none to train on.
     """
-    if calibration is None or isinstance(calibration, bool):
+    if calibration is None:
         return dataset, None
-    if not isinstance(calibration, int | float):
+    if not isinstance(calibration, numbers.Real):
         if not len(cast(Sized, calibration)):
             raise ConfigError("calibration must hold at least one image, but is empty")
-        return dataset, calibration
+        return dataset, cast(Dataset[Any], calibration)
     images = len(cast(Sized, dataset))
-    held = round(calibration * images) if isinstance(calibration, float) and calibration < 1 else calibration
-    if not 0 <= held < images or held != int(held):  # in this order: what is not a number is no integer either
+    share = float(calibration)
+    held = round(share * images) if share < 1 and not isinstance(calibration, numbers.Integral) else share
+    # In this order: what is not a number is no integer either. Nor is True a number of images.
+    if calibration is True or not 0 <= held < images or held != int(held):
         raise ConfigError(
             f"calibration must be a fraction below 1, or a number of images that leaves one of {images} to train on, "
             f"but got {calibration}"

@@ -81,7 +81,7 @@ def _train_on_groups(
     seed: Sequence[int],
     batch: int,
 ) -> Tensor:
-    flows = cast(ScaleWise, detector.flows)  # of a joint flow every event is the sample, see `check_locations`
+    flows = cast(ScaleWise, detector.flows)  # see `check_locations`
     maps = detector.features(images) if maps is None else maps
     statistics = detector.statistics(images, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
@@ -123,15 +123,22 @@ def _own(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Te
 
 
 def check_locations(detector: Detector, plan: Training) -> None:
-    """Refuse groups of locations where a flow mixes them.
+    """Refuse groups of locations where a flow mixes them, or no flow of a scale can be given those of that scale.
 
     Raises:
-        ConfigError: `plan.locations` is given, and a flow's event is the sample.
+        ConfigError: `plan.locations` is given, and a flow's event is the sample, or the flows are not one a scale.
     """
-    if plan.locations is not None and "sample" in detector.flows.events:
+    if plan.locations is None:
+        return
+    if "sample" in detector.flows.events:
         raise ConfigError(
             f"locations = {plan.locations} a step needs flows of location by location, but their events are "
             f"{', '.join(detector.flows.events)}; take locations=None, whole maps"
+        )
+    if not isinstance(detector.flows, ScaleWise):
+        raise ConfigError(
+            f"locations = {plan.locations} a step needs one flow a scale, but flows are a "
+            f"{type(detector.flows).__name__}; give them as a list, or take locations=None, whole maps"
         )
 
 
