@@ -175,6 +175,15 @@ def test_mistakes_are_one_line(words, expected, run, tmp_path, capsys, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [["export", "--output", "new.pt2"], ["calibrate", "--data", "photos"]])
+def test_an_exported_file_is_neither_exported_nor_calibrated(words, tmp_path, capsys, monkeypatch) -> None:
+    """Said by its kind alone: opening it takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"")
+    assert main([words[0], "--model", "model.onnx", *words[1:]]) == 2
+    assert capsys.readouterr().err.startswith("error: --model model.onnx is a file, expected ")
+
+
 def test_a_folder_that_is_no_run(tmp_path, capsys) -> None:
     assert main(["export", "--model", str(tmp_path), "--output", str(tmp_path / "a.pt2")]) == 2
     assert "not a run directory" in capsys.readouterr().err

@@ -12,14 +12,20 @@ from semflow.detectors import Calibration, Detector, Predictor, calibrate, rate_
 from semflow.detectors.cache import trained_on
 from semflow.detectors.checkpoint import read_model_about
 from semflow.detectors.conformal import check_count
+from semflow.detectors.loading import check_device
 from semflow.errors import CheckpointError, ConfigError, DataError
 
 
 def run(options: Calibrate) -> None:
     """Score the images and write the calibration into the run's model, which is replaced as a whole."""
-    detector = load_detector(options.model, options.device)
-    if not isinstance(detector, Detector):
-        raise CheckpointError(f"--model {options.model} is an exported file, expected a run directory; export it again")
+    if options.model.is_file():
+        raise CheckpointError(
+            f"--model {options.model} is a file, expected a run directory; an exported file keeps the decisions it was "
+            "made with: calibrate its run, and export that again"
+        )
+    from semflow.recipes import load  # predict from an exported file imports this module, and needs no timm
+
+    detector = load(options.model).to(check_device(options.device))
     if (options.data / "train").is_dir():
         raise DataError(
             f"--data {options.data} holds train/, expected a folder of good images that were not trained on; name it"

@@ -8,6 +8,7 @@ from torch import Tensor
 from semflow.cli.console import print_table, say
 from semflow.cli.options import Export
 from semflow.data import open_dataset
+from semflow.errors import CheckpointError
 from semflow.export.saving import check_destination, save
 from semflow.recipes import load
 from semflow.report.files import refuse_unwritable
@@ -19,6 +20,10 @@ def run(options: Export) -> None:
     """Load, write, compare, and say what was found."""
     refuse_unwritable(options.output)
     check_destination(options.output, options.format)
+    if options.model.is_file():
+        raise CheckpointError(
+            f"--model {options.model} is a file, expected the run directory that fit has made; name it"
+        )
     detector = load(options.model)
     exported = save(
         detector,
