@@ -17,7 +17,8 @@ far as the images allow them, it says
 - `metrics`: of the test images; and for the data sets of --whole `whole`: those of a detector trained on all training
   images in as many epochs, which is what holding a fifth out costs.
 
-The file is written after each training; the same command goes on with one that it finds, at the same commit.
+The file is written after each training, and a command goes on with one that it finds: data sets and seeds that are
+there are not trained again. Each says the commit it was trained at.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             size = 128 if name in TEXTURES else options.image_size
             what = compare if whole else measure
-            kept |= what(data[name], options.epochs, size, seed)
+            kept |= {"commit": about["commit"]} | what(data[name], options.epochs, size, seed)
             print(json.dumps({name: {seed: kept}}, indent=1), flush=True)
             if options.json is not None:
                 write_atomic(options.json, json.dumps({**about, "results": found}, indent=1) + "\n")
@@ -72,12 +73,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def begun(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """The results of a file that the same command has written at the same commit; else none."""
+    """The results of a file that was written with the same options, versions and machine; else none."""
     if file is None or not file.is_file():
         return {}
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    results: dict[str, Any] = before.pop("results", {})
-    return results if before == about else {}
+    if any(before.get(name) != about[name] for name in ("epochs", "image_size", "versions", "machine")):
+        return {}
+    results: dict[str, Any] = before["results"]
+    for kept in (kept for seeds in results.values() for kept in seeds.values()):
+        kept.setdefault("commit", before["commit"])
+    return results
 
 
 def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
