@@ -9,8 +9,13 @@ from PIL import Image
 from semflow.cli import main
 
 SIZE = 32
-OFF = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
-"""No statistics are sent, no cluster is used but the test's own."""
+OFF = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ADDRESS": "",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
+}
+"""No statistics are sent, no cluster is used but the test's own, and its workers find the modules of these tests."""
 
 
 def make_images(folder: Path, count: int, seed: int = 0) -> Path:

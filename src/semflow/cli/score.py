@@ -49,9 +49,9 @@ def run(options: Score) -> None:
         with connected(_cpus(options)) as ray:
             workers = _workers(options, *resources(ray))
             load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, mark)
-            if len(todo) < 2 * workers.count:
+            if len(store) < 2 * workers.count:
                 warnings.warn(
-                    f"{len(todo)} blocks are few for {workers.count} workers, which commit a block at a time; "
+                    f"{len(store)} blocks are few for {workers.count} workers, which commit a block at a time; "
                     "choose a smaller --block-size",
                     stacklevel=1,
                 )
