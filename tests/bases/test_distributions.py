@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch.distributions import (
     Categorical,
+    Cauchy,
     Distribution,
     Independent,
     InverseGamma,
     MixtureSameFamily,
+    MultivariateNormal,
     Normal,
     StudentT,
     constraints,
@@ -299,6 +301,43 @@ def test_divergence_of_normals_is_torchs(seed, channels):
     assert torch.allclose(got.double(), expected, rtol=1e-5, atol=1e-5 * channels)
 
 
+@given(seeds, st.integers(1, 6), st.sampled_from(["marginal", "mode"]))
+@settings(max_examples=20)
+def test_divergence_from_torchs_normals(seed, channels, form):
+    """Isotropic ones are our own, whose divergence is quadrature's; others are by the rotation that makes them so."""
+    (a, b, m), (_, v, n) = draw(seed, (3,), channels), draw(seed + 1, (3,), channels)
+    p, ours = SemanticNormal(a, b, m, form), SemanticNormal(None, v, n)
+    deviation = v.sqrt()[:, None].expand(3, channels)
+    diagonal = Independent(Normal(n, deviation, validate_args=False), 1, validate_args=False)
+    full = MultivariateNormal(n, scale_tril=torch.diag_embed(deviation), validate_args=False)
+    right = kl_divergence(p, ours)
+    for q in (diagonal, full):
+        assert torch.allclose(kl_divergence(p, q), right, rtol=1e-10, atol=1e-11 * channels)
+    # One map of z keeps the divergence: z -> T z makes p a normal of covariance s T T^T, for T T^T any covariance.
+    generator = torch.Generator().manual_seed(seed)
+    lower = torch.randn((channels, channels), generator=generator, dtype=torch.float64).tril(-1)
+    lower = lower + torch.rand(channels, generator=generator, dtype=torch.float64).add(0.5).diag()
+    turned = MultivariateNormal(n, scale_tril=lower, validate_args=False)
+    p = SemanticNormal(a, b, m, "mode")
+    as_torch = MultivariateNormal(m, torch.diag_embed(p.variance), validate_args=False)
+    assert torch.allclose(kl_divergence(p, turned), kl_divergence(as_torch, turned), rtol=1e-8, atol=1e-8)
+    assert torch.allclose(kl_divergence(turned, p), kl_divergence(turned, as_torch), rtol=1e-8, atol=1e-8)
+    assert torch.allclose(kl_divergence(diagonal, p), kl_divergence(full, as_torch), rtol=1e-8, atol=1e-8)
+
+
+def test_divergence_of_a_student_t_from_a_full_normal_is_the_mean_of_samples():
+    p = SemanticNormal(4.0, 2.0, torch.tensor([0.3, -0.2]))
+    q = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.6], [0.6, 2.0]]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        z = p.sample((200_000,))
+    ratio = p.log_prob(z) - q.log_prob(z)
+    assert abs(kl_divergence(p, q) - ratio.mean()) < 4 * ratio.std() / len(ratio) ** 0.5
+    loc = torch.tensor([0.3, -0.2], requires_grad=True)
+    (gradient,) = torch.autograd.grad(kl_divergence(SemanticNormal(4.0, 2.0, loc), q), loc)
+    assert torch.allclose(gradient, torch.linalg.solve(q.covariance_matrix, loc))  # of half of loc^T S^-1 loc
+
+
 def test_divergences_that_are_not():
     student, normal = SemanticNormal(0.9, 1.0, torch.zeros(2)), SemanticNormal(None, 1.0, torch.zeros(2))
     assert kl_divergence(student, normal).item() == math.inf  # it has no second moment
@@ -307,6 +346,13 @@ def test_divergences_that_are_not():
             kl_divergence(normal, student)
     with pytest.raises(ShapeError, match=r"^p and q must have one event shape, but got \(2,\), \(3,\)"):
         kl_divergence(normal, SemanticNormal(None, 1.0, torch.zeros(3)))
+    full = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    assert kl_divergence(student, full).item() == math.inf
+    with pytest.raises(NotImplementedError, match=r"^q must be a normal"):
+        kl_divergence(full, student)
+    for wrong in (Independent(Cauchy(torch.zeros(2), 1.0), 1), Independent(full, 0)):
+        with pytest.raises(ConfigError, match=r"^q must be Independent\(Normal\(...\), 1\), but got Independent"):
+            kl_divergence(normal, wrong)
 
 
 # manners

@@ -1,5 +1,6 @@
 """Base distributions: `base.log_prob(z, statistics)` per location."""
 
+from . import divergences as divergences  # registers them
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
 from .semantic import Base, SemanticAware, StandardNormal

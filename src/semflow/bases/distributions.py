@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, InverseGamma, constraints, register_kl
+from torch.distributions import Distribution, InverseGamma, constraints
 
 from ..errors import ConfigError, ShapeError
 from ..functional import digamma, normal_log_prob
@@ -60,8 +60,10 @@ class SemanticNormal(Distribution):
     is a lower bound of `marginal`, see `expected_log_prob`.
 
     `rsample` is reparameterised, s through torch's implicit gradients of the Gamma. Densities are computed in
-    float64. The divergence from a normal is registered with `torch.distributions.kl_divergence`; that from a Student-t
-    has no closed form.
+    float64. Divergences from normals, this one in the form `mode` or torch's, are registered with
+    `torch.distributions.kl_divergence`; that from a Student-t has no closed form.
+
+    Pyro samples its own kinds of distributions: `class Base(SemanticNormal, TorchDistributionMixin): ...` is one.
 
     Args:
         alpha, beta: positive numbers or tensors that broadcast to the batch shape; `alpha` may be None.
@@ -244,27 +246,6 @@ class SemanticNormal(Distribution):
         alpha, beta = (x.expand(batch)[..., None] for x in (self._a, self.beta))
         form = form if self.alpha is not None else "mode"
         return normal_log_prob(value.expand(*batch, -1), alpha, beta, self.loc, form, dim=-1)
-
-
-class _NoClosedFormError(ConfigError, NotImplementedError):
-    """Also what callers of `kl_divergence` catch before they estimate one."""
-
-
-def _kl_semantic_normal(p: SemanticNormal, q: SemanticNormal) -> Tensor:
-    """KL(p || N(m, s I)) = C/2 log 2 pi s + (C spread + ||loc - m||^2) / (2 s) - H(p), for p of either form."""
-    if q._is_student:
-        raise _NoClosedFormError(
-            "q must be a normal (form mode), but got a Student-t; estimate the divergence by samples"
-        )
-    if p.event_shape != q.event_shape:
-        raise ShapeError(f"p and q must have one event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}")
-    channels, s = p.event_shape[0], q._spread()
-    distance = (wide(p.loc) - wide(q.loc)).square().sum(-1)
-    cross = channels / 2 * torch.log(2 * math.pi * s) + (channels * p._spread() + distance) / (2 * s)
-    return narrow(cross - p._entropy(), p.loc, q.loc)
-
-
-register_kl(SemanticNormal, SemanticNormal)(_kl_semantic_normal)
 
 
 def _broadcast(what: str, *shapes: Any) -> torch.Size:

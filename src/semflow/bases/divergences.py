@@ -1,0 +1,107 @@
+"""Divergences between the base of a location and normals, this library's or torch's, for `kl_divergence`.
+
+For p of any kind, with mean m and covariance S, and a normal q,
+
+    KL(p || q) = (C log 2 pi + log det S_q + tr S_q^-1 S_p + (m_p - m_q)^T S_q^-1 (m_p - m_q)) / 2 - H(p)
+
+in float64. They are registered for pairs of which one is a `SemanticNormal`, never for two types that are not ours.
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal, register_kl
+
+from ..errors import ConfigError, ShapeError
+from ..functional.inverse_gamma import narrow, wide
+from .distributions import SemanticNormal
+
+__all__ = ["Kind", "NoClosedFormError", "divergence"]
+
+Kind: TypeAlias = "SemanticNormal | MultivariateNormal | Independent[Any]"
+
+
+class NoClosedFormError(ConfigError, NotImplementedError):
+    """Also what callers of `kl_divergence` catch before they estimate one."""
+
+
+class Moments(NamedTuple):
+    """What a divergence needs; the covariance by its diagonal (..., C), or by its Cholesky factor (..., C, C)."""
+
+    mean: Tensor
+    entropy: Tensor
+    variance: Tensor | None
+    triangle: Tensor | None
+
+
+def divergence(p: Kind, q: Kind) -> Tensor:
+    """KL(p || q) in nats, the broadcast batch shape, in the precision of p and q; infinite where p has no variance.
+
+    Raises:
+        NoClosedFormError: q is a Student-t, or one is an `Independent` of something else than a `Normal`.
+        ShapeError: the event shapes differ.
+
+    Example:
+        >>> from torch.distributions import kl_divergence
+        >>> base, unit = SemanticNormal(3.0, 2.0, torch.zeros(4)), Independent(Normal(torch.zeros(4), 1.0), 1)
+        >>> round(kl_divergence(base, unit).item(), 3)
+        0.182
+    """
+    if p.event_shape != q.event_shape:
+        raise ShapeError(f"p and q must have one event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}")
+    if isinstance(q, SemanticNormal) and q._is_student:
+        raise NoClosedFormError(
+            "q must be a normal (form mode), but got a Student-t; estimate the divergence by samples"
+        )
+    a, b = _moments("p", p), _moments("q", q)
+    off = a.mean - b.mean
+    if b.triangle is None:
+        variance = cast(Tensor, b.variance)
+        own = a.triangle.square().sum(-1) if a.triangle is not None else cast(Tensor, a.variance)
+        log_det, inner = variance.log().sum(-1), ((own + off.square()) / variance).sum(-1)
+    else:
+        log_det = 2 * _diagonal(b.triangle).log().sum(-1)
+        inner = _solve(b.triangle, off[..., None]).square().sum((-2, -1))
+        if a.triangle is not None:
+            inner = inner + _solve(b.triangle, a.triangle).square().sum((-2, -1))
+        else:  # rows are summed up first: an infinite variance times the zeros above the diagonal would be no number
+            eye = torch.eye(off.shape[-1], dtype=off.dtype, device=off.device)
+            inner = inner + (_solve(b.triangle, eye).square().sum(-2) * cast(Tensor, a.variance)).sum(-1)
+    return narrow(_half(p) + 0.5 * (log_det + inner) - a.entropy, p.mean, q.mean)
+
+
+def _moments(name: str, d: Kind) -> Moments:
+    if isinstance(d, SemanticNormal):
+        return Moments(wide(d.loc), d._entropy(), d._spread()[..., None].expand(d.loc.shape), None)
+    if isinstance(d, MultivariateNormal):
+        triangle = wide(d.scale_tril)
+        entropy = _half(d) + d.event_shape[0] / 2 + _diagonal(triangle).log().sum(-1)
+        return Moments(wide(d.loc), entropy, None, triangle)
+    normal = d.base_dist
+    if not isinstance(normal, Normal) or d.reinterpreted_batch_ndims != 1:
+        raise NoClosedFormError(f"{name} must be Independent(Normal(...), 1), but got {d}; estimate it by samples")
+    scale = wide(normal.scale)
+    entropy = _half(d) + d.event_shape[0] / 2 + scale.log().sum(-1)
+    return Moments(wide(normal.loc), entropy, scale.square(), None)
+
+
+def _half(d: Kind) -> float:
+    """C/2 log 2 pi."""
+    return 0.5 * float(d.event_shape[0]) * math.log(2 * math.pi)
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1)
+
+
+def _solve(triangle: Tensor, right: Tensor) -> Tensor:
+    solved: Tensor = torch.linalg.solve_triangular(triangle, right, upper=False)
+    return solved
+
+
+register_kl(SemanticNormal, SemanticNormal)(divergence)
+for _other in (MultivariateNormal, Independent):
+    register_kl(SemanticNormal, _other)(divergence)
+    register_kl(_other, SemanticNormal)(divergence)
