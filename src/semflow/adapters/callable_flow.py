@@ -74,6 +74,13 @@ class CallableFlow(ForeignFlow):
         given: Tensor = x[0] if isinstance(x, tuple) else x
         return given
 
+    def _hint(self) -> str:
+        if self.event == "sample":
+            return f"{super()._hint()}; and so it is where log_det is (B, H, W), with maps=True"
+        if self.layout == "maps":
+            return "; if it gives one log_det a map, its event is 'sample'; if it maps vectors (C,), leave maps out"
+        return f"{super()._hint()}, or 'location' with maps=True where log_det is (B, H, W)"
+
     @property
     def called(self) -> str:
         """The function in messages."""

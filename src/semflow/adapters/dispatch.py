@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..flows import Event, Flow
 from .callable_flow import CallableFlow
 from .foreign import check_event, come_from, describe
-from .freia import is_sequence
+from .freia import is_block, is_sequence
 from .freia_flow import FreiaFlow, is_graph
 from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow
@@ -71,6 +71,13 @@ def as_flow(flow: Any, event: Event | None = None) -> Flow:
         return TransformFlow(flow, event)
     if come_from(first, "zuko"):
         return ZukoFlow(flow, event)
+    if isinstance(flow, type):
+        raise ConfigError(f"flow must be an object, but got the class {flow.__qualname__}: make one of it first")
+    if is_block(first) or come_from(first, "FrEIA"):
+        raise ConfigError(
+            f"flow must be a SequenceINN or a GraphINN of FrEIA, but got {describe(first)}: append blocks to one, "
+            "inn = SequenceINN(C); inn.append(block, ...)"
+        )
     if isinstance(flow, Distribution):
         raise ConfigError(f"flow must be a TransformedDistribution or its transforms, but got {describe(flow)}")
     if not callable(flow) or not callable(getattr(flow, "inverse", None)):

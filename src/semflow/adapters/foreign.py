@@ -23,6 +23,10 @@ Layout = Literal["rows", "last", "maps"]
 Made = TypeVar("Made")
 
 
+class OneWayError(ConfigError, NotImplementedError):
+    """A flow has no inverse, or none that it could give here; also what the libraries raise for it."""
+
+
 class ForeignFlow(Flow):
     """A flow of another library behind the interface of this one's.
 
@@ -87,14 +91,18 @@ class ForeignFlow(Flow):
         with torch.autocast(x.device.type, enabled=False):
             try:
                 return function(given, dense)
-            except (torch.OutOfMemoryError, NotImplementedError):  # kinds of RuntimeError, but of no wrong shape
+            except (torch.OutOfMemoryError, ConfigError, ShapeError):
                 raise
+            except (NotImplementedError, KeyError) as error:  # Pyro looks in vain for the z that it has not drawn
+                way = "x to z" if function == self.encode else "z to x"
+                raise OneWayError(
+                    f"{self.called} must map {way}, but it raised {type(error).__name__}: {_first_line(error)}"
+                    f"{self._other_way()}"
+                ) from error
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-                if isinstance(error, ShapeError | ConfigError):
-                    raise
                 raise ShapeError(
                     f"{self.called} must take {tuple(given.shape)} where event is {self.event!r}, but it raised "
-                    f"{type(error).__name__}: {_first_line(error)}{self._hint()}"
+                    f"{type(error).__name__}: {_first_line(error)}{self._cause(x, dense)}"
                 ) from error
 
     def _enter(self, x: Tensor) -> Tensor:
@@ -141,6 +149,20 @@ class ForeignFlow(Flow):
             return "; if it maps (C, H, W), its event is 'sample'"
         return "; if it maps vectors (C,), one a location, its event is 'location'"
 
+    def _cause(self, x: Tensor, context: Tensor | None) -> str:
+        """What x is like and the flow is not, or what the flow would have to be made for."""
+        own = [p for p in self.parameters() if p.is_floating_point()]
+        for name in ("device", "dtype"):
+            theirs = sorted({str(getattr(p, name)) for p in own})
+            if theirs and str(getattr(x, name)) not in theirs:
+                return f"; x is of {name} {getattr(x, name)}, its parameters of {', '.join(theirs)}: use one for both"
+        given = "no context" if context is None else f"{context.shape[-1 if self.layout != 'maps' else 1]} of context"
+        return f"; it must be made for {x.shape[1]} channels and {given}{self._hint()}"
+
+    def _other_way(self) -> str:
+        """What may be done about a missing inverse."""
+        return ""
+
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"event={self.event}"
@@ -165,7 +187,7 @@ def check_event(event: object, kind: str, known: Event | None = None) -> Event:
         return "location" if event == "location" else "sample"
     raise ConfigError(
         f"event must be declared for {kind}: 'location' where it maps vectors (C,), one a location, or 'sample' where "
-        f"it maps (C, H, W); but got {event!r}"
+        f"it maps (C, H, W), as_flow(flow, event=...); but got {event!r}"
     )
 
 
@@ -195,4 +217,5 @@ def describe(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "without a message")
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next((line for line in lines if line), "without a message")

@@ -8,7 +8,7 @@ from .freia_block import ATTRIBUTES, convert_block
 from .freia_check import check_same
 from .freia_subnet import AS_IT_IS
 
-__all__ = ["condition_index", "from_freia", "is_sequence"]
+__all__ = ["condition_index", "from_freia", "is_block", "is_sequence"]
 
 
 def from_freia(module: nn.Module) -> FlowSequence:

@@ -70,4 +70,4 @@ class NormflowsFlow(ForeignFlow):
     @property
     def called(self) -> str:
         """The flow in messages."""
-        return "normflows' flow"
+        return f"normflows' {' and '.join(dict.fromkeys(type(flow).__name__ for flow in self.flows))}"

@@ -95,6 +95,16 @@ class TransformFlow(ForeignFlow):
                 given.append(step)
         return [Step(s.transform, not s.inverted) for s in reversed(given)] if backwards else given
 
+    def _cause(self, x: Tensor, context: Tensor | None) -> str:
+        maps = [n for n, p in self.named_parameters() if p.dim() > 2] if self.layout == "rows" else []
+        if maps:
+            return f"; {maps[0]} is of maps, but at event_dim 0 and 1 locations are rows: make it (C,)"
+        return super()._cause(x, context)
+
+    def _other_way(self) -> str:
+        other = "x_to_z" if self.direction == "z_to_x" else "z_to_x"
+        return f"; TransformFlow(transform, direction={other!r}) has the likelihood of the other direction"
+
     @property
     def called(self) -> str:
         """The transforms in messages."""

@@ -44,18 +44,25 @@ class ZukoFlow(ForeignFlow):
                 "give the flow itself, not the distribution that it makes"
             )
         self.transform: nn.Module = transform
+        coupling = library("zuko.flows.coupling", "zuko").GeneralCouplingTransform
+        self.masks = {part.mask.numel() for part in transform.modules() if isinstance(part, coupling)}
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """The transform and its log-det."""
-        transform: Any = self._given(context)
+        transform: Any = self._given(x, context)
         return cast(tuple[Tensor, Tensor], transform.call_and_ladj(x))
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         """The inverse transform."""
-        x: Tensor = cast(Any, self._given(context)).inv(z)
+        x: Tensor = cast(Any, self._given(z, context)).inv(z)
         return x
 
-    def _given(self, context: Tensor | None) -> Any:
+    def _given(self, x: Tensor, context: Tensor | None) -> Any:
+        # Of more channels than a coupling's mask has, zuko maps those that it has and leaves the others as memory was.
+        for channels in self.masks - {x.shape[-1]}:
+            raise ShapeError(
+                f"x must be (B, {channels}, H, W), as the flow was made for, but it has {x.shape[-1]} channels"
+            )
         transform: Any = self.transform(context)
         if transform.domain.event_dim > 1:
             raise ShapeError(

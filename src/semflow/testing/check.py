@@ -17,8 +17,21 @@ LARGEST = 2048
 """Rows of the largest Jacobian that is taken: one backward pass a row."""
 
 
+OTHER_EVENT = {
+    ("locality", "location"): "; if it maps (C, H, W), its event is 'sample'",
+    ("log_det", "sample"): "; if it maps vectors (C,), one a location, its event is 'location'",
+}
+"""What may be declared wrongly where a law is broken, by the law and the event that was declared."""
+
+
 class LawError(AssertionError):
-    """A flow breaks a law. `laws` holds the names of all that it breaks."""
+    """A flow breaks a law. `laws` holds the names of all that it breaks.
+
+    Example:
+        >>> error = LawError("Scale: its log_det is not log |det dz/dx|", ("log_det",))
+        >>> error.laws
+        ('log_det',)
+    """
 
     def __init__(self, message: str, laws: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -113,7 +126,7 @@ def check_flow(
             cause = cause or error
         deviations[name] = largest
         if complaint:
-            broken[name] = complaint
+            broken[name] = complaint + OTHER_EVENT.get((name, event), "")
             if name == "shapes":
                 break  # without these the others mean nothing
     if broken:

@@ -1,0 +1,194 @@
+"""What is said of a flow that does not fit: the channels, the dtype, the context, the event, the way back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from library_cases import CASES, SIZE, D, draw, lib, need, surroundings
+from torch import Tensor, nn
+from torch.distributions import transforms
+
+from semflow.adapters import CallableFlow, TransformFlow, as_flow
+from semflow.errors import ConfigError, ShapeError
+from semflow.testing import LawError, check_flow
+
+C = 4
+
+
+class Linear(nn.Module):
+    """A flow of vectors that somebody wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(C, C, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), torch.linalg.slogdet(self.layer.weight).logabsdet.expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z @ torch.linalg.inv(self.layer.weight).T
+
+
+class Elsewhere(Linear):
+    """torch's meta device stands in for a GPU, and says nothing by itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.device != self.layer.weight.device:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().forward(x)
+
+
+class Scale(nn.Module):
+    """A flow of maps that gives the log-det of each location."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.linspace(-0.5, 1, C)[:, None, None])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.s.exp(), self.s.sum().expand(len(x), *x.shape[2:])
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z * (-self.s).exp()
+
+
+class Neighbours(Scale):
+    """Also of maps, but what stands to the left sets the scale."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        left = self.s * x[:, :1, :, :1].tanh()
+        return x * left.exp(), left.sum(1).expand(len(x), *x.shape[2:])
+
+
+def test_a_dtype_or_a_device_that_differs_is_named() -> None:
+    flow = as_flow(Linear(), "location")
+    with pytest.raises(ShapeError, match=r"; x is of dtype torch.float64, its parameters of torch.float32: use one"):
+        flow(draw(2, C, *SIZE, seed=0, dtype=torch.float64))
+    with pytest.raises(ShapeError, match=r"; x is of device cpu, its parameters of meta: use one for both$"):
+        as_flow(Elsewhere().to("meta"), "location")(draw(2, C, *SIZE, seed=0))
+
+
+# ConditionalNormalizingFlow and nflows' masked layers run without their context; check_flow is what finds that, below.
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.context])
+def test_channels_and_contexts_that_do_not_fit_are_named(name: str) -> None:
+    case = CASES[name]
+    need(case.library)
+    with surroundings(0):
+        flow = as_flow(case.make(C), case.declared)
+    x, context = draw(2, C, *SIZE, seed=1), draw(D, *SIZE, seed=2)
+    flow(x, context)
+    # zuko leaves what its mask does not know as memory was, Pyro leaves it out: neither raises by itself.
+    wrong = rf"; it must be made for {C + 2} channels and {D} of context|x must be \(B, {C}, H, W\)|as what goes in"
+    with pytest.raises(ShapeError, match=wrong):
+        flow(draw(2, C + 2, *SIZE, seed=1), context)
+    with pytest.raises(ShapeError, match=f"; it must be made for {C} channels and {D + 1} of context"):
+        flow(x, draw(2, D + 1, *SIZE, seed=2))
+    if case.library in ("zuko", "pyro"):
+        with pytest.raises(ShapeError, match=r"no context|context must be given"):
+            flow(x)
+
+
+@pytest.mark.parametrize("library", ["nflows", "normflows"])
+def test_check_flow_misses_a_context(library: str) -> None:
+    need(library)
+    with surroundings(0):
+        layer = (
+            lib("nflows.transforms").MaskedAffineAutoregressiveTransform(C, 8, context_features=D)
+            if library == "nflows"
+            else lib("normflows").flows.MaskedAffineAutoregressive(C, 8, context_features=D)
+        )
+        flow = as_flow(layer, "location")
+    with pytest.raises(LawError, match=r"context_layer.weight must not be zero, but it is; .* given no context"):
+        check_flow(flow, draw(2, C, *SIZE, seed=1), compile_backend=None)
+    check_flow(flow, draw(2, C, *SIZE, seed=1), draw(D, *SIZE, seed=2), compile_backend=None)
+
+
+def square() -> Tensor:
+    """Maps as wide as they have channels: a flow of vectors runs along their width without a word."""
+    return draw(2, C, 2, C, seed=1)
+
+
+def elementwise() -> transforms.Transform:
+    """torch adds up the log-det over the dimensions that the scale has, not over those of x."""
+    return transforms.AffineTransform(0.0, nn.Parameter(torch.full((C, 1, 1), 2.0)), event_dim=3)
+
+
+WRONG: dict[str, tuple[Callable[[], Any], Callable[[], Tensor], str, str]] = {
+    "vectors along the width": (lambda: as_flow(Linear(), "sample"), square, "log_det", "location"),
+    "a scale of torch": (lambda: as_flow(elementwise()), square, "log_det", "location"),
+    "neighbours": (lambda: CallableFlow(Neighbours(), "location", maps=True), square, "locality", "sample"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_event_that_runs_is_named_by_the_law_that_it_breaks(name: str) -> None:
+    make, x, law, right = WRONG[name]
+    flow = make()
+    z, log_det = flow(x())
+    assert z.isfinite().all()
+    assert log_det.isfinite().all()
+    with pytest.raises(LawError, match=rf"    {law}: .*; if it maps .*, its event is '{right}'") as caught:
+        check_flow(flow, x(), compile_backend=None)
+    assert law in caught.value.laws
+
+
+def test_maps_with_a_log_det_of_each_location_find_their_way() -> None:
+    """Either event alone is wrong for them, and what is said leads to `maps=True`, with which the laws hold."""
+    x = draw(2, C, *SIZE, seed=1)
+    for event in ("location", "sample"):
+        with pytest.raises(ShapeError, match=r"with maps=True") as caught:
+            as_flow(Scale(), event)(x)  # type: ignore[arg-type]
+        assert "'location'" in str(caught.value)
+    check_flow(CallableFlow(Scale(), "location", maps=True), x, compile_backend=None)
+    with pytest.raises(ShapeError, match="if it maps vectors \\(C,\\), leave maps out"):
+        CallableFlow(Linear(), "location", maps=True)(x)
+
+
+def one_way(library: str, name: str) -> Any:
+    need(library)
+    with surroundings(0):
+        if library == "pyro":
+            return getattr(lib("pyro.distributions.transforms"), name)(C)
+        return getattr(lib("normflows").flows, name)((C,))
+
+
+ONE_WAY = [("pyro", "planar"), ("pyro", "radial"), ("pyro", "sylvester"), ("pyro", "neural_autoregressive")]
+
+
+@pytest.mark.parametrize(("library", "name"), [*ONE_WAY, ("normflows", "Planar"), ("normflows", "Radial")])
+def test_a_flow_without_its_inverse_is_named(library: str, name: str) -> None:
+    flow = as_flow(one_way(library, name), None if library == "pyro" else "location")
+    for kind in (ConfigError, NotImplementedError):
+        with pytest.raises(kind, match=rf"{name.title().replace('_', '')} must map x to z, but it raised") as caught:
+            flow(draw(2, C, *SIZE, seed=1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("library", "name"), ONE_WAY)
+def test_in_the_other_direction_it_has_a_likelihood(library: str, name: str) -> None:
+    """As the message says: what maps x to z needs no inverse for log p, which is that of autograd's Jacobian."""
+    flow = TransformFlow(one_way(library, name), direction="x_to_z")
+    x = draw(2, C, 1, 1, seed=1)
+    _, log_det = flow(x)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: flow(v[:, :, None, None])[0][:, :, 0, 0].sum(0), x[..., 0, 0]
+    )
+    right = torch.linalg.slogdet(jacobian.movedim(1, 0)).logabsdet
+    torch.testing.assert_close(log_det[:, 0, 0], right, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match="must map z to x"):
+        flow.inverse(x)
+
+
+def test_parts_of_a_flow_are_named() -> None:
+    with pytest.raises(ConfigError, match="flow must be an object, but got the class Linear: make one of it first"):
+        as_flow(Linear)
+    with pytest.raises(ShapeError, match=r"scale_0 is of maps, but at event_dim 0 and 1 locations are rows: make it"):
+        as_flow(transforms.AffineTransform(0.0, nn.Parameter(torch.ones(C, 1, 1))))(square())
+    need("FrEIA")
+    block = lib("FrEIA.modules").GLOWCouplingBlock([(C,)], subnet_constructor=nn.Linear)
+    for given in (block, [block, block], nn.ModuleList([block])):
+        with pytest.raises(
+            ConfigError, match=r"SequenceINN or a GraphINN of FrEIA, but got .*GLOWCouplingBlock: append"
+        ):
+            as_flow(given)
