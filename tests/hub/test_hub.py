@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -72,7 +73,12 @@ def test_a_saved_folder_is_the_detector_again(run, tmp_path) -> None:
 
 
 def test_nothing_of_the_writers_machine_goes_along(run, tmp_path) -> None:
-    folder = hub.save(run, tmp_path / "screws", metrics=METRICS)
+    source = Path(shutil.copytree(run, tmp_path / "run"))
+    save_model(load(source), source, {"trained_on": "0123456789ab", "fingerprint": "f" * 64})
+    folder = hub.save(source, tmp_path / "screws", metrics=METRICS)
+    assert b"0123456789ab" in (source / "model.safetensors").read_bytes()
+    for told in (b"secret", b"0123456789ab"):
+        assert told not in (folder / "model.safetensors").read_bytes()
     for name in ("config.json", "README.md"):
         text = (folder / name).read_text()
         assert "secret" not in text

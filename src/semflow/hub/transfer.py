@@ -1,5 +1,6 @@
 """Between run directories, folders of the hub's form, and the hub itself, through its ordinary client."""
 
+import copy
 import json
 import re
 import tempfile
@@ -61,10 +62,12 @@ def save(
     folder = Path(folder)
     detector, config = _opened(source)
     figures = _figures(metrics)
+    public = copy.copy(detector)  # of the same weights; what its arguments say goes into the file of the weights too
+    public.config = {**detector.config, "arguments": config["arguments"]}
     card = model_card(detector, config, name or folder.name, data, figures, license)
     with staged_folder(folder) as staged:
         write_config(staged, {key: value for key, value in config.items() if key != "format"})
-        save_model(detector, staged)
+        save_model(public, staged)
         (staged / "README.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -92,6 +95,10 @@ def push(
 
     Raises:
         ConfigError: the hub did not take it; the message has its reason. And the errors of `save`.
+
+    Example:
+        >>> push("runs/screws", "owner/screws", data="screws")  # doctest: +SKIP
+        'https://huggingface.co/owner/screws'
     """
     _check_name(name)
     from huggingface_hub import HfApi
@@ -125,6 +132,13 @@ def load(
 
     Raises:
         CheckpointError: there is no such folder or repository, it could not be fetched, or it is no detector.
+
+    Example:
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     load(save(detector, Path(parent) / "screws")).config["recipe"]
+        'cflow_ad'
     """
     if Path(name).is_dir():
         return load_run(name)
