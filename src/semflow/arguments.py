@@ -1,6 +1,6 @@
 """Options checked against their annotations, so that a wrong one is named where it was given."""
 
-__all__ = ["check_arguments", "checked"]
+__all__ = ["at_least", "check_arguments", "checked"]
 
 import functools
 import inspect
@@ -75,6 +75,19 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
             advice = "" if default is inspect.Parameter.empty else f"; leave it out for {default!r}"
             advice += "" if not isinstance(value, int) or abs(value) <= LARGEST else f"; the largest is {LARGEST}"
             raise ConfigError(f"{argument} must be {_described(hint)}, but got {reprlib.repr(value)}{advice}")
+
+
+def at_least(least: int, **numbers: int) -> None:
+    """Raise ConfigError for the first number that is too small, by the name that it is given under.
+
+    >>> at_least(1, blocks=8, hidden=0)
+    Traceback (most recent call last):
+    ...
+    semflow.errors.ConfigError: hidden must be at least 1, but got 0
+    """
+    for name, value in numbers.items():
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, but got {value}")
 
 
 @functools.cache

@@ -126,9 +126,41 @@ def test_every_room_has_been_looked_at() -> None:
     assert all(any(name.startswith(f"recipes.{recipe}-") for name in seen) for recipe in RECIPES)
 
 
+@pytest.mark.parametrize(
+    ("build", "argument"),
+    [
+        pytest.param(build, argument, id=f"{name}-{argument}")
+        for name, build, hints in constructors()
+        if name.startswith(("nn.", "flows.", "coupling_stack"))
+        for argument in inspect.signature(build).parameters
+        if kinds(hints.get(argument)) - {types.NoneType} == {int}
+    ],
+)
+def test_a_negative_number_of_anything_is_refused_by_name(build: Callable[..., object], argument: str) -> None:
+    hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    needed = {
+        name: right_value(hints[name])
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.default is parameter.empty and name != argument
+    }
+    with pytest.raises(ConfigError, match=rf"^{argument}\b.* must be .*-1"):
+        build(**{**needed, argument: -1})
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(
-    ("argument", "value"), [("image_size", -1), ("strides", (-8,)), ("top", 2.0), ("mode", -1.0), ("kl", -1.0)]
+    ("argument", "value"),
+    [
+        ("image_size", -1),
+        ("strides", (-8,)),
+        ("top", 2.0),
+        ("mode", -1.0),
+        ("kl", -1.0),
+        ("margin", 0.0),
+        ("steps", -1),
+        ("hidden", 0),
+        ("hidden_ratio", -0.5),
+    ],
 )
 def test_numbers_out_of_range_are_refused(recipe: str, argument: str, value: object) -> None:
     if argument not in inspect.signature(RECIPES[recipe]).parameters:

@@ -1,6 +1,7 @@
 """Every flow keeps every law, at all sizes that have bitten anyone: few channels, odd ones, one location, no square."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import pytest
@@ -9,7 +10,15 @@ from flow_cases import CASES, D, blocks, context_of, default_dtype, features
 from torch import nn
 
 from semflow.errors import ConfigError, ShapeError
-from semflow.flows import AffineCoupling, Flow, FlowSequence, GlobalAffine, HardPermutation
+from semflow.flows import (
+    AffineCoupling,
+    CrossScaleCoupling,
+    Flow,
+    FlowSequence,
+    GlobalAffine,
+    HardPermutation,
+    coupling_stack,
+)
 from semflow.nn import ConvSubnet, LearnedPosition2d, SinusoidalPosition2d
 from semflow.testing import LAWS, check_flow
 
@@ -141,6 +150,13 @@ def test_a_map_of_other_channels_is_refused(name: str) -> None:
 def test_a_coupling_needs_two_channels(channels: int) -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         AffineCoupling(channels)
+
+
+@pytest.mark.parametrize("clamp", [0.0, -1.9])
+def test_a_clamp_that_leaves_no_room_is_refused(clamp: float) -> None:
+    for build in (partial(AffineCoupling, 4), partial(CrossScaleCoupling, (4, 4)), partial(coupling_stack, 4, 1)):
+        with pytest.raises(ConfigError, match=f"clamp must be a positive bound of the log-scales, but got {clamp}"):
+            build(clamp=clamp)
 
 
 def test_an_unknown_clamp_is_refused() -> None:

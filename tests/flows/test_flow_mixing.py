@@ -143,6 +143,11 @@ def test_standardize_refuses_what_is_not_finite(value: float) -> None:
     assert flow.std.tolist() == [1, 1, 1]  # and keeps what it had
 
 
+def test_a_floor_is_no_negative_share() -> None:
+    with pytest.raises(ConfigError, match="floor must be a share of at least 0, but got -1"):
+        Standardize(3, floor=-1.0)
+
+
 def test_standardize_refuses_no_maps_and_maps_of_other_channels() -> None:
     for maps in ([], [features(0, 3, 2, 2)]):
         with pytest.raises(ShapeError, match="at least one feature map"):

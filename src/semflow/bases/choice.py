@@ -76,6 +76,8 @@ def base_and_head(
         raise ConfigError(f"variance must be {', '.join(get_args(Variance))}, but got {variance!r}")
     if not mode > 0:
         raise ConfigError(f"mode must be a positive variance, but got {mode}")
+    if margin == 0:
+        raise ConfigError("margin must not be 0: it is how far the anomalous mean is from the normal one, but got 0")
     if source not in ("image", "features"):
         raise ConfigError(f"source must be image or features, but got {source!r}")
     if not statistics:

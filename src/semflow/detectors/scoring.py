@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError, ShapeError
 
 __all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
@@ -29,7 +29,8 @@ class Scorer(nn.Module):
     - `sum`      log p = 1/K sum_k up(d_k): CS-Flow, DifferNet
 
     Published maps of the first two are 1 - p or max - p, which order pixels alike; but in float32 all that is 17 nats
-    away is 1. The map is near 0 at the most typical training location, and grows without bound.
+    away is 1. The map is near 0 at the most typical training location. That of `exp` ends at 87, where float32 has no
+    smaller p; the others grow without bound.
 
     c_k is the maximum of l_k over the normal training images, taken once by `take` and stored (published codes
     take it from the test set): a score never depends on what else is scored with it. The exponential keeps one scale's
@@ -66,8 +67,7 @@ class Scorer(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if scales < 1:
-            raise ConfigError(f"scales must be at least 1, but got {scales}")
+        at_least(1, scales=scales)
         if not 0 <= top <= 1:
             raise ConfigError(f"top must be a fraction of the pixels in [0, 1], but got {top}")
         for name, value in (("aggregate", aggregate), ("image_aggregate", image_aggregate or aggregate)):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow.arguments import checked
-from semflow.errors import ConfigError
+from semflow.arguments import at_least, checked
 from semflow.features.frozen import FeatureExtractor
 
 
@@ -30,8 +29,7 @@ class ImagePyramid(nn.Module):
     @checked
     def __init__(self, features: FeatureExtractor, levels: int = 3) -> None:
         super().__init__()
-        if levels < 1:
-            raise ConfigError(f"levels must be at least 1, but got {levels}")
+        at_least(1, levels=levels)
         self.features = cast(nn.Module, features)
         self.levels = levels
         self.channels = tuple(features.channels) * levels
@@ -68,8 +66,7 @@ class PooledViews(nn.Module):
     @checked
     def __init__(self, features: FeatureExtractor, views: int = 1) -> None:
         super().__init__()
-        if views < 1:
-            raise ConfigError(f"views must be at least 1, but got {views}")
+        at_least(1, views=views)
         self.features = cast(nn.Module, features)
         self.views = views
         self.channels: tuple[int, ...] = (sum(features.channels),)

@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import ConfigError, ShapeError
 from ..nn import Context
 
-__all__ = ["Event", "Flow", "Result", "check_channels"]
+__all__ = ["Event", "Flow", "Result", "check_channels", "check_clamp"]
 
 Event = Literal["location", "sample"]
 """Over what a log-det is taken: each location by itself, or the sample as a whole."""
@@ -46,3 +46,13 @@ def check_channels(x: Tensor, channels: int) -> None:
     """
     if x.dim() != 4 or x.shape[1] != channels:
         raise ShapeError(f"x must be (B, {channels}, H, W), but got {tuple(x.shape)}")
+
+
+def check_clamp(clamp: float) -> None:
+    """Refuse a bound of log-scales that leaves them no room.
+
+    Raises:
+        ConfigError: `clamp` is not positive.
+    """
+    if not clamp > 0:
+        raise ConfigError(f"clamp must be a positive bound of the log-scales, but got {clamp}")

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..functional import Clamp, from_locations, soft_clamp, to_locations
 from ..functional.inverse_gamma import narrow
 from ..nn import Context, ConvSubnet, LocationSubnet, SubnetFactory
-from .base import Flow, Result, check_channels
+from .base import Flow, Result, check_channels, check_clamp
 from .fused import fused, fused_rest, fusible
 from .mixing import GlobalAffine, HardPermutation
 from .steps import CouplingForm
@@ -57,6 +57,7 @@ class AffineCoupling(Flow):
             raise ConfigError(
                 f"channels of a coupling must be at least 2, one to condition another, but got {channels}"
             )
+        check_clamp(clamp)
         small, large = channels // 2, channels - channels // 2
         passive, active = large, small
         self.sizes = (active, passive) if swap else (passive, active)

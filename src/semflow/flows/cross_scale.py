@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..functional import Clamp, soft_clamp
 from ..functional.inverse_gamma import narrow
 from ..nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
-from .base import check_channels
+from .base import check_channels, check_clamp
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 
 __all__ = ["CrossScaleCoupling"]
@@ -55,6 +55,7 @@ class CrossScaleCoupling(PyramidFlow):
         super().__init__()
         if not channels or min(channels) < 2:
             raise ConfigError(f"channels must be at least 2 at every scale, but got {tuple(channels)}")
+        check_clamp(clamp)
         self.channels, self.swap = tuple(channels), swap
         self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
         self.events = tuple("sample" for _ in channels)

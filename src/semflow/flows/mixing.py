@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError
 from ..functional import from_locations, to_locations
 from ..functional.inverse_gamma import narrow
@@ -42,6 +42,7 @@ class HardPermutation(Flow):
     @checked
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        at_least(1, channels=channels)
         index = torch.randperm(channels, generator=generator)
         self.register_buffer("index", index)
         self.register_buffer("inverse_index", torch.argsort(index), persistent=False)
@@ -121,6 +122,7 @@ class SoftPermutation(Flow):
     @checked
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        at_least(1, channels=channels)
         # The QR decomposition of a Gaussian matrix is Haar-distributed once R has a positive diagonal.
         q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
         q = q * torch.sign(torch.diagonal(r))
@@ -167,6 +169,7 @@ class GlobalAffine(Flow):
     @checked
     def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
+        at_least(1, channels=channels)
         if not start > 0:
             raise ConfigError(f"start must be a positive scale, but got {start}")
         wanted = start * self._beta / self._gain  # softplus^-1 of it, without the overflow of its exponential

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError
 from ..functional import Clamp
 from ..nn import LocationSubnet, SubnetFactory
@@ -50,8 +50,7 @@ def coupling_stack(
         >>> [type(layer).__name__ for layer in flow][:4]
         ['Standardize', 'AffineCoupling', 'GlobalAffine', 'HardPermutation']
     """
-    if blocks < 1:
-        raise ConfigError(f"blocks must be at least 1, but got {blocks}")
+    at_least(1, blocks=blocks)
     if permutation not in ("hard", "soft"):
         raise ConfigError(f"permutation must be hard or soft, but got {permutation!r}")
     mixing = HardPermutation if permutation == "hard" else SoftPermutation

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import checked
-from ..errors import DataError, ShapeError
+from ..arguments import at_least, checked
+from ..errors import ConfigError, DataError, ShapeError
 from ..functional.inverse_gamma import narrow, wide
 from ..nn import Context
 from .base import Flow, Result, check_channels
@@ -96,6 +96,9 @@ class Standardize(Flow):
     @checked
     def __init__(self, channels: int, floor: float = 1e-2) -> None:
         super().__init__()
+        at_least(1, channels=channels)
+        if floor < 0:
+            raise ConfigError(f"floor must be a share of at least 0, but got {floor}")
         self.floor = floor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))

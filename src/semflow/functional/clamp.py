@@ -30,6 +30,9 @@ def soft_clamp(x: Tensor, bound: float = 1.9, form: Clamp = "tanh") -> Tensor:
     Returns:
         Same shape and dtype.
 
+    Raises:
+        ConfigError: `form` is none of the three.
+
     Example:
         >>> soft_clamp(torch.tensor([-1e6, 0.0, 1e6])).tolist()
         [-1.89..., 0.0, 1.89...]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError
 
 __all__ = ["ChannelNorm", "CrossScaleConvs", "CrossScaleSubnetFactory", "FusionSubnet"]
@@ -52,8 +52,7 @@ class CrossScaleConvs(nn.Module):
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
             raise ConfigError(f"kernel must be odd, so that the maps keep their sizes, but got {kernel}")
-        if hidden < 1:
-            raise ConfigError(f"hidden must be at least 1, but got {hidden}")
+        at_least(1, hidden=hidden)
 
         def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
@@ -97,7 +96,8 @@ class FusionSubnet(nn.Module):
     def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int], hidden: int | None = None) -> None:
         super().__init__()
         total = sum(in_channels)
-        hidden = hidden or max(2, total // 4)
+        hidden = max(2, total // 4) if hidden is None else hidden
+        at_least(1, hidden=hidden)
         self.channels = list(in_channels)
         self.first = nn.Conv2d(total, hidden, 3, padding=1)
         self.norm = ChannelNorm(hidden)

@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError
 from .subnets import Context, Subnet
 
@@ -34,9 +34,7 @@ class PerceptronSubnet(Subnet):
         super().__init__()
         if context_channels:
             raise ConfigError(f"context_channels must be 0 for a perceptron, but got {context_channels}")
-        for name, value in (("layers", layers), ("hidden", hidden)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, but got {value}")
+        at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
         widths = [in_channels, *[hidden] * layers, out_channels]
         parts: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError, ShapeError
 from ..functional.inverse_gamma import wide
 
@@ -156,6 +156,7 @@ class LearnedPosition2d(PositionCode):
     @checked
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__(channels)
+        at_least(1, height=height, width=width)
         self.column = nn.Parameter(torch.randn(width, channels // 2) / math.sqrt(2))
         self.row = nn.Parameter(torch.randn(height, channels // 2) / math.sqrt(2))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError
 
 __all__ = ["FeatureStatisticsNetwork", "StatisticsNetwork"]
@@ -45,6 +45,7 @@ class StatisticsNetwork(nn.Module):
         super().__init__()
         if stride < 1:
             raise ConfigError(f"stride must be a positive number of pixels, but got {stride}")
+        at_least(1, outputs=outputs, filters=filters)
         self.stride = stride
         self.first = nn.Conv2d(3 * stride**2, filters, 3, padding=1, bias=False)
         self.middle = nn.ModuleList(nn.Conv2d(filters, filters, 3, padding=1, bias=False) for _ in range(3))
@@ -87,6 +88,9 @@ class FeatureStatisticsNetwork(nn.Module):
     @checked
     def __init__(self, channels: int, outputs: int = 2, filters: int = 64, kernel: int = 3) -> None:
         super().__init__()
+        at_least(1, channels=channels, outputs=outputs, filters=filters)
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
         self.first = nn.Conv2d(channels, filters, 1)
         self.output = nn.Conv2d(filters, outputs, kernel, padding=kernel // 2)
         self.scale = 1 / math.sqrt(channels)

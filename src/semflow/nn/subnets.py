@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError, ShapeError
 from ..functional import from_locations, to_locations
 from .cross_scale import ChannelNorm
@@ -56,7 +56,9 @@ class LocationSubnet(Subnet):
         self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int | None = None
     ) -> None:
         super().__init__()
-        hidden = hidden or 2 * (in_channels + context_channels)
+        hidden = 2 * (in_channels + context_channels) if hidden is None else hidden
+        at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
+        at_least(0, context_channels=context_channels)
         # One default initialisation for [x; c], so that the split changes nothing, then its two parts.
         joint = nn.Linear(in_channels + context_channels, hidden)
         self.weight_x = nn.Parameter(joint.weight.detach()[:, :in_channels].clone())
@@ -132,9 +134,11 @@ class ConvSubnet(Subnet):
             raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
         self.event = "location" if kernel == 1 else "sample"
         self.context_channels = context_channels
-        if (hidden is not None and hidden < 1) or not hidden_ratio > 0:
-            raise ConfigError(f"hidden and hidden_ratio must be positive, but got {hidden} and {hidden_ratio}")
-        hidden = hidden or max(1, int(hidden_ratio * (in_channels + context_channels)))
+        if not hidden_ratio > 0:
+            raise ConfigError(f"hidden_ratio must be positive, but got {hidden_ratio}")
+        hidden = max(1, int(hidden_ratio * (in_channels + context_channels))) if hidden is None else hidden
+        at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
+        at_least(0, context_channels=context_channels)
         self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
         self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)

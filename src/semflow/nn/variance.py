@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..errors import ConfigError, ShapeError
 from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from ..functional.inverse_gamma import narrow
@@ -103,6 +103,7 @@ class LearnedVariance(VarianceHead):
     @checked
     def __init__(self, scales: int = 3, start: float = 0.1) -> None:
         super().__init__()
+        at_least(1, scales=scales)
         if not start > 0:
             raise ConfigError(f"start must be a positive variance, but got {start}")
         self.log_variance = nn.Parameter(torch.full((scales,), math.log(start)))

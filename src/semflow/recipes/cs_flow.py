@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from ..arguments import at_least
 from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
-from ..errors import ConfigError
 from ..features import ImagePyramid, TimmFeatures
 from ..flows import (
     CrossScaleCoupling,
@@ -70,8 +70,7 @@ def cs_flow(
         >>> detector.features.strides, detector.flows.joint
         ((32, 64, 128), True)
     """
-    if blocks < 1:
-        raise ConfigError(f"blocks must be at least 1, but got {blocks}")
+    at_least(1, blocks=blocks)
     features = ImagePyramid(TimmFeatures(backbone, weights, strides, image_size=image_size, seed=seed), levels)
     channels = features.channels
     base, head, start = base_and_head(variance, channels, features.strides, statistics=statistics, mode=mode)

@@ -4,9 +4,9 @@ from functools import partial
 
 from torch import nn
 
+from ..arguments import at_least
 from ..bases import Variance, base_and_head
 from ..detectors import Detector, Scorer, Training
-from ..errors import ConfigError
 from ..features import ImagePyramid, PooledViews, TimmFeatures
 from ..flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from ..nn import PerceptronSubnet
@@ -63,8 +63,7 @@ def differnet(
         >>> detector.features.channels, detector.localises
         ((1536,), False)
     """
-    if blocks < 1:
-        raise ConfigError(f"blocks must be at least 1, but got {blocks}")
+    at_least(1, blocks=blocks)
     backbone_maps = TimmFeatures(backbone, weights, strides, image_size=image_size, seed=seed)
     features = PooledViews(ImagePyramid(backbone_maps, levels), views)
     base, head, start = base_and_head(

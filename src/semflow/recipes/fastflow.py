@@ -4,6 +4,7 @@ from functools import partial
 
 from ..bases import Variance, base_and_head
 from ..detectors import STANDARD_NORMAL_PEAK, Detector, Scorer, Training
+from ..errors import ConfigError
 from ..features import TimmFeatures, available_strides, fitting_strides
 from ..flows import coupling_stack
 from ..functional import Form
@@ -67,6 +68,8 @@ def fastflow(
         >>> detector.flows.events, type(detector.head).__name__
         (('sample', 'sample', 'sample'), 'InverseGammaVariance')
     """
+    if steps < 0:
+        raise ConfigError(f"steps must be at least 1, or 0 for the paper's, but got {steps}")
     transformer = len(available_strides(backbone)) == 1
     strides = fitting_strides(backbone, strides)
     features = TimmFeatures(
