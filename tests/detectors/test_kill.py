@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from semflow.detectors import files, fit
+from semflow.detectors import Detector, files, fit
 from semflow.detectors.run import Run
 from semflow.errors import CheckpointError
+from semflow.recipes import fastflow
 
 PROGRAM = Path(__file__).with_name("killing.py")
 
@@ -42,6 +43,28 @@ def test_killed_fifty_times_it_ends_as_if_it_had_not_been(tmp_path, record_prope
     record_property("runs", found["runs"])
     assert found["kills"] >= 50
     assert set(found["places"]) == {*killing.PLACES, "at a random time"}
+
+
+def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path) -> None:
+    """torch's fused Adam reads both in the order that they lie in; a file has but one order."""
+
+    def made() -> Detector:
+        torch.manual_seed(0)
+        return fastflow("test_efficientnet", "random", (8,), 32, steps=2)
+
+    whole = fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "whole", progress=False)
+    assert any(p.dim() == 4 and not p.is_contiguous() for p in whole.flows.parameters())
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        save = Run.save
+        patch.setattr(Run, "save", lambda self, at: (save(self, at), interrupt(at.epoch == 1)))
+        fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "run", checkpoint_seconds=0, progress=False)
+    resumed = fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "run", resume=True, progress=False)
+    assert all(torch.equal(x, resumed.state_dict()[name]) for name, x in whole.state_dict().items())
+
+
+def interrupt(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
 
 
 def test_a_checkpoint_within_an_epoch_is_gone_on_with(build, images, tmp_path, monkeypatch) -> None:

@@ -90,6 +90,13 @@ def read_config(run: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: it is missing, broken or of another format.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     _ = write_config(Path(run), {"recipe": "sanflow", "arguments": {}})
+        ...     read_config(run)["recipe"]
+        'sanflow'
     """
     path = Path(run) / CONFIG
     if not path.is_file():
@@ -119,6 +126,14 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
         run: the directory.
         about: what its metadata says besides the recipe, its arguments and the versions; None keeps what a model that
             is there says.
+
+    Example:
+        >>> import tempfile
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     save_model(detector, run).name
+        'model.safetensors'
     """
     path = Path(run) / MODEL
     if about is None:
@@ -143,6 +158,18 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
 
     Raises:
         CheckpointError: the file is missing, broken, or of a detector built otherwise.
+
+    Example:
+        >>> import tempfile
+        >>> from semflow.recipes import cflow_ad
+        >>> def alike(seed):
+        ...     return cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4, seed=seed)
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     _ = save_model(alike(0), run)
+        ...     detector = load_into(alike(1), run)
+        >>> torch.equal(detector.predict(images).score, alike(0).predict(images).score)
+        True
     """
     path = Path(run) / MODEL
     if not path.is_file():
@@ -207,11 +234,14 @@ def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tenso
     """Put the tensors of a checkpoint back into detector and optimiser."""
     model = {n.removeprefix("model."): x for n, x in tensors.items() if n.startswith("model.")}
     detector.load_state_dict(model, strict=False)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = x
+            # Fused Adam reads all memory in its own order, and does not notice that a parameter has another.
+            moment = torch.empty_like(parameters[int(index)]).copy_(x) if x.dim() else x
+            state.setdefault(int(index), {})[key] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
