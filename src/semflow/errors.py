@@ -38,32 +38,82 @@ class SemflowError(Exception):
 
 
 class ShapeError(SemflowError, ValueError):
-    """A tensor has the wrong shape, dtype or range."""
+    """A tensor has the wrong shape, dtype or range.
+
+    Example:
+        >>> from semflow.metrics import auroc
+        >>> auroc([0.1, 0.2, 0.3], [0, 1])  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        semflow.errors.ShapeError: ...
+    """
 
 
 class ConfigError(SemflowError, ValueError):
-    """An option has a value that does not exist or does not go with the others."""
+    """An option has a value that does not exist or does not go with the others.
+
+    Example:
+        >>> from semflow.nn import SinusoidalPosition2d
+        >>> SinusoidalPosition2d(6)
+        Traceback (most recent call last):
+        semflow.errors.ConfigError: channels of a position code must be a positive multiple of 4, but got 6
+    """
 
 
 class DataError(SemflowError, ValueError):
-    """A file or folder of images is missing, broken, or laid out otherwise than expected."""
+    """A file or folder of images is missing, broken, or laid out otherwise than expected.
+
+    Example:
+        >>> from semflow.data import open_dataset
+        >>> open_dataset("no/such/folder", "train")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        semflow.errors.DataError: ...
+    """
 
 
 class CheckpointError(SemflowError, ValueError):
-    """A run directory or checkpoint is missing, broken, or of another version."""
+    """A run directory or checkpoint is missing, broken, or of another version.
+
+    Example:
+        >>> import semflow
+        >>> semflow.load("no/such/run")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        semflow.errors.CheckpointError: ...
+    """
 
 
 class DeviceError(SemflowError, RuntimeError):
-    """A device was asked for that this machine does not have."""
+    """A device was asked for that this machine does not have.
+
+    Example:
+        >>> from semflow.detectors.loading import check_device
+        >>> check_device("cuda:99")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        semflow.errors.DeviceError: ...
+    """
 
 
 class TrainingError(SemflowError, ArithmeticError):
-    """Training has come to a loss or a gradient that is not finite."""
+    """Training has come to a loss or a gradient that is not finite.
+
+    Example:
+        >>> issubclass(TrainingError, SemflowError), issubclass(TrainingError, ArithmeticError)
+        (True, True)
+    """
 
 
 class ProcessError(SemflowError, RuntimeError):
-    """Another process of a run of several has failed, and this one cannot go on without it."""
+    """Another process of a run of several has failed, and this one cannot go on without it.
+
+    Example:
+        >>> issubclass(ProcessError, SemflowError), issubclass(ProcessError, RuntimeError)
+        (True, True)
+    """
 
 
 class ExportError(SemflowError, ArithmeticError):
-    """An exported model gives other numbers than the detector it was made of."""
+    """An exported model gives other numbers than the detector it was made of.
+
+    Example:
+        >>> issubclass(ExportError, SemflowError), issubclass(ExportError, ArithmeticError)
+        (True, True)
+    """

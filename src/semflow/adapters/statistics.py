@@ -76,6 +76,14 @@ class FlowWithStatistics(nn.Module):
     In all methods `features` is a map (B, C, H, W), or a list of them, one for each flow; `image` is (B, 3, H, W), RGB
     in [0, 1], needed where the head looks at it; `context` is that of the flows, one for all scales of a single flow or
     a list, one a scale.
+
+    Example:
+        >>> import torch
+        >>> from semflow.flows import AffineCoupling
+        >>> model = FlowWithStatistics(AffineCoupling(4), None)  # as it was: on the standard normal
+        >>> features = torch.randn(2, 4, 3, 5)
+        >>> model.loss(features).total.shape, model.log_prob(features).shape, model.anomaly_map(features).shape
+        (torch.Size([]), torch.Size([2, 3, 5]), torch.Size([2, 3, 5]))
     """
 
     def __init__(

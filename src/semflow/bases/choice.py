@@ -24,7 +24,13 @@ Variance = Literal["predicted", "learned", "fixed", "unit"]
 
 
 class BaseAndHead(NamedTuple):
-    """A base, the variance head that it needs or None, and the scale at which latents should start."""
+    """A base, the variance head that it needs or None, and the scale at which latents should start.
+
+    Example:
+        >>> base, head, start = base_and_head("learned", (40, 112))
+        >>> type(base).__name__, type(head).__name__, start**2
+        ('SemanticAware', 'LearnedVariance', 0.1...)
+    """
 
     base: Base
     head: VarianceHead | None

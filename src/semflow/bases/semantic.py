@@ -19,6 +19,13 @@ class Base(nn.Module):
 
     `log_prob(z, statistics, anomaly_mask)` with z (B, C, H, W), statistics of its locations or None, and a mask
     (B, H, W) that is 1 where anomalous; `log_odds(z, statistics)` of normal against anomalous.
+
+    Example:
+        >>> class Laplace(Base):
+        ...     def log_prob(self, z, statistics=None, anomaly_mask=None):
+        ...         return -(z.abs() + math.log(2.0)).sum(1)
+        >>> Laplace().log_prob(torch.zeros(2, 3, 4, 5)).shape
+        torch.Size([2, 4, 5])
     """
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:

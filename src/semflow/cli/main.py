@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a mistake (one line on standard error says which), or 130 when interrupted. With the
         environment variable SEMFLOW_TRACEBACK set, a mistake shows where it was found instead.
+
+    Example:
+        >>> main(["evaluate", "--model", "no/such/run", "--data", "."])  # and a line on standard error
+        2
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write must not end the program

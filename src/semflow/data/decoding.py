@@ -48,6 +48,13 @@ def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Im
 
     Raises:
         DataError: there is no such file, it is no image, it is truncated, or its values have no known range.
+
+    Example:
+        >>> import io
+        >>> held = io.BytesIO()
+        >>> Image.new("L", (4, 3), 128).save(held, "PNG")
+        >>> decode_image("in memory", held).getpixel((0, 0))
+        (128, 128, 128)
     """
     with _opened(path, file) as image:
         return to_rgb(_upright(image), fspath(path))
@@ -91,6 +98,13 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
     return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
 
 
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), "blue").save(f"{folder}/a.png")
+        ...     load_image(f"{folder}/a.png", 16)[:, 0, 0]
+        tensor([0., 0., 1.])
+
 @checked
 def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] | None = None) -> Tensor:
     """Read a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbour.
@@ -108,6 +122,13 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
     """
     _check_side(size)
     mask = decode_mask(path)
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 255).save(f"{folder}/a_mask.png")
+        ...     load_mask(f"{folder}/a_mask.png", 16, image_size=(40, 30)).all()
+        tensor(True)
     if image_size is not None:
         check_mask_size(path, (mask.shape[1], mask.shape[0]), image_size)
     return torch.from_numpy(resize_mask(mask, size))

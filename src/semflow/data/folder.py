@@ -25,6 +25,10 @@ class Record(NamedTuple):
     """One image of a data set: where it is, its label (0, 1 or -1), and its mask file if it has one.
 
     Of images that lie packed in a file, `path` is the file's, then `#` and what is within: `01_001.avi#12`.
+
+    Example:
+        >>> Record(Path("test/good/000.png"), 0).mask is None
+        True
     """
 
     path: Path
@@ -48,6 +52,15 @@ class ImageDataset(Dataset[Sample]):
 
     Raises:
         ConfigError: an image size below 1, or masks promised for an image that has none.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), "red").save(f"{folder}/a.png")
+        ...     dataset = ImageDataset([Record(Path(folder) / "a.png", 0)], image_size=16)
+        ...     dataset[0].image.shape, dataset[0].image[:, 0, 0].tolist(), len(dataset)
+        (torch.Size([3, 16, 16]), [1.0, 0.0, 0.0], 1)
     """
 
     @checked

@@ -19,6 +19,11 @@ class Sample(NamedTuple):
         label: 0 normal, 1 anomalous, -1 unknown.
         anomaly_mask: (H, W) bool, true where anomalous; None when the pixels are not labelled.
         path: the file it was read from, and after a `#` where in the file if it holds many (see `Record`).
+
+    Example:
+        >>> sample = Sample(torch.rand(3, 8, 8), 1, torch.ones(8, 8, dtype=torch.bool), "crack/000.png")
+        >>> sample.label, sample.anomaly_mask.float().mean().item()
+        (1, 1.0)
     """
 
     image: Tensor
@@ -35,6 +40,12 @@ class Batch(NamedTuple):
         labels: (B,) int64.
         anomaly_masks: (B, H, W) bool, or None if any sample has none.
         paths: one per image.
+
+    Example:
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> batch = collate([Sample(images[0], 0, None, "a.png"), Sample(images[1], 1, None, "b.png")])
+        >>> batch.images.shape, batch.labels.tolist(), batch.anomaly_masks, batch.paths
+        (torch.Size([2, 3, 8, 8]), [0, 1], None, ('a.png', 'b.png'))
     """
 
     images: Tensor

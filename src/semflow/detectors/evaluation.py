@@ -25,6 +25,11 @@ class ImageResult(NamedTuple):
     """What the detector says of one image: the sample, its score and its anomaly map (H, W), on the CPU.
 
     The p-value, the decision and the mask (H, W) of pixels are None where the detector is not calibrated.
+
+    Example:
+        >>> result = ImageResult(Sample(torch.rand(3, 8, 8), -1, None, "a.png"), 1.5, torch.rand(8, 8))
+        >>> result.sample.path, result.score, result.is_anomalous
+        ('a.png', 1.5, None)
     """
 
     sample: Sample
@@ -42,6 +47,10 @@ class Evaluation:
     The last three are None where the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the shares
     of the normal and of the anomalous images called anomalous, `mask_false_alarm_rate` that of the normal images whose
     mask is not empty.
+
+    Example:
+        >>> Evaluation(0.9, None, None, 0.8, images=20, anomalous_images=10).as_dict()["image_auroc"]
+        0.9
     """
 
     image_auroc: float
@@ -77,6 +86,13 @@ def results(
         batch_size: images at a time; it changes the speed, not the scores.
         workers: processes that decode images.
         processes: that share out the batches, each of which gets the results of its own.
+
+    Example:
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> found = results(detector, [Sample(torch.rand(3, 32, 32), -1, None, f"{i}.png") for i in range(3)])
+        >>> [(result.sample.path, tuple(result.anomaly_map.shape)) for result in found]
+        [('0.png', (32, 32)), ('1.png', (32, 32)), ('2.png', (32, 32))]
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
@@ -164,6 +180,12 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
     Args:
         results: of this process.
         processes: that have results each; all are told the metrics of all results.
+
+    Example:
+        >>> samples = [Sample(torch.rand(3, 8, 8), label, None, f"{label}.png") for label in (0, 1)]
+        >>> found = summarize(ImageResult(samples[i], (0.1, 0.7)[i], torch.rand(8, 8)) for i in (0, 1))
+        >>> found.image_auroc, found.pixel_auroc, found.images
+        (1.0, None, 2)
     """
     own, whole = Tally(), Tally()
     for result in results:
@@ -178,7 +200,16 @@ def _share(said: Sequence[bool]) -> float | None:
 
 
 def check_labels(dataset: ImageDataset) -> None:
-    """Raise DataError before any work if the metrics will not be defined."""
+    """Raise DataError before any work if the metrics will not be defined.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from semflow.data import ImageDataset, Record
+        >>> check_labels(ImageDataset([Record(Path("a.png"), 0), Record(Path("b.png"), 1)]))
+        >>> check_labels(ImageDataset([Record(Path("a.png"), 0)]))  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        semflow.errors.DataError: ...
+    """
     labels = set(dataset.labels)
     where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "the data set")
     if labels == {0, 1}:
@@ -213,6 +244,17 @@ def evaluate(
     Raises:
         DataError: an image is not labelled.
         ShapeError: the images are all normal, or all anomalous.
+
+    Example:
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> mask = torch.zeros(32, 32, dtype=torch.bool)
+        >>> good = Sample(torch.rand(3, 32, 32), 0, mask, "good.png")
+        >>> mask = mask.clone()
+        >>> mask[:8] = True
+        >>> metrics = evaluate(detector, [good, Sample(torch.rand(3, 32, 32), 1, mask, "scratch.png")])
+        >>> list(metrics), metrics["image_auroc"] in (0.0, 1.0)
+        (['image_auroc', 'pixel_auroc', 'aupro', 'image_f1_max'], True)
     """
     own = results(detector, dataset, batch_size=batch_size, workers=workers, processes=processes)
     found = summarize(own, processes).as_dict()

@@ -17,7 +17,14 @@ Gather = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 class Latents(NamedTuple):
-    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics."""
+    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics.
+
+    Example:
+        >>> import torch
+        >>> scale = Latents(torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4), "location", None)
+        >>> scale.z.shape, scale.event
+        (torch.Size([2, 8, 4, 4]), 'location')
+    """
 
     z: Tensor
     log_det: Tensor
@@ -36,6 +43,12 @@ class Prediction(NamedTuple):
             has been calibrated, see `Calibration`.
         is_anomalous: (B,) bool, the p-value is at most the false-alarm rate.
         mask: (B, H, W) bool, where the anomaly map is higher than a normal image's hardly ever gets anywhere.
+
+    Example:
+        >>> import torch
+        >>> prediction = Prediction(torch.tensor([0.3, 2.1]), torch.rand(2, 64, 64), ())
+        >>> prediction.score.argmax().item(), prediction.is_anomalous is None
+        (1, True)
     """
 
     score: Tensor

@@ -24,6 +24,11 @@ class Training:
         clip: largest norm of a step's gradient; None leaves it as it is. The default is out of the way of healthy runs
             (norms of 0.5 to 700); it keeps one step from spoiling Adam's mean squares for the next thousand.
         seed: of the synthetic anomalies and the order of images.
+
+    Example:
+        >>> plan = Training(epochs=20, learning_rate=1e-3)
+        >>> plan.epochs, plan.batch_size, plan.schedule
+        (20, 8, 'cosine')
     """
 
     epochs: int = 80

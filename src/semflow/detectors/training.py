@@ -88,6 +88,15 @@ def fit(
         CheckpointError: `output` holds a run already, or one of other options or images, or cannot be written.
         TrainingError: a loss or a gradient is not finite; the step is named, and the last checkpoint is kept.
         ProcessError: another process has failed.
+
+    Example:
+        >>> from semflow.data import Sample
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
+        >>> detector = fit(detector, good, epochs=2, batch_size=2, progress=False)
+        >>> detector.predict(torch.rand(2, 3, 32, 32)).score.shape
+        torch.Size([2])
     """
     given: dict[str, Any] = {
         "epochs": epochs,

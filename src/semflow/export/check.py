@@ -28,6 +28,15 @@ def compare(graph: DetectorGraph, runner: Runner, images: Tensor) -> dict[str, f
 
     Raises:
         ExportError: a difference is above `RELATIVE`.
+
+    Example:
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4).eval()
+        >>> graph = DetectorGraph(detector, "float32")
+        >>> def runner(images):  # in the place of a file
+        ...     return {name: x.numpy() for name, x in zip(graph.outputs, graph(torch.from_numpy(images)))}
+        >>> compare(graph, runner, graph.example())
+        {'score': 0.0, 'anomaly_map': 0.0}
     """
     found: dict[str, float] = {}
     for batch in (images, images[:1]):

@@ -21,6 +21,17 @@ class ExportedDetector:
 
     Args:
         runner: of the file, see `semflow.export.open_runner`.
+
+    Example:
+        >>> import tempfile
+        >>> from semflow.export import open_runner, save
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(detector, f"{folder}/parts.pt2", input="float32", check=False).path
+        ...     exported = ExportedDetector(open_runner(path))
+        >>> exported.predict(torch.rand(2, 3, 32, 32)).anomaly_map.shape
+        torch.Size([2, 32, 32])
     """
 
     device = torch.device("cpu")

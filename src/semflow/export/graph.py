@@ -58,7 +58,15 @@ class DetectorGraph(nn.Module):
 
 
 def trace(graph: DetectorGraph) -> ExportedProgram:
-    """The graph of `torch.export`, of any batch size; the detector must be on the CPU and in eval mode."""
+    """The graph of `torch.export`, of any batch size; the detector must be on the CPU and in eval mode.
+
+    Example:
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4).eval()
+        >>> program = trace(DetectorGraph(detector, "float32"))
+        >>> program.module()(torch.rand(3, 3, 32, 32))[0].shape  # the scores of any number of images
+        torch.Size([3])
+    """
     batch = Dim("batch", min=1, max=2**16)
     with torch.no_grad(), ElementaryFunctions(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks to itself on tensors that require gradients

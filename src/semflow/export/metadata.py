@@ -33,6 +33,11 @@ class Metadata:
         calibration: what is known of the calibration: empty where there is none.
         versions: of semflow and of what made the file.
         format: `EXPORT_FORMAT` of the version that wrote it.
+
+    Example:
+        >>> said = Metadata("sanflow", {"blocks": 4}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
+        >>> json.loads(said.to_json())["outputs"]
+        ['score', 'anomaly_map']
     """
 
     recipe: str

@@ -53,6 +53,16 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         CheckpointError: there is no such file, it is broken, or it was not made by this version's `semflow export`.
         ConfigError: the runtime is not installed.
         DeviceError: the runtime has no such device.
+
+    Example:
+        >>> import tempfile
+        >>> from semflow.export import save
+        >>> from semflow.recipes import cflow_ad
+        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runner = open_runner(save(detector, f"{folder}/parts.pt2", check=False).path)
+        >>> runner(np.zeros((2, 3, 32, 32), np.uint8))["score"].shape
+        (2,)
     """
     path = Path(path)
     openers: dict[str, Callable[[Path, str, int | None], Runner]] = {

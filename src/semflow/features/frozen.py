@@ -26,7 +26,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """What a detector needs of a backbone: `features(images) -> maps`, with one of `channels` and `strides` a map."""
+    """What a detector needs of a backbone: `features(images) -> maps`, with one of `channels` and `strides` a map.
+
+    Example:
+        >>> from semflow.features import ModuleFeatures
+        >>> features = ModuleFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,))
+        >>> isinstance(features, FeatureExtractor), [tuple(m.shape) for m in features(torch.rand(2, 3, 16, 16))]
+        (True, [(2, 8, 4, 4)])
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]

@@ -25,6 +25,18 @@ class Flow(nn.Module):
     - `"sample"`: locations are mixed; `log_det` is (B,).
 
     Any `nn.Module` that keeps this may take the place of a `Flow`; `semflow.testing.check_flow` tells whether it does.
+
+    Example:
+        >>> import math
+        >>> import torch
+        >>> class Doubling(Flow):
+        ...     def forward(self, x, context=None):
+        ...         return 2 * x, torch.full_like(x[:, 0], x.shape[1] * math.log(2))
+        ...     def inverse(self, z, context=None):
+        ...         return z / 2
+        >>> z, log_det = Doubling()(torch.randn(2, 4, 3, 5))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 4, 3, 5]), torch.Size([2, 3, 5]))
     """
 
     event: Event = "location"

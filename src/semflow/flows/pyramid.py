@@ -24,6 +24,14 @@ class PyramidFlow(nn.Module):
     - `joint = False`: scales do not meet. `events[k]` is the event of scale k and `log_dets[k]` is its log-det.
     - `joint = True`: scales exchange. Every event is `"sample"`, and `log_dets[k]`, (B,), is the share of scale k: the
       shares add up to log |det d latents / d maps|, and only their sum means something.
+
+    Example:
+        >>> import torch
+        >>> from semflow.flows import AffineCoupling, ScaleWise
+        >>> flow = ScaleWise([AffineCoupling(4), AffineCoupling(6)])  # the one whose scales do not meet
+        >>> latents, log_dets = flow([torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)])
+        >>> flow.joint, flow.events, [tuple(log_det.shape) for log_det in log_dets]
+        (False, ('location', 'location'), [(2, 8, 8), (2, 4, 4)])
     """
 
     joint: bool = False

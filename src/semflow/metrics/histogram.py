@@ -15,7 +15,12 @@ __all__ = ["Bounded", "BoundedPixelMetrics", "HistogramAccumulator"]
 
 
 class Bounded(NamedTuple):
-    """A metric of histograms: what it is with every bin counted as one score, and what it is at least and at most."""
+    """A metric of histograms: what it is with every bin counted as one score, and what it is at least and at most.
+
+    Example:
+        >>> Bounded(0.93, low=0.92, high=0.94).low
+        0.92
+    """
 
     value: float
     low: float
@@ -23,7 +28,15 @@ class Bounded(NamedTuple):
 
 
 class BoundedPixelMetrics(NamedTuple):
-    """The four metrics of `PixelMetrics`, each between two bounds that hold whatever the scores in a bin are."""
+    """The four metrics of `PixelMetrics`, each between two bounds that hold whatever the scores in a bin are.
+
+    Example:
+        >>> import torch
+        >>> accumulator = HistogramAccumulator()
+        >>> accumulator.update(torch.tensor([[[0.1, 0.9]]]), torch.tensor([[[0, 1]]]))
+        >>> accumulator.compute().auroc
+        Bounded(value=1.0, low=1.0, high=1.0)
+    """
 
     auroc: Bounded
     average_precision: Bounded

@@ -21,7 +21,12 @@ __all__ = [
 
 
 class ImageMetrics(NamedTuple):
-    """The three metrics of scores with labels, as fractions."""
+    """The three metrics of scores with labels, as fractions.
+
+    Example:
+        >>> image_metrics([0.1, 0.7, 0.9], [0, 0, 1]).auroc
+        1.0
+    """
 
     auroc: float
     average_precision: float
@@ -110,7 +115,12 @@ def _rank(scores: Values, labels: Values) -> Ranking:
 
 
 def image_metrics(scores: Values, labels: Values) -> ImageMetrics:
-    """AUROC, average precision and F1-max from one sort; arguments as in `auroc`."""
+    """AUROC, average precision and F1-max from one sort; arguments as in `auroc`.
+
+    Example:
+        >>> image_metrics([0.1, 0.7, 0.6, 0.9], [0, 0, 1, 1])
+        ImageMetrics(auroc=0.75, average_precision=0.8333333333333333, f1_max=0.8)
+    """
     return _rank(scores, labels).image_metrics()
 
 

@@ -16,7 +16,12 @@ _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
 
 
 class PixelMetrics(NamedTuple):
-    """The four metrics of anomaly maps with masks, as fractions."""
+    """The four metrics of anomaly maps with masks, as fractions.
+
+    Example:
+        >>> pixel_metrics([[[0.1, 0.2, 0.9]]], [[[0, 0, 1]]]).aupro
+        1.0
+    """
 
     auroc: float
     average_precision: float
@@ -72,7 +77,12 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
 
 
 def pixel_metrics(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> PixelMetrics:
-    """AUROC, average precision, F1-max and AUPRO over all pixels from one sort; arguments as in `aupro`."""
+    """AUROC, average precision, F1-max and AUPRO over all pixels from one sort; arguments as in `aupro`.
+
+    Example:
+        >>> pixel_metrics([[[0.1, 0.2, 0.9], [0.3, 0.1, 0.8]]], [[[0, 0, 1], [0, 0, 1]]])
+        PixelMetrics(auroc=1.0, average_precision=1.0, f1_max=1.0, aupro=1.0)
+    """
     return evaluate_pixels([split_pixels(scores, anomaly_masks)], fpr_limit)
 
 

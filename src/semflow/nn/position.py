@@ -63,7 +63,13 @@ class PositionTables(NamedTuple):
 
 
 class PositionCode(nn.Module):
-    """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all."""
+    """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all.
+
+    Example:
+        >>> tables = SinusoidalPosition2d(8)(height=3, width=5)
+        >>> tables.dense().shape
+        torch.Size([8, 3, 5])
+    """
 
     steps: Tensor
 

@@ -55,6 +55,14 @@ class VarianceHead(nn.Module):
     """The interface: `head(images, features)` gives one `Statistics` a scale.
 
     Images are (B, 3, H, W) in [0, 1], features a sequence of (B, C_k, H_k, W_k); a head uses what it needs.
+
+    Example:
+        >>> class ByBrightness(VarianceHead):
+        ...     def forward(self, images, features):
+        ...         return [FixedVariance(images.mean().item())(images, [f])[0] for f in features]
+        >>> (statistics,) = ByBrightness()(torch.full((1, 3, 8, 8), 0.5), [torch.randn(1, 4, 2, 2)])
+        >>> statistics.variance().unique()
+        tensor([0.5000])
     """
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:

@@ -18,7 +18,13 @@ __all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locatio
 
 
 class Terms(NamedTuple):
-    """The loss and what it is made of: scalars, means over locations, in nats (NLL and KL per dimension)."""
+    """The loss and what it is made of: scalars, means over locations, in nats (NLL and KL per dimension).
+
+    Example:
+        >>> terms = Terms(*torch.tensor([1.5, 1.2, 0.2, 0.5]))
+        >>> terms.nll.item() < terms.total.item()
+        True
+    """
 
     total: Tensor
     nll: Tensor
@@ -69,7 +75,12 @@ def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int,
 
 
 def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -> Sequence[Tensor]:
-    """`mean_over_locations` of several maps, at once as several processes may have to agree on them."""
+    """`mean_over_locations` of several maps, at once as several processes may have to agree on them.
+
+    Example:
+        >>> means_over_locations([torch.ones(2, 4, 4), torch.zeros(2, 4, 4)])
+        [tensor(1.), tensor(0.)]
+    """
     return [mean_over_locations(x, ignore) for x in maps]
 
 

@@ -22,6 +22,17 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
     Weights and permutations are drawn from `seed`, and torch's global generator is left as it was. The function's name
     and all its arguments are kept in `detector.config`, from which `semflow.load` builds the detector again. An
     argument that does not exist, or is not of its annotated type, is a ConfigError.
+
+    Example:
+        >>> from semflow.bases import StandardNormal
+        >>> from semflow.features import TimmFeatures
+        >>> from semflow.flows import coupling_stack
+        >>> @recipe
+        ... def plain(backbone: str = "resnet18", weights: str = "hub", seed: int = 0) -> Detector:
+        ...     features = TimmFeatures(backbone, weights, (8,), seed=seed)
+        ...     return Detector(features, [coupling_stack(features.channels[0], 2)], StandardNormal())
+        >>> plain(weights="random").config
+        {'recipe': 'plain', 'arguments': {'backbone': 'resnet18', 'weights': 'random', 'seed': 0}}
     """
     signature = inspect.signature(function)
 

@@ -30,6 +30,11 @@ def build(name: str, **arguments: Any) -> Detector:
 
     Raises:
         ConfigError: no such recipe.
+
+    Example:
+        >>> detector = build("sanflow", backbone="resnet18", weights="random", blocks=1)
+        >>> detector.config["recipe"], detector.config["arguments"]["blocks"]
+        ('sanflow', 1)
     """
     if name not in RECIPES:
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
@@ -41,6 +46,19 @@ def load(run: str | Path) -> Detector:
 
     Raises:
         CheckpointError: not a run directory, of another version, broken, or not trained to the end.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from semflow.data import Sample
+        >>> from semflow.detectors import fit
+        >>> detector = build("cflow_ad", backbone="test_efficientnet", weights="random", strides=(8,), blocks=1)
+        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(2)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector = fit(detector, good, epochs=1, output=f"{folder}/run", progress=False)
+        ...     same = load(f"{folder}/run")
+        >>> torch.equal(same.predict(good[0].image[None]).score, detector.predict(good[0].image[None]).score)
+        True
     """
     config = read_config(run)
     if config.get("recipe") not in RECIPES:

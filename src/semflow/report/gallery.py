@@ -26,6 +26,11 @@ class Panel:
         truth: (H, W) bool, True where anomalous; None when it is not known.
         caption: a few words above the row, such as "brick, scratch".
         score: the image's anomaly score.
+
+    Example:
+        >>> panel = Panel(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)), None, "brick, crack", 2.1)
+        >>> panel.caption, panel.score
+        ('brick, crack', 2.1)
     """
 
     image: Image.Image
@@ -51,6 +56,13 @@ def gallery(
         columns: panels in a row.
         tile: width and height in pixels of each of the three pictures.
         value_range: where given, a legend shows the colours with these two values.
+
+    Example:
+        >>> image = Image.new("RGB", (64, 64))
+        >>> panel = Panel(image, image, np.zeros((64, 64), dtype=bool), "brick, crack", 2.1)
+        >>> picture = gallery([panel, panel], columns=2, tile=64)
+        >>> picture.mode, picture.width > 6 * 64
+        ('RGB', True)
     """
     if not panels:
         raise ConfigError("panels is empty, expected at least one")

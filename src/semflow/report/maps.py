@@ -61,7 +61,15 @@ def save_map(
 
 
 def load_map(path: str | Path) -> NDArray[np.float32]:
-    """Read back what `save_map` wrote, (H, W) float32; a PNG within half a level of its range."""
+    """Read back what `save_map` wrote, (H, W) float32; a PNG within half a level of its range.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_map(Path(folder) / "a.npy", np.eye(3))
+        ...     load_map(Path(folder) / "a.npy").shape
+        (3, 3)
+    """
     path = Path(path)
     try:
         if path.suffix == ".npy":

@@ -27,7 +27,12 @@ def to_picture(image: "Values") -> Image.Image:
 
 
 def heat_map(anomaly_map: "Values", value_range: tuple[float, float]) -> Image.Image:
-    """An anomaly map (H, W) as colours: dark where at or below the range, pale yellow where at or above it."""
+    """An anomaly map (H, W) as colours: dark where at or below the range, pale yellow where at or above it.
+
+    Example:
+        >>> heat_map([[0.0, 1.0]], value_range=(0.0, 1.0)).size
+        (2, 1)
+    """
     return Image.fromarray(heat_colors(normalize(_map(anomaly_map), value_range)))
 
 

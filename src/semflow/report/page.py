@@ -44,6 +44,12 @@ class Picture(NamedTuple):
         description: of what is to be seen, for those who cannot see it.
         size: width and height in pixels. A browser reserves the place by it, so that a page of thousands of pictures
             neither jumps nor loads those that are far below.
+
+    Example:
+        >>> from PIL import Image
+        >>> image = Image.new("RGB", (64, 48))
+        >>> Picture(embed(image), "a crack in a brick", image.size).size
+        (64, 48)
     """
 
     source: str
@@ -60,6 +66,10 @@ class Entry:
         score: its section is sorted by it, the highest first.
         pictures: side by side.
         note: a few words under the name.
+
+    Example:
+        >>> Entry("crack/000", 2.1, (), note="found").score
+        2.1
     """
 
     name: str
@@ -70,7 +80,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """Images whose scores compare: those of one model."""
+    """Images whose scores compare: those of one model.
+
+    Example:
+        >>> Section("brick", (Entry("crack/000", 2.1, ()), Entry("good/000", 0.3, ()))).entries[0].name
+        'crack/000'
+    """
 
     heading: str
     entries: tuple[Entry, ...]
@@ -78,7 +93,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: a header, and rows of cells; the first column is text, the others are numbers."""
+    """A small table: a header, and rows of cells; the first column is text, the others are numbers.
+
+    Example:
+        >>> Table(("texture", "image AUROC"), (("brick", "0.98"),)).header
+        ('texture', 'image AUROC')
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...] = field(default=())

@@ -22,7 +22,12 @@ SAID = {"semflow": "version of semflow", "images": "number of images in --input"
 
 
 class Block(NamedTuple):
-    """Images that are committed together: the block's number, the name of its file, and its images' names."""
+    """Images that are committed together: the block's number, the name of its file, and its images' names.
+
+    Example:
+        >>> Block(0, "0000000-5f0c.parquet", ("a.png", "b.png")).names
+        ('a.png', 'b.png')
+    """
 
     number: int
     file: str
@@ -38,6 +43,10 @@ class Committed(NamedTuple):
         errors: rows of images that could not be read, and the first of them, as a message.
         anomalous: rows that are called anomalous; None where the model is not calibrated.
         highest: the highest score, and the image that has it; None where no image could be read.
+
+    Example:
+        >>> Committed(block=0, images=2, errors=0, error="", anomalous=1, highest=2.5, image="b.png").image
+        'b.png'
     """
 
     block: int
@@ -64,6 +73,16 @@ class BlockStore:
 
     Raises:
         DataError: the folder holds something else, or a run of other images, blocks, options or another model.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     listing = Listing(Path(folder), ("a.png", "b.png", "c.png"))
+        ...     store = BlockStore(Path(folder), listing, 2, {"--model": "5f0c"})
+        ...     store.open()
+        ...     committed = store.committed(print)
+        >>> [block.names for block in store], committed
+        ([('a.png', 'b.png'), ('c.png',)], {})
     """
 
     def __init__(self, folder: Path, listing: Listing, block_size: int, origin: Mapping[str, Any]) -> None:

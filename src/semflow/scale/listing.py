@@ -22,6 +22,11 @@ class Listing(NamedTuple):
     Args:
         root: an absolute folder.
         names: in order, as the rows of the result call them.
+
+    Example:
+        >>> listing = Listing(Path("/parts"), ("a.png", "b.png"))
+        >>> listing.digest == Listing(Path("/parts"), ("a.png", "c.png")).digest
+        False
     """
 
     root: Path

@@ -45,6 +45,12 @@ def blend(
     Returns:
         (image, anomaly_mask): (3, H, W), and (H, W) bool, true where alpha > 0; elsewhere the image is the given one
         bit for bit.
+
+    Example:
+        >>> patch, alpha = np.ones((3, 2, 2), np.float32), np.ones((2, 2), np.float32)
+        >>> image, mask = blend(torch.zeros(3, 8, 8), patch, alpha, top=1, left=2)
+        >>> image.sum().item(), mask.sum().item(), mask[1, 2].item()
+        (12.0, 4, True)
     """
     rows, columns = alpha.shape
     out = image.clone()

@@ -1,0 +1,58 @@
+"""Every public name has a docstring, and every public class and function an example that its docstring's tests run."""
+
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+
+import semflow
+
+MODULES = ("semflow", *(f"semflow.{room}" for room in semflow._ROOMS))
+NEEDS_RAY = {"semflow.scale.Workers", "semflow.scale.connected", "semflow.scale.score_blocks"}  # the tests start it
+
+
+def documented(module: str) -> Iterator[tuple[str, object]]:
+    """Classes and functions of a room; not values, aliases of types, and protocols, whose members say all there is."""
+    room = import_module(module)
+    for name in room.__all__:
+        thing = getattr(room, name)
+        of_semflow = getattr(thing, "__module__", "").startswith("semflow")
+        if of_semflow and (inspect.isclass(thing) or inspect.isfunction(thing)):
+            yield f"{module}.{name}", thing
+
+
+def protocol(thing: object) -> bool:
+    return bool(getattr(thing, "_is_protocol", False))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_have_docstrings_with_examples(module: str) -> None:
+    things = dict(documented(module))
+    assert [name for name, thing in things.items() if not (thing.__doc__ or "").strip()] == []
+    without = {name for name, thing in things.items() if ">>>" not in (thing.__doc__ or "") and not protocol(thing)}
+    assert without - NEEDS_RAY == set()
+
+
+def test_what_is_looked_at() -> None:
+    names = {name for module in MODULES for name, _ in documented(module)}
+    assert len(names) > 180
+    assert {"semflow.fit", "semflow.flows.AffineCoupling", "semflow.metrics.aupro"} <= names
+
+
+def test_arguments_that_are_described_exist() -> None:
+    """Below `Args:` of a function or a class stand names of its parameters, or of its fields."""
+    wrong, seen = [], 0
+    for module in MODULES:
+        for name, thing in documented(module):
+            described = inspect.getdoc(thing).partition("\nArgs:\n")[2].partition("\n\n")[0]
+            heads = [line for line in described.splitlines() if line.startswith("    ") and line[4] != " "]
+            given = {word.strip() for line in heads for word in line.partition(":")[0].split(",")}
+            try:
+                known = {parameter.lstrip("*") for parameter in inspect.signature(thing).parameters}
+            except ValueError:
+                continue
+            seen += len(given & known)
+            wrong += [f"{name}: {word}" for word in sorted(given - known) if word.isidentifier()]
+    assert wrong == []
+    assert seen > 400
