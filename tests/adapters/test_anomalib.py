@@ -20,6 +20,7 @@ import semflow
 from semflow.bases import SemanticAware
 from semflow.errors import ConfigError, ShapeError
 from semflow.features.timm_module import load_timm
+from semflow.metrics import ImageAccumulator
 from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
 from semflow.testing import check_flow
 
@@ -402,6 +403,46 @@ def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = compiled(x.numpy())
     torch.testing.assert_close(torch.from_numpy(answer["anomaly_map"]), right.anomaly_map, rtol=1e-3, atol=1e-3)
+
+
+def test_accumulators_say_in_lightning_what_torchmetrics_says() -> None:
+    """The duck type: a metric of each epoch, reset between them, in the hands of Lightning's loop."""
+    import lightning
+    import torchmetrics
+
+    scores = draw(24, seed=0)
+    labels = (draw(24, seed=1) > 0.3).int()
+
+    class Scored(lightning.LightningModule):  # type: ignore[misc,name-defined]  # anomalib may be missing
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(()))
+            self.ours, self.theirs = ImageAccumulator(), torchmetrics.classification.BinaryAUROC()
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return (batch[0] + self.shift).square().mean()
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            for metric in (self.ours, self.theirs):
+                metric.update(batch[0], batch[1])
+
+        def on_validation_epoch_end(self) -> None:
+            self.log_dict(self.ours.compute()._asdict())
+            self.log("theirs", self.theirs.compute())
+            for metric in (self.ours, self.theirs):
+                metric.reset()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(scores, labels), 7)
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=2, **dict.fromkeys(off, False))
+    trainer.fit(Scored(), batches, batches)
+    logged = trainer.callback_metrics
+    assert 0 < logged["auroc"] < 1
+    torch.testing.assert_close(logged["auroc"], logged["theirs"], rtol=1e-6, atol=1e-6)
+    assert set(logged) == {"auroc", "average_precision", "f1_max", "theirs"}
 
 
 def test_importing_the_adapters_does_not_import_anomalib() -> None:

@@ -9,7 +9,8 @@ itself is a call here: over processes, gather the accumulators, which can be pic
     everything.merge_state(shards)
 
 Not there: `forward`, as a batch need not hold both kinds and has no metric then; and the base class, so a
-`MetricCollection` does not take them.
+`MetricCollection` and Lightning's `self.log(name, metric)` do not take them. In Lightning, call `update` in
+`validation_step`, and `self.log_dict(metrics.compute()._asdict())` and `metrics.reset()` in `on_validation_epoch_end`.
 """
 
 from collections.abc import Iterable
