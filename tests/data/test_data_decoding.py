@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from semflow.data import decode_image, load_image, load_mask
-from semflow.data.decoding import oriented_size
+from semflow.data.decoding import decode_mask, oriented_size
 from semflow.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -148,6 +148,21 @@ def test_masks_in_colour_with_alpha_and_in_jpeg(tmp_path: Path) -> None:
     jpeg = save(Image.fromarray((moved * 255).astype(np.uint8)), tmp_path / "mask.jpg", quality=50)
     assert len(np.unique(np.asarray(Image.open(jpeg)))) > 2
     assert torch.equal(load_mask(jpeg, 32), torch.from_numpy(moved))
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([0, 0, 0] * 3, [[False, True], [True, False]]),  # class numbers that nobody gave colours
+        ([0, 0, 0, 128, 0, 0, 0, 128, 0], [[False, True], [True, False]]),
+        ([255, 255, 255, 0, 0, 0, 9, 9, 9], [[True, False], [True, True]]),  # class 0 is the white one
+    ],
+)
+def test_a_mask_with_a_palette(tmp_path: Path, palette: list[int], expected: list[list[bool]]) -> None:
+    image = Image.fromarray(np.uint8([[0, 1], [2, 0]])).convert("P")
+    image.putdata([0, 1, 2, 0])
+    image.putpalette(palette)
+    assert decode_mask(save(image, tmp_path / "classes.png")).tolist() == expected
 
 
 def test_masks_are_resized_by_nearest_neighbour(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
     """Read a mask file as a bool array (H, W), true where anomalous.
 
     Every pixel that is not black (or transparent) counts, so that masks of 0/1, of 0/255 and of class numbers read
-    alike; in a lossy format (JPEG, WebP), whose black is not exact, the brighter half counts.
+    alike; in a lossy format (JPEG, WebP), whose black is not exact, the brighter half counts. Of an image with a palette
+    the colours count, or the numbers of the classes where the palette is black all over.
     """
     with _opened(path) as image:
         threshold = 127 if image.format in _LOSSY else 0
@@ -72,6 +73,8 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
         # 1 of 65535 is a label too and must not round to black, so wide formats are not converted.
         wide = upright.mode in WIDE_MODES
         values = np.asarray(upright) if wide else np.asarray(to_rgb(upright, fspath(path), 0)).max(axis=2)
+        if upright.mode == "P" and not any(upright.getpalette() or ()):
+            values = np.asarray(upright)
         mask: NDArray[np.bool_] = values > threshold
         return mask
 
@@ -94,9 +97,6 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
     """Read an image file as a float32 tensor (3, size, size) in [0, 1].
 
     Resized bilinearly with antialiasing, the aspect ratio not kept, as the field does.
-    """
-    return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
-
 
     Example:
         >>> import tempfile
@@ -104,6 +104,9 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
         ...     Image.new("RGB", (40, 30), "blue").save(f"{folder}/a.png")
         ...     load_image(f"{folder}/a.png", 16)[:, 0, 0]
         tensor([0., 0., 1.])
+    """
+    return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
+
 
 @checked
 def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] | None = None) -> Tensor:
@@ -119,9 +122,6 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
 
     Raises:
         DataError: the file is broken, or of another size than its image.
-    """
-    _check_side(size)
-    mask = decode_mask(path)
 
     Example:
         >>> import tempfile
@@ -129,6 +129,9 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
         ...     Image.new("L", (40, 30), 255).save(f"{folder}/a_mask.png")
         ...     load_mask(f"{folder}/a_mask.png", 16, image_size=(40, 30)).all()
         tensor(True)
+    """
+    _check_side(size)
+    mask = decode_mask(path)
     if image_size is not None:
         check_mask_size(path, (mask.shape[1], mask.shape[0]), image_size)
     return torch.from_numpy(resize_mask(mask, size))

@@ -17,7 +17,7 @@ from ..features import FeatureExtractor
 from ..synthesis import SyntheticAnomalies
 from .cache import NormalImages
 from .checkpoint import Position
-from .conformal import check_count
+from .conformal import check_count, exact_rate
 from .detector import Detector
 from .distributed import ALONE, Processes
 from .holdout import calibrate, hold_out
@@ -127,6 +127,7 @@ def fit(
     )
     at = run.open(resume)
     if at is None:
+        _same_rate(cast(Path, run.folder), detector, false_alarm_rate)
         return detector.eval()
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
@@ -255,6 +256,16 @@ def _same_images(folder: Path, at: Position, fingerprint: str) -> None:
             f"{fingerprint[:12]}; give it the same images, or start a new run"
         )
     at.fingerprint = fingerprint
+
+
+def _same_rate(folder: Path, detector: Detector, asked: float | None) -> None:
+    """Refuse a rate that a finished run does not decide at: it would be passed over in silence."""
+    found = detector.false_alarm_rate
+    if asked is not None and (found is None or exact_rate(asked) != exact_rate(found)):
+        raise CheckpointError(
+            f"{folder}: ended already, with false_alarm_rate = {found}, but now got {asked}; calibrate the finished "
+            "model at another rate, or leave it out"
+        )
 
 
 @contextmanager
