@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,26 @@ def test_who_has_no_part_of_a_batch_adds_nothing_to_a_step(build, images, locati
         terms = train_on_batch(detector, optimizer, plan, batch, masks, processes=processes, batch=1)
     assert terms[0] == 0
     assert all(torch.equal(p, q) for p, q in zip(detector.trainable(), before, strict=True))
+
+
+def test_a_launcher_ends_a_process_at_once_only_while_processes_work_together(monkeypatch, tmp_path) -> None:
+    def own(*_: object) -> None:
+        """A handler of the program's own."""
+
+    before = signal.signal(signal.SIGTERM, own)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name, made in {"rendezvous": iter([(None, 0, 2)]), "dist.init_process_group": None}.items():
+        monkeypatch.setattr(f"semflow.detectors.launch.{name}", lambda *_, made=made, **__: made)
+    monkeypatch.setattr("semflow.detectors.launch.dist.destroy_process_group", lambda: None)
+    monkeypatch.setattr("semflow.detectors.launch.Processes", lambda *_: "processes")
+    try:
+        with launched_processes("cpu") as (processes, _):
+            assert processes == "processes"
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
     again = fit(build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False)
     assert_same(state(whole), state(again))
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(CheckpointError, match="ended already, with false_alarm_rate = None, but now got 0.1; calibrate"):
+    with pytest.raises(CheckpointError, match=r"ended already, with false_alarm_rate = None, but now got 0\.1;"):
         fit(
             build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False,
             calibration=images * 3, false_alarm_rate=0.1,
@@ -114,7 +114,7 @@ def test_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> N
     assert again(build(), false_alarm_rate=0.1).false_alarm_rate == 0.1
     assert again(build(), false_alarm_rate=0.1).false_alarm_rate == 0.1
     assert again(build()).false_alarm_rate == 0.1
-    with pytest.raises(CheckpointError, match="with false_alarm_rate = 0.1, but now got 0.09"):
+    with pytest.raises(CheckpointError, match=r"with false_alarm_rate = 0\.1, but now got 0\.09;"):
         again(build(), false_alarm_rate=0.09)
 
 

@@ -64,8 +64,8 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
     """Read a mask file as a bool array (H, W), true where anomalous.
 
     Every pixel that is not black (or transparent) counts, so that masks of 0/1, of 0/255 and of class numbers read
-    alike; in a lossy format (JPEG, WebP), whose black is not exact, the brighter half counts. Of an image with a palette
-    the colours count, or the numbers of the classes where the palette is black all over.
+    alike; in a lossy format (JPEG, WebP), whose black is not exact, the brighter half counts. Of an image with a
+    palette the colours count, or the numbers of the classes where the palette is black all over.
     """
     with _opened(path) as image:
         threshold = 127 if image.format in _LOSSY else 0

@@ -55,13 +55,25 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).split(" Exception raised from")[0]
         raise ConfigError(f"the processes that were launched together do not find each other: {reason}") from None
-    # When another has failed, the launcher ends this one at once, and not after a collective that will not end.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        yield Processes(dist.group.WORLD, store), own
+        with _ended_at_once():
+            yield Processes(dist.group.WORLD, store), own
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """When another has failed, the launcher ends this one at once, and not after a collective that will not end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if before is not None:  # None where it was not set from Python
+            signal.signal(signal.SIGTERM, before)
 
 
 def _own_device(device: str) -> torch.device:
