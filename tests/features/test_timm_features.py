@@ -182,3 +182,13 @@ def test_a_size_that_only_the_network_itself_refuses() -> None:
     features = TimmFeatures("test_maxvit", "random", strides=(4,), image_size=100)
     with pytest.raises(ShapeError, match=r"100 x 100, which test_maxvit cannot take \(.*\); try a multiple of 32"):
         features(images(1, 3, 100, 100))
+
+
+@pytest.mark.parametrize("wrong", [{"smoothing": 2}, {"reduction": 0}])
+def test_a_wrong_pooling_is_refused_before_weights_are_fetched(wrong: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr("semflow.features.timm_features.build_network", fetch)
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} must be"):
+        TimmFeatures("resnet18", "hub", **wrong)

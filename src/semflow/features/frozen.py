@@ -7,6 +7,7 @@ __all__ = [
     "FrozenFeatures",
     "ImageNormalisation",
     "average_pool",
+    "check_pooling",
     "layer_norm",
 ]
 
@@ -136,10 +137,7 @@ class FrozenFeatures(nn.Module):
             raise ConfigError(
                 f"channels and strides need one entry a map each, got {tuple(channels)} and {tuple(strides)}."
             )
-        if smoothing < 1 or smoothing % 2 == 0:
-            raise ConfigError(f"smoothing must be an odd number of at least 1 (1: none), got {smoothing}.")
-        if reduction < 1:
-            raise ConfigError(f"reduction must be at least 1 (1: none), got {reduction}.")
+        check_pooling(smoothing, reduction)
         self.channels = tuple(int(c) for c in channels)
         self.network_strides = tuple(int(s) for s in strides)
         self.strides = tuple(s * reduction for s in self.network_strides)
@@ -223,6 +221,18 @@ class FrozenFeatures(nn.Module):
     def extra_repr(self) -> str:
         """Show what comes out."""
         return f"channels={self.channels}, strides={self.strides}, smoothing={self.smoothing}"
+
+
+def check_pooling(smoothing: int, reduction: int) -> None:
+    """Refuse a pooling of the maps that there is none of.
+
+    Raises:
+        ConfigError: `smoothing` is not odd, or one of the two is below 1.
+    """
+    if smoothing < 1 or smoothing % 2 == 0:
+        raise ConfigError(f"smoothing must be an odd number of at least 1 (1: none), got {smoothing}.")
+    if reduction < 1:
+        raise ConfigError(f"reduction must be at least 1 (1: none), got {reduction}.")
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semflow.arguments import checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.features.frozen import FrozenFeatures
+from semflow.features.frozen import FrozenFeatures, check_pooling
 from semflow.features.levels import probe
 from semflow.features.network import build_network
 from semflow.features.timm_module import one_line
@@ -61,6 +61,7 @@ class TimmFeatures(FrozenFeatures):
         std: Sequence[float] | None = None,
         fold: bool = True,
     ) -> None:
+        check_pooling(smoothing, reduction)  # before weights are fetched
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None and min(size) < 1:
             raise ConfigError(f"image_size must be a side of at least 1 pixel, but got {image_size}")
