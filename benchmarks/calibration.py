@@ -65,7 +65,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             size = 128 if name in TEXTURES else options.image_size
             what = compare if whole else measure
-            kept |= {"commit": about["commit"]} | what(data[name], options.epochs, size, seed)
+            kept["whole_commit" if whole else "commit"] = about["commit"]
+            kept |= what(data[name], options.epochs, size, seed)
             print(json.dumps({name: {seed: kept}}, indent=1), flush=True)
             if options.json is not None:
                 write_atomic(options.json, json.dumps({**about, "results": found}, indent=1) + "\n")

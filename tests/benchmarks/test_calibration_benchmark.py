@@ -77,6 +77,7 @@ def test_a_run_of_it(screw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert rates["exact"] == pytest.approx(1 / 11, abs=1e-5)
         assert abs(rates["rate"] - 1 / 11) < 0.011  # five standard errors
     assert found["same_score"] < 1e-4
+    assert found["commit"] == found["whole_commit"] == written["commit"]
     for lost, trainings in (("whole", 1), ("metrics", 1), (None, 0)):  # killed, and started again
         del seeds[:]
         spoiled = json.loads(json.dumps(written))
