@@ -1,5 +1,7 @@
 """What is said of a flow that does not fit: the channels, the dtype, the context, the event, the way back."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -178,6 +180,15 @@ def test_in_the_other_direction_it_has_a_likelihood(library: str, name: str) -> 
     torch.testing.assert_close(log_det[:, 0, 0], right, rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="must map z to x"):
         flow.inverse(x)
+
+
+def test_a_missing_anomalib_is_said_with_its_extra() -> None:
+    code = "import sys; sys.modules['anomalib'] = None; import semflow.adapters.anomalib"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    (last,) = done.stderr.strip().splitlines()[-1:]
+    assert last.startswith("semflow.errors.ConfigError: anomalib must be installed")
+    assert last.endswith("pip install 'semflow[anomalib]'")
 
 
 def test_parts_of_a_flow_are_named() -> None:
