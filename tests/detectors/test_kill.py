@@ -45,7 +45,7 @@ def test_killed_fifty_times_it_ends_as_if_it_had_not_been(tmp_path, record_prope
     assert set(found["places"]) == {*killing.PLACES, "at a random time"}
 
 
-def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path) -> None:
+def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path, monkeypatch) -> None:
     """torch's fused Adam reads both in the order that they lie in; a file has but one order."""
 
     def made() -> Detector:
@@ -54,10 +54,11 @@ def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path)
 
     whole = fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "whole", progress=False)
     assert any(p.dim() == 4 and not p.is_contiguous() for p in whole.flows.parameters())
-    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        save = Run.save
-        patch.setattr(Run, "save", lambda self, at: (save(self, at), interrupt(at.epoch == 1)))
+    save = Run.save
+    monkeypatch.setattr(Run, "save", lambda self, at: (save(self, at), interrupt(at.epoch == 1)))
+    with pytest.raises(KeyboardInterrupt):
         fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "run", checkpoint_seconds=0, progress=False)
+    monkeypatch.setattr(Run, "save", save)
     resumed = fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "run", resume=True, progress=False)
     assert all(torch.equal(x, resumed.state_dict()[name]) for name, x in whole.state_dict().items())
 
