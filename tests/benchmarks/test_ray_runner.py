@@ -143,7 +143,7 @@ def test_a_killed_driver_that_starts_again_does_what_is_missing(
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_the_command_makes_the_cells_of_processes(mvtec: Path, tmp_path: Path) -> None:
-    """The same metrics, whoever gives the cells to processes; a cell that fails is said and the others are done."""
+    """The same metrics, whoever gives the cells to processes."""
     one = [*words(mvtec, tmp_path / "ray"), "--seeds", "0", "--categories", "screw"]
     assert reproduce.main(one) == 0
     other = [*one, "--engine", "processes", "--output", str(tmp_path / "processes")]

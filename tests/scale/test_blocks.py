@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from semflow.errors import DataError
 from semflow.scale import BlockStore, Committed, Listing
-from semflow.scale.blocks import commit_block
+from semflow.scale.rows import commit_block
 
 ORIGIN = {"--model": "m", "--false-alarm-rate": 0.1}
 
@@ -58,7 +58,10 @@ def test_what_was_committed_is_found_again(tmp_path: Path, parquet: Any) -> None
     first, second = store
     assert store.committed(pytest.fail) == {}
     (tmp_path / "out" / "blocks" / f".{first.file}.x1").write_bytes(b"half of a file that a kill has left")
-    done = [commit_block(store.folder, first, rows(3, 1)), commit_block(store.folder, second, rows(2))]
+    done = [
+        commit_block(store.folder / "blocks", first, rows(3, 1)),
+        commit_block(store.folder / "blocks", second, rows(2)),
+    ]
     assert done[0] == Committed(0, 3, 1, "no image", 1, 2.5, "c")
     assert done[1] == Committed(1, 2, 0, "", 0, 1.5, "e")
     again = make_store(tmp_path / "out", ("a", "b\udcff", "c", "d", "e"))
@@ -77,7 +80,13 @@ def test_what_was_committed_is_found_again(tmp_path: Path, parquet: Any) -> None
 def test_a_block_without_a_score(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out")
     store.open()
-    assert commit_block(store.folder, next(iter(store)), rows(3, 0, 1, 2))[2:] == (3, "no image", None, None, "")
+    assert commit_block(store.folder / "blocks", next(iter(store)), rows(3, 0, 1, 2))[2:] == (
+        3,
+        "no image",
+        None,
+        None,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_a_broken_file_is_told_and_done_again(tmp_path: Path, parquet: Any) -> N
     store.open()
     first, second = store
     for block in store:
-        commit_block(store.folder, block, rows(len(block.names)))
+        commit_block(store.folder / "blocks", block, rows(len(block.names)))
     path, told = store.folder / "blocks" / first.file, list[str]()
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], (store.folder / "blocks" / second.file).read_bytes()):
@@ -139,7 +148,7 @@ def test_a_broken_file_is_told_and_done_again(tmp_path: Path, parquet: Any) -> N
 def test_a_file_that_is_no_block_is_refused(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out")
     store.open()
-    commit_block(store.folder, next(iter(make_store(tmp_path / "out", **{"--model": "n"}))), rows(3))
+    commit_block(store.folder / "blocks", next(iter(make_store(tmp_path / "out", **{"--model": "n"}))), rows(3))
     with pytest.raises(DataError, match=r"holds 0000000-\w+.parquet, which is none of its blocks; move it away"):
         store.committed(pytest.fail)
 
@@ -157,7 +166,7 @@ def test_a_disk_that_refuses_leaves_nothing(
 
     monkeypatch.setattr(parquet, "write_table", refuse)
     with pytest.raises(DataError, match=rf"parquet cannot be written: {os.strerror(code)}; "):
-        commit_block(store.folder, next(iter(store)), rows(3))
+        commit_block(store.folder / "blocks", next(iter(store)), rows(3))
     assert list((store.folder / "blocks").iterdir()) == []
     assert store.committed(pytest.fail) == {}
 

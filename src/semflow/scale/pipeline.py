@@ -22,7 +22,8 @@ from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.export.runtime import need
-from semflow.scale.blocks import Block, BlockStore, Committed, commit_block, printable, read_manifest
+from semflow.scale.blocks import BLOCKS, BlockStore, read_manifest
+from semflow.scale.rows import Block, Committed, commit_block, printable
 
 LARGEST = 2**30
 """Bytes of the images of a block, which travel together."""
@@ -87,8 +88,6 @@ def score_blocks(
             f"GiB at {image_size} px, expected at most 1 GiB; choose {most} or less"
         )
     data: Any = need("ray.data")
-    context = data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     items = [{"block": b.number, "file": b.file, "names": [os.fsencode(name) for name in b.names]} for b in blocks]
     own: dict[str, Any] = {"num_gpus": 1} if workers.gpu else {"num_cpus": workers.threads}
     pipeline = (
@@ -102,6 +101,7 @@ def score_blocks(
             **own,
         )
     )
+    pipeline.context.enable_progress_bars = pipeline.context.print_on_execution_start = False  # a copy of its own
     try:
         with closing(iter(pipeline.iter_rows())) as rows:
             for row in rows:
@@ -156,7 +156,7 @@ class _Worker:
             if any(messages) and not self.skip:
                 raise DataError(next(text for text in messages if text))
             rows = self._score(row["images"], names, messages)
-            done = commit_block(self.folder, Block(int(row["block"]), str(row["file"]), names), rows)
+            done = commit_block(self.folder / BLOCKS, Block(int(row["block"]), str(row["file"]), names), rows)
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
         return {"kind": "", "message": json.dumps(done._asdict())}
