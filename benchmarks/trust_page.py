@@ -1,6 +1,7 @@
 """The figures of trust as Markdown, and where on a page they stand."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,7 +21,11 @@ def filled(text: str, parts: Parts) -> str:
 
     def table_of(match: re.Match[str]) -> str:
         name = match["name"]
-        return f"<!-- figures: {name} -->\n\n{TABLES[name](parts)}\n\n<!-- end -->"
+        try:
+            text = TABLES[name](parts)
+        except KeyError as error:
+            text = f"Not counted yet: {error.args[0]}."
+        return f"<!-- figures: {name} -->\n\n{text}\n\n<!-- end -->"
 
     return re.sub(r"<!-- figures: (?P<name>\w+) -->\n.*?<!-- end -->", table_of, text, flags=re.DOTALL)
 
@@ -196,22 +201,25 @@ def processes(parts: Parts) -> str:
 
 
 def made(parts: Parts) -> str:
-    """Command, commit, versions and machine of each part."""
-    rows = [
-        [
-            name,
-            f"`{part['command']}`",
-            part["commit"],
-            ", ".join(f"{k} {v}" for k, v in part["versions"].items()),
-            part["machine"],
-            f"{part['seconds']:,.0f}" if "seconds" in part else "-",
-            f"{part['passed']}, {sum(part['skipped'].values())} skipped" if "passed" in part else "-",
-        ]
-        for name, part in parts.items()
-    ]
-    table_ = table(["figures", "command", "commit", "versions", "machine", "s", "tests passed"], rows)
+    """Command, commit, time and tests of each part; machine and versions once for all parts that share them."""
+    rows, places = [], defaultdict(list)
+    for name, part in parts.items():
+        entries = [entry for seeds in part.get("results", {}).values() for entry in seeds.values()]
+        commits = {part["commit"], *(entry[key] for entry in entries for key in entry if key.endswith("commit"))}
+        rows.append(
+            [
+                name,
+                f"`{part['command']}`",
+                listed(sorted(commits)),
+                f"{part['seconds']:,.0f}" if "seconds" in part else "-",
+                f"{part['passed']}, {sum(part['skipped'].values())} skipped" if "passed" in part else "-",
+            ]
+        )
+        places[f"{part['machine']}; {listed(f'{k} {v}' for k, v in part['versions'].items())}"].append(name)
+    lines = [f"- {listed(names) if len(places) > 1 else 'all'}: {place}" for place, names in places.items()]
     reasons = sorted({reason for part in parts.values() for reason in part.get("skipped", {})})
-    return table_ + "".join(f"\n\nSkipped: {reason}." for reason in reasons)
+    lines += [f"- skipped: {reason}" for reason in reasons]
+    return table(["figures", "command", "commit", "s", "tests passed"], rows) + "\n\n" + "\n".join(lines)
 
 
 WHAT = ("refused", "works", "not tried")
