@@ -54,12 +54,12 @@ class Figures(NamedTuple):
 
 
 def read(folder: Path = ROOT / "benchmarks" / "results") -> Figures:
-    """The committed results; of speed the whole run, or its section of flows where there is no other."""
+    """The committed results."""
 
     def load(name: str) -> Any:
         return json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else None
 
-    return Figures(load("speed.json") or load("speed_flows.json"), load("mvtec_lite0.json"), load("peers/sanflow.json"))
+    return Figures(load("speed.json"), load("mvtec_lite0.json"), load("peers/sanflow.json"))
 
 
 def speed(figures: Figures) -> str:
