@@ -39,6 +39,12 @@ FASTER = (  # name of a ratio in the JSON file, what was measured, against what;
     ("auroc_vs_anomalib_1e6", "AUROC of a million pixels, exact", "anomalib"),
     ("aupro_vs_anomalib_1e6", "AUPRO of a million pixels, exact", "anomalib, which approximates"),
 )
+ELSEWHERE = {
+    "_batch1": "batches of 1",
+    "_resnet18": "ResNet-18",
+    "_resnet18_batch1": "ResNet-18, batches of 1",
+    "_all_threads": "all threads",
+}
 LESS = (  # less is better
     ("sanflow_train_memory", "memory of a training step, SANFlow's flows", "FrEIA's"),
     ("metrics_vs_sort", "time of all pixel metrics, exact, 30 million pixels", "that of numpy.sort of the scores"),
@@ -63,18 +69,20 @@ def read(folder: Path = ROOT / "benchmarks" / "results") -> Figures:
 
 
 def speed(figures: Figures) -> str:
-    """A row for each ratio that was measured, and for each that was tried and could not be."""
+    """A row for each ratio that was measured, or tried and could not be; of other sizes, where the peer is faster."""
     found = figures.speed
     skipped = found.get("skipped", {})
     rows = []
     for less, names in ((False, FASTER), (True, LESS)):
         for name, what, against in names:
             if name in found["ratios"]:
-                ratio, spread = found["ratios"][name], found["ranges"][name]
-                value = f"{ratio:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
-                rows.append([what, against, value + (", less is better" if less else "")])
+                rows.append([what, against, _ratio(found, name) + (", less is better" if less else "")])
             elif name in skipped:
                 rows.append([what, against, f"not measured: {skipped[name]}"])
+    for name, what, against in FASTER:
+        for suffix, where in ELSEWHERE.items():
+            if found["ratios"].get(name + suffix, 1.0) < 1.0:
+                rows.append([f"{what}, {where}", against, _ratio(found, name + suffix)])
     return f"{table(['measured', 'against', 'ratio'], rows)}\n\n{origin(found)}"
 
 
@@ -125,6 +133,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _ratio(found: Mapping[str, Any], name: str) -> str:
+    spread = found["ranges"][name]
+    return f"{found['ratios'][name]:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
 
 
 def _cell(value: Mapping[str, float | None], best: float) -> str:
