@@ -105,3 +105,11 @@ def test_workflows_are_yaml_and_run_what_exists() -> None:
         extras = set(re.findall(r"-e \"\.\[([\w,]+)\]\"", " ".join(runs)))
         known = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE))
         assert {extra for group in extras for extra in group.split(",")} <= known
+
+
+def test_the_table_of_extras_is_complete() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", project, re.DOTALL)
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    table = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", table)) == set(re.findall(r"^(\w+) = ", extras[1], re.MULTILINE))
