@@ -43,6 +43,7 @@ def test_killed_at_any_moment_each_cell_is_there_once(
     draw, kills, starts = random.Random(0), 0, 0
     while kills < KILLS:
         starts += 1
+        began = time.monotonic()
         process = start(mvtec, killed)
         try:
             process.wait(draw.uniform(0.1, 0.6) * length)
@@ -51,6 +52,7 @@ def test_killed_at_any_moment_each_cell_is_there_once(
             (os.kill if kills % 2 else os.killpg)(process.pid, signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         if process.returncode == 0:  # all are there: some are taken away, so that there is something to be killed at
+            length = min(length, time.monotonic() - began)  # the machine may have less to do than at first
             assert finished(killed / "cells") == finished(whole / "cells")
             for path in sorted((killed / "cells").glob("[!.]*"))[starts % 2 :: 2]:
                 path.unlink()
