@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from .record import ROOT
+from .trust_parts import BESIDE
 
 __all__ = ["PAGES", "TABLES", "filled"]
 
@@ -177,13 +178,12 @@ def bad_input(parts: Parts) -> str:
 
 
 def beside(parts: Parts) -> str:
-    """Cases by test function: fuzzing, strangers' files, full disks."""
-    rows = [
-        [f"`{name}`", str(count)]
-        for part in ("bad_input", "strangers", "disks")
-        for name, count in parts[part]["figures"]["cases"].items()
-    ]
-    return table(["test", "cases, all passed"], rows)
+    """What was tried beside the table of bad input: cases by what they spoil."""
+    cases: dict[str, int] = {}
+    for part in ("bad_input", "strangers", "disks"):
+        cases |= parts[part]["figures"]["cases"]
+    rows = [[label, str(sum(cases.get(name, 0) for name in names))] for label, names in BESIDE.items()]
+    return table(["what was spoiled", "cases, all refused or right"], rows)
 
 
 def killed(parts: Parts) -> str:

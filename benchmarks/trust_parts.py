@@ -7,7 +7,7 @@ from typing import Any
 
 from .trust_tests import Case
 
-__all__ = ["PARTS", "Part"]
+__all__ = ["BESIDE", "PARTS", "Part"]
 
 Figures = dict[str, Any]
 
@@ -141,3 +141,34 @@ PARTS = {
     "export": Part(("tests/export/test_export_recipes.py",), export),
 }
 """By name, the long ones last."""
+
+BESIDE = {
+    "arguments of public constructors and recipes: values of wrong types": (
+        "test_values_of_a_wrong_type_are_refused_by_name",
+    ),
+    "numbers out of range for recipes": ("test_numbers_out_of_range_are_refused",),
+    "random input to public functions, many examples a case": (
+        "test_decoding_random_bytes", "test_decoding_mutated_files", "test_metrics_of_anything",
+        "test_synthesis_of_any_size", "test_options_of_the_synthesis", "test_the_scorer_with_maps_of_any_shape",
+        "test_a_detector_with_images_of_any_kind",
+    ),
+    "models: cut short, renamed, of other shapes, with headers that lie": ("test_a_spoiled_model_is_one_clear_line",),
+    "models: random bytes, many examples a case": (
+        "test_bytes_changed_anywhere_give_a_model_or_the_error", "test_any_bytes_are_no_model",
+    ),
+    "checkpoints of training": ("test_a_spoiled_checkpoint_of_training_too",),
+    "configurations of runs": ("test_a_spoiled_config_is_one_clear_line",),
+    "exported files: cut short, empty, text, noise, of others": (
+        "test_truncated_empty_text_and_noise", "test_openvino_without_its_weights",
+        "test_models_of_others_and_of_other_versions", "test_a_run_directory_is_no_exported_file",
+    ),
+    "exported files that bring code": ("test_nothing_in_an_archive_is_unpickled_or_run",),
+    "disks in training: full, read-only, files that may not grow": (
+        "test_a_file_that_may_not_grow_is_one_line_and_leaves_the_checkpoint", "test_what_cannot_be_written_is_named",
+    ),
+    "disks in predict and evaluate: the same": (
+        "test_a_disk_that_is_full_at_any_file", "test_a_limit_of_the_system", "test_figures_that_cannot_be_written",
+        "test_a_read_only_place_is_told_before_the_work",
+    ),
+}  # fmt: skip
+"""Test functions by what they spoil."""
