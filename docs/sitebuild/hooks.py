@@ -70,7 +70,8 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
 
 def breakable(cell: str) -> str:
     """A table's cell whose code may go on in a new line after / and _ and ::, for narrow columns and windows."""
-    return CELL_CODE.sub(lambda code: re.sub(r"(::|[/_,])(?=\w)", r"\1<wbr>", code[0]), cell)
+    ends = {True: r"(::|[/_,.])(?=\w)", False: r"(::|[/_,])(?=\w)"}  # a name goes on after a dot, a file does not
+    return CELL_CODE.sub(lambda code: re.sub(ends[code[0].startswith("semflow.")], r"\1<wbr>", code[0]), cell)
 
 
 def _outside(folder: Path, target: str, docs: Path) -> str | None:

@@ -25,6 +25,7 @@ def test_code_in_cells_may_break_and_other_text_is_as_it_was() -> None:
     broken = breakable(cell)
     assert "<code>tests/<wbr>a_<wbr>b.py::<wbr>test_<wbr>c, d</code>" in broken
     assert broken.replace("<wbr>", "") == cell
+    assert breakable("<td><code>semflow.report.plots</code></td>").count("<wbr>") == 2
 
 
 @needs_extra
