@@ -2,6 +2,7 @@
 each docstring. `HYPOTHESIS_PROFILE=explore` looks for new examples, as one job of continuous integration does."""
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import pytest
@@ -29,3 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for name in missing:
                 if f"from {name}" in source or f"import {name}" in source or f", {name}" in source:
                     item.add_marker(pytest.mark.skip(reason=f"needs {name}, an extra of semflow"))
+
+
+@pytest.fixture
+def record_property(record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    """What a test counts, as the text that it becomes in a file: processes of xdist hand on no number of numpy's."""
+    return lambda name, value: record_property(name, str(value))
