@@ -86,9 +86,9 @@ def _names() -> dict[str, Entry]:
     """Full names; and last parts that are of one entry only and no common word: with a capital or an underscore."""
     entries = read_inventory(Path(os.environ["SEMFLOW_REFERENCE"]))
     entries.pop("semflow", None)
-    short: dict[str, list[Entry]] = {}
+    short: dict[str, dict[str, Entry]] = {}  # by address: a class stands also under the name of its file
     for name, entry in entries.items():
         last = name.rpartition(".")[2]
         if entry.kind in ("py:class", "py:function", "py:exception", "py:data") and re.search("[A-Z_]", last):
-            short.setdefault(last, []).append(entry)
-    return {**{last: found[0] for last, found in short.items() if len(found) == 1}, **entries}
+            short.setdefault(last, {})[entry.uri] = entry
+    return {**{last: next(iter(found.values())) for last, found in short.items() if len(found) == 1}, **entries}

@@ -38,3 +38,18 @@ def test_plain_formulas_stay_plain() -> None:
         ": A map: of x.", "", "Returns:", "    : The labels: in order.",
     ]  # fmt: skip
     assert public_names()["semflow.flows.coupling.AffineCoupling"] == "semflow.flows.AffineCoupling"
+
+
+@needs_extra
+def test_a_class_under_two_names_of_one_place_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sitebuild.hooks import _names
+    from sitebuild.inventory import Entry, write_inventory
+
+    names = ("semflow.flows.Flow", "semflow.flows.base.Flow", "semflow.hub.Load", "semflow.recipes.Load")
+    places = ("flows.html#f", "flows.html#f", "hub.html#l", "recipes.html#l")
+    entries = [Entry(name, "py:class", place) for name, place in zip(names, places, strict=True)]
+    write_inventory(tmp_path / "objects.inv", "x", entries)
+    monkeypatch.setenv("SEMFLOW_REFERENCE", str(tmp_path / "objects.inv"))
+    found = _names()
+    assert found["Flow"].uri == "flows.html#f"
+    assert "Load" not in found  # of two places: which one is meant?
