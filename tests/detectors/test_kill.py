@@ -50,7 +50,9 @@ def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path,
 
     def made() -> Detector:
         torch.manual_seed(0)
-        return fastflow("test_efficientnet", "random", (8,), 32, steps=2)
+        detector = fastflow("test_efficientnet", "random", (8,), 32, steps=2)
+        detector.flows.to(memory_format=torch.channels_last)
+        return detector
 
     whole = fit(made(), images, epochs=2, batch_size=4, output=tmp_path / "whole", progress=False)
     assert any(p.dim() == 4 and not p.is_contiguous() for p in whole.flows.parameters())

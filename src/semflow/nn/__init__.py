@@ -1,6 +1,5 @@
 """Networks around a flow: position codes, subnets, and the statistics network with its variance heads."""
 
-from .convolution import SameConv2d
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
 from .perceptron import PerceptronSubnet
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
@@ -26,7 +25,6 @@ __all__ = [
     "PositionCode",
     "PositionTables",
     "PredictedMean",
-    "SameConv2d",
     "SinusoidalPosition2d",
     "Statistics",
     "StatisticsNetwork",

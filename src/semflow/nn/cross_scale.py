@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..arguments import at_least, checked
 from ..errors import ConfigError
-from .convolution import SameConv2d
 
 __all__ = ["ChannelNorm", "CrossScaleConvs", "CrossScaleSubnetFactory", "FusionSubnet"]
 
@@ -55,10 +54,13 @@ class CrossScaleConvs(nn.Module):
             raise ConfigError(f"kernel must be odd, so that the maps keep their sizes, but got {kernel}")
         at_least(1, hidden=hidden)
 
-        self.first = nn.ModuleList(SameConv2d(c, hidden, kernel) for c in in_channels)
-        self.same = nn.ModuleList(SameConv2d(hidden, c, kernel) for c in out_channels)
-        self.from_coarse = nn.ModuleList(SameConv2d(hidden, c, kernel) for c in out_channels[:-1])
-        self.from_fine = nn.ModuleList(nn.Conv2d(hidden, c, kernel, 2, kernel // 2) for c in out_channels[1:])
+        def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+        self.first = nn.ModuleList(conv(c, hidden) for c in in_channels)
+        self.same = nn.ModuleList(conv(hidden, c) for c in out_channels)
+        self.from_coarse = nn.ModuleList(conv(hidden, c) for c in out_channels[:-1])
+        self.from_fine = nn.ModuleList(conv(hidden, c, stride=2) for c in out_channels[1:])
         self.gain = nn.Parameter(torch.zeros(len(out_channels)))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -97,10 +99,12 @@ class FusionSubnet(nn.Module):
         hidden = max(2, total // 4) if hidden is None else hidden
         at_least(1, hidden=hidden)
         self.channels = list(in_channels)
-        self.first = SameConv2d(total, hidden, 3)
+        self.first = nn.Conv2d(total, hidden, 3, padding=1)
         self.norm = ChannelNorm(hidden)
-        self.second = SameConv2d(hidden, total, 3)
-        self.output = nn.ModuleList(SameConv2d(i, o, 3) for i, o in zip(in_channels, out_channels, strict=True))
+        self.second = nn.Conv2d(hidden, total, 3, padding=1)
+        self.output = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1) for i, o in zip(in_channels, out_channels, strict=True)
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """K maps (B, in_k, H_k, W_k) to K maps (B, out_k, H_k, W_k)."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..arguments import at_least, checked
 from ..errors import ConfigError, ShapeError
 from ..functional import from_locations, to_locations
-from .convolution import SameConv2d
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 
@@ -145,9 +144,9 @@ class ConvSubnet(Subnet):
         hidden = max(1, int(hidden_ratio * (in_channels + context_channels))) if hidden is None else hidden
         at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
         at_least(0, context_channels=context_channels)
-        self.first = SameConv2d(in_channels + context_channels, hidden, kernel)
+        self.first = nn.Conv2d(in_channels + context_channels, hidden, kernel, padding=kernel // 2)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
-        self.second = SameConv2d(hidden, out_channels, kernel)
+        self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         """(B, in, H, W) and a context to (B, out, H, W)."""
