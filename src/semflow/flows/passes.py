@@ -30,12 +30,11 @@ def forward_pass(form: CouplingForm, keep: bool, index: Tensor | None, *tensors:
         hidden = product(form.halves(x[rows])[0], weight)
         hidden.view(-1, *part.shape[1:]).add_(part)
         output = product(hidden.relu_(), weight_out, bias_out)
-        log_scale, new = forward_step(form, index, affine, x[rows], output, z[rows])
+        log_scale, new = (_part(kept, rows, output) for kept in (kept_log_scale, kept_new))
+        forward_step(form, index, affine, x[rows], output, z[rows], log_scale, new)
         torch.sum(log_scale, 1, out=log_det[rows])
         if keep:
             kept_hidden.append(hidden)
-            kept_log_scale[rows] = log_scale
-            kept_new[rows] = new[:, : kept_new.shape[1]]
     return z, log_det, kept_log_scale, kept_new, *kept_hidden
 
 
@@ -57,7 +56,8 @@ def backward_pass(
     grad_weight = grad_out = None
     for (rows, part), hidden in zip(groups_of(len(x), grad_table), kept_hidden, strict=True):
         given = (grad_z[rows], grad_log_det[rows]), x[rows], kept_log_scale[rows], kept_new[rows]
-        grad_same, grad_active, grad_output = backward_step(form, inverse, affine, *given, grad_affine)
+        grad_output = x.new_empty(len(hidden), len(bias_out))
+        grad_same, grad_active = backward_step(form, inverse, affine, *given, grad_affine, grad_output)
         grad_hidden = product(grad_output, weight_out.T)
         _relu_backward(grad_hidden, hidden, 0, grad_input=grad_hidden)
         grad_bias.add_(grad_output.sum(0))
@@ -83,11 +83,9 @@ def forward_rest(form: CouplingForm, keep: bool, index: Tensor | None, *tensors:
     x, output, *affine = tensors
     z, log_det, kept_log_scale, kept_new = _results(x, keep, affine, output.shape[1] // 2)
     for rows in _slices(len(x), ROWS):
-        log_scale, new = forward_step(form, index, affine, x[rows], output[rows], z[rows])
+        log_scale, new = (_part(kept, rows, output[rows]) for kept in (kept_log_scale, kept_new))
+        forward_step(form, index, affine, x[rows], output[rows], z[rows], log_scale, new)
         torch.sum(log_scale, 1, out=log_det[rows])
-        if keep:
-            kept_log_scale[rows] = log_scale
-            kept_new[rows] = new[:, : kept_new.shape[1]]
     return z, log_det, kept_log_scale, kept_new
 
 
@@ -106,7 +104,7 @@ def backward_rest(
     grad_affine = [torch.zeros_like(vector) for vector in affine]
     for rows in _slices(len(x), ROWS):
         given = (grad_z[rows], grad_log_det[rows]), x[rows], kept_log_scale[rows], kept_new[rows]
-        *halves, grad_output[rows] = backward_step(form, inverse, affine, *given, grad_affine)
+        halves = backward_step(form, inverse, affine, *given, grad_affine, grad_output[rows])
         if needs[0]:
             for half, filling in zip(form.halves(grad_x[rows]), halves, strict=True):
                 half.copy_(filling)
@@ -129,6 +127,11 @@ def _results(x: Tensor, keep: bool, affine: Sequence[Tensor], width: int) -> tup
     # z, log_det, log-scales and new halves, to be filled. The coupling's new half is z itself without an affine.
     kept = len(x) if keep else 0
     return torch.empty_like(x), x.new_empty(len(x)), x.new_empty(kept, width), x.new_empty(kept, width if affine else 0)
+
+
+def _part(kept: Tensor, rows: slice, output: Tensor) -> Tensor:
+    """Where a group's values (n, A) are kept, or memory for them in passing."""
+    return kept[rows] if kept.numel() else output.new_empty(len(output), output.shape[1] // 2)
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
