@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -14,12 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import semflow
-from semflow.detectors import fit, hold_out, load_into, read_config, save_model
-from semflow.detectors.cache import trained_on
+from semflow.detectors import calibrate, fit, hold_out, load_into, read_config, save_model
 from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, MODEL, read_model_about
 from semflow.detectors.files import LARGEST_HEADER
 from semflow.detectors.run import Run
-from semflow.errors import CheckpointError, SemflowError
+from semflow.errors import CheckpointError, DataError, SemflowError
 
 FIXTURES = Path(__file__).with_name("fixtures")
 
@@ -297,9 +297,31 @@ def test_a_model_tells_the_images_it_was_trained_on_from_those_held_out(build, i
     marks = read_model_about(tmp_path)["trained_on"]
     seen, held_out = (list(part) for part in hold_out(images, 9))
     assert len(marks) == 12 * len(seen)
-    assert trained_on((s.image for s in seen), marks) == list(range(len(seen)))
-    assert trained_on((s.image for s in [*held_out, seen[0]._replace(image=seen[0].image * 0.999)]), marks) == []
-    assert trained_on((s.image for s in [*held_out, *seen]), marks) == list(range(9, len(images)))
+    again = load_into(build(), tmp_path)
+    for sample in seen:
+        with pytest.raises(
+            DataError, match=f"^{re.escape(sample.path)}: was trained on, expected images that were not"
+        ):
+            calibrate(again, [*held_out, sample])
+    assert again.calibration.count == 9  # as before
+    calibrate(again, [*held_out, seen[0]._replace(image=seen[0].image * 0.999)])
+    assert again.calibration.count == 10
+
+
+def test_fit_refuses_to_calibrate_on_what_it_trains_on_before_it_trains(build, images) -> None:
+    steps = []
+    options = {"epochs": 1, "progress": False, "false_alarm_rate": 0.5, "on_epoch": lambda *_: steps.append(1)}
+    for calibration in (images, [images[3]], [images[0]._replace(path="other.png", image=images[5].image.clone())]):
+        with pytest.raises(DataError, match="was trained on"):
+            fit(build(), images, calibration=calibration, **options)
+    assert not steps
+    trained = fit(build(), images[:6], **options)
+    assert len(steps) == 1
+    with pytest.raises(DataError, match="was trained on"):  # by the first of both trainings
+        fit(trained, images[6:], calibration=images[:2], **options)
+    fit(trained, images[6:9], calibration=images[9:], **options)
+    with pytest.raises(DataError, match="was trained on"):
+        calibrate(trained, images[:2], 0.5)
 
 
 def test_a_model_saved_again_keeps_what_it_says(run, detector, tmp_path) -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from small import make_images
 
 from semflow.detectors import Training, checkpoint, evaluate, fit, load_into, read_config, training
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
@@ -103,13 +104,19 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
     with pytest.raises(CheckpointError, match=r"ended already, with false_alarm_rate = None, but now got 0\.1;"):
         fit(
             build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False,
-            calibration=images * 3, false_alarm_rate=0.1,
+            calibration=make_images(30, seed=1), false_alarm_rate=0.1,
         )  # fmt: skip
 
 
 def test_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> None:
     again = partial(
-        fit, dataset=images, epochs=1, output=tmp_path / "run", resume=True, progress=False, calibration=images * 3
+        fit,
+        dataset=images,
+        epochs=1,
+        output=tmp_path / "run",
+        resume=True,
+        progress=False,
+        calibration=make_images(30, seed=1),
     )
     assert again(build(), false_alarm_rate=0.1).false_alarm_rate == 0.1
     assert again(build(), false_alarm_rate=0.1).false_alarm_rate == 0.1

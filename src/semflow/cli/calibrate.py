@@ -7,10 +7,8 @@ from pathlib import Path
 from semflow.cli.console import say
 from semflow.cli.inputs import load_detector, verified
 from semflow.cli.options import Calibrate, Device
-from semflow.data import ImageDataset, open_dataset
+from semflow.data import open_dataset
 from semflow.detectors import Calibration, Detector, Predictor, calibrate, rate_interval, save_model
-from semflow.detectors.cache import trained_on
-from semflow.detectors.checkpoint import read_model_about
 from semflow.detectors.conformal import check_count
 from semflow.detectors.loading import check_device
 from semflow.errors import CheckpointError, ConfigError, DataError
@@ -32,23 +30,10 @@ def run(options: Calibrate) -> None:
         )
     dataset = verified(open_dataset(options.data, "train", detector.image_size), cache=True)
     check_count(len(dataset), options.false_alarm_rate)
-    _refuse_training_images(options, dataset)
     calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)
     save_model(detector, options.model)
     say_calibration(detector.calibration)
     say(f"wrote {options.model}")
-
-
-def _refuse_training_images(options: Calibrate, dataset: ImageDataset) -> None:
-    """Their scores are too low, and so would every threshold be; a model of an earlier version cannot tell."""
-    marks = read_model_about(options.model).get("trained_on")
-    found = trained_on((dataset[index].image for index in range(len(dataset))), marks) if isinstance(marks, str) else []
-    if found:
-        others = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        raise DataError(
-            f"--data {options.data}: {dataset.paths[found[0]]} was trained on by {options.model}{others}, expected "
-            "images that were not; take them out"
-        )
 
 
 def say_calibration(calibration: Calibration) -> None:

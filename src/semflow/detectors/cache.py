@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Batch
+from ..errors import DataError
 from ..features import FeatureExtractor
 from .distributed import ALONE, Processes
 from .loading import Parts
 
-__all__ = ["NormalImages", "trained_on"]
+__all__ = ["NormalImages", "unseen"]
 
 DIGITS, MOST_MARKS = 12, 2**16
 
@@ -134,10 +135,21 @@ class NormalImages:
         ]
 
 
-def trained_on(images: Iterable[Tensor], marks: str) -> list[int]:
-    """The positions of the images, as a data set gives them, that `NormalImages.marks` is of."""
+def unseen(batches: Iterable[Batch], marks: str) -> Iterator[Batch]:
+    """The batches, until one has an image that `NormalImages.marks` is of: scores of such an image are too low.
+
+    Raises:
+        DataError: it has; the message names the image.
+    """
     known = {marks[start : start + DIGITS] for start in range(0, len(marks), DIGITS)}
-    return [position for position, image in enumerate(images) if _digest(image).hex()[:DIGITS] in known]
+    for batch in batches:
+        for image, path in zip(batch.images, batch.paths, strict=True):
+            if known and _digest(image).hex()[:DIGITS] in known:
+                raise DataError(
+                    f"{path}: was trained on, expected images that were not; take out all that were, or every "
+                    "threshold would be too low"
+                )
+        yield batch
 
 
 def _digest(image: Tensor) -> bytes:

@@ -139,7 +139,10 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     if about is None:
         about = read_about(path) if path.is_file() else {}
         about = {} if "format" in about and not isinstance(about["format"], int) else about
-    whole = {**about, "format": FORMAT, **json.loads(json.dumps(detector.config)), "versions": versions()}
+    own = {**json.loads(json.dumps(detector.config)), "versions": versions()}
+    # Of a detector that is not of this package there may be none.
+    marks = getattr(detector, "trained_on", "")
+    whole = {**about, "format": FORMAT, **own, **({"trained_on": marks} if marks else {})}
     save_tensors(path, detector.state_dict(), whole)
     return path
 
@@ -183,6 +186,8 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         if name in learned and not x.isfinite().all():
             raise CheckpointError(f"{path}: broken, expected finite numbers in {name}; fit the model again")
     detector.load_state_dict(tensors, strict=False)
+    marks = about.get("trained_on")
+    detector.trained_on = marks if isinstance(marks, str) else ""
     return detector
 
 

@@ -101,6 +101,7 @@ class Detector(nn.Module):
         self.localises = localises
         self.plan, self.image_size = plan or Training(), image_size
         self.config: dict[str, Any] = dict(config or {})
+        self.trained_on = ""  # marks of the images, see `NormalImages.marks`: it is not calibrated on these
 
     @property
     def map_range(self) -> tuple[float, float]:

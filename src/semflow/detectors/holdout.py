@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from ..errors import ConfigError
+from .cache import unseen
 from .conformal import images_needed
 from .detector import Detector
 from .distributed import ALONE, Processes
@@ -92,6 +93,7 @@ def calibrate(
 
     Raises:
         ConfigError: there are too few images for the rate; the message says how many are needed.
+        DataError: an image is one that the detector was trained on (see `Detector.trained_on`).
 
     Example:
         >>> import torch
@@ -104,6 +106,7 @@ def calibrate(
         True
     """
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    images = (batch.images.to(detector.device) for batch in batches(dataset, batch_size, workers, parts))
+    loader = unseen(batches(dataset, batch_size, workers, parts), detector.trained_on)
+    images = (batch.images.to(detector.device) for batch in loader)
     detector.calibrate(images, false_alarm_rate, processes.gather)
     return detector

@@ -102,12 +102,12 @@ class Run:
                 save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), _told(at)
 
-    def finish(self, fingerprint: str, marks: str) -> None:
+    def finish(self, fingerprint: str) -> None:
         """Write the trained model, with what tells its training images; the checkpoint has done its work."""
         if self.folder is not None:
             about = {k: v for k, v in self.config.items() if k != "version"}
             with writing(self.folder / MODEL, self._advice()):
-                save_model(self.detector, self.folder, {**about, "fingerprint": fingerprint, "trained_on": marks})
+                save_model(self.detector, self.folder, {**about, "fingerprint": fingerprint})
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def kept(self) -> str:

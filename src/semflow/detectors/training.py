@@ -15,7 +15,7 @@ from ..data import Batch
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..features import FeatureExtractor
 from ..synthesis import SyntheticAnomalies
-from .cache import NormalImages
+from .cache import NormalImages, unseen
 from .checkpoint import Position
 from .conformal import check_count, exact_rate
 from .detector import Detector
@@ -64,7 +64,8 @@ def fit(
         epochs, batch_size, learning_rate, schedule: as in `Training`; None takes the detector's own plan.
         seed: of the synthetic anomalies and of the order of images; the weights' start belongs to the recipe.
         calibration: normal images to calibrate on after training, see `Calibration`: a number or a fraction of
-            `dataset` to hold out of training, or a data set of others. None trains on all, and leaves no p-values.
+            `dataset` to hold out of training, or a data set of others, none of which may be trained on. None trains on
+            all, and leaves no p-values.
         false_alarm_rate: of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
         resume: go on from the checkpoint in `output`, or start if there is none; the images must be the same.
@@ -135,6 +136,10 @@ def fit(
         normal.fill()
     if run.folder is not None:
         _same_images(run.folder, at, normal.fingerprint())
+    if held_out is not None:  # now, and not when training has ended
+        known = detector.trained_on + (normal.marks() if held_out is calibration else "")
+        for _ in unseen(batches(held_out, plan.batch_size, workers), known):
+            pass
     source = SyntheticAnomalies(
         dataset,
         kinds=detector.kinds if detector.synthesis is not None else (),
@@ -163,8 +168,8 @@ def fit(
         calibrate(
             detector, held_out, false_alarm_rate, batch_size=plan.batch_size, workers=workers, processes=processes
         )
-    fingerprint, marks = normal.fingerprint(), normal.marks()
-    processes.first(lambda: run.finish(fingerprint, marks))
+    fingerprint, detector.trained_on = normal.fingerprint(), detector.trained_on + normal.marks()
+    processes.first(lambda: run.finish(fingerprint))
     return detector
 
 

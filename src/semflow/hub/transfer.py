@@ -64,6 +64,7 @@ def save(
     figures = _figures(metrics)
     public = copy.copy(detector)  # of the same weights; what its arguments say goes into the file of the weights too
     public.config = {**detector.config, "arguments": config["arguments"]}
+    public.trained_on = ""
     card = model_card(detector, config, name or folder.name, data, figures, license)
     with staged_folder(folder) as staged:
         write_config(staged, {key: value for key, value in config.items() if key != "format"})
