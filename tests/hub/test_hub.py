@@ -1,5 +1,6 @@
 """Folders of the hub's form, the model card, and the ordinary client with its network replaced."""
 
+import inspect
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ import torch
 import yaml
 
 from semflow import hub
+from semflow.data import Sample
+from semflow.detectors import Detector, fit
 from semflow.detectors.checkpoint import save_model, write_config
 from semflow.errors import CheckpointError, ConfigError, DataError
 from semflow.hub import card, transfer
@@ -168,6 +171,64 @@ def test_push_uses_the_ordinary_client(run, monkeypatch) -> None:
     api.create_repo.side_effect = PermissionError("401\nno such token")
     with pytest.raises(ConfigError, match=r"^me/screws: could not be pushed \(PermissionError: 401 no such token\)"):
         hub.push(run, "me/screws")
+
+
+def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -> None:
+    made = load(run)
+    mixed = hub.HubDetector.of(made)
+    assert isinstance(mixed, Detector)
+    assert mixed.flows is made.flows
+    mixed.trained_on = "0123456789ab"
+    assert made.trained_on == "0123456789ab"  # one detector
+    folder = mixed.save_pretrained(tmp_path / "a", repo_id="me/screws", data="ours", metrics=METRICS, license="mit")
+    same = hub.save(made, tmp_path / "b", "me/screws", "ours", METRICS, "mit")
+    for path in same.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    again = hub.HubDetector.from_pretrained(folder)
+    assert type(again) is hub.HubDetector
+    assert torch.equal(again.predict(images()).score, made.predict(images()).score)
+    assert torch.equal(again.predict(images()).p_value, made.predict(images()).p_value)
+
+    class Mine(hub.HubMixin, Detector):
+        """A user's own."""
+
+    assert type(Mine.from_pretrained(str(folder))) is Mine
+    with pytest.raises(DataError, match="is not empty"):
+        again.save_pretrained(folder)
+    for wrong in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError):
+            hub.HubDetector.from_pretrained(wrong)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"config\.json: broken, expected JSON"):
+        hub.HubDetector.from_pretrained(tmp_path / "c")
+
+    api = mock.create_autospec(huggingface_hub.HfApi, instance=True)
+    api.create_repo.return_value = "https://hub/me/screws"
+    monkeypatch.setattr(huggingface_hub, "HfApi", mock.Mock(return_value=api))
+    address = again.push_to_hub("me/screws", branch="v1", commit_message="first", private=False, data="ours")
+    assert address == "https://hub/me/screws"
+    api.create_repo.assert_called_once_with("me/screws", private=False, exist_ok=True)
+    sent = api.upload_folder.call_args.kwargs
+    assert (sent["repo_id"], sent["revision"], sent["commit_message"]) == ("me/screws", "v1", "first")
+
+
+def test_the_mixin_takes_the_clients_words() -> None:
+    """Whoever knows Hugging Face's own mixin need not look up these."""
+    for name in ("from_pretrained", "save_pretrained", "push_to_hub"):
+        ours = list(inspect.signature(getattr(hub.HubMixin, name)).parameters)
+        theirs = inspect.signature(getattr(huggingface_hub.ModelHubMixin, name)).parameters
+        assert ours[0] in theirs
+        assert set(ours) - set(theirs) <= {"data", "metrics", "license"}
+
+
+def test_a_trained_mixin_trains_and_calibrates_as_any_detector() -> None:
+    good = [Sample(x, 0, None, f"{i}.png") for i, x in enumerate(images(24))]
+    made, mixed = detector(), hub.HubDetector.of(detector())
+    for each in (made, mixed):
+        fit(each, good, epochs=1, batch_size=4, progress=False, calibration=9)
+    assert torch.equal(made.predict(images()).p_value, mixed.predict(images()).p_value)
+    assert torch.equal(made.predict(images()).score, mixed.predict(images()).score)
 
 
 def test_load_from_the_clients_cache_without_a_network(run, tmp_path) -> None:
