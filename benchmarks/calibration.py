@@ -34,7 +34,7 @@ from typing import Any
 from semflow.errors import ConfigError
 from semflow.report import write_atomic
 
-from .record import provenance
+from .shared.record import provenance
 
 CATEGORIES, TEXTURES = ("screw", "toothbrush"), ("brick", "grass", "gravel")
 RATES, DEALS = (0.1, 0.05, 0.01), 20_000

@@ -13,7 +13,7 @@ from semflow.errors import ConfigError
 
 from . import peers
 from .datasets import Data
-from .record import provenance
+from .shared.record import provenance
 from .store import CellStore
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from semflow.flows import coupling_stack
 from semflow.nn import SinusoidalPosition2d
 from semflow.recipes import sanflow
 
-from .record import provenance
-from .speed_flows import inference, training_step
-from .speed_recipes import Case
-from .speed_timing import watching_memory
+from .shared.record import provenance
+from .speed.flows import inference, training_step
+from .speed.recipes import Case
+from .speed.timing import watching_memory
 
 __all__ = ["AXES", "Axis", "exponent", "grow", "main"]
 

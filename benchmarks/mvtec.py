@@ -19,8 +19,8 @@ if __package__ in (None, ""):
 from benchmarks import options as reproduce_options
 from benchmarks.cells import Job, perform
 from benchmarks.planning import plan
-from benchmarks.record import provenance
 from benchmarks.runner import run_all
+from benchmarks.shared.record import provenance
 from benchmarks.store import CellStore
 from benchmarks.tables import table
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from semflow.report import write_atomic
 
-from .record import ROOT
+from .shared.record import ROOT
 
 __all__ = ["TABLES", "Figures", "filled", "main", "read"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .planning import backbone_of
-from .record import provenance
+from .shared.record import provenance
 from .summary import Planned, assemble
 from .tables import Row, Table
 

@@ -16,9 +16,9 @@ from semflow.flows import Standardize
 
 from .cells import peak_memory
 from .datasets import Data
-from .record import provenance, versions
 from .retrofit_flows import LIBRARIES
 from .retrofit_model import Model, Variant, detection, seeded
+from .shared.record import provenance, versions
 from .store import CellStore
 
 __all__ = ["Failure", "Prepared", "RetrofitCell", "RetrofitJob", "Setup", "measure", "perform", "prepare"]

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .record import provenance, versions
 from .retrofit_cells import RetrofitCell
 from .retrofit_flows import LIBRARIES
 from .retrofit_model import VARIANTS
+from .shared.record import provenance, versions
 
 __all__ = ["METRICS", "excerpt", "summarise", "to_markdown"]
 

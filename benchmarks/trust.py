@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .record import ROOT, provenance
+from .shared.record import ROOT, provenance
 from .trust_page import PAGES, write
 from .trust_parts import PARTS
 from .trust_tests import FailedTestsError, run_tests

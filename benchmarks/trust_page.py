@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .record import ROOT
+from .shared.record import ROOT
 from .trust_parts import BESIDE
 
 __all__ = ["PAGES", "TABLES", "filled"]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .datasets import Data
-from .record import provenance
 from .runner import run_all
+from .shared.record import provenance
 from .store import CellStore
 
 __all__ = ["VARIANTS", "main"]

@@ -20,7 +20,7 @@ from typing import Any
 from semflow.errors import DataError, SemflowError
 
 from ..chart import require_matplotlib
-from ..record import provenance
+from ..shared.record import provenance
 
 
 def main(words: Sequence[str] | None = None) -> int:

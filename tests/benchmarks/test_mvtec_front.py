@@ -38,10 +38,9 @@ def test_it_reads_the_cells_that_reproduce_keeps(mvtec: Path, tmp_path: Path) ->
     assert found["command"].startswith("python benchmarks/mvtec.py --data")
 
 
-@pytest.mark.parametrize("script", ["mvtec.py", "metrics.py", "coupling.py"])
-def test_it_runs_as_a_script_from_the_root(script: str) -> None:
+def test_it_runs_as_a_script_from_the_root() -> None:
     root = Path(front.__file__).parents[1]
-    words = [sys.executable, f"benchmarks/{script}", "--help"]
+    words = [sys.executable, "benchmarks/mvtec.py", "--help"]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout

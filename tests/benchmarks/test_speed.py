@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import speed, speed_files, speed_flows, speed_metrics, speed_recipes, speed_timing
-from benchmarks.speed_cuda import measure_cuda, stream
-from benchmarks.speed_flows import Plan, Scale, measure_flows, settings
-from benchmarks.speed_metrics import measure_metrics, measure_pixels
-from benchmarks.speed_recipes import Case, flops, measure_recipes
-from benchmarks.speed_start import measure_start
-from benchmarks.speed_timing import Report, Seconds, Variant, best, in_turns, linears, missing, ratio, using_threads
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed import files, flows, metrics, recipes, timing
+from benchmarks.speed.cuda import measure_cuda, stream
+from benchmarks.speed.flows import Plan, Scale, measure_flows, settings
+from benchmarks.speed.metrics import measure_metrics, measure_pixels
+from benchmarks.speed.recipes import Case, flops, measure_recipes
+from benchmarks.speed.start import measure_start
+from benchmarks.speed.timing import Report, Seconds, Variant, best, in_turns, linears, missing, ratio, using_threads
 
 PLAN = Plan(2, 2, compiled=False)
 SMALL = Variant("_small", "small", 2)
@@ -24,9 +25,9 @@ SMALL = Variant("_small", "small", 2)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("FrEIA", reason="the other side of the comparison is an extra: semflow[freia]")
-    monkeypatch.setitem(speed_flows.CHANNELS, "small", (8, 16, 8))
-    monkeypatch.setattr(speed_flows, "SIZES", (4, 2, 2))
-    monkeypatch.setattr(speed_flows, "CODE", 8)
+    monkeypatch.setitem(flows.CHANNELS, "small", (8, 16, 8))
+    monkeypatch.setattr(flows, "SIZES", (4, 2, 2))
+    monkeypatch.setattr(flows, "CODE", 8)
 
 
 def check_ranges(report: Report) -> None:
@@ -76,7 +77,7 @@ def test_every_product_of_the_machine_is_a_product() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_flows_have_their_names_and_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_flows, "peaks", lambda _, side, *rest: {"eager": [1.0, 0.5], "freia": [2.0, 4.0]}[side])
+    monkeypatch.setattr(flows, "peaks", lambda _, side, *rest: {"eager": [1.0, 0.5], "freia": [2.0, 4.0]}[side])
     report = Report()
     measure_flows(report, SMALL, PLAN, memory=True)
     named = {"sanflow_train_eager", "sanflow_infer_eager", "gemm_fraction_train_eager", "gemm_fraction_infer_eager"}
@@ -97,10 +98,10 @@ def test_sides_that_differ_are_not_timed() -> None:
 
 
 def test_a_missing_peer_is_told_with_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_timing, "find_spec", lambda name: None)
+    monkeypatch.setattr(timing, "find_spec", lambda name: None)
     report, variant = Report(), Variant("_batch1", "resnet18", 1)
     measure_flows(report, variant, PLAN)
-    speed_anomalib = pytest.importorskip("benchmarks.speed_anomalib")
+    speed_anomalib = pytest.importorskip("benchmarks.speed.against_anomalib")
     speed_anomalib.measure_fastflow(report, variant, PLAN)
     speed_anomalib.measure_cflow(report, variant, PLAN)
     assert not report.ratios
@@ -125,11 +126,11 @@ def test_operations_are_those_of_the_formula() -> None:
 
 
 def test_recipes_have_their_names_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_recipes, "Case", partial(Case, size=64))
-    monkeypatch.setattr(speed_recipes, "square_products", partial(speed_timing.square_products, 64))
+    monkeypatch.setattr(recipes, "Case", partial(Case, size=64))
+    monkeypatch.setattr(recipes, "square_products", partial(timing.square_products, 64))
     report = Report()
     measure_recipes(report, Variant("_r", "resnet18", 2), blocks=1, rounds=1)
-    kinds = [f"floor_{recipe}_{kind}_r" for recipe in speed_recipes.RECIPES for kind in ("train", "infer")]
+    kinds = [f"floor_{recipe}_{kind}_r" for recipe in recipes.RECIPES for kind in ("train", "infer")]
     assert report.ratios.keys() == set(kinds)
     assert len(report.rows["recipes"]) == 8  # two of each, and two backbones
     assert all(row["gflop"] > 0 and row["wall_s"] > 0 for row in report.rows["recipes"])
@@ -142,15 +143,15 @@ def test_metrics_are_compared_with_what_is_there(monkeypatch: pytest.MonkeyPatch
     measure_pixels(report, 2 * 256**2, 1)
     assert {"metrics_vs_sort", "auroc_vs_sort_1e5", "aupro_vs_sort_1e5", "auroc_vs_sklearn_1e5"} <= report.ratios.keys()
     check_ranges(report)
-    monkeypatch.setitem(speed_metrics.BYTES, "sklearn", 1e12)
+    monkeypatch.setitem(metrics.BYTES, "sklearn", 1e12)
     measure_pixels(report := Report(), 2 * 256**2, 1)
     assert "GiB" in report.skipped["auroc_vs_sklearn_1e5"]
 
 
 def test_files_to_scores_by_its_parts() -> None:
     report = Report()
-    with speed_files.png_folder(2, side=64) as folder:
-        speed_files.measure_files(report, Variant("_r", "resnet18", 2), folder, blocks=1, rounds=1, repeat=2)
+    with files.png_folder(2, side=64) as folder:
+        files.measure_files(report, Variant("_r", "resnet18", 2), folder, blocks=1, rounds=3, repeat=2)
     assert report.ratios.keys() == {"synthesis_not_bottleneck_r"}
     rates = {row["what"]: row["images_per_s"] for row in report.rows["end to end"]}
     assert min(rates.values()) > 0
@@ -176,7 +177,7 @@ def test_the_stream_of_a_device_gives_the_detectors_scores() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_the_published_formulation_beside_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.speed_cuda.settings", lambda backbone: settings("small"))
+    monkeypatch.setattr("benchmarks.speed.cuda.settings", lambda backbone: settings("small"))
     report = Report()
     measure_cuda(report, "cpu", "resnet18", 2, 1, 1, size=64)
     assert report.ratios.keys() == {"cuda_images_per_s", "cuda_infer", "cuda_train"}
@@ -196,7 +197,7 @@ def test_the_file_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_anomalibs_flows_are_ours_and_otherwise_not_timed() -> None:
     pytest.importorskip("anomalib", reason="anomalib is an extra: semflow[peers]")
-    from benchmarks.speed_anomalib import cflow_pair, check_cflow, check_fastflow, fastflow_pair, images_of
+    from benchmarks.speed.against_anomalib import cflow_pair, check_cflow, check_fastflow, fastflow_pair, images_of
 
     ours, theirs = fastflow_pair("resnet18", 1)
     images, normalised = images_of(ours, 1)

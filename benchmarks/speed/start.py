@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 
-from .speed_timing import Ratio, Report
+from .timing import Ratio, Report
 
 __all__ = ["measure_start"]
 

@@ -24,7 +24,7 @@ from semflow.functional import to_locations
 from semflow.nn import SinusoidalPosition2d
 
 from .coupling import Setting, Sizes, agree, make_freia, make_ours
-from .speed_timing import (
+from .timing import (
     Report,
     Variant,
     best,

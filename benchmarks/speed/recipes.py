@@ -22,7 +22,7 @@ from semflow.detectors import Detector
 from semflow.detectors.stepping import adam, train_on_batch
 from semflow.recipes import cflow_ad, fastflow, sanflow
 
-from .speed_timing import (
+from .timing import (
     Ratio,
     Report,
     Variant,

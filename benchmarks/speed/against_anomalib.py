@@ -26,8 +26,8 @@ from semflow.features.timm_module import load_timm
 from semflow.flows import ScaleWise
 from semflow.recipes import cflow_ad, fastflow
 
-from .speed_flows import Plan
-from .speed_timing import Report, Variant, best, in_turns, missing, ratio, using_threads
+from .flows import Plan
+from .timing import Report, Variant, best, in_turns, missing, ratio, using_threads
 
 __all__ = ["measure_cflow", "measure_fastflow"]
 

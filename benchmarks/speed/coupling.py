@@ -1,6 +1,6 @@
 """Speed of one conditional coupling block against FrEIA 0.2's AllInOneBlock in the form that SANFlow published.
 
-    python benchmarks/coupling.py [--batch 8 --rounds 5 --threads 1 --json benchmarks/results/coupling.json]
+    python -m benchmarks.speed.coupling [--batch 8 --rounds 5 --threads 1 --json coupling.json]
 
 Both compute the same function, which is checked first, from the same numbers in the same layout: affine coupling,
 global affine, hard permutation. FrEIA's block takes the position code joined to every location and permutes by a
@@ -18,9 +18,6 @@ form has more to multiply, 2 N h (P + D + 2 A) + 2 N C^2.
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -32,10 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import semflow
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation
 from semflow.functional import to_locations
 from semflow.nn import SinusoidalPosition2d
+
+from ..shared.record import provenance, versions
 
 
 class Setting(NamedTuple):
@@ -211,13 +209,6 @@ def row(setting: Setting, batch: int, rounds: int, training: bool) -> dict[str, 
     }
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def total(rows: list[dict[str, Any]], backbone: str, code: int, training: bool) -> float | None:
     """The ratio over all scales of a backbone: of the sums of seconds."""
     kind = "forward + backward" if training else "inference"
@@ -226,7 +217,9 @@ def total(rows: list[dict[str, Any]], backbone: str, code: int, training: bool) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.speed.coupling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -237,12 +230,10 @@ def main() -> None:
     settings = [s for s in SETTINGS if options.backbone in (None, s.backbone)]
     make_freia(settings[0])  # so that a missing extra is the first thing to be said
     head = {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": f"{processor()}, {os.cpu_count()} logical CPUs, {platform.system()}",
+        **provenance(["python", "-m", "benchmarks.speed.coupling", *sys.argv[1:]]),
+        "versions": versions("FrEIA"),
         "threads": options.threads,
         "rounds": options.rounds,
-        "versions": {"semflow": semflow.__version__, "torch": torch.__version__, "FrEIA": "0.2"}
-        | {"python": platform.python_version()},
     }
     print("\n".join(f"{key}: {value}" for key, value in head.items()))
     print(f"\n{'backbone':18} {'C':>4} {'H=W':>4} {'D':>4} {'B':>3}  {'pass':18}", end="")

@@ -17,8 +17,8 @@ from semflow.detectors.stepping import adam, train_on_batch
 from semflow.functional import to_locations
 from semflow.recipes import sanflow
 
-from .speed_flows import Plan, Scale, inference, settings, training_step
-from .speed_timing import Report, best, in_turns, missing, ratio
+from .flows import Plan, Scale, inference, settings, training_step
+from .timing import Report, best, in_turns, missing, ratio
 
 __all__ = ["measure_cuda", "stream"]
 

@@ -31,8 +31,8 @@ from semflow.detectors.loading import batches
 from semflow.detectors.stepping import adam, train_on_batch
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 
-from .speed_recipes import Case
-from .speed_timing import Report, Variant, in_turns, ratio, using_threads
+from .recipes import Case
+from .timing import Report, Variant, in_turns, ratio, using_threads
 
 __all__ = ["measure_files", "png_folder"]
 

@@ -1,4 +1,4 @@
-"""Speed and agreement of semflow.metrics: `python benchmarks/metrics.py [--images 160 --size 256 --repeats 5]`.
+"""Speed and agreement of semflow.metrics: `python -m benchmarks.speed.against_sklearn [--images 160 --repeats 5]`.
 
 AUROC, average precision and F1-max against scikit-learn, AUPRO against its definition computed directly (all pixels
 sorted with their indices, both curves accumulated, ties merged, trapezoids up to the limit). The two sides of a ratio
@@ -6,22 +6,18 @@ take turns, and the median of the ratios is printed. Agreement to 1e-9 is checke
 """
 
 import argparse
-import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import scipy
-import sklearn
-import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-import semflow
 from semflow import metrics
+
+from ..shared.record import provenance, versions
 
 
 def scene(images: int, size: int, seed: int, levels: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -92,26 +88,20 @@ def compare(name: str, ours: Callable[..., object], theirs: Callable[..., object
     )
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.speed.against_sklearn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(f"{processor()}, {os.cpu_count()} logical CPUs, {platform.system()}, python {platform.python_version()}")
-    print(
-        f"semflow {semflow.__version__}, numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}"
-    )
+    head = provenance(["python", "-m", "benchmarks.speed.against_sklearn", *sys.argv[1:]])
+    head["versions"] = versions("scipy", "scikit-learn")
+    print("\n".join(f"{key}: {value}" for key, value in head.items()))
     for kind, levels in (("continuous", None), ("256 levels", 256)):
         data = scene(options.images, options.size, options.seed, levels)
         size = f"{options.images} maps of {options.size} x {options.size}"

@@ -2,25 +2,25 @@
 
 More is better, and above one is faster than the other, unless marked with (-).
 
-sanflow_train_eager, _compiled      FrEIA's time over ours for a training step of SANFlow's flows (`speed_flows`)
+sanflow_train_eager, _compiled      FrEIA's time over ours for a training step of SANFlow's flows (`flows`)
 sanflow_infer_eager, _compiled      the same for inference
 gemm_fraction_train_eager, ...      time of the flows' matrix products alone over the flows'; also _infer, _compiled
 gemm_bound_train, _infer            FrEIA's time over the products': no flow of this function can be further ahead
 sanflow_train_memory (-)            our peak memory of a step over FrEIA's, parameters and gradients aside
-fastflow_train, fastflow_infer      anomalib's time over ours (`speed_anomalib`); also _compiled, and _infer_whole with
-                                    the backbone
+fastflow_train, fastflow_infer      anomalib's time over ours (`against_anomalib`); also _compiled, and _infer_whole
+                                    with the backbone
 cflow_infer                         anomalib's time over ours, in its fibers of 64; _best_chunk at its best; _whole with
                                     the backbone
 floor_RECIPE_train, _infer          time of the recipe's operations at the rate of a large square product over the time
-                                    that they take, for sanflow, cflow_ad and fastflow (`speed_recipes`)
+                                    that they take, for sanflow, cflow_ad and fastflow (`recipes`)
 metrics_vs_sort (-)                 time of all exact pixel metrics over that of `numpy.sort` of the scores
 auroc_vs_sort_1e6 (-), aupro_...    the same for one metric, labelling included, at 1e6, 1e7 and 1e8 pixels
-auroc_vs_sklearn_1e6, auroc_vs_anomalib_1e6, aupro_vs_anomalib_1e6      the library's time over ours (`speed_metrics`)
+auroc_vs_sklearn_1e6, auroc_vs_anomalib_1e6, aupro_vs_anomalib_1e6      the library's time over ours (`metrics`)
 synthesis_not_bottleneck            images a second of decoding and synthesis with two workers over those of training
-                                    on all threads (`speed_files`)
-import_vs_python (-)                CPU time of `import semflow` over that of an empty interpreter (`speed_start`)
+                                    on all threads (`files`)
+import_vs_python (-)                CPU time of `import semflow` over that of an empty interpreter (`start`)
 help_vs_torch (-)                   CPU time of `semflow --help` over that of `import torch`
-cuda_images_per_s                   images a second from uint8 in host memory to scores (`speed_cuda`, `--device cuda`)
+cuda_images_per_s                   images a second from uint8 in host memory to scores (`cuda`, `--device cuda`)
 cuda_infer, cuda_train              the published formulation's time over ours
 
 Names without a suffix are of WRN-50 at 256 px, batch 8, one thread, by CPU time. `_batch1`, `_resnet18`,
@@ -41,15 +41,15 @@ from pathlib import Path
 
 import torch
 
-from .record import provenance, versions
-from .speed_anomalib import measure_cflow, measure_fastflow
-from .speed_cuda import measure_cuda
-from .speed_files import measure_files, png_folder
-from .speed_flows import Plan, measure_flows
-from .speed_metrics import measure_metrics, measure_pixels
-from .speed_recipes import measure_recipes
-from .speed_start import measure_start
-from .speed_timing import Report, Variant, all_threads, no_compiler
+from ..shared.record import provenance, versions
+from .against_anomalib import measure_cflow, measure_fastflow
+from .cuda import measure_cuda
+from .files import measure_files, png_folder
+from .flows import Plan, measure_flows
+from .metrics import measure_metrics, measure_pixels
+from .recipes import measure_recipes
+from .start import measure_start
+from .timing import Report, Variant, all_threads, no_compiler
 
 __all__ = ["SECTIONS", "main"]
 
@@ -132,7 +132,9 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="five minutes on two cores")
     parser.add_argument("--device", default="cpu", help="where the flows are measured: cpu or cuda")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections, all by default")

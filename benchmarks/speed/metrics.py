@@ -18,7 +18,7 @@ import numpy as np
 from semflow import metrics
 from semflow.metrics.regions import PixelSplit, evaluate_pixels
 
-from .speed_timing import Report, in_turns, missing, ratio
+from .timing import Report, in_turns, missing, ratio
 
 __all__ = ["measure_metrics", "measure_pixels", "scene"]
 
@@ -104,7 +104,7 @@ def peer_metric(name: str, metric: str, scores: np.ndarray, masks: np.ndarray) -
         return lambda: float(roc_auc_score(flags, flat))
     import torch
 
-    from .speed_anomalib import import_anomalib
+    from .against_anomalib import import_anomalib
 
     import_anomalib()
     with warnings.catch_warnings():
