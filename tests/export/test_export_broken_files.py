@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -141,6 +142,94 @@ def test_nothing_in_an_archive_is_unpickled_or_run(where, copy, tmp_path) -> Non
     rewritten(path, change, more)
     refused(path)
     assert not trace.exists()
+
+
+def pickled_weight(path: Path, trace: Path) -> tuple[str, bytes, bytes]:
+    """The name of a weight, a configuration that calls it pickled, and what it is then."""
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("own/data/weights/model_weights_config.json"))
+    first = next(iter(config["config"].values()))
+    first["use_pickle"] = True
+    buffer = io.BytesIO()
+    torch.save({"bomb": Bomb(trace)}, buffer)
+    return first["path_name"], json.dumps(config).encode(), buffer.getvalue()
+
+
+def test_a_name_in_another_case_is_the_same_name_to_torch(copy, tmp_path) -> None:
+    path, trace = copy("torch"), tmp_path / "trace"
+    weight, config, bomb = pickled_weight(path, trace)
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("own/data/weights/model_weights_CONFIG.json", config)
+        archive.writestr(f"own/data/weights/{weight.upper()}", bomb)
+        for name, data in members:
+            archive.writestr(name, bomb if name.endswith(f"/{weight}") else data)
+    assert "model_weights_CONFIG.json, which semflow neither writes nor opens" in refused(path)
+    assert not trace.exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(path)
+    assert trace.exists(), "torch reads it otherwise by now: this test tests nothing"
+
+
+def ends(archive: bytes) -> tuple[bytes, bytes, bytes]:
+    """The files of an archive, its directory and the record of its end."""
+    end = archive.rindex(b"PK\5\6")
+    size, offset = struct.unpack("<II", archive[end + 12 : end + 20])
+    return archive[:offset], archive[offset : offset + size], archive[end:]
+
+
+def shifted(directory: bytes, by: int) -> bytes:
+    found, place = b"", 0
+    while place < len(directory):
+        lengths = sum(struct.unpack("<HHH", directory[place + 28 : place + 34]))
+        (offset,) = struct.unpack("<I", directory[place + 42 : place + 46])
+        entry = directory[place : place + 46 + lengths]
+        found += entry[:42] + struct.pack("<I", (offset + by) % 2**32) + entry[46:]
+        place += len(entry)
+    return found
+
+
+def test_an_archive_of_two_directories_is_read_as_torch_reads_it(copy, tmp_path) -> None:
+    """Python goes by where a directory ends, torch by where it is said to begin."""
+    path, trace = copy("torch"), tmp_path / "trace"
+    weight, config, bomb = pickled_weight(path, trace)
+    rewritten(path, {}, {})
+    harmless = ends(path.read_bytes())
+    rewritten(path, {"model_weights_config.json": config, f"data/weights/{weight}": bomb}, {})
+    files, directory, end = ends(path.read_bytes())
+    # Whoever goes back from the end takes every offset for counted from here.
+    path.write_bytes(files + directory + harmless[0] + shifted(harmless[1], len(files) - len(harmless[0])) + end)
+    with zipfile.ZipFile(path) as archive:
+        assert b'"use_pickle": true' not in archive.read("own/data/weights/model_weights_config.json")
+    assert "pickled tensors" in refused(path)
+    assert not trace.exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(path)
+    assert trace.exists(), "torch reads it otherwise by now: this test tests nothing"
+
+
+@pytest.mark.parametrize("where", ["weight", "compressed", "second folder", "second model"])
+def test_archives_that_semflow_has_not_written(where, copy) -> None:
+    path = copy("torch")
+    if where == "weight":
+        content = path.read_bytes()
+        weight = load(path).runner._module.state_dict()["detector.features.network.fine.weight"].numpy().tobytes()
+        assert content.count(weight) == 1
+        place = content.index(weight) + 10
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert "data/weights/weight_0 has changed since it was written" in refused(path)
+        return
+    if where == "second model":
+        rewritten(path, {}, {"models/other.json": b"{}"})
+    else:
+        with zipfile.ZipFile(
+            path, "a", zipfile.ZIP_DEFLATED if where == "compressed" else zipfile.ZIP_STORED
+        ) as archive:
+            archive.writestr("other/extra/notes" if where == "second folder" else "own/extra/notes", b"0" * 1000)
+    assert {"compressed": "compressed", "second folder": "more than one folder"}.get(where, "other.json") in refused(
+        path
+    )
 
 
 def test_the_bomb_of_this_test_goes_off_where_it_is_unpickled(copy, tmp_path) -> None:

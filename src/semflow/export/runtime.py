@@ -1,8 +1,5 @@
 """Running an exported file on arrays. Imports no torch: a file of ONNX or OpenVINO needs its own runtime and numpy."""
 
-import json
-import zipfile
-from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, ConfigError, DeviceError, ShapeError
+from .archive import broken, open_program, read_text
 from .metadata import KEY, Metadata, read_metadata
 
 __all__ = ["SUFFIXES", "Arrays", "Runner", "need", "open_runner"]
@@ -101,11 +99,6 @@ def need(package: str) -> ModuleType:
         ) from None
 
 
-def _broken(path: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return CheckpointError(f"{path}: broken or no exported model ({reason}); export the model again")
-
-
 def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
     side, dtype = metadata.image_size, np.dtype(metadata.input)
     if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != dtype or not len(images):
@@ -133,7 +126,7 @@ class _OnnxRunner:
                 str(path), options, providers=[name for name in wanted if name in offered]
             )
         except Exception as error:  # onnxruntime has a class for each of its status codes, without a common parent
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
@@ -162,7 +155,7 @@ class _OpenVinoRunner:
         except CheckpointError:
             raise
         except Exception as error:  # RuntimeError for all, and what its parser stumbles on
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         results = self._compiled([_checked(images, self.metadata)])
@@ -178,16 +171,12 @@ class _TorchRunner:
     """torch.export's archive, run by torch."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        text = _refuse_code(path)
-        self.metadata = read_metadata(text, path)
+        self.metadata = read_metadata(read_text(path), path)
         torch = import_module("torch")
         from ..detectors.loading import check_device
 
         chosen = check_device(device)
-        try:
-            program = torch.export.load(path)
-        except Exception as error:  # a reader of zip files, of JSON, and of torch's own schema
-            raise _broken(path, error) from error
+        program = open_program(path)
         if chosen.type != "cpu":
             program = import_module("torch.export.passes").move_to_device_pass(program, chosen)
         self._torch, self._device, self._module = torch, chosen, program.module()
@@ -197,49 +186,3 @@ class _TorchRunner:
         with self._torch.no_grad():
             results = self._module(given)
         return {name: x.cpu().numpy() for name, x in zip(self.metadata.outputs, results, strict=True)}
-
-
-def _refuse_code(path: Path) -> str | None:
-    """The metadata of a `.pt2` archive that holds tensors and a graph as data and nothing else.
-
-    torch.export.load unpickles what an archive gives it as pickled, and loads compiled libraries: semflow writes
-    neither, so whatever holds them is not ours, and is not opened.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            inner = [name.partition("/")[2] for name in names]
-            text = None
-            for name, part in zip(names, inner, strict=True):
-                if part == f"extra/{KEY}.json":
-                    text = archive.read(name).decode("utf-8")
-                elif part.startswith("extra/"):
-                    continue
-                elif part.startswith("data/sample_inputs/") and archive.getinfo(name).file_size:
-                    raise CheckpointError(f"{path}: holds pickled inputs, which semflow does not open; export it again")
-                elif part.endswith("_config.json") and part.startswith("data/"):
-                    _refuse_pickled(json.loads(archive.read(name)), path)
-            doubled = [name for name, count in Counter(names).items() if count > 1]
-            strange = [part for part in inner if not _is_data(part)]
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _broken(path, error) from error
-    if doubled or strange:
-        first = [*doubled, *strange][0]
-        raise CheckpointError(f"{path}: holds {first}, which semflow neither writes nor opens; export the model again")
-    return text
-
-
-def _refuse_pickled(config: Any, path: Path) -> None:
-    for entry in config["config"].values():
-        if entry["use_pickle"] or not str(entry["path_name"]).startswith(("weight_", "tensor_")):
-            raise CheckpointError(f"{path}: holds pickled tensors, which semflow does not open; export it again")
-
-
-def _is_data(part: str) -> bool:
-    folders = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "extra/", ".data/")
-    legacy = part.startswith(("data/weights/", "data/constants/")) and part.endswith(".pt")
-    return part in ("archive_format", "archive_version", "version", "byteorder") or (
-        part.startswith(folders) and not legacy
-    )
