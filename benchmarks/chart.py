@@ -2,29 +2,15 @@
 
 import io
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from semflow.errors import ConfigError
 from semflow.report import write_atomic
 
 from .markdown import NAMES
+from .shared.plots import BEST, CONTROL, OURS, PAPER
 
-__all__ = ["draw", "require_matplotlib"]
-
-# Okabe and Ito's colours keep apart for colour-blind readers; the hatch and the marker in grey print.
-OURS, PAPER, BEST, CONTROL = "#0072B2", "#BBBBBB", "#D55E00", "#56B4E9"
-
-
-def require_matplotlib() -> None:
-    """Say before the work that there will be no chart.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
-    if find_spec("matplotlib") is None:
-        raise ConfigError('the chart needs matplotlib: python -m pip install "semflow[plot]", or give --no-chart')
+__all__ = ["draw"]
 
 
 def draw(summary: Mapping[str, Any], base: Path) -> list[Path]:

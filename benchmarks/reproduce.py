@@ -68,9 +68,9 @@ def run(
         if options.data is None:
             return 0
     if not (options.no_chart or options.list or options.dry_run):
-        from .chart import require_matplotlib
+        from .shared.plots import require_matplotlib
 
-        require_matplotlib()
+        require_matplotlib(", or give --no-chart")
     cells = plan(chosen, rows, options)
     store = CellStore(options.cells, notice=lambda line: print(line, file=sys.stderr))
     for c in cells:

@@ -19,7 +19,7 @@ from typing import Any
 
 from semflow.errors import DataError, SemflowError
 
-from ..chart import require_matplotlib
+from ..shared.plots import require_matplotlib
 from ..shared.record import provenance
 
 

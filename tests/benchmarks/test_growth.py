@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.growth import AXES, exponent, measure_point
+from benchmarks.growth.curves import AXES, exponent, measure_point
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def test_a_point_has_time_and_memory(axis: str) -> None:
 
 def test_a_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots are an extra: semflow[plot]")
-    from benchmarks.growth_plot import draw
+    from benchmarks.growth.plot import draw
 
     points = [{"batch": n, "train_s": 0.1 * n, "infer_s": 0.02 * n, "train_mib": 9.0, "infer_mib": n} for n in (1, 4)]
     slopes = {what: exponent(points, "batch", what) for what in points[0] if what != "batch"}

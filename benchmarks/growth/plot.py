@@ -7,7 +7,7 @@ from typing import Any
 
 from semflow.report import write_atomic
 
-from .chart import BEST, OURS, require_matplotlib
+from ..shared.plots import BEST, OURS, require_matplotlib
 
 __all__ = ["draw"]
 

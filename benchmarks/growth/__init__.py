@@ -1,0 +1,1 @@
+"""How cost grows with each size: `python -m benchmarks.growth --help`."""
