@@ -1,18 +1,21 @@
 """Files that are not what they should be: each is one line that names it, and nothing in them is run."""
 
 import contextlib
+import html
+import importlib
 import io
 import json
 import pickle
 import shutil
 import struct
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export_cases import FORMATS
+from export_cases import FORMATS, PACKAGES
 
 from semflow.errors import CheckpointError
 from semflow.export import load, open_runner
@@ -75,6 +78,40 @@ def test_models_of_others_and_of_other_versions(copy, tmp_path) -> None:
     program.example_inputs = None
     torch.export.save(program, tmp_path / "other.pt2")
     assert "that semflow export has made" in refused(tmp_path / "other.pt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("onnx", {"input": "float32"}),
+        ("onnx", {"image_size": 64}),
+        ("onnx", {"outputs": ["score", "anomaly_map"], "calibration": {}}),
+        ("torch", {"input": "float32"}),
+        ("torch", {"image_size": 64}),
+        ("torch", {"outputs": ["score", "anomaly_map"], "calibration": {}}),
+        ("openvino", {"input": "float32"}),
+        ("openvino", {"image_size": 64}),
+        ("openvino", {"outputs": ["score", "anomaly_map"], "calibration": {}}),
+    ],
+)
+def test_metadata_of_another_graph(name, changes, copy) -> None:
+    for package in PACKAGES[name]:
+        pytest.importorskip(package)
+    path = copy(name)
+    said = load(path).metadata
+    text = json.dumps({**asdict(said), **changes})
+    if name == "onnx":
+        model = importlib.import_module("onnx").load(path)
+        model.metadata_props[0].value = text
+        path.write_bytes(model.SerializeToString())
+    elif name == "torch":
+        rewritten(path, {"extra/semflow.json": text.encode()}, {})
+    else:
+        content = path.read_text()
+        before = html.escape(said.to_json(), quote=True)
+        assert content.count(before) == 1
+        path.write_text(content.replace(before, html.escape(text, quote=True)))
+    assert "as its entry says, but it is of uint8 images (3, 32, 32) to score" in refused(path)
 
 
 class Bomb:

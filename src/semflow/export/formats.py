@@ -93,6 +93,9 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
     decoder = kind.from_exported_program(program)  # a name keeps it: the frontend does not
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
+    model.reshape(
+        [-1, 3, metadata.image_size, metadata.image_size]
+    )  # the frontend forgets all sizes, not the batch's alone
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])

@@ -1,6 +1,7 @@
 """What an exported file says of itself: one JSON text inside it, whatever the format. Imports no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,8 @@ EXPORT_FORMAT = 1
 
 KEY = "semflow"
 """The name that the text has in a file."""
+
+LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
 
@@ -75,24 +78,50 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
         raise CheckpointError(f"{path}: expected a model that semflow export has made, but it has no entry {KEY!r}")
     try:
+        if len(text) > LARGEST_TEXT:
+            raise ValueError("too large")
         content = json.loads(text)
         found = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: broken, expected JSON in its entry {KEY!r}; export the model again") from error
     if found != EXPORT_FORMAT:
         raise CheckpointError(
-            f"{path}: exported by another version of semflow, expected export format {EXPORT_FORMAT} but got {found}; "
-            "export the model again"
+            f"{path}: exported by another version of semflow, expected export format {EXPORT_FORMAT} but got "
+            f"{str(found)[:40]}; export the model again"
         )
     known = {entry.name for entry in fields(Metadata)}
     try:
         made = Metadata(**{name: value for name, value in content.items() if name in known})
+        _check(made)
         low, high = (float(x) for x in made.map_range)
-        if made.image_size < 1 or made.input not in get_args(InputType) or "score" not in made.outputs:
-            raise ValueError(made)
-        return Metadata(**{**asdict(made), "map_range": (low, high), "outputs": tuple(map(str, made.outputs))})
-    except (ValueError, TypeError) as error:
+        return Metadata(**{**asdict(made), "map_range": (low, high), "outputs": tuple(made.outputs)})
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: broken, its entry {KEY!r} lacks values; export the model again") from error
+
+
+def _check(made: Metadata) -> None:
+    """Raise ValueError for what `Metadata` would not have written: files come from strangers."""
+    rate = made.calibration.get("false_alarm_rate") if isinstance(made.calibration, dict) else None
+    outputs = [name for name in made.outputs if isinstance(name, str)]
+    decided = {"p_value", "is_anomalous", "mask"}
+    if not (
+        type(made.format) is type(made.image_size) is int
+        and 1 <= made.image_size <= LARGEST_SIDE
+        and made.input in get_args(InputType)
+        and len(made.map_range) == 2
+        and all(type(x) in (int, float) and math.isfinite(x) for x in made.map_range)
+        and made.map_range[0] <= made.map_range[1]
+        and type(made.localises) is bool
+        and isinstance(made.recipe, str)
+        and isinstance(made.arguments, dict)
+        and isinstance(made.versions, dict)
+        and isinstance(made.outputs, list | tuple)
+        and len(set(outputs)) == len(made.outputs)
+        and {"score", "anomaly_map"} <= set(outputs)
+        and (decided if made.calibration else set()) == decided & set(outputs)
+        and (made.calibration == {} or (type(rate) is float and 0 < rate < 1))
+    ):
+        raise ValueError("a value of another type or range")
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Running an exported file on arrays. Imports no torch: a file of ONNX or OpenVINO needs its own runtime and numpy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +99,22 @@ def need(package: str) -> ModuleType:
         ) from None
 
 
+def _agree(metadata: Metadata, takes: tuple[object, ...], gives: Sequence[object], path: Path) -> None:
+    """Raise CheckpointError where a graph is not what its metadata say: the type and shape of an image, the results."""
+    side = metadata.image_size
+    expected = (metadata.input, 3, side, side)
+    takes = tuple(own if free == -1 else free for own, free in zip(expected, takes, strict=False)) + takes[4:]
+    if takes != expected or list(gives) != list(metadata.outputs):
+        raise CheckpointError(
+            f"{path}: broken, expected a graph of {_told(expected, metadata.outputs)}, as its entry says, but it is of "
+            f"{_told(takes, gives)}; export the model again"
+        )
+
+
+def _told(takes: tuple[object, ...], gives: Sequence[object]) -> str:
+    return f"{takes[0]} images {takes[1:]} to {', '.join(map(str, gives))}"[:200]
+
+
 def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
     side, dtype = metadata.image_size, np.dtype(metadata.input)
     if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != dtype or not len(images):
@@ -128,10 +144,15 @@ class _OnnxRunner:
         except Exception as error:  # onnxruntime has a class for each of its status codes, without a common parent
             raise broken(path, error) from error
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        given, results = self._session.get_inputs(), self._session.get_outputs()
+        kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+        takes = (kinds.get(given[0].type, given[0].type), *given[0].shape[1:]) if len(given) == 1 else (len(given),)
+        self._input = given[0].name if given else ""
+        _agree(self.metadata, takes, [x.name for x in results], path)
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         names = list(self.metadata.outputs)
-        return dict(zip(names, self._session.run(names, {"images": _checked(images, self.metadata)}), strict=True))
+        return dict(zip(names, self._session.run(names, {self._input: _checked(images, self.metadata)}), strict=True))
 
 
 class _OpenVinoRunner:
@@ -151,6 +172,7 @@ class _OpenVinoRunner:
             model = core.read_model(str(path))
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = read_metadata(text, path)
+            _agree(self.metadata, *_openvino_ends(model), path)
             self._compiled = core.compile_model(model, "CPU", settings)
         except CheckpointError:
             raise
@@ -160,6 +182,28 @@ class _OpenVinoRunner:
     def __call__(self, images: NDArray[Any]) -> Arrays:
         results = self._compiled([_checked(images, self.metadata)])
         return {name: _typed(name, np.array(results[name])) for name in self.metadata.outputs}
+
+
+def _openvino_ends(model: Any) -> tuple[tuple[object, ...], Sequence[object]]:
+    """What a graph of OpenVINO takes and gives."""
+    given = model.inputs
+    gives = [next(iter(sorted(x.get_names())), "") for x in model.outputs]
+    if len(given) != 1 or given[0].get_partial_shape().rank.get_max_length() != 4:
+        return (len(given),), gives
+    kind = given[0].get_element_type().get_type_name()
+    sides = [x.get_length() if x.is_static else -1 for x in list(given[0].get_partial_shape())[1:]]
+    return ({"u8": "uint8", "f32": "float32"}.get(kind, kind), *sides), gives
+
+
+def _torch_ends(program: Any, names: Sequence[str]) -> tuple[tuple[object, ...], Sequence[object]]:
+    """What a graph of torch takes, and its results by the names that they are to have, as they have none."""
+    signature = program.graph_signature
+    gives = [*names, *["another"] * len(signature.user_outputs)][: len(signature.user_outputs)]
+    placeholders = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    given = [placeholders[name] for name in signature.user_inputs]
+    if len(given) != 1 or given[0] is None:
+        return (len(given),), gives
+    return (str(given[0].dtype).removeprefix("torch."), *map(int, given[0].shape[1:])), gives
 
 
 def _typed(name: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -177,6 +221,11 @@ class _TorchRunner:
 
         chosen = check_device(device)
         program = open_program(path)
+        try:
+            ends = _torch_ends(program, self.metadata.outputs)
+        except Exception as error:  # a graph may lack whatever a graph has
+            raise broken(path, error) from error
+        _agree(self.metadata, *ends, path)
         if chosen.type != "cpu":
             program = import_module("torch.export.passes").move_to_device_pass(program, chosen)
         self._torch, self._device, self._module = torch, chosen, program.module()
