@@ -1,8 +1,6 @@
 """A cell: one recipe with its arguments, trained on one category from one seed, and evaluated on its test images."""
 
 import inspect
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from semflow.errors import ConfigError
 
 from . import peers
-from .datasets import Data
+from .shared.datasets import Data
+from .shared.memory import peak_memory
 from .shared.record import provenance
-from .store import CellStore
+from .shared.store import CellStore
 
 if TYPE_CHECKING:
     import torch
@@ -175,9 +174,3 @@ def count_steps(flows: "torch.nn.Module") -> Iterator[dict[str, int]]:
         yield steps
     finally:
         handle.remove()
-
-
-def peak_memory() -> int:
-    """Of this process so far, in megabytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))

@@ -19,9 +19,9 @@ if __package__ in (None, ""):
 from benchmarks import options as reproduce_options
 from benchmarks.cells import Job, perform
 from benchmarks.planning import plan
-from benchmarks.runner import run_all
 from benchmarks.shared.record import provenance
-from benchmarks.store import CellStore
+from benchmarks.shared.runner import run_all
+from benchmarks.shared.store import CellStore
 from benchmarks.tables import table
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
+from .shared.memory import peak_memory
 from .tables import Row
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
     from semflow.data import Sample
     from semflow.detectors.evaluation import METRICS, ImageResult, summarize
     from semflow.detectors.loading import batches, check_device
-
-    from .cells import peak_memory
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -9,8 +9,8 @@ from semflow.errors import ConfigError
 
 from . import peers
 from .cells import Cell, arguments_of
-from .datasets import Data, categories
 from .options import epochs_of, pairs, plain
+from .shared.datasets import Data, categories
 from .summary import Planned
 from .tables import Row, Table
 

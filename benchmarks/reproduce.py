@@ -15,9 +15,9 @@ from semflow.errors import ConfigError, SemflowError
 
 from .cells import Job, perform
 from .options import parse
-from .progress import Progress, duration
-from .runner import Outcome, run_all
-from .store import CellStore
+from .shared.progress import Progress, duration
+from .shared.runner import Outcome, run_all
+from .shared.store import CellStore
 from .tables import TABLES, table
 
 __all__ = ["main", "run"]

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .datasets import Data
-from .runner import run_all
+from .shared.datasets import Data
 from .shared.record import provenance
-from .store import CellStore
+from .shared.runner import run_all
+from .shared.store import CellStore
 
 __all__ = ["VARIANTS", "main"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spawned_work import work
 
-from benchmarks.runner import THREADS, run_all
+from benchmarks.shared.runner import THREADS, run_all
 
 
 def alive(pid: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.store import CellStore, digest
+from benchmarks.shared.store import CellStore, digest
 
 NAMES = st.sampled_from(["recipe", "seed", "fit", "blocks", "β"])
 LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-1, 1) | st.text(max_size=3)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import mvtec as front
 from benchmarks.options import parse
 from benchmarks.planning import plan
-from benchmarks.store import CellStore
+from benchmarks.shared.store import CellStore
 from benchmarks.tables import table
 
 

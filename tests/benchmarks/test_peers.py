@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import peers, reproduce
 from benchmarks.cells import Cell, arguments_of
-from benchmarks.datasets import Data
+from benchmarks.shared.datasets import Data
 from semflow.data import MVTecAD
 from semflow.features import TimmFeatures
 from semflow.metrics import ImageAccumulator

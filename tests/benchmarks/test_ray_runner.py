@@ -18,8 +18,8 @@ from spawned_work import work
 from benchmarks import reproduce
 from benchmarks.options import parse
 from benchmarks.ray_runner import run_on_ray
-from benchmarks.runner import run_all
-from benchmarks.store import CellStore
+from benchmarks.shared.runner import run_all
+from benchmarks.shared.store import CellStore
 from semflow.errors import ConfigError
 from semflow.scale import connected
 

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import reproduce
 from benchmarks.cells import Cell, arguments_of, measure
-from benchmarks.datasets import Data
-from benchmarks.store import CellStore
+from benchmarks.shared.datasets import Data
+from benchmarks.shared.store import CellStore
 from semflow import evaluate, fit
 from semflow.data import MVTecAD
 from semflow.recipes import build

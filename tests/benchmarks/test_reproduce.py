@@ -15,8 +15,8 @@ from benchmarks import reproduce
 from benchmarks.cells import Job
 from benchmarks.options import parse
 from benchmarks.paper import load
-from benchmarks.runner import Outcome
-from benchmarks.store import CellStore
+from benchmarks.shared.runner import Outcome
+from benchmarks.shared.store import CellStore
 from benchmarks.tables import TABLES, table
 
 SMALL = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--epochs", "3"]

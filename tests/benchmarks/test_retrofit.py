@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import retrofit, retrofit_cells, retrofit_flows
-from benchmarks.datasets import Data
-from benchmarks.retrofit_cells import Prepared, RetrofitCell, RetrofitJob, Setup, measure, perform, prepare
-from benchmarks.retrofit_flows import LIBRARIES
-from benchmarks.retrofit_model import Model, seeded
-from benchmarks.retrofit_report import METRICS, excerpt, summarise, to_markdown
-from benchmarks.runner import Outcome
-from benchmarks.store import CellStore
+from benchmarks.retrofit import __main__ as retrofit
+from benchmarks.retrofit.cells import Prepared, RetrofitCell, RetrofitJob, Setup, measure, perform, prepare
+from benchmarks.retrofit.flows import LIBRARIES
+from benchmarks.retrofit.model import Model, seeded
+from benchmarks.retrofit.report import METRICS, excerpt, summarise, to_markdown
+from benchmarks.shared.datasets import Data
+from benchmarks.shared.runner import Outcome
+from benchmarks.shared.store import CellStore
 from semflow.errors import ConfigError
 from semflow.testing import check_flow
 from semflow.testing.case import perturb
@@ -243,7 +243,7 @@ def test_a_cell_that_fails_leaves_the_others(
             raise ArithmeticError("the loss is nan\nin step 3")
         return measure(one, prepared)
 
-    monkeypatch.setattr(retrofit_cells, "measure", fail)
+    monkeypatch.setattr("benchmarks.retrofit.cells.measure", fail)
     words = words_for(mvtec, tmp_path, "--categories", "screw", "--seeds", "0", "--libraries", "callable")
     assert run_here(words) == 1
     assert len(list((tmp_path / "cells").iterdir())) == 2
@@ -319,7 +319,7 @@ def test_mistakes_are_named(
 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrofit_flows, "find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.retrofit.flows.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"FrEIA must be installed for its flow: pip install 'semflow\[freia\]'"):
         LIBRARIES["freia"].require()
     LIBRARIES["torch"].require()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError, SemflowError
 
-from .datasets import Data, categories
-from .progress import duration
-from .runner import Outcome, run_all
-from .store import CellStore
+from ..shared.datasets import Data, categories
+from ..shared.progress import duration
+from ..shared.runner import Outcome, run_all
+from ..shared.store import CellStore
 
 if TYPE_CHECKING:
-    from .retrofit_cells import RetrofitCell, RetrofitJob
+    from .cells import RetrofitCell, RetrofitJob
 
 __all__ = ["main", "parse", "run"]
 
@@ -107,11 +107,11 @@ def run(
     Args:
         options: of `parse`.
         command: for the record.
-        work: what makes and keeps the cells of a job; `retrofit_cells.perform`.
+        work: what makes and keeps the cells of a job; `cells.perform`.
         execute: what gives the jobs to it, `run_all` in processes of their own.
     """
-    from .retrofit_cells import perform
-    from .retrofit_flows import LIBRARIES
+    from .cells import perform
+    from .flows import LIBRARIES
 
     cells = plan(options)
     store = CellStore(options.cells, notice=lambda line: print(line, file=sys.stderr))
@@ -150,9 +150,9 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
         ConfigError: no such library, variant or category, or a library is not installed.
         DataError: the data are not there.
     """
-    from .retrofit_cells import RetrofitCell, Setup
-    from .retrofit_flows import LIBRARIES
-    from .retrofit_model import VARIANTS
+    from .cells import RetrofitCell, Setup
+    from .flows import LIBRARIES
+    from .model import VARIANTS
 
     libraries = chosen("libraries", options.libraries, list(LIBRARIES))
     if not options.libraries:
@@ -184,7 +184,7 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
 
 def jobs(cells: Sequence["RetrofitCell"], options: argparse.Namespace, command: Sequence[str]) -> list["RetrofitJob"]:
     """The cells of each category together, since they share the features; parted by library if --jobs wants more."""
-    from .retrofit_cells import RetrofitJob
+    from .cells import RetrofitJob
 
     names = list(dict.fromkeys(cell.data.category for cell in cells))
     libraries = list(dict.fromkeys(cell.library for cell in cells))
@@ -209,7 +209,7 @@ def write(
     """The report of the cells that there are."""
     from semflow.report import write_atomic
 
-    from .retrofit_report import summarise, to_markdown
+    from .report import summarise, to_markdown
 
     summary = summarise([(cell, store.get(cell.config())) for cell in cells], command)
     base = options.output / "retrofit"
@@ -221,7 +221,7 @@ def keep_tracebacks(output: Path, outcome: Outcome[Any]) -> None:
     """Of a job that died, or of cells that failed, in OUTPUT/failures."""
     from semflow.report import write_atomic
 
-    from .store import digest
+    from ..shared.store import digest
 
     found = {digest(outcome.job.cells[0].config()): outcome.traceback} if outcome.error else {}
     found |= {digest(f.cell.config()): f.traceback for f in outcome.result or ()}

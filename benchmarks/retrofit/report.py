@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .retrofit_cells import RetrofitCell
-from .retrofit_flows import LIBRARIES
-from .retrofit_model import VARIANTS
-from .shared.record import provenance, versions
+from ..shared.record import provenance, versions
+from .cells import RetrofitCell
+from .flows import LIBRARIES
+from .model import VARIANTS
 
 __all__ = ["METRICS", "excerpt", "summarise", "to_markdown"]
 

@@ -15,7 +15,7 @@ from semflow.bases import SemanticAware
 from semflow.metrics import ImageAccumulator, PixelAccumulator
 from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, LearnedVariance, VarianceHead
 
-from .retrofit_flows import Library
+from .flows import Library
 
 __all__ = ["VARIANTS", "Model", "Variant", "detection", "seeded"]
 

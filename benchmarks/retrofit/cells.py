@@ -14,12 +14,12 @@ from semflow.data import collate
 from semflow.features import TimmFeatures
 from semflow.flows import Standardize
 
-from .cells import peak_memory
-from .datasets import Data
-from .retrofit_flows import LIBRARIES
-from .retrofit_model import Model, Variant, detection, seeded
-from .shared.record import provenance, versions
-from .store import CellStore
+from ..shared.datasets import Data
+from ..shared.memory import peak_memory
+from ..shared.record import provenance, versions
+from ..shared.store import CellStore
+from .flows import LIBRARIES
+from .model import Model, Variant, detection, seeded
 
 __all__ = ["Failure", "Prepared", "RetrofitCell", "RetrofitJob", "Setup", "measure", "perform", "prepare"]
 

@@ -1,0 +1,1 @@
+"""What flows of other libraries gain by predicted statistics: `python -m benchmarks.retrofit --help`."""
