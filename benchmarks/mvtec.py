@@ -16,13 +16,13 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import options as reproduce_options
-from benchmarks.cells import Job, perform
-from benchmarks.planning import plan
+from benchmarks.reproduce import options as reproduce_options
+from benchmarks.reproduce.cells import Job, perform
+from benchmarks.reproduce.planning import plan
+from benchmarks.reproduce.tables import table
 from benchmarks.shared.record import provenance
 from benchmarks.shared.runner import run_all
 from benchmarks.shared.store import CellStore
-from benchmarks.tables import table
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 TIMES = ("train_images", "test_images", "train_seconds", "train_cpu_seconds", "evaluate_seconds")

@@ -37,7 +37,7 @@ EVERYTHING = 1 << 30
 
 
 def import_anomalib() -> tuple[Any, Any]:
-    """Its two models; torchvision without operators is mended first, as `benchmarks.peers` does."""
+    """Its two models; torchvision without operators is mended first, as `benchmarks.reproduce.peers` does."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     load_timm()
     with warnings.catch_warnings():

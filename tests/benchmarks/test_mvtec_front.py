@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import mvtec as front
-from benchmarks.options import parse
-from benchmarks.planning import plan
+from benchmarks.reproduce.options import parse
+from benchmarks.reproduce.planning import plan
+from benchmarks.reproduce.tables import table
 from benchmarks.shared.store import CellStore
-from benchmarks.tables import table
 
 
 def test_it_reads_the_cells_that_reproduce_keeps(mvtec: Path, tmp_path: Path) -> None:

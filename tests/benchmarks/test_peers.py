@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import peers, reproduce
-from benchmarks.cells import Cell, arguments_of
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce import peers
+from benchmarks.reproduce.cells import Cell, arguments_of
 from benchmarks.shared.datasets import Data
 from semflow.data import MVTecAD
 from semflow.features import TimmFeatures

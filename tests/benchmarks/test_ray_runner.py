@@ -15,9 +15,9 @@ import pytest
 import spawned_work
 from spawned_work import work
 
-from benchmarks import reproduce
-from benchmarks.options import parse
-from benchmarks.ray_runner import run_on_ray
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce.options import parse
+from benchmarks.reproduce.ray_runner import run_on_ray
 from benchmarks.shared.runner import run_all
 from benchmarks.shared.store import CellStore
 from semflow.errors import ConfigError

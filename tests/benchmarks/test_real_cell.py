@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reproduce
-from benchmarks.cells import Cell, arguments_of, measure
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce.cells import Cell, arguments_of, measure
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.store import CellStore
 from semflow import evaluate, fit

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import reproduce
-from benchmarks.cells import Job
-from benchmarks.options import parse
 from benchmarks.paper import load
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce.cells import Job
+from benchmarks.reproduce.options import parse
+from benchmarks.reproduce.tables import TABLES, table
 from benchmarks.shared.runner import Outcome
 from benchmarks.shared.store import CellStore
-from benchmarks.tables import TABLES, table
 
 SMALL = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--epochs", "3"]
 CATEGORIES = ["screw", "toothbrush"]
@@ -333,7 +333,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_epochs_of_one_category_go_above_those_of_all() -> None:
-    from benchmarks.options import epochs_of
+    from benchmarks.reproduce.options import epochs_of
 
     assert epochs_of(["screw=3", "20"], ["screw", "pill"]) == {"screw": 3, "pill": 20}
     assert epochs_of(["screw=3"], ["screw", "pill"]) == {"screw": 3, "pill": None}

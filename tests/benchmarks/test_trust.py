@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import trust, trust_page, trust_parts
-from benchmarks.trust_parts import PARTS, Part
-from benchmarks.trust_tests import Case, FailedTestsError, run_tests
+from benchmarks.trust import __main__ as trust
+from benchmarks.trust import page as trust_page
+from benchmarks.trust import parts as trust_parts
+from benchmarks.trust.parts import PARTS, Part
+from benchmarks.trust.tests import Case, FailedTestsError, run_tests
 
 ROOT = Path(__file__).resolve().parents[2]
 

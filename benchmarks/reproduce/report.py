@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ..shared.record import provenance
 from .planning import backbone_of
-from .shared.record import provenance
 from .summary import Planned, assemble
 from .tables import Row, Table
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from semflow.errors import ConfigError
 
-from .shared.datasets import Kind
+from ..shared.datasets import Kind
 
 __all__ = ["TABLES", "Row", "Table", "table"]
 

@@ -4,7 +4,7 @@
     python -m benchmarks.trust --only kills      # one part anew, the others as they are kept
     python -m benchmarks.trust --page            # the pages anew, from what is kept
 
-A part is a choice of tests (`trust_parts.py`). They record what they see, such as the kills that were survived or the
+A part is a choice of tests (`parts.py`). They record what they see, such as the kills that were survived or the
 largest difference between a detector and its exported file; a test that fails leaves no figures. Rates on real images
 are those of `benchmarks.calibration`, which takes longer and is run by itself; they are read from
 results/calibration.json. Seeds are fixed in the tests.
@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .shared.record import ROOT, provenance
-from .trust_page import PAGES, write
-from .trust_parts import PARTS
-from .trust_tests import FailedTestsError, run_tests
+from ..shared.record import ROOT, provenance
+from .page import PAGES, write
+from .parts import PARTS
+from .tests import FailedTestsError, run_tests
 
 __all__ = ["RESULTS", "kept", "main"]
 

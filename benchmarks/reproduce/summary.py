@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..paper import PaperRow, load, lookup
 from .cells import Cell
-from .paper import PaperRow, load, lookup
 from .tables import Row, Table
 
 __all__ = ["Planned", "assemble"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from semflow.report import write_atomic
 
+from ..shared.plots import BEST, CONTROL, OURS, PAPER
 from .markdown import NAMES
-from .shared.plots import BEST, CONTROL, OURS, PAPER
 
 __all__ = ["draw"]
 

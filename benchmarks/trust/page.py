@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .shared.record import ROOT
-from .trust_parts import BESIDE
+from ..shared.record import ROOT
+from .parts import BESIDE
 
 __all__ = ["PAGES", "TABLES", "filled"]
 

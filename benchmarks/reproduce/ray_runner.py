@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from semflow.errors import ConfigError
 from semflow.scale.cluster import connected, resources
 
-from .shared.runner import THREADS, Outcome
+from ..shared.runner import THREADS, Outcome
 
 __all__ = ["run_on_ray"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from semflow.errors import ConfigError
 
+from ..shared.datasets import Data, categories
 from . import peers
 from .cells import Cell, arguments_of
 from .options import epochs_of, pairs, plain
-from .shared.datasets import Data, categories
 from .summary import Planned
 from .tables import Row, Table
 

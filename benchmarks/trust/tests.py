@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from .shared.record import ROOT
+from ..shared.record import ROOT
 
 __all__ = ["Case", "FailedTestsError", "read_report", "run_tests"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from semflow.errors import ConfigError, SemflowError
 
+from ..shared.progress import Progress, duration
+from ..shared.runner import Outcome, run_all
+from ..shared.store import CellStore
 from .cells import Job, perform
 from .options import parse
-from .shared.progress import Progress, duration
-from .shared.runner import Outcome, run_all
-from .shared.store import CellStore
 from .tables import TABLES, table
 
 __all__ = ["main", "run"]
@@ -68,7 +68,7 @@ def run(
         if options.data is None:
             return 0
     if not (options.no_chart or options.list or options.dry_run):
-        from .shared.plots import require_matplotlib
+        from ..shared.plots import require_matplotlib
 
         require_matplotlib(", or give --no-chart")
     cells = plan(chosen, rows, options)

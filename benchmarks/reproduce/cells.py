@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
+from ..shared.datasets import Data
+from ..shared.memory import peak_memory
+from ..shared.record import provenance
+from ..shared.store import CellStore
 from . import peers
-from .shared.datasets import Data
-from .shared.memory import peak_memory
-from .shared.record import provenance
-from .shared.store import CellStore
 
 if TYPE_CHECKING:
     import torch

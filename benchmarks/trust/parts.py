@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .trust_tests import Case
+from .tests import Case
 
 __all__ = ["BESIDE", "PARTS", "Part"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
-from .shared.memory import peak_memory
+from ..shared.memory import peak_memory
 from .tables import Row
 
 if TYPE_CHECKING:

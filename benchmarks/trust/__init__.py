@@ -1,0 +1,1 @@
+"""What was counted of the promises that tests keep: `python -m benchmarks.trust --help`."""
