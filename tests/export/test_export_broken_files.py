@@ -23,6 +23,9 @@ from semflow.export.metadata import EXPORT_FORMAT, KEY
 from semflow.export.runtime import SUFFIXES
 
 
+ROOT = "archive"  # of the folder in an archive
+
+
 @pytest.fixture
 def copy(files, tmp_path):
     def make(name: str) -> Path:
@@ -184,7 +187,7 @@ def test_nothing_in_an_archive_is_unpickled_or_run(where, copy, tmp_path) -> Non
 def pickled_weight(path: Path, trace: Path) -> tuple[str, bytes, bytes]:
     """The name of a weight, a configuration that calls it pickled, and what it is then."""
     with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("own/data/weights/model_weights_config.json"))
+        config = json.loads(archive.read(f"{ROOT}/data/weights/model_weights_config.json"))
     first = next(iter(config["config"].values()))
     first["use_pickle"] = True
     buffer = io.BytesIO()
@@ -198,8 +201,8 @@ def test_a_name_in_another_case_is_the_same_name_to_torch(copy, tmp_path) -> Non
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("own/data/weights/model_weights_CONFIG.json", config)
-        archive.writestr(f"own/data/weights/{weight.upper()}", bomb)
+        archive.writestr(f"{ROOT}/data/weights/model_weights_CONFIG.json", config)
+        archive.writestr(f"{ROOT}/data/weights/{weight.upper()}", bomb)
         for name, data in members:
             archive.writestr(name, bomb if name.endswith(f"/{weight}") else data)
     assert "model_weights_CONFIG.json, which semflow neither writes nor opens" in refused(path)
@@ -238,7 +241,7 @@ def test_an_archive_of_two_directories_is_read_as_torch_reads_it(copy, tmp_path)
     # Whoever goes back from the end takes every offset for counted from here.
     path.write_bytes(files + directory + harmless[0] + shifted(harmless[1], len(files) - len(harmless[0])) + end)
     with zipfile.ZipFile(path) as archive:
-        assert b'"use_pickle": true' not in archive.read("own/data/weights/model_weights_config.json")
+        assert b'"use_pickle": true' not in archive.read(f"{ROOT}/data/weights/model_weights_config.json")
     assert "pickled tensors" in refused(path)
     assert not trace.exists()
     with contextlib.suppress(Exception):
@@ -263,7 +266,7 @@ def test_archives_that_semflow_has_not_written(where, copy) -> None:
         with zipfile.ZipFile(
             path, "a", zipfile.ZIP_DEFLATED if where == "compressed" else zipfile.ZIP_STORED
         ) as archive:
-            archive.writestr("other/extra/notes" if where == "second folder" else "own/extra/notes", b"0" * 1000)
+            archive.writestr("other/extra/notes" if where == "second folder" else f"{ROOT}/extra/notes", b"0" * 1000)
     assert {"compressed": "compressed", "second folder": "more than one folder"}.get(where, "other.json") in refused(
         path
     )

@@ -48,10 +48,15 @@ def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Form
         path: a new file.
         metadata: goes into it under `KEY`.
         format: of the file.
+
+    Raises:
+        OSError: the disk refuses.
     """
     with _quiet():
         if format == "torch":
-            torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
+            buffer = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+            torch.export.save(program, buffer, extra_files={f"{KEY}.json": metadata.to_json()})
+            path.write_bytes(buffer.getbuffer())
         elif format == "onnx":
             path.write_bytes(_onnx(program, metadata))
         else:
@@ -79,6 +84,8 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
     del proto.graph.value_info[:]  # shapes on the way, in terms of a symbol that torch has numbered
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        del node.metadata_props[:]  # where in whose folders the code lay that made it
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_json()
     data: bytes = proto.SerializeToString()
@@ -100,7 +107,10 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])
     # Half-precision weights, the default, would change scores.
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # of its streams, which do not tell a full disk from another failure
+        raise OSError(f"OpenVINO could not write it ({' '.join(str(error).split())[:80]})") from error
 
 
 @contextmanager

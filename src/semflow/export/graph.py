@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from ..detectors import Detector
 from .metadata import InputType
@@ -71,6 +72,9 @@ def trace(graph: DetectorGraph) -> ExportedProgram:
     with torch.no_grad(), ElementaryFunctions(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks to itself on tensors that require gradients
         program = torch.export.export(graph, (graph.example(),), dynamic_shapes=({0: batch},), strict=False)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # where in whose folders the code lay that made it
     # The example is not part of the model; torch would pickle it into the file.
     program.example_inputs = cast(tuple[tuple[Tensor, ...], dict[str, Tensor]], None)
     return program

@@ -1,6 +1,7 @@
 """A detector to one file that runs without this library."""
 
 import copy
+import glob
 import platform
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from torch import Tensor
 from .. import __version__
 from ..detectors import Detector
 from ..errors import ConfigError, DataError, ShapeError
+from ..report.files import naming
 from .check import compare, sample_images, to_input
 from .formats import Format, packages_of, write
 from .graph import DetectorGraph, trace
@@ -89,8 +91,11 @@ def save(
     said = _metadata(graph, packages_of(chosen))
     program = trace(graph)
     differences: dict[str, float] = {}
+    parent, prefix, suffix = path.absolute().parent, f".{path.name}.", ".partial"
+    for left in parent.glob(f"{glob.escape(prefix)}????????{suffix}"):  # of an export that was killed
+        shutil.rmtree(left, ignore_errors=True)
     # A folder beside it, so that each file keeps its name while it is made and then moves within one file system.
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
+    with naming(path), tempfile.TemporaryDirectory(suffix, prefix, parent) as folder:
         staged = Path(folder) / path.name
         write(program, staged, said, chosen)
         if check:
