@@ -72,6 +72,7 @@ def summary(cells: list[dict[str, Any]], options: argparse.Namespace, command: l
     recipe = {name: reproduce_options.pairs(getattr(options, name), f"--{name}") for name in ("set", "fit")}
     return {
         **provenance(command),
+        "seeds": sorted({c["seed"] for c in cells}),
         "epoch": "last",
         "recipe": {name: {k: reproduce_options.plain(v) for k, v in given.items()} for name, given in recipe.items()},
         "means": means,
@@ -97,6 +98,7 @@ def main(words: list[str] | None = None) -> int:
         if kept is not None:
             result = kept["result"]
             place = {"category": c.cell.data.category, "seed": c.cell.seed, "epochs": result["epochs"]}
+            place["commit"] = kept["record"].get("commit")  # that it was trained at
             done.append({**place, **result["metrics"], **{name: result[name] for name in TIMES}})
     done.sort(key=lambda c: (c["category"], c["seed"]))
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> int:
     kept = {task: cell["result"]["metrics"] for task in tasks if (cell := store.get(task.config()))}
     table = summarize(kept, options.variants)
     options.output.mkdir(parents=True, exist_ok=True)
-    content = {"rows": table, "epochs": options.epochs, **provenance(command)}
+    content = {"rows": table, "epochs": options.epochs, "seeds": options.seeds, **provenance(command)}
     (options.output / "why.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (options.output / "why.md").write_text(markdown(table, content), encoding="utf-8")
     print(markdown(table, content))

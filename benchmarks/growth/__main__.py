@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shared.record import provenance
-from .curves import AXES, exponent, grow
+from .curves import AXES, SEED, exponent, grow
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plots", type=Path, help="folder for a PNG of each axis")
     options = parser.parse_args(arguments)
     command = ["python", "-m", "benchmarks.growth", *(sys.argv[1:] if arguments is None else arguments)]
-    found: dict[str, Any] = {"axes": {}, **provenance(command), "threads": 1}
+    found: dict[str, Any] = {"axes": {}, **provenance(command), "seed": SEED, "threads": 1}
     for axis in options.only:
         points = grow(axis, AXES[axis].quick if options.quick else AXES[axis].values)
         slopes = {what: exponent(points, axis, what) for what in points[0] if what != axis}

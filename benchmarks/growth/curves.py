@@ -19,8 +19,9 @@ from ..speed.flows import inference, training_step
 from ..speed.recipes import Case
 from ..speed.timing import watching_memory
 
-__all__ = ["AXES", "Axis", "exponent", "grow", "measure_point"]
+__all__ = ["AXES", "SEED", "Axis", "exponent", "grow", "measure_point"]
 
+SEED = 0
 Point = dict[str, float]
 Run = Callable[[], object]
 
@@ -74,6 +75,7 @@ AXES = {
 def measure_point(axis: str, value: int, least: float = 0.3) -> Point:
     """Seconds and MiB of a point, in this process."""
     torch.set_num_threads(1)
+    torch.manual_seed(SEED)
     found: Point = {}
     for kind, run in AXES[axis].runs(**{axis: value}).items():
         with watching_memory("cpu") as above:

@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     head = provenance(["python", "-m", "benchmarks.speed.against_sklearn", *sys.argv[1:]])
-    head["versions"] = versions("scipy", "scikit-learn")
+    head |= {"versions": versions("scipy", "scikit-learn"), "seed": options.seed}
     print("\n".join(f"{key}: {value}" for key, value in head.items()))
     for kind, levels in (("continuous", None), ("256 levels", 256)):
         data = scene(options.images, options.size, options.seed, levels)

@@ -51,6 +51,7 @@ SETTINGS = [
 ]
 
 Pass = Callable[[], object]
+SEED = 0
 
 
 class Sizes(NamedTuple):
@@ -107,7 +108,7 @@ def make_ours(setting: Setting, freia: Any) -> FlowSequence:
 
 def passes(setting: Setting, batch: int, training: bool) -> dict[str, Pass]:
     """One pass of each side over the same features; in training x asks for a gradient, as within a stack of blocks."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     x = torch.randn(batch, setting.channels, setting.size, setting.size, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     rows = to_locations(x)
@@ -227,11 +228,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.manual_seed(SEED)
     settings = [s for s in SETTINGS if options.backbone in (None, s.backbone)]
     make_freia(settings[0])  # so that a missing extra is the first thing to be said
     head = {
         **provenance(["python", "-m", "benchmarks.speed.coupling", *sys.argv[1:]]),
         "versions": versions("FrEIA"),
+        "seed": SEED,
         "threads": options.threads,
         "rounds": options.rounds,
     }

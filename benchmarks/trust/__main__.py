@@ -63,6 +63,7 @@ def count(name: str, command: Sequence[str]) -> dict[str, Any]:
     cases = run_tests(PARTS[name].tests)
     return {
         **provenance(command),
+        "seeds": "fixed in the tests",
         "seconds": round(time.monotonic() - began, 1),
         "passed": sum(case.outcome == "passed" for case in cases),
         "skipped": dict(Counter(case.reason for case in cases if case.outcome == "skipped")),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.growth import __main__ as growth
 from benchmarks.growth.curves import AXES, exponent, measure_point
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,14 @@ def test_a_point_has_time_and_memory(axis: str) -> None:
     kinds = ("train",) if axis == "images" else ("train", "infer")
     assert found.keys() == {f"{kind}_{unit}" for kind in kinds for unit in ("s", "mib")}
     assert all(found[f"{kind}_s"] > 0 for kind in kinds)
+
+
+def test_the_file_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "grow", lambda axis, sizes: [{axis: n, "train_s": float(n)} for n in sizes])
+    growth.main(["--quick", "--only", "batch", "--json", str(tmp_path / "growth.json")])
+    found = json.loads((tmp_path / "growth.json").read_text("utf-8"))
+    assert found["axes"]["batch"]["exponents"] == {"train_s": 1.0}
+    assert {"command", "versions", "machine", "commit", "seed"} <= found.keys()
 
 
 def test_a_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:

@@ -24,12 +24,21 @@ def test_it_reads_the_cells_that_reproduce_keeps(mvtec: Path, tmp_path: Path) ->
     values = iter([0.5, 0.6, 0.7, 0.9])
     for c in plan(table("sanflow"), table("sanflow").rows, options):
         metrics = dict.fromkeys(front.METRICS, next(values))
-        store.put(c.cell.config(), {"metrics": metrics, "epochs": 2, **dict.fromkeys(front.TIMES, 1)}, {})
+        store.put(
+            c.cell.config(),
+            {"metrics": metrics, "epochs": 2, **dict.fromkeys(front.TIMES, 1)},
+            {"commit": f"of {c.cell.label}"},
+        )
     assert front.main(words) == 0
     found = json.loads((tmp_path / "front.json").read_text())
     assert [(c["category"], c["seed"]) for c in found["cells"]] == [
         (category, seed) for category in ("screw", "toothbrush") for seed in (0, 1)
     ]
+    assert [c["commit"] for c in found["cells"]] == [
+        f"of sanflow {c['category']} seed {c['seed']}" for c in found["cells"]
+    ]
+    assert found["seeds"] == [0, 1]
+    assert found["commit"]
     # Cells come seed by seed, toothbrush first: screw has 0.6 and 0.9.
     screw = found["means"]["screw"]["aupro"]
     assert (screw["mean"], screw["seeds"]) == (0.75, 2)

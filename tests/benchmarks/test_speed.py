@@ -193,6 +193,7 @@ def test_the_file_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["skipped"]["cuda_train"] == "there is no CUDA device"
     assert found["skipped"]["sanflow_train_compiled"] == "--no-compile was given"
     assert {"command", "versions", "machine", "commit", "seconds"} <= found.keys()
+    assert found["seed"] == torch.initial_seed() == 0
 
 
 def test_anomalibs_flows_are_ours_and_otherwise_not_timed() -> None:

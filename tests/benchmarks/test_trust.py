@@ -114,6 +114,7 @@ def test_one_part_is_counted_anew_and_the_others_stay(
     assert {name: after[name] for name in after if name != "kills"} == {n: before[n] for n in before if n != "kills"}
     assert (after["kills"]["passed"], after["kills"]["skipped"]) == (2, {"needs a GPU": 1})
     assert after["kills"]["command"].startswith("python -m benchmarks.trust --only kills")
+    assert after["kills"]["seeds"] == "fixed in the tests"
     assert page.read_text() == (
         "before\n<!-- figures: killed -->\n\n| training was killed | times |\n| --- | --- |\n| somewhere | 3 |\n\n"
         "<!-- end -->\nafter\n"
