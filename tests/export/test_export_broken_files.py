@@ -22,7 +22,6 @@ from semflow.export import load, open_runner
 from semflow.export.metadata import EXPORT_FORMAT, KEY
 from semflow.export.runtime import SUFFIXES
 
-
 ROOT = "archive"  # of the folder in an archive
 
 
