@@ -124,10 +124,11 @@ def filled(text: str, figures: Figures) -> str:
 
 
 def origin(record: Mapping[str, Any]) -> str:
-    """Machine, versions and command in a line."""
+    """Command, machine, versions and, where the command does not say it, the seed in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if name != "python")
     command = record["command"].replace(" --report", "")  # which writes the table of cells that the rest has made
-    return f"`{command}`; {record['machine']}; {versions}."
+    seed = f"; seed {record['seed']}" if "seed" in record else ""
+    return f"`{command}`; {record['machine']}; {versions}{seed}."
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -71,3 +71,4 @@ def test_slower_and_unmeasured_are_rows_too() -> None:
     assert "CFLOW" not in made  # another size, at which we are faster
     assert "0.50 (0.50 to 0.50), less is better" in made
     assert made.endswith("`python -m x`; a machine; torch 2.")
+    assert speed(Figures(SPEED | {"seed": 0}, FLOW, None)).endswith("torch 2; seed 0.")
