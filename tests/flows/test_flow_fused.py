@@ -48,14 +48,11 @@ def case(
 def rest_case(
     swap: bool = False, block: bool = True, clamp_form: str = "tanh"
 ) -> tuple[Function, Function, list[Tensor]]:
-    """The same from what any subnet gave: x, output and affine in place of five tensors."""
+    """The same from what any subnet gave: x and output as images, and affine, in place of five tensors."""
     ours, plain, (x, _, _, _, bias_out, *affine) = case("everywhere", swap, block, clamp_form)
-    output = torch.randn(len(x), len(bias_out), generator=generator(), dtype=torch.float64).requires_grad_()
-    return (
-        partial(fused_rest, *ours.args, **ours.keywords),
-        partial(composition_rest, *plain.args),
-        [x, output, *affine],
-    )
+    draw, shapes = generator(), ((5, x.shape[1], 3), (5, len(bias_out), 3))
+    given = [torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes]
+    return partial(fused_rest, *ours.args, **ours.keywords), partial(composition_rest, *plain.args), [*given, *affine]
 
 
 @pytest.mark.parametrize("rows", [1, 6, 1024])
@@ -71,23 +68,25 @@ def test_values_and_gradients_are_those_of_the_composition(
     same_values_and_gradients(*case(table, swap, block, clamp_form))
 
 
-@pytest.mark.parametrize("rows", [1, 6, 1024])
+@pytest.mark.parametrize("elements", [1, 10, 30, 2**18])
 @pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("clamp_form", ["tanh", "tanh_unit"])
 def test_so_are_those_of_what_follows_another_subnet(
-    clamp_form: str, swap: bool, block: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    clamp_form: str, swap: bool, block: bool, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
+    """In tiles of one location, of two, of two images, all at once."""
+    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ELEMENTS", elements)
     same_values_and_gradients(*rest_case(swap, block, clamp_form))
 
 
 def same_values_and_gradients(ours: Function, plain: Function, tensors: list[Tensor]) -> None:
-    weights = features(1, 1, 15, 6).double()[0, 0]
+    weights = features(1, 5, 3, 6).double()[0]
     results = []
     for function in (ours, plain):
         z, log_det = function(*tensors)
-        loss = (torch.cat((z, log_det[:, None]), 1) * weights).sum()
+        channels_last = (t.movedim(1, -1).reshape(5, 3, -1) for t in (z, log_det.unsqueeze(1)))
+        loss = (torch.cat(list(channels_last), 2) * weights).sum()
         results.append((z, log_det, *torch.autograd.grad(loss, tensors)))
     for came, right in zip(*results, strict=True):
         assert came.shape == right.shape

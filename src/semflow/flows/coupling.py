@@ -105,14 +105,14 @@ class AffineCoupling(Flow):
     ) -> Result:
         """The same as `forward`, or as it and the two flows that follow, see `semflow.flows.fused`."""
         check_channels(x, self.channels)
-        rows, size = to_locations(x), (x.shape[2], x.shape[3])
-        if isinstance(self.subnet, LocationSubnet):
-            net = self.subnet
-            call = partial(
-                fused, self._form, rows, net.table(x, context), net.weight_x, net.output.weight, net.output.bias
-            )
-        else:
-            call = partial(fused_rest, self._form, rows, to_locations(self.subnet(self._halves(x)[0], context)))
+        net, size = self.subnet, (x.shape[2], x.shape[3])
+        if isinstance(net, LocationSubnet):
+            weights = net.weight_x, net.output.weight, net.output.bias
+            call = partial(fused, self._form, to_locations(x), net.table(x, context), *weights)
+        else:  # a convolution's maps stay as they lie: channel by channel
+            x = x.contiguous()
+            output = net(self._halves(x)[0], context).contiguous()
+            call = partial(fused_rest, self._form, x.flatten(2), output.flatten(2))
         if affine is None or permutation is None:
             z, log_det = call()
         else:
@@ -120,7 +120,8 @@ class AffineCoupling(Flow):
             z, log_det = call(scale, affine.shift, index=permutation.index, inverse=permutation.inverse_index)
             log_det = log_det + torch.log(scale).sum()
         log_det = log_det.view(len(x), *size)
-        return from_locations(z, size), log_det if self.event == "location" else log_det.sum((1, 2))
+        z = from_locations(z, size) if z.dim() == 2 else z.view_as(x)
+        return z, log_det if self.event == "location" else log_det.sum((1, 2))
 
     @property
     def _form(self) -> CouplingForm:

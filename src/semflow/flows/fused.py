@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..functional import soft_clamp
 from .operators import operator
 from .passes import backward_pass, backward_rest, forward_pass, forward_rest
-from .steps import CouplingForm
+from .steps import CouplingForm, along_channels
 
 __all__ = ["composition", "composition_rest", "fused", "fused_rest", "fusible"]
 
@@ -79,7 +79,11 @@ def fused_rest(
     index: Tensor | None = None,
     inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`fused` from what a subnet of any kind gave, output (N, 2 A) = [s, t] before the gain."""
+    """`fused` from what a subnet of any kind gave: of x (B, C, L) and output (B, 2 A, L) = [s, t] before the gain.
+
+    Returns:
+        z (B, C, L) and log_det (B, L).
+    """
     return _apply(_REST, form, index, inverse, x, output, *affine)
 
 
@@ -109,7 +113,8 @@ def composition_rest(
     active = active * torch.exp(log_scale) + offset
     u = torch.cat((active, passive) if form.swap else (passive, active), dim=1)
     if index is not None:
-        u = (u * affine[0] + affine[1]).index_select(1, index)
+        scale, shift = (along_channels(vector, x) for vector in affine)
+        u = (u * scale + shift).index_select(1, index)
     return u, log_scale.sum(1)
 
 
@@ -160,7 +165,7 @@ class _Fused(torch.autograd.Function):
         kept, (index, inverse, *tensors) = ctx.saved_tensors[: ctx.kept], ctx.saved_tensors[ctx.kept :]
         x = tensors[0]
         grad_z = torch.zeros_like(x) if gradients[0] is None else gradients[0]
-        grad_log_det = x.new_zeros(len(x)) if gradients[1] is None else gradients[1]
+        grad_log_det = x.new_zeros(len(x), *x.shape[2:]) if gradients[1] is None else gradients[1]
         if torch.is_grad_enabled():  # this derivative is to be differentiated itself
             pull = torch.func.vjp(partial(ctx.passes.composition, ctx.form, index), *tensors)[1]
             return *(None,) * 5, *pull((grad_z, grad_log_det))

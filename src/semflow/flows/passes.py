@@ -5,6 +5,7 @@ hidden units, the log-scales and the new half), and all that is elementwise is c
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ __all__ = ["backward_pass", "backward_rest", "forward_pass", "forward_rest", "gr
 
 ROWS = 1024
 """Locations of a group: enough for matrix products at full speed, few enough for the cache."""
+
+ELEMENTS = 2**18
+"""Numbers of a tile, where there are no products: the cache's measure alone."""
 
 
 def forward_pass(form: CouplingForm, keep: bool, index: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -79,13 +83,13 @@ def backward_pass(
 
 
 def forward_rest(form: CouplingForm, keep: bool, index: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """`forward_pass` from what the subnet gave: of x, output and affine."""
+    """`forward_pass` from what the subnet gave: of x (B, C, L), output and affine."""
     x, output, *affine = tensors
     z, log_det, kept_log_scale, kept_new = _results(x, keep, affine, output.shape[1] // 2)
-    for rows in _slices(len(x), ROWS):
-        log_scale, new = (_part(kept, rows, output[rows]) for kept in (kept_log_scale, kept_new))
-        forward_step(form, index, affine, x[rows], output[rows], z[rows], log_scale, new)
-        torch.sum(log_scale, 1, out=log_det[rows])
+    for tile in _tiles(x):
+        log_scale, new = (_part(kept, tile, output[tile]) for kept in (kept_log_scale, kept_new))
+        forward_step(form, index, affine, x[tile], output[tile], z[tile], log_scale, new)
+        torch.sum(log_scale, 1, out=log_det[tile[0], tile[2]])
     return z, log_det, kept_log_scale, kept_new
 
 
@@ -102,11 +106,11 @@ def backward_rest(
     (grad_z, grad_log_det), (kept_log_scale, kept_new) = gradients, kept
     grad_x, grad_output = torch.empty_like(x) if needs[0] else x.new_empty(0), torch.empty_like(output)
     grad_affine = [torch.zeros_like(vector) for vector in affine]
-    for rows in _slices(len(x), ROWS):
-        given = (grad_z[rows], grad_log_det[rows]), x[rows], kept_log_scale[rows], kept_new[rows]
-        halves = backward_step(form, inverse, affine, *given, grad_affine, grad_output[rows])
+    for tile in _tiles(x):
+        given = (grad_z[tile], grad_log_det[tile[0], tile[2]]), x[tile], kept_log_scale[tile], kept_new[tile]
+        halves = backward_step(form, inverse, affine, *given, grad_affine, grad_output[tile])
         if needs[0]:
-            for half, filling in zip(form.halves(grad_x[rows]), halves, strict=True):
+            for half, filling in zip(form.halves(grad_x[tile]), halves, strict=True):
                 half.copy_(filling)
     return grad_x, grad_output, *grad_affine
 
@@ -119,6 +123,14 @@ def groups_of(locations: int, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, table[number * images : (number + 1) * images] if len(table) > 1 else table
 
 
+def _tiles(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """(B, C, L) in parts of several images, or of an image's locations."""
+    images, channels, locations = x.shape
+    for some in _slices(images, max(1, ELEMENTS // max(1, channels * locations))):
+        for part in _slices(locations, max(1, ELEMENTS // channels)):
+            yield some, slice(None), part
+
+
 def _slices(locations: int, length: int) -> Iterator[slice]:
     return (slice(first, first + length) for first in range(0, locations, length))
 
@@ -126,12 +138,14 @@ def _slices(locations: int, length: int) -> Iterator[slice]:
 def _results(x: Tensor, keep: bool, affine: Sequence[Tensor], width: int) -> tuple[Tensor, ...]:
     # z, log_det, log-scales and new halves, to be filled. The coupling's new half is z itself without an affine.
     kept = len(x) if keep else 0
-    return torch.empty_like(x), x.new_empty(len(x)), x.new_empty(kept, width), x.new_empty(kept, width if affine else 0)
+    places = x.shape[2:]
+    log_scale, new = x.new_empty(kept, width, *places), x.new_empty(kept, width if affine else 0, *places)
+    return torch.empty_like(x), x.new_empty(len(x), *places), log_scale, new
 
 
-def _part(kept: Tensor, rows: slice, output: Tensor) -> Tensor:
-    """Where a group's values (n, A) are kept, or memory for them in passing."""
-    return kept[rows] if kept.numel() else output.new_empty(len(output), output.shape[1] // 2)
+def _part(kept: Tensor, rows: Any, output: Tensor) -> Tensor:
+    """Where a group's values (n, A[, l]) are kept, or memory for them in passing."""
+    return kept[rows] if kept.numel() else output.new_empty(len(output), output.shape[1] // 2, *output.shape[2:])
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

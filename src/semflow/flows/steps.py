@@ -1,6 +1,7 @@
 """What a coupling and the two flows after it do to a few locations once the subnet has spoken, and its derivative.
 
-Elementwise, on locations that fit the cache, in as few passes over them as torch's operators allow.
+Elementwise, on locations that fit the cache, in as few passes over them as torch's operators allow. Channels are the
+second dimension: locations lie in rows, (n, C), or as in images, (n, C, l).
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..functional import Clamp
 
-__all__ = ["CouplingForm", "backward_step", "forward_step"]
+__all__ = ["CouplingForm", "along_channels", "backward_step", "forward_step"]
 
 
 class CouplingForm(NamedTuple):
@@ -25,7 +26,7 @@ class CouplingForm(NamedTuple):
     clamp_form: Clamp
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(passive, active) of (N, C), as views."""
+        """(passive, active) of (N, C) or (N, C, L), as views."""
         first, second = x.split(self.sizes, dim=1)
         return (second, first) if self.swap else (first, second)
 
@@ -50,7 +51,7 @@ def forward_step(
     log_scale: Tensor,
     new: Tensor,
 ) -> None:
-    """Fills z (n, C), the log-scales and the coupling's new half (n, A) from x and the subnet's output (n, 2 A)."""
+    """Fills z (n, C[, l]), the log-scales and the coupling's new half (n, A[, l]) from x and the subnet's output."""
     passive, active = form.halves(x)
     raw, offset = output.chunk(2, dim=1)
     form.log_scale(raw, out=log_scale)
@@ -60,7 +61,7 @@ def forward_step(
             half.copy_(filling)
         return
     u = torch.empty_like(z)
-    scale, shift = (form.halves(vector[None]) for vector in affine)
+    scale, shift = (form.halves(along_channels(vector, x)) for vector in affine)
     for half, *given in zip(form.halves(u), shift, (passive, new), scale, strict=True):
         torch.addcmul(*given, out=half)
     torch.index_select(u, 1, index, out=z)
@@ -85,19 +86,23 @@ def backward_step(
     grad_u, grad_log_det = gradients
     if inverse is not None:
         grad_u = grad_u.index_select(1, inverse)
-        grad_affine[1].add_(grad_u.sum(0))
-        for grad, grad_half, half in zip(
-            form.halves(grad_affine[0][None]), form.halves(grad_u), (passive, new), strict=True
-        ):
-            grad.add_((grad_half * half).sum(0))
-        grad_u.mul_(affine[0])
+        scale, grad_scale, grad_shift = (along_channels(vector, x) for vector in (affine[0], *grad_affine))
+        grad_shift.add_(grad_u.sum_to_size(grad_shift.shape))
+        for grad, grad_half, half in zip(form.halves(grad_scale), form.halves(grad_u), (passive, new), strict=True):
+            grad.add_((grad_half * half).sum_to_size(grad.shape))
+        grad_u.mul_(scale)
     grad_same, grad_new = form.halves(grad_u)
     grad_active = _exp(log_scale).mul_(grad_new)
     grad_raw, grad_offset = grad_output.chunk(2, dim=1)
-    torch.addcmul(grad_log_det[:, None], grad_active, active, out=grad_raw)
+    torch.addcmul(grad_log_det.unsqueeze(1), grad_active, active, out=grad_raw)
     grad_raw.mul_(form.slope(log_scale))
     torch.mul(grad_new, form.gain, out=grad_offset)
     return grad_same, grad_active
+
+
+def along_channels(vector: Tensor, x: Tensor) -> Tensor:
+    """(C) as (1, C) or (1, C, 1), to go with x."""
+    return vector.view(1, -1, *(1,) * (x.dim() - 2))
 
 
 def _exp(x: Tensor) -> Tensor:
