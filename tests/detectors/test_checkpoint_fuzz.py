@@ -133,6 +133,8 @@ SPOILED = {
     "metadata of another format": of_header(lambda h: {**h, "__metadata__": {"semflow": '{"format": 99}'}}),
     "metadata no dictionary": of_header(lambda h: {**h, "__metadata__": 3}),
     "weights not finite": lambda c: _with_nan(c),
+    "a constant of the score not finite": lambda c: _with_nan(c, "scorer.offsets"),
+    "a statistic not finite": lambda c: _with_nan(c, ".running_var"),
 }
 
 
@@ -158,9 +160,9 @@ def _without(content: bytes) -> bytes:
     return _bytes(tensors)
 
 
-def _with_nan(content: bytes) -> bytes:
+def _with_nan(content: bytes, ending: str = "weight") -> bytes:
     tensors = _tensors(content)
-    name = next(n for n in tensors if n.endswith("weight") and n.startswith("flows."))
+    name = next(n for n in sorted(tensors) if n.endswith(ending))
     tensors[name].view(-1)[0] = float("nan")
     return _bytes(tensors)
 
@@ -202,8 +204,27 @@ def test_any_bytes_are_no_model(detector, tmp_path, content) -> None:
         load_into(detector, tmp_path)
 
 
+WHERE = [
+    {"step": -7},
+    {"step": 10**6},
+    {"step": 4},
+    {"step": float("inf")},
+    {"epoch": float("inf")},
+    {"epoch": 10**6},
+    {"epoch": 10**400},
+    {"epoch": 3, "step": 1},
+    {"clipped": -1},
+    {"steps": float("-inf")},
+    {"largest": float("nan")},
+    {"largest": 10**400},
+    {"seconds": -1.0},
+]
+
+
 @pytest.mark.parametrize(
-    "kind", ["half the data", "a name changed", "another type", "metadata no JSON", "position", "text"]
+    "kind",
+    ["half the data", "a name changed", "another type", "metadata no JSON", "text", "a statistic", *WHERE],
+    ids=str,
 )
 def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, monkeypatch) -> None:
     save = Run.save
@@ -219,9 +240,9 @@ def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, mon
     path = folder / CHECKPOINT
     content = path.read_bytes()
     header, data = parts(content)
-    if kind == "position":
+    if isinstance(kind, dict):
         about = json.loads(header["__metadata__"]["semflow"])
-        about["at"]["step"] = -7
+        about["at"].update(kind)
         header["__metadata__"]["semflow"] = json.dumps(about)
         path.write_bytes(whole(header, data))
     elif kind == "a name changed":
@@ -230,11 +251,23 @@ def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, mon
     elif kind == "another type":
         header["optimizer.0.exp_avg"]["dtype"] = "I32"
         path.write_bytes(whole(header, data))
+    elif kind == "a statistic":  # of a batch norm: training does not read it, and every score would be NaN
+        (name, *_) = (n for n in header if n.endswith("running_var"))
+        place = header[name]["data_offsets"][0]
+        path.write_bytes(whole(header, data[:place] + struct.pack("<f", float("nan")) + data[place + 4 :]))
     else:
         path.write_bytes(SPOILED[kind](content))
     with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: ") as caught:
         fit(build(), images, output=folder, resume=True, progress=False)
     assert str(caught.value).isprintable()
+
+
+def test_a_finished_run_is_gone_on_with_on_its_own_images_alone(build, images, tmp_path) -> None:
+    fit(build(), images, epochs=1, output=tmp_path, progress=False)
+    other = [images[0]._replace(image=1 - images[0].image), *images[1:]]
+    with pytest.raises(CheckpointError, match="cannot resume, it was started with images of fingerprint"):
+        fit(build(), other, epochs=1, output=tmp_path, resume=True, progress=False)
+    fit(build(), images, epochs=1, output=tmp_path, resume=True, progress=False)
 
 
 CONFIGS = {
@@ -254,6 +287,10 @@ CONFIGS = {
     "an unknown argument": b'{"format": 1, "recipe": "sanflow", "arguments": {"shell": "ls"}}',
     "a wrong argument": b'{"format": 1, "recipe": "sanflow", "arguments": {"blocks": "many"}}',
     "a negative argument": b'{"format": 1, "recipe": "sanflow", "arguments": {"blocks": -1}}',
+    "a number that divides by zero": b'{"format": 1, "recipe": "msflow", "arguments": {"image_size": 1, "backbone": '
+    b'"test_efficientnet"}}',
+    "a number beyond every memory": b'{"format": 1, "recipe": "cflow_ad", "arguments": {"position_channels": '
+    b'1000000000000, "backbone": "test_efficientnet"}}',
     "a backbone that is a path": b'{"format": 1, "recipe": "sanflow", "arguments": {"backbone": "../../etc/passwd"}}',
     "a training that is a word": b'{"format": 1, "recipe": "sanflow", "arguments": {}, "training": "long"}',
 }

@@ -74,6 +74,18 @@ def maps_of(count: int, trials: int) -> torch.Tensor:
     return level + 0.5 * noise + 0.1 * torch.randn(trials, count + 1, 8, 8, generator=generator)
 
 
+@pytest.mark.parametrize("rate", [1 - 1e-12, 1 - 1e-10, 1.0, 0.0, 1e-12, -0.5, float("nan"), float("inf")])
+def test_a_rate_that_is_none_or_all_is_refused_before_anything_changes(rate) -> None:
+    calibration = Calibration()
+    calibration.fit(torch.arange(9.0), torch.arange(9.0), 0.1)
+    for use in (images_needed, calibration.set_rate, lambda r: rate_interval(9, r)):
+        with pytest.raises(ConfigError, match="must be between 0 and 1") as caught:
+            use(rate)
+        assert str(caught.value).endswith(f"but got {rate!r}")
+    assert calibration.false_alarm_rate == 0.1
+    assert calibration.thresholds.tolist() == [8.0, 8.0]
+
+
 @pytest.mark.parametrize(("count", "rate"), [(14, 0.1), (41, 0.05), (99, 0.01)])
 def test_the_masks_of_normals_are_empty_however_their_pixels_depend(count, rate) -> None:
     trials = TRIALS // 10

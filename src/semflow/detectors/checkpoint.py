@@ -6,6 +6,7 @@ of the training images. Nothing is ever unpickled.
 """
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -181,10 +182,7 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         raise CheckpointError(f"{path}: expected a trained model, but there is none; {advice}")
     tensors, about = load_tensors(path, detector.state_dict(), flexible=_flexible(detector))
     _check_format(about.get("format", FORMAT), path)
-    learned = {name for name, _ in detector.named_parameters()}
-    for name, x in tensors.items():
-        if name in learned and not x.isfinite().all():
-            raise CheckpointError(f"{path}: broken, expected finite numbers in {name}; fit the model again")
+    _check_finite(tensors, path)
     detector.load_state_dict(tensors, strict=False)
     marks = about.get("trained_on")
     detector.trained_on = marks if isinstance(marks, str) else ""
@@ -219,16 +217,18 @@ def read_training(
     expected["sums"] = torch.zeros(LOG_TERMS)
     flexible = [f"model.{name}" for name in _flexible(detector)]
     tensors, about = load_tensors(path, expected, ("optimizer.", "sums"), flexible)
+    _check_finite(tensors, path)
     sums = tensors.pop("sums", torch.zeros(LOG_TERMS))
     try:
         _check_format(int(about["format"]), path)
-        if "at" not in about:  # of before there were checkpoints within an epoch
-            return tensors, Position(int(about["epoch"]))
+        # Of before there were checkpoints within an epoch: the epoch alone.
+        found = about["at"] if "at" in about else {**asdict(Position()), "epoch": int(about["epoch"])}
         kinds = {name: type(value) for name, value in asdict(Position()).items() if name != "sums"}
-        at = Position(sums=sums, **{name: kind(about["at"][name]) for name, kind in kinds.items()})
-        if min(at.epoch, at.step) < 0 or any(not _whole_state(tensors, name) for name in tensors):
+        at = Position(sums=sums, **{name: kind(found[name]) for name, kind in kinds.items()})
+        counted = (at.epoch, at.step, at.steps, at.clipped, at.largest, at.seconds)
+        if not all(0 <= x < math.inf for x in counted) or any(not _whole_state(tensors, name) for name in tensors):
             raise ValueError("incomplete")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: broken, expected where training stood; start the run anew") from error
@@ -248,6 +248,13 @@ def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tenso
             moment = torch.empty_like(parameters[int(index)]).copy_(x) if x.dim() else x
             state.setdefault(int(index), {})[key] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Of statistics and constants too: one that is not a number makes every score one."""
+    for name, x in tensors.items():
+        if x.is_floating_point() and not name.startswith("calibration.") and not x.isfinite().all():
+            raise CheckpointError(f"{path}: broken, expected finite numbers in {name}; fit the model again")
 
 
 def _whole_state(tensors: Mapping[str, Tensor], name: str) -> bool:

@@ -137,9 +137,10 @@ def exact_rate(rate: float) -> Fraction:
     >>> exact_rate(0.1), exact_rate(1 / 42)
     (Fraction(1, 10), Fraction(1, 42))
     """
-    if not 1 / FINEST <= rate < 1:
-        raise ConfigError(f"false_alarm_rate must be between 0 and 1, such as 0.01, but got {rate}")
-    return Fraction(rate).limit_denominator(FINEST)
+    exact = Fraction(rate).limit_denominator(FINEST) if 1 / FINEST <= rate < 1 else Fraction(1)
+    if exact == 1:  # or so near to it that it is the same
+        raise ConfigError(f"false_alarm_rate must be between 0 and 1, such as 0.01, but got {rate!r}")
+    return exact
 
 
 def _refuse_few(images: int, rate: float) -> NoReturn:

@@ -19,6 +19,7 @@ from .checkpoint import (
     Position,
     load_into,
     read_config,
+    read_model_about,
     read_training,
     restore_training,
     save_model,
@@ -83,6 +84,11 @@ class Run:
             restore_training(self.detector, self.optimizer, tensors)
         self.processes.spread(self.detector.state_dict().values())
         return at
+
+    def fingerprint(self) -> str:
+        """Of the images that the finished model was trained on; "" where it does not say."""
+        found = self.processes.first(lambda: read_model_about(self.folder or "").get("fingerprint"))
+        return found if isinstance(found, str) else ""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to the log."""
@@ -149,6 +155,12 @@ class Run:
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()
         tensors, at = read_training(self.detector, self.optimizer, folder)
+        epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
+        if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-self.config["images"] // batch):
+            raise CheckpointError(
+                f"{folder / CHECKPOINT}: broken, expected training to stand within {epochs} epochs, but it stands at "
+                f"{_told(at)}; start the run anew"
+            )
         self._last = _told(at)
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace") if (folder / LOG).exists() else ""
         # Lines of epochs that will be done again, and half a line.

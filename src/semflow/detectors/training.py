@@ -129,6 +129,7 @@ def fit(
     at = run.open(resume)
     if at is None:
         _same_rate(cast(Path, run.folder), detector, false_alarm_rate)
+        _same_images(cast(Path, run.folder), Position(fingerprint=run.fingerprint()), normal.fingerprint())
         return detector.eval()
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)

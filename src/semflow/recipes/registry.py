@@ -65,7 +65,8 @@ def load(run: str | Path) -> Detector:
         raise CheckpointError(f"{run}: of recipe {config.get('recipe')!r}, expected one of {', '.join(RECIPES)}")
     try:
         detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
-    except (TypeError, KeyError, ConfigError) as error:
-        raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {error}") from error
+    except (TypeError, KeyError, ConfigError, RuntimeError, ArithmeticError, MemoryError) as error:  # torch's, of sizes
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {reason}") from error
     detector.config = {"recipe": config["recipe"], "arguments": config["arguments"]}  # its weights are those of the run
     return load_into(detector, run).eval()
