@@ -2,12 +2,15 @@
 
 __all__ = ["run"]
 
+import copy
 import hashlib
 import io
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from semflow.report.files import refuse_occupied
 from semflow.report.resumable import Unfinished, resumable_folder
 
 SUFFIX = {"npy": ".npy", "png16": ".png"}
+LONGEST_NAME = 200
 
 
 def run(options: Predict) -> None:
@@ -40,9 +44,12 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     origin = _origin(options)
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = open_dataset(options.input, "predict", detector.image_size)
+    dataset = _without(options.output, open_dataset(options.input, "predict", detector.image_size))
     names = _names(dataset)
-    if _is_complete(options.output, origin, dataset, names):
+    made = _complete(options.output, origin, dataset, names)
+    if made is not None:
+        if made["left_out"] and options.on_error == "stop":
+            raise DataError(made["left_out"][0]["reason"])
         say(f"{options.output} is complete already, of the same model and images")
         return
     left_out: dict[int, str] | None = {} if options.on_error == "skip" else None
@@ -97,18 +104,42 @@ def _finish_image(
     sample, score, anomaly_map, p_value, is_anomalous, mask = result
     if not np.isfinite(score):
         raise ConfigError(f"{sample.path}: its score is {score}; the model {options.model} is broken, fit it again")
-    heat = PurePosixPath("overlays", f"{name}.png")
-    raw = PurePosixPath("maps", name + SUFFIX[options.map_format])
-    marked = None if mask is None else PurePosixPath("masks", f"{name}.png")
+    place = _shortened(name)
+    heat = PurePosixPath("overlays", f"{place}.png")
+    raw = PurePosixPath("maps", place + SUFFIX[options.map_format])
+    marked = None if mask is None else PurePosixPath("masks", f"{place}.png")
     original = decode_image(sample.path)
-    place = None if marked is None else str(marked)
-    record = Record(name, score, str(heat), str(raw), *original.size, p_value, is_anomalous, place)
+    mask_file = None if marked is None else str(marked)
+    record = Record(name, score, str(heat), str(raw), *original.size, p_value, is_anomalous, mask_file)
     _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
     if mask is not None and marked is not None:
         _save_picture(folder / marked, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
     scale = [f"{raw}.json"] if options.map_format == "png16" else []
     return record, [str(heat), str(raw), *scale, *([] if marked is None else [str(marked)])]
+
+
+def _without(output: Path, dataset: ImageDataset) -> ImageDataset:
+    """All images but those in the output, which may lie in the input: a repeated command finds its own there."""
+    root, output = getattr(dataset, "root", None), output.resolve()
+    if root is None or root.resolve() not in output.parents:
+        return dataset
+    within = root / output.relative_to(root.resolve())
+    others = copy.copy(dataset)
+    others.records = tuple(record for record in dataset.records if within not in record.path.parents)
+    if not others.records:
+        raise DataError(f"{root}: expected images, but it holds only those of the output {output}; check the path.")
+    return others
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for the endings of the outputs: systems take 255 bytes at most."""
+    folder, slash, last = name.rpartition("/")
+    if len(os.fsencode(last)) <= LONGEST_NAME:
+        return name
+    mark = hashlib.blake2b(os.fsencode(last), digest_size=8).hexdigest()
+    start = os.fsencode(last)[: LONGEST_NAME - len(mark) - 1].decode("utf-8", "ignore")
+    return f"{folder}{slash}{start}~{mark}"
 
 
 def _names(dataset: ImageDataset) -> list[str]:
@@ -175,10 +206,11 @@ def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = 
     return digest.hexdigest()
 
 
-def _is_complete(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> bool:
-    """Whether the output is there as this very command makes it: it may have been killed right at its end."""
+def _complete(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> dict[str, Any] | None:
+    """scores.json, if the output is there as this very command makes it: it may have been killed right at its end."""
     try:
-        made = json.loads((output / "scores.json").read_text(encoding="utf-8"))
-        return bool(made["origin"] == origin and made["sources"] == _sources(dataset, names))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        made: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        same = made["origin"] == origin and made["sources"] == _sources(dataset, names)
+        return made if same and all(left["reason"] for left in made["left_out"]) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
