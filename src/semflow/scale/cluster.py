@@ -39,14 +39,19 @@ def connected(cpus: int = 1) -> Iterator[Any]:
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core calls errors what are none
-    options: dict[str, Any] = {"address": address, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options |= {"include_dashboard": False, "log_to_driver": False, "num_cpus": max(cpus, cpu_count())}
+        options |= {"include_dashboard": False, "num_cpus": max(cpus, cpu_count())}
     with _own_signals(), _silent():
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
+            if "AuthenticationError" in f"{error} {error.__cause__}":
+                raise ConfigError(
+                    f"RAY_ADDRESS {address}: the cluster expects its token; set RAY_AUTH_MODE=token, and "
+                    "RAY_AUTH_TOKEN where ~/.ray/auth_token is not that of the cluster"
+                ) from error
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
                 f"RAY_ADDRESS {address}: expected a Ray cluster, but: {reason}; begin one with ray start --head, "

@@ -22,8 +22,11 @@ from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.export.runtime import need
+from semflow.scale import waiting
 from semflow.scale.blocks import BLOCKS, BlockStore, read_manifest
+from semflow.scale.cluster import resources
 from semflow.scale.rows import Block, Committed, commit_block, printable
+from semflow.scale.waiting import rows_while_possible
 
 LARGEST = 2**30
 """Bytes of the images of a block, which travel together."""
@@ -78,7 +81,7 @@ def score_blocks(
     Raises:
         ConfigError: the blocks are too large.
         SemflowError: of its kind, what a worker has met: an image that cannot be read, a disk that is full.
-        ProcessError: a worker failed otherwise.
+        ProcessError: a worker failed otherwise, or a machine was lost and those that are left have no room.
     """
     bytes_each = store.block_size * 3 * image_size**2
     if bytes_each > LARGEST:
@@ -103,7 +106,8 @@ def score_blocks(
     )
     pipeline.context.enable_progress_bars = pipeline.context.print_on_execution_start = False  # a copy of its own
     try:
-        with closing(iter(pipeline.iter_rows())) as rows:
+        found = rows_while_possible(pipeline.iter_rows(), lambda: _lacking(ray, workers), waiting.PATIENCE)
+        with closing(found) as rows:
             for row in rows:
                 if row["kind"]:
                     raise getattr(errors, row["kind"])(row["message"])
@@ -113,6 +117,17 @@ def score_blocks(
         raise ProcessError(
             f"a worker failed: {reason[-1][:300]}; committed blocks are kept, the same command goes on from there"
         ) from error
+
+
+def _lacking(ray: Any, workers: Workers) -> str:
+    """What the machines that are left lack, as the message that ends the command."""
+    cpus, gpus = resources(ray)
+    if cpus >= workers.cpus and gpus >= workers.gpu * workers.count:
+        return ""
+    return (
+        f"a machine was lost, and those that are left have {cpus:g} CPUs and {gpus:g} GPUs, too few for "
+        f"{workers.count} workers; committed blocks are kept, the same command with fewer --workers goes on from there"
+    )
 
 
 def _decode(row: dict[str, Any], root: Path, image_size: int) -> dict[str, Any]:
