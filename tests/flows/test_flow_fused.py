@@ -46,11 +46,12 @@ def case(
 
 
 def rest_case(
-    swap: bool = False, block: bool = True, clamp_form: str = "tanh"
+    swap: bool = False, block: bool = True, clamp_form: str = "tanh", rows: bool = False
 ) -> tuple[Function, Function, list[Tensor]]:
-    """The same from what any subnet gave: x and output as images, and affine, in place of five tensors."""
+    """The same from what any subnet gave: x and output, as rows or images, and affine, in place of five tensors."""
     ours, plain, (x, _, _, _, bias_out, *affine) = case("everywhere", swap, block, clamp_form)
-    draw, shapes = generator(), ((5, x.shape[1], 3), (5, len(bias_out), 3))
+    draw, (images, *places) = generator(), (15,) if rows else (5, 3)
+    shapes = [(images, channels, *places) for channels in (x.shape[1], len(bias_out))]
     given = [torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes]
     return partial(fused_rest, *ours.args, **ours.keywords), partial(composition_rest, *plain.args), [*given, *affine]
 
@@ -68,16 +69,17 @@ def test_values_and_gradients_are_those_of_the_composition(
     same_values_and_gradients(*case(table, swap, block, clamp_form))
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("elements", [1, 10, 30, 2**18])
 @pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("clamp_form", ["tanh", "tanh_unit"])
 def test_so_are_those_of_what_follows_another_subnet(
-    clamp_form: str, swap: bool, block: bool, elements: int, monkeypatch: pytest.MonkeyPatch
+    clamp_form: str, swap: bool, block: bool, elements: int, rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In tiles of one location, of two, of two images, all at once."""
     monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ELEMENTS", elements)
-    same_values_and_gradients(*rest_case(swap, block, clamp_form))
+    same_values_and_gradients(*rest_case(swap, block, clamp_form, rows))
 
 
 def same_values_and_gradients(ours: Function, plain: Function, tensors: list[Tensor]) -> None:
@@ -103,9 +105,10 @@ def test_derivatives_of_every_kind(table: str, block: bool) -> None:
     assert torch.autograd.gradgradcheck(ours, tensors)
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("block", [False, True])
-def test_derivatives_of_every_kind_of_what_follows_another_subnet(block: bool) -> None:
-    ours, _, tensors = rest_case(block=block)
+def test_derivatives_of_every_kind_of_what_follows_another_subnet(block: bool, rows: bool) -> None:
+    ours, _, tensors = rest_case(block=block, rows=rows)
     assert torch.autograd.gradcheck(ours, tensors, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(ours, tensors)
 
@@ -132,12 +135,14 @@ STACKS: dict[str, Callable[[], FlowSequence]] = {
 }
 
 
+@pytest.mark.parametrize("large", [1, 2**19])
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_a_stack_of_blocks_is_its_composition(
-    dtype: torch.dtype, tolerance: float, stack: str, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tolerance: float, stack: str, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As blocks, as couplings that are fused alone, and plain."""
+    """As blocks, as couplings that are fused alone, and plain; maps that count as large, and maps that do not."""
+    monkeypatch.setattr(sys.modules["semflow.flows.coupling"], "LARGE", large)
     flow = STACKS[stack]()
     flow.to(dtype)
     perturb(flow, 0.3, generator())

@@ -17,6 +17,9 @@ from .steps import CouplingForm
 
 __all__ = ["AffineCoupling"]
 
+LARGE = 2**19
+"""Numbers of an image's map from which convolutions are faster with its channels last."""
+
 
 class AffineCoupling(Flow):
     """One half of the channels scales and shifts the other (Dinh et al., RealNVP, 2017).
@@ -109,10 +112,14 @@ class AffineCoupling(Flow):
         if isinstance(net, LocationSubnet):
             weights = net.weight_x, net.output.weight, net.output.bias
             call = partial(fused, self._form, to_locations(x), net.table(x, context), *weights)
-        else:  # a convolution's maps stay as they lie: channel by channel
-            x = x.contiguous()
-            output = net(self._halves(x)[0], context).contiguous()
-            call = partial(fused_rest, self._form, x.flatten(2), output.flatten(2))
+        else:
+            # Large maps as rows of locations, which convolutions then read as they are; smaller ones channel by
+            # channel, where a permutation moves whole planes. An image's size decides, not how many there are.
+            rows = x.shape[1:].numel() >= LARGE
+            x = x.contiguous(memory_format=torch.channels_last if rows else torch.contiguous_format)
+            as_they_lie = to_locations if rows else partial(torch.flatten, start_dim=2)
+            output = net(self._halves(x)[0], context)
+            call = partial(fused_rest, self._form, as_they_lie(x), as_they_lie(output))
         if affine is None or permutation is None:
             z, log_det = call()
         else:
@@ -120,7 +127,7 @@ class AffineCoupling(Flow):
             z, log_det = call(scale, affine.shift, index=permutation.index, inverse=permutation.inverse_index)
             log_det = log_det + torch.log(scale).sum()
         log_det = log_det.view(len(x), *size)
-        z = from_locations(z, size) if z.dim() == 2 else z.view_as(x)
+        z = from_locations(z, size) if z.dim() == 2 else z.unflatten(2, size)
         return z, log_det if self.event == "location" else log_det.sum((1, 2))
 
     @property

@@ -79,10 +79,14 @@ def fused_rest(
     index: Tensor | None = None,
     inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`fused` from what a subnet of any kind gave: of x (B, C, L) and output (B, 2 A, L) = [s, t] before the gain.
+    """`fused` from what a subnet of any kind gave: output = [s, t] before the gain.
+
+    Args:
+        x: (N, C) or (B, C, L).
+        output: (N, 2 A) or (B, 2 A, L).
 
     Returns:
-        z (B, C, L) and log_det (B, L).
+        z like x, and log_det (N) or (B, L).
     """
     return _apply(_REST, form, index, inverse, x, output, *affine)
 

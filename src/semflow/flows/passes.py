@@ -83,13 +83,13 @@ def backward_pass(
 
 
 def forward_rest(form: CouplingForm, keep: bool, index: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """`forward_pass` from what the subnet gave: of x (B, C, L), output and affine."""
+    """`forward_pass` from what the subnet gave: of x (N, C) or (B, C, L), output and affine."""
     x, output, *affine = tensors
     z, log_det, kept_log_scale, kept_new = _results(x, keep, affine, output.shape[1] // 2)
     for tile in _tiles(x):
         log_scale, new = (_part(kept, tile, output[tile]) for kept in (kept_log_scale, kept_new))
         forward_step(form, index, affine, x[tile], output[tile], z[tile], log_scale, new)
-        torch.sum(log_scale, 1, out=log_det[tile[0], tile[2]])
+        torch.sum(log_scale, 1, out=log_det[tile[0], *tile[2:]])
     return z, log_det, kept_log_scale, kept_new
 
 
@@ -107,7 +107,8 @@ def backward_rest(
     grad_x, grad_output = torch.empty_like(x) if needs[0] else x.new_empty(0), torch.empty_like(output)
     grad_affine = [torch.zeros_like(vector) for vector in affine]
     for tile in _tiles(x):
-        given = (grad_z[tile], grad_log_det[tile[0], tile[2]]), x[tile], kept_log_scale[tile], kept_new[tile]
+        grads = grad_z[tile], grad_log_det[tile[0], *tile[2:]]
+        given = grads, x[tile], kept_log_scale[tile], kept_new[tile]
         halves = backward_step(form, inverse, affine, *given, grad_affine, grad_output[tile])
         if needs[0]:
             for half, filling in zip(form.halves(grad_x[tile]), halves, strict=True):
@@ -123,12 +124,13 @@ def groups_of(locations: int, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, table[number * images : (number + 1) * images] if len(table) > 1 else table
 
 
-def _tiles(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """(B, C, L) in parts of several images, or of an image's locations."""
-    images, channels, locations = x.shape
-    for some in _slices(images, max(1, ELEMENTS // max(1, channels * locations))):
-        for part in _slices(locations, max(1, ELEMENTS // channels)):
-            yield some, slice(None), part
+def _tiles(x: Tensor) -> list[tuple[slice, ...]]:
+    """(N, C) in parts of several rows; (B, C, L) in parts of several images, or of an image's locations."""
+    rows = _slices(len(x), max(1, ELEMENTS // max(1, x[:1].numel())))
+    if x.dim() == 2:
+        return [(part,) for part in rows]
+    locations = list(_slices(x.shape[2], max(1, ELEMENTS // x.shape[1])))
+    return [(images, slice(None), part) for images in rows for part in locations]
 
 
 def _slices(locations: int, length: int) -> Iterator[slice]:
