@@ -95,7 +95,7 @@ class Run:
 
     def cflow(self) -> None:
         plan = Plan(self.blocks, self.rounds, "cpu", compiled=False)
-        for variant in (HEAD, *self.elsewhere("_resnet18")):
+        for variant in (HEAD, *self.elsewhere()):
             measure_cflow(self.report, variant, plan, whole=not self.quick)
 
     def recipes(self) -> None:
