@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,22 @@ def test_names_as_long_as_the_system_takes(shared_run: Path, photos: Path, tmp_p
         assert all((tmp_path / "out" / record[place]).is_file() for record in records)
     same = {f"{name}.png" for name in longest} | {"a.png"}
     assert len({record["score"] for record in records if record["image"].rpartition("/")[2] in same}) == 1
+
+
+def test_calibrating_on_a_full_disk_leaves_the_model(
+    shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource", reason="sizes of files are limited by POSIX systems alone")
+    run = Path(shutil.copytree(shared_run, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    rng = np.random.default_rng(7)
+    for number in range(9):
+        save(picture(rng), tmp_path / "normal" / f"{number}.png")
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, former[1]))
+    try:
+        assert main(["calibrate", "--model", str(run), "--data", str(tmp_path / "normal"), "--device", "cpu"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert only_line(capsys) == f"error: {run / 'model.safetensors'}: File too large"
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before

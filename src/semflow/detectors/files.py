@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,10 +81,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Write a safetensors file whose metadata holds `about` as JSON.
 
     One entry of the metadata, as the order of several would differ from one writing to the next.
+
+    Raises:
+        OSError: the disk refuses.
     """
     whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     metadata = {ABOUT: json.dumps(about, sort_keys=True)}
-    write_atomic(path, lambda file: safetensors.torch.save_file(whole, file, metadata), durable=True)
+    try:
+        write_atomic(path, lambda file: safetensors.torch.save_file(whole, file, metadata), durable=True)
+    except safetensors.SafetensorError as error:  # it has the system's number in its words
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def read_about(path: Path) -> dict[str, Any]:
