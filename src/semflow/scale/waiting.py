@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from semflow.errors import ProcessError
@@ -16,7 +16,7 @@ PATIENCE = 300.0
 EVERY = 1.0
 
 
-def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patience: float) -> Iterator[Any]:
+def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patience: float) -> Generator[Any, None, None]:
     """Pass rows on. When none comes for long and something is lacking, end: Ray would wait for it for ever.
 
     Args:
