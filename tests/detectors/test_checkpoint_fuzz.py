@@ -196,6 +196,21 @@ def test_bytes_changed_anywhere_give_a_model_or_the_error(run, detector, tmp_pat
     load_into(detector, run)
 
 
+@given(st.data())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_bit_of_a_weight_that_flips_is_found(run, detector, tmp_path, data) -> None:
+    """The number that it makes may be as good as any other."""
+    content = bytearray((run / MODEL).read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    place = data.draw(st.integers(header, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    (tmp_path / MODEL).write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"damaged, expected the numbers that|expected finite numbers"
+    ):
+        load_into(detector, tmp_path)
+
+
 @given(st.binary(max_size=300))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_no_model(detector, tmp_path, content) -> None:

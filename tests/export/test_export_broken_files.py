@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import pickle
+import re
 import shutil
 import struct
 import zipfile
@@ -16,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 from export_cases import FORMATS, PACKAGES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from semflow.errors import CheckpointError
 from semflow.export import load, open_runner
 from semflow.export.metadata import EXPORT_FORMAT, KEY
 from semflow.export.runtime import SUFFIXES
+from semflow.export.seal import DIGITS, ENDS
 
 ROOT = "archive"  # of the folder in an archive
 
@@ -68,8 +72,9 @@ def test_models_of_others_and_of_other_versions(copy, tmp_path) -> None:
     onnx = pytest.importorskip("onnx")
     path = copy("onnx")
     model = onnx.load(path)
-    (entry,) = model.metadata_props
-    assert entry.key == KEY
+    entry, digest = model.metadata_props
+    assert (entry.key, digest.key) == (KEY, "semflow.sha256")
+    del model.metadata_props[1:]
     entry.value = json.dumps({**json.loads(entry.value), "format": EXPORT_FORMAT + 1})
     onnx.save(model, path)
     assert f"expected export format {EXPORT_FORMAT} but got {EXPORT_FORMAT + 1}" in refused(path)
@@ -105,6 +110,7 @@ def test_metadata_of_another_graph(name, changes, copy) -> None:
     if name == "onnx":
         model = importlib.import_module("onnx").load(path)
         model.metadata_props[0].value = text
+        del model.metadata_props[1:]
         path.write_bytes(model.SerializeToString())
     elif name == "torch":
         rewritten(path, {"extra/semflow.json": text.encode()}, {})
@@ -112,7 +118,7 @@ def test_metadata_of_another_graph(name, changes, copy) -> None:
         content = path.read_text()
         before = html.escape(said.to_json(), quote=True)
         assert content.count(before) == 1
-        path.write_text(content.replace(before, html.escape(text, quote=True)))
+        path.write_text(re.sub(r"<!-- semflow.*-->\n", "", content.replace(before, html.escape(text, quote=True))))
     assert "as its entry says, but it is of uint8 images (3, 32, 32) to score" in refused(path)
 
 
@@ -280,6 +286,39 @@ def test_the_bomb_of_this_test_goes_off_where_it_is_unpickled(copy, tmp_path) ->
     with contextlib.suppress(Exception):
         torch.export.load(path)
     assert trace.exists()
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("openvino", ".bin")])
+@given(data=st.data())
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_bit_that_flips_is_found(name, suffix, copy, data) -> None:
+    """In graph, weights or digest; a damaged mark of the digest leaves a file without one, and the right scores."""
+    for package in PACKAGES[name]:
+        pytest.importorskip(package)
+    path = copy(name)
+    content = bytearray(path.with_suffix(suffix).read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.with_suffix(suffix).write_bytes(content)
+    mark = len(content) - place <= sum(map(len, ENDS[".onnx" if suffix == ".onnx" else ".xml"])) + DIGITS
+    if suffix == ".bin" or not mark:
+        assert "damaged" in refused(path)
+    else:
+        with contextlib.suppress(CheckpointError):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_file_without_a_digest_is_taken(name, copy) -> None:
+    """As an optimiser writes it; and what is appended to a message or after a document changes nothing in it."""
+    for package in PACKAGES[name]:
+        pytest.importorskip(package)
+    path, images = copy(name), np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
+    sealed = open_runner(path)(images)
+    length = sum(map(len, ENDS[path.suffix])) + DIGITS
+    path.write_bytes(path.read_bytes()[:-length])
+    for result, values in open_runner(path)(images).items():
+        assert np.array_equal(values, sealed[result])
 
 
 def test_a_run_directory_is_no_exported_file(tmp_path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import CheckpointError
 from .detector import Detector
-from .files import load_tensors, read_about, save_tensors, write_atomic
+from .files import check_digest, load_tensors, read_about, save_tensors, write_atomic
 
 __all__ = [
     "CHECKPOINT",
@@ -183,6 +183,7 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     tensors, about = load_tensors(path, detector.state_dict(), flexible=_flexible(detector))
     _check_format(about.get("format", FORMAT), path)
     _check_finite(tensors, path)
+    check_digest(path, tensors, about)
     detector.load_state_dict(tensors, strict=False)
     marks = about.get("trained_on")
     detector.trained_on = marks if isinstance(marks, str) else ""
@@ -218,6 +219,7 @@ def read_training(
     flexible = [f"model.{name}" for name in _flexible(detector)]
     tensors, about = load_tensors(path, expected, ("optimizer.", "sums"), flexible)
     _check_finite(tensors, path)
+    check_digest(path, tensors, about)
     sums = tensors.pop("sums", torch.zeros(LOG_TERMS))
     try:
         _check_format(int(about["format"]), path)

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and tensors in them that are looked at before they are read."""
 
+import hashlib
 import json
 import os
 import re
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-__all__ = ["clear_partial", "load_tensors", "read_about", "save_tensors", "write_atomic", "writing"]
+__all__ = ["check_digest", "clear_partial", "load_tensors", "read_about", "save_tensors", "write_atomic", "writing"]
 
-ABOUT = "semflow"
+ABOUT, DIGEST = "semflow", "sha256"
 LARGEST_HEADER = 2**23
 LARGEST_FLEXIBLE = 10**7
 DTYPES = {
@@ -78,7 +79,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose metadata holds `about` as JSON.
+    """Write a safetensors file whose metadata holds `about` as JSON, and a digest of the tensors.
 
     One entry of the metadata, as the order of several would differ from one writing to the next.
 
@@ -86,7 +87,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         OSError: the disk refuses.
     """
     whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    metadata = {ABOUT: json.dumps(about, sort_keys=True)}
+    metadata = {ABOUT: json.dumps({**about, DIGEST: _digest(whole)}, sort_keys=True)}
     try:
         write_atomic(path, lambda file: safetensors.torch.save_file(whole, file, metadata), durable=True)
     except safetensors.SafetensorError as error:  # it has the system's number in its words
@@ -142,6 +143,28 @@ def load_tensors(
             if kind != DTYPES.get(own.dtype) or (shape != tuple(own.shape) and not free):
                 raise _other(path, name, own, _told(shape, kind))
         return {name: file.get_tensor(name) for name in sorted(found)}, about
+
+
+def check_digest(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Whether the tensors are those that were written: a damaged number is a number all the same.
+
+    Raises:
+        CheckpointError: they are not. Files of before there was a digest are taken as they are.
+    """
+    if about.get(DIGEST, "") not in ("", _digest(tensors)):
+        raise CheckpointError(
+            f"{path}: damaged, expected the numbers that were written but got others; copy the file again or fit the "
+            "model again"
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, x in sorted(tensors.items()):
+        digest.update(json.dumps([name, DTYPES.get(x.dtype), list(x.shape)]).encode())
+        digest.update(x.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from ..errors import ConfigError
 from .metadata import KEY, Metadata
 from .runtime import need
+from .seal import seal
 
 __all__ = ["OPSET", "Format", "packages_of", "write"]
 
@@ -59,8 +60,10 @@ def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Form
             path.write_bytes(buffer.getbuffer())
         elif format == "onnx":
             path.write_bytes(_onnx(program, metadata))
+            seal(path)
         else:
             _write_openvino(program, path, metadata)
+            seal(path)
 
 
 def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError, ConfigError, DeviceError, ShapeError
 from .archive import broken, open_program, read_text
 from .metadata import KEY, Metadata, read_metadata
+from .seal import check_seal
 
 __all__ = ["SUFFIXES", "Arrays", "Runner", "need", "open_runner"]
 
@@ -48,7 +49,8 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         threads: of the runtime, for ONNX Runtime and OpenVINO; None leaves the choice to it.
 
     Raises:
-        CheckpointError: there is no such file, it is broken, or it was not made by this version's `semflow export`.
+        CheckpointError: there is no such file, it is broken or damaged, or it was not made by this version's `semflow
+            export`.
         ConfigError: the runtime is not installed.
         DeviceError: the runtime has no such device.
 
@@ -133,6 +135,7 @@ class _OnnxRunner:
         if device == "cuda" and "CUDAExecutionProvider" not in offered:
             raise DeviceError(f"device cuda is not offered by onnxruntime ({', '.join(offered)}); use cpu")
         wanted = ("CPUExecutionProvider",) if device == "cpu" else ("CUDAExecutionProvider", "CPUExecutionProvider")
+        check_seal(path)
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # its warnings are about its own optimiser
         if threads is not None:
@@ -164,6 +167,7 @@ class _OpenVinoRunner:
             raise DeviceError("device cuda is not offered by OpenVINO; use cpu")
         if not path.with_suffix(".bin").is_file():
             raise CheckpointError(f"{path}: expected {path.stem}.bin beside it, with the weights, but there is none")
+        check_seal(path)
         core = openvino.Core()
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
