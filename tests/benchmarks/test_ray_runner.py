@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import spawned_work
+from keeping import Kept
+from ray_nodes import Nodes
 from spawned_work import work
 
 from benchmarks.reproduce import __main__ as reproduce
@@ -109,6 +111,33 @@ def words(mvtec: Path, output: Path) -> list[str]:
     found = ["sanflow", "--data", str(mvtec), "--epochs", "3", "--seeds", "0", "1", "--no-chart", "--engine", "ray"]
     found += ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--threads", "1"]
     return [*found, "--set", "blocks=1", "position_channels=16", "strides=8,16", "--output", str(output)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs addresses and processes of Linux")
+def test_cells_are_spread_over_nodes_and_the_same_as_those_of_processes(mvtec: Path, tmp_path: Path) -> None:
+    """Two nodes of one CPU: a cell takes one, so each node has a cell of its own at a time."""
+
+    def figures(output: Path) -> dict[str, Any]:
+        cells = [json.loads(path.read_text()) for path in (output / "cells").glob("[!.]*.json")]
+        return {json.dumps(cell["config"], sort_keys=True): cell["result"]["metrics"] for cell in cells}
+
+    with Nodes(tmp_path, [ROOT, Path(spawned_work.__file__).parent]) as nodes:
+        nodes.add(1)
+        nodes.add(1)
+        command = [sys.executable, "-m", "benchmarks.reproduce", *words(mvtec, tmp_path / "ray")]
+        with Kept(command, tmp_path / "command.txt", nodes.environment) as driver:
+            assert driver.wait(600) == 0, driver.said()
+    alone = ["processes" if word == "ray" else word for word in words(mvtec, tmp_path / "alone")]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reproduce", *alone], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ray, processes = figures(tmp_path / "ray"), figures(tmp_path / "alone")
+    assert len(ray) == 4
+    assert ray.keys() == processes.keys()
+    for name, metrics in ray.items():
+        assert metrics == pytest.approx(processes[name], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from keeping import Kept
 from ray_nodes import Nodes
-from scale_cases import files, make_images, score_words
+from scale_cases import SIZE, files, make_images, score_words
+
+from semflow import load
+from semflow.data import open_dataset
+from semflow.detectors import results
 
 pytest.importorskip("ray", reason="needs Ray, the extra ray")
 parquet: Any = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra ray")
@@ -21,16 +25,16 @@ pytestmark = [
 ]
 
 IMAGES, THREADS = 60, "2"
-# A machine may come back within five minutes; the test does not wait for it as long.
+# A machine may come back within five minutes; a test does not wait for it as long.
 PROGRAM = (
-    "import sys; from semflow.scale import waiting; waiting.PATIENCE = 5; from semflow.cli import main; "
-    "sys.exit(main(sys.argv[1:]))"
+    "import sys; from semflow.scale import waiting; waiting.PATIENCE = float(sys.argv.pop(1)); "
+    "from semflow.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    with Nodes(tmp_path) as found:
+    with Nodes(tmp_path, [Path(__file__).parent]) as found:
         yield found
 
 
@@ -39,17 +43,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_images(tmp_path_factory.mktemp("images") / "photos", IMAGES, seed=3)
 
 
-def score(nodes: Nodes, run: Path, photos: Path, output: Path, *more: str) -> Kept:
-    """Of nodes of three CPUs none has room for both workers: each holds one of them."""
-    words = score_words(run, photos, output, "--workers", "2", "--threads", THREADS, "--block-size", "2", *more)
+def score(nodes: Nodes, run: Path, photos: Path, output: Path, patience: int = 120) -> Kept:
+    """Two workers of two CPUs each."""
+    words = score_words(run, photos, output, "--workers", "2", "--threads", THREADS, "--block-size", "2")
     words.remove("--threads")  # the one of every other test
     words.remove("1")
-    return Kept([sys.executable, "-c", PROGRAM, *words], nodes.folder / "command.txt", nodes.environment)
+    return Kept([sys.executable, "-c", PROGRAM, str(patience), *words], nodes.folder / "command.txt", nodes.environment)
 
 
-def every_image_once(output: Path, photos: Path) -> None:
-    found = parquet.read_table(output / "blocks").column("path").to_pylist()
-    assert sorted(found) == sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
+def every_image_once(output: Path, photos: Path, run: Path) -> None:
+    """With the score that one process gives it."""
+    found = parquet.read_table(output / "blocks").to_pylist()
+    alone = {result.sample.path: result.score for result in results(load(run), open_dataset(photos, "predict", SIZE))}
+    assert len(found) == len(alone) == IMAGES
+    expected = {Path(path).relative_to(photos).as_posix(): score for path, score in alone.items()}
+    assert {row["path"]: row["score"] for row in found} == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def until_blocks(command: Kept, output: Path, count: int) -> None:
@@ -60,21 +68,22 @@ def until_blocks(command: Kept, output: Path, count: int) -> None:
 
 
 def test_a_node_that_is_killed_is_done_without(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
-    nodes.add(6)
+    """Neither has room for both workers: each node has one of them, and what is left goes on with its own."""
+    nodes.add(3)
     other = nodes.add(3)
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
         until_blocks(command, tmp_path / "out", 3)
         other.kill()
         assert command.wait() == 0, command.said()
     assert f"scored {IMAGES} images" in command.said()
-    every_image_once(tmp_path / "out", photos)
+    every_image_once(tmp_path / "out", photos, tiny_run)
 
 
 def test_what_is_left_may_have_no_room(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     """Both workers were on the node that is killed: one line, and with what is left the same folder is completed."""
     nodes.add(1)
     other = nodes.add(4)
-    with score(nodes, tiny_run, photos, tmp_path / "out") as command:
+    with score(nodes, tiny_run, photos, tmp_path / "out", patience=5) as command:
         until_blocks(command, tmp_path / "out", 3)
         other.kill()
         assert command.wait() == 2, command.said()
@@ -87,7 +96,7 @@ def test_what_is_left_may_have_no_room(nodes: Nodes, tiny_run: Path, photos: Pat
         assert command.wait() == 0, command.said()
     assert f"going on: {len(kept)} of {IMAGES // 2} blocks are done already" in command.said()
     assert kept.items() <= files(tmp_path / "out").items()
-    every_image_once(tmp_path / "out", photos)
+    every_image_once(tmp_path / "out", photos, tiny_run)
 
 
 def other_mounts() -> list[str]:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from keeping import Kept
-from scale_cases import OFF
 
 STORE = str(100 * 2**20)
 
@@ -22,16 +21,19 @@ class Nodes:
 
     Args:
         folder: for what the nodes say.
+        python_path: where workers find the modules of the tests.
 
     Attributes:
-        environment: of a command that is to use the cluster.
+        environment: of a command that is to use the cluster; nodes have it too.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python_path: Sequence[str | Path] = ()) -> None:
         self.folder, self.stack, self.nodes = folder, ExitStack(), list[Kept]()
         # A cluster runs whatever it is sent: who does not know the token is refused.
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.environment = {**os.environ, **OFF, **token}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([*map(str, python_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environment = {**os.environ, **quiet, **token, "PYTHONPATH": path}
 
     def __enter__(self) -> "Nodes":
         return self
