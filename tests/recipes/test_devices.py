@@ -1,0 +1,78 @@
+"""One image, one score, on whatever device: nothing is made on another one, and what a GPU computes is the same."""
+
+import pytest
+import torch
+from torch import nn
+
+from semflow.detectors import Detector
+from semflow.features.frozen import FrozenFeatures
+from semflow.flows import AffineCoupling
+from semflow.recipes import RECIPES, build
+from semflow.testing.case import perturb
+
+SIDE = 64
+COMMON = {"backbone": "test_byobnet", "weights": "random", "image_size": SIDE}
+SMALL = {"differnet": {"blocks": 1}, "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2}}
+
+
+def detector(name: str) -> Detector:
+    """Small, perturbed, in eval mode."""
+    made = build(name, **COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True}))
+    perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
+    made.eval().fit_score([images(4)])
+    return made
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, SIDE, SIDE, generator=generator())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device `meta`, which has no values, and refuses to meet a tensor of another device as a GPU does."""
+    made = detector(name).to("meta")
+    # Whether images lie in [0, 1] is a question about values.
+    monkeypatch.setattr(FrozenFeatures, "_check_state", lambda *_: None)
+    given = torch.empty(2, 3, SIDE, SIDE, device="meta")
+    log_probs, variances = made.log_probs(given)
+    results = [*log_probs, *variances, *made.scorer(log_probs, (SIDE, SIDE))]
+    assert {x.device.type for x in results} == {"meta"}
+    terms = made.train().loss(given, torch.zeros(2, SIDE, SIDE, dtype=torch.bool, device="meta"))
+    terms[0].backward()
+    gradients = [p.grad for p in made.trainable()]
+    assert {x.device.type for x in gradients if x is not None} == {"meta"}
+    assert sum(x is not None for x in gradients) > len(gradients) / 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused blocks are for CPUs; elsewhere the plain composition runs, here on a CPU too."""
+    made = detector(name)
+    fused = made.predict(images(5))
+    asked = []
+    monkeypatch.setattr(AffineCoupling, "fuses", lambda *_: bool(asked.append(1)))
+    plain = made.predict(images(5))
+    assert bool(asked) == any(isinstance(module, AffineCoupling) for module in made.modules())
+    torch.testing.assert_close(plain.score, fused.score, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain.anomaly_map, fused.anomaly_map, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", RECIPES)
+def test_scores_on_a_gpu_are_those_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: 1e-4 of the score, or of one nat, and the same decisions."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    made, given = detector(name), images(9)
+    made.calibrate([images(19)], 0.1)
+    here, there = made.predict(given), made.to("cuda").predict(given.to("cuda"))
+    torch.testing.assert_close(there.score.cpu(), here.score, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(there.anomaly_map.cpu(), here.anomaly_map, rtol=1e-3, atol=1e-3)
+    alone = torch.cat([made.predict(image[None].to("cuda")).score for image in given])
+    torch.testing.assert_close(alone, there.score, rtol=1e-5, atol=1e-5)
+    clear = (here.score[:, None] - made.calibration.scores.cpu()).abs().amin(1) > 1e-3  # not at a threshold
+    assert torch.equal(there.is_anomalous.cpu()[clear], here.is_anomalous[clear])
