@@ -186,3 +186,19 @@ def test_evaluate_is_the_metrics_of_the_predictions(build, images) -> None:
     test[0] = test[0]._replace(label=-1)
     with pytest.raises(DataError, match=r"0\.png"):
         evaluate(detector, test)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_detector_in_half_precision_is_refused_and_autocast_is_not(build, images, dtype) -> None:
+    batch = torch.stack([sample.image for sample in images[:2]])
+    detector = build().eval()
+    right = detector.predict(batch).score
+    detector.to(dtype)
+    for wrong in (batch, batch.to(dtype)):
+        with pytest.raises(ShapeError, match=f"^the detector must be torch.float32 or torch.float64, but is {dtype}"):
+            detector.predict(wrong)
+    detector = build().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = detector.predict(batch).score
+    assert cast.dtype == torch.float32
+    assert torch.allclose(cast, right, rtol=0.05, atol=0.05)

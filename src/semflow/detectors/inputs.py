@@ -36,6 +36,11 @@ def check_images(images: Tensor, like: Tensor) -> None:
     _refuse_empty(images)
     if images.device != like.device:
         raise ShapeError(f"images must be on {like.device}, as the detector is, but are on {images.device}; move them")
+    if like.dtype not in (torch.float32, torch.float64):
+        raise ShapeError(
+            f"the detector must be torch.float32 or torch.float64, but is {like.dtype}, in which log-probabilities "
+            "lose their digits; call detector.float(), and torch.autocast around predict where that is fast"
+        )
     if images.dtype == torch.float64 and like.dtype != torch.float64:
         raise ShapeError(f"images must be {like.dtype}, as the detector is, but got {images.dtype}; convert them")
     low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if one pixel is
