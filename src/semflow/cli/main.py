@@ -46,10 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["evaluate", "--model", "no/such/run", "--data", "."])  # and a line on standard error
         2
     """
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None and os.environ.get("WORLD_SIZE", "1") not in ("0", "1"):
+        # One of several that torchrun has started: while Python takes itself down, a thread of gloo may still ask for
+        # it, and C++ then ends the process with an abort, after all is done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot write must not end the program
             stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
     silenced, on_terminate = logging.root.manager.disable, signal.getsignal(signal.SIGTERM)
     try:
         logging.disable(logging.WARNING)
