@@ -31,8 +31,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from semflow.app.report import write_atomic
 from semflow.errors import ConfigError
-from semflow.report import write_atomic
 
 from .shared.record import provenance
 
@@ -88,7 +88,7 @@ def begun(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
 
 def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
     """The data sets asked for; the textures are made in `folder`."""
-    from semflow.cli.demo_data import write_texture
+    from semflow.app.cli.demo_data import write_texture
 
     for name in options.only or (*(CATEGORIES if options.data else ()), *TEXTURES):
         if name in TEXTURES:
@@ -103,7 +103,7 @@ def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pat
 def compare(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, Any]:
     """Train on all of a data set's training images, and measure."""
     from semflow.data import open_dataset
-    from semflow.detectors import results, summarize
+    from semflow.training import results, summarize
 
     train, test = (open_dataset(path, half, image_size, cache=True) for half in ("train", "test"))
     return {"whole": rounded(summarize(results(trained(train, epochs, image_size, seed, 0), test)))}
@@ -114,7 +114,7 @@ def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, An
     import torch
 
     from semflow.data import open_dataset
-    from semflow.detectors import automatic_count, hold_out, results, summarize
+    from semflow.training import automatic_count, hold_out, results, summarize
 
     train, test = (open_dataset(path, half, image_size, cache=True) for half in ("train", "test"))
     held = automatic_count(len(train))
@@ -144,8 +144,8 @@ def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, An
 
 def trained(train: Any, epochs: int, image_size: int, seed: int, held: int) -> Any:
     """A small detector, with some of the images held out and calibrated on, or with none."""
-    from semflow.detectors import fit
     from semflow.recipes import sanflow
+    from semflow.training import fit
 
     detector = sanflow(
         "tf_efficientnet_lite0", "packaged", (4, 8, 16), image_size=image_size, position_channels=128, seed=seed

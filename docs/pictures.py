@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 import semflow
-from semflow.data import open_dataset
-from semflow.report import Panel, gallery, overlay, to_picture, write_atomic
-from semflow.report.plots import (
+from semflow.app.report import Panel, gallery, overlay, to_picture, write_atomic
+from semflow.app.report.plots import (
     base_by_scale,
     pro_curve,
     roc_curve,
@@ -23,6 +22,7 @@ from semflow.report.plots import (
     training_curves,
     variance_maps,
 )
+from semflow.data import open_dataset
 from semflow.synthesis import SyntheticAnomalies
 
 OUT = Path(__file__).resolve().parent / "images" / "demo"

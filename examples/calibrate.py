@@ -14,9 +14,9 @@ import torch
 from textures import data_folder
 
 import semflow
+from semflow.app.report.plots import save_figure, score_histogram
 from semflow.data import open_dataset
 from semflow.recipes import sanflow
-from semflow.report.plots import save_figure, score_histogram
 
 
 def main(data: Path | None, output: Path, epochs: int) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import torch
 from textures import data_folder
 
 import semflow
-from semflow import export
+from semflow.app import export
 from semflow.data import open_dataset
 from semflow.recipes import cflow_ad
 

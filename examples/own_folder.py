@@ -12,10 +12,10 @@ from pathlib import Path
 from textures import data_folder
 
 import semflow
+from semflow.app.report import overlay, save_map
+from semflow.app.report.plots import save_figure, training_curves
 from semflow.data import open_dataset
 from semflow.recipes import sanflow
-from semflow.report import overlay, save_map
-from semflow.report.plots import save_figure, training_curves
 
 
 def main(data: Path | None, output: Path, epochs: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from semflow.cli.demo_data import write_texture
+from semflow.app.cli.demo_data import write_texture
 
 
 def data_folder(given: Path | None, made: Path) -> Path:

@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_package(wheel: zipfile.ZipFile) -> None:
     assert {name for name in wheel.namelist() if not name.startswith(about)} == files
     assert {"semflow/py.typed", "semflow/report/page.py"} <= files
     assert f"{about}licenses/LICENSE" in wheel.namelist()
-    assert b"semflow = semflow.cli:main" in wheel.read(f"{about}entry_points.txt")
+    assert b"semflow = semflow.app.cli:main" in wheel.read(f"{about}entry_points.txt")
 
 
 def test_what_the_wheel_needs_is_what_is_declared(wheel: zipfile.ZipFile) -> None:

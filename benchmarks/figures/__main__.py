@@ -57,8 +57,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """
     require_matplotlib()
     from semflow.data import open_dataset
-    from semflow.detectors.loading import check_device
     from semflow.recipes import load
+    from semflow.training.loading import check_device
 
     from . import panels
     from .compute import histograms, mean_histograms, views
@@ -146,7 +146,7 @@ def _write_record(
     found: Sequence[Any],
     missing: dict[str, str],
 ) -> None:
-    from semflow.report import write_atomic
+    from semflow.app.report import write_atomic
 
     record = {
         **provenance(command, options.device),

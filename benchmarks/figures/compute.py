@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from semflow import Detector
 from semflow.bases import SemanticAware
 from semflow.data import Sample, collate
-from semflow.detectors.loading import batches
 from semflow.objectives import log_likelihood
+from semflow.training.loading import batches
 
 __all__ = ["Histogram", "View", "histograms", "mean_histograms", "views"]
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 
 from semflow.data import Sample
-from semflow.detectors import fit
 from semflow.flows import coupling_stack
 from semflow.nn import SinusoidalPosition2d
 from semflow.recipes import sanflow
+from semflow.training import fit
 
 from ..speed.flows import inference, training_step
 from ..speed.recipes import Case

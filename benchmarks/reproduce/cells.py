@@ -50,7 +50,7 @@ class Cell:
 
     def config(self) -> dict[str, Any]:
         """The configuration that names the cell in a store; where the data lie and who computes is not in it."""
-        from semflow import __version__
+        from semflow._version import __version__
 
         versions = {"semflow": __version__}
         if self.recipe in peers.RECIPES:

@@ -48,9 +48,9 @@ def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, 
     import torch
 
     from semflow.data import collate
-    from semflow.detectors.loading import check_device
-    from semflow.detectors.stepping import train_on_batch
     from semflow.recipes import build
+    from semflow.training.loading import check_device
+    from semflow.training.stepping import train_on_batch
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from semflow import Detector, evaluate
-from semflow.detectors.loading import batches
+from semflow.training.loading import batches
 
 __all__ = ["History"]
 

@@ -79,8 +79,8 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
     import torch
 
     from semflow.data import Sample
-    from semflow.detectors.evaluation import METRICS, ImageResult, summarize
-    from semflow.detectors.loading import batches, check_device
+    from semflow.training.evaluation import METRICS, ImageResult, summarize
+    from semflow.training.loading import batches, check_device
 
     if threads is not None:
         torch.set_num_threads(threads)

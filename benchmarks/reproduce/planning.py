@@ -84,7 +84,7 @@ def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace) -> list
 
 def _given(rows: Sequence[Row], words: dict[str, str], common: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The arguments of --set for each recipe, each of the type of the recipe's default."""
-    from semflow.cli.fit import recipe_arguments
+    from semflow.app.cli.fit import recipe_arguments
     from semflow.recipes import RECIPES
 
     recipes = list(dict.fromkeys(row.recipe for row in rows if row.recipe not in peers.RECIPES))

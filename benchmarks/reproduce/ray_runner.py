@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semflow.app.scale.cluster import connected, resources
 from semflow.errors import ConfigError
-from semflow.scale.cluster import connected, resources
 
 from ..shared.runner import THREADS, Outcome
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semflow import __version__
+from semflow._version import __version__
 from semflow.data import collate
 from semflow.features import TimmFeatures
 from semflow.flows import Standardize

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from semflow.detectors import Detector
-from semflow.detectors.stepping import adam, train_on_batch
 from semflow.functional import to_locations
 from semflow.recipes import sanflow
+from semflow.training.stepping import adam, train_on_batch
 
 from .flows import Plan, Scale, inference, settings, training_step
 from .timing import Report, best, in_turns, missing, ratio

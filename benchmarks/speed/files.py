@@ -27,9 +27,9 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from semflow.data import ImageFolder, Sample
-from semflow.detectors.loading import batches
-from semflow.detectors.stepping import adam, train_on_batch
 from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.training.loading import batches
+from semflow.training.stepping import adam, train_on_batch
 
 from .recipes import Case
 from .timing import Report, Variant, in_turns, ratio, using_threads

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from semflow.detectors import Detector
-from semflow.detectors.stepping import adam, train_on_batch
 from semflow.recipes import cflow_ad, fastflow, sanflow
+from semflow.training.stepping import adam, train_on_batch
 
 from .timing import (
     Ratio,

@@ -115,13 +115,13 @@ PARTS = {
     "same_score": Part(("tests/recipes/test_same_score.py",), same_score),
     "bad_input": Part(("tests/bad_input",), bad_input),
     "strangers": Part(
-        ("tests/detectors/test_checkpoint_fuzz.py", "tests/export/test_export_broken_files.py"),
+        ("tests/detectors/test_checkpoint_fuzz.py", "tests/app/export/test_export_broken_files.py"),
         counts,
     ),
     "kills": Part(
         (
             "tests/detectors/test_kill.py::test_killed_fifty_times_it_ends_as_if_it_had_not_been",
-            "tests/cli/test_cli_restart.py::test_killed_at_any_moment_it_goes_on",
+            "tests/app/cli/test_cli_restart.py::test_killed_at_any_moment_it_goes_on",
             "tests/benchmarks/test_reproduce_kill.py",
         ),
         kills,
@@ -130,15 +130,15 @@ PARTS = {
         (
             "tests/detectors/test_kill.py::test_a_file_that_may_not_grow_is_one_line_and_leaves_the_checkpoint",
             "tests/detectors/test_kill.py::test_what_cannot_be_written_is_named",
-            "tests/cli/test_cli_restart.py::test_a_disk_that_is_full_at_any_file",
-            "tests/cli/test_cli_restart.py::test_a_limit_of_the_system",
-            "tests/cli/test_cli_restart.py::test_figures_that_cannot_be_written",
-            "tests/cli/test_cli_restart.py::test_a_read_only_place_is_told_before_the_work",
+            "tests/app/cli/test_cli_restart.py::test_a_disk_that_is_full_at_any_file",
+            "tests/app/cli/test_cli_restart.py::test_a_limit_of_the_system",
+            "tests/app/cli/test_cli_restart.py::test_figures_that_cannot_be_written",
+            "tests/app/cli/test_cli_restart.py::test_a_read_only_place_is_told_before_the_work",
         ),
         counts,
     ),
-    "processes": Part(("tests/detectors/test_distributed.py", "tests/cli/test_cli_distributed.py"), processes),
-    "export": Part(("tests/export/test_export_recipes.py",), export),
+    "processes": Part(("tests/detectors/test_distributed.py", "tests/app/cli/test_cli_distributed.py"), processes),
+    "export": Part(("tests/app/export/test_export_recipes.py",), export),
 }
 """By name, the long ones last."""
 

@@ -47,7 +47,7 @@ def untyped(lines: list[str], attribute: bool) -> list[str]:
 def public_names() -> dict[str, str]:
     """Where a name is defined, to where it is documented: semflow.flows.coupling.X to semflow.flows.X."""
     places = {}
-    for room in semflow._ROOMS:
+    for room in (*semflow._MODULES, *(f"app.{name}" for name in semflow.app.__all__)):
         module = import_module(f"semflow.{room}")
         for name in module.__all__:
             thing = getattr(module, name)

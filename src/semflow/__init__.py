@@ -1,54 +1,31 @@
 """Normalizing-flow components for visual anomaly detection.
 
-The names below load what they need when they are first used: `import semflow` costs nothing.
+Modules and names are imported on first use, so `import semflow` itself does not import torch. The types of the public
+names are in `__init__.pyi`.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-__version__ = "0.1.0"
+from semflow._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from . import (
-        adapters,
-        bases,
-        data,
-        detectors,
-        export,
-        features,
-        flows,
-        functional,
-        hub,
-        metrics,
-        nn,
-        objectives,
-        recipes,
-        synthesis,
-        testing,
-    )
-    from .adapters import as_flow, with_statistics
-    from .detectors import Detector, calibrate, evaluate, fit
-    from .nn import InverseGammaVariance
-    from .recipes import load
-
-_ROOMS = (
-    "adapters", "bases", "cli", "data", "detectors", "errors", "export", "features", "flows", "functional", "hub",
-    "metrics", "nn", "objectives", "recipes", "report", "scale", "synthesis", "testing",
+_MODULES = (
+    "adapters", "app", "bases", "data", "detectors", "errors", "features", "files", "flows", "functional", "metrics",
+    "nn", "objectives", "recipes", "synthesis", "testing", "training",
 )  # fmt: skip
 _NAMES = {
-    "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "detectors",
-    "evaluate": "detectors", "fit": "detectors", "load": "recipes", "with_statistics": "adapters",
+    "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "training",
+    "evaluate": "training", "fit": "training", "load": "recipes", "with_statistics": "adapters",
 }  # fmt: skip
 
 __all__ = [
-    "Detector", "InverseGammaVariance", "adapters", "as_flow", "bases", "calibrate", "data", "detectors", "evaluate",
-    "export", "features", "fit", "flows", "functional", "hub", "load", "metrics", "nn", "objectives", "recipes",
-    "synthesis", "testing", "with_statistics",
-]  # fmt: skip
+    *_MODULES,
+    *_NAMES,
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name in _NAMES:
         return getattr(import_module(f".{_NAMES[name]}", __name__), name)
@@ -56,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS, *_NAMES})
+    return sorted({*globals(), *_MODULES, *_NAMES})

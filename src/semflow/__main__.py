@@ -2,7 +2,7 @@
 
 import sys
 
-from semflow.cli import main
+from semflow.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

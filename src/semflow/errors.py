@@ -85,7 +85,7 @@ class DeviceError(SemflowError, RuntimeError):
     """A device was asked for that this machine does not have.
 
     Example:
-        >>> from semflow.detectors.loading import check_device
+        >>> from semflow.training.loading import check_device
         >>> check_device("cuda:99")  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         semflow.errors.DeviceError: ...

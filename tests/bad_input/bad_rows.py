@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from semflow.cli import main
+from semflow.app.cli import main
 from semflow.errors import SemflowError
 
 SIZE = 64

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bad_rows import SIZE
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, SemflowError
 from semflow.recipes import RECIPES
 

@@ -22,8 +22,8 @@ from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.ray_runner import run_on_ray
 from benchmarks.shared.runner import run_all
 from benchmarks.shared.store import CellStore
+from semflow.app.scale import connected
 from semflow.errors import ConfigError
-from semflow.scale import connected
 
 pytest.importorskip("ray", reason="needs Ray, the extra ray")
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 from small import make_detector, make_images
 
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Processes, Training, evaluate, fit
-from semflow.detectors.distributed import ALONE
+from semflow.detectors import Detector, Training
 from semflow.features import ModuleFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
+from semflow.training import Processes, evaluate, fit
+from semflow.training.distributed import ALONE
 
 
 def images(count: int = 10):

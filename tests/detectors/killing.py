@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 from small import make_detector, make_images
 
-from semflow.detectors import checkpoint, fit
-from semflow.detectors.run import Run
+from semflow.training import checkpoint, fit
+from semflow.training.run import Run
 
 EPOCHS = 4
 PLACES = (

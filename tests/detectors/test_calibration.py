@@ -10,10 +10,11 @@ from scipy import stats
 
 import semflow
 from conftest import make_images
-from semflow.detectors import (
+from semflow.detectors import conformal_p_values
+from semflow.errors import CheckpointError, ConfigError, ShapeError
+from semflow.training import (
     automatic_count,
     calibrate,
-    conformal_p_values,
     evaluate,
     fit,
     hold_out,
@@ -23,7 +24,6 @@ from semflow.detectors import (
     save_model,
     summarize,
 )
-from semflow.errors import CheckpointError, ConfigError, ShapeError
 
 
 def stack(images):

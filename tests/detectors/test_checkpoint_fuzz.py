@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import semflow
-from semflow.detectors import calibrate, fit, hold_out, load_into, read_config, save_model
-from semflow.detectors.checkpoint import CHECKPOINT, CONFIG, MODEL, read_model_about
-from semflow.detectors.files import LARGEST_HEADER
-from semflow.detectors.run import Run
 from semflow.errors import CheckpointError, DataError, SemflowError
+from semflow.files.tensors import LARGEST_HEADER
+from semflow.training import calibrate, fit, hold_out, load_into, read_config, save_model
+from semflow.training.checkpoint import CHECKPOINT, CONFIG, MODEL, read_model_about
+from semflow.training.run import Run
 
 FIXTURES = Path(__file__).with_name("fixtures")
 

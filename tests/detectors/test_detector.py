@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Scorer, evaluate
+from semflow.detectors import Detector, Scorer
 from semflow.errors import ConfigError, DataError, ShapeError
 from semflow.features import ModuleFeatures
 from semflow.flows import Standardize
 from semflow.metrics import aupro, auroc, f1_max
+from semflow.training import evaluate
 
 
 def perturb(detector: Detector, seed: int = 1) -> Detector:

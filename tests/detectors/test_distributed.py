@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from semflow.bases import SemanticAware
-from semflow.detectors import Processes, Training, evaluate, launched_processes, load_into
-from semflow.detectors.loading import dealt_batches, split_batches
-from semflow.detectors.sharing import SharedBatchNorm, shared
-from semflow.detectors.stepping import train_on_batch
+from semflow.detectors import Training
 from semflow.errors import ConfigError
 from semflow.objectives import Objective, means_over_locations
+from semflow.training import Processes, evaluate, launched_processes, load_into
+from semflow.training.loading import dealt_batches, split_batches
+from semflow.training.sharing import SharedBatchNorm, shared
+from semflow.training.stepping import train_on_batch
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
@@ -199,7 +200,7 @@ def test_sharing_leaves_no_trace(build) -> None:
 
 
 def test_a_batch_must_have_an_image_for_each_process(build, images) -> None:
-    from semflow.detectors import fit
+    from semflow.training import fit
 
     processes = Processes()
     processes.count = 5
@@ -237,9 +238,9 @@ def test_a_launcher_ends_a_process_at_once_only_while_processes_work_together(mo
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     for name, made in {"rendezvous": iter([(None, 0, 2)]), "dist.init_process_group": None}.items():
-        monkeypatch.setattr(f"semflow.detectors.launch.{name}", lambda *_, made=made, **__: made)
-    monkeypatch.setattr("semflow.detectors.launch.dist.destroy_process_group", lambda: None)
-    monkeypatch.setattr("semflow.detectors.launch.Processes", lambda *_: "processes")
+        monkeypatch.setattr(f"semflow.training.launch.{name}", lambda *_, made=made, **__: made)
+    monkeypatch.setattr("semflow.training.launch.dist.destroy_process_group", lambda: None)
+    monkeypatch.setattr("semflow.training.launch.Processes", lambda *_: "processes")
     try:
         with launched_processes("cpu") as (processes, _):
             assert processes == "processes"

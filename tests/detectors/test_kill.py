@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from semflow.detectors import Detector, files, fit
-from semflow.detectors.run import Run
+from semflow.detectors import Detector
 from semflow.errors import CheckpointError
+from semflow.files import tensors as files
 from semflow.recipes import fastflow
+from semflow.training import fit
+from semflow.training.run import Run
 
 PROGRAM = Path(__file__).with_name("killing.py")
 

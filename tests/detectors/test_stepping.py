@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Training, fit
-from semflow.detectors.cache import NormalImages
-from semflow.detectors.loading import batches
-from semflow.detectors.stepping import adam, train_on_batch
-from semflow.detectors.watch import Watch
+from semflow.detectors import Detector, Training
 from semflow.errors import ConfigError, DataError, TrainingError
 from semflow.features import ModuleFeatures
 from semflow.flows import GlobalAffine, PyramidSequence, ScaleWise, coupling_stack
 from semflow.functional import take_locations
 from semflow.nn import ConvSubnet, SinusoidalPosition2d
+from semflow.training import fit
+from semflow.training.cache import NormalImages
+from semflow.training.loading import batches
+from semflow.training.stepping import adam, train_on_batch
+from semflow.training.watch import Watch
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from small import make_images
 
-from semflow.detectors import Training, checkpoint, evaluate, fit, load_into, read_config, training
+from semflow.detectors import Training
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
+from semflow.training import checkpoint, evaluate, fit, load_into, read_config
+from semflow.training import fitting as training
 
 
 def state(detector):

@@ -8,8 +8,16 @@ import pytest
 
 import semflow
 
-MODULES = ("semflow", *(f"semflow.{room}" for room in semflow._ROOMS))
-NEEDS_RAY = {"semflow.scale.Workers", "semflow.scale.connected", "semflow.scale.score_blocks"}  # the tests start it
+MODULES = (
+    "semflow",
+    *(f"semflow.{name}" for name in semflow._MODULES if name not in ("app", "files")),
+    *(f"semflow.app.{name}" for name in semflow.app.__all__),
+)
+NEEDS_RAY = {
+    "semflow.app.scale.Workers",
+    "semflow.app.scale.connected",
+    "semflow.app.scale.score_blocks",
+}  # the tests start it
 
 
 def documented(module: str) -> Iterator[tuple[str, object]]:

@@ -25,7 +25,7 @@ def test_code_in_cells_may_break_and_other_text_is_as_it_was() -> None:
     broken = breakable(cell)
     assert "<code>tests/<wbr>a_<wbr>b.py::<wbr>test_<wbr>c, d</code>" in broken
     assert broken.replace("<wbr>", "") == cell
-    assert breakable("<td><code>semflow.report.plots</code></td>").count("<wbr>") == 2
+    assert breakable("<td><code>semflow.app.report.plots</code></td>").count("<wbr>") == 2
 
 
 @needs_extra
@@ -45,7 +45,7 @@ def test_a_class_under_two_names_of_one_place_is_linked(tmp_path: Path, monkeypa
     from sitebuild.hooks import _names
     from sitebuild.inventory import Entry, write_inventory
 
-    names = ("semflow.flows.Flow", "semflow.flows.base.Flow", "semflow.hub.Load", "semflow.recipes.Load")
+    names = ("semflow.flows.Flow", "semflow.flows.base.Flow", "semflow.app.hub.Load", "semflow.recipes.Load")
     places = ("flows.html#f", "flows.html#f", "hub.html#l", "recipes.html#l")
     entries = [Entry(name, "py:class", place) for name, place in zip(names, places, strict=True)]
     write_inventory(tmp_path / "objects.inv", "x", entries)

@@ -17,7 +17,7 @@ NAMES = ("calibrate", "export_onnx", "own_folder", "retrofit_freia", "table_s5_s
 def brick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's brick with fewer good crops to train on."""
     pytest.importorskip("skimage", reason="the extra demo installs scikit-image")
-    from semflow.cli.demo_data import write_texture
+    from semflow.app.cli.demo_data import write_texture
 
     root = tmp_path_factory.mktemp("textures") / "brick"
     write_texture("brick", root, seed=0)

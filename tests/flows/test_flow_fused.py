@@ -10,8 +10,8 @@ from flow_cases import D, blocks, features, generator
 from torch import Tensor, nn
 
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack
-from semflow.flows.fused import composition, composition_rest, fused, fused_rest
-from semflow.flows.operators import operator
+from semflow.flows.kernels.fused import composition, composition_rest, fused, fused_rest
+from semflow.flows.kernels.operators import operator
 from semflow.flows.steps import CouplingForm
 from semflow.nn import ConvSubnet, LocationSubnet, PerceptronSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
@@ -65,7 +65,7 @@ def test_values_and_gradients_are_those_of_the_composition(
     clamp_form: str, table: str, swap: bool, block: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the images are grouped into: one at a time, two and a rest of one, all at once."""
-    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
+    monkeypatch.setattr(sys.modules["semflow.flows.kernels.passes"], "ROWS", rows)
     same_values_and_gradients(*case(table, swap, block, clamp_form))
 
 
@@ -78,7 +78,7 @@ def test_so_are_those_of_what_follows_another_subnet(
     clamp_form: str, swap: bool, block: bool, elements: int, rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In tiles of one location, of two, of two images, all at once."""
-    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ELEMENTS", elements)
+    monkeypatch.setattr(sys.modules["semflow.flows.kernels.passes"], "ELEMENTS", elements)
     same_values_and_gradients(*rest_case(swap, block, clamp_form, rows))
 
 
@@ -256,7 +256,7 @@ def test_the_operators_differentiate_what_is_asked_for(
     rows: int, used: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In groups, and without the gradient of features that come from a frozen backbone."""
-    monkeypatch.setattr(sys.modules["semflow.flows.passes"], "ROWS", rows)
+    monkeypatch.setattr(sys.modules["semflow.flows.kernels.passes"], "ROWS", rows)
     ours, plain, tensors = case("for all images")
     given = [t.detach().requires_grad_(i in used) for i, t in enumerate(tensors)]
     compiled = partial(operator, ours.args[0], True, ours.keywords["index"], ours.keywords["inverse"])

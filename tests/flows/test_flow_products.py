@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semflow.flows import products
-from semflow.flows.products import packed, product
+from semflow.flows.kernels import products
+from semflow.flows.kernels.products import packed, product
 from semflow.flows.steps import CouplingForm
 from semflow.functional import soft_clamp
 

@@ -11,12 +11,12 @@ import torch
 
 from semflow.bases import SemanticAware, StandardNormal
 from semflow.data import Sample
-from semflow.detectors import evaluate, fit
 from semflow.errors import ConfigError
 from semflow.flows import AffineCoupling, HardPermutation, SoftPermutation, Standardize
 from semflow.functional import to_locations
 from semflow.recipes import RECIPES, build, load, sanflow
 from semflow.recipes.recipe import recipe
+from semflow.training import evaluate, fit
 
 SMALL = {
     "sanflow": {"blocks": 2, "position_channels": 16},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_recipes import WITH_AND_WITHOUT, images, small, stack
 
-from semflow.detectors import load_into, save_model
+from semflow.training import load_into, save_model
 
 # float32 keeps a log-density near one nat per dimension to 1e-7, so a score near 0 cannot be had to 1e-6 of itself.
 CLOSE = {"rtol": 1e-6, "atol": 2e-7}

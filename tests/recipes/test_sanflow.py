@@ -9,11 +9,11 @@ import torch
 import semflow
 from semflow.bases import SemanticAware, StandardNormal
 from semflow.data import MVTecAD, Sample
-from semflow.detectors import evaluate, fit
 from semflow.errors import CheckpointError, ConfigError
 from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean
 from semflow.recipes import ABLATIONS, RECIPES, build, load, sanflow
+from semflow.training import evaluate, fit
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mvtec"
 SMALL = {"backbone": "resnet18", "weights": "random", "blocks": 2, "position_channels": 16, "image_size": 64}

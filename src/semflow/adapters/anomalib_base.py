@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..export.special import digamma_series, lgamma_series
-from ..features.timm_module import load_timm
+from semflow.features.timm_module import load_timm
+from semflow.functional import digamma_series, lgamma_series
+
 from .foreign import library
 
 __all__ = ["AnomalibModule", "InferenceBatch", "OneClass", "PreProcessor"]

@@ -6,11 +6,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..bases import Base
-from ..errors import ConfigError, ShapeError
-from ..nn import PositionTables, SinusoidalPosition2d, VarianceHead
-from ..nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
-from ..objectives import Objective
+from semflow.bases import Base
+from semflow.errors import ConfigError, ShapeError
+from semflow.nn import PositionTables, SinusoidalPosition2d, VarianceHead
+from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
+from semflow.objectives import Objective
+
 from .foreign import come_from, describe
 from .freia import is_sequence
 from .freia_flow import is_graph

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..detectors import Detector
-from ..detectors.stepping import adam, train_on_batch
-from ..errors import ShapeError
-from ..recipes import build
-from ..synthesis import SyntheticAnomalies
+from semflow.detectors import Detector
+from semflow.errors import ShapeError
+from semflow.recipes import build
+from semflow.synthesis import SyntheticAnomalies
+from semflow.training.stepping import adam, train_on_batch
+
 from .anomalib_base import AnomalibModule, InferenceBatch, OneClass, PreProcessor
 
 __all__ = ["SemflowModule"]

@@ -6,10 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..bases import Base
-from ..errors import ConfigError
-from ..nn import VarianceHead
-from ..objectives import Objective
+from semflow.bases import Base
+from semflow.errors import ConfigError
+from semflow.nn import VarianceHead
+from semflow.objectives import Objective
+
 from .anomalib_base import AnomalibModule, InferenceBatch, OneClass
 from .anomalib_models import ModelWithStatistics
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeError
-from ..flows import Event
+from semflow.errors import ConfigError, ShapeError
+from semflow.flows import Event
+
 from .foreign import ForeignFlow, Layout, check_event, describe
 
 __all__ = ["CallableFlow"]

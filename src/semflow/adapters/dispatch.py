@@ -6,8 +6,9 @@ from typing import Any, cast
 from torch import nn
 from torch.distributions import Distribution
 
-from ..errors import ConfigError
-from ..flows import Event, Flow
+from semflow.errors import ConfigError
+from semflow.flows import Event, Flow
+
 from .callable_flow import CallableFlow
 from .foreign import check_event, come_from, describe
 from .freia import is_block, is_sequence

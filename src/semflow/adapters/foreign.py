@@ -8,12 +8,12 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError
-from ..flows import Event, Flow
-from ..flows.base import Result
-from ..functional import from_locations, to_locations
-from ..functional.inverse_gamma import narrow
-from ..nn import Context, PositionTables
+from semflow.errors import ConfigError, ShapeError
+from semflow.flows import Event, Flow
+from semflow.flows.base import Result
+from semflow.functional import from_locations, to_locations
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Context, PositionTables
 
 __all__ = ["ForeignFlow", "Layout", "check_event", "come_from", "describe", "library"]
 

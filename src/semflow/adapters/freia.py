@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from ..errors import ConfigError
-from ..flows import Flow, FlowSequence
+from semflow.errors import ConfigError
+from semflow.flows import Flow, FlowSequence
+
 from .freia_block import ATTRIBUTES, convert_block
 from .freia_check import check_same
 from .freia_subnet import AS_IT_IS

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..flows import AffineCoupling, Flow, GlobalAffine, HardPermutation, SoftPermutation
-from ..functional import soft_clamp
-from ..functional.clamp import Clamp
+from semflow.errors import ConfigError
+from semflow.flows import AffineCoupling, Flow, GlobalAffine, HardPermutation, SoftPermutation
+from semflow.functional import soft_clamp
+from semflow.functional.clamp import Clamp
+
 from .freia_subnet import AS_IT_IS, convert_subnet
 
 __all__ = ["ATTRIBUTES", "convert_block"]

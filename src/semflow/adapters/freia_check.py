@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..flows import FlowSequence
+from semflow.errors import ConfigError
+from semflow.flows import FlowSequence
 
 __all__ = ["check_same"]
 

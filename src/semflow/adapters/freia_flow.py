@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..flows.base import Result, check_channels
-from ..nn import Context
-from ..nn.subnets import check_context
+from semflow.errors import ConfigError
+from semflow.flows.base import Result, check_channels
+from semflow.nn import Context
+from semflow.nn.subnets import check_context
+
 from .foreign import ForeignFlow, describe
 from .freia import condition_index, is_sequence
 

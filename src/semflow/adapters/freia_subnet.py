@@ -5,8 +5,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..nn import ConvSubnet, LocationSubnet, SubnetFactory
+from semflow.errors import ConfigError
+from semflow.nn import ConvSubnet, LocationSubnet, SubnetFactory
 
 __all__ = ["AS_IT_IS", "convert_subnet"]
 

@@ -6,8 +6,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..flows import Event
+from semflow.errors import ConfigError
+from semflow.flows import Event
+
 from .foreign import ForeignFlow, check_event, describe, library
 
 __all__ = ["NormflowsFlow"]

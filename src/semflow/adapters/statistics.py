@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bases import Base, SemanticAware, StandardNormal
-from ..errors import ConfigError, ShapeError
-from ..flows import Event, PyramidFlow, ScaleWise
-from ..functional import mask_to_grid
-from ..nn import Context, PositionTables, Statistics, VarianceHead
-from ..objectives import PRESETS, Objective, Terms, log_likelihood
+from semflow.bases import Base, SemanticAware, StandardNormal
+from semflow.errors import ConfigError, ShapeError
+from semflow.flows import Event, PyramidFlow, ScaleWise
+from semflow.functional import mask_to_grid
+from semflow.nn import Context, PositionTables, Statistics, VarianceHead
+from semflow.objectives import PRESETS, Objective, Terms, log_likelihood
+
 from .dispatch import as_flow
 
 __all__ = ["FlowWithStatistics", "with_statistics"]

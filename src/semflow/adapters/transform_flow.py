@@ -5,8 +5,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..flows import Event
+from semflow.errors import ConfigError
+from semflow.flows import Event
+
 from .foreign import ForeignFlow, check_event, come_from, describe
 from .transform_steps import Step, event_dim, forget, is_conditional, is_transform, learned, run, steps_of
 

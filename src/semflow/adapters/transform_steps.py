@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, _InverseTransform
 
-from ..errors import ShapeError
+from semflow.errors import ShapeError
+
 from .foreign import come_from
 
 __all__ = ["Step", "event_dim", "forget", "is_conditional", "is_transform", "learned", "run", "steps_of"]

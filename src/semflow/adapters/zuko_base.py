@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ..bases.distributions import Density
-from ..nn import VarianceHead
+from semflow.bases.distributions import Density
+from semflow.nn import VarianceHead
+
 from .foreign import library
 
 if TYPE_CHECKING:

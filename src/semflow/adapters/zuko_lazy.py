@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from zuko.lazy import LazyDistribution
 
-from ..bases import SemanticNormal
-from ..bases.distributions import Density
-from ..errors import ConfigError, ShapeError
-from ..functional.inverse_gamma import narrow
-from ..nn import Statistics, VarianceHead
+from semflow.bases import SemanticNormal
+from semflow.bases.distributions import Density
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Statistics, VarianceHead
+
 from .statistics import looks_at_image
 
 __all__ = ["SemanticLazyNormal"]

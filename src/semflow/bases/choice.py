@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-from ..arguments import checked
-from ..errors import ConfigError
-from ..functional import Form
-from ..nn import (
+from semflow._validation import checked
+from semflow.errors import ConfigError
+from semflow.functional import Form
+from semflow.nn import (
     FeatureStatisticsNetwork,
     FixedVariance,
     InverseGammaVariance,
@@ -16,6 +16,7 @@ from ..nn import (
     StatisticsNetwork,
     VarianceHead,
 )
+
 from .semantic import Base, SemanticAware, StandardNormal
 
 __all__ = ["BaseAndHead", "Variance", "base_and_head"]

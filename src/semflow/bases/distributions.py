@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, InverseGamma, constraints
 
-from ..errors import ConfigError, ShapeError
-from ..functional import digamma, normal_log_prob
-from ..functional.inverse_gamma import lgamma_step, narrow, wide
-from ..nn import Statistics
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional import digamma, normal_log_prob
+from semflow.functional.inverse_gamma import lgamma_step, narrow, wide
+from semflow.nn import Statistics
 
 __all__ = ["Density", "SemanticNormal", "variance_distribution"]
 

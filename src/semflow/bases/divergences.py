@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, register_kl
 
-from ..errors import ConfigError, ShapeError
-from ..functional.inverse_gamma import narrow, wide
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional.inverse_gamma import narrow, wide
+
 from .distributions import SemanticNormal
 
 __all__ = ["Kind", "NoClosedFormError", "divergence"]

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
-from ..errors import ConfigError, ShapeError
-from ..functional import FORMS, Form, normal_log_odds, normal_log_prob
-from ..functional.inverse_gamma import narrow
-from ..nn import Statistics
+from semflow._validation import checked
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional import FORMS, Form, normal_log_odds, normal_log_prob
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Statistics
 
 __all__ = ["Base", "SemanticAware", "StandardNormal"]
 

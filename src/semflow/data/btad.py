@@ -4,11 +4,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow.arguments import checked
-from semflow.data.files import find_images, list_images
-from semflow.data.folder import ImageDataset, Record
-from semflow.data.masks import with_masks
-from semflow.data.places import category_folder, check_split, require_folder
+from semflow._validation import checked
+
+from .files import find_images, list_images
+from .folder import ImageDataset, Record
+from .masks import with_masks
+from .places import category_folder, check_split, require_folder
 
 __all__ = ["BTAD", "is_btad"]
 

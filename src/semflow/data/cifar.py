@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semflow.arguments import checked
-from semflow.data.cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
-from semflow.data.decoding import decode_image
-from semflow.data.files import find_images
-from semflow.data.folder import ImageDataset, Record
-from semflow.data.places import check_split, require_folder
-from semflow.data.zips import ZipFiles
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
+
+from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
+from .decoding import decode_image
+from .files import find_images
+from .folder import ImageDataset, Record
+from .places import check_split, require_folder
+from .zips import ZipFiles
 
 __all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semflow.data.files import find_images, subfolders
 from semflow.errors import DataError
+
+from .files import find_images, subfolders
 
 __all__ = ["UNPACK", "check_rows", "find_clips", "list_frames", "load_rows", "no_scene", "of_scene"]
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from semflow.arguments import checked
-from semflow.data.modes import WIDE_MODES, to_rgb
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
+
+from .modes import WIDE_MODES, to_rgb
 
 __all__ = [
     "check_mask_size",

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from semflow.arguments import checked
-from semflow.data.decoding import check_mask_size, decode_image, decode_mask, resize_image, resize_mask
-from semflow.data.files import list_images
-from semflow.data.samples import Sample
+from semflow._validation import checked
 from semflow.errors import ConfigError
+
+from .decoding import check_mask_size, decode_image, decode_mask, resize_image, resize_mask
+from .files import list_images
+from .samples import Sample
 
 __all__ = ["ImageDataset", "ImageFolder", "Record"]
 

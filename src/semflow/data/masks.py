@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from semflow.data.decoding import check_mask_size, decode_image, decode_mask, oriented_size
-from semflow.data.files import find_images
-from semflow.data.folder import Record
-from semflow.data.places import require_folder
 from semflow.errors import DataError
+
+from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
+from .files import find_images
+from .folder import Record
+from .places import require_folder
 
 __all__ = ["check_mask", "with_masks"]
 

@@ -4,12 +4,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow.arguments import checked
-from semflow.data.files import find_images, list_images, subfolders
-from semflow.data.folder import ImageDataset, Record
-from semflow.data.masks import with_masks
-from semflow.data.places import category_folder, check_split
+from semflow._validation import checked
 from semflow.errors import DataError
+
+from .files import find_images, list_images, subfolders
+from .folder import ImageDataset, Record
+from .masks import with_masks
+from .places import category_folder, check_split
 
 __all__ = ["MVTecAD"]
 

@@ -4,16 +4,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow.arguments import checked
-from semflow.data.btad import BTAD, is_btad
-from semflow.data.cifar import CIFAR10, is_cifar10
-from semflow.data.files import find_images, list_images, subfolders
-from semflow.data.folder import ImageDataset, ImageFolder, Record
-from semflow.data.mvtec import MVTecAD
-from semflow.data.places import listed
-from semflow.data.shanghaitech import ShanghaiTech, is_shanghaitech
-from semflow.data.visa import VisA, is_visa
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
+
+from .btad import BTAD, is_btad
+from .cifar import CIFAR10, is_cifar10
+from .files import find_images, list_images, subfolders
+from .folder import ImageDataset, ImageFolder, Record
+from .mvtec import MVTecAD
+from .places import listed
+from .shanghaitech import ShanghaiTech, is_shanghaitech
+from .visa import VisA, is_visa
 
 __all__ = ["open_dataset"]
 

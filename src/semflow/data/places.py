@@ -4,8 +4,9 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
-from semflow.data.files import subfolders
 from semflow.errors import ConfigError, DataError
+
+from .files import subfolders
 
 __all__ = ["category_folder", "check_split", "listed", "require_folder"]
 

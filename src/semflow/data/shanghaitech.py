@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semflow.arguments import checked
-from semflow.data.clips import UNPACK, check_rows, find_clips, list_frames, load_rows, no_scene, of_scene
-from semflow.data.decoding import check_mask_size, oriented_size, resize_mask
-from semflow.data.folder import ImageDataset, Record
-from semflow.data.places import check_split, listed, require_folder
-from semflow.data.videos import VideoFrames
+from semflow._validation import checked
 from semflow.errors import DataError
+
+from .clips import UNPACK, check_rows, find_clips, list_frames, load_rows, no_scene, of_scene
+from .decoding import check_mask_size, oriented_size, resize_mask
+from .folder import ImageDataset, Record
+from .places import check_split, listed, require_folder
+from .videos import VideoFrames
 
 __all__ = ["ShanghaiTech", "is_shanghaitech"]
 

@@ -4,13 +4,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow.arguments import checked
-from semflow.data.files import list_images
-from semflow.data.folder import ImageDataset, Record
-from semflow.data.masks import with_masks
-from semflow.data.places import category_folder, check_split, require_folder
-from semflow.data.visa_split import split_records
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
+
+from .files import list_images
+from .folder import ImageDataset, Record
+from .masks import with_masks
+from .places import category_folder, check_split, require_folder
+from .visa_split import split_records
 
 __all__ = ["VisA", "is_visa"]
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from semflow.data.folder import Record
-from semflow.data.masks import check_mask
-from semflow.data.places import listed
 from semflow.errors import DataError
+
+from .folder import Record
+from .masks import check_mask
+from .places import listed
 
 __all__ = ["split_records"]
 

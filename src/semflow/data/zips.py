@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from semflow.data.files import EXTENSIONS
 from semflow.errors import DataError
+
+from .files import EXTENSIONS
 
 __all__ = ["ZipFiles"]
 

@@ -6,7 +6,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ConfigError, ShapeError
+from semflow.errors import CheckpointError, ConfigError, ShapeError
+
 from .conformal import FINEST, check_count, conformal_p_values, conformal_threshold, exact_rate, images_needed
 
 __all__ = ["Calibration", "Decision"]

@@ -19,7 +19,7 @@ from typing import NoReturn
 from scipy.special import betaincinv
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError
+from semflow.errors import ConfigError, ShapeError
 
 __all__ = [
     "FINEST",

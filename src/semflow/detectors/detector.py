@@ -7,16 +7,17 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
-from ..bases import Base
-from ..errors import ConfigError, ShapeError
-from ..features import FeatureExtractor
-from ..flows import PyramidFlow, ScaleWise
-from ..flows.standardize import ChannelMoments
-from ..functional import border, mask_to_grid
-from ..nn import Context, PositionCode, Statistics, VarianceHead
-from ..objectives import Objective, Terms, log_likelihood
-from ..synthesis import CutPaste
+from semflow._validation import checked
+from semflow.bases import Base
+from semflow.errors import ConfigError, ShapeError
+from semflow.features import FeatureExtractor
+from semflow.flows import PyramidFlow, ScaleWise
+from semflow.flows.standardize import ChannelMoments
+from semflow.functional import border, mask_to_grid
+from semflow.nn import Context, PositionCode, Statistics, VarianceHead
+from semflow.objectives import Objective, Terms, log_likelihood
+from semflow.synthesis import CutPaste
+
 from .calibration import Calibration
 from .inputs import check_images, check_masks
 from .outputs import Gather, ImageBatch, Latents, Prediction
@@ -83,8 +84,7 @@ class Detector(nn.Module):
         super().__init__()
         self.features = cast(nn.Module, features)
         self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
-        scales = len(self.flows.events)
-        if scales != len(features.channels):
+        if (scales := len(self.flows.events)) != len(features.channels):
             raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
         if mask_mode not in ("nearest", "max"):
             raise ConfigError(f"mask_mode must be nearest or max, but got {mask_mode!r}")

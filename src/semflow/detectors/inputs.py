@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from semflow.errors import ShapeError
 
 __all__ = ["check_images", "check_masks"]
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..flows import Event
-from ..nn import Statistics
+from semflow.flows import Event
+from semflow.nn import Statistics
 
 __all__ = ["Gather", "ImageBatch", "Latents", "Prediction"]
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..arguments import check_arguments
-from ..errors import ConfigError
+from semflow._validation import check_arguments
+from semflow.errors import ConfigError
 
 __all__ = ["Training"]
 

@@ -11,7 +11,7 @@ __all__ = ["Predictor"]
 
 
 class Predictor(Protocol):
-    """What `results` and the command line need: a `Detector`, or a `semflow.export.ExportedDetector`."""
+    """What `results` and the command line need: a `Detector`, or a `semflow.app.export.ExportedDetector`."""
 
     @property
     def image_size(self) -> int:

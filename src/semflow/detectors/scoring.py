@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError, ShapeError
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError, ShapeError
 
 __all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
 

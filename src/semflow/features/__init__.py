@@ -3,11 +3,11 @@
 Importing this package does not import timm (2.5 s); building a `TimmFeatures` does.
 """
 
-from semflow.features.frozen import FeatureExtractor, FrozenFeatures, ImageNormalisation, average_pool, layer_norm
-from semflow.features.levels import available_strides, fitting_strides
-from semflow.features.module import ModuleFeatures
-from semflow.features.timm_features import TimmFeatures
-from semflow.features.views import ImagePyramid, PooledViews, rotations
+from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalisation, average_pool, layer_norm
+from .levels import available_strides, fitting_strides
+from .module import ModuleFeatures
+from .timm_features import TimmFeatures
+from .views import ImagePyramid, PooledViews, rotations
 
 __all__ = [
     "FeatureExtractor",

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from semflow.errors import ConfigError
-from semflow.features.timm_module import build, check_backbone, one_line
+
+from .timm_module import build, check_backbone, one_line
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 __all__ = ["ModuleFeatures"]
 
-from semflow.features.frozen import FrozenFeatures
+from .frozen import FrozenFeatures
 
 
 class ModuleFeatures(FrozenFeatures):

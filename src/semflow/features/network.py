@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from semflow.errors import ConfigError
-from semflow.features.folding import fold_batch_norm
-from semflow.features.levels import Levels
-from semflow.features.timm_module import build, load_timm, one_line
-from semflow.features.weights import load_into, packaged_state, read_state
+
+from .folding import fold_batch_norm
+from .levels import Levels
+from .timm_module import build, load_timm, one_line
+from .weights import load_into, packaged_state, read_state
 
 _log = logging.getLogger(__name__)
 

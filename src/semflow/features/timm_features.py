@@ -7,13 +7,14 @@ from os import PathLike
 
 from torch import Tensor
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.features.frozen import FrozenFeatures, check_pooling
-from semflow.features.levels import probe
-from semflow.features.network import build_network
-from semflow.features.timm_module import one_line
-from semflow.features.weights import PACKAGED
+
+from .frozen import FrozenFeatures, check_pooling
+from .levels import probe
+from .network import build_network
+from .timm_module import one_line
+from .weights import PACKAGED
 
 
 class TimmFeatures(FrozenFeatures):

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow.arguments import at_least, checked
-from semflow.features.frozen import FeatureExtractor
+from semflow._validation import at_least, checked
+
+from .frozen import FeatureExtractor
 
 
 class ImagePyramid(nn.Module):

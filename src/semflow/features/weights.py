@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError
-from semflow.features.timm_module import one_line
+
+from .timm_module import one_line
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeError
-from ..nn import Context
+from semflow.errors import ConfigError, ShapeError
+from semflow.nn import Context
 
 __all__ = ["Event", "Flow", "Result", "check_channels", "check_clamp"]
 

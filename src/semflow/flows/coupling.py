@@ -5,13 +5,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
-from ..errors import ConfigError
-from ..functional import Clamp, from_locations, soft_clamp, to_locations
-from ..functional.inverse_gamma import narrow
-from ..nn import Context, ConvSubnet, LocationSubnet, SubnetFactory
+from semflow._validation import checked
+from semflow.errors import ConfigError
+from semflow.functional import Clamp, from_locations, soft_clamp, to_locations
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Context, ConvSubnet, LocationSubnet, SubnetFactory
+
 from .base import Flow, Result, check_channels, check_clamp
-from .fused import fused, fused_rest, fusible
+from .kernels.fused import fused, fused_rest, fusible
 from .mixing import GlobalAffine, HardPermutation
 from .steps import CouplingForm
 
@@ -106,7 +107,7 @@ class AffineCoupling(Flow):
         affine: GlobalAffine | None = None,
         permutation: HardPermutation | None = None,
     ) -> Result:
-        """The same as `forward`, or as it and the two flows that follow, see `semflow.flows.fused`."""
+        """The same as `forward`, or as it and the two flows that follow, see `semflow.flows.kernels.fused`."""
         check_channels(x, self.channels)
         net, size = self.subnet, (x.shape[2], x.shape[3])
         if isinstance(net, LocationSubnet):

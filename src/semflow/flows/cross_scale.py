@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import checked
-from ..errors import ConfigError
-from ..functional import Clamp, soft_clamp
-from ..functional.inverse_gamma import narrow
-from ..nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
+from semflow._validation import checked
+from semflow.errors import ConfigError
+from semflow.functional import Clamp, soft_clamp
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
+
 from .base import check_channels, check_clamp
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError
-from ..functional import from_locations, to_locations
-from ..functional.inverse_gamma import narrow
-from ..nn import Context
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError
+from semflow.functional import from_locations, to_locations
+from semflow.functional.inverse_gamma import narrow
+from semflow.nn import Context
+
 from .base import Flow, Result, check_channels
 
 __all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "constant_log_det"]

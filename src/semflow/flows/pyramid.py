@@ -5,8 +5,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeError
-from ..nn import Context
+from semflow.errors import ConfigError, ShapeError
+from semflow.nn import Context
+
 from .base import Event, Flow
 from .sequence import FlowSequence
 from .standardize import Standardize

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..nn import Context
+from semflow.errors import ConfigError
+from semflow.nn import Context
+
 from .base import Event, Flow, Result
 from .coupling import AffineCoupling
 from .mixing import GlobalAffine, HardPermutation

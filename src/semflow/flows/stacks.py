@@ -5,10 +5,11 @@ from typing import Literal
 
 from torch import nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError
-from ..functional import Clamp
-from ..nn import LocationSubnet, SubnetFactory
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError
+from semflow.functional import Clamp
+from semflow.nn import LocationSubnet, SubnetFactory
+
 from .coupling import AffineCoupling
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .sequence import FlowSequence

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError, DataError, ShapeError
-from ..functional.inverse_gamma import narrow, wide
-from ..nn import Context
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.functional.inverse_gamma import narrow, wide
+from semflow.nn import Context
+
 from .base import Flow, Result, check_channels
 from .mixing import constant_log_det
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import Clamp
+from semflow.functional import Clamp
 
 __all__ = ["CouplingForm", "along_channels", "backward_step", "forward_step"]
 

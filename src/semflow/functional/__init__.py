@@ -11,6 +11,7 @@ from .inverse_gamma import (
     inverse_gamma_prior,
 )
 from .layout import border, from_locations, mask_to_grid, take_locations, to_locations
+from .series import digamma_series, lgamma_series
 
 __all__ = [
     "CLAMPS",
@@ -19,12 +20,14 @@ __all__ = [
     "Form",
     "border",
     "digamma",
+    "digamma_series",
     "from_locations",
     "inverse_gamma_kl",
     "inverse_gamma_log_mean",
     "inverse_gamma_mode",
     "inverse_gamma_precision",
     "inverse_gamma_prior",
+    "lgamma_series",
     "mask_to_grid",
     "normal_log_odds",
     "normal_log_prob",

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from semflow.errors import ConfigError
 
 __all__ = ["CLAMPS", "Clamp", "soft_clamp"]
 

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError
+from semflow.errors import ConfigError, ShapeError
+
 from .inverse_gamma import digamma, lgamma_step, narrow, wide
 
 __all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]

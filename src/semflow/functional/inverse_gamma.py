@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from semflow.errors import ConfigError
 
 __all__ = [
     "digamma",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError
+from semflow.errors import ConfigError, ShapeError
 
 __all__ = ["border", "from_locations", "mask_to_grid", "take_locations", "to_locations"]
 

@@ -4,10 +4,10 @@ No threshold is sampled and no curve is resampled: ties are merged, and one sort
 Where the scores do not fit into memory, `HistogramAccumulator` gives the same metrics with bounds on their error.
 """
 
-from semflow.metrics.accumulators import ImageAccumulator, PixelAccumulator
-from semflow.metrics.histogram import Bounded, BoundedPixelMetrics, HistogramAccumulator
-from semflow.metrics.ranking import ImageMetrics, auroc, average_precision, f1_max, f1_max_threshold, image_metrics
-from semflow.metrics.regions import PixelMetrics, aupro, pixel_metrics
+from .accumulators import ImageAccumulator, PixelAccumulator
+from .histogram import Bounded, BoundedPixelMetrics, HistogramAccumulator
+from .ranking import ImageMetrics, auroc, average_precision, f1_max, f1_max_threshold, image_metrics
+from .regions import PixelMetrics, aupro, pixel_metrics
 
 __all__ = [
     "Bounded",

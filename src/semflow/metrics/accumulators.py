@@ -19,9 +19,10 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from semflow.errors import ConfigError
-from semflow.metrics.inputs import Array, Maps, Values
-from semflow.metrics.ranking import ImageMetrics, rank, split
-from semflow.metrics.regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
+
+from .inputs import Array, Maps, Values
+from .ranking import ImageMetrics, rank, split
+from .regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
 
 __all__ = ["ImageAccumulator", "PixelAccumulator"]
 

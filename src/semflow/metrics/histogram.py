@@ -6,10 +6,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from scipy.special import digamma
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.metrics.inputs import Array, Maps
-from semflow.metrics.regions import split_pixels
+
+from .inputs import Array, Maps
+from .regions import split_pixels
 
 __all__ = ["Bounded", "BoundedPixelMetrics", "HistogramAccumulator"]
 

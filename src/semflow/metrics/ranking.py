@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from semflow.errors import ShapeError
-from semflow.metrics.inputs import Array, Values, as_flags, as_scores, check_same_shape
+
+from .inputs import Array, Values, as_flags, as_scores, check_same_shape
 
 __all__ = [
     "ImageMetrics",

@@ -7,8 +7,9 @@ import numpy as np
 from scipy import ndimage
 
 from semflow.errors import ConfigError, ShapeError
-from semflow.metrics.inputs import Array, Maps, as_flags, as_maps, as_scores, check_same_shape
-from semflow.metrics.ranking import Ranking, rank
+
+from .inputs import Array, Maps, as_flags, as_maps, as_scores, check_same_shape
+from .ranking import Ranking, rank
 
 __all__ = ["PixelMetrics", "PixelSplit", "aupro", "evaluate_pixels", "pixel_metrics", "split_pixels"]
 

@@ -5,8 +5,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError
+
 from .subnets import Context, Subnet
 
 __all__ = ["PerceptronSubnet"]

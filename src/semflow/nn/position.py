@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError, ShapeError
-from ..functional.inverse_gamma import wide
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional.inverse_gamma import wide
 
 __all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTables", "SinusoidalPosition2d"]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError
 
 __all__ = ["FeatureStatisticsNetwork", "StatisticsNetwork"]
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError, ShapeError
-from ..functional import from_locations, to_locations
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional import from_locations, to_locations
+
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 

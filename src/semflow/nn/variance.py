@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import at_least, checked
-from ..errors import ConfigError, ShapeError
-from ..functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
-from ..functional.inverse_gamma import narrow
+from semflow._validation import at_least, checked
+from semflow.errors import ConfigError, ShapeError
+from semflow.functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
+from semflow.functional.inverse_gamma import narrow
 
 __all__ = ["FixedVariance", "InverseGammaVariance", "LearnedVariance", "PredictedMean", "Statistics", "VarianceHead"]
 

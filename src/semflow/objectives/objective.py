@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import check_arguments
-from ..bases import Base
-from ..errors import ConfigError, ShapeError
-from ..flows import Event
-from ..nn import Statistics
+from semflow._validation import check_arguments
+from semflow.bases import Base
+from semflow.errors import ConfigError, ShapeError
+from semflow.flows import Event
+from semflow.nn import Statistics
 
 __all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations", "means_over_locations"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..errors import ConfigError
+from semflow.errors import ConfigError
 
 __all__ = ["ABLATIONS", "ablation_arguments"]
 

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from ..arguments import at_least
-from ..bases import Variance, base_and_head
-from ..detectors import Detector, Scorer, Training
-from ..features import ImagePyramid, TimmFeatures
-from ..flows import (
+from semflow._validation import at_least
+from semflow.bases import Variance, base_and_head
+from semflow.detectors import Detector, Scorer, Training
+from semflow.features import ImagePyramid, TimmFeatures
+from semflow.flows import (
     CrossScaleCoupling,
     GlobalAffine,
     HardPermutation,
@@ -15,8 +15,9 @@ from ..flows import (
     ScaleWise,
     Standardize,
 )
-from ..nn import CrossScaleConvs
-from ..objectives import Objective
+from semflow.nn import CrossScaleConvs
+from semflow.objectives import Objective
+
 from .recipe import recipe
 
 __all__ = ["cs_flow"]

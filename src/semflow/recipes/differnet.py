@@ -4,13 +4,14 @@ from functools import partial
 
 from torch import nn
 
-from ..arguments import at_least
-from ..bases import Variance, base_and_head
-from ..detectors import Detector, Scorer, Training
-from ..features import ImagePyramid, PooledViews, TimmFeatures
-from ..flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
-from ..nn import PerceptronSubnet
-from ..objectives import Objective
+from semflow._validation import at_least
+from semflow.bases import Variance, base_and_head
+from semflow.detectors import Detector, Scorer, Training
+from semflow.features import ImagePyramid, PooledViews, TimmFeatures
+from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
+from semflow.nn import PerceptronSubnet
+from semflow.objectives import Objective
+
 from .recipe import recipe
 
 __all__ = ["differnet"]

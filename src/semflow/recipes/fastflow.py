@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from ..bases import Variance, base_and_head
-from ..detectors import STANDARD_NORMAL_PEAK, Detector, Scorer, Training
-from ..errors import ConfigError
-from ..features import TimmFeatures, available_strides, fitting_strides
-from ..flows import coupling_stack
-from ..functional import Form
-from ..nn import ConvSubnet
-from ..objectives import Objective
+from semflow.bases import Variance, base_and_head
+from semflow.detectors import STANDARD_NORMAL_PEAK, Detector, Scorer, Training
+from semflow.errors import ConfigError
+from semflow.features import TimmFeatures, available_strides, fitting_strides
+from semflow.flows import coupling_stack
+from semflow.functional import Form
+from semflow.nn import ConvSubnet
+from semflow.objectives import Objective
+
 from .recipe import recipe
 
 __all__ = ["fastflow"]

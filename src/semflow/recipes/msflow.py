@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from ..bases import Variance, base_and_head
-from ..detectors import Detector, Scorer, Training
-from ..errors import ConfigError
-from ..features import TimmFeatures
-from ..flows import (
+from semflow.bases import Variance, base_and_head
+from semflow.detectors import Detector, Scorer, Training
+from semflow.errors import ConfigError
+from semflow.features import TimmFeatures
+from semflow.flows import (
     CrossScaleCoupling,
     GlobalAffine,
     HardPermutation,
@@ -15,8 +15,9 @@ from ..flows import (
     ScaleWise,
     coupling_stack,
 )
-from ..nn import ConvSubnet, FusionSubnet, SinusoidalPosition2d
-from ..objectives import Objective
+from semflow.nn import ConvSubnet, FusionSubnet, SinusoidalPosition2d
+from semflow.objectives import Objective
+
 from .recipe import recipe
 
 __all__ = ["msflow"]

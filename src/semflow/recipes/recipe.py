@@ -7,9 +7,9 @@ from typing import ParamSpec
 
 import torch
 
-from ..arguments import check_arguments
-from ..detectors import Detector
-from ..errors import ConfigError
+from semflow._validation import check_arguments
+from semflow.detectors import Detector
+from semflow.errors import ConfigError
 
 __all__ = ["recipe"]
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..detectors import Detector, load_into, read_config
-from ..errors import CheckpointError, ConfigError
+from semflow.detectors import Detector
+from semflow.errors import CheckpointError, ConfigError
+from semflow.training import load_into, read_config
+
 from .cflow_ad import cflow_ad
 from .cs_flow import cs_flow
 from .differnet import differnet
@@ -51,7 +53,7 @@ def load(run: str | Path) -> Detector:
         >>> import tempfile
         >>> import torch
         >>> from semflow.data import Sample
-        >>> from semflow.detectors import fit
+        >>> from semflow.training import fit
         >>> detector = build("cflow_ad", backbone="test_efficientnet", weights="random", strides=(8,), blocks=1)
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(2)]
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -2,14 +2,15 @@
 
 from typing import Literal
 
-from ..bases import Variance, base_and_head
-from ..detectors import Detector, Scorer, Training
-from ..features import TimmFeatures
-from ..flows import coupling_stack
-from ..functional import Form
-from ..nn import SinusoidalPosition2d
-from ..objectives import Objective
-from ..synthesis import CutPaste
+from semflow.bases import Variance, base_and_head
+from semflow.detectors import Detector, Scorer, Training
+from semflow.features import TimmFeatures
+from semflow.flows import coupling_stack
+from semflow.functional import Form
+from semflow.nn import SinusoidalPosition2d
+from semflow.objectives import Objective
+from semflow.synthesis import CutPaste
+
 from .ablations import ablation_arguments
 from .recipe import recipe
 

@@ -1,10 +1,10 @@
 """Synthetic anomalies: patches cut from one normal image and pasted, softly, into another."""
 
-from semflow.synthesis.blend import blend, soft_alpha
-from semflow.synthesis.cutpaste import KINDS, CutPaste
-from semflow.synthesis.dataset import SyntheticAnomalies
-from semflow.synthesis.jitter import jitter_colors
-from semflow.synthesis.masks import circle, rectangle, scar
+from .blend import blend, soft_alpha
+from .cutpaste import KINDS, CutPaste
+from .dataset import SyntheticAnomalies
+from .jitter import jitter_colors
+from .masks import circle, rectangle, scar
 
 __all__ = [
     "KINDS",

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.synthesis.blend import blend, soft_alpha
-from semflow.synthesis.jitter import jitter_colors
-from semflow.synthesis.masks import circle, rectangle, scar
+
+from .blend import blend, soft_alpha
+from .jitter import jitter_colors
+from .masks import circle, rectangle, scar
 
 __all__ = ["KINDS", "CutPaste"]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semflow.arguments import checked
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
-from semflow.synthesis.cutpaste import KINDS, CutPaste
+
+from .cutpaste import KINDS, CutPaste
 
 __all__ = ["SampleLike", "SyntheticAnomalies"]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ..flows import Event, Flow
-from ..nn import Context, PositionTables
+from semflow.flows import Event, Flow
+from semflow.nn import Context, PositionTables
 
 __all__ = ["Case", "Finding", "deviation", "fact", "noise", "perturb", "scramble"]
 

@@ -6,8 +6,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ..errors import ShapeError
-from ..nn import Context
+from semflow.errors import ShapeError
+from semflow.nn import Context
+
 from .case import Case, perturb
 from .laws import LAWS, Law
 

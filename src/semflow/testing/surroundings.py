@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..flows import Flow
-from ..nn import Context
+from semflow.flows import Flow
+from semflow.nn import Context
+
 from .case import Case, Finding, fact, scramble
 
 __all__ = ["autocast", "compiled", "state_dict"]

@@ -1,0 +1,74 @@
+"""The demo's images: crops of real textures, in the layout that `fit` and `evaluate` read."""
+
+__all__ = ["TEXTURES", "photograph", "write_texture"]
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from semflow.app.report import write_atomic
+from semflow.data import decode_image
+from semflow.errors import ConfigError
+
+from .demo_defects import DEFECTS, Grey
+
+TEXTURES = ("brick", "grass", "gravel")
+CROP = 128
+TRAINING_SHARE = 0.62  # of the photograph's width; what is tested on is never trained on, not by a pixel
+TRAINING_CROPS, GOOD_TESTS, TESTS_OF_A_KIND = 96, 10, 4
+
+
+def photograph(name: str) -> Grey:
+    """A texture out of scikit-image's wheel, grey in [0, 1]. The file is opened where it lies: nothing is fetched.
+
+    Raises:
+        ConfigError: scikit-image is not installed, or came without its photographs.
+    """
+    spec = find_spec("skimage")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
+    for folder in folders:
+        path = folder / "data" / f"{name}.png"
+        if path.is_file():
+            return np.asarray(decode_image(path).convert("L"), dtype=np.float64) / 255.0
+    raise ConfigError(
+        f"the demo needs the photograph {name}.png of scikit-image; install it with: pip install scikit-image"
+    )
+
+
+def write_texture(name: str, root: Path, seed: int) -> None:
+    """Write a data set of one texture: train/good from the left, test and ground_truth from the right.
+
+    Args:
+        name: one of TEXTURES.
+        root: folder to write into.
+        seed: of crops and defects.
+    """
+    image = photograph(name)
+    rng = np.random.default_rng((seed, TEXTURES.index(name)))
+    border = round(TRAINING_SHARE * image.shape[1])
+    left, right = image[:, :border], image[:, border:]
+    for number in range(TRAINING_CROPS):
+        _save(root / "train" / "good" / f"{number:03d}.png", _crop(left, rng))
+    for number in range(GOOD_TESTS):
+        _save(root / "test" / "good" / f"{number:03d}.png", _crop(right, rng))
+    for kind, defect in DEFECTS.items():
+        for number in range(TESTS_OF_A_KIND):
+            spoiled, mask = defect(_crop(right, rng), rng)
+            _save(root / "test" / kind / f"{number:03d}.png", spoiled)
+            _save(root / "ground_truth" / kind / f"{number:03d}_mask.png", mask.astype(np.float64))
+
+
+def _crop(image: Grey, rng: np.random.Generator) -> Grey:
+    """A square at random, mirrored half of the time: the photographs are too few to show both ways by themselves."""
+    top, left = (int(rng.integers(0, side - CROP + 1)) for side in image.shape)
+    crop = image[top : top + CROP, left : left + CROP]
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+def _save(path: Path, values: Grey) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray((np.clip(values, 0.0, 1.0) * 255.0).round().astype(np.uint8)).save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,133 @@
+"""Image, ground truth and heat map side by side, many at once, in one picture."""
+
+__all__ = ["Panel", "gallery"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from semflow.errors import ConfigError
+
+from .colors import heat_colors
+
+BACKGROUND, TEXT, FAINT = (255, 255, 255), (28, 28, 32), (120, 120, 128)
+GAP, CAPTION, HEADER = 6, 20, 44
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a gallery.
+
+    Args:
+        image: the picture as the detector saw it.
+        heat: its overlay (`semflow.app.report.overlay`).
+        truth: (H, W) bool, True where anomalous; None when it is not known.
+        caption: a few words above the row, such as "brick, scratch".
+        score: the image's anomaly score.
+
+    Example:
+        >>> panel = Panel(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)), None, "brick, crack", 2.1)
+        >>> panel.caption, panel.score
+        ('brick, crack', 2.1)
+    """
+
+    image: Image.Image
+    heat: Image.Image
+    truth: NDArray[np.bool_] | None
+    caption: str
+    score: float
+
+
+def gallery(
+    panels: Sequence[Panel],
+    *,
+    title: str = "",
+    columns: int = 1,
+    tile: int = 128,
+    value_range: tuple[float, float] | None = None,
+) -> Image.Image:
+    """One picture of all panels: (image, ground truth, heat map) under a caption with the score.
+
+    Args:
+        panels: laid out row by row.
+        title: a line on top.
+        columns: panels in a row.
+        tile: width and height in pixels of each of the three pictures.
+        value_range: where given, a legend shows the colours with these two values.
+
+    Example:
+        >>> image = Image.new("RGB", (64, 64))
+        >>> panel = Panel(image, image, np.zeros((64, 64), dtype=bool), "brick, crack", 2.1)
+        >>> picture = gallery([panel, panel], columns=2, tile=64)
+        >>> picture.mode, picture.width > 6 * 64
+        ('RGB', True)
+    """
+    if not panels:
+        raise ConfigError("panels is empty, expected at least one")
+    columns = min(max(1, columns), len(panels))
+    width = 3 * tile + 2 * GAP
+    rows = -(-len(panels) // columns)
+    size = (columns * (width + 4 * GAP) + 2 * GAP, HEADER + rows * (CAPTION + tile + 2 * GAP) + 2 * GAP)
+    canvas = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((3 * GAP, 2 * GAP), title, fill=TEXT, font=_font(16))
+    if value_range is not None:
+        _legend(canvas, draw, value_range)
+    for index, panel in enumerate(panels):
+        left = 3 * GAP + (index % columns) * (width + 4 * GAP)
+        top = HEADER + (index // columns) * (CAPTION + tile + 2 * GAP)
+        _draw(canvas, draw, panel, left, top, tile)
+    return canvas
+
+
+def _draw(canvas: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, tile: int) -> None:
+    font = _font(12)
+    score = f"score {panel.score:.3f}"
+    width = 3 * tile + 2 * GAP
+    score_left = left + width - int(draw.textlength(score, font=font))
+    draw.text((score_left, top + 3), score, fill=TEXT, font=font)
+    caption = _shorten(draw, panel.caption, score_left - left - 2 * GAP, font)
+    draw.text((left, top + 3), caption, fill=TEXT, font=font)
+    pictures = (panel.image, _truth(panel), panel.heat)
+    for column, picture in enumerate(pictures):
+        corner = (left + column * (tile + GAP), top + CAPTION)
+        if picture is None:
+            draw.rectangle((*corner, corner[0] + tile - 1, corner[1] + tile - 1), outline=FAINT)
+            draw.text((corner[0] + GAP, corner[1] + GAP), "no mask", fill=FAINT, font=font)
+        else:
+            canvas.paste(picture.convert("RGB").resize((tile, tile), Image.Resampling.BILINEAR), corner)
+
+
+def _truth(panel: Panel) -> Image.Image | None:
+    return None if panel.truth is None else Image.fromarray(np.where(panel.truth, 255, 0).astype(np.uint8))
+
+
+def _legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, value_range: tuple[float, float]) -> None:
+    font = _font(12)
+    low, high = (f"{value:.3g}" for value in value_range)
+    length = 96
+    right = canvas.width - 3 * GAP - int(draw.textlength(high, font=font))
+    bar = heat_colors(np.tile(np.linspace(0.0, 1.0, length, dtype=np.float32), (12, 1)))
+    draw.text((right, 2 * GAP + 2), high, fill=FAINT, font=font)
+    canvas.paste(Image.fromarray(bar), (right - GAP - length, 2 * GAP + 3))
+    draw.text(
+        (right - 2 * GAP - length - int(draw.textlength(low, font=font)), 2 * GAP + 2), low, fill=FAINT, font=font
+    )
+
+
+def _shorten(
+    draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    """The end of a long name is what tells it from its neighbours."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength("..." + text, font=font) > width:
+        text = text[1:]
+    return "..." + text
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

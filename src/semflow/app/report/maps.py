@@ -1,0 +1,83 @@
+"""Anomaly maps as files: exact float32, or a 16-bit PNG that any image program opens."""
+
+__all__ = ["load_map", "save_map"]
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from semflow.errors import ConfigError, DataError, ShapeError
+
+from .colors import normalize, to_array
+from .files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEVELS = 65535
+
+
+def save_map(
+    path: str | Path, anomaly_map: "Tensor | NDArray[np.generic]", value_range: tuple[float, float] | None = None
+) -> Path:
+    """Write an anomaly map (H, W) as `.npy` (float32, exact) or as `.png` (16 bit).
+
+    A PNG holds round(65535 * (value - minimum) / (maximum - minimum)) over `value_range`, values outside clipped;
+    without a range it spans the map's own minimum and maximum. The scale is written in the PNG (text entries
+    "minimum" and "maximum") and beside it, `NAME.png.json`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_map(Path(folder) / "map.png", np.array([[0.0, 0.25], [0.5, 1.0]]))
+    ...     load_map(path).round(3).tolist()
+    [[0.0, 0.25], [0.5, 1.0]]
+    """
+    path = Path(path)
+    values = to_array(anomaly_map)
+    if values.ndim != 2 or values.size == 0:
+        raise ShapeError(f"anomaly_map has shape {values.shape}, expected (H, W)")
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, values)
+        return write_atomic(path, buffer.getvalue())
+    if path.suffix != ".png":
+        raise ConfigError(f"anomaly map file {path.name!r} ends in {path.suffix!r}, expected .npy or .png")
+    low, high = value_range or (float(values.min()), float(values.max()))
+    if value_range is None and low == high:
+        high = low + 1.0  # a constant map: every pixel is the minimum
+    codes = (normalize(values, (low, high)).astype(np.float64) * LEVELS).round().astype(np.uint16)
+    scale = {"minimum": low, "maximum": high}
+    info = PngInfo()
+    for key, value in scale.items():
+        info.add_text(key, repr(value))
+    Image.fromarray(codes).save(buffer, format="PNG", pnginfo=info)
+    write_atomic(path.with_name(path.name + ".json"), json.dumps({**scale, "levels": LEVELS}) + "\n")
+    return write_atomic(path, buffer.getvalue())
+
+
+def load_map(path: str | Path) -> NDArray[np.float32]:
+    """Read back what `save_map` wrote, (H, W) float32; a PNG within half a level of its range.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_map(Path(folder) / "a.npy", np.eye(3))
+        ...     load_map(Path(folder) / "a.npy").shape
+        (3, 3)
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+        with Image.open(path) as picture:
+            low, high = float(picture.info["minimum"]), float(picture.info["maximum"])
+            codes = np.asarray(picture, dtype=np.float64)
+    except (OSError, ValueError, KeyError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} is no anomaly map written by save_map: {error}") from error
+    return (low + codes * ((high - low) / LEVELS)).astype(np.float32)

@@ -1,0 +1,51 @@
+"""Scores of normal and of anomalous images, and the threshold between them."""
+
+__all__ = ["score_histogram"]
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from semflow.errors import ConfigError
+from semflow.metrics.inputs import Values
+from semflow.metrics.ranking import split
+
+from .style import ANOMALOUS, NORMAL, THRESHOLD, finish, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def score_histogram(
+    scores: Values, labels: Values, *, threshold: float | None = None, bins: int = 30, title: str = "Scores of images"
+) -> "Figure":
+    """Histograms of both kinds over the same bins; the threshold with the rates that it has on these images.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        labels: (N,), 1 where anomalous; all may be normal.
+        threshold: of a calibration; an image above it is called anomalous.
+        bins: of the range of all scores.
+        title: above the plot.
+
+    >>> figure = score_histogram([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
+    >>> figure.axes[0].get_legend().get_texts()[-1].get_text()
+    'threshold 0.25: 33 % of normal, 100 % of anomalous above'
+    """
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, but got {bins}")
+    normal, anomalous = split(scores, labels)
+    edges = np.histogram_bin_edges(np.concatenate((normal, anomalous)), bins=bins)
+    figure, axes = new_figure(width=5.6)
+    kinds = ((normal, NORMAL, "normal", "//"), (anomalous, ANOMALOUS, "anomalous", ""))
+    for values, color, name, hatch in kinds:
+        if len(values):
+            label = f"{name} ({len(values)})"
+            axes[0, 0].hist(values, edges, color=color, alpha=0.6, hatch=hatch, edgecolor="white", label=label)
+    if threshold is not None:
+        shares = [f"{np.mean(v > threshold):.0%} of {n}".replace("%", " %") for v, _, n, _ in kinds if len(v)]
+        label = f"threshold {threshold:.4g}: {', '.join(shares)} above"
+        axes[0, 0].axvline(threshold, color=THRESHOLD, linewidth=2, linestyle="--", label=label)
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
+    finish(axes[0, 0], title, "anomaly score", "images")
+    return figure

@@ -1,0 +1,69 @@
+"""The course of a training run."""
+
+__all__ = ["training_curves"]
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semflow.errors import DataError
+
+from .style import ANOMALOUS, FAINT, NORMAL, THRESHOLD, finish, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TERMS = (("loss", "loss", "black", "-"), ("nll", "NLL", NORMAL, "--"), ("bce", "BCE", ANOMALOUS, "-."),
+          ("kl", "KL", THRESHOLD, ":"))  # fmt: skip
+
+
+def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str = "Training") -> "Figure":
+    """The loss with its terms, and the learning rate with the largest gradient, epoch by epoch.
+
+    Args:
+        log: a run directory, its `log.jsonl`, or the lines of one as mappings with `epoch`, `loss`, `nll`, `bce`, `kl`
+            and `learning_rate`; `largest_gradient` is drawn where it is there.
+        title: above the left panel.
+
+    Raises:
+        DataError: the file cannot be read, or holds no epoch.
+
+    >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1, "learning_rate": 1e-3}
+    >>> figure = training_curves([{"epoch": epoch, **line} for epoch in (1, 2)])
+    >>> [axes.get_title("left") for axes in figure.axes]
+    ['Training', 'Step size']
+    """
+    lines = _lines(log) if isinstance(log, str | Path) else list(log)
+    if not lines:
+        raise DataError(
+            f"{log if isinstance(log, str | Path) else 'log'}: expected at least one epoch, but it has none"
+        )
+    epochs = [line["epoch"] for line in lines]
+    mark = "o" if len(lines) < 30 else None
+    figure, axes = new_figure(2)
+    left, right = axes[0]
+    for key, name, color, dashes in _TERMS:
+        left.plot(epochs, [line[key] for line in lines], color=color, linestyle=dashes, marker=mark, ms=3, label=name)
+    finish(left, title, "epoch", "nats (NLL and KL per dimension)")
+    rates = [line["learning_rate"] for line in lines]
+    right.plot(epochs, rates, color=NORMAL, marker=mark, ms=3, label="learning rate")
+    gradients = [line.get("largest_gradient") for line in lines]
+    if all(gradient is not None for gradient in gradients):
+        other = right.twinx()
+        other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
+        other.set_ylabel("norm of the largest gradient", color=FAINT)
+        other.spines[["top"]].set_visible(False)
+        other.set_ylim(bottom=0)
+    finish(right, "Step size", "epoch", "learning rate")
+    return figure
+
+
+def _lines(path: str | Path) -> list[Mapping[str, Any]]:
+    file = Path(path) / "log.jsonl" if Path(path).is_dir() else Path(path)
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file}: expected a run's log, a JSON object a line, but: {error}; name a run directory"
+        ) from None

@@ -1,0 +1,161 @@
+"""`semflow calibrate`, and what fit, predict and evaluate say of a calibrated model."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import semflow
+from conftest import SIZE, fit_words, picture, save
+from semflow.app.cli import main
+from semflow.app.report import contour
+from semflow.data import open_dataset
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("normal") / "good"
+    rng = np.random.default_rng(7)
+    for number in range(12):
+        save(picture(rng), folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def run(shared_run: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run to calibrate."""
+    return Path(shutil.copytree(shared_run, tmp_path / "run"))
+
+
+def test_a_run_is_calibrated_and_decides(
+    run: Path, normal: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "--model", str(run), "--data", str(normal)]) == 0
+    assert "calibrated on 12 good images: a false-alarm rate of at most 10 %" in capsys.readouterr().out
+    detector = semflow.load(run)
+    assert (detector.calibration.count, detector.false_alarm_rate) == (12, 0.1)
+    output = tmp_path / "results"
+    assert main(["predict", "--model", str(run), "--input", str(shared_data), "--output", str(output)]) == 0
+    with (output / "scores.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    content = json.loads((output / "scores.json").read_text())
+    assert content["false_alarm_rate"] == 0.1
+    for record, row, sample in zip(content["images"], table, open_dataset(shared_data, "predict", SIZE), strict=True):
+        prediction = detector.predict(sample.image[None])
+        assert record["p_value"] == float(row["p_value"]) == pytest.approx(prediction.p_value.item())
+        assert record["is_anomalous"] == (row["is_anomalous"] == "True") == prediction.is_anomalous.item()
+        with Image.open(output / record["mask"]) as mask:
+            assert np.array_equal(np.asarray(mask) > 0, prediction.mask[0].numpy())
+    page = (output / "index.html").read_text()
+    alarms = sum(record["is_anomalous"] for record in content["images"])
+    assert f"{alarms} of 8 are called anomalous" in page
+    assert page.count("normal, p = ") == 8 - alarms
+
+    figures = tmp_path / "figures.json"
+    words = ["evaluate", "--model", str(run), "--data", str(shared_data), "--json", str(figures)]
+    assert main([*words, "--false-alarm-rate", "0.5"]) == 0
+    assert "calibrated rate" in capsys.readouterr().out
+    found = json.loads(figures.read_text())
+    detector.calibration.set_rate(0.5)
+    expected = semflow.evaluate(detector, open_dataset(shared_data, "test", SIZE))
+    for name in ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate"):
+        assert found[name] == expected[name]
+    assert found["calibrated_false_alarm_rate"] == 0.5
+    assert semflow.load(run).false_alarm_rate == 0.1
+
+
+def test_another_rate_is_another_output(run: Path, normal: Path, shared_data: Path, tmp_path: Path) -> None:
+    """What a killed predict has left at one rate is not taken for another."""
+    assert main(["calibrate", "--model", str(run), "--data", str(normal), "--false-alarm-rate", "0.3"]) == 0
+    words = ["predict", "--model", str(run), "--input", str(shared_data / "test" / "hole"), "--output"]
+    assert main([*words, str(tmp_path / "a"), "--false-alarm-rate", "0.9"]) == 0
+    assert main([*words, str(tmp_path / "a"), "--false-alarm-rate", "0.1"]) == 2
+    assert json.loads((tmp_path / "a" / "scores.json").read_text())["false_alarm_rate"] == 0.9
+
+
+def test_mistakes_of_calibration_change_nothing(
+    run: Path, normal: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    words = ["calibrate", "--model", str(run), "--data"]
+    for wrong, said in (
+        ([*words, str(normal), "--false-alarm-rate", "0.01"], "needs at least 99 calibration images, but got 12"),
+        ([*words, str(normal), "--false-alarm-rate", "1"], "--false-alarm-rate must be between 0 and 1"),
+        ([*words, str(shared_data)], "holds train/, expected a folder of good images"),
+        ([*words, str(tmp_path / "none")], "there is no such folder"),
+        (["predict", "--model", str(run), "--input", str(normal), "--output", str(tmp_path / "r"), *RATE], "calibrate"),
+        (["evaluate", "--model", str(run), "--data", str(shared_data), *RATE], "needs a calibrated model"),
+    ):
+        assert main(wrong) == 2
+        assert said in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+RATE = ["--false-alarm-rate", "0.2"]
+
+
+def test_images_that_were_trained_on_are_refused_whatever_file_they_are(
+    run: Path, normal: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole guarantee rests on it; a run that was saved without their marks cannot tell."""
+    data = Path(shutil.copytree(normal, tmp_path / "data"))
+    for number in (3, 5):
+        with Image.open(shared_data / "train" / "good" / f"{number}.png") as image:
+            image.save(data / f"copy {number}.bmp")
+    words = ["calibrate", "--model", str(run), "--data", str(data)]
+    before = (run / "model.safetensors").read_bytes()
+    assert main(words) == 2
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert error == (
+        f"error: {data / 'copy 3.bmp'}: was trained on, expected images that were not; take out all that were, or "
+        "every threshold would be too low"
+    )
+    assert (run / "model.safetensors").read_bytes() == before
+    unmarked = semflow.load(run)
+    unmarked.trained_on = ""
+    semflow.detectors.save_model(unmarked, run, {})
+    assert main(words) == 0
+
+
+def test_fit_takes_good_images_for_calibration_or_holds_them_out(
+    shared_data: Path, normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(fit_words(shared_data, tmp_path / "given", "--calibration", str(normal))) == 0
+    assert semflow.load(tmp_path / "given").calibration.count == 12
+    words = ["--hold-out", "4", "--false-alarm-rate", "0.2"]
+    assert main(fit_words(shared_data, tmp_path / "held", *words)) == 0
+    assert semflow.load(tmp_path / "held").calibration.count == 4
+    assert json.loads((tmp_path / "held" / "config.json").read_text())["images"] == 4
+    capsys.readouterr()
+    train = str(shared_data / "train" / "good")
+    for wrong, said in (
+        (["--hold-out", "4"], "false_alarm_rate 0.1 needs at least 9"),
+        (["--hold-out", "4", "--calibration", str(normal)], "expected one of them"),
+        (["--hold-out", "-1"], "--hold-out must be at least 0"),
+        (["--calibration", train, "--false-alarm-rate", "0.2"], "among the images to train on"),
+    ):
+        assert main(fit_words(shared_data, tmp_path / "wrong", *wrong)) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_an_outline_surrounds_its_mask_and_nothing_else() -> None:
+    """To the pixel it is wide, and one that a small picture cannot halve."""
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[4:8, 8:12] = True
+    for size in ((64, 32), (16, 16), (5, 5)):
+        drawn = np.asarray(contour(Image.new("RGB", size), mask)).any(2)
+        rows, columns = np.nonzero(drawn)
+        assert abs(rows.min() - 4 * size[1] / 16) <= 2
+        assert abs(rows.max() - 8 * size[1] / 16) <= 2
+        assert abs(columns.min() - 8 * size[0] / 16) <= 2
+        assert abs(columns.max() - 12 * size[0] / 16) <= 2
+    large = np.asarray(contour(Image.new("RGB", (64, 32)), mask)).any(2)
+    assert not large[10:14, 35:45].any()  # what is inside stays to be seen
+    nothing = contour(Image.new("RGB", (8, 8)), torch.zeros(4, 4, dtype=torch.bool))
+    assert not np.asarray(nothing).any()

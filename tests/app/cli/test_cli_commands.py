@@ -1,0 +1,244 @@
+import csv
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import semflow
+from conftest import SIZE, fit_words, picture, save
+from semflow.app.cli import main
+from semflow.app.cli.predict import _save_overlay
+from semflow.app.cli.prediction import Record
+from semflow.app.report import load_map
+from semflow.data import open_dataset
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_fit_leaves_a_run_that_loads(shared_run: Path) -> None:
+    names = {path.name for path in shared_run.iterdir()}
+    assert {"config.json", "model.safetensors", "log.jsonl"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    detector = semflow.load(shared_run)
+    assert detector.image_size == SIZE
+    assert len(detector.flows) == 2
+
+
+def test_fit_again_says_how_to_go_on_and_changes_nothing(
+    shared_run: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(shared_run)
+    assert main(fit_words(shared_data, shared_run)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert snapshot(shared_run) == before
+
+
+def test_evaluate_shows_and_writes_what_the_library_says(
+    shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep" / "metrics.json"
+    assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    expected = semflow.evaluate(semflow.load(shared_run), open_dataset(shared_data, "test", SIZE))
+    for name in ("image_auroc", "pixel_auroc", "aupro", "image_f1_max"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-9)
+    assert (found["images"], found["anomalous_images"]) == (8, 4)
+    assert found["versions"]["semflow"] == semflow.__version__
+    assert found["versions"]["torch"] == torch.__version__
+    shown = capsys.readouterr().out
+    assert f"{100 * found['image_auroc']:.2f}" in shown
+    assert f"{100 * found['aupro']:.2f}" in shown
+
+
+def test_without_masks_the_pixel_metrics_are_null(shared_run: Path, data: Path, tmp_path: Path) -> None:
+    (data / "ground_truth").rename(tmp_path / "elsewhere")
+    file = tmp_path / "metrics.json"
+    assert main(["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["pixel_auroc"] is None
+    assert found["aupro"] is None
+    assert 0 <= found["image_auroc"] <= 1
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Names that collide without their ending, that are markup, and pictures that are no square."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "photos"
+    save(picture(rng), folder / "a.png")
+    save(picture(rng), folder / "a.jpg")
+    save(picture(rng), folder / "sub" / "a.png")
+    save(np.tile(picture(rng), (1, 3, 1)), folder / "wide #1 <b>&.png")
+    return folder
+
+
+def test_predict_writes_scores_overlays_maps_and_a_page(shared_run: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(output)]
+    assert main([*words, "--batch-size", "3"]) == 0
+    with (output / "scores.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    names = ["a.jpg", "a.png", "sub/a.png", "wide #1 <b>&.png"]
+    assert [row["image"] for row in table] == names
+    content = json.loads((output / "scores.json").read_text())
+    assert [record["score"] for record in content["images"]] == [float(row["score"]) for row in table]
+
+    detector = semflow.load(shared_run)
+    dataset = open_dataset(photos, "predict", SIZE)
+    page = (output / "index.html").read_text()
+    for record, sample in zip(content["images"], dataset, strict=True):
+        prediction = detector.predict(sample.image[None])
+        assert record["score"] == pytest.approx(prediction.score.item(), abs=1e-5)
+        np.testing.assert_allclose(load_map(output / record["map"]), prediction.anomaly_map[0].numpy(), atol=1e-5)
+        with Image.open(output / record["overlay"]) as overlay, Image.open(sample.path) as original:
+            assert overlay.size == original.size == (record["width"], record["height"])
+    assert len({record["map"] for record in content["images"]}) == len(names)
+    assert "wide #1 &lt;b&gt;&amp;.png" in page
+    assert "<b>" not in page
+    assert "overlays/wide%20%231%20%3Cb%3E%26.png.png" in page
+    files = {path.relative_to(output).parts[0] for path in output.rglob("*") if path.is_file()}
+    assert files == {"scores.csv", "scores.json", "index.html", "overlays", "maps"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("size", [(2500, 500), (40, 30), (7, 3000)])
+def test_the_heat_lies_where_it_was_found_whatever_the_proportions(size: tuple[int, int], tmp_path: Path) -> None:
+    record = Record("a", 0.0, "", "", *size)
+    width, height = record.overlay_size
+    assert max(width, height) == min(max(size), 1024)
+    assert abs(width / height - size[0] / size[1]) <= max(1.0 / height * width / height, 1.0 / height)
+    anomaly_map = torch.zeros(64, 64)
+    anomaly_map[:16, 32:] = 1.0  # the upper quarter of the right half
+    _save_overlay(tmp_path / "heat.png", Image.new("RGB", (width, height)), anomaly_map, (0.0, 1.0))
+    with Image.open(tmp_path / "heat.png") as picture:
+        pixels = np.asarray(picture.convert("L").resize((8, 8), Image.Resampling.BOX))
+    hot = np.zeros((8, 8), dtype=bool)
+    hot[:2, 4:] = True
+    assert pixels[hot].min() > pixels[~hot].max() + 50
+
+
+def test_predict_odd_names_and_kinds_of_image(shared_run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    folder, output = tmp_path / "photos", tmp_path / "results"
+    odd = [
+        "=1+1,2.png",
+        "a b.png",
+        'quote".png',
+        "it's.png",
+        "line\nbreak.png",
+        "\u00fc\u6f22\U0001f600.png",
+        "50%25 #?.png",
+    ]
+    for name in odd:
+        save(picture(rng), folder / name)
+    save(picture(rng)[:, :, 0], folder / "x" / "part.png")
+    save((picture(rng)[:, :, 0].astype(np.uint16) << 8), folder / "y" / "part.png")
+    shutil.copy(folder / "a b.png", folder / "LOUD.PNG")
+    assert main(["predict", "--model", str(shared_run), "--input", str(folder), "--output", str(output)]) == 0
+    with (output / "scores.csv").open(newline="", encoding="utf-8") as file:
+        table = {row["image"]: row for row in csv.DictReader(file)}
+    assert set(table) == {*odd, "x/part.png", "y/part.png", "LOUD.PNG"}
+    assert all((output / row["overlay"]).is_file() and (output / row["map"]).is_file() for row in table.values())
+    assert table["LOUD.PNG"]["score"] == pytest.approx(table["a b.png"]["score"])
+    page = (output / "index.html").read_text(encoding="utf-8")
+    sources = [unquote(unescape(source)) for source in re.findall(r'<img src="([^"]*)"', page)]
+    assert sorted(sources) == sorted(row["overlay"] for row in table.values())
+
+
+def test_predict_one_file_with_a_16_bit_map(shared_run: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    output.mkdir()  # an empty folder is as good as none
+    words = ["predict", "--model", str(shared_run), "--input", str(photos / "a.png"), "--output", str(output)]
+    assert main([*words, "--map-format", "png16"]) == 0
+    record = json.loads((output / "scores.json").read_text())["images"][0]
+    assert record["image"] == "a.png"
+    prediction = semflow.load(shared_run).predict(open_dataset(photos / "a.png", "predict", SIZE)[0].image[None])
+    expected = prediction.anomaly_map[0].numpy()
+    np.testing.assert_allclose(load_map(output / record["map"]), expected, atol=np.ptp(expected) / 65535 + 1e-5)
+
+
+def test_a_score_does_not_depend_on_the_other_images(shared_run: Path, photos: Path, tmp_path: Path) -> None:
+    scores = []
+    for name, source in (("all", photos), ("one", photos / "sub")):
+        words = ["predict", "--model", str(shared_run), "--input", str(source), "--output", str(tmp_path / name)]
+        assert main(words) == 0
+        scores.append(
+            {r["image"]: r["score"] for r in json.loads((tmp_path / name / "scores.json").read_text())["images"]}
+        )
+    assert scores[0]["sub/a.png"] == pytest.approx(scores[1]["a.png"], abs=1e-5)
+
+
+def test_an_interrupted_predict_shows_nothing_and_goes_on(
+    shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "results")]
+    with monkeypatch.context() as patched:
+        patched.setattr("semflow.app.cli.prediction._page", stop)
+        assert main(words) == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("results")] == []
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on"
+    assert main(words) == 0
+    assert "4 of 4 images are done already" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "run"
+    whole = semflow.training.fitting._train_epoch
+
+    calls: list[object] = []
+
+    def stop(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    words = [word if word != "1" or before != "--epochs" else "2" for before, word in _pairs(fit_words(data, output))]
+    with monkeypatch.context() as patched:
+        patched.setattr("semflow.training.fitting._train_epoch", stop)
+        assert main(words) == 130
+    assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
+    assert main([*words, "--resume"]) == 0
+    assert semflow.load(output).image_size == SIZE
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(["", *words], words, strict=False))
+
+
+def test_a_category_is_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder of all categories, and CIFAR-10, which has no folder of normal images at all."""
+    from semflow.data import CIFAR10_CLASSES
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in CIFAR10_CLASSES:
+            for k in range(2):
+                path = tmp_path / "cifar" / split / name / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    data, run = str(tmp_path / "cifar"), str(tmp_path / "run")
+    small = ["--backbone", "test_efficientnet", "--weights", "random", "--image-size", "64", "--epochs", "1"]
+    assert main(["fit", "--data", data, "--output", run, *small, "--set", "blocks", "1", "position_channels", "8"]) == 2
+    assert "name it by category (--category" in capsys.readouterr().err
+    words = ["--category", "cat", *small, "--set", "blocks", "1", "position_channels", "8"]
+    assert main(["fit", "--data", data, "--output", run, *words]) == 0
+    figures = tmp_path / "figures.json"
+    assert main(["evaluate", "--model", run, "--data", data, "--category", "cat", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["pixel_auroc"] is None

