@@ -108,7 +108,7 @@ def results(
             None if x is None else x.cpu() for x in (prediction.p_value, prediction.is_anomalous, prediction.mask)
         ]
         for index, path in enumerate(batch.paths):
-            masks = batch.anomaly_masks if detector.localises else None
+            masks = batch.anomaly_masks if detector.localizes else None
             mask = None if masks is None else masks[index]
             sample = Sample(batch.images[index], int(batch.labels[index]), mask, path)
             p_value, is_anomalous, where = (None if x is None else x[index] for x in decided)
