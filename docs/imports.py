@@ -10,10 +10,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-ORDER = (
-    "errors _version _validation _optional files functional nn flows bases objectives synthesis metrics features data "
-    "detectors training recipes adapters app testing (package)"
-).split()
+ORDER = [
+    "errors", "_version", "_validation", "_optional", "files", "functional", "nn", "flows", "bases", "objectives",
+    "synthesis", "metrics", "features", "data", "detectors", "training", "recipes", "adapters", "app", "testing",
+    "(package)",
+]  # fmt: skip
 
 
 def modules(root: Path) -> dict[str, Path]:
