@@ -106,7 +106,7 @@ def test_the_card_has_a_header_that_the_hub_reads(run, tmp_path) -> None:
         "Measured on 40 images, 30 of them anomalous",
         'hub.load("me/screws")',
         "19 held-out images of good parts, at a false-alarm rate of 0.1",
-        "| backbone | `test_byobnet` |",
+        "| backbone.name | `test_byobnet` |",
         "`cflow_ad`",
     ):
         assert words in text, words

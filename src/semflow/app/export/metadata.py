@@ -125,13 +125,13 @@ def _check(made: Metadata) -> None:
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's arguments as others may see them: of a file of weights its name, and not where it lies.
+    """Return a recipe's arguments without folder names: a file of weights keeps its name only.
 
     Example:
-        >>> shareable({"backbone": "resnet18", "weights": "models/mine/resnet18.pth"})
-        {'backbone': 'resnet18', 'weights': 'resnet18.pth'}
+        >>> shareable({"backbone": {"name": "resnet18", "weights": "models/mine/resnet18.pth"}})
+        {'backbone': {'name': 'resnet18', 'weights': 'resnet18.pth'}}
     """
-    given = dict(arguments)
+    given = {name: shareable(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
     if isinstance(given.get("weights"), str):
         given["weights"] = given["weights"].replace("\\", "/").rpartition("/")[2]
     return given

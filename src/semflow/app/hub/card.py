@@ -54,7 +54,7 @@ def model_card(
         f"{', and a heat map' if detector.localizes else ''}.\n",
         _usage(name, detector),
         f"## Training\n\nData: {data or 'not described'}.\n",
-        _table(("argument", "value"), {key: f"`{value}`" for key, value in dict(config["arguments"]).items()}),
+        _table(("argument", "value"), _rows(config["arguments"])),
         f"## Calibration\n\n{_calibration(detector)}\n",
     ]
     if known:
@@ -120,6 +120,15 @@ def _calibration(detector: Detector) -> str:
         f"{calibration.false_alarm_rate:g}: a p-value, a decision and a mask come with each score. They hold for "
         "images taken as those were."
     )
+
+
+def _rows(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return the arguments with dotted names for the fields of groups."""
+    rows = {}
+    for name, value in arguments.items():
+        fields = value if isinstance(value, Mapping) else {"": value}
+        rows |= {f"{name}.{field}".rstrip("."): f"`{x}`" for field, x in fields.items()}
+    return rows
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, str]) -> str:
