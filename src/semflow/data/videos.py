@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semflow.errors import ConfigError, DataError
+from semflow._optional import import_optional
+from semflow.errors import DataError
 
 __all__ = ["VideoFrames"]
 
@@ -108,7 +109,7 @@ class VideoFrames:
         return _Position(container, container.decode(stream), 0)
 
     def _container(self) -> Any:
-        av = _av(self.path)
+        av = import_optional("av")
         with self._explained():
             container = av.open(os.fspath(self.path))
         if not container.streams.video:
@@ -120,7 +121,7 @@ class VideoFrames:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except _av(self.path).FFmpegError as error:
+        except import_optional("av").FFmpegError as error:
             reason = " ".join(str(error.strerror or error).split())
             raise DataError(
                 f"{self.path}: expected a whole video that FFmpeg reads, but: {reason}; copy or unpack it again."
@@ -148,17 +149,6 @@ def _rgb(frame: Any) -> Image.Image:
     converter: Any = VideoReformatter()
     image: Image.Image = converter.reformat(frame, format="rgb24").to_image()
     return image
-
-
-def _av(path: Path) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ConfigError(
-            f"{path}: a video is read with PyAV, which is not installed; pip install 'semflow[video]', "
-            "or unpack the frames to a folder."
-        ) from None
-    return av
 
 
 def _check_whole(path: Path) -> None:

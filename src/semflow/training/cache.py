@@ -1,6 +1,5 @@
 """The frozen backbone's maps of the normal training images, computed once where nothing changes the images."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import cast
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from semflow.data import Batch
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
+from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
 from .loading import Parts
@@ -59,7 +59,7 @@ class NormalImages:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._fingerprint:
-                digests.append([_digest(image) for image in batch.images])
+                digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
             span = slice(positions[0], positions[-1] + 1)
             if self._full:
@@ -94,7 +94,7 @@ class NormalImages:
         It comes with a pass over the images, and costs one where there has been none.
         """
         if not self._fingerprint:
-            self._take([[_digest(image) for image in batch.images] for batch in self.loader])
+            self._take([[hash_tensor(image) for image in batch.images] for batch in self.loader])
         return self._fingerprint
 
     def marks(self) -> str:
@@ -105,11 +105,11 @@ class NormalImages:
         self.fingerprint()
         return self._marks
 
-    def _take(self, digests: list[list[bytes]]) -> None:
+    def _take(self, digests: list[list[str]]) -> None:
         if not self._fingerprint:
             found = [digest for batch in self.processes.gather(digests) for digest in batch]
-            self._fingerprint = hashlib.sha256(b"".join(found)).hexdigest()
-            self._marks = "".join(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= MOST_MARKS else ""
+            self._fingerprint = hash_parts(found)
+            self._marks = "".join(sorted(x[:DIGITS] for x in found)) if len(found) <= MOST_MARKS else ""
 
     def _share(self) -> None:
         """Each batch's maps from the process that has computed them to all; then the cache is full."""
@@ -145,16 +145,9 @@ def unseen(batches: Iterable[Batch], marks: str) -> Iterator[Batch]:
     known = {marks[start : start + DIGITS] for start in range(0, len(marks), DIGITS)}
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
-            if known and _digest(image).hex()[:DIGITS] in known:
+            if known and hash_tensor(image)[:DIGITS] in known:
                 raise DataError(
                     f"{path}: was trained on, expected images that were not; take out all that were, or every "
                     "threshold would be too low"
                 )
         yield batch
-
-
-def _digest(image: Tensor) -> bytes:
-    """SHA-256 of an image's shape, type and values."""
-    digest = hashlib.sha256(f"{image.dtype} {tuple(image.shape)} ".encode())
-    digest.update(image.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.digest()

@@ -20,7 +20,8 @@ from torch import Tensor
 from semflow._version import __version__
 from semflow.detectors.detector import Detector
 from semflow.errors import CheckpointError
-from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors, write_atomic
+from semflow.files import replace_file
+from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
 
 __all__ = [
     "CHECKPOINT",
@@ -37,7 +38,6 @@ __all__ = [
     "save_model",
     "save_training",
     "versions",
-    "write_atomic",
     "write_config",
 ]
 
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write `config.json`."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
+    replace_file(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
 
 
 def read_config(run: str | Path) -> dict[str, Any]:

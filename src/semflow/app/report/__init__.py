@@ -2,7 +2,6 @@
 
 from .colors import heat_colors
 from .contour import contour
-from .files import staged_folder, write_atomic
 from .gallery import Panel, gallery
 from .maps import load_map, save_map
 from .overlay import heat_map, overlay, to_picture
@@ -24,7 +23,5 @@ __all__ = [
     "overlay",
     "render_page",
     "save_map",
-    "staged_folder",
     "to_picture",
-    "write_atomic",
 ]

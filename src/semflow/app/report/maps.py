@@ -13,9 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.files import write_atomic
 
 from .colors import normalize, to_array
-from .files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

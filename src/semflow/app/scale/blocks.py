@@ -2,17 +2,14 @@
 
 __all__ = ["BLOCKS", "BlockStore", "read_manifest"]
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from semflow._version import __version__
-from semflow.app.report.files import naming, refuse_occupied
 from semflow.errors import DataError
-from semflow.files.tensors import write_atomic
+from semflow.files import hash_parts, refuse_occupied, remove_partial, replace_file, writing
 
 from .listing import Listing
 from .rows import Block, Committed, read_about
@@ -58,11 +55,11 @@ class BlockStore:
         """Begin the folder, or see that it was begun in the same way."""
         if not (self.folder / MANIFEST).is_file():
             refuse_occupied(self.folder)
-        with naming(self.folder):
+        with writing(self.folder):
             if not (self.folder / MANIFEST).is_file():
                 (self.folder / BLOCKS).mkdir(parents=True, exist_ok=True)
                 text = json.dumps(self.manifest, indent=2) + "\n"
-                write_atomic(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
+                replace_file(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
         begun = read_manifest(self.folder)
         for key in {**self.manifest, **begun}:
             was, now = begun.get(key), self.manifest.get(key)
@@ -76,10 +73,10 @@ class BlockStore:
         return -(-len(self.listing.names) // self.block_size)
 
     def __iter__(self) -> Iterator[Block]:
-        stem = _hash(json.dumps(self.manifest, sort_keys=True))
+        stem = json.dumps(self.manifest, sort_keys=True)
         for index, start in enumerate(range(0, len(self.listing.names), self.block_size)):
             names = self.listing.names[start : start + self.block_size]
-            yield Block(index, f"{index:07d}-{_hash(stem, *names)}.parquet", names)
+            yield Block(index, f"{index:07d}-{hash_parts((stem, *names))[:16]}.parquet", names)
 
     def committed(self, notice: Callable[[str], object]) -> dict[int, Committed]:
         """The committed blocks by number.
@@ -90,7 +87,7 @@ class BlockStore:
         Raises:
             DataError: among the blocks lies a file that is none of them.
         """
-        with naming(self.folder / BLOCKS):
+        with writing(self.folder / BLOCKS):
             (self.folder / BLOCKS).mkdir(exist_ok=True)
             there = {path.name for path in (self.folder / BLOCKS).iterdir() if not path.name.startswith(".")}
         found = {}
@@ -113,8 +110,7 @@ class BlockStore:
 
     def tidy(self) -> None:
         """Remove what killed processes have left of writing blocks; to be called when all are there."""
-        for path in (self.folder / BLOCKS).glob(".*"):
-            path.unlink(missing_ok=True)
+        remove_partial(self.folder / BLOCKS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -131,10 +127,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected an object of JSON, but got {type(found).__name__}; choose a new folder")
     return found
-
-
-def _hash(*texts: str) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        digest.update(os.fsencode(text) + b"\0")
-    return digest.hexdigest()

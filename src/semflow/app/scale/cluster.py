@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def connected(cpus: int = 1) -> Iterator[Any]:
     Raises:
         ConfigError: Ray is not installed, or there is no cluster at the address.
     """
-    ray: Any = need("ray")
+    ray: Any = import_optional("ray")
     if ray.is_initialized():
         yield ray
         return

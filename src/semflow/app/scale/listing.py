@@ -2,16 +2,16 @@
 
 __all__ = ["Listing", "read_listing"]
 
-import hashlib
 import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.data import open_dataset
 from semflow.errors import DataError
+from semflow.files import hash_parts
 
 COLUMN = "path"
 
@@ -35,10 +35,7 @@ class Listing(NamedTuple):
     @property
     def digest(self) -> str:
         """A hash of the folder and all names. The images are not read for it: there may be millions."""
-        digest = hashlib.blake2b(digest_size=16)
-        for text in (str(self.root), *self.names):
-            digest.update(os.fsencode(text) + b"\0")
-        return digest.hexdigest()
+        return hash_parts((str(self.root), *self.names))
 
 
 def read_listing(path: str | PathLike[str]) -> Listing:
@@ -87,7 +84,7 @@ def _of_list(path: Path) -> list[str]:
 
 
 def _of_table(path: Path) -> list[str]:
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     try:
         schema = parquet.ParquetDataset(path).schema
         if COLUMN not in schema.names:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from semflow import errors
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.data import decode_image
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
@@ -91,7 +91,7 @@ def score_blocks(
             f"--block-size {store.block_size}: the images of a block travel together and are {bytes_each / 2**30:.1f} "
             f"GiB at {image_size} px, expected at most 1 GiB; choose {most} or less"
         )
-    data: Any = need("ray.data")
+    data: Any = import_optional("ray.data")
     items = [{"block": b.number, "file": b.file, "names": [os.fsencode(name) for name in b.names]} for b in blocks]
     own: dict[str, Any] = {"num_gpus": 1} if workers.gpu else {"num_cpus": workers.threads}
     pipeline = (

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from semflow.app.export.runtime import need
-from semflow.app.report.files import naming
+from semflow._optional import import_optional
 from semflow.errors import DataError
-from semflow.files.tensors import write_atomic
+from semflow.files import replace_file, writing
 
 KEY = b"semflow"
 
@@ -63,7 +62,7 @@ def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> C
     Raises:
         DataError: the system refuses to write.
     """
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     names = [printable(name) for name in block.names]
     errors = [printable(text) for text in rows["error"] if text]
     scored = [(score, name) for score, name in zip(rows["score"], names, strict=True) if score is not None]
@@ -80,8 +79,8 @@ def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> C
     }
     table = arrow.table(columns).replace_schema_metadata({KEY: json.dumps(about._asdict())})
     path = folder / block.file
-    with naming(path):
-        write_atomic(path, lambda file: parquet.write_table(table, file), durable=True)
+    with writing(path):
+        replace_file(path, lambda file: parquet.write_table(table, file), durable=True)
     return about
 
 
@@ -91,7 +90,7 @@ def read_about(path: Path) -> Committed:
     Raises:
         DataError: it is no such file, or not a whole one.
     """
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     try:
         return Committed(**json.loads(parquet.read_metadata(path).metadata[KEY]))
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:

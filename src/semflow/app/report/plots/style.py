@@ -3,13 +3,12 @@
 __all__ = ["ANOMALOUS", "FAINT", "NORMAL", "THRESHOLD", "finish", "heat_colormap", "new_figure", "save_figure"]
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semflow._optional import import_optional
 from semflow.app.report.colors import HEAT_ANCHORS
-from semflow.app.report.files import write_atomic
-from semflow.errors import ConfigError
+from semflow.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +23,7 @@ def new_figure(columns: int = 1, rows: int = 1, *, width: float = 4.4, height: f
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise ConfigError('plots need matplotlib; install it with: pip install "semflow[plot]"')
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = import_optional("matplotlib.figure").Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

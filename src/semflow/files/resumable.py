@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from semflow.errors import DataError
 
-from .files import naming, refuse_occupied
+from .atomic import refuse_occupied, writing
 
 FOLDER, JOURNAL = "folder", "journal.jsonl"
 
@@ -36,7 +36,7 @@ class Unfinished:
 
     def add(self, key: str, entry: Mapping[str, Any], files: Sequence[str]) -> None:
         """Note that an entry is done, after its files (relative to `folder`) have been written whole."""
-        with naming(self.folder):
+        with writing(self.folder):
             self._write({"key": key, "entry": dict(entry), "files": list(files)})
         self.done[key], self._files[key] = dict(entry), list(files)
 
@@ -117,15 +117,15 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     path = Path(path).absolute()
     refuse_occupied(path)
     stage = path.with_name(f".{path.name}.partial")
-    with naming(path):
+    with writing(path):
         journal = _locked(stage, path)
     with journal:
         work = None
         try:
-            with naming(path):
+            with writing(path):
                 work = Unfinished(stage, origin, journal)
             yield work
-            with naming(path):
+            with writing(path):
                 if path.is_dir():
                     path.rmdir()  # empty, as checked; some systems do not rename onto a folder
                 work.folder.replace(path)
