@@ -39,7 +39,7 @@ def import_optional(name: str) -> ModuleType:
         name: Name of the module, such as `ray.data`.
 
     Raises:
-        ConfigError: The module cannot be imported; the message names the extra to install.
+        ConfigError: If the module cannot be imported; the message names the extra to install.
 
     Example:
         >>> import_optional("missing")
@@ -58,7 +58,7 @@ def find_optional(name: str) -> Path:
     """Return the folder of an optional package without importing it.
 
     Raises:
-        ConfigError: The package is not installed; the message names the extra to install.
+        ConfigError: If the package is not installed; the message names the extra to install.
     """
     spec = find_spec(name)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []

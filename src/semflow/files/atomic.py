@@ -34,7 +34,7 @@ def replace_file(path: Path, write: Callable[[Path], object], durable: bool = Fa
         durable: Flush the file and its folder to the disk, so that the guarantee holds after a power failure too.
 
     Raises:
-        OSError: The system refuses; `writing` turns it into an error that names the file.
+        OSError: If the system refuses; `writing` turns it into an error that names the file.
     """
     temporary = _partial(path)
     try:
@@ -55,7 +55,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     names, are written as backslash escapes.
 
     Raises:
-        DataError: The system refuses.
+        DataError: If the system refuses.
 
     Example:
         >>> import tempfile
@@ -135,7 +135,7 @@ def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Pat
         replaces: File name that marks folders created in the same way; such a folder is replaced with all its content.
 
     Raises:
-        DataError: `path` is a file or a folder that is not empty, or the system refuses.
+        DataError: If `path` is a file or a folder that is not empty, or the system refuses.
 
     Example:
         >>> import tempfile

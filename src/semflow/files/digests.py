@@ -36,7 +36,7 @@ def hash_file(path: Path, size: int | None = None) -> str:
         size: Number of bytes to read from its start; by default, all.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         if size is None:

@@ -45,7 +45,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     The metadata has a single entry, since safetensors writes several in random order.
 
     Raises:
-        OSError: The system refuses.
+        OSError: If the system refuses.
     """
     ready = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     metadata = {ABOUT: json.dumps({**about, DIGEST: hash_tensors(ready)}, sort_keys=True)}
@@ -61,7 +61,7 @@ def read_about(path: Path) -> dict[str, Any]:
     """Return the metadata of a safetensors file.
 
     Raises:
-        CheckpointError: The file is missing or broken.
+        CheckpointError: If the file is missing or broken.
     """
     with _opened(path) as file:
         return _about(file, path)
@@ -84,7 +84,7 @@ def load_tensors(
         The tensors by name, and the metadata.
 
     Raises:
-        CheckpointError: The file is missing or broken, or its tensors differ from the expected ones.
+        CheckpointError: If the file is missing or broken, or its tensors differ from the expected ones.
     """
     with _opened(path) as file:
         about, found = _about(file, path), set(file.keys())
@@ -112,7 +112,7 @@ def check_digest(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Compare the tensors with the digest of the file. Files without a digest are not checked.
 
     Raises:
-        CheckpointError: The digests differ.
+        CheckpointError: If the digests differ.
     """
     if about.get(DIGEST, "") not in ("", hash_tensors(tensors)):
         raise CheckpointError(f"{path} must match its digest, but got other values: the file is damaged; {REPAIR}")

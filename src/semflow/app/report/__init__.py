@@ -1,11 +1,10 @@
-"""What a person sees: overlays, galleries and HTML pages."""
+"""Pictures, galleries, HTML pages and files of anomaly maps."""
 
 from .colors import heat_colors
-from .contour import contour
-from .gallery import Panel, gallery
 from .maps import load_map, save_map
-from .overlay import heat_map, overlay, to_picture
 from .page import Entry, Picture, Section, Table, embed, link, render_page
+from .panels import Panel, gallery
+from .pictures import contour, heat_map, overlay, to_picture
 
 __all__ = [
     "Entry",
