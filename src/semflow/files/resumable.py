@@ -95,8 +95,8 @@ def _parsed(text: str) -> dict[str, Any] | None:
 def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     """Create a folder that appears at `path` when the block succeeds.
 
-    The block works in a hidden folder beside `path`. It remains after a kill or an interrupt, so that the next call with
-    the same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
+    The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
+    same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
     same folder at the same time.
 
     Args:

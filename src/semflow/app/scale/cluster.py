@@ -23,7 +23,7 @@ def cpu_count() -> int:
 def connected(cpus: int = 1) -> Iterator[Any]:
     """Connect to Ray while the block runs.
 
-    The environment variable RAY_ADDRESS names the cluster; `auto` means the one that this machine joined by `ray start`.
+    The environment variable RAY_ADDRESS names the cluster; `auto` means the one that `ray start` connected to.
     Without it, Ray runs on this machine only and ends with the block; its dashboard is off, and so are its usage
     statistics unless RAY_USAGE_STATS_ENABLED is set. An existing connection is used and stays open.
 
