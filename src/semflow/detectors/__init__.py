@@ -2,7 +2,8 @@
 
 from .calibration import Calibration, Decision
 from .conformal import conformal_p_values, conformal_threshold, default_rate, images_needed, rate_interval
-from .detector import Detector, Latents, Prediction
+from .detector import Detector, Prediction
+from .likelihood import Latents, LikelihoodModel
 from .plan import Training
 from .predictor import Predictor
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
@@ -13,6 +14,7 @@ __all__ = [
     "Decision",
     "Detector",
     "Latents",
+    "LikelihoodModel",
     "Prediction",
     "Predictor",
     "Scorer",
