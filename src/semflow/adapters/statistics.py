@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow.bases import Base, SemanticAware, StandardNormal
+from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.detectors import Latents, LikelihoodModel
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import PyramidFlow, ScaleWise
@@ -39,7 +39,7 @@ def with_statistics(
             place of features, see `ModelWithStatistics`.
         head: says the variance of the base at every location, see `semflow.nn.InverseGammaVariance`. None is the
             control: the flow as it was, on a standard normal.
-        base: by default `SemanticAware()`; `StandardNormal()` without a head.
+        base: by default `SemanticGaussian()`; `StandardNormal()` without a head.
         objective: by default the paper's weights; without a head the negative log-likelihood.
 
     Raises:
@@ -95,9 +95,9 @@ class FlowWithStatistics(LikelihoodModel):
         flows = [as_flow(one) for one in ([flow] if single else flow)]
         if not flows:
             raise ConfigError("flow must be a flow or a list of flows, one a scale, but got an empty list")
-        base = base or (StandardNormal() if head is None else SemanticAware())
-        if head is None and isinstance(base, SemanticAware):
-            raise ConfigError("head must say the variance of a SemanticAware base, but got None: give FixedVariance()")
+        base = base or (StandardNormal() if head is None else SemanticGaussian())
+        if head is None and isinstance(base, SemanticGaussian):
+            raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
         objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
         super().__init__(flows, base, head, objective=objective)
         self.single = single
@@ -136,7 +136,7 @@ class FlowWithStatistics(LikelihoodModel):
         """log p(features) as normal ones: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow; with gradients.
 
         A list, one a scale, where flows were given as a list. With an inverse-gamma head and the form `"exact"` it is
-        the expectation of log p over the variance, as in training; see `semflow.bases.SemanticAware`.
+        the expectation of log p over the variance, as in training; see `semflow.bases.SemanticGaussian`.
         """
         log_probs = [
             log_likelihood(self.base.log_prob(z, statistics), log_det, event)
