@@ -11,9 +11,9 @@ from typing import Any
 
 from semflow._version import __version__
 from semflow.app.export.metadata import shareable
-from semflow.app.report import staged_folder
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError, DataError
+from semflow.files import staged_folder
 from semflow.recipes import RECIPES
 from semflow.recipes import load as load_run
 from semflow.training.checkpoint import CONFIG, MODEL, origin, read_config, save_model, write_config
