@@ -29,7 +29,7 @@ def estimate(cells: Sequence[Planned], device: str = "cpu", threads: int | None 
     for name, cell in todo:
         rate, score, epochs = rates[name]
         train, test = sizes[cell.data]
-        looks = (test + train) * cell.evaluations + 3 * train  # standardization passes over the training images too
+        looks = (test + train) * cell.evaluations + 3 * train  # standardization reads the training images too
         found.append(rate * train * (cell.fit.get("epochs") or epochs) + score * looks)
     return found
 

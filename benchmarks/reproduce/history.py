@@ -19,7 +19,7 @@ class History:
         test: labeled images.
         epochs: of the whole training.
         evaluations: number of evaluations, including the one after the last epoch.
-        batch_size: of the passes over the training images.
+        batch_size: of the training images when the score is set.
     """
 
     def __init__(self, train: Dataset[Any], test: Dataset[Any], epochs: int, evaluations: int, batch_size: int) -> None:
