@@ -50,7 +50,6 @@ class NormalImages:
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
         self.keep = True
-        self.image_size: int | None = None
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
@@ -63,7 +62,6 @@ class NormalImages:
             if not self._fingerprint:
                 digests.append([_digest(image) for image in batch.images])
             images = batch.images.to(self.device)
-            self.image_size = images.shape[-1] if images.shape[-1] == images.shape[-2] else None
             span = slice(positions[0], positions[-1] + 1)
             if self._full:
                 yield images, [kept[span] for kept in self._kept]

@@ -143,8 +143,8 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as run:
         ...     save_model(detector, run).name
         'model.safetensors'
@@ -195,9 +195,9 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import cflow_ad
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> def alike(seed):
-        ...     return cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4, seed=seed)
+        ...     return cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, seed=seed)
         >>> images = torch.rand(2, 3, 32, 32)
         >>> with tempfile.TemporaryDirectory() as run:
         ...     _ = save_model(alike(0), run)
