@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joint
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from semflow.bases import SemanticAware
+from helpers import joint_training as joint
+from semflow.bases import SemanticGaussian
 from semflow.detectors import Training
 from semflow.errors import ConfigError
 from semflow.objectives import Objective, means_over_locations
@@ -23,13 +23,12 @@ from semflow.training.loading import dealt_batches, split_batches
 from semflow.training.sharing import SharedBatchNorm, shared
 from semflow.training.stepping import train_on_batch
 
-HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 
 
 def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "joint.py"), str(count), str(folder), *words]
+    command = [sys.executable, joint.__file__, str(count), str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
@@ -195,7 +194,7 @@ def test_sharing_leaves_no_trace(build) -> None:
         assert detector.state_dict().keys() == build().state_dict().keys()
     assert all(a is b for a, b in zip(detector.modules(), modules, strict=True))
     assert detector.objective is objective
-    assert isinstance(detector.base, SemanticAware)
+    assert isinstance(detector.base, SemanticGaussian)
     assert Objective() == Objective(means=processes.means)  # how a mean is taken is no option of the loss
 
 

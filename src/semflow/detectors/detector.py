@@ -231,7 +231,7 @@ class Detector(nn.Module):
             for k, moment in moments.items():
                 moment.merge(accounts[k])
         for k, flow in fitted.items():
-            flow.take(moments[k])
+            flow.set_moments(moments[k])
 
     @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:

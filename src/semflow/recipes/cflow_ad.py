@@ -64,7 +64,7 @@ def cflow_ad(
     Example:
         >>> detector = cflow_ad("resnet18", "random", blocks=2, position_channels=16, statistics=True)
         >>> type(detector.base).__name__, detector.plan.locations
-        ('SemanticAware', 256)
+        ('SemanticGaussian', 256)
     """
     features = TimmFeatures(backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed)
     base, head, start = base_and_head(

@@ -68,7 +68,7 @@ def differnet(
     backbone_maps = TimmFeatures(backbone, weights, strides, image_size=image_size, seed=seed)
     features = PooledViews(ImagePyramid(backbone_maps, levels), views)
     base, head, start = base_and_head(
-        variance, features.channels, statistics=statistics, mode=mode, source="features", neighbours=False
+        variance, features.channels, statistics=statistics, mode=mode, source="features", neighbors=False
     )
     (channels,) = features.channels
     coupling = partial(
