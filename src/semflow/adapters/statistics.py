@@ -164,7 +164,7 @@ class FlowWithStatistics(nn.Module):
         """-1/K sum_k up(log p(z_k) / C_k), (B, H, W): higher is more anomalous; the same whatever is scored with it.
 
         It is of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow has no place. That of a
-        `"location"` flow has: with `log_det=True` the map is of the features, which localises better (docs/adapters.md
+        `"location"` flow has: with `log_det=True` the map is of the features, which localizes better (docs/adapters.md
         has figures). It is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         Args:
