@@ -6,6 +6,7 @@ mkdocstrings loads `ExampleSections` from this file too.
 import re
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,8 @@ from mkdocs.structure.files import File, Files
 
 import semflow
 
+ROOT = Path(__file__).resolve().parents[1]
+ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "CODE_OF_CONDUCT.md": "conduct.md"}
 MODULES = ["semflow"]
 for package, prefix in ((semflow, "semflow"), (semflow.app, "semflow.app")):
     MODULES += [f"{prefix}.{name}" for name in package.__all__ if isinstance(getattr(package, name), ModuleType)]
@@ -37,7 +40,9 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Generate the reference pages: the module's docstring, then one entry per public name."""
+    """Add the pages of the repository's root and the reference: per module its docstring and its public names."""
+    for name, page in ROOT_PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / name).read_text("utf-8").replace("](docs/", "](")))
     rows = []
     for module in MODULES:
         summary, _, rest = (import_module(module).__doc__ or "").strip().partition("\n")
@@ -48,6 +53,14 @@ def on_files(files: Files, config: Any) -> Files:
     index = "# Reference\n\nAll public modules. The examples run as tests.\n\n| module | contents |\n|---|---|\n"
     files.append(File.generated(config, "reference/index.md", content=index + "\n".join(rows) + "\n"))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Lead links to the pages of the repository's root to their copies."""
+    up = "../" * page.file.src_uri.count("/")
+    for name, copy in ROOT_PAGES.items():
+        markdown = re.sub(rf"\]\((\.\./)*{name}", f"]({up}{copy}", markdown)
+    return markdown
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
