@@ -5,7 +5,7 @@
 Both sides are the same flow with the same parameters, once under `semflow.flows.fused_kernels(True)` and once under
 `fused_kernels(False)`. The flows have the channels and map sizes of three backbones at 256 px:
 
-- `location`      SANFlow's conditional blocks (strides 8, 16, 32); also with the matrix products of oneDNN turned off
+- `location`      SANFlow's conditional blocks (strides 8, 16, 32); on AVX-512 also without oneDNN's products
 - `conv3x3`, `conv1x1`      FastFlow's blocks (strides 4, 8, 16)
 - `..., coupling alone`     the coupling without the global affine and the permutation that follow it
 - `location, compiled`      the blocks under `torch.compile`
@@ -31,7 +31,7 @@ from torch import Tensor
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, fused_kernels
 from semflow.nn import ConvSubnet, LocationSubnet, PositionTables, SinusoidalPosition2d, SubnetFactory
 
-from ..shared.record import provenance, versions
+from ..shared.record import provenance
 from .timing import Seconds, in_turns, no_compiler, using_threads
 
 # Channels of the feature maps by backbone, at strides 4, 8, 16 and 32; and channels of SANFlow's position code.
@@ -108,7 +108,7 @@ def sides(case: Case, batch: int, training: bool) -> dict[str, Callable[[], obje
     runs = {"fused": make(True), "composition": make(False)}
     for one, other in zip(runs["fused"](), runs["composition"](), strict=True):  # type: ignore[call-overload]
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
-    if case.kernel == "location" and not case.compiled:
+    if case.kernel == "location" and not case.compiled and torch.backends.cpu.get_cpu_capability() == "AVX512":
         runs["fused without oneDNN"] = make(True, onednn=False)
     return runs
 
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     options = parser.parse_args()
     torch.manual_seed(0)
+    head = provenance(["python", "-m", "benchmarks.speed.kernels", *sys.argv[1:]])
     found: dict[tuple[str, str, str], list[dict[str, list[Seconds]]]] = {}
     rows: list[dict[str, Any]] = []
     with using_threads(1):
@@ -158,8 +159,8 @@ def main() -> None:
         print(total)
     if options.json:
         record = {
-            **provenance(["python", "-m", "benchmarks.speed.kernels", *sys.argv[1:]]),
-            "versions": versions(),
+            **head,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": 1,
             "batch": options.batch,
             "rounds": options.rounds,
