@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from library_cases import CASES, SIZE, D, draw, lib, need, surroundings
 from torch import Tensor, nn
 from torch.distributions import transforms
 
+from helpers.library_cases import CASES, SIZE, D, draw, lib, need, surroundings
 from semflow.adapters import CallableFlow, TransformFlow, as_flow
 from semflow.errors import ConfigError, ShapeError
 from semflow.testing import LawError, check_flow

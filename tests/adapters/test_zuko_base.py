@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from library_cases import draw, surroundings
 from scipy import stats
 from torch import Tensor, nn
 
+from helpers.library_cases import draw, surroundings
 from semflow.adapters import as_flow, with_statistics, zuko_base
 from semflow.bases import SemanticGaussian, variance_distribution
 from semflow.errors import ConfigError, SemflowError, ShapeError

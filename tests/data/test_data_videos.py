@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_cases import fails, in_a_forked_child, places_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from helpers.data_cases import fails, in_a_forked_child, places_in
 from semflow.data import ShanghaiTech, collate
 from semflow.data.videos import VideoFrames
 from semflow.errors import ConfigError, DataError

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import killing
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from helpers import killed_training as killing
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
 from semflow.files import tensors as files
@@ -20,12 +20,10 @@ from semflow.recipes import fastflow
 from semflow.training import fit
 from semflow.training.run import Run
 
-PROGRAM = Path(__file__).with_name("killing.py")
-
 
 def kill(times: int, seed: int, folder: Path) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(PROGRAM), str(times), str(seed), str(folder)]
+    command = [sys.executable, killing.__file__, str(times), str(seed), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

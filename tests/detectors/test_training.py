@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small import make_images
 
+from helpers.small_detector import make_images
 from semflow.detectors import Training
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
 from semflow.training import checkpoint, evaluate, fit, load_into, read_config

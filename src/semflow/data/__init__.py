@@ -1,9 +1,9 @@
-"""Image data sets: folders of images, and the layouts of public data sets for anomaly detection."""
+"""Image datasets: folders of images, and the layouts of public datasets for anomaly detection."""
 
 from .btad import BTAD
 from .cifar import CIFAR10, CIFAR10_CLASSES
 from .decoding import decode_image, load_image, load_mask
-from .duplicates import duplicates
+from .duplicate_images import duplicates
 from .folder import ImageDataset, ImageFolder, Record
 from .mvtec import MVTecAD
 from .opening import open_dataset

@@ -75,7 +75,7 @@ def fastflow(
     strides = fitting_strides(backbone, strides)
     features = TimmFeatures(
         backbone, weights, strides, image_size=image_size, smoothing=smoothing, seed=seed,
-        normalise=not (standardize or transformer),
+        normalize=not (standardize or transformer),
     )  # fmt: skip
     base, head, start = base_and_head(
         variance, features.channels, features.strides, statistics=statistics, mode=mode, form=form

@@ -9,7 +9,7 @@ from torch import Tensor
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
-from .blend import blend, soft_alpha
+from .blending import blend, soft_alpha
 from .jitter import jitter_colors
 from .masks import circle, rectangle, scar
 

@@ -150,8 +150,8 @@ class Tally:
 
     def merge(self, other: "Tally") -> None:
         """Take in what another has seen: the metrics are those of one that has seen it all."""
-        self.images.merge_state(other.images)
-        self.pixels.merge_state(other.pixels)
+        self.images.merge(other.images)
+        self.pixels.merge(other.pixels)
         self.labels += other.labels
         for label, alarms in self.alarms.items():
             alarms += other.alarms[label]

@@ -5,23 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.cli_cases import SIZE, fit_words, picture, save
 from semflow.app.cli import main
-
-SIZE = 64
-
-
-def picture(rng: np.random.Generator) -> np.ndarray:
-    """Stripes with noise; enough for a detector to have something to learn."""
-    stripes = 120 + 60 * np.sin(np.arange(SIZE) / 3)[None, :, None]
-    return (stripes + rng.normal(0, 8, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
-
-
-def save(values: np.ndarray, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -44,17 +30,6 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(shared_data: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(shared_data, tmp_path / "data"))
-
-
-SMALL = [
-    *("--backbone", "resnet18", "--weights", "random", "--image-size", str(SIZE)),
-    *("--set", "blocks", "1", "position_channels", "16", "strides", "8,16"),
-]
-
-
-def fit_words(data: Path, output: Path, *more: str) -> list[str]:
-    words = ["fit", "--data", str(data), "--output", str(output), "--epochs", "1", "--batch-size", "4"]
-    return [*words, "--device", "cpu", *more, *SMALL]
 
 
 @pytest.fixture(scope="session")

@@ -12,19 +12,12 @@ import torch
 from PIL import Image
 
 import semflow
-from conftest import SIZE, fit_words, picture, save
+from helpers.cli_cases import SIZE, fit_words, picture, save, snapshot
 from semflow.app.cli import main
 from semflow.app.cli.predict import _save_overlay
 from semflow.app.cli.prediction import Record
 from semflow.app.report import load_map
 from semflow.data import open_dataset
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def test_fit_leaves_a_run_that_loads(shared_run: Path) -> None:

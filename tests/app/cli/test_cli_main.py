@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli_commands import snapshot
-from test_cli_mistakes import only_line
 
+from helpers.cli_cases import only_line, snapshot
 from semflow.app.cli import main
 from semflow.app.report import staged_folder
 from semflow.errors import ConfigError

@@ -8,21 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli_commands import snapshot
 
-from conftest import SIZE, fit_words, picture, save
+from helpers.cli_cases import SIZE, fit_words, only_line, picture, save, snapshot
 from semflow.app.cli import main
 
 
 def truncate(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
-
-
-def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 # What is spoiled in a copy of the data set, and which file or folder the message must name.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli_mistakes import only_line
 
-from conftest import picture, save
+from helpers.cli_cases import only_line, picture, save
 from semflow.app.cli import main
 
 

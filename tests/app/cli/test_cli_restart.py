@@ -1,6 +1,5 @@
 """`semflow predict` that is killed, interrupted, or refused by the disk."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -12,59 +11,31 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import loaded_process
 import numpy as np
 import pytest
-from test_cli_commands import snapshot
-from test_cli_mistakes import only_line
 
-from conftest import picture, save
+from helpers import loaded_process
+from helpers.cli_cases import (
+    hidden,
+    interrupt_after,
+    make_photos,
+    only_line,
+    picture,
+    same_results,
+    save,
+    snapshot,
+    words,
+)
 from semflow.app.cli import main
 from semflow.app.report.resumable import resumable_folder
 from semflow.errors import DataError
 
-RUNS, IMAGES = 10, 12
-
-
-def make_photos(folder: Path) -> Path:
-    rng = np.random.default_rng(3)
-    for number in range(IMAGES):
-        save(picture(rng), folder / "photos" / f"{number % 3}" / f"{number:02d}.png")
-    return folder / "photos"
+RUNS = 10
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path)
-
-
-def words(run: Path, photos: Path, output: Path, *more: str) -> list[str]:
-    start = ["predict", "--model", str(run), "--input", str(photos), "--output", str(output), "--device", "cpu"]
-    return [*start, "--batch-size", "2", *more]
-
-
-def hidden(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-def same_results(first: Path, second: Path) -> float:
-    """The same files in both, of the same content but for what is a rounding away; the largest difference of a score.
-
-    Other batches are scored after a kill, and sums of other batches are rounded otherwise.
-    """
-    largest = 0.0
-    ours, theirs = snapshot(first), snapshot(second)
-    assert ours.keys() == theirs.keys()
-    tables = [list(csv.DictReader((folder / "scores.csv").open(newline=""))) for folder in (first, second)]
-    for a, b in zip(*tables, strict=True):
-        came, expected = float(a.pop("score")), float(b.pop("score"))
-        assert came == pytest.approx(expected, rel=1e-5)
-        largest = max(largest, abs(came - expected) / max(abs(expected), 1.0))
-        assert a == b
-    for name in ours:
-        if name.endswith(".npy"):
-            np.testing.assert_allclose(np.load(first / name), np.load(second / name), rtol=1e-5, atol=1e-5)
-    return largest
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +86,6 @@ def test_killed_at_any_moment_it_goes_on(
     assert hidden(tmp_path) == []
     record_property("kills", kills)
     record_property("difference", same_results(output, uninterrupted))
-
-
-def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C when so many images are done."""
-    from semflow.app.cli import predict
-
-    finish = predict._finish_image
-    calls: list[object] = []
-
-    def stop(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > count:
-            raise KeyboardInterrupt
-        return finish(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(predict, "_finish_image", stop)
 
 
 @pytest.mark.parametrize(

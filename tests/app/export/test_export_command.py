@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from PIL import Image
 
+from helpers.export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from semflow.app.cli import main
 from semflow.data import load_image
 from semflow.training.checkpoint import save_model, write_config

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from export_cases import FORMATS, own_detector
 
 import semflow
+from helpers.export_cases import FORMATS, own_detector
 from semflow.app.export import save
 from semflow.app.export.runtime import SUFFIXES
 from semflow.errors import DataError

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from export_cases import FORMATS, PACKAGES, SIZE, own_detector, pictures
 
+from helpers.export_cases import FORMATS, PACKAGES, SIZE, own_detector, pictures
 from semflow.app.export import load, open_runner, save
 from semflow.app.export import saving as saving_module
 from semflow.app.export.check import compare, to_input

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scale_cases import make_images
 
+from helpers.scale_cases import make_images
 from semflow.app.cli.predict import _names
 from semflow.app.scale import read_listing
 from semflow.data import open_dataset

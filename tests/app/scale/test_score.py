@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying_model import load_dying
-from scale_cases import OFF, SIZE, files, make_images, score_words
 
+from helpers.dying_model import load_dying
+from helpers.scale_cases import OFF, SIZE, files, make_images, score_words
 from semflow.app.cli import main
 from semflow.app.cli.inputs import fingerprint
 from semflow.app.scale import BlockStore, Workers, connected, read_listing, score_blocks

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scale_cases import score_words
 
+from helpers.scale_cases import score_words
 from semflow.app.cli import main
 
 

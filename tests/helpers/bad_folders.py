@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bad_rows import SIZE, CommandError, Room, Row, Works, refused, stripes
 from PIL import Image
 
+from helpers.bad_rows import SIZE, CommandError, Room, Row, Works, refused, stripes
 from semflow.data import MVTecAD, load_mask, open_dataset
 from semflow.errors import ConfigError, DataError
 
