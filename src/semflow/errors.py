@@ -56,7 +56,7 @@ class ConfigError(SemflowError, ValueError):
         >>> from semflow.nn import SinusoidalPosition2d
         >>> SinusoidalPosition2d(6)
         Traceback (most recent call last):
-        semflow.errors.ConfigError: channels of a position code must be a positive multiple of 4, but got 6
+        semflow.errors.ConfigError: channels must be a positive multiple of 4, but got 6
     """
 
 
