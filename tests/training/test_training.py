@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomic(path, fail)
+        checkpoint.replace_file(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
