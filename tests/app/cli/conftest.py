@@ -1,4 +1,4 @@
-"""A tiny data set in the layout of MVTec AD, and a detector trained on it for one epoch."""
+"""Fixtures: a tiny data set in the layout of MVTec AD, and a detector trained on it for one epoch."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ SIZE = 64
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
-    """Stripes with noise; enough for a detector to have something to learn."""
+    """Return noisy stripes."""
     stripes = 120 + 60 * np.sin(np.arange(SIZE) / 3)[None, :, None]
     return (stripes + rng.normal(0, 8, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
 
@@ -32,18 +32,33 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(picture(rng), root / "train" / "good" / f"{number}.png")
     for number in range(4):
         save(picture(rng), root / "test" / "good" / f"{number}.png")
-        spoiled, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
+        defective, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
         mask[10:30, 20 : 40 + number] = 255
-        spoiled[mask > 0] = 255 - spoiled[mask > 0]
-        save(spoiled, root / "test" / "hole" / f"{number}.png")
+        defective[mask > 0] = 255 - defective[mask > 0]
+        save(defective, root / "test" / "hole" / f"{number}.png")
         save(mask, root / "ground_truth" / "hole" / f"{number}_mask.png")
     return root
 
 
 @pytest.fixture
 def data(shared_data: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """Copy the data set, for a test that changes it."""
     return Path(shutil.copytree(shared_data, tmp_path / "data"))
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Return the content of every file under a folder; None for folders."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return standard error, which must be one line."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 SMALL = [

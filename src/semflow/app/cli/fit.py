@@ -12,23 +12,21 @@ from typing import Any
 import torch
 
 from semflow.app.report.files import refuse_unwritable
-from semflow.data import ImageDataset, duplicates, open_dataset
-from semflow.detectors.conformal import check_count
+from semflow.data import ImageDataset, open_dataset
 from semflow.errors import ConfigError, DataError
 from semflow.recipes import RECIPES, build
 from semflow.training import Processes, automatic_count, fit
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
-from .calibrate import say_calibration
+from .calibrate import report_calibration
 from .console import say
-from .inputs import CACHE_BYTES, verified, warn_of_leaks
+from .inputs import cache_small, launched, warn_of_leaks
 from .options import Fit
-from .together import together
 
 
 def run(options: Fit) -> None:
     """Check everything that can be checked, then train; where torchrun has started several processes, together."""
-    with together(options.device) as (processes, device):
+    with launched(options.device) as (processes, device):
         _run(options, processes, device)
 
 
@@ -48,7 +46,7 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
     arguments = recipe_arguments(recipe, options.set, reserved=common)
     calibration = _calibration(options, dataset)
     detector = build(options.recipe, **common, **arguments)
-    _verify(dataset, options.workers == 0, processes)
+    cache_small(dataset, options.workers)
     first = processes.rank == 0
     if first:
         warn_of_leaks(options.data, options.category)
@@ -72,42 +70,18 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
             processes=processes,
         )
     if first:
-        say_calibration(detector.calibration)
+        report_calibration(detector.calibration)
         say(f"wrote {options.output}")
         say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
 
 
 def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:
-    """The good images to calibrate on: those given, or how many of the data are held out."""
+    """Return the calibration images, or how many training images to hold out."""
     if options.calibration is None:
-        held = automatic_count(len(dataset)) if options.hold_out is None else options.hold_out
-        if held or options.false_alarm_rate is not None:
-            check_count(held, options.false_alarm_rate)
-        return held
+        return automatic_count(len(dataset)) if options.hold_out is None else options.hold_out
     if options.hold_out:
-        raise ConfigError(
-            f"--hold-out {options.hold_out} does not go with --calibration {options.calibration}, expected one of them"
-        )
-    given = verified(open_dataset(options.calibration, "train", dataset.image_size))
-    check_count(len(given), options.false_alarm_rate)
-    pairs = duplicates(given.paths, dataset.paths)
-    if pairs:
-        raise DataError(
-            f"--calibration {options.calibration}: {pairs[0][0]} is among the images to train on, expected others; "
-            "take it out of one of the two"
-        )
-    return given
-
-
-def _verify(dataset: ImageDataset, cache: bool, processes: Processes) -> None:
-    """Decode every image once, before any work; of several processes each its part."""
-    if processes.count == 1:
-        verified(dataset, cache=cache)
-        return
-    dataset.cache = cache and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
-    for index in processes.part(range(len(dataset))):
-        dataset[index]
-    processes.gather_all(None)
+        raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
+    return open_dataset(options.calibration, "train", dataset.image_size)
 
 
 def recipe_arguments(

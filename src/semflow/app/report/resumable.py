@@ -28,7 +28,7 @@ class Unfinished:
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
-        self.folder = stage / FOLDER
+        self.folder, self.keep = stage / FOLDER, False
         self.done: dict[str, dict[str, Any]] = {}
         self._files: dict[str, list[str]] = {}
         self._journal = journal
@@ -130,7 +130,8 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
                     path.rmdir()  # empty, as checked; some systems do not rename onto a folder
                 work.folder.replace(path)
         except BaseException as error:
-            if isinstance(error, Exception) or work is None or not work.done:  # an interrupt leaves what is done
+            # An interrupt, or an error with `keep`, leaves what is done.
+            if work is None or not work.done or (isinstance(error, Exception) and not work.keep):
                 shutil.rmtree(stage, ignore_errors=True)
             raise
         shutil.rmtree(stage, ignore_errors=True)
