@@ -89,7 +89,7 @@ def unfolded(detector: Detector, backbone: str) -> dict[str, Tensor]:
 def images_of(detector: Detector, batch: int) -> tuple[Tensor, Tensor]:
     """Images in [0, 1], and as the backbone's weights want them."""
     images = torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    normalised = detector.features.image_normalisation(images)
+    normalised = detector.features.image_normalization(images)
     return images, normalised.contiguous(memory_format=torch.channels_last)
 
 

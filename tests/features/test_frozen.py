@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError, ShapeError
-from semflow.features import FeatureExtractor, ImageNormalisation, ModuleFeatures, average_pool
+from semflow.features import FeatureExtractor, ImageNormalization, ModuleFeatures, average_pool
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -106,7 +106,7 @@ def test_normalised_once_by_the_constants_given() -> None:
     x = images(2, 3, 5, 7)
     expected = np.stack([(x[:, c].numpy() - mean[c]) / std[c] for c in range(3)], axis=1)
     np.testing.assert_allclose(features(x)[0].numpy(), expected, rtol=1e-6, atol=1e-6)
-    assert {"image_normalisation.mean", "image_normalisation.std"} <= set(features.state_dict())
+    assert {"image_normalization.mean", "image_normalization.std"} <= set(features.state_dict())
 
 
 def test_locations_are_a_free_view() -> None:
@@ -214,5 +214,5 @@ def test_options_that_make_no_sense(options: dict[str, object]) -> None:
 
 
 def test_normalisation_is_shown() -> None:
-    assert "0.485" in repr(ImageNormalisation())
+    assert "0.485" in repr(ImageNormalization())
     assert "channels=(6, 10)" in repr(pyramid())

@@ -24,7 +24,7 @@ def test_the_papers_backbone() -> None:
         (2, 1024, 4, 4),
         (2, 2048, 2, 2),
     ]
-    torch.testing.assert_close(features.image_normalisation.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(features.image_normalization.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
 
 
 def test_maps_are_those_of_the_complete_model() -> None:

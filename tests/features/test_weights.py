@@ -106,7 +106,7 @@ def test_a_file_in_either_format_gives_its_weights(backbone: str, tmp_path: Path
     complete, x = build(backbone, seed=7).eval(), images(1, 3, 64, 64)
     levels = [i for i, info in enumerate(complete.feature_info) if info["reduction"] in (8, 16)]
     with torch.no_grad():
-        expected = complete.forward_intermediates(a.image_normalisation(x), indices=levels, intermediates_only=True)
+        expected = complete.forward_intermediates(a.image_normalization(x), indices=levels, intermediates_only=True)
     for m, r in zip(a(x), expected, strict=True):
         torch.testing.assert_close(m, r, rtol=1e-3, atol=1e-4 * float(r.abs().max()))
     same_maps(a, b, x, exact=False)
@@ -134,8 +134,8 @@ def test_the_head_may_be_missing_or_another(tmp_path: Path) -> None:
 def test_normalisation_of_a_file_can_be_given(tmp_path: Path) -> None:
     torch.save(full_state("test_resnet"), tmp_path / "a.pth")
     features = TimmFeatures("test_resnet", weights=tmp_path / "a.pth", mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
-    assert float(features.image_normalisation.std[0]) == pytest.approx(0.2)
-    assert float(TimmFeatures("test_resnet", weights=tmp_path / "a.pth").image_normalisation.std[0]) == pytest.approx(
+    assert float(features.image_normalization.std[0]) == pytest.approx(0.2)
+    assert float(TimmFeatures("test_resnet", weights=tmp_path / "a.pth").image_normalization.std[0]) == pytest.approx(
         0.5
     )
 

@@ -81,9 +81,9 @@ def test_processes_together_give_what_one_gives(data):
     ):
         for order in (parts, parts[::-1]):
             at_once, one_by_one = kind(), kind()
-            at_once.merge_state(iter(order))  # torcheval's way
+            at_once.merge(iter(order))  # torcheval's way
             for part in order:
-                one_by_one.merge_state(part)  # torchmetrics' way
+                one_by_one.merge(part)  # torchmetrics' way
             for merged in (at_once, one_by_one):
                 assert merged.compute()[:3] == alone[:3]  # ranks are integers: not a bit differs
                 assert merged.compute() == pytest.approx(alone, rel=1e-14)  # AUPRO sums weights, in some order
@@ -95,17 +95,15 @@ def test_unlike_accumulators_do_not_merge(data):
     pixel, image = PixelAccumulator(), ImageAccumulator()
     pixel.update(maps, masks)
     image.update([0.1, 0.2], [0, 1])
-    message = "^incoming_state must be of PixelAccumulator, but got ImageAccumulator; merge like with like$"
+    message = "^others must be of class PixelAccumulator, but got ImageAccumulator$"
     for wrong in (image, [pixel, image]):
         with pytest.raises(ConfigError, match=message):
-            pixel.merge_state(wrong)
-    with pytest.raises(ConfigError, match=message):
-        pixel.merge(image)
+            pixel.merge(wrong)
     for wrong in (3, [3], None):
-        with pytest.raises(ConfigError, match="incoming_state must be"):
-            pixel.merge_state(wrong)
+        with pytest.raises(ConfigError, match="others must be"):
+            pixel.merge(wrong)
     assert pixel.compute() == pixel_metrics(maps, masks)
-    pixel.merge_state([])
+    pixel.merge([])
     assert repr(pixel) == "PixelAccumulator(1 updates)"
 
 

@@ -99,7 +99,7 @@ def test_merged_shards_are_the_whole() -> None:
     whole.update(torch.from_numpy(scores), torch.from_numpy(masks))
     first.update(scores[:1], masks[:1])
     second.update(scores[1:], masks[1:])
-    first.merge_state([second])
+    first.merge([second])
     for a, b in zip(first.compute(), whole.compute(), strict=True):
         assert a == pytest.approx(b, abs=1e-14)
     first.reset()
@@ -111,7 +111,7 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ConfigError, match="bits: expected 10 to 24"):
         HistogramAccumulator(30)
     metrics = HistogramAccumulator(12)
-    with pytest.raises(ConfigError, match=r"12 bits, got HistogramAccumulator\(bits=16"):
+    with pytest.raises(ConfigError, match=r"12 bits, but got HistogramAccumulator\(bits=16"):
         metrics.merge(HistogramAccumulator(16))
     metrics.update(np.zeros((1, 2, 2)), np.eye(2, dtype=bool)[None])
     with pytest.raises(ConfigError, match="fpr_limit"):

@@ -3,7 +3,7 @@
 from .btad import BTAD
 from .cifar import CIFAR10, CIFAR10_CLASSES
 from .decoding import decode_image, load_image, load_mask
-from .duplicates import duplicates
+from .duplicate_images import duplicates
 from .folder import ImageDataset, ImageFolder, Record
 from .mvtec import MVTecAD
 from .opening import open_dataset

@@ -3,7 +3,7 @@
 Importing this package does not import timm (2.5 s); building a `TimmFeatures` does.
 """
 
-from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalisation, average_pool, layer_norm
+from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
 from .levels import available_strides, fitting_strides
 from .module import ModuleFeatures
 from .timm_features import TimmFeatures
@@ -12,7 +12,7 @@ from .views import ImagePyramid, PooledViews, rotations
 __all__ = [
     "FeatureExtractor",
     "FrozenFeatures",
-    "ImageNormalisation",
+    "ImageNormalization",
     "ImagePyramid",
     "ModuleFeatures",
     "PooledViews",

@@ -5,7 +5,7 @@ __all__ = [
     "IMAGENET_STD",
     "FeatureExtractor",
     "FrozenFeatures",
-    "ImageNormalisation",
+    "ImageNormalization",
     "average_pool",
     "check_pooling",
     "layer_norm",
@@ -69,10 +69,10 @@ def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
     return [F.layer_norm(m, m.shape[1:]) for m in maps]
 
 
-class ImageNormalisation(nn.Module):
+class ImageNormalization(nn.Module):
     """`(images - mean) / std` per colour channel, as the weights were trained: images (B, 3, H, W) in [0, 1].
 
-    >>> ImageNormalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
+    >>> ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
     tensor([1.])
     """
 
@@ -111,7 +111,7 @@ class FrozenFeatures(nn.Module):
         mean, std: the normalisation the weights were trained with.
         smoothing: odd kernel of an average pooling over each map; 1 means none, 3 is common.
         reduction: stride of that pooling: 2 halves the maps.
-        normalise: bring each map of each image to mean 0 and variance 1, see `layer_norm`.
+        normalize: bring each map of each image to mean 0 and variance 1, see `layer_norm`.
 
     The maps come out in channels_last memory, so that `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
 
@@ -130,7 +130,7 @@ class FrozenFeatures(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         smoothing: int = 1,
         reduction: int = 1,
-        normalise: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or not channels:
@@ -141,8 +141,8 @@ class FrozenFeatures(nn.Module):
         self.channels = tuple(int(c) for c in channels)
         self.network_strides = tuple(int(s) for s in strides)
         self.strides = tuple(s * reduction for s in self.network_strides)
-        self.smoothing, self.reduction, self.normalise = smoothing, reduction, normalise
-        self.image_normalisation = ImageNormalisation(mean, std)
+        self.smoothing, self.reduction, self.normalize = smoothing, reduction, normalize
+        self.image_normalization = ImageNormalization(mean, std)
         self.network = network.requires_grad_(False)
         self._range_checked = False
         super().train(False)
@@ -161,13 +161,13 @@ class FrozenFeatures(nn.Module):
             )
         if not torch.compiler.is_compiling():
             self._check_state(images)
-        normalised = self.image_normalisation(images).contiguous(memory_format=torch.channels_last)
+        normalised = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
         maps = self._run(normalised)
         self._check_maps(maps, images)
         maps = average_pool(
             [m.contiguous(memory_format=torch.channels_last) for m in maps], self.smoothing, self.reduction
         )
-        return layer_norm(maps) if self.normalise else maps
+        return layer_norm(maps) if self.normalize else maps
 
     def _run(self, normalised: Tensor) -> list[Tensor]:
         """Run the network; the place where a subclass brings its output into the form of a list of maps."""

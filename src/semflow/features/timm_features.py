@@ -31,7 +31,7 @@ class TimmFeatures(FrozenFeatures):
             their patch size do so without it.
         smoothing: odd kernel of an average pooling over each map, 1 for none.
         reduction: stride of that pooling: 2 halves the maps.
-        normalise: bring each map of each image to mean 0 and variance 1, as FastFlow does.
+        normalize: bring each map of each image to mean 0 and variance 1, as FastFlow does.
         seed: of random weights; the global generators are left alone.
         mean, std: normalisation of the weights in a file, if it is not the one timm notes for the backbone.
         fold: put batch normalisations into the convolutions before them: the same maps up to rounding, sooner.
@@ -56,7 +56,7 @@ class TimmFeatures(FrozenFeatures):
         image_size: int | tuple[int, int] | None = None,
         smoothing: int = 1,
         reduction: int = 1,
-        normalise: bool = False,
+        normalize: bool = False,
         seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -78,7 +78,7 @@ class TimmFeatures(FrozenFeatures):
             std=std or levels.std,
             smoothing=smoothing,
             reduction=reduction,
-            normalise=normalise,
+            normalize=normalize,
         )
         self.backbone = backbone
         self.weights = str(weights)

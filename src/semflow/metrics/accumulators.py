@@ -1,12 +1,12 @@
 """Metrics over a data set that comes in batches, or in shards of several processes.
 
-The methods are those of a torchmetrics metric: `update`, `compute`, `reset`, `merge_state`. What torchmetrics does by
+The methods are those of a torchmetrics metric: `update`, `compute`, `reset`, `merge`. What torchmetrics does by
 itself is a call here: over processes, gather the accumulators, which can be pickled, and merge them.
 
     shards = [None] * world_size
     torch.distributed.all_gather_object(shards, metrics)
     everything = PixelAccumulator()
-    everything.merge_state(shards)
+    everything.merge(shards)
 
 Not there: `forward`, as a batch need not hold both kinds and has no metric then; and the base class, so a
 `MetricCollection` and Lightning's `self.log(name, metric)` do not take them. In Lightning, call `update` in
@@ -39,34 +39,19 @@ class _Accumulator(Generic[Part]):
         """Forget everything."""
         self._parts.clear()
 
-    def merge(self, other: Self) -> None:
-        """Take in what another accumulator of this class has seen; `other` stays as it is.
+    def merge(self, others: Self | Iterable[Self]) -> None:
+        """Add the data of one or several accumulators of this class, which stay unchanged.
+
+        The result does not depend on the order.
 
         Raises:
-            ConfigError: `other` is of another class.
+            ConfigError: If one is of another class; then nothing is added.
         """
-        self.merge_state(other)
-
-    def merge_state(self, incoming_state: Self | Iterable[Self]) -> None:
-        """Take in another accumulator (torchmetrics) or several (torcheval); they stay as they are.
-
-        The result is that of one accumulator which has seen it all, whatever the order.
-
-        Args:
-            incoming_state: accumulators of this class.
-
-        Raises:
-            ConfigError: one is of another class; then none is taken in.
-        """
-        # An accumulator is no iterable itself.
-        others: list[Any] = list(incoming_state) if isinstance(incoming_state, Iterable) else [incoming_state]
-        for other in others:
+        accumulators: list[Any] = list(others) if isinstance(others, Iterable) else [others]
+        for other in accumulators:
             if not isinstance(other, type(self)):
-                raise ConfigError(
-                    f"incoming_state must be of {type(self).__name__}, but got {type(other).__name__}; "
-                    "merge like with like"
-                )
-        self._parts.extend([part for other in others for part in other._parts])
+                raise ConfigError(f"others must be of class {type(self).__name__}, but got {type(other).__name__}")
+        self._parts.extend([part for other in accumulators for part in other._parts])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._parts)} updates)"

@@ -83,21 +83,17 @@ class HistogramAccumulator:
         self.anomalous += self._count(part.anomalous)
         self.weights += np.bincount(self._bins(part.anomalous), part.weights, minlength=len(self.weights))
 
-    def merge(self, other: Self) -> None:
-        """Take in what another accumulator of as many bits has seen; `other` stays as it is."""
-        self.merge_state(other)
-
-    def merge_state(self, incoming_state: Self | Iterable[Self]) -> None:
-        """Take in another accumulator (torchmetrics) or several (torcheval); they stay as they are.
+    def merge(self, others: Self | Iterable[Self]) -> None:
+        """Add the counts of one or several accumulators with as many bits, which stay unchanged.
 
         Raises:
-            ConfigError: one is of another class or has other bits; then none is taken in.
+            ConfigError: If one is of another class or has other bits; then nothing is added.
         """
-        others = list(incoming_state) if isinstance(incoming_state, Iterable) else [incoming_state]
-        for other in others:
+        accumulators = list(others) if isinstance(others, Iterable) else [others]
+        for other in accumulators:
             if not isinstance(other, HistogramAccumulator) or other.bits != self.bits:
-                raise ConfigError(f"incoming_state: expected histograms of {self.bits} bits, got {other!r}")
-        for other in others:
+                raise ConfigError(f"others must be histograms of {self.bits} bits, but got {other!r}")
+        for other in accumulators:
             self.normal += other.normal
             self.anomalous += other.anomalous
             self.weights += other.weights

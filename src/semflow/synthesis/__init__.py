@@ -1,6 +1,6 @@
 """Synthetic anomalies: patches cut from one normal image and pasted, softly, into another."""
 
-from .blend import blend, soft_alpha
+from .blending import blend, soft_alpha
 from .cutpaste import KINDS, CutPaste
 from .dataset import SyntheticAnomalies
 from .jitter import jitter_colors

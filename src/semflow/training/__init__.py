@@ -1,6 +1,7 @@
 """Training, evaluation and run directories of detectors."""
 
 from .checkpoint import load_into, read_config, save_model
+from .config import TrainingConfig
 from .distributed import Processes
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .fitting import fit
@@ -11,6 +12,7 @@ __all__ = [
     "Evaluation",
     "ImageResult",
     "Processes",
+    "TrainingConfig",
     "automatic_count",
     "calibrate",
     "check_labels",

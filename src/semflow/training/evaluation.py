@@ -108,7 +108,7 @@ def results(
             None if x is None else x.cpu() for x in (prediction.p_value, prediction.is_anomalous, prediction.mask)
         ]
         for index, path in enumerate(batch.paths):
-            masks = batch.anomaly_masks if detector.localises else None
+            masks = batch.anomaly_masks if detector.localizes else None
             mask = None if masks is None else masks[index]
             sample = Sample(batch.images[index], int(batch.labels[index]), mask, path)
             p_value, is_anomalous, where = (None if x is None else x[index] for x in decided)
@@ -150,8 +150,8 @@ class Tally:
 
     def merge(self, other: "Tally") -> None:
         """Take in what another has seen: the metrics are those of one that has seen it all."""
-        self.images.merge_state(other.images)
-        self.pixels.merge_state(other.pixels)
+        self.images.merge(other.images)
+        self.pixels.merge(other.pixels)
         self.labels += other.labels
         for label, alarms in self.alarms.items():
             alarms += other.alarms[label]

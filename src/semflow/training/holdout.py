@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
-from semflow.detectors.detector import Detector
 from semflow.errors import ConfigError
 
 from .cache import unseen
@@ -94,7 +94,7 @@ def calibrate(
 
     Raises:
         ConfigError: there are too few images for the rate; the message says how many are needed.
-        DataError: an image is one that the detector was trained on (see `Detector.trained_on`).
+        DataError: an image is one that the detector was trained on (see `Provenance.fingerprints`).
 
     Example:
         >>> import torch
@@ -107,7 +107,7 @@ def calibrate(
         True
     """
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    loader = unseen(batches(dataset, batch_size, workers, parts), detector.trained_on)
+    loader = unseen(batches(dataset, batch_size, workers, parts), detector.provenance.fingerprints)
     images = (batch.images.to(detector.device) for batch in loader)
     detector.calibrate(images, false_alarm_rate, processes.gather)
     return detector

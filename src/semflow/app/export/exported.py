@@ -17,7 +17,7 @@ __all__ = ["ExportedDetector", "load"]
 class ExportedDetector:
     """What a detector is to those that score with it, run from an exported file.
 
-    It has `predict`, `image_size`, `map_range`, `localises`, `false_alarm_rate` and `device` of
+    It has `predict`, `image_size`, `map_range`, `localizes`, `false_alarm_rate` and `device` of
     `semflow.detectors.Detector`.
 
     Args:
@@ -57,9 +57,9 @@ class ExportedDetector:
         return self.metadata.map_range
 
     @property
-    def localises(self) -> bool:
+    def localizes(self) -> bool:
         """Whether the anomaly map says where."""
-        return self.metadata.localises
+        return self.metadata.localizes
 
     @property
     def false_alarm_rate(self) -> float | None:

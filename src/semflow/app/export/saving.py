@@ -167,7 +167,7 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
         image_size=detector.image_size,
         input=graph.input,
         map_range=detector.map_range,
-        localises=detector.localises,
+        localizes=detector.localizes,
         outputs=graph.outputs,
         calibration=known,
         versions={

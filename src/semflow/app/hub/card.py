@@ -50,7 +50,7 @@ def model_card(
         f"# {name}\n",
         f"An anomaly detector of the recipe `{config['recipe']}`, trained on images of good parts alone with "
         f"{LIBRARY} {config.get('version', __version__)}. It gives an image a score, higher is more anomalous"
-        f"{', and a heat map' if detector.localises else ''}.\n",
+        f"{', and a heat map' if detector.localizes else ''}.\n",
         _usage(name, detector),
         f"## Training\n\nData: {data or 'not described'}.\n",
         _table(("argument", "value"), {key: f"`{value}`" for key, value in dict(config["arguments"]).items()}),
