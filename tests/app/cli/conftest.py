@@ -63,7 +63,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 SMALL = [
     *("--backbone", "resnet18", "--weights", "random", "--image-size", str(SIZE)),
-    *("--set", "blocks", "1", "position_channels", "16", "strides", "8,16"),
+    *("--set", "couplings.blocks", "1", "couplings.position_channels", "16", "backbone.strides", "8,16"),
 ]
 
 

@@ -27,7 +27,7 @@ def test_fit_writes_a_run_that_loads(shared_run: Path) -> None:
     assert {"config.json", "model.safetensors", "log.jsonl"} <= names
     assert not [name for name in names if name.startswith(".")]
     detector = semflow.load(shared_run)
-    assert detector.image_size == SIZE
+    assert detector.provenance.image_size == SIZE
     assert len(detector.flows) == 2
 
 
@@ -36,7 +36,7 @@ def test_fit_on_an_existing_run_suggests_resume_and_changes_nothing(
 ) -> None:
     before = snapshot(shared_run)
     assert main(fit_words(shared_data, shared_run)) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "resume" in capsys.readouterr().err
     assert snapshot(shared_run) == before
 
 
@@ -236,7 +236,7 @@ def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest
         assert main(words) == 130
     assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
     assert main([*words, "--resume"]) == 0
-    assert semflow.load(output).image_size == SIZE
+    assert semflow.load(output).provenance.image_size == SIZE
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -255,9 +255,27 @@ def test_category_selects_the_normal_class_of_cifar10(tmp_path: Path, capsys: py
                 Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
     data, run = str(tmp_path / "cifar"), str(tmp_path / "run")
     small = ["--backbone", "test_efficientnet", "--weights", "random", "--image-size", "64", "--epochs", "1"]
-    assert main(["fit", "--data", data, "--output", run, *small, "--set", "blocks", "1", "position_channels", "8"]) == 2
+    small += ["--set", "couplings.blocks", "1", "couplings.position_channels", "8"]
+    assert (
+        main(
+            [
+                "fit",
+                "--data",
+                data,
+                "--output",
+                run,
+                *small,
+                "--set",
+                "couplings.blocks",
+                "1",
+                "couplings.position_channels",
+                "8",
+            ]
+        )
+        == 2
+    )
     assert "name it by category (--category" in capsys.readouterr().err
-    words = ["--category", "cat", *small, "--set", "blocks", "1", "position_channels", "8"]
+    words = ["--category", "cat", *small]
     assert main(["fit", "--data", data, "--output", run, *words]) == 0
     figures = tmp_path / "figures.json"
     assert main(["evaluate", "--model", run, "--data", data, "--category", "cat", "--json", str(figures)]) == 0

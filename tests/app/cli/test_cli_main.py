@@ -19,9 +19,9 @@ from semflow.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["fit"], "--data"), (["dance"], "dance"), (["fit", "--data"], "--data"), (["--verbose"], "--verbose")],
+    [(["evaluate"], "--data"), (["dance"], "dance"), (["fit", "--data"], "--data"), (["--verbose"], "--verbose")],
 )
-def test_usage_error_is_one_line_with_the_option(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_names_the_option(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     line = only_line(capsys)
     assert named in line

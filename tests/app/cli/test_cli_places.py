@@ -58,7 +58,7 @@ def test_image_skipped_before_stops_a_command_without_skip(
 
 
 @pytest.mark.parametrize("format", ["npy", "png16"])
-def test_predict_shortens_names_at_the_length_limit(shared_run: Path, photos: Path, tmp_path: Path, format: str) -> None:
+def test_predict_shortens_long_names(shared_run: Path, photos: Path, tmp_path: Path, format: str) -> None:
     longest = ["x" * 251, "x" * 250 + "y", "\u56fe" * 83 + "z"]
     for number, name in enumerate(longest):
         folder = photos / ("" if number else "f" * 255)

@@ -6,11 +6,12 @@ from semflow.data import open_dataset
 from semflow.detectors import Calibration, rate_interval
 from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, DataError
-from semflow.training import calibrate, save_model
+from semflow.recipes import load, save
+from semflow.training import calibrate
 from semflow.training.loading import check_device
 
 from .console import say
-from .inputs import cache_small, check_images
+from .inputs import cache_small, check_images, image_size
 from .options import Calibrate
 
 
@@ -25,14 +26,12 @@ def run(options: Calibrate) -> None:
             f"--data must be a folder of good images, but got {options.data} with train/; name a folder of images that "
             "were not used for training"
         )
-    from semflow.recipes import load
-
     detector = load(options.model).to(check_device(options.device))
-    dataset = cache_small(open_dataset(options.data, "train", detector.image_size), options.workers)
+    dataset = cache_small(open_dataset(options.data, "train", image_size(detector)), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     check_images(dataset)
     calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)
-    save_model(detector, options.model)
+    save(detector, options.model)
     report_calibration(detector.calibration)
     say(f"wrote {options.model}")
 

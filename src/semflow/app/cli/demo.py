@@ -29,7 +29,7 @@ from semflow.app.report import (
 from semflow.app.report.files import refuse_occupied
 from semflow.data import open_dataset
 from semflow.errors import ConfigError
-from semflow.recipes import sanflow
+from semflow.recipes import Backbone, Couplings, sanflow
 from semflow.training import ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
 
@@ -92,11 +92,9 @@ def _train_and_test(
     data = folder / "data" / name
     write_texture(name, data, options.seed)
     detector = sanflow(
-        backbone="tf_efficientnet_lite0",
-        weights="packaged",
-        strides=STRIDES,
+        Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3),
         image_size=IMAGE_SIZE,
-        position_channels=128,
+        couplings=Couplings(8, 128, "hard", standardize=True),
         seed=options.seed,
     )
     fit(

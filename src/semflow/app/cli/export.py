@@ -11,6 +11,7 @@ from semflow.errors import CheckpointError
 from semflow.recipes import load
 
 from .console import print_table, say
+from .inputs import image_size
 from .options import Export
 
 SAMPLES = 8
@@ -25,7 +26,7 @@ def run(options: Export) -> None:
     detector = load(options.model)
     images = None
     if options.images is not None and options.check:
-        dataset = open_dataset(options.images, "predict", detector.image_size)
+        dataset = open_dataset(options.images, "predict", image_size(detector))
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check

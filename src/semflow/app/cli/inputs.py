@@ -1,6 +1,6 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
-__all__ = ["cache_small", "check_images", "fingerprint", "launched", "load_detector", "warn_of_leaks"]
+__all__ = ["cache_small", "check_images", "fingerprint", "image_size", "launched", "load_detector", "warn_of_leaks"]
 
 import hashlib
 import warnings
@@ -12,7 +12,7 @@ import torch
 
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, duplicates, open_dataset
-from semflow.detectors import Detector, Predictor
+from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
@@ -41,7 +41,7 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
     from semflow.recipes import load
 
     chosen = check_device(device)
-    detector: Detector = load(model).to(chosen)
+    detector = load(model).to(chosen)
     if false_alarm_rate is not None:
         if not detector.calibration.count:
             raise ConfigError(
@@ -49,6 +49,14 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
             )
         detector.calibration.set_rate(false_alarm_rate)
     return detector
+
+
+def image_size(detector: Predictor) -> int:
+    """Return the side in pixels of the images that a detector was made for."""
+    size = detector.provenance.image_size
+    if size is None:
+        raise ConfigError("recipe of the model must have the parameter image_size, but got one without")
+    return size
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from semflow.errors import ConfigError
 OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
 # Options that several commands share.
@@ -59,26 +60,26 @@ class Demo:
 class Fit:
     """Train a detector on images of good parts and save it to a run directory."""
 
-    data: Path
-    """Folder of good images, or data set folder that contains them in train/good."""
-    output: Path
-    """Run directory to create."""
+    data: OptionalPath = None
+    """Folder of good images, or data set folder that contains them in train/good (required, here or in --config)."""
+    output: OptionalPath = None
+    """Run directory to create (required)."""
     category: OptionalName = None
     """Category of the data set: a folder name, a ShanghaiTech scene, or the normal class of CIFAR-10."""
-    recipe: str = "sanflow"
-    """Detector to build: sanflow, cflow_ad, fastflow, differnet, cs_flow or msflow."""
+    recipe: OptionalName = None
+    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, msflow or sanflow (default)."""
     backbone: OptionalName = None
     """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for sanflow."""
-    weights: str = "hub"
-    """Backbone weights: hub (download), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
+    weights: OptionalName = None
+    """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
     image_size: OptionalInt = None
     """Side in pixels to which images are resized. Default: the recipe's, 256 for sanflow."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's."""
     batch_size: OptionalInt = None
     """Images per training step. Default: the recipe's."""
-    seed: int = 0
-    """Seed of weights, synthetic anomalies and image order."""
+    seed: OptionalInt = None
+    """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
     hold_out: OptionalInt = None
@@ -88,8 +89,13 @@ class Fit:
     workers: LoadingWorkers = 0
     resume: bool = False
     """Continue the run in the output directory, or start it if there is none."""
-    set: dict[str, str] = field(default_factory=dict)
-    """Further recipe arguments, such as --set blocks 4 strides 4,8,16. An unknown name prints the valid ones."""
+    config: OptionalPath = None
+    """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
+    print_config: bool = False
+    """Print the complete configuration as TOML, and exit."""
+    set: Settings = field(default_factory=dict)
+    """Recipe arguments by name, for example couplings.blocks 4 backbone.strides 4,8,16 synthesis none. An unknown name
+    prints the valid ones."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,6 @@ def check_numbers(options: Command) -> None:
     rate = getattr(options, "false_alarm_rate", None)
     if rate is not None and not 0 < rate < 1:
         raise ConfigError(f"--false-alarm-rate must be between 0 and 1, but got {rate:g}; use for example 0.01")
-    seed = getattr(options, "seed", 0)
-    if seed > LARGEST_SEED:
+    seed = getattr(options, "seed", None)
+    if seed is not None and seed > LARGEST_SEED:
         raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")

@@ -30,7 +30,7 @@ from semflow.errors import ConfigError, DataError
 from semflow.training import ImageResult, results
 
 from .console import say, track
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, image_size, load_detector
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -43,7 +43,7 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     origin = _origin(options)
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
-    dataset = _without_output(open_dataset(options.input, "predict", detector.image_size), options.output)
+    dataset = _without_output(open_dataset(options.input, "predict", image_size(detector)), options.output)
     names = image_names(dataset)
     finished = _finished_output(options.output, origin, dataset, names)
     if finished is not None:
@@ -115,20 +115,20 @@ def _score(
     def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
         images = _Images(dataset, todo)
         for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
+            broken = {names[image.index]: image.error for image in batch if image.error is not None}
+            if broken and options.on_error == "stop":
+                work.keep = True  # the images of earlier batches need not be scored again
+                raise DataError(next(iter(broken.values())))
+            left_out.update(broken)
             samples = [image.sample for image in batch if image.sample is not None]
             found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
-            yield from ((image, None if image.error else next(found)) for image in batch)
+            yield from ((image, None if image.error is not None else next(found)) for image in batch)
 
     for image, result in track(scored(), "scoring", len(todo)):
-        name = names[image.index]
         if result is not None:
+            name = names[image.index]
             record, files = _write_image(work.folder, options, detector, name, image, result)
             work.add(name, {"record": asdict(record), "source": image.source}, files)
-        elif options.on_error == "skip":
-            left_out[name] = str(image.error)
-        else:
-            work.keep = True  # the images before it need not be scored again
-            raise DataError(str(image.error))
     return left_out
 
 

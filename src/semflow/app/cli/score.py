@@ -17,7 +17,7 @@ from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 
 from .console import say, track
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, image_size, load_detector
 from .options import Device, Score
 
 
@@ -28,7 +28,7 @@ def run(options: Score) -> None:
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
-    image_size, rate = detector.image_size, detector.false_alarm_rate
+    side, rate = image_size(detector), detector.false_alarm_rate
     del detector
     store = BlockStore(
         options.output.absolute(),
@@ -55,7 +55,7 @@ def run(options: Score) -> None:
                     f"{len(store)} blocks do not keep {workers.count} workers busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
-            scored = score_blocks(ray, store, todo, load, image_size, workers, options.on_error == "skip")
+            scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()
@@ -78,8 +78,8 @@ def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
         )
     if workers.cpus > cpus:
         raise ConfigError(
-            f"--workers must fit into {cpus:g} CPUs, but got {options.workers} workers of {threads} threads, which need "
-            f"{workers.cpus} with one for decoding; use fewer --workers or --threads"
+            f"--workers must fit into {cpus:g} CPUs, but got {options.workers} with {threads} threads each and one for "
+            f"decoding, {workers.cpus} in total; use fewer --workers or --threads"
         )
     return workers
 
