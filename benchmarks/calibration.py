@@ -31,8 +31,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from semflow.app.report import write_atomic
 from semflow.errors import ConfigError
+from semflow.files import write_atomic
 
 from .shared.record import provenance
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from semflow.app.report import write_atomic
+from semflow.files import write_atomic
 
 from .shared.record import ROOT
 

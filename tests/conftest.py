@@ -15,9 +15,6 @@ settings.register_profile("semflow", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "semflow"))
 
-# --doctest-modules would import each folder's conftest under the one name "conftest".
-collect_ignore_glob = ["conftest.py", "*/conftest.py"]
-
 OPTIONAL = ("FrEIA", "anomalib", "nflows", "normflows", "pyro", "zuko")
 
 

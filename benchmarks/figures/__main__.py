@@ -146,7 +146,7 @@ def _write_record(
     found: Sequence[Any],
     missing: dict[str, str],
 ) -> None:
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     record = {
         **provenance(command, options.device),

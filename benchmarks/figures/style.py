@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semflow.app.report import write_atomic
 from semflow.app.report.colors import HEAT_ANCHORS
+from semflow.files import write_atomic
 
 __all__ = ["ANOMALOUS", "NORMAL", "grid", "heat", "save", "show"]
 

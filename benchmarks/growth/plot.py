@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semflow.app.report import write_atomic
+from semflow.files import write_atomic
 
 from ..shared.plots import BEST, OURS, require_matplotlib
 

@@ -139,7 +139,7 @@ def _work(
 
 
 def _keep_traceback(output: Path, name: str, outcome: Outcome[Job]) -> None:
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     write_atomic(
         output / "failures" / f"{name}.txt", f"{outcome.job.cell.config()}\n\n{outcome.error}\n\n{outcome.traceback}"
@@ -149,7 +149,7 @@ def _keep_traceback(output: Path, name: str, outcome: Outcome[Job]) -> None:
 def _write(
     chosen: Any, rows: Sequence[Any], cells: list[Any], options: argparse.Namespace, command: Sequence[str], chart: bool
 ) -> None:
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     from .markdown import to_markdown
     from .report import report

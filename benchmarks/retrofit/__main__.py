@@ -207,7 +207,7 @@ def write(
     cells: Sequence["RetrofitCell"], store: CellStore, options: argparse.Namespace, command: Sequence[str]
 ) -> None:
     """The report of the cells that there are."""
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     from .report import summarise, to_markdown
 
@@ -219,7 +219,7 @@ def write(
 
 def keep_tracebacks(output: Path, outcome: Outcome[Any]) -> None:
     """Of a job that died, or of cells that failed, in OUTPUT/failures."""
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     from ..shared.store import digest
 

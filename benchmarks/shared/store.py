@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from semflow.app.report import write_atomic
+from semflow.files import write_atomic
 
 __all__ = ["CellStore", "digest"]
 

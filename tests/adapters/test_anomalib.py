@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from library_cases import draw, surroundings
 from PIL import Image
 from torch import Tensor, nn
 
 import semflow
+from helpers.library_cases import draw, surroundings
 from semflow.bases import SemanticGaussian
 from semflow.errors import ConfigError, ShapeError
 from semflow.features.timm_module import load_timm

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from freia_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from helpers.freia_cases import (
     SUBNETS,
     AllInOneBlock,
     D,
@@ -19,10 +23,6 @@ from freia_cases import (
     sequence,
     surroundings,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from semflow.adapters import from_freia
 from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, SoftPermutation
 from semflow.functional import to_locations

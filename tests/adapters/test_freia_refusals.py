@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from freia_cases import (
+from torch import Tensor, nn
+
+from helpers.freia_cases import (
     SUBNETS,
     AllInOneBlock,
     SequenceINN,
@@ -18,8 +20,6 @@ from freia_cases import (
     sequence,
     surroundings,
 )
-from torch import Tensor, nn
-
 from semflow.adapters import from_freia
 from semflow.errors import ConfigError
 

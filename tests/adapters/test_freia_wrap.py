@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from freia_cases import (
+from torch import nn
+
+from helpers.freia_cases import (
     SUBNETS,
     SequenceINN,
     assert_same,
@@ -20,8 +22,6 @@ from freia_cases import (
     sequence,
     surroundings,
 )
-from torch import nn
-
 from semflow.adapters import as_flow, from_freia
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import to_locations

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from library_cases import CASES, SIZE, D, need, surroundings
-from real_features import context_of, real_features
 from torch import Tensor, nn
 from torch.distributions import Transform, TransformedDistribution
 
+from helpers.library_cases import CASES, SIZE, D, need, surroundings
+from helpers.real_features import context_of, real_features
 from semflow.adapters import as_flow, with_statistics
 from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
 

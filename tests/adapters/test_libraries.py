@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from library_cases import CASES, SIZE, Case, D, draw, moved, need, surroundings
 from torch import Tensor, nn
 from torch.distributions import Transform, TransformedDistribution
 
+from helpers.library_cases import CASES, SIZE, Case, D, draw, moved, need, surroundings
 from semflow.adapters import as_flow, with_statistics
 from semflow.bases import StandardNormal
 from semflow.flows import Flow

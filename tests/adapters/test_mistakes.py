@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from library_cases import CASES, SIZE, D, draw, lib, need, surroundings
 from torch import Tensor, nn
 from torch.distributions import transforms
 
+from helpers.library_cases import CASES, SIZE, D, draw, lib, need, surroundings
 from semflow.adapters import CallableFlow, TransformFlow, as_flow
 from semflow.errors import ConfigError, ShapeError
 from semflow.testing import LawError, check_flow
@@ -188,7 +188,7 @@ def test_a_missing_anomalib_is_said_with_its_extra() -> None:
     assert done.returncode == 1
     (last,) = done.stderr.strip().splitlines()[-1:]
     assert last.startswith("semflow.errors.ConfigError: anomalib must be installed")
-    assert last.endswith("pip install 'semflow[anomalib]'")
+    assert last.endswith('pip install "semflow[anomalib]"')
 
 
 def test_parts_of_a_flow_are_named() -> None:

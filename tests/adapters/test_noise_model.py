@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from library_cases import draw, surroundings
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from helpers.library_cases import draw, surroundings
 from semflow.bases import SemanticNormal
 from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, VarianceHead
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from library_cases import draw, surroundings
 from torch import Tensor
 
+from helpers.library_cases import draw, surroundings
 from semflow.bases import SemanticNormal
 from semflow.nn import Statistics
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_rows import Room
-from bad_table import trained_run
 
+from helpers.bad_rows import Room
+from helpers.bad_table import trained_run
 from semflow.recipes import load
 
 

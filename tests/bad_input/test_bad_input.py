@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from bad_rows import Refused, Room, Row, observe
-from bad_table import PAGE, TABLE, wrong
 
+from helpers.bad_rows import Refused, Room, Row, observe
+from helpers.bad_table import PAGE, TABLE, wrong
 from semflow.errors import SemflowError
 
 ROWS = [row for rows in TABLE.values() for row in rows]
@@ -30,7 +30,7 @@ def test_the_table_is_long_and_no_name_is_there_twice() -> None:
 def test_a_row_can_fail() -> None:
     """A wrong class, missing words and a value where an error is due are all seen."""
     row = Row("x", lambda room: None, Refused(SemflowError, ("lost",)))
-    from bad_rows import Observed, Works
+    from helpers.bad_rows import Observed, Works
 
     assert "it works" in wrong(row, Observed(value=1))
     assert "lost" in wrong(row, Observed(error=SemflowError("something else")))

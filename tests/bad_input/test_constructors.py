@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
-from bad_rows import SIZE
 
+from helpers.bad_rows import SIZE
 from semflow._validation import checked
 from semflow.errors import ConfigError, SemflowError
 from semflow.recipes import RECIPES

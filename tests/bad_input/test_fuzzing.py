@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bad_rows import batch, stripes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from helpers.bad_rows import batch, stripes
 from semflow import metrics
 from semflow.data import Sample, decode_image, load_mask
 from semflow.data.decoding import oriented_size

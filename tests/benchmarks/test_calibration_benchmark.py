@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import calibration
 from PIL import Image
 from scipy.stats import betabinom
 
 import semflow.recipes
-from benchmarks import calibration
 from semflow.errors import ConfigError
 
 

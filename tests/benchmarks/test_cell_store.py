@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks.shared.store import CellStore, digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from benchmarks.shared.store import CellStore, digest
 
 NAMES = st.sampled_from(["recipe", "seed", "fit", "blocks", "β"])
 LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-1, 1) | st.text(max_size=3)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import semflow
 from benchmarks.reproduce import peers, planning
 from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.tables import table
@@ -15,6 +13,8 @@ from benchmarks.retrofit import cells as retrofit_cells
 from benchmarks.retrofit.cells import RetrofitCell, Setup
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.store import CellStore, digest
+
+import semflow
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 CELLS = {path: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*/cells/*.json"))}

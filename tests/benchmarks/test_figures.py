@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from benchmarks.figures.__main__ import choose, main
 from benchmarks.figures.compute import Histogram, histograms, mean_histograms, views
+from PIL import Image
+
 from semflow import Detector, fit
 from semflow.data import MVTecAD
 from semflow.functional import mask_to_grid

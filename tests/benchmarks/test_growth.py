@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from benchmarks.growth import __main__ as growth
 from benchmarks.growth.curves import AXES, exponent, measure_point
 

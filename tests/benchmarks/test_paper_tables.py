@@ -6,8 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-
 from benchmarks.paper import NAMES, PaperRow, load, lookup
+
 from semflow.errors import ConfigError
 
 ROWS = [(name, row) for name in NAMES for row in load(name).rows]

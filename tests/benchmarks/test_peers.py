@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce import peers
 from benchmarks.reproduce.cells import Cell, arguments_of
 from benchmarks.shared.datasets import Data
+
 from semflow.data import MVTecAD
 from semflow.features import TimmFeatures
 from semflow.metrics import ImageAccumulator

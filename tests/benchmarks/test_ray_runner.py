@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import spawned_work
-from keeping import Kept
-from ray_nodes import Nodes
-from spawned_work import work
-
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.ray_runner import run_on_ray
 from benchmarks.shared.runner import run_all
 from benchmarks.shared.store import CellStore
+
+from helpers import spawned_work
+from helpers.keeping import Kept
+from helpers.ray_nodes import Nodes
+from helpers.spawned_work import work
 from semflow.app.scale import connected
 from semflow.errors import ConfigError
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ADDRESS": "",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(spawned_work.__file__).parent)]),
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(spawned_work.__file__).parents[1])]),
 }
 
 
@@ -122,7 +122,7 @@ def test_cells_are_spread_over_nodes_and_the_same_as_those_of_processes(mvtec: P
         cells = [json.loads(path.read_text()) for path in (output / "cells").glob("[!.]*.json")]
         return {json.dumps(cell["config"], sort_keys=True): cell["result"]["metrics"] for cell in cells}
 
-    with Nodes(tmp_path, [ROOT, Path(spawned_work.__file__).parent]) as nodes:
+    with Nodes(tmp_path, [ROOT, Path(spawned_work.__file__).parents[1]]) as nodes:
         nodes.add(1)
         nodes.add(1)
         command = [sys.executable, "-m", "benchmarks.reproduce", *words(mvtec, tmp_path / "ray")]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.paper import load
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce.cells import Job

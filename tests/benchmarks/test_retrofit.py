@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from benchmarks.retrofit import __main__ as retrofit
 from benchmarks.retrofit.cells import Prepared, RetrofitCell, RetrofitJob, Setup, measure, perform, prepare
 from benchmarks.retrofit.flows import LIBRARIES
@@ -21,6 +19,8 @@ from benchmarks.retrofit.report import METRICS, excerpt, summarise, to_markdown
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.runner import Outcome
 from benchmarks.shared.store import CellStore
+from torch import Tensor
+
 from semflow.errors import ConfigError
 from semflow.testing import check_flow
 from semflow.testing.case import perturb

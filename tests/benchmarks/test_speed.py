@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import files, flows, metrics, recipes, timing
 from benchmarks.speed.cuda import measure_cuda, stream
@@ -17,6 +15,7 @@ from benchmarks.speed.metrics import measure_metrics, measure_pixels
 from benchmarks.speed.recipes import Case, flops, measure_recipes
 from benchmarks.speed.start import measure_start
 from benchmarks.speed.timing import Report, Seconds, Variant, best, in_turns, linears, missing, ratio, using_threads
+from torch import nn
 
 PLAN = Plan(2, 2, compiled=False)
 SMALL = Variant("_small", "small", 2)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from benchmarks.trust import __main__ as trust
 from benchmarks.trust import page as trust_page
 from benchmarks.trust import parts as trust_parts

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data_cases import fails, left_half_is_anomalous, relative, save_grey, save_index_mask
 
+from helpers.data_cases import fails, left_half_is_anomalous, relative, save_grey, save_index_mask
 from semflow.data import BTAD, ImageDataset, open_dataset
 from semflow.errors import ConfigError
 

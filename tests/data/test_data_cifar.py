@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_cases import SHARED, fails, in_a_forked_child, places_in, relative
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from helpers.data_cases import SHARED, fails, in_a_forked_child, places_in, relative
 from semflow.data import CIFAR10, CIFAR10_CLASSES, collate, open_dataset
 from semflow.data.cifar_batches import read_batch
 from semflow.errors import ConfigError, DataError

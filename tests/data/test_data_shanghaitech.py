@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_cases import fails, left_half_is_anomalous, relative, save_grey
 from torch.utils.data import DataLoader
 
+from helpers.data_cases import fails, left_half_is_anomalous, relative, save_grey
 from semflow.data import ShanghaiTech, collate, open_dataset
 from semflow.errors import ConfigError
 

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data_cases import fails, left_half_is_anomalous, relative, save_grey, save_index_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.data_cases import fails, left_half_is_anomalous, relative, save_grey, save_index_mask
 from semflow.data import MVTecAD, VisA, open_dataset
 from semflow.errors import ConfigError
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from small import make_detector, make_images
 
+from helpers.small_detector import make_detector, make_images
 from semflow.data import Sample
 from semflow.detectors import Detector
 

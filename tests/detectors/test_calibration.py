@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import semflow
-from conftest import make_images
+from helpers.small_detector import make_images
 from semflow.detectors import conformal_p_values
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.training import (

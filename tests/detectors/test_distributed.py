@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joint
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from helpers import joint_training as joint
 from semflow.bases import SemanticGaussian
 from semflow.detectors import Training
 from semflow.errors import ConfigError
@@ -23,13 +23,12 @@ from semflow.training.loading import dealt_batches, split_batches
 from semflow.training.sharing import SharedBatchNorm, shared
 from semflow.training.stepping import train_on_batch
 
-HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 
 
 def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "joint.py"), str(count), str(folder), *words]
+    command = [sys.executable, joint.__file__, str(count), str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 

@@ -1,11 +1,11 @@
 """Steps of the optimiser: random groups of locations against whole maps, and the maps that are computed once."""
 
-import joint
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import joint_training as joint
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Training
 from semflow.errors import ConfigError, DataError, TrainingError

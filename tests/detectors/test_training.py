@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small import make_images
 
+from helpers.small_detector import make_images
 from semflow.detectors import Training
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
 from semflow.training import checkpoint, evaluate, fit, load_into, read_config
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomic(path, fail)
+        checkpoint.replace_file(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

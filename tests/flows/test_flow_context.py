@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from flow_cases import features
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.flow_cases import features
 from semflow.flows import AffineCoupling
 from semflow.nn import (
     Context,

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from flow_cases import D, blocks, features, generator
 from torch import Tensor, nn
 
+from helpers.flow_cases import D, blocks, features, generator
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack
 from semflow.flows.kernels.fused import composition, composition_rest, fused, fused_rest
 from semflow.flows.kernels.operators import operator

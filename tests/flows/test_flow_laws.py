@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 import torch
-from flow_cases import CASES, D, blocks, context_of, default_dtype, features
 from torch import nn
 
+from helpers.flow_cases import CASES, D, blocks, context_of, default_dtype, features
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import (
     AffineCoupling,

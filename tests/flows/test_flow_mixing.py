@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from flow_cases import features, generator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.flow_cases import features, generator
 from semflow.errors import ConfigError, DataError, ShapeError
 from semflow.flows import FlowSequence, GlobalAffine, HardPermutation, SoftPermutation, Standardize
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from flow_cases import generator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.flow_cases import generator
 from semflow.flows.kernels import products
 from semflow.flows.kernels.products import packed, product
 from semflow.flows.steps import CouplingForm

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from functional_truths import ctx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.functional_truths import ctx
 from semflow.errors import ConfigError
 from semflow.functional import CLAMPS, soft_clamp
 

@@ -6,10 +6,10 @@ Errors are measured against the largest term of the sum (see functional_truths):
 import numpy as np
 import pytest
 import torch
-from functional_truths import FORMS, TOLERANCE, assert_close, log_odds, log_prob
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.functional_truths import FORMS, TOLERANCE, assert_close, log_odds, log_prob
 from semflow.functional import inverse_gamma_kl, normal_log_odds, normal_log_prob
 
 CHANNELS = (1, 2, 512, 2048)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from functional_truths import FORMS, expectation, log_variance_grid
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from helpers.functional_truths import FORMS, expectation, log_variance_grid
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, normal_log_odds, normal_log_prob
 

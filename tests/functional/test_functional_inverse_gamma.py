@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from functional_truths import TOLERANCE, assert_close, ctx, expectation, kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from helpers.functional_truths import TOLERANCE, assert_close, ctx, expectation, kl
 from semflow.errors import ConfigError
 from semflow.functional import (
     digamma,

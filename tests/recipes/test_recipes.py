@@ -9,46 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.recipe_cases import COMMON, SMALL, WITH_AND_WITHOUT, as_json, images, small, stack
 from semflow.bases import SemanticGaussian, StandardNormal
-from semflow.data import Sample
 from semflow.errors import ConfigError
 from semflow.flows import AffineCoupling, HardPermutation, SoftPermutation, Standardize
 from semflow.functional import to_locations
 from semflow.recipes import RECIPES, build, load, sanflow
 from semflow.recipes.recipe import recipe
 from semflow.training import evaluate, fit
-
-SMALL = {
-    "sanflow": {"blocks": 2, "position_channels": 16},
-    "cflow_ad": {"blocks": 2, "position_channels": 16, "locations": 64},
-    "fastflow": {"steps": 2},
-    "differnet": {"blocks": 1, "hidden": 16, "views": 4, "levels": 2},
-    "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2},
-    "msflow": {"blocks": (1, 1, 2), "position_channels": 16},
-}
-# The smallest pyramid that timm has: 16 to 64 channels.
-COMMON = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
-
-
-def small(name: str, **arguments):
-    return build(name, **{**COMMON, **SMALL[name], **arguments})
-
-
-def images(count: int, seed: int = 0) -> list[Sample]:
-    generator = torch.Generator().manual_seed(seed)
-    nothing = torch.zeros(64, 64, dtype=torch.bool)
-    return [Sample(torch.rand(3, 64, 64, generator=generator), 0, nothing, f"{i}.png") for i in range(count)]
-
-
-def as_json(value):
-    return json.loads(json.dumps(value))
-
-
-def stack(samples):
-    return torch.stack([s.image for s in samples])
-
-
-WITH_AND_WITHOUT = [(name, statistics) for name in RECIPES for statistics in (False, True) if name != "sanflow"]
 
 
 @pytest.mark.parametrize(("name", "statistics"), [*WITH_AND_WITHOUT, ("sanflow", None)])

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_recipes import WITH_AND_WITHOUT, images, small, stack
 
+from helpers.recipe_cases import WITH_AND_WITHOUT, images, small, stack
 from semflow.training import load_into, save_model
 
 # float32 keeps a log-density near one nat per dimension to 1e-7, so a score near 0 cannot be had to 1e-6 of itself.

@@ -118,7 +118,7 @@ def test_a_run_is_read_back_whole(tmp_path) -> None:
         load(run)
     del config["arguments"]["blocks"]
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="of another detector"):
+    with pytest.raises(CheckpointError, match="saved from"):
         load(run)
     config["arguments"]["unheard"] = 1
     (run / "config.json").write_text(json.dumps(config))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 
-import faulty_flows as faulty
 import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers import faulty_flows as faulty
 from semflow.errors import ShapeError
 from semflow.testing import LAWS, LawError, check_flow
 

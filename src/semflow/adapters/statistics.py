@@ -108,9 +108,7 @@ class FlowWithStatistics(nn.Module):
         self.base = base or (StandardNormal() if head is None else SemanticGaussian())
         self.objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
         if head is None and isinstance(self.base, SemanticGaussian):
-            raise ConfigError(
-                "head must give a SemanticGaussian its variance, but got None; give FixedVariance()"
-            )
+            raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
 
     def loss(
         self,

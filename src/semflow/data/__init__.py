@@ -1,4 +1,4 @@
-"""Image data sets: folders of images, and the layouts of public data sets for anomaly detection."""
+"""Image datasets: folders of images, and the layouts of public datasets for anomaly detection."""
 
 from .btad import BTAD
 from .cifar import CIFAR10, CIFAR10_CLASSES

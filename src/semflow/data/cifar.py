@@ -1,4 +1,4 @@
-"""CIFAR-10 as a one-class data set."""
+"""CIFAR-10 as a one-class dataset."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -14,43 +14,44 @@ from semflow.errors import ConfigError, DataError
 
 from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
 from .decoding import decode_image
-from .files import find_images
+from .files import find_images, require_folder
 from .folder import ImageDataset, Record
-from .places import check_split, require_folder
+from .layouts import UNPACK
 from .zips import ZipFiles
 
 __all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""The classes, in the order of their labels."""
+"""Names of the classes, in the order of their labels."""
 
 
 class CIFAR10(ImageDataset):
-    """CIFAR-10 (Krizhevsky 2009) with one class for normal and the other nine for anomalous; no masks.
+    """CIFAR-10 (Krizhevsky 2009) with one normal class and nine anomalous classes, without masks.
 
-    "train" holds the training images of the normal class alone; "test" holds all test images, label 0 for the normal
-    class and 1 for the others. The usual figure is the mean of ten AUROCs, each class being the normal one once.
+    "train" has the training images of the normal class; "test" has all test images, with label 0 for the normal class
+    and 1 for the others. The usual result is the mean AUROC over ten runs, with each class as the normal one once.
 
     Args:
-        root: cifar-10-batches-py or the folder that holds it; or a folder or a zip file with train/CLASS/* and
-            test/CLASS/*. The batches are pickles: they are read without running anything that they may name. A zip
-            file is read as it is. Of packed images, `paths` are `test_batch#17` and `cifar.zip#test/cat/0001.jpg`.
+        root: cifar-10-batches-py or the folder that contains it; or a folder or a zip file with train/CLASS/* and
+            test/CLASS/*. The batches are pickles, read without executing code from them. A zip file is read without
+            unpacking it. The paths of packed images are `test_batch#17` and `cifar.zip#test/cat/0001.jpg`.
         split: "train" or "test".
-        image_size: side of the images in pixels; the originals have 32.
-        category: the normal class, one of `CIFAR10_CLASSES`.
-        cache: see `ImageDataset`.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for name in CIFAR10_CLASSES:
-    ...         (Path(root) / "test" / name).mkdir(parents=True)
-    ...         Image.new("RGB", (32, 32)).save(Path(root) / "test" / name / "0000.png")
-    ...     CIFAR10(root, "test", image_size=32, category="cat")
-    CIFAR10(1 normal, 9 anomalous, image_size=32, has_masks=False)
+        image_size: Side of the images in pixels; the original images have 32.
+        category: The normal class, one of `CIFAR10_CLASSES`.
+        cache: See `ImageDataset`.
 
     Raises:
-        ConfigError: there is no such class.
-        DataError: a batch is missing, broken or no batch, or a class is missing.
+        ConfigError: If `category` is not a class.
+        DataError: If a batch is missing or broken, or a class is missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in CIFAR10_CLASSES:
+        ...         (Path(root) / "test" / name).mkdir(parents=True)
+        ...         Image.new("RGB", (32, 32)).save(Path(root) / "test" / name / "0000.png")
+        ...     CIFAR10(root, "test", image_size=32, category="cat")
+        CIFAR10(1 normal, 9 anomalous, image_size=32, has_masks=False)
     """
 
     @checked
@@ -63,34 +64,27 @@ class CIFAR10(ImageDataset):
         category: str,
         cache: bool = False,
     ) -> None:
-        check_split("CIFAR10", split)
         if category not in CIFAR10_CLASSES:
-            raise ConfigError(
-                f"CIFAR10: expected category to be one of {', '.join(CIFAR10_CLASSES)}, but got {category!r}."
-            )
+            raise ConfigError(f"category must be one of {', '.join(CIFAR10_CLASSES)}, but got {category!r}")
         top = Path(root)
         self._pixels: NDArray[np.uint8] | None = None
         self._zip: ZipFiles | None = None
-        self._members: list[str] = []
         if top.is_file() and top.suffix.lower() == ".zip":
             self._zip = ZipFiles(top)
             chosen = _by_class(top, split, category, self._zip.images())
-            self._members = [name for name, _ in chosen]
             records = [Record(Path(f"{top}#{name}"), label) for name, label in chosen]
+            self._members = [name for name, _ in chosen]
+        elif batches := _batches_folder(require_folder(top, "the folder of CIFAR-10")):
+            records, self._pixels = _from_batches(batches, split, category)
         else:
-            require_folder(top, "the folder of CIFAR-10")
-            batches = next((path for path in (top, top / "cifar-10-batches-py") if _has_batches(path)), None)
-            if batches is not None:
-                records, self._pixels = _from_batches(batches, split, category)
-            else:
-                require_folder(top / split, f"cifar-10-batches-py or {split}/CLASS in {top}")
-                names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
-                records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
+            require_folder(top / split, f"a folder {split}/CLASS, unless {top} contains cifar-10-batches-py")
+            names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
+            records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
         super().__init__(records, image_size, cache=cache)
         self.root, self.split, self.category = top, split, category
 
     def read_image(self, index: int) -> Image.Image:
-        """Decode an image, from wherever it lies."""
+        """Decode an image from its batch, zip file or image file."""
         if self._pixels is not None:
             return Image.fromarray(np.ascontiguousarray(self._pixels[index].transpose(1, 2, 0)))
         if self._zip is not None:
@@ -100,15 +94,16 @@ class CIFAR10(ImageDataset):
 
 
 def is_cifar10(path: Path) -> bool:
-    """Whether there is CIFAR-10 at a path: its batches, a folder of its classes, or a zip file, which may be one."""
+    """Return True for the batches of CIFAR-10, a folder of its classes, or any zip file."""
     if path.is_file():
         return path.suffix.lower() == ".zip"
-    batches = _has_batches(path) or _has_batches(path / "cifar-10-batches-py")
-    return batches or any(all((path / s / c).is_dir() for c in CIFAR10_CLASSES) for s in ("train", "test"))
+    has_classes = any(all((path / s / c).is_dir() for c in CIFAR10_CLASSES) for s in ("train", "test"))
+    return has_classes or _batches_folder(path) is not None
 
 
-def _has_batches(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*TRAIN_FILES, *TEST_FILES))
+def _batches_folder(folder: Path) -> Path | None:
+    candidates = (folder, folder / "cifar-10-batches-py")
+    return next((c for c in candidates if any((c / name).is_file() for name in (*TRAIN_FILES, *TEST_FILES))), None)
 
 
 def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record], NDArray[np.uint8]]:
@@ -122,14 +117,14 @@ def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record]
     found = {record.label for record in records}
     if 0 not in found or (split == "test" and 1 not in found):
         raise DataError(
-            f"{folder}: expected images of {category}{' and others' * (split == 'test')} for {split}, but there are "
-            "none; unpack cifar-10-python.tar.gz again."
+            f"{folder} must contain {split} images of {category}{' and other classes' * (split == 'test')}, but got "
+            "none; unpack cifar-10-python.tar.gz again"
         )
     return records, np.concatenate(pixels)
 
 
 def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> list[tuple[str, int]]:
-    """The names SPLIT/CLASS/FILE of a split with their labels, sorted; a folder may lie around all of them."""
+    """Return the names SPLIT/CLASS/FILE of a split with their labels, sorted; they may have a common parent folder."""
     chosen = []
     found = set()
     for name in sorted(names):
@@ -137,16 +132,11 @@ def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> li
         if len(parts) < 3 or parts[-3] != split:
             continue
         if parts[-2] not in CIFAR10_CLASSES:
-            raise DataError(
-                f"{root}: expected the ten classes of CIFAR-10 in {split}/, but it holds {parts[-2]}/; move it."
-            )
+            raise DataError(f"{root} must contain only classes of CIFAR-10 in {split}/, but got {parts[-2]}/; move it")
         found.add(parts[-2])
         if split == "test" or parts[-2] == category:
             chosen.append((name, int(parts[-2] != category)))
     missing = sorted(set(CIFAR10_CLASSES if split == "test" else (category,)) - found)
     if missing:
-        raise DataError(
-            f"{root}: expected images in {split}/CLASS, but {', '.join(missing)} has none; "
-            "unpack the data set completely."
-        )
+        raise DataError(f"{root} must contain images in {split}/CLASS, but got none of {', '.join(missing)}; {UNPACK}")
     return chosen

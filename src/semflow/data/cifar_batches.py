@@ -1,4 +1,4 @@
-"""The Python batches of CIFAR-10: pickles, read without letting them run anything."""
+"""The Python batches of CIFAR-10: pickles, read without executing code from them."""
 
 import pickle
 from collections.abc import Callable
@@ -17,24 +17,26 @@ TEST_FILES = ("test_batch",)
 
 
 def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch.
+    """Return the images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch.
 
-    A pickle may name any function for its reader to call. A batch needs an array and its type, and any other name is
-    an error here; so a file that only claims to be a batch cannot run code.
+    A pickle may name any function for its reader to call. A batch needs only an array and its dtype, so any other name
+    is an error and a malicious file cannot run code.
 
     Raises:
-        DataError: there is no such file, it is cut short, or it holds something else.
+        DataError: If the file does not exist, is truncated, or has other content.
     """
     try:
         with file.open("rb") as opened:
-            batch = _BatchUnpickler(opened).load()
+            batch = _BatchUnpickler(file, opened).load()
     except FileNotFoundError:
         raise DataError(
-            f"{file}: expected a batch of CIFAR-10, but there is none; unpack cifar-10-python.tar.gz completely."
+            f"{file} must be a batch of CIFAR-10, but got no such file; unpack cifar-10-python.tar.gz completely"
         ) from None
-    except Exception as error:  # a broken pickle fails in whatever its bytes happen to mean
+    except DataError:
+        raise
+    except Exception as error:  # a broken pickle raises errors of any class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file}: expected a whole batch of CIFAR-10, but: {reason}; unpack it again.") from None
+        raise DataError(f"{file} must be a complete batch of CIFAR-10, but got {reason}; unpack it again") from None
     data, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
     if not (
         isinstance(data, np.ndarray)
@@ -45,21 +47,20 @@ def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         and all(type(label) is int and 0 <= label < 10 for label in labels)
     ):
         raise DataError(
-            f"{file}: expected data (N, 3072) of uint8 and labels from 0 to 9, as CIFAR-10 has them, but got other "
-            "content; take the Python version of CIFAR-10."
+            f"{file} must contain uint8 data (N, 3072) and labels from 0 to 9, but got other content; "
+            "use the Python version of CIFAR-10"
         )
     if len(data) != len(labels):
-        raise DataError(
-            f"{file}: expected a label for each of {len(data)} images, but got {len(labels)}; unpack it again."
-        )
+        raise DataError(f"{file} must have one label per image, but got {len(labels)} for {len(data)}; unpack it again")
     return data.reshape(-1, 3, 32, 32), np.asarray(labels, dtype=np.int64)
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Arrays, bytes, lists and dicts; the functions that make them are this class's own."""
+    """Unpickler of arrays, bytes, lists and dicts that calls only functions of this module."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="bytes")  # the batches were written by Python 2
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path = path
+        super().__init__(file, encoding="bytes")  # Python 2 wrote the batches
 
     def find_class(self, module: str, name: str) -> object:
         match module, name:
@@ -71,15 +72,15 @@ class _BatchUnpickler(pickle.Unpickler):
                 return np.dtype
             case "_codecs", "encode":
                 return _new_encoder()
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch needs")
+        raise DataError(f"{self.path} must contain only arrays and lists, but got {module}.{name}; delete the file")
 
 
-# Made anew at each use: a pickle can set attributes of the functions that it gets, and must not change later reading.
+# New functions at each use: a pickle can set attributes of the functions it gets and must not affect later reads.
 
 
 def _new_array_maker() -> Callable[[object, object, object], NDArray[np.generic]]:
     def make(subtype: object, shape: object, dtype: object) -> NDArray[np.generic]:
-        """An empty array, whatever is asked for: the pickle then sets type, shape and bytes, which NumPy compares."""
+        """Return an empty array; the pickle then sets dtype, shape and bytes, which NumPy checks."""
         return np.ndarray((0,), np.uint8)
 
     return make
@@ -87,7 +88,7 @@ def _new_array_maker() -> Callable[[object, object, object], NDArray[np.generic]
 
 def _new_encoder() -> Callable[[str, str], bytes]:
     def encode(text: str, encoding: str) -> bytes:
-        """How Python 3 writes bytes for the old protocols."""
+        """Return bytes from the string that Python 3 writes for old protocols."""
         return text.encode("latin1")
 
     return encode

@@ -1,4 +1,4 @@
-"""Image files to RGB and masks, with Pillow; whatever is wrong with a file becomes one line that names it."""
+"""Image files decoded to RGB and masks with Pillow; every problem with a file is a DataError of one line."""
 
 import os
 import stat
@@ -17,9 +17,8 @@ from torch import Tensor
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
-from .modes import WIDE_MODES, to_rgb
-
 __all__ = [
+    "check_image_size",
     "check_mask_size",
     "decode_image",
     "decode_mask",
@@ -30,50 +29,56 @@ __all__ = [
     "resize_mask",
 ]
 
+_WIDE_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's conversion would clip them at 255
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
 _LOSSY = frozenset({"JPEG", "MPO", "WEBP"})
-# Those of `semflow.data.files.EXTENSIONS`, whatever a file is called: Pillow reads others by running programs.
+# The formats of `semflow.data.files.EXTENSIONS`, whatever the suffix: Pillow reads others by running programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 _LARGEST_SIDE = 2**14
 
 
 @checked
 def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Image.Image:
-    """Read an image file as 8-bit RGB, upright (EXIF orientation applied); see `semflow.data.modes.to_rgb`.
+    """Decode an image file to 8-bit RGB, upright (EXIF orientation applied).
 
-    Of an animation or a stack of pages, the first image is read.
+    16-bit grayscale is scaled by its full range (65535 becomes 255), never by the image's own maximum, so that
+    brightness stays comparable between images; float grayscale must lie in [0, 1]. Transparent pixels are composited
+    over mid-gray, because the colors stored under full transparency are arbitrary. Of an animation or a multi-page
+    file, the first image is read.
 
     Args:
-        path: the file, or what an error calls `file`.
-        file: an open binary file to read instead, such as a member of an archive.
+        path: The file, or the name of `file` in errors.
+        file: An open binary file to read instead, such as a member of an archive.
+
+    Returns:
+        The image at its own size.
 
     Raises:
-        DataError: there is no such file, it is no image, it is truncated, or its values have no known range.
+        DataError: If the file does not exist, is not an image, is truncated, or has values outside the ranges above.
 
     Example:
         >>> import io
-        >>> held = io.BytesIO()
-        >>> Image.new("L", (4, 3), 128).save(held, "PNG")
-        >>> decode_image("in memory", held).getpixel((0, 0))
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 3), 128).save(file, "PNG")
+        >>> decode_image("in memory", file).getpixel((0, 0))
         (128, 128, 128)
     """
     with _opened(path, file) as image:
-        return to_rgb(_upright(image), fspath(path))
+        return _to_rgb(_upright(image), fspath(path))
 
 
 def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
-    """Read a mask file as a bool array (H, W), true where anomalous.
+    """Decode a mask file to a bool array (H, W), true where anomalous.
 
-    Every pixel that is not black (or transparent) counts, so that masks of 0/1, of 0/255 and of class numbers read
-    alike; in a lossy format (JPEG, WebP), whose black is not exact, the brighter half counts. Of an image with a
-    palette the colours count, or the numbers of the classes where the palette is black all over.
+    Every pixel that is not black or transparent is anomalous, so masks of 0/1, of 0/255 and of class indices give the
+    same result. In a lossy format (JPEG, WebP), black is not exact, so values above 127 are anomalous. In an image
+    with a palette the colors count, or the indices if the whole palette is black.
     """
     with _opened(path) as image:
         threshold = 127 if image.format in _LOSSY else 0
         upright = _upright(image)
-        # 1 of 65535 is a label too and must not round to black, so wide formats are not converted.
-        wide = upright.mode in WIDE_MODES
-        values = np.asarray(upright) if wide else np.asarray(to_rgb(upright, fspath(path), 0)).max(axis=2)
+        wide = upright.mode in _WIDE_MODES  # not converted: 1 of 65535 is a label too and must not round to black
+        values = np.asarray(upright) if wide else np.asarray(_to_rgb(upright, fspath(path), background=0)).max(axis=2)
         if upright.mode == "P" and not any(upright.getpalette() or ()):
             values = np.asarray(upright)
         mask: NDArray[np.bool_] = values > threshold
@@ -81,23 +86,26 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
 
 
 def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
-    """Width and height of an image file after its EXIF orientation, from the header alone.
-
-    Raises:
-        DataError: there is no such file, or it is no image.
-    """
+    """Return the width and height of an image file after EXIF orientation, from its header alone."""
     with _opened(path) as image:
         width, height = image.size
-        # Asking a PNG without EXIF data for them would decode the whole file; a TIFF's size is upright already.
+        # Reading the EXIF data of a PNG without any would decode the whole file; a TIFF's size is upright already.
         turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 
 @checked
 def load_image(path: str | PathLike[str], size: int) -> Tensor:
-    """Read an image file as a float32 tensor (3, size, size) in [0, 1].
+    """Load an image file as a float32 tensor (3, size, size) in [0, 1].
 
-    Resized bilinearly with antialiasing, the aspect ratio not kept, as the field does.
+    The image is resized bilinearly with antialiasing; its aspect ratio is not kept. Decoding is that of `decode_image`.
+
+    Args:
+        path: The image file.
+        size: Side of the result in pixels.
+
+    Raises:
+        DataError: If the file is not a readable image.
 
     Example:
         >>> import tempfile
@@ -106,23 +114,24 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
         ...     load_image(f"{folder}/a.png", 16)[:, 0, 0]
         tensor([0., 0., 1.])
     """
+    check_image_size(size=size)
     return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
 
 
 @checked
 def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] | None = None) -> Tensor:
-    """Read a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbour.
+    """Load a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbor.
 
-    Nearest is the field's custom, and published pixel metrics depend on it: keeping every anomalous pixel while
-    shrinking would grow the regions. A defect thinner than the reduction can therefore lose pixels.
+    Published pixel metrics depend on nearest-neighbor resizing: keeping every anomalous pixel while shrinking would
+    enlarge the regions. A defect thinner than the reduction factor can therefore lose pixels.
 
     Args:
-        path: the mask file.
-        size: side of the result.
-        image_size: (width, height) of the image that the mask belongs to; None leaves it unchecked.
+        path: The mask file.
+        size: Side of the result in pixels.
+        image_size: Width and height of the image that the mask belongs to; None skips the check.
 
     Raises:
-        DataError: the file is broken, or of another size than its image.
+        DataError: If the file is not a readable image or its size differs from `image_size`.
 
     Example:
         >>> import tempfile
@@ -131,33 +140,38 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
         ...     load_mask(f"{folder}/a_mask.png", 16, image_size=(40, 30)).all()
         tensor(True)
     """
-    _check_side(size)
+    check_image_size(size=size)
     mask = decode_mask(path)
     if image_size is not None:
         check_mask_size(path, (mask.shape[1], mask.shape[0]), image_size)
     return torch.from_numpy(resize_mask(mask, size))
 
 
+def check_image_size(**sizes: int) -> None:
+    """Raise ConfigError for the first image side, given by name, that is not positive or too large."""
+    for name, size in sizes.items():
+        if not 1 <= size <= _LARGEST_SIDE:
+            raise ConfigError(f"{name} must be between 1 and {_LARGEST_SIDE} pixels, but got {size}")
+
+
 def check_mask_size(path: str | PathLike[str], size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Raise DataError unless a mask has the (width, height) of its image."""
+    """Raise DataError if the (width, height) of a mask differs from that of its image."""
     if size != image_size:
         raise DataError(
-            f"{fspath(path)}: expected a mask of its image's size, {image_size[0]} x {image_size[1]} pixels, "
-            f"but it has {size[0]} x {size[1]}; make the mask again from the image as it is."
+            f"{fspath(path)} must have the size of its image, {image_size[0]} x {image_size[1]} pixels, "
+            f"but got {size[0]} x {size[1]}; create the mask again from the original image"
         )
 
 
 def resize_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB image as a uint8 array (3, size, size), as `load_image` does it."""
-    _check_side(size)
+    """Resize an RGB image to a uint8 array (3, size, size), as `load_image` does."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1).copy()
 
 
 def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """A mask (H, W) as a bool array (size, size), as `load_mask` does it."""
-    _check_side(size)
+    """Resize a mask (H, W) to a bool array (size, size), as `load_mask` does."""
     if mask.shape == (size, size):
         return mask
     resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
@@ -165,59 +179,72 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return result
 
 
-def _check_side(size: int) -> None:
-    if size < 1:
-        raise ConfigError(f"image_size: expected a side of at least 1 pixel, but got {size}.")
-    if size > _LARGEST_SIDE:
-        raise ConfigError(f"image_size: expected a side of at most {_LARGEST_SIDE} pixels, but got {size}.")
+def _to_rgb(image: Image.Image, name: str, background: int = 128) -> Image.Image:
+    """Convert an image of any mode to RGB without clipping; `background` is the gray under transparent pixels."""
+    if image.mode == "F":
+        return _gray_to_rgb(image, 1.0, name, "float grayscale values in [0, 1]")
+    if image.mode in _WIDE_MODES:
+        return _gray_to_rgb(image, 65535.0, name, "grayscale values between 0 and 65535")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        below = Image.new("RGBA", layer.size, (background, background, background, 255))
+        return Image.alpha_composite(below, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _gray_to_rgb(image: Image.Image, largest: float, name: str, expected: str) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    if not (low >= 0.0 and high <= largest):  # also catches NaN
+        raise DataError(
+            f"{name} must have {expected}, but got values from {low:g} to {high:g}; "
+            "rescale them or save the image as 8-bit or 16-bit grayscale"
+        )
+    return Image.fromarray(np.rint(values * (255.0 / largest)).astype(np.uint8)).convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF data in an image whose pixels are whole: there is no orientation to apply
+    except Exception:  # broken EXIF data of an image with intact pixels: it has no orientation then
         return image
 
 
 @contextmanager
 def _opened(path: str | PathLike[str], file: IO[bytes] | None = None) -> Iterator[Image.Image]:
-    """Open an image and turn whatever goes wrong while it is read into a DataError."""
-    name = fspath(path)
+    """Open an image and convert every error during reading to a DataError."""
     try:
         if file is None:
-            _refuse_special(Path(path))
+            mode = Path(path).stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading from a pipe could wait forever
+                raise DataError(f"{path} must be an image file, but got a pipe, a socket or a device; move it")
         with Image.open(path if file is None else file, formats=_FORMATS) as image:
             yield image
     except DataError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever their parsers stumble on
-        raise DataError(f"{name}: {_what_is_wrong(Path(path), error)}") from None
+    except Exception as error:  # Pillow's plugins raise errors of any class
+        expected, found, advice = _diagnosis(Path(path), error)
+        raise DataError(f"{fspath(path)} must {expected}, but got {found}; {advice}") from None
 
 
-def _refuse_special(path: Path) -> None:
-    """Raise DataError for what is there but no file: reading from a pipe would wait, perhaps for ever."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{path}: expected an image file, but it is a pipe, a socket or a device; move it away.")
-
-
-def _what_is_wrong(path: Path, error: Exception) -> str:
+def _diagnosis(path: Path, error: Exception) -> tuple[str, str, str]:
+    """Return what was expected, what was found, and what to do."""
     match error:
         case FileNotFoundError() if path.is_symlink():
-            return "expected an image file, but it is a link to a file that is not there; mend or delete it."
+            return "be an image file", "a broken link", "repair or delete it"
         case FileNotFoundError():
-            return "expected an image file, but there is none; check the path."
+            return "be an image file", "no such file", "check the path"
         case IsADirectoryError():
-            return "expected an image file, but it is a folder; name a file in it."
+            return "be an image file", "a folder", "name a file in it"
         case PermissionError():
-            return "expected a readable image file, but permission was denied; change its permissions."
+            return "be a readable image file", "no permission to read it", "change its permissions"
         case Image.DecompressionBombError():
-            return f"expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, but it has more; cut it into tiles."
-        case OSError(strerror=str(reason)):  # the system's: a loop of links, a name too long, a disk that fails
-            return f"expected a readable image file, but: {reason}; mend, replace or delete it."
-    if os.path.exists(path) and path.stat().st_size == 0:  # noqa: PTH110 - of a name too long it says False
-        return "expected an image, but the file is empty; replace or delete it."
-    # Pillow's own words, without the file's name, which is said already.
+            return f"have at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels", "more", "cut it into tiles"
+        case OSError(strerror=str(reason)):  # from the system: a loop of links, a name too long, a failing disk
+            return "be a readable image file", reason, "repair, replace or delete it"
+    if os.path.exists(path) and path.stat().st_size == 0:  # noqa: PTH110 - returns False for a name too long
+        return "be an image file", "an empty file", "replace or delete it"
+    # Pillow's message without the file name, which the error starts with.
     reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "") or type(error).__name__
-    return f"expected a whole image ({' '.join(_FORMATS)}), but: {reason}; replace or delete it."
+    return f"be an intact image ({' '.join(_FORMATS)})", reason, "replace or delete it"

@@ -1,4 +1,4 @@
-"""Finding image files, always in the same order."""
+"""Image files and folders on disk, always listed in the same order."""
 
 import os
 from os import PathLike
@@ -6,57 +6,76 @@ from pathlib import Path
 
 from semflow.errors import DataError
 
-__all__ = ["EXTENSIONS", "find_images", "list_images", "subfolders"]
+__all__ = ["EXTENSIONS", "archives", "find_images", "list_images", "listed", "require_folder", "subfolders"]
 
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""What counts as an image file, compared in lower case."""
+"""Suffixes of image files, in lower case."""
+
+_ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 
 
 def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """The image files under a folder, by extension, sorted by posix relative path; hidden files and folders skipped.
+    """Return the image files in a folder, sorted by relative path; skip hidden files and folders.
 
-    What is called as an image but is none, such as a broken link, is found too: decoding says what is wrong with it.
-    Links to folders are not followed.
+    Only the suffix counts; decoding reports broken files. Links to folders are not followed.
 
     Raises:
-        DataError: a folder cannot be read: what is in it must not be missing in silence.
+        DataError: If a folder cannot be read.
     """
     found = []
-    for place, folders, names in os.walk(folder, onerror=_refuse):
-        # In place: os.walk goes on with what is left in the list.
+    for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
+        # In place: os.walk descends into the folders that remain in the list.
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         for name in names:
-            path = Path(place, name)
+            path = Path(parent, name)
             if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
                 found.append((path.relative_to(folder).as_posix(), path))
     return [path for _, path in sorted(found)]
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     reason = error.strerror or str(error)
-    raise DataError(f"{error.filename}: expected a folder that can be read, but: {reason}; allow it, or move it away.")
+    raise DataError(f"{error.filename} must be a readable folder, but got {reason}; change its permissions or move it")
 
 
 def list_images(root: str | PathLike[str]) -> list[Path]:
-    """As `find_images`, recursively, but finding nothing is an error.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-    """
-    folder = Path(root)
-    if not folder.exists():
-        raise DataError(f"{folder}: expected a folder of images, but there is none; check the path.")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of images, but it is a file; name the folder that holds it.")
+    """Return the image files in a folder and its subfolders; raise DataError if none exist."""
+    folder = require_folder(Path(root), "a folder of images")
     found = find_images(folder)
     if not found:
-        known = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"{folder}: expected a folder with images ({known}), but it holds none; check the path.")
+        raise DataError(f"{folder} must contain images ({' '.join(sorted(EXTENSIONS))}), but got none; check the path")
     return found
 
 
 def subfolders(root: Path) -> list[Path]:
-    """The folders directly in a folder, sorted by name; hidden ones skipped."""
+    """Return the folders directly in a folder, sorted by name; skip hidden ones."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def archives(folder: Path) -> list[Path]:
+    """Return the packed archives directly in a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES) and path.is_file())
+
+
+def require_folder(folder: Path, expected: str, advice: str = "check the path") -> Path:
+    """Return the folder if it exists; otherwise raise DataError, with advice if an archive is still packed."""
+    if folder.is_dir():
+        return folder
+    found = "no such folder"
+    if folder.is_file():
+        packed = folder.name.lower().endswith(_ARCHIVES)
+        found = "a packed archive" if packed else "a file"
+        advice = "unpack it and name the folder" if packed else "name the folder that contains it"
+    else:
+        parent = next((parent for parent in folder.parents[:2] if parent.is_dir()), None)
+        if parent is not None and (packed_files := archives(parent)):
+            found = f"no such folder, only the archive {packed_files[0].name} in {parent}"
+            advice = "unpack it there if it contains this dataset"
+    raise DataError(f"{folder} must be {expected}, but got {found}; {advice}")
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Join names for an error message, and shorten long lists."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in total)" if len(names) > most else "")

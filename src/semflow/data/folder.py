@@ -1,4 +1,4 @@
-"""Data sets of image files: the common base, and the plain folder."""
+"""Datasets of image files: the common base class and the plain folder."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from semflow._validation import checked
 from semflow.errors import ConfigError
 
-from .decoding import check_mask_size, decode_image, decode_mask, resize_image, resize_mask
+from .decoding import check_image_size, check_mask_size, decode_image, decode_mask, resize_image, resize_mask
 from .files import list_images
 from .samples import Sample
 
@@ -23,9 +23,9 @@ __all__ = ["ImageDataset", "ImageFolder", "Record"]
 
 
 class Record(NamedTuple):
-    """One image of a data set: where it is, its label (0, 1 or -1), and its mask file if it has one.
+    """One image of a dataset: its path, its label (0 normal, 1 anomalous, -1 unknown) and its mask file, if any.
 
-    Of images that lie packed in a file, `path` is the file's, then `#` and what is within: `01_001.avi#12`.
+    The path of an image packed in a file is the file's path, `#` and the position in it: `01_001.avi#12`.
 
     Example:
         >>> Record(Path("test/good/000.png"), 0).mask is None
@@ -38,21 +38,22 @@ class Record(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Image files with labels and perhaps masks, all resized to one square size.
+    """Image files with labels and optional masks, all resized to one square size.
 
-    With `has_masks` every sample has an anomaly mask: its mask file's, or all false for a normal image without one.
-    Otherwise every sample's mask is None, so that whether pixels are labelled never differs between batches.
-    Nothing is decoded before it is asked for. Data that are no image files override `read_image` and `read_mask`.
+    If `has_masks` is True, every sample has an anomaly mask, which is all false for a normal image without a mask file.
+    Otherwise every mask is None. Files are decoded on access. Subclasses for data other than image files
+    override `read_image` and `read_mask`.
 
     Args:
-        records: the files, in the order of the data set.
-        image_size: side of the images in pixels.
-        has_masks: whether the pixels are labelled.
-        cache: keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share what was cached
-            before they started (`verify()` caches everything); what a worker decodes stays with that worker.
+        records: The images, in the order of the dataset.
+        image_size: Side of the images in pixels.
+        has_masks: True if the pixels are labeled.
+        cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
+            cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
 
     Raises:
-        ConfigError: an image size below 1, or masks promised for an image that has none.
+        ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
+            unlabeled image is missing.
 
     Example:
         >>> import tempfile
@@ -68,29 +69,28 @@ class ImageDataset(Dataset[Sample]):
     def __init__(
         self, records: Sequence[Record], image_size: int = 256, *, has_masks: bool = False, cache: bool = False
     ) -> None:
-        if image_size < 1:
-            raise ConfigError(f"image_size: expected a side of at least 1 pixel, but got {image_size}.")
+        check_image_size(image_size=image_size)
         for record in records:
             if has_masks and record.mask is None and record.label != 0:
                 raise ConfigError(
-                    f"{record.path}: expected a mask of an image with label {record.label} where has_masks is True, "
-                    "but got None; give its mask, or has_masks=False."
+                    f"{record.path} must have a mask if has_masks is True and its label is {record.label}, "
+                    "but got None; pass its mask or has_masks=False"
                 )
         self.records = tuple(records)
         self.image_size = image_size
         self.has_masks = has_masks
         self.cache = cache
-        # numpy, not torch: handing many tensors to spawned workers runs out of file descriptors.
+        # NumPy arrays, because sending many tensors to spawned workers exhausts the file descriptors.
         self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {}
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The image files, in order."""
+        """Paths of the images, in order."""
         return tuple(str(record.path) for record in self.records)
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The labels, in order: 0 normal, 1 anomalous, -1 unknown."""
+        """Labels, in order: 0 normal, 1 anomalous, -1 unknown."""
         return tuple(record.label for record in self.records)
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class ImageDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"{type(self).__name__}: index {index} of {len(self)}.")
+            raise IndexError(f"index must be below {len(self)}, but got {index}")
         record = self.records[index]
         pixels, mask = self._decode(index % len(self))
         image = torch.from_numpy(pixels).float().div_(255.0)
@@ -106,25 +106,32 @@ class ImageDataset(Dataset[Sample]):
         return Sample(image, record.label, anomaly_mask, str(record.path))
 
     def __repr__(self) -> str:
-        names = {0: "normal", 1: "anomalous", -1: "of unknown label"}
+        names = {0: "normal", 1: "anomalous", -1: "unlabeled"}
         counts = ", ".join(f"{self.labels.count(label)} {names[label]}" for label in names if label in self.labels)
         return f"{type(self).__name__}({counts}, image_size={self.image_size}, has_masks={self.has_masks})"
 
     def verify(self) -> None:
-        """Decode every file once, and so fill the cache if there is one.
-
-        Raises:
-            DataError: naming the first file that is broken.
-        """
+        """Decode every file once and fill the cache, if enabled; raise DataError for the first broken file."""
         for index in range(len(self)):
             self._decode(index)
 
     def read_image(self, index: int) -> Image.Image:
-        """Decode an image, at its own size and in RGB; `index` counts from 0."""
+        """Decode the image at `index` (from 0) to RGB at its own size."""
         return decode_image(self.records[index].path)
 
     def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Decode the mask (H, W) of an image of the given (width, height) and resize it to `self.image_size`."""
+        """Decode the mask of an image of the given (width, height) and resize it to the size of the dataset.
+
+        Args:
+            index: Index of the image, from 0.
+            image_size: Width and height of the decoded image.
+
+        Returns:
+            A bool array (self.image_size, self.image_size), true where anomalous.
+
+        Raises:
+            DataError: If the mask is broken or its size differs from that of the image.
+        """
         mask = self.records[index].mask
         if mask is None:
             return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
@@ -132,8 +139,8 @@ class ImageDataset(Dataset[Sample]):
         check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
         if self.records[index].label == 1 and not decoded.any():
             warnings.warn(
-                f"{mask}: marks nothing, though {self.records[index].path} is anomalous: all of its pixels count as "
-                "normal; look at the mask.",
+                f"{mask} is empty although {self.records[index].path} is anomalous, so all of its pixels count as "
+                "normal; check the mask",
                 stacklevel=1,
             )
         return resize_mask(decoded, self.image_size)
@@ -150,24 +157,25 @@ class ImageDataset(Dataset[Sample]):
 
 
 class ImageFolder(ImageDataset):
-    """All images in a folder and its subfolders, in the order of their relative paths, with one label.
+    """Images in a folder and its subfolders, sorted by relative path, with one label.
 
     Args:
-        root: the folder; hidden files and folders in it are skipped.
-        image_size: side of the images in pixels.
-        label: -1 unknown (the default), or 0 if all are known to be normal; then the masks are all false.
-        cache: see `ImageDataset`.
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(Path(root) / "red.png")
-    ...     sample = ImageFolder(root, image_size=4)[0]
-    >>> sample.image.shape, sample.image.amax((1, 2)).tolist(), sample.label, sample.anomaly_mask
-    (torch.Size([3, 4, 4]), [1.0, 0.0, 0.0], -1, None)
+        root: The folder; hidden files and folders in it are skipped.
+        image_size: Side of the images in pixels.
+        label: 0 if all images are normal (their masks are then all false), 1 if all are anomalous, -1 if unknown.
+        cache: See `ImageDataset`.
 
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: If the folder does not exist or contains no image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(Path(root) / "red.png")
+        ...     sample = ImageFolder(root, image_size=4)[0]
+        >>> sample.image.shape, sample.image.amax((1, 2)).tolist(), sample.label, sample.anomaly_mask
+        (torch.Size([3, 4, 4]), [1.0, 0.0, 0.0], -1, None)
     """
 
     @checked
@@ -175,7 +183,7 @@ class ImageFolder(ImageDataset):
         self, root: str | PathLike[str], image_size: int = 256, *, label: int = -1, cache: bool = False
     ) -> None:
         if label not in (-1, 0, 1):
-            raise ConfigError(f"ImageFolder: expected label to be -1, 0 or 1, but got {label}.")
+            raise ConfigError(f"label must be -1, 0 or 1, but got {label}")
         records = [Record(path, label) for path in list_images(root)]
         super().__init__(records, image_size, has_masks=label == 0, cache=cache)
         self.root = Path(root)

@@ -9,8 +9,7 @@ from semflow.errors import DataError
 
 from .files import find_images, list_images, subfolders
 from .folder import ImageDataset, Record
-from .masks import with_masks
-from .places import category_folder, check_split
+from .layouts import category_folder, with_masks
 
 __all__ = ["MVTecAD"]
 
@@ -18,30 +17,30 @@ __all__ = ["MVTecAD"]
 class MVTecAD(ImageDataset):
     """A category in the layout of MVTec AD (Bergmann et al. 2019).
 
-    ROOT/train/good, ROOT/test/TYPE, ROOT/ground_truth/TYPE/NAME_mask.png (or NAME.png; any image format). `train` holds
-    normal images; in `test`, type `good` is normal and every image of another type has a mask. Existence and size of
-    the masks are checked here from the files' headers, before any hour of work; `verify()` decodes everything.
-
-    Other data sets come in this layout too, such as VisA after its authors' preparation script.
+    ROOT/train/good, ROOT/test/TYPE, ROOT/ground_truth/TYPE/NAME_mask.png (or NAME.png; any image format). The training
+    images are normal; of the test images, type `good` is normal and every image of another type has a mask. The
+    constructor checks existence and size of the masks from the headers of the files; `verify()` decodes everything.
+    Other datasets have this layout too, such as VisA after its authors' preparation script.
 
     Args:
-        root: the category's folder, or the folder of all categories if `category` is given.
+        root: The folder of the category, or of all categories if `category` is given.
         split: "train" or "test".
-        image_size: side of the images in pixels.
-        category: a folder in `root`.
-        cache: see `ImageDataset`.
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for name in ("test/good/0.png", "test/hole/0.png", "ground_truth/hole/0_mask.png"):
-    ...         (Path(root) / name).parent.mkdir(parents=True)
-    ...         Image.new("L", (8, 8), 255).save(Path(root) / name)
-    ...     MVTecAD(root, "test", image_size=4)
-    MVTecAD(1 normal, 1 anomalous, image_size=4, has_masks=True)
+        image_size: Side of the images in pixels.
+        category: A folder in `root`.
+        cache: See `ImageDataset`.
 
     Raises:
-        DataError: the layout is another one, an anomalous image has no mask, or a mask has another size than its image.
+        DataError: If the layout is different, a mask is missing, or the size of a mask is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in ("test/good/0.png", "test/hole/0.png", "ground_truth/hole/0_mask.png"):
+        ...         (Path(root) / name).parent.mkdir(parents=True)
+        ...         Image.new("L", (8, 8), 255).save(Path(root) / name)
+        ...     MVTecAD(root, "test", image_size=4)
+        MVTecAD(1 normal, 1 anomalous, image_size=4, has_masks=True)
     """
 
     @checked
@@ -54,10 +53,7 @@ class MVTecAD(ImageDataset):
         category: str | None = None,
         cache: bool = False,
     ) -> None:
-        check_split("MVTecAD", split)
-        folder = category_folder(
-            root, category, "MVTec AD", lambda path: (path / split).is_dir(), f"a folder {split}/ in it"
-        )
+        folder = category_folder(root, category, "MVTec AD", lambda path: (path / split).is_dir(), f"a folder {split}/")
         if split == "train":
             records = [Record(path, 0) for path in list_images(folder / "train" / "good")]
         else:
@@ -68,11 +64,11 @@ class MVTecAD(ImageDataset):
 
 def _test_records(folder: Path) -> list[Record]:
     test = folder / "test"
-    list_images(test)  # raises when there is none
-    if find_images(test, recursive=False):
+    list_images(test)  # raises DataError if there are no images
+    if outside := find_images(test, recursive=False):
         raise DataError(
-            f"{test}: expected images only in its subfolders, good/ and one for each defect type, but "
-            f"{find_images(test, recursive=False)[0].name} lies directly in it; move it."
+            f"{test} must contain images only in subfolders, good/ and one per defect type, but got {outside[0].name} "
+            "directly in it; move it"
         )
     records: list[Record] = []
     for kind in subfolders(test):

@@ -1,4 +1,4 @@
-"""What a data set yields, and how samples become a batch."""
+"""Samples of a dataset, and batches of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,13 +12,13 @@ __all__ = ["Batch", "Sample", "collate"]
 
 
 class Sample(NamedTuple):
-    """One image with what is known about it.
+    """One image with its label, mask and path.
 
-    Fields:
+    Attributes:
         image: (3, H, W) float32, RGB in [0, 1].
         label: 0 normal, 1 anomalous, -1 unknown.
-        anomaly_mask: (H, W) bool, true where anomalous; None when the pixels are not labelled.
-        path: the file it was read from, and after a `#` where in the file if it holds many (see `Record`).
+        anomaly_mask: (H, W) bool, true where anomalous; None if the pixels are not labeled.
+        path: The image file; of an image packed in a file, see `Record`.
 
     Example:
         >>> sample = Sample(torch.rand(3, 8, 8), 1, torch.ones(8, 8, dtype=torch.bool), "crack/000.png")
@@ -33,13 +33,13 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of one size, stacked.
+    """Stacked samples of one image size.
 
-    Fields:
+    Attributes:
         images: (B, 3, H, W) float32.
         labels: (B,) int64.
-        anomaly_masks: (B, H, W) bool, or None if any sample has none.
-        paths: one per image.
+        anomaly_masks: (B, H, W) bool, or None if any mask is None.
+        paths: One per image.
 
     Example:
         >>> images = torch.rand(2, 3, 8, 8)
@@ -55,23 +55,27 @@ class Batch(NamedTuple):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch; the `collate_fn` for a DataLoader.
+    """Stack samples to a batch; pass this function to a DataLoader as `collate_fn`.
 
-    >>> batch = collate([Sample(torch.zeros(3, 4, 4), 0, torch.zeros(4, 4, dtype=torch.bool), "a.png")] * 2)
-    >>> batch.images.shape, batch.labels.tolist(), batch.paths
-    (torch.Size([2, 3, 4, 4]), [0, 0], ('a.png', 'a.png'))
+    Args:
+        samples: At least one sample, all of one image size.
 
     Raises:
-        ShapeError: no sample, or images of different sizes.
+        ShapeError: If `samples` is empty or the image sizes differ.
+
+    Example:
+        >>> batch = collate([Sample(torch.zeros(3, 4, 4), 0, torch.zeros(4, 4, dtype=torch.bool), "a.png")] * 2)
+        >>> batch.images.shape, batch.labels.tolist(), batch.paths
+        (torch.Size([2, 3, 4, 4]), [0, 0], ('a.png', 'a.png'))
     """
     if not samples:
-        raise ShapeError("collate: expected at least one sample, but got none.")
+        raise ShapeError("samples must contain at least one sample, but got none")
     first = samples[0].image.shape
     for sample in samples:
         if sample.image.shape != first:
             raise ShapeError(
-                f"collate: expected images of one size, but got {tuple(first)} ({samples[0].path}) "
-                f"and {tuple(sample.image.shape)} ({sample.path}); load all images at one size."
+                f"samples must have images of one size, but got {tuple(first)} ({samples[0].path}) "
+                f"and {tuple(sample.image.shape)} ({sample.path}); load all images at one size"
             )
     masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
     return Batch(

@@ -1,5 +1,8 @@
-"""The layout of the ShanghaiTech Campus data set (STC)."""
+"""The layout of the ShanghaiTech Campus dataset (STC)."""
 
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -11,48 +14,51 @@ from PIL import Image
 from semflow._validation import checked
 from semflow.errors import DataError
 
-from .clips import UNPACK, check_rows, find_clips, list_frames, load_rows, no_scene, of_scene
 from .decoding import check_mask_size, oriented_size, resize_mask
+from .files import find_images, listed, require_folder, subfolders
 from .folder import ImageDataset, Record
-from .places import check_split, listed, require_folder
+from .layouts import UNPACK
 from .videos import VideoFrames
 
 __all__ = ["ShanghaiTech", "is_shanghaitech"]
 
+_CLIP = re.compile(r"\d+_\d+")
+
 
 class ShanghaiTech(ImageDataset):
-    """The frames of one scene of the ShanghaiTech Campus data set (Luo et al. 2017), clip by clip, in time order.
+    """Frames of one scene of the ShanghaiTech Campus dataset (Luo et al. 2017), clip by clip in temporal order.
 
     - "train": ROOT/training/frames/SCENE_CLIP/*.jpg, or else ROOT/training/videos/SCENE_CLIP.avi, read with PyAV (the
-      extra `video`). All normal. Of a video, `paths` are `01_001.avi#0`, `#1` and so on.
+      extra `video`). All frames are normal. The paths of video frames are `01_001.avi#0`, `01_001.avi#1` and so on.
     - "test": ROOT/testing/frames/SCENE_CLIP/*.jpg; labels from ROOT/testing/test_frame_mask/SCENE_CLIP.npy (T,), and
-      masks from ROOT/testing/test_pixel_mask/SCENE_CLIP.npy (T, H, W), of which only the rows asked for are read.
+      masks from ROOT/testing/test_pixel_mask/SCENE_CLIP.npy (T, H, W), of which only the requested rows are read.
 
-    Opening lists files and reads headers. It compares the numbers of frames and of mask rows, clip by clip, and the
-    size of the masks with that of each clip's first frame. Scene 13 has no test clips.
+    The constructor lists files and reads headers: for each clip it compares the number of frames with the number of
+    labels and masks, and the size of the masks with that of the first frame. There are no test clips of scene 13.
 
     Args:
-        root: the folder that holds training/ and testing/.
+        root: The folder that contains training/ and testing/.
         split: "train" or "test".
-        image_size: side of the images in pixels; the frames (856 x 480) do not keep their aspect ratio.
-        category: the scene, "01" to "13"; one model is fitted for each.
-        cache: see `ImageDataset`; a scene has thousands of frames.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     testing = Path(root) / "testing"
-    ...     for name in ("frames/01_0014", "test_frame_mask", "test_pixel_mask"):
-    ...         (testing / name).mkdir(parents=True)
-    ...     for k in range(3):
-    ...         Image.new("L", (8, 6)).save(testing / "frames" / "01_0014" / f"{k:03}.jpg")
-    ...     np.save(testing / "test_frame_mask" / "01_0014.npy", np.array([0, 1, 1]))
-    ...     np.save(testing / "test_pixel_mask" / "01_0014.npy", np.ones((3, 6, 8), np.uint8))
-    ...     ShanghaiTech(root, "test", image_size=4, category="01")
-    ShanghaiTech(1 normal, 2 anomalous, image_size=4, has_masks=True)
+        image_size: Side of the images in pixels; the frames (856 x 480) do not keep their aspect ratio.
+        category: The scene, "01" to "13"; train one model per scene.
+        cache: See `ImageDataset`; a scene has thousands of frames.
 
     Raises:
-        ConfigError: there are only videos, and PyAV is not installed.
-        DataError: a folder or the scene is missing, frames are missing, or labels or masks do not fit the frames.
+        ConfigError: If there are only videos and PyAV is not installed.
+        DataError: If a folder, the scene or frames are missing, or labels or masks do not match the frames.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     testing = Path(root) / "testing"
+        ...     for name in ("frames/01_0014", "test_frame_mask", "test_pixel_mask"):
+        ...         (testing / name).mkdir(parents=True)
+        ...     for k in range(3):
+        ...         Image.new("L", (8, 6)).save(testing / "frames" / "01_0014" / f"{k:03}.jpg")
+        ...     np.save(testing / "test_frame_mask" / "01_0014.npy", np.array([0, 1, 1]))
+        ...     np.save(testing / "test_pixel_mask" / "01_0014.npy", np.ones((3, 6, 8), np.uint8))
+        ...     ShanghaiTech(root, "test", image_size=4, category="01")
+        ShanghaiTech(1 normal, 2 anomalous, image_size=4, has_masks=True)
     """
 
     @checked
@@ -65,9 +71,8 @@ class ShanghaiTech(ImageDataset):
         category: str,
         cache: bool = False,
     ) -> None:
-        check_split("ShanghaiTech", split)
         top = require_folder(Path(root), "the folder of ShanghaiTech")
-        # Record by record: the row of the clip's mask or the frame of the clip's video.
+        # For each record: the row in the masks of its clip, or the frame in the video of its clip.
         self._rows: list[int] = []
         self._videos: dict[Path, VideoFrames] = {}
         self._current: VideoFrames | None = None
@@ -77,7 +82,8 @@ class ShanghaiTech(ImageDataset):
 
     def read_image(self, index: int) -> Image.Image:
         """Decode a frame; one video is open at a time."""
-        video = self._videos.get(_packed_in(self.records[index].path))
+        path = self.records[index].path
+        video = self._videos.get(path.with_name(path.name.rpartition("#")[0] or path.name))
         if video is None:
             return super().read_image(index)
         if self._current is not None and self._current is not video:
@@ -86,34 +92,30 @@ class ShanghaiTech(ImageDataset):
         return video.read(self._rows[index])
 
     def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Read the row of a clip's masks that belongs to a frame."""
+        """Read the row of the clip's masks that belongs to a frame; arguments as in `ImageDataset.read_mask`."""
         file = self.records[index].mask
         if file is None:
             return super().read_mask(index, image_size)
-        mask: NDArray[np.bool_] = load_rows(file, ("T", "H", "W"))[self._rows[index]] != 0
+        mask: NDArray[np.bool_] = _load_rows(file, ("T", "H", "W"))[self._rows[index]] != 0
         check_mask_size(file, (mask.shape[1], mask.shape[0]), image_size)
         return resize_mask(mask, self.image_size)
 
     def _train(self, root: Path, scene: str) -> list[Record]:
-        training = require_folder(root / "training", "ShanghaiTech's training videos", UNPACK)
-        folders, videos = find_clips(training / "frames"), find_clips(training / "videos", ".avi")
+        training = require_folder(root / "training", "the folder of ShanghaiTech's training clips", UNPACK)
+        folders, videos = _clips(training / "frames"), _clips(training / "videos", ".avi")
         if not folders and not videos:
             raise DataError(
-                f"{training}: expected clips in frames/SCENE_CLIP/ or videos/SCENE_CLIP.avi, but there are none; "
-                f"{UNPACK}."
+                f"{training} must contain frames/SCENE_CLIP/ or videos/SCENE_CLIP.avi, but got no clips; {UNPACK}"
             )
-        chosen, films = of_scene(folders, scene), of_scene(videos, scene)
-        if not chosen and not films:
-            raise no_scene(training, scene, [*folders, *videos])
-        lacking = sorted({path.stem for path in films} - {path.name for path in chosen})
-        if chosen and lacking:
+        _check_scene(training, scene, [*folders, *videos])
+        chosen, films = _of_scene(folders, scene), _of_scene(videos, scene)
+        missing = sorted({path.stem for path in films} - {path.name for path in chosen})
+        if chosen and missing:
             raise DataError(
-                f"{training / 'frames'}: expected a folder for each video of scene {scene}, but {listed(lacking)} "
-                "is missing; unpack the frames of these videos too, or remove frames/ to read the videos."
+                f"{training / 'frames'} must have a folder for each video of scene {scene}, but got none for "
+                f"{listed(missing)}; unpack the frames of these videos too, or remove frames/ to read the videos"
             )
-        records = []
-        for folder in chosen:
-            records += [Record(path, 0) for path in list_frames(folder)]
+        records = [Record(path, 0) for folder in chosen for path in _frames(folder)]
         self._rows += [0] * len(records)
         for path in () if chosen else films:
             video = self._videos[path] = VideoFrames(path)
@@ -122,33 +124,77 @@ class ShanghaiTech(ImageDataset):
         return records
 
     def _test(self, root: Path, scene: str) -> list[Record]:
-        testing = require_folder(root / "testing", "ShanghaiTech's test frames", UNPACK)
-        frames = require_folder(testing / "frames", "folders of test frames, SCENE_CLIP/", UNPACK)
-        labels = require_folder(testing / "test_frame_mask", "the labels of the frames, SCENE_CLIP.npy", UNPACK)
-        masks = require_folder(testing / "test_pixel_mask", "the masks of the frames, SCENE_CLIP.npy", UNPACK)
-        folders = find_clips(frames)
-        chosen = of_scene(folders, scene)
-        if not chosen:
-            raise no_scene(frames, scene, folders)
+        testing = require_folder(root / "testing", "the folder of ShanghaiTech's test clips", UNPACK)
+        frames = require_folder(testing / "frames", "the folder of the test frames, SCENE_CLIP/", UNPACK)
+        labels = require_folder(testing / "test_frame_mask", "the folder of the labels, SCENE_CLIP.npy", UNPACK)
+        masks = require_folder(testing / "test_pixel_mask", "the folder of the masks, SCENE_CLIP.npy", UNPACK)
+        folders = _clips(frames)
+        _check_scene(frames, scene, folders)
         records: list[Record] = []
-        for folder in chosen:
-            paths = list_frames(folder)
-            file = masks / f"{folder.name}.npy"
-            rows = load_rows(labels / f"{folder.name}.npy", ("T",))
-            check_rows(labels / f"{folder.name}.npy", len(rows), folder, len(paths))
-            shape = load_rows(file, ("T", "H", "W")).shape
-            check_rows(file, shape[0], folder, len(paths))
-            check_mask_size(file, (shape[2], shape[1]), oriented_size(paths[0]))
-            records += [Record(path, int(row != 0), file) for path, row in zip(paths, rows, strict=True)]
+        for folder in _of_scene(folders, scene):
+            paths = _frames(folder)
+            label_file, mask_file = (parent / f"{folder.name}.npy" for parent in (labels, masks))
+            rows, shape = _load_rows(label_file, ("T",)), _load_rows(mask_file, ("T", "H", "W")).shape
+            for file, count in ((label_file, len(rows)), (mask_file, shape[0])):
+                if count != len(paths):
+                    raise DataError(f"{file} must have {len(paths)} rows, one per frame, but got {count}; {UNPACK}")
+            check_mask_size(mask_file, (shape[2], shape[1]), oriented_size(paths[0]))
+            records += [Record(path, int(row != 0), mask_file) for path, row in zip(paths, rows, strict=True)]
             self._rows += range(len(paths))
         return records
 
 
 def is_shanghaitech(path: Path) -> bool:
-    """Whether a folder is laid out as ShanghaiTech Campus."""
-    return any((path / mark).is_dir() for mark in ("testing/frames", "training/videos", "training/frames"))
+    """Return True for the layout of ShanghaiTech Campus."""
+    return any((path / name).is_dir() for name in ("testing/frames", "training/videos", "training/frames"))
 
 
-def _packed_in(path: Path) -> Path:
-    """The file in which something is packed: `01_001.avi` for `01_001.avi#12`."""
-    return path.with_name(path.name.rpartition("#")[0] or path.name)
+def _clips(folder: Path, suffix: str = "") -> list[Path]:
+    """Return the clips in a folder: subfolders, or files with a suffix, named SCENE_CLIP."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.suffix.lower() == suffix] if suffix else subfolders(folder)
+    return sorted(path for path in found if _CLIP.fullmatch(path.stem))
+
+
+def _of_scene(clips: Sequence[Path], scene: str) -> list[Path]:
+    return [path for path in clips if path.stem.split("_")[0] == scene]
+
+
+def _check_scene(folder: Path, scene: str, clips: Sequence[Path]) -> None:
+    """Raise DataError if no clip is of the scene."""
+    scenes = sorted({path.stem.split("_")[0] for path in clips})
+    if scene not in scenes:
+        found = f"only scenes {', '.join(scenes)}" if scenes else "no clips"
+        raise DataError(f"{folder} must contain clips of scene {scene!r}, but got {found}; {UNPACK}")
+
+
+def _frames(folder: Path) -> list[Path]:
+    """Return the frames of a clip, sorted by number; raise DataError if one is missing."""
+    numbered: list[tuple[int, Path]] = []
+    for path in find_images(folder, recursive=False):
+        if not path.stem.isdecimal():
+            raise DataError(f"{path} must have a number for its name, but got {path.stem!r}; move it")
+        numbered.append((int(path.stem), path))
+    if not numbered:
+        raise DataError(f"{folder} must contain frames, but got none; {UNPACK}")
+    numbered.sort()
+    for (before, path), (number, _) in pairwise(numbered):
+        if number != before + 1:
+            raise DataError(f"{folder} must have consecutive frames, but got {number} after {path.name}; {UNPACK}")
+    return [path for _, path in numbered]
+
+
+def _load_rows(file: Path, axes: tuple[str, ...]) -> NDArray[np.generic]:
+    """Open an array as a memory map, so that rows are read on access."""
+    expected = f"a numeric NumPy array ({', '.join(axes)}{',' * (len(axes) == 1)})"
+    try:
+        rows = np.lib.format.open_memmap(file, mode="r")
+    except FileNotFoundError:
+        raise DataError(f"{file} must be {expected}, but got no such file; {UNPACK}") from None
+    except (ValueError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} must be {expected}, but got {reason}; copy or unpack it again") from None
+    if rows.ndim != len(axes) or rows.dtype.kind not in "biuf":
+        raise DataError(f"{file} must be {expected}, but got {rows.dtype} {rows.shape}; use the official file")
+    return rows

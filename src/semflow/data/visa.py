@@ -1,56 +1,59 @@
 """The layout of VisA, with its official split."""
 
+import csv
+from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
-from .files import list_images
+from .files import list_images, listed, require_folder
 from .folder import ImageDataset, Record
-from .masks import with_masks
-from .places import category_folder, check_split, require_folder
-from .visa_split import split_records
+from .layouts import UNPACK, category_folder, check_mask, with_masks
 
 __all__ = ["VisA", "is_visa"]
 
+_OFFICIAL = "use the official split file"
+
 
 class VisA(ImageDataset):
-    """A category of VisA (Zou et al. 2022) as its archive unpacks.
+    """A category of VisA (Zou et al. 2022) as unpacked from its archive.
 
     ROOT/CATEGORY/Data/Images/{Normal,Anomaly}/*.JPG, ROOT/CATEGORY/Data/Masks/Anomaly/*.png, ROOT/split_csv/1cls.csv.
-    The masks are index images, 0 for the background and other values for the types of defect; all of these are
-    anomalous. Files and mask sizes are checked here. What the authors' preparation script writes from this
-    (train/good, test/good, test/bad, ground_truth/bad) has the layout of MVTec AD: open it with `MVTecAD`.
+    The masks are index images with 0 for the background and other values for the types of defect, all of them
+    anomalous. The constructor checks files and mask sizes. The output of the authors' preparation script (train/good,
+    test/good, test/bad, ground_truth/bad) has the layout of MVTec AD: open it with `MVTecAD`.
 
-    Published figures rest on the split file, so nothing stands in for a missing one unless `holdout` asks for it.
+    Published results depend on the split file, so a missing one is an error unless `holdout` is given.
 
     Args:
-        root: the folder of all categories if `category` is given, or the category's folder (the split file is then
-            looked for in its parent folder).
+        root: The folder of all categories if `category` is given, else the folder of the category, with the split file
+            in its parent folder.
         split: "train" or "test".
-        image_size: side of the images in pixels.
-        category: a folder in `root`, such as "pcb1".
-        cache: see `ImageDataset`.
-        split_file: a CSV file with the columns object, split, label, image, mask; by default split_csv/1cls.csv. A
-            split that trains on anomalies (the two-class ones) is refused.
-        holdout: n to use no split file: in order of their names, every n-th normal image is for "test" with all
-            anomalies, the others are for "train". The official split holds out about one in ten, but others.
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     data = Path(root) / "pcb1" / "Data"
-    ...     for name in ("Images/Normal/0.JPG", "Images/Anomaly/0.JPG", "Masks/Anomaly/0.png"):
-    ...         (data / name).parent.mkdir(parents=True)
-    ...         Image.new("L", (8, 8), 1).save(data / name)
-    ...     VisA(root, "test", image_size=4, category="pcb1", holdout=1)
-    VisA(1 normal, 1 anomalous, image_size=4, has_masks=True)
+        image_size: Side of the images in pixels.
+        category: A folder in `root`, such as "pcb1".
+        cache: See `ImageDataset`.
+        split_file: A CSV file with the columns object, split, label, image, mask; split_csv/1cls.csv by default.
+            Splits that train on anomalies (the two-class ones) are an error.
+        holdout: Use no split file: in the order of their names, every `holdout`-th normal image is in "test", with all
+            anomalies, and the others are in "train". The official split holds out about one in ten, but other images.
 
     Raises:
-        ConfigError: both a split file and `holdout`, or a `holdout` below 1.
-        DataError: a folder, the split file, an image or a mask is missing, or a mask has another size than its image.
+        ConfigError: If both a split file and `holdout` are given, or `holdout` is below 1.
+        DataError: If a folder, the split file, an image or a mask is missing, or the size of a mask is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     data = Path(root) / "pcb1" / "Data"
+        ...     for name in ("Images/Normal/0.JPG", "Images/Anomaly/0.JPG", "Masks/Anomaly/0.png"):
+        ...         (data / name).parent.mkdir(parents=True)
+        ...         Image.new("L", (8, 8), 1).save(data / name)
+        ...     VisA(root, "test", image_size=4, category="pcb1", holdout=1)
+        VisA(1 normal, 1 anomalous, image_size=4, has_masks=True)
     """
 
     @checked
@@ -65,47 +68,124 @@ class VisA(ImageDataset):
         split_file: str | PathLike[str] | None = None,
         holdout: int | None = None,
     ) -> None:
-        check_split("VisA", split)
         if holdout is not None and (holdout < 1 or split_file is not None):
             raise ConfigError(
-                f"VisA: expected holdout to be at least 1, and no split_file with it, but got holdout={holdout} and "
-                f"split_file={split_file!r}; leave one out."
+                f"holdout must be at least 1 and given without split_file, but got holdout={holdout} and "
+                f"split_file={split_file!r}; leave one out"
             )
-        _refuse_prepared(Path(root) / category if category else Path(root))
-        folder = category_folder(root, category, "VisA", is_visa, "Data/Images/Normal in it")
+        given = Path(root) / category if category else Path(root)
+        if (given / "train" / "good").is_dir():
+            raise DataError(
+                f"{given} must contain Data/Images as in VisA's archive, but got train/good from the preparation "
+                "script; open it with MVTecAD"
+            )
+        folder = category_folder(root, category, "VisA", is_visa, "Data/Images/Normal")
         if holdout is not None:
             records = _held_out(folder, split, holdout)
         else:
             file = Path(split_file) if split_file is not None else folder.absolute().parent / "split_csv" / "1cls.csv"
-            records = split_records(folder, split, file)
+            records = _split_records(folder, split, file)
         super().__init__(records, image_size, has_masks=True, cache=cache)
         self.root, self.split = folder, split
 
 
 def is_visa(folder: Path) -> bool:
-    """Whether a folder is laid out as a category of VisA."""
+    """Return True for the layout of a category of VisA."""
     return (folder / "Data" / "Images" / "Normal").is_dir()
 
 
-def _refuse_prepared(folder: Path) -> None:
-    if (folder / "train" / "good").is_dir():
-        raise DataError(
-            f"{folder}: expected Data/Images as VisA's archive has it, but it holds train/good, as the preparation "
-            "script makes it; open it with MVTecAD."
-        )
-
-
 def _held_out(folder: Path, split: str, holdout: int) -> list[Record]:
-    normal = list_images(folder / "Data" / "Images" / "Normal")
+    images, masks = folder / "Data" / "Images", folder / "Data" / "Masks"
+    normal = list_images(images / "Normal")
     kept = [path for k, path in enumerate(normal, 1) if (k % holdout == 0) == (split == "test")]
     if not kept:
         raise DataError(
-            f"{folder / 'Data' / 'Images' / 'Normal'}: expected normal images for {split} with holdout={holdout}, but "
-            f"it holds {len(normal)}, of which none is left; choose another holdout."
+            f"{images / 'Normal'} must contain {split} images with holdout={holdout}, but got none of {len(normal)}; "
+            "choose another holdout"
         )
     records = [Record(path, 0) for path in kept]
     if split == "test":
-        anomalous = require_folder(folder / "Data" / "Images" / "Anomaly", "the anomalous images of VisA")
-        images = list_images(anomalous)
-        records += with_masks(images, anomalous, folder / "Data" / "Masks" / "Anomaly", normal="Data/Images/Normal")
+        anomalous = require_folder(images / "Anomaly", "the folder of the anomalous images of VisA")
+        records += with_masks(list_images(anomalous), anomalous, masks / "Anomaly", normal="Data/Images/Normal")
     return records
+
+
+class _Row(NamedTuple):
+    """One line of the split file; the fields after `line` are its columns."""
+
+    line: int
+    object: str
+    split: str
+    label: str
+    image: str
+    mask: str
+
+
+def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
+    """Return the images of one split, normal ones first, each in the order of their names."""
+    if not file.is_file():
+        raise DataError(
+            f"{file} must be VisA's split file, but got no such file; take split_csv/ from the archive or from "
+            "github.com/amazon-science/spot-diff, or split the images with holdout=10"
+        )
+    name = folder.absolute().name
+    rows = list(_rows(file))
+    chosen = [row for row in rows if row.object == name]
+    if not chosen:
+        found = listed(sorted({row.object for row in rows}))
+        raise DataError(f"{file} must have rows of {name}, but got only {found}; restore the original folder name")
+    for row in chosen:
+        if row.split == "train" and row.label != "normal":
+            raise DataError(f"{file} must train on normal images, but got an anomaly in line {row.line}; use 1cls.csv")
+    chosen = sorted((row for row in chosen if row.split == split), key=lambda row: row.image)
+    if not chosen:
+        raise DataError(f"{file} must have {split} rows of {name}, but got none; {_OFFICIAL}")
+    for row in chosen:
+        if row.label != "normal" and not row.mask:
+            raise DataError(f"{file} must name a mask of the anomaly in line {row.line}, but got none; {_OFFICIAL}")
+
+    def located(name: str) -> Path:
+        # Names start with the category's folder, which may be a link or the working directory.
+        return folder.joinpath(*PurePosixPath(name).parts[1:])
+
+    records = [Record(located(row.image), 0) for row in chosen if row.label == "normal"]
+    records += [Record(located(row.image), 1, located(row.mask)) for row in chosen if row.label != "normal"]
+    _check_files(file, records)
+    return records
+
+
+def _rows(file: Path) -> Iterator[_Row]:
+    columns = _Row._fields[1:]
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.DictReader(text)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(
+                    f"{file} must have the columns {', '.join(columns)}, but got no {', '.join(missing)}; {_OFFICIAL}"
+                )
+            for cells in reader:
+                row = _Row(reader.line_num, *((cells[column] or "").strip() for column in columns))
+                if row.split not in ("train", "test") or not row.image:
+                    raise DataError(
+                        f"{file} must have a split, train or test, and an image in line {row.line}, but got "
+                        f"{row.split!r} and {row.image!r}; {_OFFICIAL}"
+                    )
+                yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} must be a CSV file, but got {error}; {_OFFICIAL}") from None
+
+
+def _check_files(file: Path, records: list[Record]) -> None:
+    """Raise DataError if an image or mask of the split file does not exist, or the size of a mask is wrong."""
+    masks = [record.mask for record in records if record.mask is not None]
+    for kind, paths in (("image", [record.path for record in records]), ("mask", masks)):
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{missing[0]} must be the {kind} named in {file}, but got no such file ({len(missing)} of "
+                f"{len(paths)} are missing); {UNPACK}"
+            )
+    for record in records:
+        if record.mask is not None:
+            check_mask(record.path, record.mask)

@@ -15,18 +15,18 @@ __all__ = ["ZipFiles"]
 
 
 class ZipFiles:
-    """The members of a zip file, for any process: forked and spawned workers open the file for themselves.
+    """Members of a zip file, readable from any process: each worker opens the file itself.
 
     Args:
-        path: the zip file.
+        path: The zip file.
 
     Raises:
-        DataError: it cannot be read, or is no zip file.
+        DataError: If the file cannot be read or is not a zip file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # With its process: workers that shared one open file would move each other's place in it.
+        # Stored with the process ID: workers that shared one open file would move each other's position in it.
         self._open: tuple[int, zipfile.ZipFile] | None = None
         self._archive()
 
@@ -34,28 +34,24 @@ class ZipFiles:
         return {"path": self.path, "_open": None}
 
     def images(self) -> list[str]:
-        """The names of the images, by extension, sorted; hidden files and folders are skipped."""
+        """Return the names of the images, sorted; skip hidden files and folders."""
         names = []
         for name in self._archive().namelist():
-            parts = PurePosixPath(name).parts
-            hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-            if not hidden and not name.endswith("/") and PurePosixPath(name).suffix.lower() in EXTENSIONS:
+            path = PurePosixPath(name)
+            hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+            if not hidden and not name.endswith("/") and path.suffix.lower() in EXTENSIONS:
                 names.append(name)
         return sorted(names)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
-        """A member as a binary file.
-
-        Raises:
-            DataError: there is no such member, or it cannot be read.
-        """
+        """Open a member as a binary file; raise DataError if it does not exist or cannot be read."""
         try:
             member = self._archive().open(name)
         except (KeyError, RuntimeError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error.args[0] if error.args else error).split())
             raise DataError(
-                f"{self.path}#{name}: expected a file in the archive, but: {reason}; copy it again."
+                f"{self.path}#{name} must be a readable member of the archive, but got {reason}; copy the archive again"
             ) from None
         with member:
             yield member
@@ -65,5 +61,5 @@ class ZipFiles:
             try:
                 self._open = os.getpid(), zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path}: expected a zip file, but: {error}; download it again.") from None
+                raise DataError(f"{self.path} must be a zip file, but got {error}; download it again") from None
         return self._open[1]

@@ -44,8 +44,8 @@ class Detector(nn.Module):
         provenance: how the detector was made, see `Provenance`. Nothing in the detector depends on it.
 
     Example:
-        >>> from semflow.recipes import sanflow
-        >>> detector = sanflow(backbone="resnet18", weights="random", blocks=2, position_channels=16)
+        >>> from semflow.recipes import Backbone, Couplings, sanflow
+        >>> detector = sanflow(Backbone("resnet18", "random"), couplings=Couplings(2, 16))
         >>> prediction = detector.predict(torch.rand(2, 3, 64, 64))
         >>> prediction.score.shape, prediction.anomaly_map.shape, len(prediction.variance)
         (torch.Size([2]), torch.Size([2, 64, 64]), 3)

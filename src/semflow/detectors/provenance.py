@@ -32,7 +32,7 @@ class Provenance:
     recipe: str = ""
     module: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    image_size: int | None = None
+    image_size: int = 256
     training: Any = None
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()

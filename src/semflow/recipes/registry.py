@@ -3,13 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ParamSpec
 
 import torch
 
 from semflow._validation import check_arguments
-from semflow.detectors import Detector
+from semflow.detectors import Detector, Provenance
 from semflow.errors import ConfigError
 
 from .settings import complete, plain_settings, resolve_settings
@@ -77,10 +76,14 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
             torch.default_generator.manual_seed(bound.arguments["seed"])  # leaves the generators of GPUs alone
             detector = function(*bound.args, **bound.kwargs)
         own = detector.provenance  # of a recipe that it builds on, or with settings that the function derived
-        defaults: dict[str, Any] = {
-            k: bound.arguments.get(k) for k in ("image_size", "training", "synthesis") if not getattr(own, k)
-        }
-        detector.provenance = replace(own, recipe=name, module=module, arguments=arguments, **defaults)
+        detector.provenance = Provenance(
+            name,
+            module,
+            arguments,
+            image_size=bound.arguments.get("image_size", own.image_size),
+            training=own.training or bound.arguments.get("training"),
+            synthesis=own.synthesis or bound.arguments.get("synthesis"),
+        )
         return detector
 
     RECIPES[name] = make

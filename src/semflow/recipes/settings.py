@@ -104,7 +104,8 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
             arguments[parameter] = complete(recipe, parameter, _value(value, group, default))
             continue
         before = arguments.get(parameter)
-        before = group() if before is None and parameter not in settings and group else before
+        replaced = not isinstance(settings.get(parameter, {}), Mapping)
+        before = group() if before is None and not replaced and group else before
         if not isinstance(before, Settings):
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
         try:

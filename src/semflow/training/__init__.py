@@ -1,6 +1,5 @@
 """Training, evaluation and run directories of detectors."""
 
-from .checkpoint import load_into, read_config, save_model
 from .config import TrainingConfig
 from .distributed import Processes
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
@@ -20,9 +19,6 @@ __all__ = [
     "fit",
     "hold_out",
     "launched_processes",
-    "load_into",
-    "read_config",
     "results",
-    "save_model",
     "summarize",
 ]

@@ -97,8 +97,8 @@ def fit(
 
     Example:
         >>> from semflow.data import Sample
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
         >>> detector = fit(detector, good, epochs=2, batch_size=2, progress=False)
         >>> detector.predict(torch.rand(2, 3, 32, 32)).score.shape
@@ -182,12 +182,8 @@ def fit(
         calibrate(
             detector, held_out, false_alarm_rate, batch_size=training.batch_size, workers=workers, processes=processes
         )
-    made = detector.provenance
-    detector.provenance = replace(
-        made,
-        fingerprints=made.fingerprints + normal.fingerprints(),
-        image_size=made.image_size or normal.image_size,
-    )
+    fingerprints = detector.provenance.fingerprints + normal.fingerprints()
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector

@@ -99,8 +99,8 @@ def calibrate(
     Example:
         >>> import torch
         >>> from semflow.data import Sample
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(9)]  # what 10 % needs
         >>> detector = calibrate(detector, good, false_alarm_rate=0.1)
         >>> detector.predict(good[0].image[None]).p_value.item() > 0.1

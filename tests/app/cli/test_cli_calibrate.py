@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import semflow
-from conftest import SIZE, fit_words, picture, save
+from helpers.cli_cases import SIZE, fit_words, picture, save
 from semflow.app.cli import main
 from semflow.app.report import contour
 from semflow.data import open_dataset

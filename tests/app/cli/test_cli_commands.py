@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import semflow
-from conftest import SIZE, fit_words, picture, save, snapshot
+from helpers.cli_cases import SIZE, fit_words, picture, save, snapshot
 from semflow.app.cli import main
 from semflow.app.cli.predict import save_overlay
 from semflow.app.cli.tables import overlay_size

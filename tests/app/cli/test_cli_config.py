@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, fit_words, only_line, snapshot
+from helpers.cli_cases import SMALL, fit_words, only_line, snapshot
 from semflow.app.cli import main
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import semflow
-from conftest import fit_words
+from helpers.cli_cases import fit_words
 from semflow.app.cli import main
 
 

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_cli_restart import hidden, interrupt_after, make_photos, same_results, words
 
+from helpers.cli_cases import hidden, interrupt_after, make_photos, same_results, words
 from semflow.app.cli import main
 from semflow.app.cli.inputs import fingerprint
 

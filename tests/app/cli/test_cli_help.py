@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import fit_words
+from helpers.cli_cases import fit_words
 from semflow.app.cli import main
 from semflow.app.cli.inputs import warn_of_leaks
 from semflow.recipes import RECIPES

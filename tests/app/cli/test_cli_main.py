@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import only_line, snapshot
+from helpers.cli_cases import only_line, snapshot
 from semflow.app.cli import main
-from semflow.app.report import staged_folder
 from semflow.errors import ConfigError
+from semflow.files import staged_folder
 
 
 @pytest.mark.parametrize(

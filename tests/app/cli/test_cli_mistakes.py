@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import SIZE, fit_words, only_line, picture, save, snapshot
+from helpers.cli_cases import SIZE, fit_words, only_line, picture, save, snapshot
 from semflow.app.cli import main
 
 
@@ -87,10 +87,10 @@ def test_predict_rejects_broken_input(
     elif case == "not empty":
         output.mkdir()
         (output / "notes.txt").write_text("text")
-        named = "results is not empty"
+        named = "results must be a new or empty folder"
     elif case == "file as output":
         output.write_text("text")
-        named = "results is a file"
+        named = "results must be a new or empty folder, but got a file"
     before = snapshot(tmp_path)
     capsys.readouterr()
     assert main(["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(output)]) == 2

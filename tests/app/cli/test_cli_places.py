@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import only_line, picture, save
+from helpers.cli_cases import only_line, picture, save
 from semflow.app.cli import main
 
 

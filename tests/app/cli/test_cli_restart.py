@@ -1,6 +1,5 @@
 """Restarts of `semflow predict` after kills, interrupts and write errors."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -12,57 +11,31 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import loaded_process
 import numpy as np
 import pytest
 
-from conftest import only_line, picture, save, snapshot
+from helpers import loaded_process
+from helpers.cli_cases import (
+    hidden,
+    interrupt_after,
+    make_photos,
+    only_line,
+    picture,
+    same_results,
+    save,
+    snapshot,
+    words,
+)
 from semflow.app.cli import main
-from semflow.app.report.resumable import resumable_folder
 from semflow.errors import DataError
+from semflow.files.resumable import resumable_folder
 
-RUNS, IMAGES = 10, 12
-
-
-def make_photos(folder: Path) -> Path:
-    rng = np.random.default_rng(3)
-    for number in range(IMAGES):
-        save(picture(rng), folder / "photos" / f"{number % 3}" / f"{number:02d}.png")
-    return folder / "photos"
+RUNS = 10
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path)
-
-
-def words(run: Path, photos: Path, output: Path, *more: str) -> list[str]:
-    start = ["predict", "--model", str(run), "--input", str(photos), "--output", str(output), "--device", "cpu"]
-    return [*start, "--batch-size", "2", *more]
-
-
-def hidden(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-def same_results(first: Path, second: Path) -> float:
-    """Compare two output folders, up to rounding. Return the largest relative difference of the scores.
-
-    A restarted command forms other batches, whose sums are rounded differently.
-    """
-    largest = 0.0
-    ours, theirs = snapshot(first), snapshot(second)
-    assert ours.keys() == theirs.keys()
-    tables = [list(csv.DictReader((folder / "scores.csv").open(newline=""))) for folder in (first, second)]
-    for a, b in zip(*tables, strict=True):
-        found, expected = float(a.pop("score")), float(b.pop("score"))
-        assert found == pytest.approx(expected, rel=1e-5)
-        largest = max(largest, abs(found - expected) / max(abs(expected), 1.0))
-        assert a == b
-    for name in ours:
-        if name.endswith(".npy"):
-            np.testing.assert_allclose(np.load(first / name), np.load(second / name), rtol=1e-5, atol=1e-5)
-    return largest
 
 
 @pytest.fixture(scope="module")
@@ -113,22 +86,6 @@ def test_predict_continues_after_kills_at_random_moments(
     assert hidden(tmp_path) == []
     record_property("kills", kills)
     record_property("difference", same_results(output, uninterrupted))
-
-
-def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise KeyboardInterrupt after `count` images."""
-    from semflow.app.cli import predict
-
-    write = predict._write_image
-    calls: list[object] = []
-
-    def stop(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > count:
-            raise KeyboardInterrupt
-        return write(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(predict, "_write_image", stop)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +140,7 @@ def test_repeated_predict_reports_complete_output_and_changes_nothing(
     assert snapshot(tmp_path) == before
     save(picture(np.random.default_rng(5)), photos / "0" / "00.png")
     assert main(words(shared_run, photos, output)) == 2  # the images changed, and results are not overwritten
-    assert "is not empty" in capsys.readouterr().err.splitlines()[-1]
+    assert "not empty" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_image_that_breaks_during_scoring_is_skipped_or_stops(
@@ -247,7 +204,7 @@ def test_full_disk_at_any_file_leaves_nothing(
         patched.setattr(Path, "write_bytes", full)
         assert main(words(shared_run, photos, tmp_path / "results", *more)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: output ")
+    assert line.startswith(f"error: {tmp_path}")
     assert "No space left on device; free some space" in line
     assert snapshot(tmp_path) == before
 
@@ -267,7 +224,7 @@ def test_file_size_limit_is_reported(
 ) -> None:
     assert main(words(shared_run, photos, tmp_path / "results")) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "cannot be written: File too large" in line
+    assert "must be writable, but got File too large" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
@@ -287,7 +244,7 @@ def test_evaluate_reports_metrics_that_cannot_be_written(
     file = tmp_path / "metrics.json"
     assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(file)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"error: output {file} cannot be written: {error[1]}")
+    assert line.startswith(f"error: {file} must be writable, but got {error[1]}")
     assert snapshot(tmp_path) == {}
 
 
@@ -297,14 +254,14 @@ def test_predict_rejects_a_read_only_output(
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK and allowed(path, mode))
     assert main(words(shared_run, photos, tmp_path / "results")) == 2
-    assert "no permission to write into" in only_line(capsys)
+    assert "no permission" in only_line(capsys)
 
 
 def test_resumable_folder_rejects_a_second_writer(tmp_path: Path) -> None:
     with resumable_folder(tmp_path / "results", "a") as work:
         work.add("x", {}, [])
         with (
-            pytest.raises(DataError, match="another process is making it"),
+            pytest.raises(DataError, match="must not be in use"),
             resumable_folder(tmp_path / "results", "a"),
         ):
             pass

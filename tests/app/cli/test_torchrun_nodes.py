@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from keeping import Kept
 
 import semflow
-from conftest import fit_words
+from helpers.cli_cases import fit_words
+from helpers.keeping import Kept
 from semflow.app.cli import main
 
 pytestmark = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_cases import PACKAGES, own_detector
 
+from helpers.export_cases import PACKAGES, own_detector
 from semflow.app.export import saving
 from semflow.app.export.runtime import SUFFIXES
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_cases import FORMATS, PACKAGES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.export_cases import FORMATS, PACKAGES
 from semflow.app.export import load, open_runner
 from semflow.app.export.metadata import EXPORT_FORMAT, KEY
 from semflow.app.export.runtime import SUFFIXES

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from PIL import Image
 
+from helpers.export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from semflow.app.cli import main
 from semflow.data import load_image
 from semflow.training.checkpoint import save_model, write_config
@@ -144,7 +144,7 @@ def test_other_weights_beside_a_file_of_openvino_are_another_model(name, files, 
     weights[len(weights) // 2] ^= 1
     model.with_suffix(".bin").write_bytes(weights)
     assert main([*words, "--device", "cpu"]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "not empty" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_found_and_overwrites_nothing(run, exported, tmp_path, capsys) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_cases import PACKAGES, SMALL, pictures, recipe_detector
 
+from helpers.export_cases import PACKAGES, SMALL, pictures, recipe_detector
 from semflow.app.export import load, save, saving
 from semflow.app.export.graph import DetectorGraph
 from semflow.app.export.runtime import SUFFIXES

@@ -148,9 +148,7 @@ def test_figures_are_saved_as_png_and_svg_and_alike_each_time(tmp_path: Path) ->
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from semflow.app.report.plots import style
-
-    monkeypatch.setattr(style, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"semflow\[plot\]"):
         plots.roc_curve([0.1, 0.4, 0.3], [0, 0, 1])
 

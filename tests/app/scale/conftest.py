@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from scale_cases import make_run
+
+from helpers.scale_cases import make_run
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import Kept
-from ray_nodes import Nodes
-from scale_cases import SIZE, files, make_images, score_words
 
+from helpers.keeping import Kept
+from helpers.ray_nodes import Nodes
+from helpers.scale_cases import SIZE, files, make_images, score_words
 from semflow import load
 from semflow.data import open_dataset
 from semflow.training import results
@@ -34,7 +34,7 @@ PROGRAM = (
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    with Nodes(tmp_path, [Path(__file__).parent]) as found:
+    with Nodes(tmp_path, [Path(__file__).parents[2]]) as found:
         yield found
 
 

@@ -11,7 +11,7 @@ from semflow.training import calibrate
 from semflow.training.loading import check_device
 
 from .console import say
-from .inputs import cache_small, check_images, image_size
+from .inputs import cache_small, check_images
 from .options import Calibrate
 
 
@@ -27,7 +27,7 @@ def run(options: Calibrate) -> None:
             "were not used for training"
         )
     detector = load(options.model).to(check_device(options.device))
-    dataset = cache_small(open_dataset(options.data, "train", image_size(detector)), options.workers)
+    dataset = cache_small(open_dataset(options.data, "train", detector.provenance.image_size), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     check_images(dataset)
     calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)

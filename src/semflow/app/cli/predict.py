@@ -3,7 +3,6 @@
 __all__ = ["image_names", "run", "save_overlay"]
 
 import copy
-import hashlib
 import io
 import json
 import os
@@ -20,17 +19,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semflow._version import __version__
-from semflow.app.report import contour, overlay, save_map, write_atomic
-from semflow.app.report.files import refuse_occupied
-from semflow.app.report.resumable import Unfinished, resumable_folder
+from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, Sample, open_dataset
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
+from semflow.files import hash_file, hash_parts, refuse_occupied, write_atomic
+from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
 from .console import say, track
-from .inputs import fingerprint, image_size, load_detector
+from .inputs import fingerprint, load_detector
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -43,7 +42,7 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     origin = _origin(options)
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
-    dataset = _without_output(open_dataset(options.input, "predict", image_size(detector)), options.output)
+    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
     finished = _finished_output(options.output, origin, dataset, names)
     if finished is not None:
@@ -192,7 +191,7 @@ def _shortened(name: str) -> str:
     folder, slash, last = name.rpartition("/")
     if len(os.fsencode(last)) <= LONGEST_NAME:
         return name
-    mark = hashlib.blake2b(os.fsencode(last), digest_size=8).hexdigest()
+    mark = hash_parts([last])[:16]
     start = os.fsencode(last)[: LONGEST_NAME - len(mark) - 1].decode("utf-8", "ignore")
     return f"{folder}{slash}{start}~{mark}"
 
@@ -208,14 +207,13 @@ def _origin(options: Predict) -> str:
     """Hash everything but the image that determines the outputs of an image."""
     rate = str(options.false_alarm_rate)
     parts = [__version__, fingerprint(options.model), options.map_format, rate, *Record.__dataclass_fields__]
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+    return hash_parts(parts)
 
 
 def _hash_file(path: Path) -> str:
     """Hash the content of a file; for an unreadable file return the error number."""
     try:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hash_file(path)
     except OSError as error:
         return f"none: {error.errno}"
 
@@ -231,12 +229,11 @@ def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int
 
 def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = None) -> str:
     """Hash the names and contents of all images; the hashes of finished images are known."""
-    digest = hashlib.blake2b(digest_size=16)
     done = {} if work is None else work.done
+    parts: list[str] = []
     for name, path in zip(names, dataset.paths, strict=True):
-        source = done[name]["source"] if name in done else _hash_file(Path(path))
-        digest.update(f"{name}\0{source}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+        parts += [name, done[name]["source"] if name in done else _hash_file(Path(path))]
+    return hash_parts(parts)
 
 
 def _finished_output(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> dict[str, Any] | None:

@@ -10,25 +10,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 
 from .console import say, track
-from .inputs import fingerprint, image_size, load_detector
+from .inputs import fingerprint, load_detector
 from .options import Device, Score
 
 
 def run(options: Score) -> None:
     """Score the blocks that are missing in the output folder."""
     for package in ("pyarrow", "ray"):
-        need(package)
+        import_optional(package)
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
-    side, rate = image_size(detector), detector.false_alarm_rate
+    side, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
     store = BlockStore(
         options.output.absolute(),

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch.export import ExportedProgram
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
 from .metadata import KEY, Metadata
-from .runtime import need
 from .seal import seal
 
 __all__ = ["OPSET", "Format", "packages_of", "write"]
@@ -38,7 +38,7 @@ def packages_of(format: Format) -> tuple[str, ...]:
         ConfigError: one of them is not installed.
     """
     for package in _PACKAGES[format]:
-        need(package)
+        import_optional(package)
     return _PACKAGES[format]
 
 
@@ -97,7 +97,7 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
 
 
 def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
-    openvino = need("openvino")
+    openvino = import_optional("openvino")
     # What openvino.convert_model does, without its report of the conversion to the makers of OpenVINO.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     kind = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder

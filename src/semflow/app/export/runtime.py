@@ -3,29 +3,24 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semflow.errors import CheckpointError, ConfigError, DeviceError, ShapeError
+from semflow._optional import import_optional
+from semflow.errors import CheckpointError, DeviceError, ShapeError
 
 from .archive import broken, open_program, read_text
 from .metadata import KEY, Metadata, read_metadata
 from .seal import check_seal
 
-__all__ = ["SUFFIXES", "Arrays", "Runner", "need", "open_runner"]
+__all__ = ["SUFFIXES", "Arrays", "Runner", "open_runner"]
 
 Arrays = dict[str, NDArray[Any]]
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 """How the files of each format end."""
-
-PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "openvino": "openvino"} | dict.fromkeys(
-    ("pyarrow", "pyarrow.parquet", "ray", "ray.data"), "ray"
-)
-"""What is not always installed, and the extra that brings it."""
 
 
 class Runner(Protocol):
@@ -58,8 +53,8 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     Example:
         >>> import tempfile
         >>> from semflow.app.export import save
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     runner = open_runner(save(detector, f"{folder}/parts.pt2", check=False).path)
         >>> runner(np.zeros((2, 3, 32, 32), np.uint8))["score"].shape
@@ -76,30 +71,6 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     if not path.is_file():
         raise CheckpointError(f"{path}: expected an exported model, but there is none; make one with semflow export")
     return openers[path.suffix](path, device, threads)
-
-
-def need(package: str) -> ModuleType:
-    """Import a package of an extra.
-
-    Raises:
-        ConfigError: it is not installed; the message says how to get it.
-
-    Example:
-        >>> PACKAGES["surely_missing"] = "export"
-        >>> need("surely_missing")
-        Traceback (most recent call last):
-        ...
-        semflow.errors.ConfigError: surely_missing is not installed; get it with: pip install 'semflow[export]'
-        >>> del PACKAGES["surely_missing"]
-    """
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:  # it is there, and something that it needs is not
-            raise ConfigError(f"{package} cannot be imported ({error}); install it again") from error
-        raise ConfigError(
-            f"{package} is not installed; get it with: pip install 'semflow[{PACKAGES[package]}]'"
-        ) from None
 
 
 def _agree(metadata: Metadata, takes: tuple[object, ...], gives: Sequence[object], path: Path) -> None:
@@ -131,7 +102,7 @@ class _OnnxRunner:
     """ONNX Runtime."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        runtime = need("onnxruntime")
+        runtime = import_optional("onnxruntime")
         offered = runtime.get_available_providers()
         if device == "cuda" and "CUDAExecutionProvider" not in offered:
             raise DeviceError(f"device cuda is not offered by onnxruntime ({', '.join(offered)}); use cpu")
@@ -163,7 +134,7 @@ class _OpenVinoRunner:
     """OpenVINO on the CPU, told to compute in float32: by default it takes bfloat16 where the CPU is faster with it."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        openvino = need("openvino")
+        openvino = import_optional("openvino")
         if device == "cuda":
             raise DeviceError("device cuda is not offered by OpenVINO; use cpu")
         if not path.with_suffix(".bin").is_file():

@@ -1,10 +1,7 @@
 """A detector to one file that runs without this library."""
 
 import copy
-import glob
 import platform
-import shutil
-import tempfile
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -13,9 +10,9 @@ import torch
 from torch import Tensor
 
 from semflow._version import __version__
-from semflow.app.report.files import naming
 from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.files import remove_partial, staging, writing
 
 from .check import compare, sample_images, to_input
 from .formats import Format, packages_of, write
@@ -76,8 +73,8 @@ def save(
         ShapeError: `images` are not of the detector's size.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     exported = save(detector, Path(folder) / "parts.pt2")
         >>> exported.metadata.recipe, exported.metadata.outputs, max(exported.differences.values()) < 1e-4
@@ -92,17 +89,14 @@ def save(
     said = _metadata(graph, packages_of(chosen))
     program = trace(graph)
     differences: dict[str, float] = {}
-    parent, prefix, suffix = path.absolute().parent, f".{path.name}.", ".partial"
-    for left in parent.glob(f"{glob.escape(prefix)}????????{suffix}"):  # of an export that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    # A folder beside it, so that each file keeps its name while it is made and then moves within one file system.
-    with naming(path), tempfile.TemporaryDirectory(suffix, prefix, parent) as folder:
-        staged = Path(folder) / path.name
+    remove_partial(path.parent, path.name)
+    with writing(path), staging(path) as folder:
+        staged = folder / path.name
         write(program, staged, said, chosen)
         if check:
             differences = compare(graph, open_runner(staged), samples)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the file itself last
-            shutil.move(file, path.parent / file.name)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the file itself last
+            file.replace(path.parent / file.name)
     return Exported(path, said, differences)
 
 
@@ -142,7 +136,7 @@ def _refuse_existing(path: Path, format: Format) -> None:
 
 
 def _samples(images: Tensor | None, graph: DetectorGraph) -> Tensor:
-    side = graph.detector.image_size
+    side = graph.detector.provenance.image_size
     if images is None:
         return to_input(sample_images(side), graph.input)
     if images.dim() != 4 or images.shape[1:] != (3, side, side) or not len(images):
@@ -162,9 +156,9 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
             "map_threshold": pixel,
         }
     return Metadata(
-        recipe=str(detector.config.get("recipe", "")),
-        arguments=shareable(detector.config.get("arguments", {})),
-        image_size=detector.image_size,
+        recipe=detector.provenance.recipe,
+        arguments=shareable(detector.provenance.arguments),
+        image_size=detector.provenance.image_size,
         input=graph.input,
         map_range=detector.map_range,
         localizes=detector.localizes,

@@ -5,10 +5,10 @@ own. A file of ONNX is one protobuf message, and what is appended to it is merge
 metadata. A file of OpenVINO is XML, and takes a comment; its digest is of the weights in the `.bin` too.
 """
 
-import hashlib
 from pathlib import Path
 
 from semflow.errors import CheckpointError
+from semflow.files import hash_file, hash_parts
 
 __all__ = ["check_seal", "seal"]
 
@@ -18,7 +18,7 @@ ENDS = {
     ".onnx": (b"\x72\x52\x0a\x0e" + NAME + b"\x12\x40", b""),
     ".xml": (b"<!-- " + NAME + b" ", b" -->\n"),
 }
-DIGITS, CHUNK = 64, 2**20
+DIGITS = 64
 
 
 def seal(path: Path) -> None:
@@ -56,15 +56,6 @@ def check_seal(path: Path) -> None:
 
 
 def _digest(path: Path, size: int) -> str:
-    """SHA-256 of the first bytes of a file, then of all of the `.bin` that belongs to it."""
-    digest = hashlib.sha256()
-    parts = [(path, size)]
-    if path.suffix == ".xml":
-        weights = path.with_suffix(".bin")
-        parts.append((weights, weights.stat().st_size))
-    for part, left in parts:
-        with part.open("rb") as file:
-            while left > 0 and (chunk := file.read(min(CHUNK, left))):
-                digest.update(chunk)
-                left -= len(chunk)
-    return digest.hexdigest()
+    """Compute the digest of the first bytes of a file, and for OpenVINO of the `.bin` beside it."""
+    digest = hash_file(path, size)
+    return hash_parts((digest, hash_file(path.with_suffix(".bin")))) if path.suffix == ".xml" else digest

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bad_rows import SIZE, Room, Row, Works, batch, refused
 from torch import Tensor
 
+from helpers.bad_rows import SIZE, Room, Row, Works, batch, refused
 from semflow import metrics
 from semflow.data import Sample, collate
 from semflow.detectors import Scorer

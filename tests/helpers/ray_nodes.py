@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from keeping import Kept
+from helpers.keeping import Kept
 
 STORE = str(100 * 2**20)
 

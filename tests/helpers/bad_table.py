@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from bad_files import FILES
-from bad_folders import FOLDERS
-from bad_options import OPTIONS
-from bad_rows import CommandError, Observed, Refused, Room, Row, observe
-from bad_tensors import TENSORS
-
+from helpers.bad_files import FILES
+from helpers.bad_folders import FOLDERS
+from helpers.bad_options import OPTIONS
+from helpers.bad_rows import CommandError, Observed, Refused, Room, Row, observe
+from helpers.bad_tensors import TENSORS
 from semflow.recipes import load
 
 TABLE: dict[str, list[Row]] = {

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from bad_rows import SIZE, CommandError, Room, Row, Works, refused
-
+from helpers.bad_rows import SIZE, CommandError, Room, Row, Works, refused
 from semflow import recipes
 from semflow.detectors import Scorer, Training
 from semflow.errors import CheckpointError, ConfigError

@@ -13,7 +13,7 @@ OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ADDRESS": "",
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
 }
 """No statistics are sent, no cluster is used but the test's own, and its workers find the modules of these tests."""
 

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import safetensors.torch
 import torch
-from small import make_detector, make_images
 
+from helpers.small_detector import make_detector, make_images
 from semflow.training import checkpoint, fit
 from semflow.training.run import Run
 

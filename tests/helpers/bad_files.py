@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from bad_rows import Room, Row, Works, refused, stripes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from helpers.bad_rows import Room, Row, Works, refused, stripes
 from semflow.data import ImageFolder, decode_image, load_image
 from semflow.errors import ConfigError, DataError
 

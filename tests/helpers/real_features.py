@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from library_cases import SIZE
 from PIL import Image
 from torch import Tensor
 
+from helpers.library_cases import SIZE
 from semflow.features import TimmFeatures
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mvtec"

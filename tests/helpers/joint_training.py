@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from small import make_detector, make_images
 
+from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Training
 from semflow.features import ModuleFeatures

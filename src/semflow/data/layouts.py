@@ -1,0 +1,90 @@
+"""Checks shared by the layouts of public datasets: the folder of a category, and the mask of each image."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+
+from semflow.errors import DataError
+
+from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
+from .files import archives, find_images, listed, require_folder, subfolders
+from .folder import Record
+
+__all__ = ["UNPACK", "category_folder", "check_mask", "with_masks"]
+
+UNPACK = "unpack the dataset completely"
+
+
+def category_folder(
+    root: str | PathLike[str], category: str | None, name: str, is_category: Callable[[Path], bool], layout: str
+) -> Path:
+    """Return the folder of a category: `root / category`, or `root` itself without a category.
+
+    Args:
+        root: The folder of a category, or of all categories.
+        category: A folder in `root`.
+        name: Name of the dataset, for errors.
+        is_category: Returns True if a folder has the layout of a category.
+        layout: The folders that a category must contain, for errors.
+
+    Raises:
+        DataError: If the category does not exist, none of several is named, or the layout is different.
+    """
+    top = require_folder(Path(root), f"the folder of {name}")
+    folder = top / category if category else top
+    if is_category(folder):
+        return folder
+    others = [path.name for path in subfolders(top) if is_category(path)]
+    if others and not category:
+        raise DataError(f"{top} must be one category, but got the categories {listed(others)}; name {top / others[0]}")
+    if others and not folder.exists():
+        raise DataError(
+            f"{folder} must be the category {category} of {name}, but got only {listed(others)} in {top}; "
+            f"{UNPACK} or name one of these"
+        )
+    require_folder(folder, f"a category of {name}")
+    if packed := archives(folder):
+        raise DataError(f"{folder} must contain {layout}, but got the packed archive {packed[0].name}; unpack it there")
+    raise DataError(f"{folder} must contain {layout} (the layout of {name}), but got none; check the path")
+
+
+def with_masks(
+    images: Sequence[Path], folder: Path, ground_truth: Path, *, suffix: str = "", normal: str = "good"
+) -> list[Record]:
+    """Return records with label 1 and the mask of each image: the file with the same relative name in any format.
+
+    Args:
+        images: The anomalous images.
+        folder: The folder that their names are relative to.
+        ground_truth: The folder of the masks.
+        suffix: Optional suffix of a mask's name, before its extension.
+        normal: The folder for normal images, for errors.
+
+    Raises:
+        DataError: If a mask is missing or differs in size from its image.
+    """
+    if not images:
+        return []
+    require_folder(ground_truth, f"the folder of the masks of {folder}", "add the masks")
+    masks = {path.relative_to(ground_truth).with_suffix(""): path for path in find_images(ground_truth)}
+    records = []
+    for path in images:
+        name = path.relative_to(folder).with_suffix("")
+        expected = name.with_name(f"{name.name}{suffix}")
+        mask = masks.get(expected, masks.get(name))
+        if mask is None:
+            raise DataError(
+                f"{path} must have the mask {ground_truth / expected}.png, but got none; "
+                f"add the mask, or move the image to {normal} if it is normal"
+            )
+        check_mask(path, mask)
+        records.append(Record(path, 1, mask))
+    return records
+
+
+def check_mask(image: Path, mask: Path) -> None:
+    """Raise DataError if the sizes of a mask and its image differ; read only the headers if they agree."""
+    if oriented_size(image) != oriented_size(mask):
+        # Some orientations are known only after decoding, so compare the decoded sizes before failing.
+        height, width = decode_mask(mask).shape
+        check_mask_size(mask, (width, height), decode_image(image).size)
