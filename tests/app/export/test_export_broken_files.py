@@ -147,7 +147,7 @@ def rewritten(path: Path, change: dict[str, bytes], more: dict[str, bytes]) -> N
 def test_the_rewriting_of_this_test_leaves_a_good_archive(copy) -> None:
     path = copy("torch")
     rewritten(path, {}, {})
-    assert load(path).image_size == 32
+    assert load(path).provenance.image_size == 32
 
 
 @pytest.mark.parametrize("where", ["inputs", "weights", "legacy", "compiled", "object", "doubled"])

@@ -13,7 +13,6 @@ from PIL import Image
 from helpers.export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from semflow.app.cli import main
 from semflow.data import load_image
-from semflow.training.checkpoint import save_model, write_config
 
 
 def blocked(*names: str) -> str:
@@ -35,10 +34,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    detector = recipe_detector("sanflow", backbone="test_byobnet", strides=(8,), position_channels=4)
-    write_config(folder, dict(detector.config))
-    save_model(detector, folder)
-    return folder
+    detector = recipe_detector(
+        "sanflow", **{"backbone": "test_byobnet", "backbone.strides": (8,), "couplings.position_channels": 4}
+    )
+    return semflow.save(detector, folder)
 
 
 @pytest.fixture(scope="module")

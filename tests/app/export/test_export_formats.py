@@ -61,7 +61,7 @@ def test_the_file_says_what_it_is(name, files) -> None:
     exported = load(files[name])
     said = exported.metadata
     assert (said.recipe, said.image_size, said.input, said.localizes) == ("own", SIZE, "uint8", True)
-    assert (exported.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
+    assert (exported.provenance.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
     detector = own_detector()
     assert exported.map_range == pytest.approx(detector.map_range)
     assert said.calibration["images"] == 39

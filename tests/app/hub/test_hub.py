@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,11 +16,11 @@ import yaml
 from semflow.app import hub
 from semflow.app.hub import card, transfer
 from semflow.data import Sample
-from semflow.detectors import Detector
+from semflow.detectors import Detector, Provenance
 from semflow.errors import CheckpointError, ConfigError, DataError
 from semflow.recipes import build, load
 from semflow.training import fit
-from semflow.training.checkpoint import save_model, write_config
+from semflow.training.checkpoint import origin, save_model, write_config
 
 METRICS = {
     "image_auroc": 0.98765,
@@ -32,14 +33,10 @@ METRICS = {
 }
 
 
-def detector(**arguments):
-    made = build(
-        "cflow_ad",
-        **{"backbone": "test_byobnet", "weights": "random", "strides": (8,), "image_size": 32, "blocks": 1},
-        position_channels=4,
-        **arguments,
-    )
-    return made.eval()
+def detector(**settings):
+    small = {"backbone": "test_byobnet", "backbone.weights": "random", "backbone.strides": (8,), "image_size": 32}
+    small |= {"couplings.blocks": 1, "couplings.position_channels": 4}
+    return build("cflow_ad", {**small, **settings}).eval()
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -51,8 +48,9 @@ def run(tmp_path_factory) -> Path:
     folder, made = tmp_path_factory.mktemp("run"), detector()
     made.fit_score([images()])
     made.calibrate([images(19)], 0.1)
-    arguments = {**made.config["arguments"], "weights": "/srv/secret/weights.pth"}
-    write_config(folder, {"version": "0.1.0", "recipe": "cflow_ad", "arguments": arguments})
+    said = origin(made)
+    said["arguments"]["backbone"]["weights"] = "/srv/secret/weights.pth"
+    write_config(folder, {"version": "0.1.0", **said})
     save_model(made, folder)
     (folder / "log.jsonl").write_text("{}\n")
     return folder
@@ -78,7 +76,9 @@ def test_a_saved_folder_is_the_detector_again(run, tmp_path) -> None:
 
 def test_nothing_of_the_writers_machine_goes_along(run, tmp_path) -> None:
     source = Path(shutil.copytree(run, tmp_path / "run"))
-    save_model(load(source), source, {"trained_on": "0123456789ab", "fingerprint": "f" * 64})
+    marked = load(source)
+    marked.provenance = replace(marked.provenance, fingerprints=("0123456789ab",))
+    save_model(marked, source, {"fingerprint": "f" * 64})
     folder = hub.save(source, tmp_path / "screws", metrics=METRICS)
     assert b"0123456789ab" in (source / "model.safetensors").read_bytes()
     for told in (b"secret", b"0123456789ab"):
@@ -87,7 +87,7 @@ def test_nothing_of_the_writers_machine_goes_along(run, tmp_path) -> None:
         text = (folder / name).read_text()
         assert "secret" not in text
         assert "weights.pth" in text
-    assert hub.load(folder).config["arguments"]["weights"] == "weights.pth"
+    assert hub.load(folder).provenance.arguments["backbone"]["weights"] == "weights.pth"
 
 
 def test_the_card_has_a_header_that_the_hub_reads(run, tmp_path) -> None:
@@ -114,7 +114,7 @@ def test_the_card_has_a_header_that_the_hub_reads(run, tmp_path) -> None:
 
 
 def test_a_card_without_metrics_or_calibration_claims_none(tmp_path) -> None:
-    text = card.model_card(detector(), detector().config, "screws")
+    text = card.model_card(detector(), origin(detector()), "screws")
     assert "## Metrics" not in text
     assert "model-index" not in header(text)
     assert "None: scores have no threshold yet" in text
@@ -179,8 +179,8 @@ def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -
     mixed = hub.HubDetector.of(made)
     assert isinstance(mixed, Detector)
     assert mixed.flows is made.flows
-    mixed.trained_on = "0123456789ab"
-    assert made.trained_on == "0123456789ab"  # one detector
+    mixed.provenance = replace(made.provenance, fingerprints=("0123456789ab",))
+    assert made.provenance is mixed.provenance
     folder = mixed.save_pretrained(tmp_path / "a", repo_id="me/screws", data="ours", metrics=METRICS, license="mit")
     same = hub.save(made, tmp_path / "b", "me/screws", "ours", METRICS, "mit")
     for path in same.iterdir():
@@ -259,8 +259,8 @@ def test_what_is_refused(run, tmp_path) -> None:
         with pytest.raises(ConfigError, match="owner/name"):
             hub.push(run, name)
     own = detector()
-    own.config = {"recipe": "mine", "arguments": {}}
-    with pytest.raises(ConfigError, match="source must be a detector of sanflow, "):
+    own.provenance = Provenance("mine")
+    with pytest.raises(ConfigError, match="source must be a detector of cflow_ad, "):
         hub.save(own, tmp_path / "own")
     with pytest.raises(CheckpointError, match="not a run directory"):
         hub.save(tmp_path, tmp_path / "own")
