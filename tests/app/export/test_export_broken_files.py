@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from helpers.export_cases import FORMATS, PACKAGES
 from semflow.app.export import load, open_runner
+from semflow.app.export.digest import DIGITS, ENDS
 from semflow.app.export.metadata import EXPORT_FORMAT, KEY
 from semflow.app.export.runtime import SUFFIXES
-from semflow.app.export.seal import DIGITS, ENDS
 from semflow.errors import CheckpointError
 
 ROOT = "archive"  # of the folder in an archive
