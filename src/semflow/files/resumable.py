@@ -1,4 +1,4 @@
-"""A folder that is whole when it is seen, and that a killed process can go on with."""
+"""Folders that appear when they are complete, and that a killed process can continue."""
 
 __all__ = ["Unfinished", "resumable_folder"]
 
@@ -13,18 +13,18 @@ from typing import IO, Any
 
 from semflow.errors import DataError
 
-from .files import naming, refuse_occupied
+from .atomic import refuse_occupied, writing
 
 FOLDER, JOURNAL = "folder", "journal.jsonl"
 
 
 class Unfinished:
-    """A folder in the making: where to write, and what is done.
+    """Unfinished folder and the entries that are complete.
 
     Args:
-        stage: the hidden folder that holds the folder and its journal.
-        origin: what the entries are made of; those of another origin are thrown away.
-        journal: its open file; the lock on it says that this process is alive.
+        stage: Hidden folder that contains the unfinished folder and its journal.
+        origin: What the entries are made from; entries of another origin are deleted.
+        journal: The open journal. The lock on it lasts while this process is alive.
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
@@ -32,35 +32,35 @@ class Unfinished:
         self.done: dict[str, dict[str, Any]] = {}
         self._files: dict[str, list[str]] = {}
         self._journal = journal
-        self._take(origin)
+        self._read(origin)
 
     def add(self, key: str, entry: Mapping[str, Any], files: Sequence[str]) -> None:
-        """Note that an entry is done, after its files (relative to `folder`) have been written whole."""
-        with naming(self.folder):
+        """Record an entry after its files, given relative to `folder`, have been written."""
+        with writing(self.folder):
             self._write({"key": key, "entry": dict(entry), "files": list(files)})
         self.done[key], self._files[key] = dict(entry), list(files)
 
     def drop(self, key: str) -> None:
-        """Forget an entry; its files go when the folder is finished, unless they are made again."""
+        """Forget an entry; `tidy` deletes its files unless they are written again."""
         del self.done[key], self._files[key]
 
     def tidy(self, also: Sequence[str]) -> None:
-        """Remove what belongs neither to an entry nor to `also`: files of dropped entries, and halves of a kill."""
+        """Delete all files that belong neither to an entry nor to `also`."""
         kept = {*also, *(name for names in self._files.values() for name in names)}
-        for path in sorted(self.folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # files before their folder
             if path.is_dir():
                 if not any(path.iterdir()):
                     path.rmdir()
             elif path.relative_to(self.folder).as_posix() not in kept:
                 path.unlink()
 
-    def _take(self, origin: str) -> None:
-        """Read what a killed process has left, as far as it is of the same origin and whole."""
+    def _read(self, origin: str) -> None:
+        """Read the complete entries of a killed process if they have the same origin."""
         self._journal.seek(0)
         lines, end = [], 0
         for text in self._journal.read().splitlines(keepends=True):
             line = _parsed(text)
-            if line is None:  # cut off while it was written
+            if line is None:
                 break
             lines.append(line)
             end += len(text.encode())
@@ -77,12 +77,12 @@ class Unfinished:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._journal.seek(0, os.SEEK_END)
-        self._journal.write(json.dumps(line) + "\n")  # names of files may hold any bytes; JSON escapes them
+        self._journal.write(json.dumps(line) + "\n")
         self._journal.flush()
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """A line of the journal, or None if it is not whole."""
+    """Parse a line of the journal; return None if it is incomplete."""
     try:
         line = json.loads(text)
     except ValueError:
@@ -93,67 +93,70 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 @contextmanager
 def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
-    """A folder that appears under its name when the block ends well.
+    """Create a folder that appears at `path` when the block succeeds.
 
-    It is made in a hidden folder beside `path`, which stays when the process is killed or interrupted: the next one
-    with the same `path` and `origin` finds there what is done. An error takes it away. Two processes cannot make the
+    The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
+    same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
     same folder at the same time.
 
     Args:
-        path: the folder to make.
-        origin: what the folder is made of, such as the fingerprint of a model: entries of another one are not used.
+        path: The folder to create.
+        origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
+
+    Yields:
+        The unfinished folder.
 
     Raises:
-        DataError: `path` is occupied, another process is making it, or the disk refuses.
+        DataError: If `path` is occupied, another process is creating it, or the system refuses.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with resumable_folder(Path(parent) / "results", "model 1") as work:
-    ...         _ = (work.folder / "a.txt").write_text("whole")
-    ...         work.add("a", {"score": 1.5}, ["a.txt"])
-    ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
-    ['results', 'results/a.txt']
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with resumable_folder(Path(parent) / "results", "model 1") as work:
+        ...         _ = (work.folder / "a.txt").write_text("complete")
+        ...         work.add("a", {"score": 1.5}, ["a.txt"])
+        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
+        ['results', 'results/a.txt']
     """
     path = Path(path).absolute()
     refuse_occupied(path)
     stage = path.with_name(f".{path.name}.partial")
-    with naming(path):
+    with writing(path):
         journal = _locked(stage, path)
     with journal:
         work = None
         try:
-            with naming(path):
+            with writing(path):
                 work = Unfinished(stage, origin, journal)
             yield work
-            with naming(path):
+            with writing(path):
                 if path.is_dir():
-                    path.rmdir()  # empty, as checked; some systems do not rename onto a folder
+                    path.rmdir()  # Windows does not rename onto an empty folder
                 work.folder.replace(path)
         except BaseException as error:
-            if isinstance(error, Exception) or work is None or not work.done:  # an interrupt leaves what is done
+            keep = work is not None and work.done and not isinstance(error, Exception)
+            if not keep:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
         shutil.rmtree(stage, ignore_errors=True)
 
 
 def _locked(stage: Path, path: Path) -> IO[str]:
-    """The journal, open and locked by this process; the system takes the lock back when the process ends."""
+    """Open the journal and lock it for the life of this process."""
     while True:
         stage.mkdir(parents=True, exist_ok=True)
         file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
         try:
-            _lock(file)
+            if sys.platform != "win32":  # Windows has no such lock
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
-            raise DataError(f"output {path}: another process is making it; wait, or choose another place") from None
-        # Whoever held the lock may have finished in between, and have taken the file away.
+            raise DataError(
+                f"{path} must not be in use, but got another process that creates it; wait or choose another location"
+            ) from None
+        # The previous owner of the lock may have finished and deleted the file since it was opened.
         if (stage / JOURNAL).exists() and os.path.samestat(os.fstat(file.fileno()), (stage / JOURNAL).stat()):
             return file
         file.close()
-
-
-def _lock(file: IO[str]) -> None:
-    if sys.platform != "win32":  # elsewhere two processes at the same folder are not told apart
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
