@@ -103,9 +103,6 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
         path: The folder to create.
         origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
 
-    Yields:
-        The unfinished folder.
-
     Raises:
         DataError: If `path` is occupied, another process is creating it, or the system refuses.
 

@@ -67,17 +67,8 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
         text: Text under `KEY`; None if there is no such entry.
         path: The file, for the error.
 
-    Returns:
-        The metadata.
-
     Raises:
         CheckpointError: If it is missing, broken or of another version.
-
-    Example:
-        >>> read_metadata('{"format": 7}', Path("a.onnx"))
-        Traceback (most recent call last):
-        ...
-        semflow.errors.CheckpointError: a.onnx must have export format 1, but got 7; export the model again
     """
     if text is None:
         raise CheckpointError(f"{path} must be written by semflow export, but got no entry {KEY!r}")
@@ -128,12 +119,7 @@ def _check(made: Metadata) -> None:
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a recipe's arguments with the folder of a weight file removed.
-
-    Example:
-        >>> shareable({"backbone": {"name": "resnet18", "weights": "models/mine/resnet18.pth"}})
-        {'backbone': {'name': 'resnet18', 'weights': 'resnet18.pth'}}
-    """
+    r"""Return a recipe's arguments with the folder of a weight file removed."""
     backbone = arguments.get("backbone")
     if not isinstance(backbone, Mapping) or not isinstance(backbone.get("weights"), str):
         return dict(arguments)

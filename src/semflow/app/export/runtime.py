@@ -45,9 +45,6 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         device: `cpu`, `cuda`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
         threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
-    Returns:
-        The runner.
-
     Raises:
         CheckpointError: If the file does not exist, is damaged, or was not written by this version's `semflow export`.
         ConfigError: If the runtime is not installed.
