@@ -144,12 +144,12 @@ def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, An
 
 def trained(train: Any, epochs: int, image_size: int, seed: int, held: int) -> Any:
     """A small detector, with some of the images held out and calibrated on, or with none."""
-    from semflow.recipes import sanflow
+    from semflow.recipes import Backbone, build
     from semflow.training import fit
 
-    detector = sanflow(
-        "tf_efficientnet_lite0", "packaged", (4, 8, 16), image_size=image_size, position_channels=128, seed=seed
-    )
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", (4, 8, 16), smoothing=3)
+    settings = {"backbone": backbone, "image_size": image_size, "couplings.position_channels": 128, "seed": seed}
+    detector = build("sanflow", settings)
     return fit(detector, train, epochs=epochs, batch_size=4, seed=seed, calibration=held or None, progress=False)
 
 

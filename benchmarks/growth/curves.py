@@ -12,7 +12,7 @@ import torch
 from semflow.data import Sample
 from semflow.flows import coupling_stack
 from semflow.nn import SinusoidalPosition2d
-from semflow.recipes import sanflow
+from semflow.recipes import build
 from semflow.training import fit
 
 from ..speed.flows import inference, training_step
@@ -45,7 +45,9 @@ def flow_runs(channels: int = 256, locations: int = 1024, blocks: int = 4) -> di
 
 
 def fit_runs(images: int, side: int = 128) -> dict[str, Run]:
-    detector = sanflow("resnet18", "random", blocks=2, image_size=side)
+    detector = build(
+        "sanflow", {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 2, "image_size": side}
+    )
     data = [
         Sample(torch.rand(3, side, side, generator=torch.Generator().manual_seed(k)), 0, None, f"{k}.png")
         for k in range(images)

@@ -19,12 +19,12 @@ PACKAGES = {"torch": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "openvin
 """What writing and running a format needs."""
 
 SMALL = {
-    "sanflow": {"blocks": 1, "position_channels": 8},
-    "cflow_ad": {"blocks": 1, "position_channels": 8},
-    "fastflow": {"steps": 2},
-    "differnet": {"blocks": 1, "hidden": 8, "views": 8, "levels": 2},
-    "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2},
-    "msflow": {"blocks": (1, 1, 1), "position_channels": 8},
+    "sanflow": {"couplings.blocks": 1, "couplings.position_channels": 8},
+    "cflow_ad": {"couplings.blocks": 1, "couplings.position_channels": 8},
+    "fastflow": {"couplings.blocks": 2},
+    "differnet": {"couplings.blocks": 1, "couplings.hidden": 8, "views": 8, "levels": 2},
+    "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
+    "msflow": {"couplings.blocks": (1, 1, 1), "couplings.position_channels": 8},
 }
 
 

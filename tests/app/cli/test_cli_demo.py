@@ -87,7 +87,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert name in shown
         assert 0 <= record["textures"][name]["pixel_auroc"] <= 1
         assert record["textures"][name]["images"] == 2 + len(DEFECTS)
-        assert semflow.load(output / "models" / name).image_size == demo_data.CROP
+        assert semflow.load(output / "models" / name).provenance.image_size == demo_data.CROP
     assert str(output / "gallery.png") in shown
     assert str(output / "index.html") in shown
     with Image.open(output / "gallery.png") as picture:

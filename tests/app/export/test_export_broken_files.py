@@ -147,7 +147,7 @@ def rewritten(path: Path, change: dict[str, bytes], more: dict[str, bytes]) -> N
 def test_rewritten_archive_is_accepted(copy) -> None:
     path = copy("torch")
     rewritten(path, {}, {})
-    assert load(path).image_size == 32
+    assert load(path).provenance.image_size == 32
 
 
 @pytest.mark.parametrize("where", ["inputs", "weights", "legacy", "compiled", "object", "doubled"])

@@ -61,7 +61,7 @@ def test_metadata_of_a_file(name, files) -> None:
     exported = load(files[name])
     about = exported.metadata
     assert (about.recipe, about.image_size, about.input, about.localizes) == ("own", SIZE, "uint8", True)
-    assert (exported.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
+    assert (exported.provenance.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
     detector = own_detector()
     assert exported.map_range == pytest.approx(detector.map_range)
     assert about.calibration["images"] == 39

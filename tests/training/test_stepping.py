@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from helpers import joint_training as joint
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Training
+from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError, TrainingError
 from semflow.features import ModuleFeatures
 from semflow.flows import GlobalAffine, PyramidSequence, ScaleWise, coupling_stack
 from semflow.functional import take_locations
 from semflow.nn import ConvSubnet, SinusoidalPosition2d
-from semflow.training import fit
+from semflow.training import TrainingConfig, fit
 from semflow.training.cache import NormalImages
 from semflow.training.loading import batches
 from semflow.training.stepping import adam, train_on_batch
@@ -56,8 +56,8 @@ def test_one_group_of_all_locations_steps_as_whole_maps_do(build, images) -> Non
         detector = build().train()
         before = [p.detach().clone() for p in detector.trainable()]
         optimizer = torch.optim.SGD(detector.trainable(), lr=1e-3)
-        plan = Training(locations=locations)
-        train_on_batch(detector, optimizer, plan, stack(images[:4]), masks_of(4))
+        training = TrainingConfig(locations=locations)
+        train_on_batch(detector, optimizer, training, stack(images[:4]), masks_of(4))
         changes.append([p.detach() - q for p, q in zip(detector.trainable(), before, strict=True)])
     for (name, _), whole, group in zip(build().flows.named_parameters(), *changes, strict=False):
         torch.testing.assert_close(group, whole, rtol=1e-3, atol=1e-7, msg=name)
@@ -80,7 +80,7 @@ def test_groups_share_out_every_location_once(build, images) -> None:
             lambda self, z, *rest: (seen.append(z.shape[-1]), objective(self, z, *rest))[1],
         )
         still = torch.optim.SGD(detector.trainable(), lr=0.0)
-        terms = train_on_batch(detector, still, Training(locations=50), batch)
+        terms = train_on_batch(detector, still, TrainingConfig(locations=50), batch)
     assert seen == [50, 50, 50, 42, 48]  # 3 x 8 x 8 locations of the finer map, 3 x 4 x 4 of the coarser
     with torch.no_grad():
         whole = torch.stack(list(build(synthesis=False).train().loss(batch)))
@@ -90,8 +90,8 @@ def test_groups_share_out_every_location_once(build, images) -> None:
 def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
     def train(seed):
         detector = build(synthesis=False)
-        detector.plan = Training(epochs=2, batch_size=4, locations=32)
-        return fit(detector, images, seed=seed, progress=False).state_dict()
+        training = TrainingConfig(epochs=2, batch_size=4, locations=32)
+        return fit(detector, images, training, seed=seed, progress=False).state_dict()
 
     a, b, c = train(0), train(0), train(1)
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -100,24 +100,24 @@ def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
 
 def test_groups_need_flows_of_locations() -> None:
     features = ModuleFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
-    plan = Training(epochs=1, locations=8)
-    detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal(), plan=plan)
+    training = TrainingConfig(epochs=1, locations=8)
+    detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal())
     with pytest.raises(ConfigError, match=r"locations = 8 .* location by location, but their events are sample"):
-        fit(detector, [], progress=False)
+        fit(detector, [], training, progress=False)
     pyramid = PyramidSequence([ScaleWise([GlobalAffine(4)]), ScaleWise([GlobalAffine(4)])])
     with pytest.raises(ConfigError, match="locations = 8 a step needs one flow a scale, but flows are a PyramidSeq"):
-        fit(Detector(features, pyramid, StandardNormal(), plan=plan), [], progress=False)
+        fit(Detector(features, pyramid, StandardNormal()), [], training, progress=False)
     with pytest.raises(ConfigError, match="locations must be at least 1"):
-        Training(locations=0)
+        TrainingConfig(locations=0)
     with pytest.raises(ConfigError, match="clip must be a positive norm"):
-        Training(clip=0.0)
+        TrainingConfig(clip=0.0)
 
 
 def test_a_clipped_step_is_no_longer_than_the_norm(build, images) -> None:
     detector = build(synthesis=False).train()
     before = torch.cat([p.detach().flatten().clone() for p in detector.trainable()])
-    plan = Training(clip=1e-3)
-    train_on_batch(detector, torch.optim.SGD(detector.trainable(), lr=1.0), plan, stack(images[:4]))
+    training = TrainingConfig(clip=1e-3)
+    train_on_batch(detector, torch.optim.SGD(detector.trainable(), lr=1.0), training, stack(images[:4]))
     moved = torch.cat([p.detach().flatten() for p in detector.trainable()]) - before
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -162,10 +162,10 @@ def test_a_step_that_is_not_finite_is_named_and_not_taken(build, images) -> None
     before = [p.detach().clone() for p in detector.trainable()]
     maps = [x.clone() for x in detector.features(stack(images[:2]))]
     maps[1][0, 0, 0, 0] = float("inf")
-    watch, optimizer = Watch(), adam(detector, detector.plan)
+    watch, optimizer = Watch(), adam(detector, detector.provenance.training)
     watch.begin(" of epoch 7", steps=41)
     with pytest.raises(TrainingError, match=r"^step 42 of epoch 7: the loss is (nan|inf) and the norm of its gradient"):
-        train_on_batch(detector, optimizer, detector.plan, stack(images[:2]), None, maps, watch=watch)
+        train_on_batch(detector, optimizer, detector.provenance.training, stack(images[:2]), None, maps, watch=watch)
     assert all(torch.equal(p, q) for p, q in zip(detector.trainable(), before, strict=True))
 
 
@@ -200,5 +200,5 @@ def test_the_norm_that_clips_by_default_leaves_a_smaller_gradient_as_it_is_bit_b
     weight = torch.zeros(7, requires_grad=True)
     weight.grad = torch.linspace(-1, 1, 7) * norm
     before = weight.grad.clone()
-    Watch(Training().clip).step(torch.tensor(0.0), [weight])
+    Watch(TrainingConfig().clip).step(torch.tensor(0.0), [weight])
     assert torch.equal(weight.grad, before)

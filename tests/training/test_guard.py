@@ -46,7 +46,6 @@ def test_an_ignored_location_does_not_count() -> None:
 def test_the_guard_keeps_a_patch_from_its_neighbours(build, images) -> None:
     """Features around a patch have no gradient: whatever they are, the loss does not change."""
     detector = build()
-    detector.guard = 1
     batch = torch.stack([s.image for s in images[:1]])
     masks = torch.zeros(1, 32, 32, dtype=torch.bool)
     masks[0, 12:16, 12:16] = True  # location (3, 3) of the finer map
@@ -60,7 +59,7 @@ def test_the_guard_keeps_a_patch_from_its_neighbours(build, images) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Objective, "__call__", spy)
-        detector.loss(batch, masks)
+        detector.loss(batch, masks, mask_resize="nearest", guard=1)
     fine_mask, fine_ignore = seen[0]
     assert torch.equal(fine_mask, mask_to_grid(masks, (8, 8)))
     assert fine_mask.sum() == 1

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from helpers.small_detector import make_images
-from semflow.detectors import Training
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
-from semflow.training import checkpoint, evaluate, fit, load_into, read_config
+from semflow.training import TrainingConfig, checkpoint, evaluate, fit
 from semflow.training import fitting as training
+from semflow.training.checkpoint import load_into, read_config
 
 
 def state(detector):
@@ -176,7 +176,7 @@ def test_what_fit_refuses(build, images, tmp_path) -> None:
     with pytest.raises(ConfigError, match="epochs must be at least 1"):
         fit(build(), images, epochs=0, progress=False)
     with pytest.raises(ConfigError, match="schedule"):
-        fit(build(), images, schedule="linear", progress=False)
+        fit(build(), images, training=TrainingConfig(schedule="linear"), progress=False)
     with pytest.raises(ConfigError, match="resume needs output"):
         fit(build(), images, resume=True, progress=False)
     with pytest.raises(DeviceError, match="device nonsense"):
@@ -191,11 +191,11 @@ def test_what_fit_refuses(build, images, tmp_path) -> None:
 
 def test_a_diverging_loss_is_named(build, images) -> None:
     with pytest.raises(TrainingError, match=r"^step \d+ of epoch \d: the loss is .* learning_rate .* too large"):
-        fit(build(), images, epochs=4, learning_rate=1e6, schedule="constant", progress=False)
+        fit(build(), images, training=TrainingConfig(4, 4, 1e6, "constant"), progress=False)
 
 
 def test_schedules() -> None:
-    plan = Training(learning_rate=2.0)
+    plan = TrainingConfig(learning_rate=2.0)
     rates = [plan.learning_rate_at(t / 1000) for t in range(1001)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[-1] == pytest.approx(0.002)
@@ -203,7 +203,7 @@ def test_schedules() -> None:
     assert 80 <= peak <= 110
     assert all(a <= b for a, b in pairwise(rates[: peak + 1]))
     assert all(a >= b for a, b in pairwise(rates[peak:]))
-    assert {Training(schedule="constant").learning_rate_at(t / 7) for t in range(8)} == {5e-4}
+    assert {TrainingConfig(schedule="constant").learning_rate_at(t / 7) for t in range(8)} == {5e-4}
 
 
 def test_plain_lines_where_there_is_no_terminal(build, images, capsys) -> None:

@@ -16,7 +16,7 @@ from helpers import killed_training as killing
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
 from semflow.files import tensors as files
-from semflow.recipes import fastflow
+from semflow.recipes import Backbone, ConvCouplings, fastflow
 from semflow.training import fit
 from semflow.training.run import Run
 
@@ -50,7 +50,7 @@ def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path,
 
     def made() -> Detector:
         torch.manual_seed(0)
-        detector = fastflow("test_efficientnet", "random", (8,), 32, steps=2)
+        detector = fastflow(Backbone("test_efficientnet", "random", (8,)), 32, couplings=ConvCouplings(2))
         detector.flows.to(memory_format=torch.channels_last)
         return detector
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from helpers import joint_training as joint
 from semflow.bases import SemanticGaussian
-from semflow.detectors import Training
 from semflow.errors import ConfigError
 from semflow.objectives import Objective, means_over_locations
-from semflow.training import Processes, evaluate, launched_processes, load_into
+from semflow.training import Processes, TrainingConfig, evaluate, launched_processes
+from semflow.training.checkpoint import load_into
 from semflow.training.loading import dealt_batches, split_batches
 from semflow.training.sharing import SharedBatchNorm, shared
 from semflow.training.stepping import train_on_batch
@@ -220,7 +220,7 @@ def test_who_has_no_part_of_a_batch_adds_nothing_to_a_step(build, images, locati
     processes.count, processes.rank = 2, 0
     batch, masks = torch.stack([images[0].image]), torch.zeros(1, 32, 32, dtype=torch.bool)
     before = [p.detach().clone() for p in detector.trainable()]
-    optimizer, plan = torch.optim.SGD(detector.trainable(), 0.1), Training(locations=locations)
+    optimizer, plan = torch.optim.SGD(detector.trainable(), 0.1), TrainingConfig(locations=locations)
     with shared(detector, processes), pytest.MonkeyPatch.context() as patch:
         # Alone with a part that does not count, a batch norm would divide by the count of nobody.
         patch.setattr(SharedBatchNorm, "forward", lambda self, x: torch.nn.BatchNorm2d.forward(self.eval(), x))
