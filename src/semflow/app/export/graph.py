@@ -47,10 +47,8 @@ class DetectorGraph(nn.Module):
         """Compute the results of images (B, 3, S, S), as `Detector.predict` does."""
         if self.input == "uint8":
             images = images.to(torch.float32) / 255.0
-        log_probs, variances = self.detector.log_probs(images)
-        anomaly_map, score = self.detector._score(log_probs, images.shape[2:])
-        decisions = [x for x in self.detector.calibration(score, anomaly_map) if x is not None]
-        return (score, anomaly_map, *decisions, *variances)
+        score, anomaly_map, variances, *decisions = self.detector(images)
+        return (score, anomaly_map, *(x for x in decisions if x is not None), *variances)
 
     def example(self, batch: int = 2) -> Tensor:
         """Return black images of the graph's type and size."""
