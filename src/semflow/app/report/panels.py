@@ -23,7 +23,7 @@ class Panel:
 
     Args:
         image: Picture of the detector's input.
-        heat: Its overlay, see `semflow.app.report.overlay`.
+        heat: Its overlay, the result of `overlay`.
         truth: (H, W) bool, true where anomalous; None if unknown.
         caption: Text above the pictures, such as "brick, scratch".
         score: Anomaly score of the image.
