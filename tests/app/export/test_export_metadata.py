@@ -77,7 +77,6 @@ WRONG = {
 def test_values_of_other_types_are_rejected(name, value) -> None:
     with pytest.raises(CheckpointError, match=r"^a\.onnx must ") as caught:
         read_metadata(json.dumps({**asdict(ABOUT), name: value}), PATH)
-    assert name in str(caught.value)
     assert len(str(caught.value)) < 200
 
 
