@@ -119,9 +119,8 @@ def _check(made: Metadata) -> None:
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a recipe's arguments with the folder of a weight file removed."""
-    backbone = arguments.get("backbone")
-    if not isinstance(backbone, Mapping) or not isinstance(backbone.get("weights"), str):
-        return dict(arguments)
-    name = backbone["weights"].replace("\\", "/").rpartition("/")[2]
-    return {**arguments, "backbone": {**backbone, "weights": name}}
+    """Return a recipe's arguments without folder names: a file of weights keeps only its name."""
+    given = {name: shareable(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
+    if isinstance(given.get("weights"), str):
+        given["weights"] = given["weights"].replace("\\", "/").rpartition("/")[2]
+    return given
