@@ -25,10 +25,12 @@ class Unfinished:
         stage: Hidden folder that contains the unfinished folder and its journal.
         origin: What the entries are made from; entries of another origin are deleted.
         journal: The open journal. The lock on it lasts while this process is alive.
+
+    With `keep = True` the complete entries are kept after an error, as they are after an interrupt.
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
-        self.folder = stage / FOLDER
+        self.folder, self.keep = stage / FOLDER, False
         self.done: dict[str, dict[str, Any]] = {}
         self._files: dict[str, list[str]] = {}
         self._journal = journal
@@ -131,7 +133,7 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
                     path.rmdir()  # Windows does not rename onto an empty folder
                 work.folder.replace(path)
         except BaseException as error:
-            keep = work is not None and work.done and not isinstance(error, Exception)
+            keep = work is not None and work.done and (work.keep or not isinstance(error, Exception))
             if not keep:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
