@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semflow.errors import DataError, SemflowError
 
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows lacks EDQUOT
 
 
 def replace_file(path: Path, write: Callable[[Path], object], durable: bool = False) -> None:

@@ -146,7 +146,7 @@ def _locked(stage: Path, path: Path) -> IO[str]:
         stage.mkdir(parents=True, exist_ok=True)
         file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
         try:
-            if sys.platform != "win32":  # Windows has no such lock
+            if sys.platform != "win32":  # Windows lacks such locks
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

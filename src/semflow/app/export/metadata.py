@@ -64,7 +64,7 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
     """Parse the metadata of a file.
 
     Args:
-        text: Text under `KEY`; None if there is no such entry.
+        text: Text under `KEY`; None without such an entry.
         path: The file, for the error.
 
     Raises:

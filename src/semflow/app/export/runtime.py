@@ -154,7 +154,7 @@ class _TorchRunner:
             shapes = [(str(x.dtype).removeprefix("torch."), *map(int, x.shape[1:])) for x in inputs]
         except Exception as error:  # a forged graph may lack anything
             raise unreadable(path, error) from error
-        count = len(signature.user_outputs)  # they have no names
+        count = len(signature.user_outputs)  # without names
         names = [*self.metadata.outputs[:count], *["another"] * (count - len(self.metadata.outputs))]
         _check_graph(self.metadata, shapes, names, path)
         if chosen.type != "cpu":

@@ -56,7 +56,7 @@ def gallery(
         title: Line at the top.
         columns: Panels per row.
         tile: Side of each of the three pictures in pixels.
-        value_range: Values of the first and the last color, for a legend; by default, there is none.
+        value_range: Values of the first and the last color, for a legend; None draws no legend.
 
     Raises:
         ConfigError: If `panels` is empty.
