@@ -105,9 +105,6 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
         path: The folder to create.
         origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
 
-    Yields:
-        The unfinished folder.
-
     Raises:
         DataError: If `path` is occupied, another process is creating it, or the system refuses.
 
@@ -149,7 +146,7 @@ def _locked(stage: Path, path: Path) -> IO[str]:
         stage.mkdir(parents=True, exist_ok=True)
         file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
         try:
-            if sys.platform != "win32":  # Windows has no such lock
+            if sys.platform != "win32":  # Windows lacks such locks
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
