@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks import mvtec as front
 from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.planning import plan

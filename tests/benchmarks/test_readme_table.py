@@ -1,4 +1,4 @@
-"""README's figures are those of the committed results, and say what speaks against us as well."""
+"""The tables of README."""
 
 import re
 
@@ -40,35 +40,36 @@ SPEED = {
 }
 
 
-def test_readme_has_the_figures_of_the_results() -> None:
+def test_readme_matches_the_committed_results() -> None:
     names = set(re.findall(r"<!-- figures: (\w+) -->", README))
     assert names == set(TABLES)
     assert filled(README, read()) == README, "python -m benchmarks.readme_table"
     assert main(["--check"]) == 0
 
 
-def test_a_figure_changed_by_hand_is_seen() -> None:
+def test_filled_replaces_a_changed_figure() -> None:
     changed = re.sub(r"SANFlow \| (\d+) epochs \| 3 \| \D*\d", "SANFlow | \\1 epochs | 3 | 1", README)
     assert changed != README
     assert filled(changed, read()) == README
 
 
-def test_means_and_the_best_are_by_hand() -> None:
+def test_accuracy_has_means_and_bold_best_figures() -> None:
     lines = accuracy(Figures(SPEED, FLOW, PEERS)).splitlines()
     assert lines[2] == "| screw | SANFlow | 7 epochs | 2 | 60.0 ± 14.1 | 60.0 ± 14.1 | 60.0 ± 14.1 |"
     assert lines[3] == "| screw | PaDiM | one pass | 1 | **75.0** | **75.0** | **75.0** |"
-    assert lines[4].startswith("| nut and screw | SANFlow |")  # where no peer was measured
+    assert lines[4].startswith("| nut and screw | SANFlow |")  # not measured for the peers
     assert lines[5] == ""
     assert "elsewhere" not in "".join(lines)
     assert accuracy(Figures(SPEED, FLOW, None)).count("**") == 12
 
 
-def test_slower_and_unmeasured_are_rows_too() -> None:
+def test_speed_lists_slower_and_unmeasured_cases() -> None:
     made = speed(Figures(SPEED, FLOW, None))
-    assert "| FastFlow's flows, training step | anomalib | 0.80 (0.75 to 0.91) |" in made
-    assert "| FastFlow's flows, inference | anomalib | not measured: no anomalib |" in made
-    assert "| FastFlow's flows, training step, batches of 1 | anomalib | 0.90 (0.90 to 0.90) |" in made
-    assert "CFLOW" not in made  # another size, at which we are faster
-    assert "0.50 (0.50 to 0.50), less is better" in made
+    assert "| training step of FastFlow's flows | anomalib | 0.80 (0.75 to 0.91) |" in made
+    assert "| inference of FastFlow's flows | anomalib | not measured: no anomalib |" in made
+    assert "| training step of FastFlow's flows, batches of 1 | anomalib | 0.90 (0.90 to 0.90) |" in made
+    assert "CFLOW" not in made  # faster at another size
+    assert "| measured | compared with | times as much |" in made
+    assert "| FrEIA | 0.50 (0.50 to 0.50) |" in made
     assert made.endswith("`python -m x`; a machine; torch 2.")
     assert speed(Figures(SPEED | {"seed": 0}, FLOW, None)).endswith("torch 2; seed 0.")
