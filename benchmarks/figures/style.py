@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semflow.app.report.colors import HEAT_ANCHORS
+from semflow.files import write_atomic
 
 from ..shared import plots
 

@@ -74,7 +74,7 @@ def peak_memory() -> int:
 
 def write(path: Path, content: str | bytes) -> Path:
     """Write a file completely or not at all, and create its folder."""
-    from semflow.app.report import write_atomic
+    from semflow.files import write_atomic
 
     return write_atomic(path, content)
 
