@@ -82,7 +82,7 @@ def check_decoding(content: bytes) -> None:
                 read()
             except SemflowError as error:
                 message = str(error)
-            assert not message or message.startswith(f"{path}: expected ")
+            assert not message or message.startswith(f"{path} must ")
             assert "\n" not in message
 
 

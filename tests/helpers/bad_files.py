@@ -204,7 +204,7 @@ FILES = [
     Row("truncated PNG", cut("a.png", 0.6), refused(DataError, "a.png", "replace or delete it")),
     Row("truncated TIFF", cut("a.tif", 0.6), refused(DataError, "a.tif", "replace or delete it")),
     Row("JPEG cut before its last two bytes", cut("a.jpg", 0.999), refused(DataError, "a.jpg", "truncated")),
-    Row("empty file", holding("a.png", b""), refused(DataError, "a.png", "the file is empty")),
+    Row("empty file", holding("a.png", b""), refused(DataError, "a.png", "got an empty file")),
     Row("text called .png", holding("a.png", b"a letter"), refused(DataError, "a.png", "cannot identify")),
     Row("SVG called .png", holding("a.png", b"<svg/>"), refused(DataError, "a.png", "cannot identify")),
     Row(
@@ -245,7 +245,7 @@ FILES = [
         holding("a.png", png(60_000, 60_000, bytes(2_000_000))),
         refused(DataError, "a.png", "at most 178956970 pixels"),
     ),
-    Row("PNG of 2^31 - 1 columns", holding("a.png", png(2**31 - 1, 1)), refused(DataError, "pixels, but it has more")),
+    Row("PNG of 2^31 - 1 columns", holding("a.png", png(2**31 - 1, 1)), refused(DataError, "pixels, but got more")),
     Row("CMYK JPEG", of("a.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0))), Works("as RGB", (255, 0, 0))),
     Row("1-bit PNG", of("a.png", Image.new("1", (4, 4), 1)), Works("white is 255", (255, 255, 255))),
     Row(
@@ -265,11 +265,9 @@ FILES = [
         Works("mid-grey", (128, 128, 128)),
     ),
     Row("grey PNG with alpha (LA)", of("a.png", grey("LA", (255, 0))), Works("mid-grey", (128, 128, 128))),
-    Row("32-bit grey TIFF above 65535", of("a.tif", grey("I", 70_000)), refused(DataError, "0 to 65535", "rescale")),
+    Row("32-bit grey TIFF above 65535", of("a.tif", grey("I", 70_000)), refused(DataError, "0 and 65535", "rescale")),
     Row("float TIFF in [0, 1]", of("a.tif", grey("F", 1.0)), Works("1 is white", (255, 255, 255))),
-    Row(
-        "float TIFF beyond 1", of("a.tif", grey("F", 200.0)), refused(DataError, "a.tif", "float grey values in [0, 1]")
-    ),
+    Row("float TIFF beyond 1", of("a.tif", grey("F", 200.0)), refused(DataError, "a.tif", "values in [0, 1]")),
     Row("float TIFF of NaN", of("a.tif", grey("F", float("nan"))), refused(DataError, "a.tif", "nan", "rescale")),
     Row("animated GIF", animated("gif"), Works("the first frame", RED)),
     Row("animated PNG", animated("png"), Works("the first frame", RED)),
@@ -289,16 +287,16 @@ FILES = [
         Works("the pixels are read", (255, 255, 255)),
     ),
     Row("link to itself", linked("link.png"), refused(DataError, "link.png", "symbolic links")),
-    Row("link to nothing", linked("nowhere.png"), refused(DataError, "link.png", "link to a file that is not there")),
+    Row("link to nothing", linked("nowhere.png"), refused(DataError, "link.png", "a broken link")),
     Row("link to a folder above", loop_of_folders, Works("not followed", ["sub/a.png"])),
     Row("folder called d.png", folder_named_as_an_image, Works("a folder", ["d.png/inside.png"])),
-    Row("folder given as an image", lambda room: decode_image(room.path), refused(DataError, "it is a folder")),
-    Row("pipe called a.png", special("a.png", os.mkfifo), refused(DataError, "a.png", "it is a pipe")),
+    Row("folder given as an image", lambda room: decode_image(room.path), refused(DataError, "got a folder")),
+    Row("pipe called a.png", special("a.png", os.mkfifo), refused(DataError, "a.png", "got a pipe")),
     Row("socket called a.png", special("a.png", a_socket), refused(DataError, "a.png", "a socket")),
     Row("device given as an image", lambda _: decode_image("/dev/zero"), refused(DataError, "a device")),
     Row("file without permission", forbidden(False), refused(DataError, "a.png", "permission"), cannot_lose_rights),
     Row("folder without permission", forbidden(True), refused(DataError, "sub", "denied"), cannot_lose_rights),
-    Row("file that is not there", lambda room: decode_image(room.path / "a.png"), refused(DataError, "there is none")),
+    Row("file that is not there", lambda room: decode_image(room.path / "a.png"), refused(DataError, "no such file")),
     Row("path of 5,000 letters", lambda _: decode_image("x" * 5000), refused(DataError, "name too long")),
     Row("path with a zero byte", lambda _: decode_image("a\0b.png"), refused(DataError, "a\\x00b.png", "null byte")),
     Row("number given as a path", lambda _: decode_image(3), refused(ConfigError, "path must be a string or a path")),  # type: ignore[arg-type]
@@ -312,12 +310,12 @@ FILES = [
     Row(
         "image size 0 of a file",
         lambda room: load_image(room.picture("a.png"), 0),
-        refused(ConfigError, "image_size", "at least 1"),
+        refused(ConfigError, "size must be between 1"),
     ),
     Row(
         "image size of a million",
         lambda room: load_image(room.picture("a.png"), 10**6),
-        refused(ConfigError, "image_size", "at most 16384"),
+        refused(ConfigError, "size must be between 1 and 16384"),
     ),
     Row(
         "image size 64.5",

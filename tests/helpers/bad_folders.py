@@ -72,7 +72,7 @@ def mask_that_marks_nothing(room: Room) -> object:
     room.dataset()
     room.mask("data/ground_truth/hole/0_mask.png", level=0)
     line = room.evaluate().splitlines()[0]
-    return line.startswith("warning:") and "0_mask.png: marks nothing" in line
+    return line.startswith("warning:") and "0_mask.png is empty" in line
 
 
 def mask_values(values: list[int]) -> Callable[[Room], object]:
@@ -144,8 +144,8 @@ def same_picture_twice(room: Room) -> object:
 
 
 FOLDERS = [
-    Row("no such folder", after(shutil.rmtree, command="fit"), refused(CommandError, "data", "no such folder")),
-    Row("folder without images", lambda room: open_dataset(room.path, "train"), refused(DataError, "it holds none")),
+    Row("no such folder", after(shutil.rmtree, command="fit"), refused(CommandError, "data", "no such file or folder")),
+    Row("folder without images", lambda room: open_dataset(room.path, "train"), refused(DataError, "but got none")),
     Row(
         "file in place of a folder",
         lambda room: open_dataset(room.file("a.zip", b"PK"), "train"),
@@ -154,7 +154,7 @@ FOLDERS = [
     Row(
         "no good images",
         after(lambda data: [path.unlink() for path in (data / "train/good").iterdir()], command="fit"),
-        refused(CommandError, "train", "it holds none"),
+        refused(CommandError, "train", "but got none"),
     ),
     Row(
         "folder of good and bad images for training",
@@ -213,12 +213,12 @@ FOLDERS = [
     Row(
         "test image outside the folders of kinds",
         spoiled(lambda data: shutil.copy(data / "test/good/0.png", data / "test/0.png")),
-        refused(DataError, "0.png lies directly in it", "move it"),
+        refused(DataError, "got 0.png directly in it", "move it"),
     ),
     Row(
         "category that is not there",
         lambda room: open_dataset(room.dataset().parent, "test", category="screw"),
-        refused(DataError, "screw", "it holds data"),
+        refused(DataError, "screw", "but got data"),
     ),
     Row("split of another name", lambda room: open_dataset(room.path, "valid"), refused(ConfigError, "split", "valid")),  # type: ignore[arg-type]
     Row(

@@ -36,7 +36,7 @@ def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         raise
     except Exception as error:  # a broken pickle raises errors of any class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} must be a complete batch of CIFAR-10, but got {reason}; unpack it again") from None
+        raise DataError(f"{file} must be a batch of CIFAR-10, but got the error {reason!r}; unpack it again") from None
     data, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
     if not (
         isinstance(data, np.ndarray)

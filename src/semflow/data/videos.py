@@ -118,7 +118,7 @@ class VideoFrames:
         except _av(self.path).FFmpegError as error:
             reason = " ".join(str(error.strerror or error).split())
             raise DataError(
-                f"{self.path} must be a complete video that FFmpeg reads, but got {reason}; copy or unpack it again"
+                f"{self.path} must be a complete video, but got the error {reason!r}; copy or unpack it again"
             ) from None
 
 

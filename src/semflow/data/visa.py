@@ -173,7 +173,7 @@ def _rows(file: Path) -> Iterator[_Row]:
                     )
                 yield row
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} must be a CSV file, but got {error}; {_OFFICIAL}") from None
+        raise DataError(f"{file} must be a CSV file, but got the error {str(error)!r}; {_OFFICIAL}") from None
 
 
 def _check_files(file: Path, records: list[Record]) -> None:

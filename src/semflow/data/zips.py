@@ -51,7 +51,7 @@ class ZipFiles:
         except (KeyError, RuntimeError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error.args[0] if error.args else error).split())
             raise DataError(
-                f"{self.path}#{name} must be a readable member of the archive, but got {reason}; copy the archive again"
+                f"{self.path}#{name} must be a readable zip member, but got the error {reason!r}; copy it again"
             ) from None
         with member:
             yield member
@@ -61,5 +61,7 @@ class ZipFiles:
             try:
                 self._open = os.getpid(), zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path} must be a zip file, but got {error}; download it again") from None
+                raise DataError(
+                    f"{self.path} must be a zip file, but got the error {str(error)!r}; copy it again"
+                ) from None
         return self._open[1]
