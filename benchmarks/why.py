@@ -69,7 +69,7 @@ def perform(task: Task) -> dict[str, Any]:
     import torch
 
     from semflow import evaluate, fit
-    from semflow.bases import SemanticAware
+    from semflow.bases import SemanticGaussian
     from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
     from semflow.recipes import cflow_ad
 
@@ -85,7 +85,7 @@ def perform(task: Task) -> dict[str, Any]:
                 network.requires_grad_(False).output.weight.zero_()
                 network.output.bias.requires_grad_(True)
     if "FORM" in given:
-        detector.base = SemanticAware(form=given["FORM"])
+        detector.base = SemanticGaussian(form=given["FORM"])
     train, test = (task.data.open(split, detector.image_size) for split in ("train", "test"))
     fit(
         detector,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semflow import Detector
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.data import Sample, collate
 from semflow.objectives import log_likelihood
 from semflow.training.loading import batches
@@ -59,7 +59,7 @@ def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
     detector.eval()
     prediction = detector.predict(images)
     size = (images.shape[2], images.shape[3])
-    base = detector.base if isinstance(detector.base, SemanticAware) else None
+    base = detector.base if isinstance(detector.base, SemanticGaussian) else None
     normal, anomalous, posterior, means = [], [], [], []
     for z, log_det, event, statistics in detector.encode(images):
         channels = z.shape[1]
@@ -144,7 +144,7 @@ def mean_histograms(
     for batch in batches(dataset, batch_size):
         for scale, latent in enumerate(detector.encode(batch.images.to(device))):
             s = latent.statistics
-            if not isinstance(base, SemanticAware) or s is None or s.normal_shift is None or s.anomaly_shift is None:
+            if not isinstance(base, SemanticGaussian) or s is None or s.normal_shift is None or s.anomaly_shift is None:
                 return []
             normal, anomalous = found.setdefault(scale, ([], []))
             normal.append((base.normal_mean + s.normal_shift).flatten().cpu())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow.adapters import with_statistics
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.metrics import ImageAccumulator, PixelAccumulator
 from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, LearnedVariance, VarianceHead
 
@@ -56,7 +56,7 @@ class Model:
         self.plain = with_statistics(self.flows, None)
         self.model = with_statistics(self.flows, head)
         # In evaluation the variance may be integrated out, which leaves a density of the latents (a Student-t).
-        self.marginal = with_statistics(self.flows, head, head and SemanticAware(form="marginal"))
+        self.marginal = with_statistics(self.flows, head, head and SemanticGaussian(form="marginal"))
 
     def library_log_prob(self, maps: Maps) -> Maps:
         """The library's own, on its standard normal: one tensor a scale."""

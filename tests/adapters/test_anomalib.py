@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import semflow
 from helpers.library_cases import draw, surroundings
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.errors import ConfigError, ShapeError
 from semflow.features.timm_module import load_timm
 from semflow.metrics import ImageAccumulator
@@ -98,7 +98,7 @@ def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
     model, variance = MODELS[name](), head().eval()
-    ours = semflow.with_statistics(model, variance, SemanticAware(form="marginal")).eval()
+    ours = semflow.with_statistics(model, variance, SemanticGaussian(form="marginal")).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.no_grad():
         latents = their_latents(model, images())
@@ -106,7 +106,7 @@ def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
         rgb = rgb + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
         statistics = variance(rgb, [z for z, _ in latents])
         for came, (z, log_det), s in zip(ours.log_prob(images()), latents, statistics, strict=True):
-            right = SemanticAware(form="marginal").log_prob(z, s)
+            right = SemanticGaussian(form="marginal").log_prob(z, s)
             right = right + log_det if name == "cflow" else right.sum((1, 2)) + log_det
             torch.testing.assert_close(came, right, rtol=1e-5, atol=1e-3)
     assert ours.anomaly_map(images()).shape == (2, *SIZE)
@@ -362,7 +362,7 @@ def exported(which: str) -> Any:
             "pre_trained": False,
         }
         if which == "fastflow":
-            return StatisticsModule(Fastflow(flow_steps=1, **plain), head(), SemanticAware(form="marginal")).eval()
+            return StatisticsModule(Fastflow(flow_steps=1, **plain), head(), SemanticGaussian(form="marginal")).eval()
         if which == "cflow":
             return StatisticsModule(Cflow("resnet18", ("layer2", "layer3"), coupling_blocks=1, **plain), head()).eval()
     return recipe_module(which, blocks=1).eval()

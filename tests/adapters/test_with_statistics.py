@@ -13,7 +13,7 @@ from torch.distributions.transforms import AffineTransform
 
 import semflow
 from semflow.adapters import CallableFlow, with_statistics
-from semflow.bases import SemanticAware, StandardNormal
+from semflow.bases import SemanticGaussian, StandardNormal
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import CrossScaleCoupling, PyramidSequence, coupling_stack
 from semflow.functional import mask_to_grid
@@ -80,7 +80,7 @@ def test_three_lines_are_the_paper_s_objective(batch: tuple[Tensor, Tensor, Tens
     z = (features - transform.loc[:, None, None]) / transform.scale[:, None, None]
     log_det = -transform.scale.abs().log().sum().expand(B, 4, 6)
     (statistics,) = variance(image, [features])
-    right = PRESETS["paper"](z, log_det, "location", SemanticAware(), statistics, mask_to_grid(mask, (4, 6)))
+    right = PRESETS["paper"](z, log_det, "location", SemanticGaussian(), statistics, mask_to_grid(mask, (4, 6)))
     for came, expected in zip(terms, right, strict=True):
         assert torch.allclose(came, expected, rtol=1e-5)
     assert terms.bce > 0
@@ -141,7 +141,7 @@ def test_several_scales_add_up(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     log_probs = model.log_prob(maps)
     assert [p.shape for p in log_probs] == [(B, 4, 6), (B, 2, 3)]
     latents = [(x - t.loc[:, None, None]) / t.scale[:, None, None] for x, t in zip(maps, transforms, strict=True)]
-    likely = [SemanticAware().log_prob(z, s) / z.shape[1] for z, s in zip(latents, statistics, strict=True)]
+    likely = [SemanticGaussian().log_prob(z, s) / z.shape[1] for z, s in zip(latents, statistics, strict=True)]
     ups = [F.interpolate(p[:, None], (16, 24), mode="bilinear")[:, 0] for p in likely]
     came = model.anomaly_map(maps, size=(16, 24))
     assert torch.allclose(came, -(ups[0] + ups[1]) / 2, atol=1e-5)
@@ -213,7 +213,7 @@ def test_the_context_reaches_the_flows(batch: tuple[Tensor, Tensor, Tensor]) -> 
     one, two = (with_statistics(f, FixedVariance()) for f in (flow, [flow, flow]))
     log_prob = one.log_prob(features, context=position(4, 6))
     z, log_det = flow(features, position(4, 6))
-    right = SemanticAware().log_prob(z, FixedVariance()(features, [features])[0]) + log_det
+    right = SemanticGaussian().log_prob(z, FixedVariance()(features, [features])[0]) + log_det
     assert torch.allclose(log_prob, right)
     both = two.log_prob([features, features], context=[position(4, 6), position(4, 6)])
     assert torch.allclose(both[1], right)
@@ -237,7 +237,7 @@ def refusals() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
         ),
         "masks": (lambda: looks.loss(features, image=image, anomaly_mask=mask[:2]), ShapeError, "anomaly_mask must be"),
         "control": (lambda: control.loss(features, anomaly_mask=mask), ConfigError, "anomaly_mask must be None"),
-        "no head": (lambda: with_statistics(affine(), None, SemanticAware()), ConfigError, "give FixedVariance"),
+        "no head": (lambda: with_statistics(affine(), None, SemanticGaussian()), ConfigError, "give FixedVariance"),
         "no flow": (
             lambda: with_statistics([], None),
             ConfigError,
@@ -258,7 +258,7 @@ def test_mistakes_are_named(name: str) -> None:
 
 def test_base_and_objective_can_be_given(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, features, mask = batch
-    base, objective = SemanticAware(anomaly_mean=3.0, form="marginal"), Objective(bce=0.5, kl=0.0)
+    base, objective = SemanticGaussian(anomaly_mean=3.0, form="marginal"), Objective(bce=0.5, kl=0.0)
     with torch.random.fork_rng(devices=[]):
         model = with_statistics(affine(), head([FeatureStatisticsNetwork(C)]), base, objective)
     terms = model.loss(features, anomaly_mask=mask)
@@ -283,7 +283,7 @@ def test_a_detector_takes_the_same_flows(batch: tuple[Tensor, Tensor, Tensor]) -
     image, _, mask = batch
     with torch.random.fork_rng(devices=[]):
         variance, flow = head(), semflow.as_flow(affine())
-    detector = semflow.Detector(Features(), [flow], SemanticAware(), variance)
+    detector = semflow.Detector(Features(), [flow], SemanticGaussian(), variance)
     model = with_statistics(flow, variance)
     right = detector.loss(image, mask)
     came = model.loss(Features()(image), image=image, anomaly_mask=mask)

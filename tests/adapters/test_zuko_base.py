@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.library_cases import draw, surroundings
 from semflow.adapters import as_flow, with_statistics, zuko_base
-from semflow.bases import SemanticAware, variance_distribution
+from semflow.bases import SemanticGaussian, variance_distribution
 from semflow.errors import ConfigError, SemflowError, ShapeError
 from semflow.nn import (
     FeatureStatisticsNetwork,
@@ -98,7 +98,7 @@ def test_it_is_what_with_statistics_gives_the_other_way_round() -> None:
     x, c = draw(2, C, 4, 3, seed=1, dtype=torch.float64), draw(2, D, 4, 3, seed=2, dtype=torch.float64)
     z, log_det = as_flow(theirs)(x, c)
     (statistics,) = head(c, [c])
-    right = SemanticAware(form="marginal").log_prob(z, statistics) + log_det
+    right = SemanticGaussian(form="marginal").log_prob(z, statistics) + log_det
     ours = zuko.flows.Flow(theirs.transform, zuko_base(head, C))
     came = ours(c.movedim(1, -1)).log_prob(x.movedim(1, -1))
     torch.testing.assert_close(came, right, rtol=1e-10, atol=1e-10)

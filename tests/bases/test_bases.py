@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from semflow.bases import Base, SemanticAware, StandardNormal
+from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import FORMS, normal_log_odds, normal_log_prob
 from semflow.nn import Statistics
@@ -69,19 +69,19 @@ def test_standard_normal_is_torchs(channels, seed, size):
     assert torch.equal(base.log_prob(z.bfloat16()), base.log_prob(z.bfloat16().float()))
 
 
-# SemanticAware, Eq. 5 to 8
+# SemanticGaussian, Eq. 5 to 8
 
 
 @given(channel_counts, seeds, all_means, st.sampled_from(FORMS), st.booleans())
 @settings(max_examples=40)
 def test_a_mask_chooses_between_the_two_parts(channels, seed, means, form, shifts):
-    case, base = Case(channels, seed, shifts), SemanticAware(*means, form).train()
-    other = SemanticAware(means[1], means[0], form).train()
+    case, base = Case(channels, seed, shifts), SemanticGaussian(*means, form).train()
+    other = SemanticGaussian(means[1], means[0], form).train()
     swapped = Statistics(case.beta, case.alpha, *reversed(case.shifts))
     for statistics, exchanged in ((case.uncertain, swapped), (case.certain, swapped._replace(alpha=None))):
         normal, anomalous = base.log_prob(case.z, statistics), other.log_prob(case.z, exchanged)
         if form == "reference" and statistics.alpha is not None:
-            anomalous = SemanticAware(means[1], means[0], "mode").log_prob(case.z, exchanged)
+            anomalous = SemanticGaussian(means[1], means[0], "mode").log_prob(case.z, exchanged)
         got = base.log_prob(case.z, statistics, case.mask)
         assert torch.allclose(got, torch.where(case.mask, anomalous, normal), rtol=1e-12, atol=1e-12)
         nothing, everything = torch.zeros_like(case.mask), torch.ones_like(case.mask)
@@ -92,7 +92,7 @@ def test_a_mask_chooses_between_the_two_parts(channels, seed, means, form, shift
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_mask_of_any_dtype(dtype, form):
-    case, base = Case(), SemanticAware(form=form)
+    case, base = Case(), SemanticGaussian(form=form)
     expected = base.log_prob(case.z, case.uncertain, case.mask)
     assert torch.equal(base.log_prob(case.z, case.uncertain, case.mask.to(dtype)), expected)
     if dtype == torch.float32:
@@ -104,8 +104,8 @@ def test_a_mask_of_any_dtype(dtype, form):
 def test_the_paper_in_numpy(channels, seed, means):
     """Eq. 5 with the exact form of Eq. 6 and 7, location by location."""
     case = Case(channels, seed)
-    got = SemanticAware(*means).log_prob(case.z, case.uncertain, case.mask).detach().numpy()
-    odds = SemanticAware(*means).log_odds(case.z, case.uncertain).detach().numpy()
+    got = SemanticGaussian(*means).log_prob(case.z, case.uncertain, case.mask).detach().numpy()
+    odds = SemanticGaussian(*means).log_odds(case.z, case.uncertain).detach().numpy()
     z, a, b = (x.detach().numpy() for x in (case.z, case.alpha, case.beta))
     for i in np.ndindex(2, 3, 4):
         where = (i[0], slice(None), *i[1:])
@@ -121,12 +121,12 @@ def test_the_paper_in_numpy(channels, seed, means):
 @given(channel_counts, seeds, all_means)
 @settings(max_examples=25)
 def test_a_certain_variance_is_a_normal_and_a_limit(channels, seed, means):
-    case, base = Case(channels, seed), SemanticAware(*means)
+    case, base = Case(channels, seed), SemanticGaussian(*means)
     z, variance = (x.detach().numpy() for x in (case.z, case.beta))
     normal, anomalous = (stats.norm.logpdf(z, m, np.sqrt(variance)).sum(1) for m in means)
     expected = np.where(case.mask.numpy(), anomalous, normal)
     for form in FORMS:  # the form says how an uncertain variance enters: here there is none
-        certain = SemanticAware(*means, form).train()
+        certain = SemanticGaussian(*means, form).train()
         got = certain.log_prob(case.z, case.certain, case.mask).detach().numpy()
         assert got == pytest.approx(expected, rel=1e-10, abs=1e-10)
         odds = certain.log_odds(case.z, case.certain).detach().numpy()
@@ -139,7 +139,7 @@ def test_a_certain_variance_is_a_normal_and_a_limit(channels, seed, means):
 @given(channel_counts, seeds, all_means, st.sampled_from(FORMS))
 @settings(max_examples=25)
 def test_shifts_move_the_means(channels, seed, means, form):
-    case, base = Case(channels, seed, shifts=True), SemanticAware(*means, form).train()
+    case, base = Case(channels, seed, shifts=True), SemanticGaussian(*means, form).train()
     normal, anomalous = (mean + shift for mean, shift in zip(means, case.shifts, strict=True))
     likelihood = normal_log_prob(case.z, case.alpha, case.beta, normal, form)
     assert torch.allclose(base.log_prob(case.z, case.uncertain), likelihood, rtol=1e-12)
@@ -153,8 +153,8 @@ def test_shifts_move_the_means(channels, seed, means, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_odds_are_the_difference_of_the_two_parts(form):
-    case, base = Case(64, shifts=True), SemanticAware(0.0, 1.5, form).train()
-    swapped = SemanticAware(1.5, 0.0, form).train()
+    case, base = Case(64, shifts=True), SemanticGaussian(0.0, 1.5, form).train()
+    swapped = SemanticGaussian(1.5, 0.0, form).train()
     exchanged = Statistics(case.beta, case.alpha, *reversed(case.shifts))
     odds = base.log_odds(case.z, case.uncertain)
     assert torch.allclose(odds, base.log_prob(case.z, case.uncertain) - swapped.log_prob(case.z, exchanged), rtol=1e-9)
@@ -164,7 +164,7 @@ def test_odds_are_the_difference_of_the_two_parts(form):
 
 def test_reference_form_trains_and_tests_with_different_variances():
     case = Case(8)
-    base = SemanticAware(form="reference")
+    base = SemanticGaussian(form="reference")
 
     def likelihood(form):
         return normal_log_prob(case.z, case.alpha, case.beta, 0.0, form)
@@ -175,7 +175,7 @@ def test_reference_form_trains_and_tests_with_different_variances():
     expected = stats.norm.logpdf(case.z.detach().numpy(), 0, np.sqrt(variance)[:, None]).sum(1)
     assert base.log_prob(case.z, case.uncertain).detach().numpy() == pytest.approx(expected, rel=1e-10)
     for form in ("exact", "paper", "marginal", "mode"):  # the others are the same in both
-        same = SemanticAware(form=form)
+        same = SemanticGaussian(form=form)
         trained, tested = (same.train(mode).log_prob(case.z, case.uncertain) for mode in (True, False))
         assert torch.equal(trained, tested)
 
@@ -183,7 +183,7 @@ def test_reference_form_trains_and_tests_with_different_variances():
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_reach_the_statistics(form):
     """From every location, but in the reference form from normal ones only."""
-    case, base = Case(8), SemanticAware(form=form).train()
+    case, base = Case(8), SemanticGaussian(form=form).train()
     log_p = base.log_prob(case.z, case.uncertain, case.mask)
     for leaf in (case.alpha, case.beta):
         (gradient,) = torch.autograd.grad(log_p.sum(), leaf, retain_graph=True)
@@ -196,7 +196,7 @@ def test_gradients_reach_the_statistics(form):
 
 def test_means_and_variances_keep_their_digits():
     """0.3 is not float32's 0.3, and a bfloat16 variance has no bfloat16 logarithm."""
-    case, base = Case(5), SemanticAware(0.1, 0.3)
+    case, base = Case(5), SemanticGaussian(0.1, 0.3)
     everywhere = torch.ones_like(case.mask)
     got = base.log_prob(case.z, case.certain, everywhere).detach().numpy()
     expected = stats.norm.logpdf(case.z.detach().numpy(), 0.3, np.sqrt(case.beta.detach().numpy())).sum(1)
@@ -217,7 +217,7 @@ def test_means_and_variances_keep_their_digits():
 
 
 def test_a_location_depends_on_nothing_else():
-    case, base = Case(5, shifts=True), SemanticAware()
+    case, base = Case(5, shifts=True), SemanticGaussian()
     together = base.log_prob(case.z, case.uncertain, case.mask)
     for i in range(2):
         alone = Statistics(*(None if x is None else x[i : i + 1] for x in case.uncertain))
@@ -225,20 +225,20 @@ def test_a_location_depends_on_nothing_else():
 
 
 def test_bases_hold_no_state():
-    for base in (StandardNormal(), SemanticAware()):
+    for base in (StandardNormal(), SemanticGaussian()):
         assert not list(base.parameters())
         assert not list(base.buffers())
-    assert repr(SemanticAware(0.0, 1.5, "marginal")) == (
-        "SemanticAware(normal_mean=0.0, anomaly_mean=1.5, form=marginal)"
+    assert repr(SemanticGaussian(0.0, 1.5, "marginal")) == (
+        "SemanticGaussian(normal_mean=0.0, anomaly_mean=1.5, form=marginal)"
     )
 
 
 def test_wrong_arguments():
-    case, base = Case(), SemanticAware()
+    case, base = Case(), SemanticGaussian()
     with pytest.raises(ConfigError, match=r"^form must be one of exact, .*got 'plain'"):
-        SemanticAware(form="plain")
+        SemanticGaussian(form="plain")
     with pytest.raises(ConfigError, match=r"^anomaly_mean must differ from normal_mean, but both are 1.0"):
-        SemanticAware(1.0, 1.0)
+        SemanticGaussian(1.0, 1.0)
     for method in (base.log_prob, base.log_odds):
         with pytest.raises(ShapeError, match=r"^statistics must be given"):
             method(case.z)

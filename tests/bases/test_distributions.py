@@ -24,7 +24,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from semflow.bases import SemanticAware, SemanticNormal, variance_distribution
+from semflow.bases import SemanticGaussian, SemanticNormal, variance_distribution
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, normal_log_prob
 from semflow.nn import Statistics
@@ -180,7 +180,7 @@ def test_it_is_the_semantic_aware_base(seed, form, certain):
     z = torch.from_numpy(np.random.default_rng(seed).normal(size=(2, 6, 3, 4)))
     shift = draw(seed + 1, (2, 1, 3), 4)[2]
     statistics = Statistics(beta, None if certain else alpha, shift)
-    base = SemanticAware(0.25, 1.5, form)
+    base = SemanticGaussian(0.25, 1.5, form)
     for mean, mask in ((0.25 + shift, torch.zeros(2, 3, 4)), (1.5, torch.ones(2, 3, 4))):
         density = "mode" if form == "mode" else "marginal"
         one = SemanticNormal.from_statistics(statistics, 6, mean, density)
@@ -391,7 +391,7 @@ def test_torchs_mixture_of_normal_and_anomalous_gives_the_log_odds():
     prior = Categorical(logits=torch.zeros(2, 3, 4, 2, dtype=torch.float64), validate_args=False)
     mixture = MixtureSameFamily(prior, parts, validate_args=False)
     alone = SemanticNormal.from_statistics(statistics, 6).log_prob(z)
-    odds = SemanticAware(form="marginal").log_odds(z.movedim(-1, 1), statistics)
+    odds = SemanticGaussian(form="marginal").log_odds(z.movedim(-1, 1), statistics)
     posterior = torch.sigmoid(odds)  # p(normal | z) = p(z | normal) / (2 p(z))
     assert torch.allclose(alone - math.log(2) - mixture.log_prob(z), posterior.log(), rtol=1e-10, atol=1e-12)
     assert mixture.sample((2,)).shape == (2, 2, 3, 4, 6)

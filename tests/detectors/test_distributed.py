@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from helpers import joint_training as joint
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.detectors import Training
 from semflow.errors import ConfigError
 from semflow.objectives import Objective, means_over_locations
@@ -194,7 +194,7 @@ def test_sharing_leaves_no_trace(build) -> None:
         assert detector.state_dict().keys() == build().state_dict().keys()
     assert all(a is b for a, b in zip(detector.modules(), modules, strict=True))
     assert detector.objective is objective
-    assert isinstance(detector.base, SemanticAware)
+    assert isinstance(detector.base, SemanticGaussian)
     assert Objective() == Objective(means=processes.means)  # how a mean is taken is no option of the loss
 
 

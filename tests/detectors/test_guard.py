@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.functional import border, mask_to_grid
 from semflow.nn import Statistics
 from semflow.objectives import Objective
@@ -27,7 +27,7 @@ def test_an_ignored_location_does_not_count() -> None:
     alpha, beta, kl = torch.rand(1, 1, 1, 8) + 1, torch.rand(1, 1, 1, 8) + 1, torch.rand(1, 1, 8)
     mask = torch.tensor([[[0, 1, 0, 0, 1, 0, 0, 0]]]).bool()
     ignore = torch.tensor([[[1, 0, 0, 1, 0, 0, 0, 1]]]).bool()
-    objective, base = Objective(), SemanticAware()
+    objective, base = Objective(), SemanticGaussian()
     kept = ~ignore[0, 0]
     alone = objective(
         z[..., kept],

@@ -103,5 +103,5 @@ def test_a_mask_of_any_dtype(dtype):
 def test_wrong_masks():
     with pytest.raises(ShapeError, match=r"^mask must be \(B, H, W\), but got \(8, 8\)"):
         mask_to_grid(torch.zeros(8, 8), (2, 2))
-    with pytest.raises(ConfigError, match=r"^mode must be nearest or max, but got 'mean'"):
+    with pytest.raises(ConfigError, match=r"^resize must be nearest or max, but got 'mean'"):
         mask_to_grid(torch.zeros(1, 8, 8), (2, 2), "mean")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.detectors import Detector, Scorer
 from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
@@ -50,7 +50,7 @@ def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
         detector = Detector(
             features,
             flows,
-            SemanticAware(form=form),
+            SemanticGaussian(form=form),
             InverseGammaVariance(StatisticsNetwork(filters=8, stride=4)),
             SinusoidalPosition2d(8),
             scorer=Scorer(2),

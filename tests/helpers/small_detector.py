@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semflow.bases import SemanticAware
+from semflow.bases import SemanticGaussian
 from semflow.data import Sample
 from semflow.detectors import Detector, Scorer, Training
 from semflow.features import FrozenFeatures
@@ -45,7 +45,7 @@ def make_detector(seed: int = 0, synthesis: bool = True, score_log_det: bool = F
         return Detector(
             features,
             flows,
-            SemanticAware(),
+            SemanticGaussian(),
             InverseGammaVariance(StatisticsNetwork(filters=8, stride=4)),
             SinusoidalPosition2d(8),
             scorer=Scorer(2),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from semflow.bases import SemanticAware, StandardNormal
+from semflow.bases import SemanticGaussian, StandardNormal
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, inverse_gamma_prior
 from semflow.nn import Statistics
@@ -44,7 +44,7 @@ class Case:
 
     def __call__(self, objective, base=None, mask=True, part=slice(None), ignore=None):
         given_mask = self.mask[part] if mask else None
-        base = SemanticAware() if base is None else base
+        base = SemanticGaussian() if base is None else base
         return objective(self.z[part], self.log_det[part], self.event, base, self.statistics(part), given_mask, ignore)
 
     def leaves(self):
@@ -197,7 +197,7 @@ def test_switches(event):
 def test_without_a_divergence():
     case = Case()
     for statistics in (Statistics(case.beta), Statistics(case.beta, case.alpha)):
-        terms = Objective()(case.z, case.log_det, "location", SemanticAware(), statistics, case.mask)
+        terms = Objective()(case.z, case.log_det, "location", SemanticGaussian(), statistics, case.mask)
         assert terms.kl.item() == 0
         assert terms.total.item() == pytest.approx((terms.nll + terms.bce).item(), rel=1e-12)
     assert Objective()(case.z, case.log_det, "location", StandardNormal()).kl.item() == 0
@@ -233,7 +233,7 @@ def test_odds_of_thousands_stay_finite():
     z = torch.full((1, 2048, 2, 2), 4.0).requires_grad_()  # beyond the anomalous mean, but called normal
     statistics = Statistics(torch.full((1, 1, 2, 2), 1e-3), torch.full((1, 1, 2, 2), 50.0))
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
-    terms = Objective(temperature=1.0)(z, torch.zeros(1, 2, 2), "location", SemanticAware(), statistics, mask)
+    terms = Objective(temperature=1.0)(z, torch.zeros(1, 2, 2), "location", SemanticGaussian(), statistics, mask)
     assert terms.bce.item() == pytest.approx(50 / 1e-3 * 2048 * 3.5, rel=1e-5)
     (gradient,) = torch.autograd.grad(terms.total, z)
     assert gradient.isfinite().all()
@@ -305,7 +305,7 @@ def test_gradients_flow_and_are_right(objective, event):
 
     def total(z, log_det, a, b):
         statistics = Statistics(b, a, kl=inverse_gamma_kl(a, b, *PRIOR)[:, 0])
-        return objective(z, log_det, event, SemanticAware(), statistics, case.mask).total
+        return objective(z, log_det, event, SemanticGaussian(), statistics, case.mask).total
 
     assert torch.autograd.gradcheck(total, case.leaves())
 
@@ -326,9 +326,9 @@ def test_at_weight_one_the_best_statistics_are_the_posterior(seed, channels):
         return max((g * x).abs().max().item() for g, x in zip(gradients, (case.alpha, case.beta), strict=True))
 
     objective = Objective(bce=0.0, kl=1.0)
-    assert slopes(objective, SemanticAware()) < 1e-11
-    assert slopes(PRESETS["paper"], SemanticAware()) > 1e-4
-    assert channels == 1 or slopes(objective, SemanticAware(form="paper")) > 1e-3
+    assert slopes(objective, SemanticGaussian()) < 1e-11
+    assert slopes(PRESETS["paper"], SemanticGaussian()) > 1e-4
+    assert channels == 1 or slopes(objective, SemanticGaussian(form="paper")) > 1e-3
     with torch.no_grad():
         lowest = case(objective, mask=False).total.item()
         for factors in ((0.9, 1.0), (1.1, 1.0), (1.0, 0.9), (1.0, 1.1), (1.1, 1.1), (0.9, 0.9)):
@@ -346,9 +346,9 @@ def test_training_on_it_separates_the_locations():
     fixed = Statistics(*(x.detach() for x in (case.beta, case.alpha)))
     for _ in range(40):
         optimiser.zero_grad()
-        PRESETS["paper"](z, case.log_det.detach(), "location", SemanticAware(), fixed, case.mask).total.backward()
+        PRESETS["paper"](z, case.log_det.detach(), "location", SemanticGaussian(), fixed, case.mask).total.backward()
         optimiser.step()
-    after = SemanticAware().log_odds(z, fixed).detach().numpy()
+    after = SemanticGaussian().log_odds(z, fixed).detach().numpy()
     anomalous = case.mask.numpy()
     assert (after[~anomalous] > 0).all()
     assert (after[anomalous] < 0).all()
@@ -385,6 +385,6 @@ def test_a_variance_of_the_base_is_a_scaling_of_the_flow(seed, channels) -> None
     variance = torch.exp(3 * torch.randn(2, 1, 3, 4, dtype=torch.float64, generator=generator))
     scaled = z / variance.sqrt()
     scaled_log_det = log_det - channels / 2 * variance[:, 0].log()
-    left = log_likelihood(SemanticAware().log_prob(z, Statistics(variance)), log_det, "location")
+    left = log_likelihood(SemanticGaussian().log_prob(z, Statistics(variance)), log_det, "location")
     right = log_likelihood(StandardNormal().log_prob(scaled), scaled_log_det, "location")
     torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.recipe_cases import COMMON, SMALL, WITH_AND_WITHOUT, as_json, images, small, stack
-from semflow.bases import SemanticAware, StandardNormal
+from semflow.bases import SemanticGaussian, StandardNormal
 from semflow.errors import ConfigError
 from semflow.flows import AffineCoupling, HardPermutation, SoftPermutation, Standardize
 from semflow.functional import to_locations
@@ -26,7 +26,7 @@ def test_a_recipe_trains_scores_and_is_read_back(name, statistics, tmp_path) -> 
     fit(detector, images(6), epochs=6, batch_size=6, learning_rate=rate, output=tmp_path / "run", progress=False)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
-    assert isinstance(detector.base, StandardNormal if statistics is False else SemanticAware)
+    assert isinstance(detector.base, StandardNormal if statistics is False else SemanticGaussian)
     batch = stack(images(3, seed=1))
     prediction = detector.predict(batch)
     assert prediction.anomaly_map.shape == (3, 64, 64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import semflow
-from semflow.bases import SemanticAware, StandardNormal
+from semflow.bases import SemanticGaussian, StandardNormal
 from semflow.data import MVTecAD, Sample
 from semflow.errors import CheckpointError, ConfigError
 from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, Standardize
@@ -51,7 +51,7 @@ def test_each_ablation_trains_a_step_and_predicts(name) -> None:
     prediction = detector.predict(torch.rand(2, 3, 64, 64))
     assert torch.isfinite(prediction.anomaly_map).all()
     assert (detector.synthesis is None) == (name in {"1a", "2a"})
-    assert isinstance(detector.base, StandardNormal if name == "1a" else SemanticAware)
+    assert isinstance(detector.base, StandardNormal if name == "1a" else SemanticGaussian)
     head = {"1a": type(None), "3a": FixedVariance, "3b": PredictedMean}.get(name, InverseGammaVariance)
     assert type(detector.head) is head
     assert len(prediction.variance) == (0 if name == "1a" else 3)

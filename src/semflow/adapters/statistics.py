@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow.bases import Base, SemanticAware, StandardNormal
+from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event, PyramidFlow, ScaleWise
 from semflow.functional import mask_to_grid
@@ -38,7 +38,7 @@ def with_statistics(
             place of features, see `ModelWithStatistics`.
         head: says the variance of the base at every location, see `semflow.nn.InverseGammaVariance`. None is the
             control: the flow as it was, on a standard normal.
-        base: by default `SemanticAware()`; `StandardNormal()` without a head.
+        base: by default `SemanticGaussian()`; `StandardNormal()` without a head.
         objective: by default the paper's weights; without a head the negative log-likelihood.
 
     Raises:
@@ -105,10 +105,10 @@ class FlowWithStatistics(nn.Module):
         if not len(self.flows):
             raise ConfigError("flow must be a flow or a list of flows, one a scale, but got an empty list")
         self.head = head
-        self.base = base or (StandardNormal() if head is None else SemanticAware())
+        self.base = base or (StandardNormal() if head is None else SemanticGaussian())
         self.objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
-        if head is None and isinstance(self.base, SemanticAware):
-            raise ConfigError("head must say the variance of a SemanticAware base, but got None: give FixedVariance()")
+        if head is None and isinstance(self.base, SemanticGaussian):
+            raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
 
     def loss(
         self,
@@ -143,7 +143,7 @@ class FlowWithStatistics(nn.Module):
         """log p(features) as normal ones: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow; with gradients.
 
         A list, one a scale, where flows were given as a list. With an inverse-gamma head and the form `"exact"` it is
-        the expectation of log p over the variance, as in training; see `semflow.bases.SemanticAware`.
+        the expectation of log p over the variance, as in training; see `semflow.bases.SemanticGaussian`.
         """
         log_probs = [
             log_likelihood(self.base.log_prob(z, statistics), log_det, event)
@@ -164,7 +164,7 @@ class FlowWithStatistics(nn.Module):
         """-1/K sum_k up(log p(z_k) / C_k), (B, H, W): higher is more anomalous; the same whatever is scored with it.
 
         It is of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow has no place. That of a
-        `"location"` flow has: with `log_det=True` the map is of the features, which localises better (docs/adapters.md
+        `"location"` flow has: with `log_det=True` the map is of the features, which localizes better (docs/adapters.md
         has figures). It is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         Args:

@@ -3,12 +3,12 @@
 from . import divergences as divergences  # registers them
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
-from .semantic import Base, SemanticAware, StandardNormal
+from .semantic import Base, SemanticGaussian, StandardNormal
 
 __all__ = [
     "Base",
     "BaseAndHead",
-    "SemanticAware",
+    "SemanticGaussian",
     "SemanticNormal",
     "StandardNormal",
     "Variance",

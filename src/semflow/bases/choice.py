@@ -17,7 +17,7 @@ from semflow.nn import (
     VarianceHead,
 )
 
-from .semantic import Base, SemanticAware, StandardNormal
+from .semantic import Base, SemanticGaussian, StandardNormal
 
 __all__ = ["BaseAndHead", "Variance", "base_and_head"]
 
@@ -30,7 +30,7 @@ class BaseAndHead(NamedTuple):
     Example:
         >>> base, head, start = base_and_head("learned", (40, 112))
         >>> type(base).__name__, type(head).__name__, start**2
-        ('SemanticAware', 'LearnedVariance', 0.1...)
+        ('SemanticGaussian', 'LearnedVariance', 0.1...)
     """
 
     base: Base
@@ -52,7 +52,7 @@ def base_and_head(
     anomalies: bool = False,
     stride: int = 8,
     source: Literal["image", "features"] = "image",
-    neighbours: bool = True,
+    neighbors: bool = True,
 ) -> BaseAndHead:
     """The base and the head of a detector, by the source of the variance.
 
@@ -69,7 +69,7 @@ def base_and_head(
         stride: pixels that h folds into one location of its output, if it looks at the image; never more than the
             finest of `strides`.
         source: what h looks at: the `image`, once for all scales, or the `features` of each scale.
-        neighbours: whether h on features looks at a location's neighbours too.
+        neighbors: whether h on features looks at a location's neighbors too.
 
     Raises:
         ConfigError: an argument does not exist or does not go with the others.
@@ -77,7 +77,7 @@ def base_and_head(
     Example:
         >>> base, head, start = base_and_head("fixed", channels=(40, 112), mode=0.25)
         >>> type(base).__name__, head, start
-        ('SemanticAware', FixedVariance(0.25), 0.5)
+        ('SemanticGaussian', FixedVariance(0.25), 0.5)
     """
     if variance not in get_args(Variance):
         raise ConfigError(f"variance must be {', '.join(get_args(Variance))}, but got {variance!r}")
@@ -103,7 +103,7 @@ def base_and_head(
     def networks(outputs: int) -> StatisticsNetwork | list[FeatureStatisticsNetwork]:
         if source == "image":
             return StatisticsNetwork(outputs, stride=min(stride, *strides) if strides else stride)
-        return [FeatureStatisticsNetwork(c, outputs, kernel=3 if neighbours else 1) for c in channels]
+        return [FeatureStatisticsNetwork(c, outputs, kernel=3 if neighbors else 1) for c in channels]
 
     head: VarianceHead
     if variance == "predicted":
@@ -112,4 +112,4 @@ def base_and_head(
         head = LearnedVariance(len(channels), start=mode)
     else:
         head = PredictedMean(networks(2), mode) if predicted_mean else FixedVariance(mode)
-    return BaseAndHead(SemanticAware(anomaly_mean=margin, form=form), head, math.sqrt(mode))
+    return BaseAndHead(SemanticGaussian(anomaly_mean=margin, form=form), head, math.sqrt(mode))

@@ -11,7 +11,7 @@ from semflow.functional import FORMS, Form, normal_log_odds, normal_log_prob
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
-__all__ = ["Base", "SemanticAware", "StandardNormal"]
+__all__ = ["Base", "SemanticGaussian", "StandardNormal"]
 
 
 class Base(nn.Module):
@@ -50,7 +50,7 @@ class StandardNormal(Base):
         return -0.5 * (z.shape[1] * math.log(2 * math.pi) + narrow(z).square().sum(1))
 
 
-class SemanticAware(Base):
+class SemanticGaussian(Base):
     """N(m, s_i I): one mean for normal and one for anomalous locations, a variance for each (SANFlow, Eq. 5 to 8).
 
     The variance comes with the statistics: inverse-gamma distributed (`form` says how it enters), or certain.
@@ -63,7 +63,7 @@ class SemanticAware(Base):
 
     Example:
         >>> from semflow.nn import Statistics
-        >>> base, z = SemanticAware(), torch.zeros(1, 4, 2, 2)
+        >>> base, z = SemanticGaussian(), torch.zeros(1, 4, 2, 2)
         >>> statistics = Statistics(beta=torch.ones(1, 1, 2, 2))
         >>> mask = torch.tensor([[[0, 1], [0, 0]]])
         >>> (base.log_prob(z, statistics) - base.log_prob(z, statistics, mask))[0].tolist()

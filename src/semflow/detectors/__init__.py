@@ -3,8 +3,9 @@
 from .calibration import Calibration, Decision
 from .conformal import conformal_p_values, conformal_threshold, default_rate, images_needed, rate_interval
 from .detector import Detector, Latents, Prediction
-from .plan import Training
+from .inputs import location_masks
 from .predictor import Predictor
+from .provenance import Provenance
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
 
 __all__ = [
@@ -15,11 +16,12 @@ __all__ = [
     "Latents",
     "Prediction",
     "Predictor",
+    "Provenance",
     "Scorer",
-    "Training",
     "conformal_p_values",
     "conformal_threshold",
     "default_rate",
     "images_needed",
+    "location_masks",
     "rate_interval",
 ]

@@ -3,6 +3,7 @@
 from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
+from .kernels.fused import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence
@@ -23,4 +24,5 @@ __all__ = [
     "SoftPermutation",
     "Standardize",
     "coupling_stack",
+    "fused_kernels",
 ]

@@ -114,14 +114,14 @@ class Standardize(Flow):
         moments = self.moments()
         for x in features:
             moments.update(x)
-        return self.take(moments)
+        return self.set_moments(moments)
 
     def moments(self) -> "ChannelMoments":
         """An empty account of features, to be filled and taken."""
         return ChannelMoments(len(self.mean), self.mean.device)
 
     @torch.no_grad()
-    def take(self, moments: "ChannelMoments") -> "Standardize":
+    def set_moments(self, moments: "ChannelMoments") -> "Standardize":
         """Take the constants from an account of the features; errors as in `fit`."""
         if not moments.count:
             raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")

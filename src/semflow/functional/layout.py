@@ -62,13 +62,13 @@ def take_locations(x: Tensor, index: Tensor) -> Tensor:
     return to_locations(x)[index].T[None, :, None]
 
 
-def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "max"] = "nearest") -> Tensor:
+def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest", "max"] = "nearest") -> Tensor:
     """A pixel mask on the grid of a feature map.
 
     Args:
         mask: (B, H, W), bool, or numbers that count as true when positive.
         size: (H_k, W_k) of the feature map.
-        mode: `nearest` takes one pixel of each cell (SANFlow, section 3.5), `max` marks a cell when any of its pixels
+        resize: `nearest` takes one pixel of each cell (SANFlow, section 3.5), `max` marks a cell when any of its pixels
             is marked: `nearest` can lose a scar of two pixels at stride 16, `max` cannot.
 
     Returns:
@@ -83,14 +83,14 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], mode: Literal["nearest", "
     if mask.dim() != 3:
         raise ShapeError(f"mask must be (B, H, W), but got {tuple(mask.shape)}")
     marked = mask > 0
-    if mode == "nearest":
+    if resize == "nearest":
         # In integers: F.interpolate's float scale can land a pixel before the cell (26 rows to 22: row 12 for 13).
         rows = torch.arange(size[0], device=mask.device) * mask.shape[1] // size[0]
         columns = torch.arange(size[1], device=mask.device) * mask.shape[2] // size[1]
         return marked[:, rows[:, None], columns]
-    if mode == "max":
+    if resize == "max":
         return F.adaptive_max_pool2d(marked.to(torch.float32), size) > 0
-    raise ConfigError(f"mode must be nearest or max, but got {mode!r}")
+    raise ConfigError(f"resize must be nearest or max, but got {resize!r}")
 
 
 def border(mask: Tensor, width: int = 1) -> Tensor:

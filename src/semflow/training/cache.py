@@ -18,7 +18,7 @@ from .loading import Parts
 
 __all__ = ["NormalImages", "unseen"]
 
-DIGITS, MOST_MARKS = 12, 2**16
+DIGITS, LARGEST_COUNT = 12, 2**16
 
 
 class NormalImages:
@@ -53,7 +53,8 @@ class NormalImages:
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
-        self._fingerprint, self._marks = "", ""
+        self._fingerprint = ""
+        self._fingerprints: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         digests = []
@@ -97,19 +98,16 @@ class NormalImages:
             self._take([[_digest(image) for image in batch.images] for batch in self.loader])
         return self._fingerprint
 
-    def marks(self) -> str:
-        """The first 12 hexadecimal digits of each image's SHA-256, sorted, in one word; of too many images "".
-
-        They tell later that an image was trained on, to who has the image.
-        """
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the first 12 hexadecimal digits of each image's SHA-256, sorted; none for more than 65,536 images."""
         self.fingerprint()
-        return self._marks
+        return self._fingerprints
 
     def _take(self, digests: list[list[bytes]]) -> None:
         if not self._fingerprint:
             found = [digest for batch in self.processes.gather(digests) for digest in batch]
             self._fingerprint = hashlib.sha256(b"".join(found)).hexdigest()
-            self._marks = "".join(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= MOST_MARKS else ""
+            self._fingerprints = tuple(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= LARGEST_COUNT else ()
 
     def _share(self) -> None:
         """Each batch's maps from the process that has computed them to all; then the cache is full."""
@@ -136,19 +134,19 @@ class NormalImages:
         ]
 
 
-def unseen(batches: Iterable[Batch], marks: str) -> Iterator[Batch]:
-    """The batches, until one has an image that `NormalImages.marks` is of: scores of such an image are too low.
+def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Batch]:
+    """Yield batches of images that are not among the trained ones, whose scores are too low for calibration.
 
     Raises:
-        DataError: it has; the message names the image.
+        DataError: If an image has one of the fingerprints.
     """
-    known = {marks[start : start + DIGITS] for start in range(0, len(marks), DIGITS)}
+    known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
             if known and _digest(image).hex()[:DIGITS] in known:
                 raise DataError(
-                    f"{path}: was trained on, expected images that were not; take out all that were, or every "
-                    "threshold would be too low"
+                    f"{path} must not be a training image, but got one; remove all training images, or every threshold "
+                    "is too low"
                 )
         yield batch
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from semflow._version import __version__
-from semflow.detectors.detector import Detector
-from semflow.detectors.plan import Training
+from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files.tensors import clear_partial, write_atomic, writing
+from semflow.synthesis import CutPaste
 
 from .checkpoint import (
     CHECKPOINT,
@@ -22,6 +22,7 @@ from .checkpoint import (
     MODEL,
     Position,
     load_into,
+    origin,
     read_config,
     read_model_about,
     read_training,
@@ -31,6 +32,7 @@ from .checkpoint import (
     versions,
     write_config,
 )
+from .config import TrainingConfig
 from .distributed import ALONE, Processes
 
 __all__ = ["Run"]
@@ -41,7 +43,7 @@ class Run:
 
     Args:
         folder: None keeps nothing.
-        detector, optimizer, plan: what is trained, and how.
+        detector, optimizer, training: what is trained, and how.
         images: how many there are.
         seconds: between two checkpoints.
         processes: that train together.
@@ -52,14 +54,17 @@ class Run:
         folder: Path | None,
         detector: Detector,
         optimizer: torch.optim.Optimizer,
-        plan: Training,
+        training: TrainingConfig,
+        synthesis: CutPaste | None,
         images: int,
         seconds: float = 60.0,
         processes: Processes = ALONE,
     ) -> None:
         self.folder, self.detector, self.optimizer = folder, detector, optimizer
         self.seconds, self.processes = seconds, processes
-        config = {"version": __version__, **detector.config, "training": asdict(plan), "images": images}
+        synthesized = None if synthesis is None else asdict(synthesis)
+        settings = {"training": asdict(training), "synthesis": synthesized, "images": images}
+        config = {"version": __version__, **origin(detector), **settings}
         self.config: dict[str, Any] = json.loads(json.dumps(config))  # as it comes back: tuples become lists
         self._saved, self._last = time.monotonic(), ""
 

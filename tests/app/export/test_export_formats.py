@@ -60,8 +60,8 @@ def test_any_batch_size_and_order_gives_an_image_one_score(name, files) -> None:
 def test_the_file_says_what_it_is(name, files) -> None:
     exported = load(files[name])
     said = exported.metadata
-    assert (said.recipe, said.image_size, said.input, said.localises) == ("own", SIZE, "uint8", True)
-    assert (exported.image_size, exported.localises, exported.device) == (SIZE, True, torch.device("cpu"))
+    assert (said.recipe, said.image_size, said.input, said.localizes) == ("own", SIZE, "uint8", True)
+    assert (exported.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
     detector = own_detector()
     assert exported.map_range == pytest.approx(detector.map_range)
     assert said.calibration["images"] == 39

@@ -28,7 +28,7 @@ from semflow.app.report import (
 from semflow.app.report.files import refuse_occupied
 from semflow.data import open_dataset
 from semflow.errors import ConfigError
-from semflow.recipes import sanflow
+from semflow.recipes import Backbone, build
 from semflow.training import ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
 
@@ -93,14 +93,13 @@ def _check_extras() -> None:
 def _one_texture(name: str, folder: Path, options: Demo, device: str) -> tuple[list[ImageResult], tuple[float, float]]:
     data = folder / "data" / name
     write_texture(name, data, options.seed)
-    detector = sanflow(
-        backbone="tf_efficientnet_lite0",
-        weights="packaged",
-        strides=STRIDES,
-        image_size=IMAGE_SIZE,
-        position_channels=128,
-        seed=options.seed,
-    )
+    settings = {
+        "backbone": Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3),
+        "image_size": IMAGE_SIZE,
+        "couplings.position_channels": 128,
+        "seed": options.seed,
+    }
+    detector = build("sanflow", settings)
     fit(
         detector,
         open_dataset(data, "train", IMAGE_SIZE, cache=True),

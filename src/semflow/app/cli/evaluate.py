@@ -46,7 +46,7 @@ def _run(options: Evaluate, processes: Processes) -> None:
     if options.json is not None:
         refuse_unwritable(options.json)
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
+    dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
     check_labels(dataset)
     if first:
         warn_of_leaks(options.data, options.category)

@@ -31,7 +31,7 @@ def run(options: Export) -> None:
         options.output,
         format=options.format,
         input=options.input_type,
-        images=_images(options, detector.image_size),
+        images=_images(options, detector.provenance.image_size),
         check=options.check,
     )
     if exported.differences:

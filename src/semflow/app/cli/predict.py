@@ -46,7 +46,7 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     origin = _origin(options)
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = _without(options.output, open_dataset(options.input, "predict", detector.image_size))
+    dataset = _without(options.output, open_dataset(options.input, "predict", detector.provenance.image_size))
     names = _names(dataset)
     made = _complete(options.output, origin, dataset, names)
     if made is not None:

@@ -29,7 +29,7 @@ def run(options: Score) -> None:
     model = options.model.absolute()
     mark = fingerprint(model)
     detector = decide_at(model, "cpu", options.false_alarm_rate)  # says what is wrong with it before Ray begins
-    image_size, rate = detector.image_size, detector.false_alarm_rate
+    image_size, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
     store = BlockStore(
         options.output.absolute(),

@@ -31,8 +31,8 @@ def compare(graph: DetectorGraph, runner: Runner, images: Tensor) -> dict[str, f
         ExportError: a difference is above `RELATIVE`.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4).eval()
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
         >>> graph = DetectorGraph(detector, "float32")
         >>> def runner(images):  # in the place of a file
         ...     return {name: x.numpy() for name, x in zip(graph.outputs, graph(torch.from_numpy(images)))}

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semflow.detectors import Prediction
+from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
 from .metadata import Metadata
@@ -17,7 +17,7 @@ __all__ = ["ExportedDetector", "load"]
 class ExportedDetector:
     """What a detector is to those that score with it, run from an exported file.
 
-    It has `predict`, `image_size`, `map_range`, `localises`, `false_alarm_rate` and `device` of
+    It has `predict`, `provenance`, `map_range`, `localizes`, `false_alarm_rate` and `device` of
     `semflow.detectors.Detector`.
 
     Args:
@@ -26,8 +26,8 @@ class ExportedDetector:
     Example:
         >>> import tempfile
         >>> from semflow.app.export import open_runner, save
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = save(detector, f"{folder}/parts.pt2", input="float32", check=False).path
         ...     exported = ExportedDetector(open_runner(path))
@@ -47,9 +47,10 @@ class ExportedDetector:
         return self.runner.metadata
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of the images."""
-        return self.metadata.image_size
+    def provenance(self) -> Provenance:
+        """Recipe, arguments and image size of the detector."""
+        said = self.metadata
+        return Provenance(said.recipe, arguments=said.arguments, image_size=said.image_size)
 
     @property
     def map_range(self) -> tuple[float, float]:
@@ -57,9 +58,9 @@ class ExportedDetector:
         return self.metadata.map_range
 
     @property
-    def localises(self) -> bool:
+    def localizes(self) -> bool:
         """Whether the anomaly map says where."""
-        return self.metadata.localises
+        return self.metadata.localizes
 
     @property
     def false_alarm_rate(self) -> float | None:
@@ -84,7 +85,7 @@ class ExportedDetector:
         return Prediction(found["score"], found["anomaly_map"], variances, *decided)
 
     def __repr__(self) -> str:
-        return f"ExportedDetector({self.metadata.recipe or 'own'}, image_size={self.image_size})"
+        return f"ExportedDetector({self.metadata.recipe or 'own'}, image_size={self.metadata.image_size})"
 
 
 def load(path: str | Path, device: str = "cpu") -> ExportedDetector:

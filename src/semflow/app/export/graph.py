@@ -24,8 +24,8 @@ class DetectorGraph(nn.Module):
         input: what the images are: `uint8` from 0 to 255, which the graph divides by 255, or `float32` from 0 to 1.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> graph = DetectorGraph(cflow_ad("resnet18", "random", blocks=1, position_channels=16).eval())
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> graph = DetectorGraph(cflow_ad(Backbone("resnet18", "random"), couplings=Couplings(1, 16)).eval())
         >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         >>> dict(zip(graph.outputs, (tuple(x.shape) for x in graph(images))))
         {'score': (2,), 'anomaly_map': (2, 64, 64)}
@@ -54,7 +54,7 @@ class DetectorGraph(nn.Module):
 
     def example(self, batch: int = 2) -> Tensor:
         """Images of its type and size."""
-        side = self.detector.image_size
+        side = self.detector.provenance.image_size
         dtype = torch.uint8 if self.input == "uint8" else torch.float32
         return torch.zeros(batch, 3, side, side, dtype=dtype)
 
@@ -63,8 +63,8 @@ def trace(graph: DetectorGraph) -> ExportedProgram:
     """The graph of `torch.export`, of any batch size; the detector must be on the CPU and in eval mode.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4).eval()
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
         >>> program = trace(DetectorGraph(detector, "float32"))
         >>> program.module()(torch.rand(3, 3, 32, 32))[0].shape  # the scores of any number of images
         torch.Size([3])

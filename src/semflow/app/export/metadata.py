@@ -31,7 +31,7 @@ class Metadata:
         image_size: side of the square images that the graph takes.
         input: their type: uint8 from 0 to 255, or float32 from 0 to 1.
         map_range: the colour range of anomaly maps.
-        localises: whether the anomaly map says where.
+        localizes: whether the anomaly map says where.
         outputs: the names of the graph's results, in their order.
         calibration: what is known of the calibration: empty where there is none.
         versions: of semflow and of what made the file.
@@ -48,7 +48,7 @@ class Metadata:
     image_size: int
     input: InputType
     map_range: tuple[float, float]
-    localises: bool
+    localizes: bool
     outputs: tuple[str, ...]
     calibration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def _check(made: Metadata) -> None:
         and len(made.map_range) == 2
         and all(type(x) in (int, float) and math.isfinite(x) for x in made.map_range)
         and made.map_range[0] <= made.map_range[1]
-        and type(made.localises) is bool
+        and type(made.localizes) is bool
         and isinstance(made.recipe, str)
         and isinstance(made.arguments, dict)
         and isinstance(made.versions, dict)

@@ -58,8 +58,8 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     Example:
         >>> import tempfile
         >>> from semflow.app.export import save
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     runner = open_runner(save(detector, f"{folder}/parts.pt2", check=False).path)
         >>> runner(np.zeros((2, 3, 32, 32), np.uint8))["score"].shape

@@ -76,8 +76,8 @@ def save(
         ShapeError: `images` are not of the detector's size.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     exported = save(detector, Path(folder) / "parts.pt2")
         >>> exported.metadata.recipe, exported.metadata.outputs, max(exported.differences.values()) < 1e-4
@@ -142,7 +142,7 @@ def _refuse_existing(path: Path, format: Format) -> None:
 
 
 def _samples(images: Tensor | None, graph: DetectorGraph) -> Tensor:
-    side = graph.detector.image_size
+    side = graph.detector.provenance.image_size
     if images is None:
         return to_input(sample_images(side), graph.input)
     if images.dim() != 4 or images.shape[1:] != (3, side, side) or not len(images):
@@ -162,12 +162,12 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
             "map_threshold": pixel,
         }
     return Metadata(
-        recipe=str(detector.config.get("recipe", "")),
-        arguments=shareable(detector.config.get("arguments", {})),
-        image_size=detector.image_size,
+        recipe=detector.provenance.recipe,
+        arguments=shareable(detector.provenance.arguments),
+        image_size=detector.provenance.image_size,
         input=graph.input,
         map_range=detector.map_range,
-        localises=detector.localises,
+        localizes=detector.localizes,
         outputs=graph.outputs,
         calibration=known,
         versions={

@@ -38,9 +38,10 @@ def model_card(
         license: an identifier of the hub, such as `apache-2.0`; the data and the backbone's weights may bind you.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
-        >>> text = model_card(detector, detector.config, "me/screws", data="screws", metrics={"image_auroc": 0.987})
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
+        >>> config = {"recipe": "cflow_ad", "arguments": detector.provenance.arguments}
+        >>> text = model_card(detector, config, "me/screws", data="screws", metrics={"image_auroc": 0.987})
         >>> text.splitlines()[:2], "| image AUROC | 0.987 |" in text
         (['---', 'library_name: semflow'], True)
     """
@@ -50,7 +51,7 @@ def model_card(
         f"# {name}\n",
         f"An anomaly detector of the recipe `{config['recipe']}`, trained on images of good parts alone with "
         f"{LIBRARY} {config.get('version', __version__)}. It gives an image a score, higher is more anomalous"
-        f"{', and a heat map' if detector.localises else ''}.\n",
+        f"{', and a heat map' if detector.localizes else ''}.\n",
         _usage(name, detector),
         f"## Training\n\nData: {data or 'not described'}.\n",
         _table(("argument", "value"), {key: f"`{value}`" for key, value in dict(config["arguments"]).items()}),
@@ -103,7 +104,7 @@ def _usage(name: str, detector: Detector) -> str:
         "## Use\n\n"
         f"```python\nfrom semflow import hub\nfrom semflow.data import load_image\n\n"
         f'detector = hub.load("{name}")\n'
-        f'prediction = detector.predict(load_image("part.png", {detector.image_size})[None])\n'
+        f'prediction = detector.predict(load_image("part.png", {detector.provenance.image_size})[None])\n'
         "print(prediction.score, prediction.p_value)\n```\n"
     )
 

@@ -79,11 +79,11 @@ class HubDetector(HubMixin, Detector):
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     made = HubDetector.of(detector).save_pretrained(Path(parent) / "screws", data="screws")
         ...     again = HubDetector.from_pretrained(made)
-        >>> again.config["recipe"], isinstance(again, Detector), hasattr(again, "push_to_hub")
+        >>> again.provenance.recipe, isinstance(again, Detector), hasattr(again, "push_to_hub")
         ('cflow_ad', True, True)
     """

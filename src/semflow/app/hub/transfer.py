@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError, DataError
 from semflow.recipes import RECIPES
 from semflow.recipes import load as load_run
-from semflow.training import read_config, save_model
-from semflow.training.checkpoint import CONFIG, MODEL, write_config
+from semflow.training.checkpoint import CONFIG, MODEL, origin, read_config, save_model, write_config
 
 from .card import LIBRARY, METRICS, model_card
 
@@ -54,19 +54,18 @@ def save(
         DataError: the folder is not empty.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     made = save(detector, Path(parent) / "screws", data="screws")
-        ...     sorted(path.name for path in made.iterdir()), load(made).config["recipe"]
+        ...     sorted(path.name for path in made.iterdir()), load(made).provenance.recipe
         (['README.md', 'config.json', 'model.safetensors'], 'cflow_ad')
     """
     folder = Path(folder)
     detector, config = _opened(source)
     figures = _figures(metrics)
     public = copy.copy(detector)  # of the same weights; what its arguments say goes into the file of the weights too
-    public.config = {**detector.config, "arguments": config["arguments"]}
-    public.trained_on = ""
+    public.provenance = replace(detector.provenance, arguments=config["arguments"], fingerprints=())
     card = model_card(detector, config, name or folder.name, data, figures, license)
     with staged_folder(folder) as staged:
         write_config(staged, {key: value for key, value in config.items() if key != "format"})
@@ -137,10 +136,10 @@ def load(
         CheckpointError: there is no such folder or repository, it could not be fetched, or it is no detector.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as parent:
-        ...     load(save(detector, Path(parent) / "screws")).config["recipe"]
+        ...     load(save(detector, Path(parent) / "screws")).provenance.recipe
         'cflow_ad'
     """
     if Path(name).is_dir():
@@ -168,7 +167,7 @@ def load(
 
 def _opened(source: Detector | str | Path) -> tuple[Detector, dict[str, Any]]:
     if isinstance(source, Detector):
-        detector, config = source, {"version": __version__, **source.config}
+        detector, config = source, {"version": __version__, **origin(source)}
         if config.get("recipe") not in RECIPES:
             raise ConfigError(
                 f"source must be a detector of {', '.join(RECIPES)}, which can be built again from its arguments, "

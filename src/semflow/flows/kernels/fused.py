@@ -1,6 +1,8 @@
 """A block of a flow as one step of autograd: the same numbers as its composition, in fewer passes over less memory."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,16 +10,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow.errors import ConfigError
 from semflow.flows.steps import CouplingForm, along_channels
 from semflow.functional import soft_clamp
 
 from .operators import operator
 from .passes import backward_pass, backward_rest, forward_pass, forward_rest
 
-__all__ = ["composition", "composition_rest", "fused", "fused_rest", "fusible"]
+__all__ = ["composition", "composition_rest", "fused", "fused_kernels", "fused_rest", "fusible"]
 
 # Before torch 2.7 nothing tells an export from other compilations.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+VARIABLE = "SEMFLOW_FUSED_KERNELS"
+_enabled = os.environ.get(VARIABLE, "1") == "1"
+if os.environ.get(VARIABLE, "1") not in ("0", "1"):
+    raise ConfigError(f"{VARIABLE} must be 0 or 1, but got {os.environ[VARIABLE]!r}")
+
+
+@contextmanager
+def fused_kernels(enabled: bool) -> Iterator[None]:
+    """Turn the fused kernels of couplings on or off in this process, for a `with` block.
+
+    The kernels compute the same numbers as the plain operators, up to rounding, in less time and memory. They run on
+    CPUs only and are on by default. The environment variable `SEMFLOW_FUSED_KERNELS=0` turns them off from the start.
+
+    Args:
+        enabled: True for the kernels, False for plain operators.
+
+    Example:
+        >>> from semflow.flows import AffineCoupling
+        >>> flow, x = AffineCoupling(4), torch.randn(1, 4, 2, 2)
+        >>> with fused_kernels(False):
+        ...     z, log_det = flow(x)
+        >>> torch.allclose(z, flow(x)[0], atol=1e-6)
+        True
+    """
+    global _enabled
+    before, _enabled = _enabled, enabled
+    try:
+        yield
+    finally:
+        _enabled = before
 
 
 def fusible(x: Tensor, form: CouplingForm, *modules: nn.Module) -> bool:
@@ -26,7 +60,8 @@ def fusible(x: Tensor, form: CouplingForm, *modules: nn.Module) -> bool:
     A module with a hook is to be called, and what is exported must run without this library.
     """
     return (
-        x.device.type == "cpu"
+        _enabled
+        and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and form.clamp_form != "atan"
         and not torch.is_autocast_enabled("cpu")
