@@ -137,10 +137,10 @@ def test_visa_rejects_invalid_split_files(visa: Path) -> None:
     rejects(lines, "object, split, label, image, mask", "got no label", head="object,split,image,mask")
     rejects(csv_lines("pcb1"), "rows of candle", "only pcb1")
     two_class = [line.replace("test,anomaly", "train,anomaly") for line in lines]
-    rejects(two_class, "train on normal images", f"an anomaly in line {NORMAL + 2}")
+    rejects(two_class, "train on normal images", f"line {NORMAL + 2}")
     rejects([line.replace(",test,", ",valid,") for line in lines], "train or test", "'valid'")
     rejects([line for line in lines if ",train," in line], "test rows of candle")
-    rejects([line.rpartition(",")[0] + "," for line in lines], "a mask of the anomaly")
+    rejects([line.rpartition(",")[0] + "," for line in lines], "name a mask in line")
     write_split(visa, lines).write_bytes(b"\xff\xfe\x00")
     fails(lambda: VisA(visa, category="candle"), visa / "split_csv/1cls.csv", "a CSV file")
 

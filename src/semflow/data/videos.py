@@ -25,13 +25,6 @@ class VideoFrames:
     frames. With a codec that reorders them (B-frames), time stamps in AVI files are not reliable, so such reads start
     at the beginning of the video: correct, but slow for shuffled access. Copies for worker processes open the file
     themselves.
-
-    Args:
-        path: The file, in any format of FFmpeg.
-
-    Raises:
-        ConfigError: If PyAV is not installed.
-        DataError: If the file does not exist, is not a video, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:

@@ -15,14 +15,7 @@ __all__ = ["ZipFiles"]
 
 
 class ZipFiles:
-    """Members of a zip file, readable from any process: each worker opens the file itself.
-
-    Args:
-        path: The zip file.
-
-    Raises:
-        DataError: If the file cannot be read or is not a zip file.
-    """
+    """Members of a zip file, readable from any process: each worker opens the file itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

