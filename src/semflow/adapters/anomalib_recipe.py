@@ -146,9 +146,8 @@ class _DetectorModel(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> Any:
-        log_probs, _ = self.detector.log_probs(images)
-        anomaly_map, score = self.detector._score(log_probs, images.shape[2:])
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map[:, None])
+        prediction = self.detector(images)
+        return InferenceBatch(pred_score=prediction.score, anomaly_map=prediction.anomaly_map[:, None])
 
 
 class _Image(NamedTuple):

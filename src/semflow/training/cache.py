@@ -1,6 +1,5 @@
 """The frozen backbone's maps of the normal training images, computed once where nothing changes the images."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import cast
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from semflow.data import Batch
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
+from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
 from .loading import Parts
@@ -60,7 +60,7 @@ class NormalImages:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._fingerprint:
-                digests.append([_digest(image) for image in batch.images])
+                digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
             span = slice(positions[0], positions[-1] + 1)
             if self._full:
@@ -95,7 +95,7 @@ class NormalImages:
         It comes with a pass over the images, and costs one where there has been none.
         """
         if not self._fingerprint:
-            self._take([[_digest(image) for image in batch.images] for batch in self.loader])
+            self._take([[hash_tensor(image) for image in batch.images] for batch in self.loader])
         return self._fingerprint
 
     def fingerprints(self) -> tuple[str, ...]:
@@ -103,11 +103,11 @@ class NormalImages:
         self.fingerprint()
         return self._fingerprints
 
-    def _take(self, digests: list[list[bytes]]) -> None:
+    def _take(self, digests: list[list[str]]) -> None:
         if not self._fingerprint:
             found = [digest for batch in self.processes.gather(digests) for digest in batch]
-            self._fingerprint = hashlib.sha256(b"".join(found)).hexdigest()
-            self._fingerprints = tuple(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= LARGEST_COUNT else ()
+            self._fingerprint = hash_parts(found)
+            self._fingerprints = tuple(sorted(x[:DIGITS] for x in found)) if len(found) <= LARGEST_COUNT else ()
 
     def _share(self) -> None:
         """Each batch's maps from the process that has computed them to all; then the cache is full."""
@@ -143,16 +143,9 @@ def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Ba
     known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
-            if known and _digest(image).hex()[:DIGITS] in known:
+            if known and hash_tensor(image)[:DIGITS] in known:
                 raise DataError(
                     f"{path} must not be a training image, but got one; remove all training images, or every threshold "
                     "is too low"
                 )
         yield batch
-
-
-def _digest(image: Tensor) -> bytes:
-    """SHA-256 of an image's shape, type and values."""
-    digest = hashlib.sha256(f"{image.dtype} {tuple(image.shape)} ".encode())
-    digest.update(image.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.digest()

@@ -20,7 +20,8 @@ from torch import Tensor
 from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
-from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors, write_atomic, writing
+from semflow.files import replace_file, writing
+from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
 
 __all__ = [
     "CHECKPOINT",
@@ -39,7 +40,6 @@ __all__ = [
     "save_run",
     "save_training",
     "versions",
-    "write_atomic",
     "write_config",
 ]
 
@@ -96,7 +96,7 @@ def origin(detector: Detector) -> dict[str, Any]:
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write `config.json`."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
+    replace_file(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def save_run(detector: Detector, run: Path) -> None:
     Raises:
         CheckpointError: If the folder holds something else or cannot be written.
     """
-    with writing(run, "choose another folder, or free some space"):
+    with writing(run, "choose another folder", CheckpointError):
         run.mkdir(parents=True, exist_ok=True)
         if not (run / CONFIG).exists():
             if any(run.iterdir()):

@@ -12,7 +12,7 @@ import torch
 from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
-from semflow.files.tensors import clear_partial, write_atomic, writing
+from semflow.files import remove_partial, replace_file, writing
 from semflow.synthesis import CutPaste
 
 from .checkpoint import (
@@ -99,7 +99,10 @@ class Run:
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to the log."""
         if self.folder is not None and self.processes.rank == 0:
-            with writing(self.folder / LOG, self._advice()), (self.folder / LOG).open("a", encoding="utf-8") as log:
+            with (
+                writing(self.folder / LOG, self._advice(), CheckpointError),
+                (self.folder / LOG).open("a", encoding="utf-8") as log,
+            ):
                 log.write(json.dumps(record) + "\n")
 
     def due(self) -> bool:
@@ -110,7 +113,7 @@ class Run:
     def save(self, at: Position) -> None:
         """Write a checkpoint; the one before is good until this one is."""
         if self.folder is not None:
-            with writing(self.folder / CHECKPOINT, self._advice()):
+            with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
                 save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), _told(at)
 
@@ -118,7 +121,7 @@ class Run:
         """Write the trained model, with what tells its training images; the checkpoint has done its work."""
         if self.folder is not None:
             about = {k: v for k, v in self.config.items() if k != "version"}
-            with writing(self.folder / MODEL, self._advice()):
+            with writing(self.folder / MODEL, self._advice(), CheckpointError):
                 save_model(self.detector, self.folder, {**about, "fingerprint": fingerprint})
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -127,16 +130,16 @@ class Run:
         return f"; {self.folder} keeps the checkpoint of {self._last}" if self._last else ""
 
     def _advice(self) -> str:
-        return f"free or allow it and go on with resume{self.kept()}"
+        return f"continue with resume{self.kept()}"
 
     def _open(self, resume: bool) -> tuple[Any, Position | None]:
         folder = self.folder
         if folder is None:
             raise ConfigError("resume needs output, the run directory to go on with, but got None")
-        with writing(folder, "choose another directory, or free or allow it"):
+        with writing(folder, "choose another directory", CheckpointError):
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                clear_partial(folder, (CONFIG, LOG, CHECKPOINT, MODEL))
+                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL)
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or any(folder.iterdir()):
                     raise CheckpointError(
@@ -171,7 +174,7 @@ class Run:
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace") if (folder / LOG).exists() else ""
         # Lines of epochs that will be done again, and half a line.
         lines = "".join(log.splitlines(keepends=True)[: at.epoch])
-        write_atomic(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
+        replace_file(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
         return tensors, at
 
     def _check_same(self, folder: Path) -> None:

@@ -7,10 +7,9 @@ import platform
 from importlib import metadata
 
 from semflow._version import __version__
-from semflow.app.report import write_atomic
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import open_dataset
 from semflow.errors import DataError
+from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Processes, check_labels, results, summarize
 from semflow.training.loading import dealt_batches
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors.conformal import check_count
 from semflow.errors import ConfigError, DataError
+from semflow.files import refuse_unwritable
 from semflow.recipes import RECIPES, resolve_settings
 from semflow.training import Processes, automatic_count, fit
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
