@@ -1,4 +1,4 @@
-"""Invertible maps of feature maps: `z, log_det = flow(x, context)`."""
+"""Invertible maps of feature maps, `z, log_det = flow(x, context)`."""
 
 from .base import Event, Flow
 from .coupling import AffineCoupling
