@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import semflow
-from semflow.app.report import Panel, gallery, overlay, to_picture, write_atomic
+from semflow.app.report import Panel, gallery, overlay, to_picture
 from semflow.app.report.plots import (
     base_by_scale,
     pro_curve,
@@ -23,6 +23,7 @@ from semflow.app.report.plots import (
     variance_maps,
 )
 from semflow.data import open_dataset
+from semflow.files import write_atomic
 from semflow.synthesis import SyntheticAnomalies
 
 OUT = Path(__file__).resolve().parent / "images" / "demo"

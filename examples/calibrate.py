@@ -16,19 +16,20 @@ from textures import data_folder
 import semflow
 from semflow.app.report.plots import save_figure, score_histogram
 from semflow.data import open_dataset
-from semflow.recipes import sanflow
+from semflow.recipes import Backbone, Couplings, sanflow
 
 
 def main(data: Path | None, output: Path, epochs: int) -> tuple[float, float]:
     """The false-alarm rate that is asked for, and the share of the test's defects that is found at it."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
-    detector = sanflow("tf_efficientnet_lite0", "packaged", (8, 16, 32), image_size=128, blocks=4, position_channels=64)
-    train = open_dataset(root, "train", detector.image_size, cache=True)
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", (8, 16, 32), smoothing=3)
+    detector = sanflow(backbone, image_size=128, couplings=Couplings(4, 64, "hard", standardize=True))
+    train = open_dataset(root, "train", detector.provenance.image_size, cache=True)
     # 19 of the good images are not trained on; 19 are what a rate of 5 % needs.
     semflow.fit(detector, train, epochs=epochs, batch_size=8, calibration=19, false_alarm_rate=0.05, progress=False)
 
-    test = open_dataset(root, "test", detector.image_size)
+    test = open_dataset(root, "test", detector.provenance.image_size)
     samples = [test[i] for i in range(len(test))]
     prediction = detector.predict(torch.stack([sample.image for sample in samples]))
     labels = torch.tensor([sample.label for sample in samples])

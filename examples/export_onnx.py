@@ -17,7 +17,7 @@ from textures import data_folder
 import semflow
 from semflow.app import export
 from semflow.data import open_dataset
-from semflow.recipes import cflow_ad
+from semflow.recipes import Backbone, Couplings, cflow_ad
 
 
 def main(data: Path | None, output: Path, epochs: int) -> float:
@@ -26,11 +26,11 @@ def main(data: Path | None, output: Path, epochs: int) -> float:
 
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
-    detector = cflow_ad("test_efficientnet", "random", (8,), image_size=64, blocks=2, position_channels=16)
-    train = open_dataset(root, "train", detector.image_size, cache=True)
+    detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), image_size=64, couplings=Couplings(2, 16))
+    train = open_dataset(root, "train", detector.provenance.image_size, cache=True)
     semflow.fit(detector, train, epochs=epochs, batch_size=16, progress=False)
 
-    test = open_dataset(root, "test", detector.image_size)
+    test = open_dataset(root, "test", detector.provenance.image_size)
     images = torch.stack([(test[i].image * 255).round().to(torch.uint8) for i in range(4)])
     exported = export.save(detector, output / "detector.onnx", images=images)
 

@@ -19,12 +19,12 @@ from textures import data_folder
 
 import semflow
 from semflow.data import open_dataset
-from semflow.recipes import fastflow
+from semflow.recipes import Backbone, build
 
 SIZE = 128
 ROWS = {
     "FastFlow": {},
-    "one learned variance": {"statistics": True, "variance": "learned"},
+    "one learned variance": {"statistics.variance": "learned"},
     "FastFlow+SP": {"statistics": True},
 }
 
@@ -34,9 +34,10 @@ def main(data: Path | None, output: Path, epochs: int) -> dict[str, dict[str, fl
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
     train, test = (open_dataset(root, split, SIZE, cache=True) for split in ("train", "test"))
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", (4, 8, 16))
     found: dict[str, dict[str, float | None]] = {}
-    for name, arguments in ROWS.items():
-        detector = fastflow("tf_efficientnet_lite0", "packaged", (4, 8, 16), image_size=SIZE, **arguments)
+    for name, settings in ROWS.items():
+        detector = build("fastflow", {"backbone": backbone, "image_size": SIZE, **settings})
         semflow.fit(detector, train, epochs=epochs, batch_size=4, seed=0, progress=False)
         found[name] = metrics = semflow.evaluate(detector, test)
         first = found["FastFlow"]

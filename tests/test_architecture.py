@@ -17,6 +17,7 @@ LAYERS = [
     "errors",
     "_version",
     "_validation",
+    "_optional",
     "files",
     "functional",
     "nn",

@@ -24,7 +24,7 @@ from semflow.detectors import Detector
 from semflow.features import TimmFeatures
 from semflow.features.timm_module import load_timm
 from semflow.flows import ScaleWise
-from semflow.recipes import cflow_ad, fastflow
+from semflow.recipes import Backbone, ConvCouplings, Couplings, cflow_ad, fastflow
 
 from .flows import Plan
 from .timing import Report, Variant, best, in_turns, missing, ratio, using_threads
@@ -63,7 +63,9 @@ def fastflow_pair(backbone: str, steps: int) -> tuple[Detector, Any]:
     theirs = import_anomalib()[0](
         (SIDE, SIDE), backbone, pre_trained=False, flow_steps=steps, conv3x3_only=backbone == "resnet18"
     )
-    ours = fastflow(backbone, "random", steps=steps, conv3x3_only=backbone == "resnet18")
+    ours = fastflow(
+        Backbone(backbone, "random", (4, 8, 16)), couplings=ConvCouplings(steps, conv3x3_only=backbone == "resnet18")
+    )
     ours.flows = ScaleWise([from_freia(block) for block in theirs.fast_flow_blocks])
     theirs.feature_extractor.load_state_dict(unfolded(ours, backbone))
     return ours.eval(), theirs.eval()
@@ -74,7 +76,7 @@ def cflow_pair(backbone: str, blocks: int) -> tuple[Detector, Any]:
     theirs = import_anomalib()[1](
         backbone, ("layer2", "layer3", "layer4"), pre_trained=False, coupling_blocks=blocks, fiber_batch_size=64
     )
-    ours = cflow_ad(backbone, "random", blocks=blocks, permutation="hard")
+    ours = cflow_ad(Backbone(backbone, "random"), couplings=Couplings(blocks, permutation="hard"))
     ours.flows = ScaleWise([from_freia(decoder) for decoder in theirs.decoders])
     theirs.encoder.feature_extractor.load_state_dict(unfolded(ours, backbone))
     return ours.eval(), theirs.eval()

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from semflow.detectors import Detector
 from semflow.functional import to_locations
-from semflow.recipes import sanflow
+from semflow.recipes import build
 from semflow.training.stepping import adam, train_on_batch
 
-from .flows import Plan, Scale, inference, settings, training_step
+from .flows import Plan, Scale, inference, training_step
 from .timing import Report, best, in_turns, missing, ratio
 
 __all__ = ["measure_cuda", "stream"]
@@ -68,7 +68,8 @@ def measure_cuda(
 ) -> None:
     """`cuda_images_per_s`, `cuda_infer` and `cuda_train`; the last two over the published formulation's better time."""
     compiled = device.startswith("cuda")
-    detector = sanflow(backbone, "random", blocks=blocks)
+    settings = {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}
+    detector = build("sanflow", settings)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     seconds = in_turns({"stream": stream(detector, [images] * 8, device, compiled)}, rounds, device)["stream"]
     rates = sorted(8 * batch / one.wall for one in seconds)
@@ -80,13 +81,15 @@ def measure_cuda(
     if reason:
         report.skip(reason, "cuda_infer", "cuda_train")
         return
-    detector = sanflow(backbone, "random", blocks=blocks).to(device)
+    detector = build("sanflow", {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}).to(
+        device
+    )
     floats = torch.rand(batch, 3, size, size, device=device)
     masks = torch.zeros(batch, size, size, dtype=torch.bool, device=device)
     masks[1::2, : size // 2, : size // 2] = True
     maps = detector.features(floats)
     detector.prepare([(floats, maps)])
-    optimizer = adam(detector, detector.plan)
+    optimizer = adam(detector, detector.provenance.training)
     scales = [Scale.make(setting, batch, Plan(blocks, rounds, device)) for setting in settings(backbone)]
 
     def infer() -> None:
@@ -95,7 +98,7 @@ def measure_cuda(
 
     def train() -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=compiled):
-            train_on_batch(detector, optimizer, detector.plan, floats, masks, maps)
+            train_on_batch(detector, optimizer, detector.provenance.training, floats, masks, maps)
 
     call = torch.compile(detector.log_probs, mode="reduce-overhead", dynamic=False) if compiled else detector.log_probs
     for name, ours in (("cuda_infer", infer), ("cuda_train", train)):

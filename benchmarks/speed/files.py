@@ -84,7 +84,7 @@ def parts(case: Case, images: ImageFolder, epoch: SyntheticAnomalies[Sample]) ->
     samples = [images[k] for k in range(len(images))]
     case.images = torch.stack([sample.image for sample in samples[:batch]])
     case.maps = detector.features(case.images)
-    optimizer, paste = adam(detector, detector.plan), CutPaste()
+    optimizer, paste = adam(detector, detector.provenance.training), CutPaste()
 
     def synthesis() -> None:
         for k, sample in enumerate(samples):
@@ -95,7 +95,7 @@ def parts(case: Case, images: ImageFolder, epoch: SyntheticAnomalies[Sample]) ->
             detector.predict(some.images)
 
     def train() -> None:
-        train_on_batch(detector.train(), optimizer, detector.plan, case.images, case.masks)
+        train_on_batch(detector.train(), optimizer, detector.provenance.training, case.images, case.masks)
 
     return {
         "loading": (len(images), lambda: [images[k] for k in range(len(images))]),

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from semflow.detectors import Detector
-from semflow.recipes import cflow_ad, fastflow, sanflow
+from semflow.recipes import build
 from semflow.training.stepping import adam, train_on_batch
 
 from .timing import (
@@ -37,24 +36,19 @@ from .timing import (
 
 __all__ = ["RECIPES", "Case", "flops", "measure_recipes", "recipe_peaks"]
 
-RECIPES: dict[str, tuple[Callable[..., Detector], str]] = {
-    "sanflow": (sanflow, "blocks"),
-    "cflow_ad": (cflow_ad, "blocks"),
-    "fastflow": (fastflow, "steps"),
-}
-"""Recipes, with the name that each has for its number of couplings."""
+RECIPES = ("sanflow", "cflow_ad", "fastflow")
 
 
 class Case:
     """A recipe with random weights, and a batch of random images with their features and masks."""
 
     def __init__(self, recipe: str, backbone: str, batch: int, blocks: int, size: int = 256, **more: Any) -> None:
-        make, name = RECIPES[recipe]
-        self.detector = make(backbone, "random", image_size=size, **{name: blocks}, **more)
+        random = {"backbone": backbone, "backbone.weights": "random"}
+        self.detector = build(recipe, {**random, "image_size": size, "couplings.blocks": blocks, **more})
         generator = torch.Generator().manual_seed(0)
         self.images = torch.rand(batch, 3, size, size, generator=generator)
         self.masks: Tensor | None = None
-        if self.detector.synthesis is not None:  # one image of four is normal, the others hold a square
+        if self.detector.provenance.synthesis is not None:  # one image of four is normal, the others hold a square
             self.masks = torch.zeros(batch, size, size, dtype=torch.bool)
             self.masks[torch.arange(batch) % 4 > 0, size // 4 : size // 2, size // 4 : size // 2] = True
         self.maps = self.detector.features(self.images)
@@ -63,10 +57,13 @@ class Case:
     def train(self) -> Callable[[], object]:
         """A training step; the learning rate is 0, so that every step works on the same weights."""
         detector = self.detector.train()
-        optimizer = adam(detector, detector.plan)
+        training = detector.provenance.training
+        optimizer = adam(detector, training)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        return lambda: train_on_batch(detector, optimizer, detector.plan, self.images, self.masks, self.maps)
+        return lambda: train_on_batch(
+            detector, optimizer, detector.provenance.training, self.images, self.masks, self.maps
+        )
 
     def infer(self) -> Callable[[], object]:
         """Features to anomaly map and score."""

@@ -15,7 +15,7 @@ _MODULES = (
 )  # fmt: skip
 _NAMES = {
     "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "training",
-    "evaluate": "training", "fit": "training", "load": "recipes", "with_statistics": "adapters",
+    "evaluate": "training", "fit": "training", "load": "recipes", "save": "recipes", "with_statistics": "adapters",
 }  # fmt: skip
 
 __all__ = [

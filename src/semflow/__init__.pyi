@@ -55,6 +55,7 @@ from semflow.adapters import with_statistics as with_statistics
 from semflow.detectors import Detector as Detector
 from semflow.nn import InverseGammaVariance as InverseGammaVariance
 from semflow.recipes import load as load
+from semflow.recipes import save as save
 from semflow.training import calibrate as calibrate
 from semflow.training import evaluate as evaluate
 from semflow.training import fit as fit

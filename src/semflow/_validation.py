@@ -1,6 +1,6 @@
 """Options checked against their annotations, so that a wrong one is named where it was given."""
 
-__all__ = ["at_least", "check_arguments", "checked"]
+__all__ = ["Settings", "at_least", "check_arguments", "checked"]
 
 import functools
 import inspect
@@ -77,8 +77,34 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
             raise ConfigError(f"{argument} must be {_described(hint)}, but got {reprlib.repr(value)}{advice}")
 
 
-def at_least(least: int, **numbers: int) -> None:
-    """Raise ConfigError for the first number that is too small, by the name that it is given under.
+class Settings:
+    """Base class of frozen dataclasses that hold settings: checks fields by their annotations, turns lists into tuples.
+
+    Raises:
+        ConfigError: If a field has the wrong type.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Blocks(Settings):
+        ...     kernels: tuple[int, ...] = (3, 1)
+        >>> Blocks([5, 1])
+        Blocks(kernels=(5, 1))
+        >>> Blocks("5")
+        Traceback (most recent call last):
+        ...
+        semflow.errors.ConfigError: kernels must be a tuple with a whole number in each place, but got '5'; ...
+    """
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self).__init__, vars(self))
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
+
+def at_least(least: int, **numbers: float) -> None:
+    """Raise ConfigError for the first number that is below `least`; keywords are the names in the message.
 
     >>> at_least(1, blocks=8, hidden=0)
     Traceback (most recent call last):
@@ -125,6 +151,8 @@ def _fits_plain(value: object, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if hint in (str, os.PathLike, types.NoneType):
+        return isinstance(value, hint)
+    if isinstance(hint, type) and issubclass(hint, Settings):
         return isinstance(value, hint)
     return True
 

@@ -188,7 +188,7 @@ def test_a_missing_anomalib_is_said_with_its_extra() -> None:
     assert done.returncode == 1
     (last,) = done.stderr.strip().splitlines()[-1:]
     assert last.startswith("semflow.errors.ConfigError: anomalib must be installed")
-    assert last.endswith("pip install 'semflow[anomalib]'")
+    assert last.endswith('pip install "semflow[anomalib]"')
 
 
 def test_parts_of_a_flow_are_named() -> None:

@@ -159,9 +159,9 @@ WORDS = st.one_of(st.floats(), st.integers(), st.none(), st.text(max_size=3), st
 @settings(max_examples=100)
 @given(WORDS, WORDS, st.lists(st.sampled_from([*KINDS, "perlin", 3]), max_size=3), WORDS)
 def test_options_of_the_synthesis(jitter: Any, border: Any, kinds: list[Any], seed: Any) -> None:
-    paste = valid_or_refused(lambda: CutPaste(jitter=jitter, border=border))
+    paste = valid_or_refused(lambda: CutPaste(jitter=jitter, border=border, kinds=tuple(kinds)))
     images = [Sample(image, 0, None, "") for image in batch(2)]
-    epoch = valid_or_refused(lambda: SyntheticAnomalies(images, tuple(kinds), seed=seed, cut_paste=paste))
+    epoch = valid_or_refused(lambda: SyntheticAnomalies(images, paste, seed=seed))
     if epoch is not None:
         assert epoch[0].image.shape == images[0].image.shape
 

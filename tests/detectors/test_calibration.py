@@ -18,12 +18,10 @@ from semflow.training import (
     evaluate,
     fit,
     hold_out,
-    load_into,
-    read_config,
     results,
-    save_model,
     summarize,
 )
+from semflow.training.checkpoint import load_into, read_config, save_model
 
 
 def stack(images):

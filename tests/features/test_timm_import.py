@@ -46,7 +46,7 @@ def test_an_import_that_fails_for_another_reason_is_one_line(
 
     load_timm()
     before = len(timm_module._declared)
-    monkeypatch.setattr("importlib.import_module", fail)
+    monkeypatch.setattr("semflow._optional.import_module", fail)
     with pytest.raises(ConfigError) as caught:
         load_timm.__wrapped__()
     assert says in str(caught.value)

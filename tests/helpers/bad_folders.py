@@ -236,7 +236,7 @@ FOLDERS = [
     Row(
         "predict: an output that is not empty",
         predicted(lambda room: (photos("a.png")(room), room.file("results/precious.txt"))),
-        refused(CommandError, "results", "is not empty"),
+        refused(CommandError, "results", "not empty"),
     ),
     Row(
         "predict: an output below a file",

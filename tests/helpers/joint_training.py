@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Training
+from semflow.detectors import Detector, Provenance
 from semflow.features import ModuleFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
-from semflow.training import Processes, evaluate, fit
+from semflow.training import Processes, TrainingConfig, evaluate, fit
 from semflow.training.distributed import ALONE
 
 
@@ -37,8 +37,9 @@ def images(count: int = 10):
 def whole_maps(**changes) -> Detector:
     """Synthesis, guard, predicted variance with batch norms, standardised channels."""
     detector = make_detector(**{k: v for k, v in changes.items() if k == "synthesis"})
-    detector.guard = 1
-    detector.plan = replace(detector.plan, epochs=2, **{k: v for k, v in changes.items() if k != "synthesis"})
+    changes = {"guard": 1, "epochs": 2, **{k: v for k, v in changes.items() if k != "synthesis"}}
+    training = replace(detector.provenance.training, **changes)
+    detector.provenance = replace(detector.provenance, training=training)
     return detector
 
 
@@ -54,7 +55,9 @@ def samples() -> Detector:
         torch.manual_seed(1)
         features = ModuleFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
         flows = [coupling_stack(6, 2, (ConvSubnet,))]
-        return Detector(features, flows, StandardNormal(), plan=Training(2, 4, 1e-3, "constant"), image_size=32)
+        detector = Detector(features, flows, StandardNormal())
+    detector.provenance = Provenance(training=TrainingConfig(2, 4, 1e-3, "constant"), image_size=32)
+    return detector
 
 
 CASES: dict[str, Callable[[], Detector]] = {

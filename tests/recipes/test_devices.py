@@ -4,20 +4,24 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.recipe_cases import PUBLISHED
 from semflow.detectors import Detector
 from semflow.features.frozen import FrozenFeatures
 from semflow.flows import AffineCoupling
-from semflow.recipes import RECIPES, build
+from semflow.recipes import build
 from semflow.testing.case import perturb
 
 SIDE = 64
-COMMON = {"backbone": "test_byobnet", "weights": "random", "image_size": SIDE}
-SMALL = {"differnet": {"blocks": 1}, "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2}}
+COMMON = {"backbone": "test_byobnet", "backbone.weights": "random", "image_size": SIDE}
+SMALL = {
+    "differnet": {"couplings.blocks": 1},
+    "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
+}
 
 
 def detector(name: str) -> Detector:
     """Small, perturbed, in eval mode."""
-    made = build(name, **COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True}))
+    made = build(name, {**COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True})})
     perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
     made.eval().fit_score([images(4)])
     return made
@@ -31,7 +35,7 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta`, which has no values, and refuses to meet a tensor of another device as a GPU does."""
     made = detector(name).to("meta")
@@ -48,7 +52,7 @@ def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.
     assert sum(x is not None for x in gradients) > len(gradients) / 2
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused blocks are for CPUs; elsewhere the plain composition runs, here on a CPU too."""
     made = detector(name)
@@ -62,7 +66,7 @@ def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_scores_on_a_gpu_are_those_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32: 1e-4 of the score, or of one nat, and the same decisions."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)

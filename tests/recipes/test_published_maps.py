@@ -17,7 +17,7 @@ from semflow.recipes import build
 
 SIZE = (40, 56)
 SHAPES = ((6, 10, 14), (8, 5, 7), (12, 3, 4))
-COMMON = {"backbone": "test_efficientnet", "weights": "random"}
+COMMON = {"backbone": "test_efficientnet", "backbone.weights": "random"}
 
 
 def upsample(maps: np.ndarray, align_corners: bool) -> np.ndarray:
@@ -52,7 +52,7 @@ def mean_square(z: torch.Tensor) -> np.ndarray:
 
 
 def test_fastflow(latents) -> None:
-    scorer = build("fastflow", **COMMON, steps=1).scorer
+    scorer = build("fastflow", {**COMMON, "couplings.blocks": 1}).scorer
     anomaly_map, _ = scorer(log_probs(latents, with_log_det=False), SIZE)
     published = np.mean([upsample(-np.exp(-0.5 * mean_square(z)), align_corners=False) for z, _ in latents], axis=0)
     np.testing.assert_allclose(-np.exp(-anomaly_map.double().numpy()), published, rtol=1e-5)
@@ -61,12 +61,14 @@ def test_fastflow(latents) -> None:
 
 
 def test_fastflow_takes_the_maximum_as_published_when_asked(latents) -> None:
-    anomaly_map, score = build("fastflow", **COMMON, steps=1, top=0.0).scorer(log_probs(latents, False), SIZE)
+    anomaly_map, score = build("fastflow", {**COMMON, "couplings.blocks": 1, "top": 0.0}).scorer(
+        log_probs(latents, False), SIZE
+    )
     torch.testing.assert_close(score, anomaly_map.amax((1, 2)))
 
 
 def test_cflow_ad(latents) -> None:
-    scorer = build("cflow_ad", **COMMON, blocks=1, position_channels=8).scorer
+    scorer = build("cflow_ad", {**COMMON, "couplings.blocks": 1, "couplings.position_channels": 8}).scorer
     scores = log_probs(latents, with_log_det=True)
     per_scale = []
     for z, log_det in latents:
@@ -84,7 +86,7 @@ def test_cflow_ad(latents) -> None:
 
 def test_msflow(latents) -> None:
     """One image at a time, since its maxima are each image's own."""
-    scorer = build("msflow", **COMMON, blocks=(1, 1, 1), position_channels=8).scorer
+    scorer = build("msflow", {**COMMON, "couplings.blocks": (1, 1, 1), "couplings.position_channels": 8}).scorer
     for image in range(4):
         one = [(z[image : image + 1], log_det[image : image + 1]) for z, log_det in latents]
         per_scale = [-0.5 * mean_square(z) for z, _ in one]
@@ -103,7 +105,7 @@ def test_msflow(latents) -> None:
 
 def test_cs_flow(latents) -> None:
     """As the recipe changes it: the mean over all scales of mean_c z^2 / 2, and the mean of that."""
-    scorer = build("cs_flow", **COMMON, image_size=64, blocks=1, hidden=4).scorer
+    scorer = build("cs_flow", {**COMMON, "image_size": 64, "couplings.blocks": 1, "couplings.hidden": 4}).scorer
     scorer.take([-0.5 * np.log(2 * np.pi)] * 3)
     anomaly_map, score = scorer(log_probs(latents, with_log_det=False), SIZE)
     expected = np.mean([upsample(mean_square(z), align_corners=False) for z, _ in latents], axis=0) / 2

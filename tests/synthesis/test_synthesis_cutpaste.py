@@ -160,7 +160,7 @@ def test_what_cannot_be_pasted_is_refused_in_one_line() -> None:
     with pytest.raises(ShapeError, match="of one size"):
         CutPaste()(image, torch.zeros(3, 32, 40), "small", rng)
     for option in ("jitter", "rotation", "border", "min_change"):
-        with pytest.raises(ConfigError, match=f"expected {option} between 0"):
+        with pytest.raises(ConfigError, match=f"{option} must be between 0"):
             CutPaste(**{option: -0.5})
 
 

@@ -58,7 +58,7 @@ def same(first: list[Item], second: list[Item]) -> bool:
 def test_every_window_holds_each_kind_once(kinds: list[str], normal: bool, epoch: int, count: int) -> None:
     if not kinds and not normal:
         return
-    dataset = SyntheticAnomalies(Normal(count), tuple(kinds), normal)
+    dataset = SyntheticAnomalies(Normal(count), CutPaste(kinds=tuple(kinds)) if kinds else None, normal=normal)
     dataset.set_epoch(epoch)
     parts = sorted((["normal"] if normal else []) + kinds)
     for start in range(count - len(parts) + 1):
@@ -79,7 +79,7 @@ def test_a_batch_of_eight_has_two_of_each_and_labels_say_which() -> None:
 
 def test_normal_items_are_the_images_themselves() -> None:
     source = Normal(12)
-    items = list(draw(SyntheticAnomalies(source, (), True)))
+    items = list(draw(SyntheticAnomalies(source, None)))
     assert [item.label for item in items] == [0] * 12
     for item in items:
         assert torch.equal(item.image, source[int(item.path.removesuffix(".png"))].image)
@@ -97,7 +97,7 @@ def test_an_epoch_holds_every_image_once_and_in_another_order_each_time() -> Non
 
 def test_the_donor_is_another_image_and_each_other_image_is_one() -> None:
     source = Normal(4)
-    dataset = SyntheticAnomalies(source, ("small",), normal=False)
+    dataset = SyntheticAnomalies(source, CutPaste(kinds=("small",)), normal=False)
     donors = set()
     for epoch in range(30):
         dataset.set_epoch(epoch)
@@ -112,7 +112,7 @@ def test_the_donor_is_another_image_and_each_other_image_is_one() -> None:
 
 def test_a_single_image_is_its_own_donor() -> None:
     source = Normal(1)
-    item = SyntheticAnomalies(source, ("circle",), normal=False)[0]
+    item = SyntheticAnomalies(source, CutPaste(kinds=("circle",)), normal=False)[0]
     assert source.read == [0, 0]
     assert item.label == 1
     assert item.anomaly_mask is not None
@@ -120,13 +120,13 @@ def test_a_single_image_is_its_own_donor() -> None:
 
 
 def test_the_same_tensors_with_and_without_workers() -> None:
-    dataset = SyntheticAnomalies(Normal(10), KINDS, seed=7)
+    dataset = SyntheticAnomalies(Normal(10), CutPaste(kinds=KINDS), seed=7)
     dataset.set_epoch(2)
     assert same(draw(dataset), draw(dataset, workers=2))
 
 
 def test_the_thread_count_changes_nothing() -> None:
-    dataset = SyntheticAnomalies(Normal(4, side=256), ("medium",), normal=False, seed=1)
+    dataset = SyntheticAnomalies(Normal(4, side=256), CutPaste(kinds=("medium",)), normal=False, seed=1)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -179,21 +179,21 @@ def test_positions_count_from_the_end_too_and_stop() -> None:
 
 
 def test_wrong_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected kinds out of small, medium, circle, scar, but got perlin"):
-        SyntheticAnomalies(Normal(2), ("small", "perlin"))
-    with pytest.raises(ConfigError, match="nothing is left"):
-        SyntheticAnomalies(Normal(2), (), normal=False)
-    with pytest.raises(ConfigError, match="seed to be 0 or more"):
+    for kinds in (("small", "perlin"), ()):
+        with pytest.raises(ConfigError, match="kinds must be at least one of small, medium, circle, scar, but got"):
+            CutPaste(kinds=kinds)
+    with pytest.raises(ConfigError, match="normal must be True without cut_paste"):
+        SyntheticAnomalies(Normal(2), None, normal=False)
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
         SyntheticAnomalies(Normal(2), seed=-1)
-    with pytest.raises(ConfigError, match="epoch to be 0 or more"):
+    with pytest.raises(ConfigError, match="epoch must be at least 0"):
         SyntheticAnomalies(Normal(2)).set_epoch(-1)
     with pytest.raises(DataError, match="at least one image"):
         SyntheticAnomalies(Normal(0))
 
 
 def test_another_way_to_paste_can_be_given() -> None:
-    hard = SyntheticAnomalies(
-        Normal(2), ("small",), normal=False, cut_paste=CutPaste(jitter=0.0, rotation=0.0, border=0.0)
-    )
-    soft = SyntheticAnomalies(Normal(2), ("small",), normal=False)
+    plain = CutPaste(jitter=0.0, rotation=0.0, border=0.0, kinds=("small",))
+    hard = SyntheticAnomalies(Normal(2), plain, normal=False)
+    soft = SyntheticAnomalies(Normal(2), CutPaste(kinds=("small",)), normal=False)
     assert not torch.equal(hard[0].image, soft[0].image)

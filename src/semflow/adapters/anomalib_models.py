@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow.bases import Base
+from semflow.detectors import Latents
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import PositionTables, SinusoidalPosition2d, VarianceHead
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
@@ -15,7 +16,7 @@ from semflow.objectives import Objective
 from .foreign import come_from, describe
 from .freia import is_sequence
 from .freia_flow import is_graph
-from .statistics import Contexts, FlowWithStatistics, Maps, Scale
+from .statistics import Contexts, FlowWithStatistics, Maps
 
 __all__ = ["ModelWithStatistics", "is_anomalib_model"]
 
@@ -62,14 +63,15 @@ class ModelWithStatistics(FlowWithStatistics):
         frozen = {id(p) for p in self.maps.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
-    def _encode(self, features: Maps, image: Tensor | None, context: Contexts) -> list[Scale]:
+    def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
+        """Compute the latents and the statistics of each scale from images; arguments as in the class."""
         if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
             came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ShapeError(f"features must be normalised images (B, 3, H, W) of a whole model, but got {came}")
         with torch.no_grad():
             maps, contexts = self.maps(features)
         image = features * self.std + self.mean if image is None else image
-        return super()._encode(maps, image, contexts if context is None else context)
+        return super().encode(maps, image, contexts if context is None else context)
 
     def _size(self, features: Maps, image: Tensor | None, maps: Sequence[Tensor]) -> tuple[int, int]:
         height, width = cast(Tensor, features).shape[2:]

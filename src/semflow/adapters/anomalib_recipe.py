@@ -1,7 +1,7 @@
 """A recipe of this library as a model of anomalib."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from semflow.detectors import Detector
 from semflow.errors import ShapeError
 from semflow.recipes import build
-from semflow.synthesis import SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.training import TrainingConfig
 from semflow.training.stepping import adam, train_on_batch
 
 from .anomalib_base import AnomalibModule, InferenceBatch, OneClass, PreProcessor
@@ -33,13 +34,14 @@ class SemflowModule(OneClass):
         recipe: a name of `semflow.recipes.RECIPES`.
         pre_processor, post_processor, evaluator, visualizer: anomalib's. A pre-processor of your own must leave images
             in [0, 1]: the detector normalises them itself.
-        arguments: of the recipe. Its number of epochs is `module.detector.plan.epochs`; the Engine is told its own.
+        settings: of the recipe, see `semflow.recipes.build`. The Engine has its own number of epochs.
 
     Raises:
         ConfigError: no such recipe, or an argument does not fit.
 
     Example:
-        >>> module = SemflowModule("sanflow", backbone="resnet18", weights="random", blocks=1, image_size=64)
+        >>> small = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 1, "image_size": 64}
+        >>> module = SemflowModule("sanflow", settings=small)
         >>> module.eval()(torch.rand(1, 3, 80, 80)).anomaly_map.shape
         torch.Size([1, 1, 64, 64])
     """
@@ -51,16 +53,18 @@ class SemflowModule(OneClass):
         post_processor: nn.Module | bool = True,
         evaluator: Any = True,
         visualizer: Any = True,
-        **arguments: Any,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        detector = build(recipe, **arguments)
-        size = (detector.image_size, detector.image_size)
+        detector = build(recipe, settings)
+        side = detector.provenance.image_size
+        size = (side, side)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(size)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model = _DetectorModel(detector)
+        self.training_config: TrainingConfig = detector.provenance.training or TrainingConfig()
         # Groups of locations make many steps a batch.
-        self.automatic_optimization = detector.plan.locations is None
+        self.automatic_optimization = self.training_config.locations is None
         self.stale = False
 
     @property
@@ -78,12 +82,12 @@ class SemflowModule(OneClass):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """The recipe's clipping, where Lightning makes the steps."""
-        clip = self.detector.plan.clip if self.automatic_optimization else None
+        clip = self.training_config.clip if self.automatic_optimization else None
         return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's."""
-        return adam(self.detector, self.detector.plan)
+        return adam(self.detector, self.training_config)
 
     def on_train_start(self) -> None:
         """Standardisation, before the first step ever."""
@@ -92,21 +96,21 @@ class SemflowModule(OneClass):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """The recipe's step, or steps."""
-        detector, plan = self.detector, self.detector.plan
+        detector, training = self.detector, self.training_config
         images = _check_range(batch.image)
         steps = max(1, int(self.trainer.num_training_batches))
         step = self.current_epoch * steps + batch_idx
-        epochs = self.trainer.max_epochs if (self.trainer.max_epochs or 0) > 0 else plan.epochs
+        epochs = self.trainer.max_epochs if (self.trainer.max_epochs or 0) > 0 else training.epochs
         optimizer = self.optimizers()
         for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate_at(min(1.0, step / (steps * epochs)))
-        images, masks = _with_anomalies(detector, images, step)
+            group["lr"] = training.learning_rate_at(min(1.0, step / (steps * epochs)))
+        images, masks = _with_anomalies(detector.provenance.synthesis, training.seed, images, step)
         self.stale = True
         if self.automatic_optimization:
-            terms = detector.loss(images, masks)
+            terms = detector.loss(images, masks, None, training.mask_resize, training.guard)
             self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
             return terms.total
-        values = train_on_batch(detector, optimizer, plan, images, masks, None, (plan.seed, step))
+        values = train_on_batch(detector, optimizer, training, images, masks, None, (training.seed, step))
         self.log("train_loss", values[0], on_epoch=True, prog_bar=True, batch_size=len(images))
         return None
 
@@ -127,7 +131,7 @@ class SemflowModule(OneClass):
     def _training_images(self) -> Iterator[Tensor]:
         """Batches of the training data in their order, without disturbing the loader that training goes through."""
         loader = self.trainer.train_dataloader
-        again = DataLoader(loader.dataset, self.detector.plan.batch_size, collate_fn=loader.collate_fn)
+        again = DataLoader(loader.dataset, self.training_config.batch_size, collate_fn=loader.collate_fn)
         for batch in again:
             image = batch.image.to(self.device)
             transform = getattr(self.pre_processor, "transform", None)
@@ -142,9 +146,8 @@ class _DetectorModel(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> Any:
-        log_probs, _ = self.detector.log_probs(images)
-        anomaly_map, score = self.detector._score(log_probs, images.shape[2:])
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map[:, None])
+        prediction = self.detector(images)
+        return InferenceBatch(pred_score=prediction.score, anomaly_map=prediction.anomaly_map[:, None])
 
 
 class _Image(NamedTuple):
@@ -155,14 +158,12 @@ class _Image(NamedTuple):
     anomaly_mask: Tensor | None = None
 
 
-def _with_anomalies(detector: Detector, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+def _with_anomalies(synthesis: CutPaste | None, seed: int, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
     """The batch with the recipe's kinds of anomalies pasted in, in equal parts over the steps, and their masks."""
-    if detector.synthesis is None:
+    if synthesis is None:
         return images, None
     batch = [_Image(image) for image in images.detach().cpu().float()]
-    source = SyntheticAnomalies(
-        cast(Dataset[_Image], batch), detector.kinds, seed=detector.plan.seed, cut_paste=detector.synthesis
-    )
+    source = SyntheticAnomalies(cast(Dataset[_Image], batch), synthesis, seed=seed)
     source.set_epoch(step)
     samples = [source[i] for i in range(len(batch))]
     masks = torch.stack([cast(Tensor, sample.anomaly_mask) for sample in samples])

@@ -1,13 +1,13 @@
 """What the adapters share: the layouts of other libraries, and complaints that name a wrong event."""
 
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event, Flow
 from semflow.flows.base import Result
@@ -202,13 +202,7 @@ def library(name: str, extra: str) -> ModuleType:
     Raises:
         ConfigError: it cannot be imported; the message names the extra.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"{name} must be installed for its flows, but it cannot be imported ({_first_line(error)}): "
-            f"pip install 'semflow[{extra}]'"
-        ) from error
+    return import_optional(name)
 
 
 def describe(value: Any) -> str:

@@ -1,15 +1,16 @@
 """`with_statistics`: a base with predicted statistics under flows that people already have."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow.bases import Base, SemanticGaussian, StandardNormal
+from semflow.detectors import Latents, LikelihoodModel
 from semflow.errors import ConfigError, ShapeError
-from semflow.flows import Event, PyramidFlow, ScaleWise
+from semflow.flows import PyramidFlow, ScaleWise
 from semflow.functional import mask_to_grid
 from semflow.nn import Context, PositionTables, Statistics, VarianceHead
 from semflow.objectives import PRESETS, Objective, Terms, log_likelihood
@@ -62,16 +63,7 @@ def with_statistics(
     return kind(flow, head, base, objective)
 
 
-class Scale(NamedTuple):
-    """One scale of a batch."""
-
-    z: Tensor
-    log_det: Tensor
-    event: Event
-    statistics: Statistics | None
-
-
-class FlowWithStatistics(nn.Module):
+class FlowWithStatistics(LikelihoodModel):
     """What `with_statistics` gives; see there for the arguments.
 
     In all methods `features` is a map (B, C, H, W), or a list of them, one for each flow; `image` is (B, 3, H, W), RGB
@@ -94,21 +86,21 @@ class FlowWithStatistics(nn.Module):
         base: Base | None = None,
         objective: Objective | None = None,
     ) -> None:
-        super().__init__()
         if isinstance(flow, PyramidFlow) and not isinstance(flow, ScaleWise):
             raise ConfigError(
                 f"flow must be one flow a scale, but {type(flow).__name__} maps all scales at once: "
                 "semflow.Detector takes it"
             )
-        self.single = not isinstance(flow, list | tuple | nn.ModuleList)
-        self.flows = ScaleWise([as_flow(one) for one in ([flow] if self.single else flow)])
-        if not len(self.flows):
+        single = not isinstance(flow, list | tuple | nn.ModuleList)
+        flows = [as_flow(one) for one in ([flow] if single else flow)]
+        if not flows:
             raise ConfigError("flow must be a flow or a list of flows, one a scale, but got an empty list")
-        self.head = head
-        self.base = base or (StandardNormal() if head is None else SemanticGaussian())
-        self.objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
-        if head is None and isinstance(self.base, SemanticGaussian):
+        base = base or (StandardNormal() if head is None else SemanticGaussian())
+        if head is None and isinstance(base, SemanticGaussian):
             raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
+        objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
+        super().__init__(flows, base, head, objective=objective)
+        self.single = single
 
     def loss(
         self,
@@ -133,11 +125,12 @@ class FlowWithStatistics(nn.Module):
         """
         if anomaly_mask is not None and isinstance(self.base, StandardNormal):
             raise ConfigError("anomaly_mask must be None: a StandardNormal base has no anomalous distribution")
-        terms = []
-        for z, log_det, event, statistics in self._encode(features, image, context):
-            mask = None if anomaly_mask is None else mask_to_grid(anomaly_mask, (z.shape[2], z.shape[3]))
-            terms.append(self.objective(z, log_det, event, self.base, statistics, mask))
-        return Terms(*(torch.stack(parts).sum() for parts in zip(*terms, strict=True)))
+        latents = self.encode(features, image, context)
+        masks = [
+            None if anomaly_mask is None else mask_to_grid(anomaly_mask, (scale.z.shape[2], scale.z.shape[3]))
+            for scale in latents
+        ]
+        return self.latent_loss(latents, masks)
 
     def log_prob(self, features: Maps, *, image: Tensor | None = None, context: Contexts = None) -> Any:
         """log p(features) as normal ones: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow; with gradients.
@@ -147,7 +140,7 @@ class FlowWithStatistics(nn.Module):
         """
         log_probs = [
             log_likelihood(self.base.log_prob(z, statistics), log_det, event)
-            for z, log_det, event, statistics in self._encode(features, image, context)
+            for z, log_det, event, statistics in self.encode(features, image, context)
         ]
         return log_probs[0] if self.single else log_probs
 
@@ -164,7 +157,7 @@ class FlowWithStatistics(nn.Module):
         """-1/K sum_k up(log p(z_k) / C_k), (B, H, W): higher is more anomalous; the same whatever is scored with it.
 
         It is of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow has no place. That of a
-        `"location"` flow has: with `log_det=True` the map is of the features, which localises better (docs/adapters.md
+        `"location"` flow has: with `log_det=True` the map is of the features, which localizes better (docs/adapters.md
         has figures). It is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         Args:
@@ -177,13 +170,8 @@ class FlowWithStatistics(nn.Module):
         Raises:
             ConfigError: log_det is asked of a flow that has one a sample.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with self.evaluating():
             return self.score(features, image=image, size=size, context=context, log_det=log_det)
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def score(
         self,
@@ -195,13 +183,10 @@ class FlowWithStatistics(nn.Module):
         log_det: bool = False,
     ) -> Tensor:
         """`anomaly_map` in whatever mode the modules are in, and with gradients: what is exported."""
-        scales = self._encode(features, image, context)
-        if log_det and any(event != "location" for _, _, event, _ in scales):
+        latents = self.encode(features, image, context)
+        if log_det and any(scale.event != "location" for scale in latents):
             raise ConfigError("log_det=True needs flows of event 'location', but got one of 'sample': it has no place")
-        log_probs = [
-            (self.base.log_prob(z, statistics) + (volume if log_det else 0.0)) / z.shape[1]
-            for z, volume, _, statistics in scales
-        ]
+        log_probs = self.latent_log_probs(latents, log_det)
         size = size or self._size(features, image, log_probs)
         ups = [F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]
         return -torch.stack(ups).mean(0)
@@ -210,29 +195,34 @@ class FlowWithStatistics(nn.Module):
         """That of the image, or of the largest map (B, H, W)."""
         return (image.shape[2], image.shape[3]) if image is not None else max((m.shape[1], m.shape[2]) for m in maps)
 
-    def _encode(self, features: Maps, image: Tensor | None, context: Contexts) -> list[Scale]:
+    def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
+        """Compute the latents and the statistics of each scale; arguments as in the class."""
         maps = [features] if isinstance(features, Tensor) else list(features)
-        if len(maps) != len(self.flows):
-            raise ShapeError(f"features must be {len(self.flows)} maps, one a flow, but got {len(maps)}")
+        if len(maps) != len(self.flows.events):
+            raise ShapeError(f"features must be {len(self.flows.events)} maps, one a flow, but got {len(maps)}")
         if image is not None and image.shape[0] != maps[0].shape[0]:
             raise ShapeError(f"image must be of {maps[0].shape[0]} images, as features are, but got {image.shape[0]}")
         alone = context is None or isinstance(context, Tensor | PositionTables)
         if alone and context is not None and len(maps) > 1:
             raise ShapeError(f"context must be a list of {len(maps)}, one a scale, but got {type(context).__name__}")
         contexts = [cast(Context, context)] * len(maps) if alone else list(cast(Sequence[Context], context))
-        latents, log_dets = self.flows(maps, contexts)
-        statistics: Sequence[Statistics | None] = [None] * len(maps)
-        if self.head is not None:
-            if image is None and looks_at_image(self.head):
-                raise ShapeError(
-                    f"image must be given, (B, 3, H, W) in [0, 1]: {type(self.head).__name__} predicts from it, "
-                    "but got None; FeatureStatisticsNetwork does without"
-                )
-            statistics = self.head(image, maps)
-        return [Scale(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
+        return self.encode_maps(maps, image, contexts)
+
+    def statistics(self, images: Tensor | None, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
+        """Predict the statistics of the base at each scale.
+
+        Raises:
+            ShapeError: the head predicts from images, and there are none.
+        """
+        if images is None and looks_at_image(self.head):
+            raise ShapeError(
+                f"image must be given, (B, 3, H, W) in [0, 1]: {type(self.head).__name__} predicts from it, "
+                "but got None; FeatureStatisticsNetwork does without"
+            )
+        return super().statistics(images, maps)
 
 
-def looks_at_image(head: nn.Module) -> bool:
+def looks_at_image(head: nn.Module | None) -> bool:
     """Whether one of the head's networks is run on images, which is what they are run on unless they say otherwise."""
     networks = getattr(head, "networks", ())
     return any(getattr(network, "source", "image") != "features" for network in networks)

@@ -1,11 +1,11 @@
 """Images that are in two datasets at once, such as a test image among the training images."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from semflow.errors import DataError
+from semflow.files import hash_file
 
 __all__ = ["duplicates"]
 
@@ -35,7 +35,7 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
     for path in map(Path, first):
         if path.is_file():
             by_length[path.stat().st_size].append(path)
-    known: dict[Path, bytes] = {}
+    known: dict[Path, str] = {}
     found = []
     for path in map(Path, second):
         if path.is_file():
@@ -46,11 +46,10 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
     return found
 
 
-def _digest(path: Path, known: dict[Path, bytes]) -> bytes:
+def _digest(path: Path, known: dict[Path, str]) -> str:
     if path not in known:
         try:
-            with path.open("rb") as file:
-                known[path] = hashlib.file_digest(file, "sha256").digest()
+            known[path] = hash_file(path)
         except OSError as error:
             raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None
     return known[path]

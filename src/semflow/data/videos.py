@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semflow.errors import ConfigError, DataError
+from semflow._optional import import_optional
+from semflow.errors import DataError
 
 __all__ = ["VideoFrames"]
 
@@ -102,7 +103,7 @@ class VideoFrames:
         return _Position(container, container.decode(stream), 0)
 
     def _container(self) -> Any:
-        av = _av(self.path)
+        av = import_optional("av")
         with self._data_errors():
             container = av.open(os.fspath(self.path))
         if not container.streams.video:
@@ -115,7 +116,7 @@ class VideoFrames:
         """Convert errors of FFmpeg to DataError."""
         try:
             yield
-        except _av(self.path).FFmpegError as error:
+        except import_optional("av").FFmpegError as error:
             reason = " ".join(str(error.strerror or error).split())
             raise DataError(
                 f"{self.path} must be a complete video that FFmpeg reads, but got {reason}; copy or unpack it again"
@@ -138,17 +139,6 @@ def _rgb(frame: Any) -> Image.Image:
     converter: Any = VideoReformatter()
     image: Image.Image = converter.reformat(frame, format="rgb24").to_image()
     return image
-
-
-def _av(path: Path) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ConfigError(
-            f"{path} must be read with PyAV, but got no installation of it; pip install 'semflow[video]', "
-            "or unpack the frames to a folder"
-        ) from None
-    return av
 
 
 def _check_complete(path: Path) -> None:

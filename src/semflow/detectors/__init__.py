@@ -2,9 +2,11 @@
 
 from .calibration import Calibration, Decision
 from .conformal import conformal_p_values, conformal_threshold, default_rate, images_needed, rate_interval
-from .detector import Detector, Latents, Prediction
-from .plan import Training
+from .detector import Detector, Prediction
+from .inputs import location_masks
+from .likelihood import Latents, LikelihoodModel
 from .predictor import Predictor
+from .provenance import Provenance
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
 
 __all__ = [
@@ -13,13 +15,15 @@ __all__ = [
     "Decision",
     "Detector",
     "Latents",
+    "LikelihoodModel",
     "Prediction",
     "Predictor",
+    "Provenance",
     "Scorer",
-    "Training",
     "conformal_p_values",
     "conformal_threshold",
     "default_rate",
     "images_needed",
+    "location_masks",
     "rate_interval",
 ]

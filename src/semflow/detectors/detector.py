@@ -1,8 +1,7 @@
 """The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +10,22 @@ from semflow._validation import checked
 from semflow.bases import Base
 from semflow.errors import ConfigError, ShapeError
 from semflow.features import FeatureExtractor
-from semflow.flows import PyramidFlow, ScaleWise
+from semflow.flows import PyramidFlow
 from semflow.flows.standardize import ChannelMoments
-from semflow.functional import border, mask_to_grid
-from semflow.nn import Context, PositionCode, Statistics, VarianceHead
-from semflow.objectives import Objective, Terms, log_likelihood
-from semflow.synthesis import CutPaste
+from semflow.nn import PositionCode, VarianceHead
+from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import check_images, check_masks
-from .outputs import Gather, ImageBatch, Latents, Prediction
-from .plan import Training
+from .inputs import check_images, check_masks, location_masks
+from .likelihood import Latents, LikelihoodModel
+from .outputs import Gather, ImageBatch, Prediction
+from .provenance import Provenance
 from .scoring import Scorer
 
-__all__ = ["Detector", "Gather", "ImageBatch", "Latents", "Prediction"]
+__all__ = ["Detector", "Gather", "ImageBatch", "Prediction"]
 
 
-class Detector(nn.Module):
+class Detector(LikelihoodModel):
     """Everything between an image and its heat map.
 
     Args:
@@ -39,20 +37,15 @@ class Detector(nn.Module):
         position: position code given to all flows as their context, or None.
         objective: the training loss.
         scorer: from log-probabilities to scores.
-        synthesis: how synthetic anomalies are made, or None to train on normal images alone.
-        kinds: their kinds, see `semflow.synthesis`.
         score_log_det: score log p of the features, log-det included, instead of log p of the latents (Eq. 6).
-        mask_mode: how masks come to a feature map's grid, see `semflow.functional.mask_to_grid`.
-        guard: locations around an anomaly that training leaves out: their features have seen it, and are no longer
-            normal, but they do not lie in its mask.
-        localises: whether the anomaly map says where; a detector of whole images has a map of one value.
-        plan: epochs, batch size, learning rate and schedule that `fit` takes by default.
-        image_size: side in pixels that data sets give it; kept for the command line.
-        config: the recipe's name and arguments, kept with the run so that it can be built again.
+        localizes: True if the anomaly map tells where; a detector of whole images has a map of one value.
+
+    Attributes:
+        provenance: how the detector was made, see `Provenance`. Nothing in the detector depends on it.
 
     Example:
-        >>> from semflow.recipes import sanflow
-        >>> detector = sanflow(backbone="resnet18", weights="random", blocks=2, position_channels=16)
+        >>> from semflow.recipes import Backbone, Couplings, sanflow
+        >>> detector = sanflow(Backbone("resnet18", "random"), couplings=Couplings(2, 16))
         >>> prediction = detector.predict(torch.rand(2, 3, 64, 64))
         >>> prediction.score.shape, prediction.anomaly_map.shape, len(prediction.variance)
         (torch.Size([2]), torch.Size([2, 64, 64]), 3)
@@ -71,37 +64,17 @@ class Detector(nn.Module):
         position: PositionCode | None = None,
         objective: Objective | None = None,
         scorer: Scorer | None = None,
-        synthesis: CutPaste | None = None,
-        kinds: tuple[str, ...] = ("small", "medium", "circle"),
         score_log_det: bool = False,
-        mask_mode: Literal["nearest", "max"] = "nearest",
-        guard: int = 0,
-        localises: bool = True,
-        plan: Training | None = None,
-        image_size: int = 256,
-        config: Mapping[str, Any] | None = None,
+        localizes: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(flows, base, head, position, objective)
         self.features = cast(nn.Module, features)
-        self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
         if (scales := len(self.flows.events)) != len(features.channels):
             raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
-        if mask_mode not in ("nearest", "max"):
-            raise ConfigError(f"mask_mode must be nearest or max, but got {mask_mode!r}")
-        if image_size < 1:
-            raise ConfigError(f"image_size must be a side of at least 1 pixel, but got {image_size}")
-        if guard < 0:
-            raise ConfigError(f"guard must be 0 or more locations, but got {guard}")
-        self.base, self.head, self.position = base, head, position
-        self.objective = objective or Objective()
         self.scorer = scorer or Scorer(scales)
         self.calibration = Calibration()
-        self.synthesis, self.kinds = synthesis, kinds
-        self.score_log_det, self.mask_mode, self.guard = score_log_det, mask_mode, guard
-        self.localises = localises
-        self.plan, self.image_size = plan or Training(), image_size
-        self.config: dict[str, Any] = dict(config or {})
-        self.trained_on = ""  # marks of the images, see `NormalImages.marks`: it is not calibrated on these
+        self.score_log_det, self.localizes = score_log_det, localizes
+        self.provenance = Provenance()
 
     @property
     def map_range(self) -> tuple[float, float]:
@@ -124,59 +97,52 @@ class Detector(nn.Module):
         frozen = {id(p) for p in self.features.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
-    def statistics(self, images: Tensor, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
-        """What the head says of the base at each scale; None where there is no head."""
-        return self.head(images, maps) if self.head is not None else [None] * len(maps)
-
-    def context(self, x: Tensor) -> Context:
-        """The position code of a feature map, or None."""
-        return self.position(x.shape[2], x.shape[3]) if self.position is not None else None
-
-    def marks(self, anomaly_masks: Tensor | None, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-        """The anomalous locations of a map of that size, and those around them that training leaves out."""
-        if anomaly_masks is None:
-            return None, None
-        mask = mask_to_grid(anomaly_masks, size, self.mask_mode)
-        return mask, border(mask, self.guard)
-
     def encode(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> list[Latents]:
         """Images (B, 3, H, W) in [0, 1] to the latents and statistics of each scale; `maps` are their features."""
         maps = self.features(images) if maps is None else maps
-        latents, log_dets = self.flows(maps, [self.context(x) for x in maps])
-        return [
-            Latents(*scale)
-            for scale in zip(latents, log_dets, self.flows.events, self.statistics(images, maps), strict=True)
-        ]
+        return self.encode_maps(maps, images)
 
-    def loss(self, images: Tensor, anomaly_masks: Tensor | None = None, maps: Sequence[Tensor] | None = None) -> Terms:
+    def loss(
+        self,
+        images: Tensor,
+        anomaly_masks: Tensor | None = None,
+        maps: Sequence[Tensor] | None = None,
+        mask_resize: Literal["nearest", "max"] = "max",
+        guard: int = 1,
+    ) -> Terms:
         """The objective of all scales.
 
         Where each scale has a flow of its own, the sum: it is one step for each of them. Where the flow is joint, the
         mean weighted by the scales' dimensions: the terms per dimension of one distribution. Of images (B, 3, H, W) in
-        [0, 1], masks (B, H, W), 1 where anomalous, or None if all is normal, and the images' features, if known.
+        [0, 1], masks (B, H, W), 1 where anomalous, or None if all is normal, and the images' features, if known. For
+        `mask_resize` and `guard` see `location_masks`.
         """
         check_masks(anomaly_masks, images)
-        terms, dimensions = [], []
-        for z, log_det, event, statistics in self.encode(images, maps):
-            mask, ignore = self.marks(anomaly_masks, (z.shape[2], z.shape[3]))
-            terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
-            dimensions.append(z.shape[1:].numel())
-        weights = [d / sum(dimensions) if self.flows.joint else 1.0 for d in dimensions]
-        return Terms(*(sum(w * t for w, t in zip(weights, parts, strict=True)) for parts in zip(*terms, strict=True)))
+        latents = self.encode(images, maps)
+        sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
+        masks = [location_masks(anomaly_masks, size, mask_resize, guard) for size in sizes]
+        return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])
 
     def log_probs(
         self, images: Tensor, maps: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Log-probability per dimension of being normal, and the variance, of each scale: maps (B, H_k, W_k)."""
-        log_probs, variances = [], []
-        for z, log_det, event, statistics in self.encode(images, maps):
-            log_prob = self.base.log_prob(z, statistics)
-            if self.score_log_det and event == "location":
-                log_prob = log_likelihood(log_prob, log_det, event)
-            log_probs.append(log_prob / z.shape[1])
-            if statistics is not None:
-                variances.append(statistics.variance())
-        return log_probs, tuple(variances)
+        latents = self.encode(images, maps)
+        variances = tuple(scale.statistics.variance() for scale in latents if scale.statistics is not None)
+        return self.latent_log_probs(latents, self.score_log_det), variances
+
+    def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
+        """Compute a prediction in the current mode, without checks and without switching gradients off.
+
+        This is the graph that is exported; `predict` is what you want otherwise.
+
+        Args:
+            images: (B, 3, H, W), float, RGB in [0, 1].
+            maps: their features, if they are known.
+        """
+        log_probs, variances = self.log_probs(images, maps)
+        anomaly_map, score = self._score(log_probs, images.shape[2:])
+        return Prediction(score, anomaly_map, variances, *self.calibration(score, anomaly_map))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
@@ -189,19 +155,12 @@ class Detector(nn.Module):
             ShapeError: the images are not of that shape, type or range, or not on the detector's device.
         """
         check_images(images, next(self.flows.parameters(), images))
-        score, anomaly_map, variances = self._judge(images)
-        return Prediction(score, anomaly_map, variances, *self.calibration(score, anomaly_map))
-
-    def _judge(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Scores, anomaly maps and variance maps, in eval mode whatever the mode is."""
-        with self._evaluating():
-            log_probs, variances = self.log_probs(images, maps)
-        anomaly_map, score = self._score(log_probs, images.shape[2:])
-        return score, anomaly_map, variances
+        with self.evaluating():
+            return cast(Prediction, self(images))
 
     def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
         """The anomaly map at that size and the image score; one value all over where the detector does not localise."""
-        if self.localises:
+        if self.localizes:
             anomaly_map, score = self.scorer(log_probs, (size[0], size[1]))
             return anomaly_map, score
         _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
@@ -243,7 +202,7 @@ class Detector(nn.Module):
             batches: images, perhaps with their maps; iterated over once.
             gather: brings what was made of each batch together where several processes share them out.
         """
-        with self._evaluating():
+        with self.evaluating():
             pairs = (self._with_maps(batch) for batch in batches)
             each = (([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs)
             kept = list(gather(each))
@@ -280,21 +239,14 @@ class Detector(nn.Module):
             ConfigError: there are too few images for the rate; the message says how many are needed.
             ShapeError: a score is not finite.
         """
-        pairs = (self._judge(*self._with_maps(batch))[:2] for batch in batches)
-        each = (torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu() for score, anomaly_map in pairs)
-        scores, maxima = torch.cat([torch.empty(2, 0), *gather(each)], 1).to(self.scorer.offsets.device)
-        self.calibration.fit(scores, maxima, false_alarm_rate)
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Eval mode for a while; then every module is in its own mode again, also one that its owner keeps in eval."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+        def highest(batch: ImageBatch) -> Tensor:
+            with self.evaluating():
+                score, anomaly_map, *_ = self(*self._with_maps(batch))
+            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
+
+        scores, maxima = torch.cat([torch.empty(2, 0), *gather(map(highest, batches))], 1).to(self.device)
+        self.calibration.fit(scores, maxima, false_alarm_rate)
 
     def _with_maps(self, batch: ImageBatch) -> tuple[Tensor, Sequence[Tensor]]:
         return (batch, self.features(batch)) if isinstance(batch, Tensor) else batch

@@ -1,11 +1,14 @@
 """What a detector refuses to look at, so that a wrong image never gets a number that looks like a score."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from semflow.errors import ShapeError
+from semflow.functional import border, mask_to_grid
 
-__all__ = ["check_images", "check_masks"]
+__all__ = ["check_images", "check_masks", "location_masks"]
 
 SLACK = 0.05
 """How far beyond [0, 1] a pixel may lie, as rounding and resampling leave it; other scales lie far outside."""
@@ -69,6 +72,33 @@ def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
         )
     if anomaly_masks.is_floating_point() and bool(anomaly_masks.isnan().any()):
         raise ShapeError("anomaly_masks must be numbers, positive where anomalous, but hold NaN")
+
+
+def location_masks(
+    anomaly_masks: Tensor | None, size: tuple[int, int], mask_resize: Literal["nearest", "max"], guard: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the anomalous locations of a feature map, and the locations around them that training ignores.
+
+    Args:
+        anomaly_masks: (B, H, W), 1 where anomalous, or None if all is normal.
+        size: height and width of the feature map.
+        mask_resize: see `semflow.functional.mask_to_grid`.
+        guard: width of the ignored border in locations.
+
+    Returns:
+        Two masks (B, h, w), or None twice.
+
+    Example:
+        >>> masks = torch.zeros(1, 8, 8)
+        >>> masks[0, 0, 0] = 1
+        >>> anomalous, ignored = location_masks(masks, (4, 4), "max", guard=1)
+        >>> int(anomalous.sum()), int(ignored.sum())
+        (1, 3)
+    """
+    if anomaly_masks is None:
+        return None, None
+    mask = mask_to_grid(anomaly_masks, size, mask_resize)
+    return mask, border(mask, guard)
 
 
 def _refuse_empty(images: Tensor) -> None:

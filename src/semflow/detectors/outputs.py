@@ -1,35 +1,16 @@
-"""What goes into a detector and comes out: batches, the latents of a scale, what is said of a batch of images."""
+"""What goes into a detector and comes out: batches, and what is said of a batch of images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from semflow.flows import Event
-from semflow.nn import Statistics
-
-__all__ = ["Gather", "ImageBatch", "Latents", "Prediction"]
+__all__ = ["Gather", "ImageBatch", "Prediction"]
 
 ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
 """Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """What was made of each batch, brought together where several processes hold the batches; see `Processes.gather`."""
-
-
-class Latents(NamedTuple):
-    """One scale of a batch: latents (B, C, H, W), log_det (B, H, W) or (B,), the flow's event, and the statistics.
-
-    Example:
-        >>> import torch
-        >>> scale = Latents(torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4), "location", None)
-        >>> scale.z.shape, scale.event
-        (torch.Size([2, 8, 4, 4]), 'location')
-    """
-
-    z: Tensor
-    log_det: Tensor
-    event: Event
-    statistics: Statistics | None
 
 
 class Prediction(NamedTuple):

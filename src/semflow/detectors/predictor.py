@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .detector import Prediction
+from .provenance import Provenance
 
 __all__ = ["Predictor"]
 
@@ -14,8 +15,8 @@ class Predictor(Protocol):
     """What `results` and the command line need: a `Detector`, or a `semflow.app.export.ExportedDetector`."""
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of the images."""
+    def provenance(self) -> Provenance:
+        """How the detector was made, with the side of its images in pixels."""
         ...
 
     @property
@@ -24,7 +25,7 @@ class Predictor(Protocol):
         ...
 
     @property
-    def localises(self) -> bool:
+    def localizes(self) -> bool:
         """Whether the anomaly map says where."""
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -38,11 +39,7 @@ def load_timm() -> ModuleType:
     the import is enough. It is done only after the import has failed for that reason.
     """
     try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ConfigError(
-            f"timm cannot be imported ({error}); install it with: pip install timm torchvision"
-        ) from error
+        return import_optional("timm")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise ConfigError(

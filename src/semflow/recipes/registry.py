@@ -1,74 +1,113 @@
-"""Recipes by name, and detectors out of run directories."""
+"""Recipes: registered functions whose detectors can be saved and built again."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
 
-from semflow.detectors import Detector
-from semflow.errors import CheckpointError, ConfigError
-from semflow.training import load_into, read_config
+import torch
 
-from .cflow_ad import cflow_ad
-from .cs_flow import cs_flow
-from .differnet import differnet
-from .fastflow import fastflow
-from .msflow import msflow
-from .sanflow import sanflow
+from semflow._validation import check_arguments
+from semflow.detectors import Detector, Provenance
+from semflow.errors import ConfigError
 
-__all__ = ["RECIPES", "build", "load"]
+from .settings import complete, plain_settings, resolve_settings
 
-RECIPES: dict[str, Callable[..., Detector]] = {
-    "sanflow": sanflow,
-    "cflow_ad": cflow_ad,
-    "fastflow": fastflow,
-    "differnet": differnet,
-    "cs_flow": cs_flow,
-    "msflow": msflow,
-}
+__all__ = ["RECIPES", "build", "recipe"]
+
+P = ParamSpec("P")
+
+RECIPES: dict[str, Callable[..., Detector]] = {}
+"""Registered recipes by name."""
 
 
-def build(name: str, **arguments: Any) -> Detector:
-    """The detector of a recipe.
+def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
+    """Register a function that builds a detector, so that `semflow.load` can build the detector again.
+
+    The function needs a parameter `seed`: weights and permutations are drawn from it, and torch's global generator is
+    left as it was. Arguments are checked by their annotations and recorded in `detector.provenance`. Parameters named
+    `image_size`, `training` and `synthesis` set the defaults of `semflow.fit` and of the command line.
+
+    Args:
+        function: annotated function whose arguments are numbers, strings, tuples, groups of settings, or a backbone.
+
+    Returns:
+        The function, with these checks.
 
     Raises:
-        ConfigError: no such recipe.
+        ConfigError: If another module has registered a recipe of this name. From the returned function: if an argument
+            is unknown or does not fit.
 
     Example:
-        >>> detector = build("sanflow", backbone="resnet18", weights="random", blocks=1)
-        >>> detector.config["recipe"], detector.config["arguments"]["blocks"]
+        >>> from semflow.bases import StandardNormal
+        >>> from semflow.features import TimmFeatures
+        >>> from semflow.flows import coupling_stack
+        >>> @recipe
+        ... def plain(name: str = "resnet18", seed: int = 0) -> Detector:
+        ...     features = TimmFeatures(name, "random", (8,), seed=seed)
+        ...     return Detector(features, [coupling_stack(features.channels[0], 2)], StandardNormal())
+        >>> plain(seed=3).provenance.arguments
+        {'name': 'resnet18', 'seed': 3}
+        >>> build("plain", {"name": "resnet26"}).provenance.recipe, RECIPES.pop("plain") is plain
+        ('plain', True)
+    """
+    signature, name, module = inspect.signature(function), function.__name__, function.__module__
+    registered = RECIPES.get(name)
+    if registered is not None and registered.__module__ != module:
+        raise ConfigError(
+            f"recipe {name} must be registered by one module, but got {registered.__module__} and {module}"
+        )
+
+    @functools.wraps(function)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Detector:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ConfigError(
+                f"{name} must be called with arguments of {', '.join(signature.parameters)}, "
+                f"but got {str(error).removeprefix('got ')}"
+            ) from None
+        bound.apply_defaults()
+        for argument, value in bound.arguments.items():
+            bound.arguments[argument] = complete(function, argument, value)
+        check_arguments(function, bound.arguments)
+        arguments = plain_settings(bound.arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(bound.arguments["seed"])  # leaves the generators of GPUs alone
+            detector = function(*bound.args, **bound.kwargs)
+        own = detector.provenance  # of a recipe that it builds on, or with settings that the function derived
+        detector.provenance = Provenance(
+            name,
+            module,
+            arguments,
+            image_size=bound.arguments.get("image_size", own.image_size),
+            training=own.training or bound.arguments.get("training"),
+            synthesis=own.synthesis or bound.arguments.get("synthesis"),
+        )
+        return detector
+
+    RECIPES[name] = make
+    return make
+
+
+def build(recipe: str | Callable[..., Detector], settings: Mapping[str, Any] | None = None) -> Detector:
+    """Build the detector of a recipe from dotted settings.
+
+    Args:
+        recipe: a recipe or its registered name.
+        settings: see `resolve_settings`; what they leave out keeps the recipe's default.
+
+    Raises:
+        ConfigError: If the recipe or a setting is unknown, or a value does not fit.
+
+    Example:
+        >>> small = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 1, "synthesis": None}
+        >>> detector = build("sanflow", small)
+        >>> detector.provenance.recipe, detector.provenance.arguments["couplings"]["blocks"]
         ('sanflow', 1)
     """
-    if name not in RECIPES:
-        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
-    return RECIPES[name](**arguments)
-
-
-def load(run: str | Path) -> Detector:
-    """The trained detector of a run directory, in eval mode. The run holds its backbone's weights: nothing is fetched.
-
-    Raises:
-        CheckpointError: not a run directory, of another version, broken, or not trained to the end.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> from semflow.data import Sample
-        >>> from semflow.training import fit
-        >>> detector = build("cflow_ad", backbone="test_efficientnet", weights="random", strides=(8,), blocks=1)
-        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(2)]
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     detector = fit(detector, good, epochs=1, output=f"{folder}/run", progress=False)
-        ...     same = load(f"{folder}/run")
-        >>> torch.equal(same.predict(good[0].image[None]).score, detector.predict(good[0].image[None]).score)
-        True
-    """
-    config = read_config(run)
-    if config.get("recipe") not in RECIPES:
-        raise CheckpointError(f"{run}: of recipe {config.get('recipe')!r}, expected one of {', '.join(RECIPES)}")
-    try:
-        detector = build(config["recipe"], **{**config["arguments"], "weights": "random"})
-    except (TypeError, KeyError, ConfigError, RuntimeError, ArithmeticError, MemoryError) as error:  # torch's, of sizes
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{run}: made by another version of semflow, its options do not fit: {reason}") from error
-    detector.config = {"recipe": config["recipe"], "arguments": config["arguments"]}  # its weights are those of the run
-    return load_into(detector, run).eval()
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
+        recipe = RECIPES[recipe]
+    return recipe(**resolve_settings(recipe, settings or {}))

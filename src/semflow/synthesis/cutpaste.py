@@ -1,12 +1,14 @@
 """Cut-and-paste anomalies with the paper's shapes, jitter and soft borders."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semflow._validation import checked
+from semflow._validation import Settings
 from semflow.errors import ConfigError, ShapeError
 
 from .blending import blend, soft_alpha
@@ -29,7 +31,8 @@ _SCAR = ((2, 16), (10, 25))
 Array = NDArray[np.float32]
 
 
-class CutPaste:
+@dataclass(frozen=True)
+class CutPaste(Settings):
     """Cut a patch out of another normal image, change it, and paste it with a soft border (SANFlow, section 3.2).
 
     Sizes in pixels at 256 px, scaled with the image's shorter side: `small` rectangle 2-32 x 10-50, `medium` rectangle
@@ -45,6 +48,7 @@ class CutPaste:
         border: width of the soft border in pixels at 256 px; narrower on thin patches, 0 for a hard edge.
         min_change: draw a patch again, up to ten times, while its mean absolute change over the mask is below this. The
             paper takes every patch (0), so that some change nothing one can see, such as background on background.
+        kinds: kinds of anomalies that training uses in equal parts, of `KINDS`.
 
     >>> rng = np.random.default_rng(0)
     >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
@@ -53,22 +57,21 @@ class CutPaste:
     (torch.Size([3, 64, 64]), torch.bool, True)
     """
 
-    @checked
-    def __init__(
-        self, *, jitter: float = 0.1, rotation: float = 45.0, border: float = 3.0, min_change: float = 0.0
-    ) -> None:
-        largest = {"jitter": 1.0, "rotation": 180.0, "border": 256.0, "min_change": 1.0}
-        options = {"jitter": jitter, "rotation": rotation, "border": border, "min_change": min_change}
-        for name, value in options.items():
-            if not 0.0 <= value <= largest[name]:
-                raise ConfigError(f"CutPaste: expected {name} between 0 and {largest[name]:g}, but got {value}.")
-        self.jitter, self.rotation, self.border, self.min_change = jitter, rotation, border, min_change
+    jitter: float = 0.1
+    rotation: float = 45.0
+    border: float = 3.0
+    min_change: float = 0.0
+    kinds: tuple[str, ...] = ("small", "medium", "circle")
 
-    def __repr__(self) -> str:
-        return (
-            f"CutPaste(jitter={self.jitter}, rotation={self.rotation}, border={self.border}, "
-            f"min_change={self.min_change})"
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, largest in (("jitter", 1.0), ("rotation", 180.0), ("border", 256.0), ("min_change", 1.0)):
+            value = getattr(self, name)
+            if not 0.0 <= value <= largest:
+                raise ConfigError(f"{name} must be between 0 and {largest:g}, but got {value}")
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ConfigError(f"kinds must be at least one of {', '.join(KINDS)}, but got {self.kinds}")
 
     def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Paste a patch of `donor` into a copy of `image`.
@@ -118,7 +121,7 @@ class CutPaste:
             thickness, length = _draw(_SCAR[0], scale, size[1], rng), _draw(_SCAR[1], scale, size[0], rng)
             return *scar(thickness, length, angle, size), (length, thickness)
         if kind not in KINDS:
-            raise ConfigError(f"CutPaste: expected kind to be one of {', '.join(KINDS)}, but got {kind!r}.")
+            raise ConfigError(f"kind must be one of {', '.join(KINDS)}, but got {kind!r}")
         ranges = _SMALL if kind == "small" else _MEDIUM
         height, width = _draw(ranges[0], scale, size[0], rng), _draw(ranges[1], scale, size[1], rng)
         return *rectangle(height, width, angle, size), (height, width)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semflow._validation import checked
+from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, DataError
 
-from .cutpaste import KINDS, CutPaste
+from .cutpaste import CutPaste
 
 __all__ = ["SampleLike", "SyntheticAnomalies"]
 
@@ -28,6 +28,7 @@ class SampleLike(Protocol):
 
 
 S = TypeVar("S", bound=SampleLike)
+_DEFAULT = CutPaste()
 
 
 class SyntheticAnomalies(Dataset[S]):
@@ -40,10 +41,9 @@ class SyntheticAnomalies(Dataset[S]):
 
     Args:
         dataset: normal images, a map-style data set of named tuples with fields image, label and anomaly_mask.
-        kinds: kinds of anomalies, of `semflow.synthesis.KINDS`; may be empty.
+        cut_paste: the kinds of anomalies and how patches are made; None leaves all images normal.
         normal: whether unchanged images are one of the parts.
         seed: a whole number, not negative.
-        cut_paste: how patches are made; `CutPaste()` by default.
 
     >>> from typing import NamedTuple
     >>> class Item(NamedTuple):
@@ -61,29 +61,16 @@ class SyntheticAnomalies(Dataset[S]):
 
     @checked
     def __init__(
-        self,
-        dataset: Dataset[S],
-        kinds: tuple[str, ...] = ("small", "medium", "circle"),
-        normal: bool = True,
-        seed: int = 0,
-        *,
-        cut_paste: CutPaste | None = None,
+        self, dataset: Dataset[S], cut_paste: CutPaste | None = _DEFAULT, *, normal: bool = True, seed: int = 0
     ) -> None:
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if unknown:
-            raise ConfigError(
-                f"SyntheticAnomalies: expected kinds out of {', '.join(KINDS)}, but got {', '.join(unknown)}."
-            )
+        kinds = () if cut_paste is None else cut_paste.kinds
         if not kinds and not normal:
-            raise ConfigError("SyntheticAnomalies: expected kinds or normal=True, but got neither; nothing is left.")
-        if seed < 0:
-            raise ConfigError(f"SyntheticAnomalies: expected seed to be 0 or more, but got {seed}.")
+            raise ConfigError("normal must be True without cut_paste, but got False")
+        at_least(0, seed=seed)
         if len(cast(Sized, dataset)) == 0:
-            raise DataError("SyntheticAnomalies: expected a dataset with at least one image, but it is empty.")
-        self.dataset = dataset
-        self.parts = (("normal",) if normal else ()) + tuple(kinds)
-        self.seed = seed
-        self.cut_paste = cut_paste or CutPaste()
+            raise DataError("dataset must hold at least one image, but got none")
+        self.dataset, self.seed, self.cut_paste = dataset, seed, cut_paste or _DEFAULT
+        self.parts = (("normal",) if normal else ()) + kinds
         # In shared memory, so that persistent workers see a new epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._order: tuple[int, list[int]] = (-1, [])
@@ -96,7 +83,7 @@ class SyntheticAnomalies(Dataset[S]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; call it before the DataLoader's iterator is made."""
         if epoch < 0:
-            raise ConfigError(f"SyntheticAnomalies: expected epoch to be 0 or more, but got {epoch}.")
+            raise ConfigError(f"epoch must be at least 0, but got {epoch}")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -113,7 +100,7 @@ class SyntheticAnomalies(Dataset[S]):
     def __getitem__(self, position: int) -> S:
         count = len(self)
         if not -count <= position < count:
-            raise IndexError(f"SyntheticAnomalies: position {position} of {count}.")
+            raise IndexError(f"position must be from -{count} to {count - 1}, but got {position}")
         position %= count
         index = self.index(position)
         sample, kind = self.dataset[index], self.kind(position)

@@ -1,6 +1,6 @@
 """Training, evaluation and run directories of detectors."""
 
-from .checkpoint import load_into, read_config, save_model
+from .config import TrainingConfig
 from .distributed import Processes
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .fitting import fit
@@ -11,6 +11,7 @@ __all__ = [
     "Evaluation",
     "ImageResult",
     "Processes",
+    "TrainingConfig",
     "automatic_count",
     "calibrate",
     "check_labels",
@@ -18,9 +19,6 @@ __all__ = [
     "fit",
     "hold_out",
     "launched_processes",
-    "load_into",
-    "read_config",
     "results",
-    "save_model",
     "summarize",
 ]

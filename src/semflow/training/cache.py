@@ -1,6 +1,5 @@
 """The frozen backbone's maps of the normal training images, computed once where nothing changes the images."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import cast
@@ -12,13 +11,14 @@ from torch.utils.data import DataLoader
 from semflow.data import Batch
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
+from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
 from .loading import Parts
 
 __all__ = ["NormalImages", "unseen"]
 
-DIGITS, MOST_MARKS = 12, 2**16
+DIGITS, LARGEST_COUNT = 12, 2**16
 
 
 class NormalImages:
@@ -53,13 +53,14 @@ class NormalImages:
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
-        self._fingerprint, self._marks = "", ""
+        self._fingerprint = ""
+        self._fingerprints: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._fingerprint:
-                digests.append([_digest(image) for image in batch.images])
+                digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
             span = slice(positions[0], positions[-1] + 1)
             if self._full:
@@ -94,22 +95,19 @@ class NormalImages:
         It comes with a pass over the images, and costs one where there has been none.
         """
         if not self._fingerprint:
-            self._take([[_digest(image) for image in batch.images] for batch in self.loader])
+            self._take([[hash_tensor(image) for image in batch.images] for batch in self.loader])
         return self._fingerprint
 
-    def marks(self) -> str:
-        """The first 12 hexadecimal digits of each image's SHA-256, sorted, in one word; of too many images "".
-
-        They tell later that an image was trained on, to who has the image.
-        """
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the first 12 hexadecimal digits of each image's SHA-256, sorted; none for more than 65,536 images."""
         self.fingerprint()
-        return self._marks
+        return self._fingerprints
 
-    def _take(self, digests: list[list[bytes]]) -> None:
+    def _take(self, digests: list[list[str]]) -> None:
         if not self._fingerprint:
             found = [digest for batch in self.processes.gather(digests) for digest in batch]
-            self._fingerprint = hashlib.sha256(b"".join(found)).hexdigest()
-            self._marks = "".join(sorted(x.hex()[:DIGITS] for x in found)) if len(found) <= MOST_MARKS else ""
+            self._fingerprint = hash_parts(found)
+            self._fingerprints = tuple(sorted(x[:DIGITS] for x in found)) if len(found) <= LARGEST_COUNT else ()
 
     def _share(self) -> None:
         """Each batch's maps from the process that has computed them to all; then the cache is full."""
@@ -136,25 +134,18 @@ class NormalImages:
         ]
 
 
-def unseen(batches: Iterable[Batch], marks: str) -> Iterator[Batch]:
-    """The batches, until one has an image that `NormalImages.marks` is of: scores of such an image are too low.
+def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Batch]:
+    """Yield batches of images that are not among the trained ones, whose scores are too low for calibration.
 
     Raises:
-        DataError: it has; the message names the image.
+        DataError: If an image has one of the fingerprints.
     """
-    known = {marks[start : start + DIGITS] for start in range(0, len(marks), DIGITS)}
+    known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
-            if known and _digest(image).hex()[:DIGITS] in known:
+            if known and hash_tensor(image)[:DIGITS] in known:
                 raise DataError(
-                    f"{path}: was trained on, expected images that were not; take out all that were, or every "
-                    "threshold would be too low"
+                    f"{path} must not be a training image, but got one; remove all training images, or every threshold "
+                    "is too low"
                 )
         yield batch
-
-
-def _digest(image: Tensor) -> bytes:
-    """SHA-256 of an image's shape, type and values."""
-    digest = hashlib.sha256(f"{image.dtype} {tuple(image.shape)} ".encode())
-    digest.update(image.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.digest()

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from semflow._version import __version__
-from semflow.detectors.detector import Detector
+from semflow.detectors import Detector
 from semflow.errors import CheckpointError
-from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors, write_atomic
+from semflow.files import replace_file, writing
+from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
 
 __all__ = [
     "CHECKPOINT",
@@ -30,14 +31,15 @@ __all__ = [
     "MODEL",
     "Position",
     "load_into",
+    "origin",
     "read_config",
     "read_model_about",
     "read_training",
     "restore_training",
     "save_model",
+    "save_run",
     "save_training",
     "versions",
-    "write_atomic",
     "write_config",
 ]
 
@@ -80,10 +82,21 @@ def versions() -> dict[str, str]:
     return found
 
 
+def origin(detector: Detector) -> dict[str, Any]:
+    """Return recipe, module and arguments of a detector, as JSON gives them back; nothing if it has no recipe."""
+    made = detector.provenance
+    if not made.recipe:
+        return {}
+    found: dict[str, Any] = json.loads(
+        json.dumps({"recipe": made.recipe, "module": made.module, "arguments": made.arguments})
+    )
+    return found
+
+
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write `config.json`."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    write_atomic(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
+    replace_file(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: broken, expected JSON with a format number; fit the model again") from error
     _check_format(found, path)
-    for name, kind in (("recipe", str), ("arguments", dict), ("training", dict)):
+    for name, kind in (("recipe", str), ("module", str), ("arguments", dict), ("training", dict)):
         if not isinstance(config.get(name, kind()), kind):
             came = type(config[name]).__name__
             raise CheckpointError(f"{path}: broken, expected {name} to be a {kind.__name__} but got a {came}")
@@ -130,8 +143,8 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as run:
         ...     save_model(detector, run).name
         'model.safetensors'
@@ -140,12 +153,29 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     if about is None:
         about = read_about(path) if path.is_file() else {}
         about = {} if "format" in about and not isinstance(about["format"], int) else about
-    own = {**json.loads(json.dumps(detector.config)), "versions": versions()}
-    # Of a detector that is not of this package there may be none.
-    marks = getattr(detector, "trained_on", "")
-    whole = {**about, "format": FORMAT, **own, **({"trained_on": marks} if marks else {})}
+    fingerprints = {"fingerprints": detector.provenance.fingerprints}
+    whole = {**about, "format": FORMAT, **origin(detector), **fingerprints, "versions": versions()}
     save_tensors(path, detector.state_dict(), whole)
     return path
+
+
+def save_run(detector: Detector, run: Path) -> None:
+    """Write `config.json` and `model.safetensors` to a new or empty folder, or a new model to a run of this detector.
+
+    Raises:
+        CheckpointError: If the folder holds something else or cannot be written.
+    """
+    with writing(run, "choose another folder", CheckpointError):
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / CONFIG).exists():
+            if any(run.iterdir()):
+                raise CheckpointError(f"{run} must be a new or empty folder, but got one with other files")
+            write_config(run, {"version": __version__, **origin(detector), "versions": versions()})
+        config = read_config(run)
+        for name, value in origin(detector).items():
+            if config.get(name) != value:
+                raise CheckpointError(f"{run} must hold a detector of {name} {value}, but got {config.get(name)}")
+        save_model(detector, run)
 
 
 def read_model_about(run: str | Path) -> dict[str, Any]:
@@ -165,9 +195,9 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import cflow_ad
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> def alike(seed):
-        ...     return cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4, seed=seed)
+        ...     return cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, seed=seed)
         >>> images = torch.rand(2, 3, 32, 32)
         >>> with tempfile.TemporaryDirectory() as run:
         ...     _ = save_model(alike(0), run)
@@ -185,8 +215,9 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     _check_finite(tensors, path)
     check_digest(path, tensors, about)
     detector.load_state_dict(tensors, strict=False)
-    marks = about.get("trained_on")
-    detector.trained_on = marks if isinstance(marks, str) else ""
+    found = about.get("fingerprints", [])
+    fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
     return detector
 
 

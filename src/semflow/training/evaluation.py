@@ -89,8 +89,8 @@ def results(
         processes: that share out the batches, each of which gets the results of its own.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> found = results(detector, [Sample(torch.rand(3, 32, 32), -1, None, f"{i}.png") for i in range(3)])
         >>> [(result.sample.path, tuple(result.anomaly_map.shape)) for result in found]
         [('0.png', (32, 32)), ('1.png', (32, 32)), ('2.png', (32, 32))]
@@ -108,7 +108,7 @@ def results(
             None if x is None else x.cpu() for x in (prediction.p_value, prediction.is_anomalous, prediction.mask)
         ]
         for index, path in enumerate(batch.paths):
-            masks = batch.anomaly_masks if detector.localises else None
+            masks = batch.anomaly_masks if detector.localizes else None
             mask = None if masks is None else masks[index]
             sample = Sample(batch.images[index], int(batch.labels[index]), mask, path)
             p_value, is_anomalous, where = (None if x is None else x[index] for x in decided)
@@ -247,8 +247,8 @@ def evaluate(
         ShapeError: the images are all normal, or all anomalous.
 
     Example:
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> mask = torch.zeros(32, 32, dtype=torch.bool)
         >>> good = Sample(torch.rand(3, 32, 32), 0, mask, "good.png")
         >>> mask = mask.clone()

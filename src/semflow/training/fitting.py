@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semflow.data import Batch
+from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count, exact_rate
-from semflow.detectors.detector import Detector
-from semflow.detectors.plan import Training
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
-from semflow.synthesis import SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 from .cache import NormalImages, unseen
 from .checkpoint import Position
+from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .holdout import calibrate, hold_out
 from .loading import Parts, batches, check_device, dealt_batches, split_batches
@@ -36,12 +36,13 @@ __all__ = ["fit"]
 def fit(
     detector: Detector,
     dataset: Dataset[Any],
+    training: TrainingConfig | None = None,
     *,
+    synthesis: CutPaste | Literal["recipe"] | None = "recipe",
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    schedule: Literal["constant", "cosine"] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     calibration: float | int | Dataset[Any] | None = None,
     false_alarm_rate: float | None = None,
     output: str | Path | None = None,
@@ -62,8 +63,11 @@ def fit(
     Args:
         detector: from a recipe, or put together by hand.
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
-        epochs, batch_size, learning_rate, schedule: as in `Training`; None takes the detector's own plan.
-        seed: of the synthetic anomalies and of the order of images; the weights' start belongs to the recipe.
+        training: training settings; None takes those of the detector's recipe.
+        synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains on normal images
+            alone.
+        epochs, batch_size, learning_rate, seed: override these fields of `training`. The initial weights depend on the
+            recipe's own seed.
         calibration: normal images to calibrate on after training, see `Calibration`: a number or a fraction of
             `dataset` to hold out of training, or a data set of others, none of which may be trained on. None trains on
             all, and leaves no p-values.
@@ -93,8 +97,8 @@ def fit(
 
     Example:
         >>> from semflow.data import Sample
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
         >>> detector = fit(detector, good, epochs=2, batch_size=2, progress=False)
         >>> detector.predict(torch.rand(2, 3, 32, 32)).score.shape
@@ -104,28 +108,37 @@ def fit(
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "schedule": schedule,
+        "seed": seed,
     }
-    plan = replace(detector.plan, seed=seed, **{k: v for k, v in given.items() if v is not None})
+    training = training or detector.provenance.training or TrainingConfig()
+    training = replace(training, **{k: v for k, v in given.items() if v is not None})
+    paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     if not detector.trainable():
         raise ConfigError("detector must have parameters to train, but all of its parts are fixed")
-    check_locations(detector, plan)
-    dataset, held_out = hold_out(dataset, calibration, plan.seed)
+    check_locations(detector, training)
+    dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
-    if plan.batch_size < processes.count:
+    if training.batch_size < processes.count:
         raise ConfigError(
             f"batch_size must be at least the number of processes, {processes.count}, as each takes a part of every "
-            f"batch, but got {plan.batch_size}; take a larger one or fewer processes"
+            f"batch, but got {training.batch_size}; take a larger one or fewer processes"
         )
-    optimizer = adam(detector, plan)
-    dealt = batches(dataset, plan.batch_size, workers, dealt_batches(images, plan.batch_size, processes))
+    optimizer = adam(detector, training)
+    dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
     normal = NormalImages(features, dealt, _device(detector), cache_bytes, processes)
     run = Run(
-        None if output is None else Path(output), detector, optimizer, plan, images, checkpoint_seconds, processes
+        None if output is None else Path(output),
+        detector,
+        optimizer,
+        training,
+        paste,
+        images,
+        checkpoint_seconds,
+        processes,
     )
     at = run.open(resume)
     if at is None:
@@ -134,27 +147,26 @@ def fit(
         return detector.eval()
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
-    if detector.synthesis is None:
+    if paste is None:
         normal.fill()
     if run.folder is not None:
         _same_images(run.folder, at, normal.fingerprint())
     if held_out is not None:  # now, and not when training has ended
-        known = detector.trained_on + (normal.marks() if held_out is calibration else "")
-        for _ in unseen(batches(held_out, plan.batch_size, workers), known):
+        known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
+        for _ in unseen(batches(held_out, training.batch_size, workers), known):
             pass
-    source = SyntheticAnomalies(
-        dataset,
-        kinds=detector.kinds if detector.synthesis is not None else (),
-        seed=plan.seed,
-        cut_paste=detector.synthesis,
-    )
-    parts = split_batches(images, plan.batch_size, processes)
-    loader = batches(source, plan.batch_size, workers, parts)
-    watch = Watch(plan.clip, every=1 if _device(detector).type == "cpu" else 32)
-    job = _Job(detector, plan, optimizer, loader, parts, source, normal, run, processes, watch)
+    source = SyntheticAnomalies(dataset, paste, seed=training.seed)
+    parts = split_batches(images, training.batch_size, processes)
+    loader = batches(source, training.batch_size, workers, parts)
+    watch = Watch(training.clip, every=1 if _device(detector).type == "cpu" else 32)
+    job = _Job(detector, training, paste is not None, optimizer, loader, parts, source, normal, run, processes, watch)
     show = progress and processes.rank == 0
-    with _diverging(plan, run), shared(detector, processes), Progress(plan.epochs, at.epoch, show=show) as display:
-        while at.epoch < plan.epochs:
+    with (
+        _diverging(training, run),
+        shared(detector, processes),
+        Progress(training.epochs, at.epoch, show=show) as display,
+    ):
+        while at.epoch < training.epochs:
             record = _train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
@@ -168,9 +180,11 @@ def fit(
     detector.fit_score(normal, processes.gather)
     if held_out is not None:
         calibrate(
-            detector, held_out, false_alarm_rate, batch_size=plan.batch_size, workers=workers, processes=processes
+            detector, held_out, false_alarm_rate, batch_size=training.batch_size, workers=workers, processes=processes
         )
-    fingerprint, detector.trained_on = normal.fingerprint(), detector.trained_on + normal.marks()
+    fingerprints = detector.provenance.fingerprints + normal.fingerprints()
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
+    fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
 
@@ -180,7 +194,8 @@ class _Job:
     """All that an epoch needs."""
 
     detector: Detector
-    plan: Training
+    training: TrainingConfig
+    synthetic: bool
     optimizer: torch.optim.Optimizer
     loader: DataLoader[Batch]
     parts: Parts
@@ -197,7 +212,7 @@ def _device(detector: Detector) -> torch.device:
 
 def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
     """The rest of an epoch, from where training stands; the line of the log, with the means of the loss's terms."""
-    detector, plan, watch, steps = job.detector, job.plan, job.watch, len(job.parts)
+    detector, training, watch, steps = job.detector, job.training, job.watch, len(job.parts)
     detector.train()
     device, began, before = _device(detector), time.monotonic(), at.seconds
     at.sums = at.sums.to(device)
@@ -209,23 +224,23 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
         at.seconds = before + time.monotonic() - began
 
     for batch, maps in _with_maps(job, at.step):
-        rate = plan.learning_rate_at((at.epoch + at.step / steps) / plan.epochs)
+        rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in job.optimizer.param_groups:
             group["lr"] = rate
         masks = None if batch.anomaly_masks is None else batch.anomaly_masks.to(device)
-        masks = masks if detector.synthesis is not None else None
+        masks = masks if job.synthetic else None
         with _naming_images(batch):
             at.sums += train_on_batch(
                 detector,
                 job.optimizer,
-                plan,
+                training,
                 batch.images.to(device),
                 masks,
                 maps,
-                seed=(plan.seed, at.epoch, at.step),
+                seed=(training.seed, at.epoch, at.step),
                 watch=watch,
                 processes=job.processes,
-                batch=min(plan.batch_size, job.normal.count - at.step * plan.batch_size),
+                batch=min(training.batch_size, job.normal.count - at.step * training.batch_size),
             )
         at.step += 1
         display.step(at.epoch, at.step, steps)
@@ -250,7 +265,7 @@ def _with_maps(job: _Job, start: int) -> Iterator[tuple[Batch, list[Tensor] | No
     job.parts.start = start
     for positions, batch in zip(job.parts.batches[start:], job.loader, strict=True):
         maps = None
-        if job.detector.synthesis is None:
+        if not job.synthetic:
             maps = job.normal.maps([job.source.index(p) for p in positions or [0]])
         yield batch, maps
 
@@ -288,10 +303,10 @@ def _naming_images(batch: Batch) -> Iterator[None]:
 
 
 @contextmanager
-def _diverging(plan: Training, run: Run) -> Iterator[None]:
+def _diverging(training: TrainingConfig, run: Run) -> Iterator[None]:
     """What to do about a loss that is not finite."""
     try:
         yield
     except TrainingError as error:
-        advice = f"learning_rate {plan.learning_rate} may be too large: start a new run with a smaller one"
+        advice = f"learning_rate {training.learning_rate} may be too large: start a new run with a smaller one"
         raise TrainingError(f"{error}; {advice}{run.kept()}") from None

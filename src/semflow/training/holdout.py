@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
-from semflow.detectors.detector import Detector
 from semflow.errors import ConfigError
 
 from .cache import unseen
@@ -94,20 +94,20 @@ def calibrate(
 
     Raises:
         ConfigError: there are too few images for the rate; the message says how many are needed.
-        DataError: an image is one that the detector was trained on (see `Detector.trained_on`).
+        DataError: an image is one that the detector was trained on (see `Provenance.fingerprints`).
 
     Example:
         >>> import torch
         >>> from semflow.data import Sample
-        >>> from semflow.recipes import cflow_ad
-        >>> detector = cflow_ad("test_efficientnet", "random", (8,), 32, blocks=1, position_channels=4)
+        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(9)]  # what 10 % needs
         >>> detector = calibrate(detector, good, false_alarm_rate=0.1)
         >>> detector.predict(good[0].image[None]).p_value.item() > 0.1
         True
     """
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    loader = unseen(batches(dataset, batch_size, workers, parts), detector.trained_on)
+    loader = unseen(batches(dataset, batch_size, workers, parts), detector.provenance.fingerprints)
     images = (batch.images.to(detector.device) for batch in loader)
     detector.calibrate(images, false_alarm_rate, processes.gather)
     return detector

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from semflow._version import __version__
-from semflow.detectors.detector import Detector
-from semflow.detectors.plan import Training
+from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
-from semflow.files.tensors import clear_partial, write_atomic, writing
+from semflow.files import remove_partial, replace_file, writing
+from semflow.synthesis import CutPaste
 
 from .checkpoint import (
     CHECKPOINT,
@@ -22,6 +22,7 @@ from .checkpoint import (
     MODEL,
     Position,
     load_into,
+    origin,
     read_config,
     read_model_about,
     read_training,
@@ -31,6 +32,7 @@ from .checkpoint import (
     versions,
     write_config,
 )
+from .config import TrainingConfig
 from .distributed import ALONE, Processes
 
 __all__ = ["Run"]
@@ -41,7 +43,7 @@ class Run:
 
     Args:
         folder: None keeps nothing.
-        detector, optimizer, plan: what is trained, and how.
+        detector, optimizer, training: what is trained, and how.
         images: how many there are.
         seconds: between two checkpoints.
         processes: that train together.
@@ -52,14 +54,17 @@ class Run:
         folder: Path | None,
         detector: Detector,
         optimizer: torch.optim.Optimizer,
-        plan: Training,
+        training: TrainingConfig,
+        synthesis: CutPaste | None,
         images: int,
         seconds: float = 60.0,
         processes: Processes = ALONE,
     ) -> None:
         self.folder, self.detector, self.optimizer = folder, detector, optimizer
         self.seconds, self.processes = seconds, processes
-        config = {"version": __version__, **detector.config, "training": asdict(plan), "images": images}
+        synthesized = None if synthesis is None else asdict(synthesis)
+        settings = {"training": asdict(training), "synthesis": synthesized, "images": images}
+        config = {"version": __version__, **origin(detector), **settings}
         self.config: dict[str, Any] = json.loads(json.dumps(config))  # as it comes back: tuples become lists
         self._saved, self._last = time.monotonic(), ""
 
@@ -94,7 +99,10 @@ class Run:
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to the log."""
         if self.folder is not None and self.processes.rank == 0:
-            with writing(self.folder / LOG, self._advice()), (self.folder / LOG).open("a", encoding="utf-8") as log:
+            with (
+                writing(self.folder / LOG, self._advice(), CheckpointError),
+                (self.folder / LOG).open("a", encoding="utf-8") as log,
+            ):
                 log.write(json.dumps(record) + "\n")
 
     def due(self) -> bool:
@@ -105,7 +113,7 @@ class Run:
     def save(self, at: Position) -> None:
         """Write a checkpoint; the one before is good until this one is."""
         if self.folder is not None:
-            with writing(self.folder / CHECKPOINT, self._advice()):
+            with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
                 save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), _told(at)
 
@@ -113,7 +121,7 @@ class Run:
         """Write the trained model, with what tells its training images; the checkpoint has done its work."""
         if self.folder is not None:
             about = {k: v for k, v in self.config.items() if k != "version"}
-            with writing(self.folder / MODEL, self._advice()):
+            with writing(self.folder / MODEL, self._advice(), CheckpointError):
                 save_model(self.detector, self.folder, {**about, "fingerprint": fingerprint})
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -122,16 +130,16 @@ class Run:
         return f"; {self.folder} keeps the checkpoint of {self._last}" if self._last else ""
 
     def _advice(self) -> str:
-        return f"free or allow it and go on with resume{self.kept()}"
+        return f"continue with resume{self.kept()}"
 
     def _open(self, resume: bool) -> tuple[Any, Position | None]:
         folder = self.folder
         if folder is None:
             raise ConfigError("resume needs output, the run directory to go on with, but got None")
-        with writing(folder, "choose another directory, or free or allow it"):
+        with writing(folder, "choose another directory", CheckpointError):
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                clear_partial(folder, (CONFIG, LOG, CHECKPOINT, MODEL))
+                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL)
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or any(folder.iterdir()):
                     raise CheckpointError(
@@ -166,7 +174,7 @@ class Run:
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace") if (folder / LOG).exists() else ""
         # Lines of epochs that will be done again, and half a line.
         lines = "".join(log.splitlines(keepends=True)[: at.epoch])
-        write_atomic(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
+        replace_file(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
         return tensors, at
 
     def _check_same(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from semflow.detectors.detector import Detector
+from semflow.detectors import Detector
 
 from .distributed import Processes
 

@@ -8,30 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semflow.detectors.detector import Detector
-from semflow.detectors.plan import Training
+from semflow.detectors import Detector, location_masks
 from semflow.errors import ConfigError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
 from semflow.nn import PositionTables, Statistics
 
+from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .watch import Watch
 
 __all__ = ["adam", "check_locations", "train_on_batch"]
 
 
-def adam(detector: Detector, plan: Training) -> torch.optim.Adam:
+def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
     """Adam over the trainable parameters, in one fused kernel where the device has it (a third of the time)."""
     parameters = detector.trainable()
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.Adam(parameters, plan.learning_rate, weight_decay=plan.weight_decay, fused=fused)
+    return torch.optim.Adam(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
 def train_on_batch(
     detector: Detector,
     optimizer: torch.optim.Optimizer,
-    plan: Training,
+    training: TrainingConfig,
     images: Tensor,
     anomaly_masks: Tensor | None = None,
     maps: Sequence[Tensor] | None = None,
@@ -42,40 +42,40 @@ def train_on_batch(
 ) -> Tensor:
     """Train on a batch and tell the loss's terms, (4,): total, NLL, BCE and KL, as they were before each step.
 
-    Whole maps make one step. With `plan.locations` = n, the locations of each scale are dealt out at random into groups
+    Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
     of n and every group makes a step of its scale's flow, as CFLOW-AD trains; the variance head, whose maps belong to
     whole images, makes one step for the batch, with the gradients that all groups have left for it.
 
     Args:
         detector: in training mode.
         optimizer: of its trainable parameters.
-        plan: says n, and where gradients are clipped.
+        training: n, the clipping of gradients, and how masks are resized.
         images: (B, 3, H, W) in [0, 1]; where no part of the batch is this process's, any image: it does not count.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: the features of the images, if they are known.
         seed: words that the grouping is drawn from.
-        watch: clips the gradients at `plan.clip`, counts, and stops at what is not finite; None takes a new one.
+        watch: clips the gradients at `training.clip`, counts, and stops at what is not finite; None takes a new one.
         processes: that hold a part of the batch each; the detector must be `shared` among them.
         batch: images of all parts; None where this is the whole batch.
 
     Raises:
         TrainingError: a loss or a gradient is not finite.
     """
-    turn = _Turn(optimizer, detector.trainable(), watch or Watch(plan.clip), processes)
+    turn = _Turn(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
     first, last = processes.span(batch)
     with processes.idling(first == last):
-        if plan.locations is None:
-            terms = detector.loss(images, anomaly_masks, maps)
+        if training.locations is None:
+            terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
             turn.step(terms.total)
             return torch.stack([t.detach() for t in terms])
-        return _train_on_groups(turn, detector, plan.locations, images, anomaly_masks, maps, seed, batch)
+        return _train_on_groups(turn, detector, training, images, anomaly_masks, maps, seed, batch)
 
 
 def _train_on_groups(
     turn: "_Turn",
     detector: Detector,
-    locations: int,
+    training: TrainingConfig,
     images: Tensor,
     anomaly_masks: Tensor | None,
     maps: Sequence[Tensor] | None,
@@ -83,6 +83,7 @@ def _train_on_groups(
     batch: int,
 ) -> Tensor:
     flows = cast(ScaleWise, detector.flows)  # see `check_locations`
+    locations = cast(int, training.locations)
     maps = detector.features(images) if maps is None else maps
     statistics = detector.statistics(images, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
@@ -91,7 +92,7 @@ def _train_on_groups(
     for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
         size = x.shape[2] * x.shape[3]
         count = batch * size
-        mask, ignore = detector.marks(anomaly_masks, (x.shape[2], x.shape[3]))
+        mask, ignore = location_masks(anomaly_masks, (x.shape[2], x.shape[3]), training.mask_resize, training.guard)
         context = detector.context(x)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, nothing = _own(drawn, size, batch, turn.processes)
@@ -123,22 +124,22 @@ def _own(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Te
     return (group, False) if len(group) else (drawn.new_zeros(1), True)
 
 
-def check_locations(detector: Detector, plan: Training) -> None:
+def check_locations(detector: Detector, training: TrainingConfig) -> None:
     """Refuse groups of locations where a flow mixes them, or no flow of a scale can be given those of that scale.
 
     Raises:
-        ConfigError: `plan.locations` is given, and a flow's event is the sample, or the flows are not one a scale.
+        ConfigError: `training.locations` is given, and a flow's event is the sample, or the flows are not one a scale.
     """
-    if plan.locations is None:
+    if training.locations is None:
         return
     if "sample" in detector.flows.events:
         raise ConfigError(
-            f"locations = {plan.locations} a step needs flows of location by location, but their events are "
+            f"locations = {training.locations} a step needs flows of location by location, but their events are "
             f"{', '.join(detector.flows.events)}; take locations=None, whole maps"
         )
     if not isinstance(detector.flows, ScaleWise):
         raise ConfigError(
-            f"locations = {plan.locations} a step needs one flow a scale, but flows are a "
+            f"locations = {training.locations} a step needs one flow a scale, but flows are a "
             f"{type(detector.flows).__name__}; give them as a list, or take locations=None, whole maps"
         )
 

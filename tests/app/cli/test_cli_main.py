@@ -14,8 +14,8 @@ import torch
 
 from helpers.cli_cases import only_line, snapshot
 from semflow.app.cli import main
-from semflow.app.report import staged_folder
 from semflow.errors import ConfigError
+from semflow.files import staged_folder
 
 
 @pytest.mark.parametrize(

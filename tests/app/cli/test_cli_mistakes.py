@@ -87,10 +87,10 @@ def test_predict_on_broken_input(
     elif case == "occupied":
         output.mkdir()
         (output / "precious.txt").write_text("of the user")
-        named = "results is not empty"
+        named = "results must be a new or empty folder"
     elif case == "file in the way":
         output.write_text("of the user")
-        named = "results is a file"
+        named = "results must be a new or empty folder, but got a file"
     before = snapshot(tmp_path)
     capsys.readouterr()
     assert main(["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(output)]) == 2

@@ -27,8 +27,8 @@ from helpers.cli_cases import (
     words,
 )
 from semflow.app.cli import main
-from semflow.app.report.resumable import resumable_folder
 from semflow.errors import DataError
+from semflow.files.resumable import resumable_folder
 
 RUNS = 10
 
@@ -140,7 +140,7 @@ def test_started_again_at_the_end_it_says_so_and_touches_nothing(
     assert snapshot(tmp_path) == before
     save(picture(np.random.default_rng(5)), photos / "0" / "00.png")
     assert main(words(shared_run, photos, output)) == 2  # of other images: they are not overwritten
-    assert "is not empty" in capsys.readouterr().err.splitlines()[-1]
+    assert "not empty" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_image_that_goes_while_others_are_scored(
@@ -221,7 +221,7 @@ def test_a_limit_of_the_system(
 ) -> None:
     assert main(words(shared_run, photos, tmp_path / "results")) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "cannot be written: File too large" in line
+    assert "must be writable, but got File too large" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
@@ -241,7 +241,7 @@ def test_figures_that_cannot_be_written(
     file = tmp_path / "metrics.json"
     assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(file)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"error: output {file} cannot be written: {error[1]}")
+    assert line.startswith(f"error: {file} must be writable, but got {error[1]}")
     assert snapshot(tmp_path) == {}
 
 
@@ -251,7 +251,7 @@ def test_a_read_only_place_is_told_before_the_work(
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK and allowed(path, mode))
     assert main(words(shared_run, photos, tmp_path / "results")) == 2
-    assert "no permission to write into" in only_line(capsys)
+    assert "no permission" in only_line(capsys)
 
 
 def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from helpers.export_cases import FORMATS, PACKAGES
 from semflow.app.export import load, open_runner
+from semflow.app.export.digest import DIGITS, ENDS
 from semflow.app.export.metadata import EXPORT_FORMAT, KEY
 from semflow.app.export.runtime import SUFFIXES
-from semflow.app.export.seal import DIGITS, ENDS
 from semflow.errors import CheckpointError
 
 ROOT = "archive"  # of the folder in an archive
@@ -147,7 +147,7 @@ def rewritten(path: Path, change: dict[str, bytes], more: dict[str, bytes]) -> N
 def test_the_rewriting_of_this_test_leaves_a_good_archive(copy) -> None:
     path = copy("torch")
     rewritten(path, {}, {})
-    assert load(path).image_size == 32
+    assert load(path).provenance.image_size == 32
 
 
 @pytest.mark.parametrize("where", ["inputs", "weights", "legacy", "compiled", "object", "doubled"])

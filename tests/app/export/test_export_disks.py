@@ -27,9 +27,9 @@ def full_disk():
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_full_disk_is_one_line_and_no_file(name, tmp_path, full_disk) -> None:
     path = tmp_path / f"own{SUFFIXES[name]}"
-    with pytest.raises(DataError, match="cannot be written") as caught:
+    with pytest.raises(DataError, match="must be writable") as caught:
         save(own_detector(), path, check=False)
-    assert str(caught.value).startswith(f"output {path} cannot be written: ")
+    assert str(caught.value).startswith(f"{path} must be writable, but got ")
     assert not list(tmp_path.iterdir())
 
 

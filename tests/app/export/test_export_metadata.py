@@ -13,7 +13,7 @@ SAID = Metadata(
     image_size=64,
     input="uint8",
     map_range=(0.25, 3.0),
-    localises=True,
+    localizes=True,
     outputs=("score", "anomaly_map", "p_value", "is_anomalous", "mask"),
     calibration={"images": 19, "false_alarm_rate": 0.05},
     versions={"semflow": "0.1.0"},
@@ -65,7 +65,7 @@ WRONG = {
     "outputs": [["score"], ["score", "score", "anomaly_map"], "score", {"score": 1}, [1, "score"], [["score"]]],
     "calibration": [None, [], "x", {"images": 9}, {}]
     + [{"false_alarm_rate": rate} for rate in ("0.1", float("nan"), 10**400, [0.1], 0, 1.0, True, None)],
-    "localises": [None, "no", 1],
+    "localizes": [None, "no", 1],
     "recipe": [None, 3, ["sanflow"]],
     "arguments": [None, []],
     "versions": [None, "1"],

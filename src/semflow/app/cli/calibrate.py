@@ -8,7 +8,7 @@ from semflow.data import open_dataset
 from semflow.detectors import Calibration, Detector, Predictor, rate_interval
 from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, ConfigError, DataError
-from semflow.training import calibrate, save_model
+from semflow.training import calibrate
 from semflow.training.loading import check_device
 
 from .console import say
@@ -23,17 +23,17 @@ def run(options: Calibrate) -> None:
             f"--model {options.model} is a file, expected a run directory; an exported file keeps the decisions it was "
             "made with: calibrate its run, and export that again"
         )
-    from semflow.recipes import load  # predict from an exported file imports this module, and needs no timm
+    from semflow.recipes import load, save  # predict from an exported file imports this module, and needs no timm
 
     detector = load(options.model).to(check_device(options.device))
     if (options.data / "train").is_dir():
         raise DataError(
             f"--data {options.data} holds train/, expected a folder of good images that were not trained on; name it"
         )
-    dataset = verified(open_dataset(options.data, "train", detector.image_size), cache=True)
+    dataset = verified(open_dataset(options.data, "train", detector.provenance.image_size), cache=True)
     check_count(len(dataset), options.false_alarm_rate)
     calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)
-    save_model(detector, options.model)
+    save(detector, options.model)
     say_calibration(detector.calibration)
     say(f"wrote {options.model}")
 

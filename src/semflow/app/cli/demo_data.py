@@ -3,15 +3,15 @@
 __all__ = ["TEXTURES", "photograph", "write_texture"]
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from semflow.app.report import write_atomic
+from semflow._optional import find_optional
 from semflow.data import decode_image
 from semflow.errors import ConfigError
+from semflow.files import write_atomic
 
 from .demo_defects import DEFECTS, Grey
 
@@ -27,15 +27,10 @@ def photograph(name: str) -> Grey:
     Raises:
         ConfigError: scikit-image is not installed, or came without its photographs.
     """
-    spec = find_spec("skimage")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
-    for folder in folders:
-        path = folder / "data" / f"{name}.png"
-        if path.is_file():
-            return np.asarray(decode_image(path).convert("L"), dtype=np.float64) / 255.0
-    raise ConfigError(
-        f"the demo needs the photograph {name}.png of scikit-image; install it with: pip install scikit-image"
-    )
+    path = find_optional("skimage") / "data" / f"{name}.png"
+    if not path.is_file():
+        raise ConfigError(f"{path} must exist, but got none; run pip install --force-reinstall scikit-image")
+    return np.asarray(decode_image(path).convert("L"), dtype=np.float64) / 255.0
 
 
 def write_texture(name: str, root: Path, seed: int) -> None:

@@ -7,10 +7,9 @@ import platform
 from importlib import metadata
 
 from semflow._version import __version__
-from semflow.app.report import write_atomic
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import open_dataset
 from semflow.errors import DataError
+from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Processes, check_labels, results, summarize
 from semflow.training.loading import dealt_batches
 
@@ -46,7 +45,7 @@ def _run(options: Evaluate, processes: Processes) -> None:
     if options.json is not None:
         refuse_unwritable(options.json)
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = open_dataset(options.data, "test", detector.image_size, category=options.category)
+    dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
     check_labels(dataset)
     if first:
         warn_of_leaks(options.data, options.category)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from semflow.app.export.saving import check_destination, save
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import open_dataset
 from semflow.errors import CheckpointError
+from semflow.files import refuse_unwritable
 from semflow.recipes import load
 
 from .console import print_table, say
@@ -31,7 +31,7 @@ def run(options: Export) -> None:
         options.output,
         format=options.format,
         input=options.input_type,
-        images=_images(options, detector.image_size),
+        images=_images(options, detector.provenance.image_size),
         check=options.check,
     )
     if exported.differences:

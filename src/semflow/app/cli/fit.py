@@ -1,21 +1,20 @@
 """`semflow fit`: a folder of good images to a run directory."""
 
-__all__ = ["recipe_arguments", "run"]
+__all__ = ["run"]
 
 import ast
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from semflow.app.report.files import refuse_unwritable
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors.conformal import check_count
 from semflow.errors import ConfigError, DataError
-from semflow.recipes import RECIPES, build
+from semflow.files import refuse_unwritable
+from semflow.recipes import RECIPES, resolve_settings
 from semflow.training import Processes, automatic_count, fit
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
@@ -37,17 +36,13 @@ def _run(options: Fit, processes: Processes, device: torch.device) -> None:
     if options.recipe not in RECIPES:
         raise ConfigError(f"--recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
     recipe = RECIPES[options.recipe]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(recipe).parameters.items()}
-    common: dict[str, Any] = {
-        "backbone": defaults["backbone"] if options.backbone is None else options.backbone,
-        "weights": options.weights,
-        "image_size": defaults["image_size"] if options.image_size is None else options.image_size,
-        "seed": options.seed,
-    }
-    dataset = open_dataset(options.data, "train", common["image_size"], category=options.category)
-    arguments = recipe_arguments(recipe, options.set, reserved=common)
+    given = {"backbone": options.backbone, "image_size": options.image_size}
+    common: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    common |= {"backbone.weights": options.weights, "seed": options.seed}
+    arguments = resolve_settings(recipe, {**_words(options.set), **common})
+    dataset = open_dataset(options.data, "train", arguments["image_size"], category=options.category)
     calibration = _calibration(options, dataset)
-    detector = build(options.recipe, **common, **arguments)
+    detector = recipe(**arguments)
     _verify(dataset, options.workers == 0, processes)
     first = processes.rank == 0
     if first:
@@ -110,48 +105,9 @@ def _verify(dataset: ImageDataset, cache: bool, processes: Processes) -> None:
     processes.gather_all(None)
 
 
-def recipe_arguments(
-    recipe: Callable[..., object], given: Mapping[str, str], reserved: Mapping[str, object]
-) -> dict[str, Any]:
-    """Words of the command line as arguments of a recipe, each of the type of its default.
-
-    Args:
-        recipe: a function whose parameters have defaults.
-        given: names and words.
-        reserved: what has an option of its own.
-
-    >>> def recipe(blocks: int = 8, synthesis: bool = True, strides: tuple[int, ...] = (8, 16)) -> None: ...
-    >>> recipe_arguments(recipe, {"blocks": "4", "synthesis": "false", "strides": "8,16,32"}, {})
-    {'blocks': 4, 'synthesis': False, 'strides': (8, 16, 32)}
-    >>> recipe_arguments(recipe, {"strides": "8"}, {})
-    {'strides': (8,)}
-    """
-    parameters = inspect.signature(recipe).parameters
-    names = [name for name in parameters if name not in reserved]
-    arguments = {}
-    for name, word in given.items():
-        if name in reserved:
-            raise ConfigError(f"--set {name} {word}: has an option of its own, expected --{name.replace('_', '-')}")
-        if name not in names:
-            raise ConfigError(f"--set {name} {word}: expected one of {', '.join(names)}")
-        default = parameters[name].default
-        value = _literal(word)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if isinstance(default, tuple):
-            value = _tuple_like(value, default)
-        if default is not None and type(value) is not type(default):
-            example = ",".join(map(str, default)) if isinstance(default, tuple) else repr(default)
-            raise ConfigError(f"--set {name} {word}: expected {type(default).__name__}, such as {example}")
-        arguments[name] = value
-    return arguments
-
-
-def _tuple_like(value: object, default: tuple[object, ...]) -> object:
-    """`8`, `8,16` and `[8,16]` as a tuple, where its members are of the type of the default's; else as it came."""
-    members = tuple(value) if isinstance(value, tuple | list) else (value,)
-    kinds = {type(member) for member in default}
-    return members if not kinds or {type(member) for member in members} <= kinds else value
+def _words(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return words of the command line as Python values, such as 8, 0.1, true, none and 8,16."""
+    return {name: _literal(word) for name, word in given.items()}
 
 
 def _literal(word: str) -> object:

@@ -2,7 +2,6 @@
 
 __all__ = ["fingerprint", "load_detector", "readable", "verified", "warn_of_leaks"]
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
+from semflow.files import hash_file, hash_parts
 from semflow.training.checkpoint import CONFIG, MODEL
 from semflow.training.loading import check_device
 
@@ -94,14 +94,12 @@ def fingerprint(model: Path) -> str:
         files = [model / CONFIG, model / MODEL]
     else:
         files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
-    digest = hashlib.blake2b(digest_size=16)
+    parts = []
     for file in files:
         if file.is_file():  # that one is missing is said by who loads the model
-            digest.update(f"{file.suffix}\0".encode("utf-8", "surrogateescape"))
             try:
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
+                parts += [file.suffix, hash_file(file)]
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise DataError(f"{file}: expected a file that can be read, but: {reason}; look at it") from None
-    return digest.hexdigest()
+    return hash_parts(parts)

@@ -3,7 +3,6 @@
 __all__ = ["run"]
 
 import copy
-import hashlib
 import io
 import json
 import os
@@ -18,12 +17,12 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from semflow._version import __version__
-from semflow.app.report import contour, overlay, save_map, write_atomic
-from semflow.app.report.files import refuse_occupied
-from semflow.app.report.resumable import Unfinished, resumable_folder
+from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, decode_image, open_dataset
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
+from semflow.files import hash_file, hash_parts, refuse_occupied, write_atomic
+from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
 from .calibrate import decide_at
@@ -46,7 +45,7 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     origin = _origin(options)
     detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = _without(options.output, open_dataset(options.input, "predict", detector.image_size))
+    dataset = _without(options.output, open_dataset(options.input, "predict", detector.provenance.image_size))
     names = _names(dataset)
     made = _complete(options.output, origin, dataset, names)
     if made is not None:
@@ -139,7 +138,7 @@ def _shortened(name: str) -> str:
     folder, slash, last = name.rpartition("/")
     if len(os.fsencode(last)) <= LONGEST_NAME:
         return name
-    mark = hashlib.blake2b(os.fsencode(last), digest_size=8).hexdigest()
+    mark = hash_parts([last])[:16]
     start = os.fsencode(last)[: LONGEST_NAME - len(mark) - 1].decode("utf-8", "ignore")
     return f"{folder}{slash}{start}~{mark}"
 
@@ -177,14 +176,13 @@ def _origin(options: Predict) -> str:
     """What makes the outputs of an image what they are, besides the image."""
     rate = str(options.false_alarm_rate)
     parts = [__version__, fingerprint(options.model), options.map_format, rate, *Record.__dataclass_fields__]
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+    return hash_parts(parts)
 
 
 def _hash(path: Path) -> str:
     """Of a file's content; of one that cannot be read, its lack."""
     try:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hash_file(path)
     except OSError as error:
         return f"none: {error.errno}"
 
@@ -200,12 +198,12 @@ def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int
 
 def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = None) -> str:
     """A hash of the names and contents of all images; what is done has been read already."""
-    digest = hashlib.blake2b(digest_size=16)
+    parts: list[str] = []
     done = {} if work is None else work.done
     for name, path in zip(names, dataset.paths, strict=True):
         source = done[name]["source"] if name in done else _hash(Path(path))
-        digest.update(f"{name}\0{source}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+        parts += [name, source]
+    return hash_parts(parts)
 
 
 def _complete(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> dict[str, Any] | None:

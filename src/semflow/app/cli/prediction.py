@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from semflow._version import __version__
-from semflow.app.report import Entry, Picture, Section, link, render_page, write_atomic
+from semflow.app.report import Entry, Picture, Section, link, render_page
+from semflow.files import write_atomic
 
 from .options import Predict
 

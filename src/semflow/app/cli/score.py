@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
@@ -25,11 +25,11 @@ from .options import Device, Score
 def run(options: Score) -> None:
     """Find out what is missing in the output folder, and let workers commit it."""
     for package in ("pyarrow", "ray"):
-        need(package)
+        import_optional(package)
     model = options.model.absolute()
     mark = fingerprint(model)
     detector = decide_at(model, "cpu", options.false_alarm_rate)  # says what is wrong with it before Ray begins
-    image_size, rate = detector.image_size, detector.false_alarm_rate
+    image_size, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
     store = BlockStore(
         options.output.absolute(),

@@ -1,4 +1,4 @@
-"""What some exchange formats lack, in arithmetic that all have: digamma and lgamma, and antialiased resizing."""
+"""Digamma, lgamma and antialiased resizing in elementary operations, for formats without them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,9 +14,16 @@ __all__ = ["ElementaryFunctions", "resize_antialiased"]
 
 
 def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images (B, C, H, W) to (B, C, h, w) as `F.interpolate(..., mode="bilinear", antialias=True)`: A x B^T.
+    """Resize images as `F.interpolate(..., mode="bilinear", antialias=True)` does, by two matrix products `A x B^T`.
 
-    The filter is linear and separable, so it is a matrix of constants for the rows and one for the columns.
+    The filter is linear and separable: one constant matrix resizes the rows, and one the columns.
+
+    Args:
+        images: (B, C, H, W).
+        size: New height and width.
+
+    Returns:
+        (B, C, h, w).
 
     Example:
         >>> x = torch.rand(2, 3, 12, 9)
@@ -32,19 +39,19 @@ def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _triangles(old: int, new: int) -> list[list[float]]:
-    """The weights of `old` pixels in each of `new`: triangles as wide as the reduction, cut at the border, of sum 1."""
+    """Compute the weights of old pixels in each new one: triangles as wide as the scale, normalized to sum 1."""
     scale = old / new
     width = max(scale, 1.0)
     matrix = []
     for i in range(new):
-        centre = (i + 0.5) * scale - 0.5
-        weights = [max(0.0, 1 - abs(j - centre) / width) for j in range(old)]
+        center = (i + 0.5) * scale - 0.5
+        weights = [max(0.0, 1 - abs(j - center) / width) for j in range(old)]
         matrix.append([weight / sum(weights) for weight in weights])
     return matrix
 
 
 class ElementaryFunctions(TorchFunctionMode):
-    """While it is entered, torch's digamma, lgamma and antialiased interpolation are those above, also when traced.
+    """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing.
 
     Example:
         >>> with ElementaryFunctions():
@@ -56,7 +63,7 @@ class ElementaryFunctions(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Pass a call of torch on, or answer it by a series."""
+        """Call the replacement of a function, or the function itself."""
         if func in (torch.digamma, Tensor.digamma):
             return digamma_series(*args)
         if func in (torch.lgamma, Tensor.lgamma):

@@ -1,12 +1,10 @@
-"""What a person sees: overlays, galleries and HTML pages."""
+"""Pictures, galleries, HTML pages and files of anomaly maps."""
 
 from .colors import heat_colors
-from .contour import contour
-from .files import staged_folder, write_atomic
-from .gallery import Panel, gallery
 from .maps import load_map, save_map
-from .overlay import heat_map, overlay, to_picture
 from .page import Entry, Picture, Section, Table, embed, link, render_page
+from .panels import Panel, gallery
+from .pictures import contour, heat_map, overlay, to_picture
 
 __all__ = [
     "Entry",
@@ -24,7 +22,5 @@ __all__ = [
     "overlay",
     "render_page",
     "save_map",
-    "staged_folder",
     "to_picture",
-    "write_atomic",
 ]

@@ -1,4 +1,4 @@
-"""Anomaly values to colours, the same colour for the same value in every picture."""
+"""Colors of anomaly values: the same color for the same value in every picture."""
 
 __all__ = ["HEAT_ANCHORS", "heat_colors", "normalize", "to_array"]
 
@@ -12,8 +12,8 @@ from semflow.errors import ConfigError, ShapeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Dark blue, violet, red, orange, pale yellow. Lightness (CIE L*) rises from 9 to 89 in steps that a test holds nearly
-# equal, so that an equal step of the value looks like an equal step, in grey print and to colour-blind readers too.
+# Dark blue, violet, red, orange, pale yellow. Lightness (CIE L*) rises from 9 to 89 in nearly equal steps, so that
+# equal steps of the value look equal, also in grayscale and with impaired color vision.
 HEAT_ANCHORS: NDArray[np.float64] = np.array(
     [
         [18, 20, 66],
@@ -29,32 +29,38 @@ HEAT_ANCHORS: NDArray[np.float64] = np.array(
 
 
 def to_array(values: "Tensor | NDArray[np.generic]") -> NDArray[np.float32]:
-    """A tensor (of any device, with or without a gradient) or an array as a float32 array."""
+    """Convert an array, or a tensor of any device, to a float32 array."""
     if not isinstance(values, np.ndarray) and hasattr(values, "detach"):
         values = values.detach().to("cpu").float().numpy()
     return np.asarray(values, dtype=np.float32)
 
 
 def normalize(values: NDArray[np.float32], value_range: tuple[float, float]) -> NDArray[np.float32]:
-    """Map value_range onto [0, 1] and clip what lies outside; NaN, which has no colour, is refused.
+    """Map `value_range` linearly onto [0, 1] and clip values outside it.
 
-    >>> normalize(np.array([-1.0, 0.0, 1.0, 9.0], dtype=np.float32), (0.0, 2.0)).tolist()
-    [0.0, 0.0, 0.5, 1.0]
+    Raises:
+        ConfigError: If `value_range` is empty, inf or NaN.
+        ShapeError: If `values` contain NaN.
+
+    Example:
+        >>> normalize(np.array([-1.0, 0.0, 1.0, 9.0], dtype=np.float32), (0.0, 2.0)).tolist()
+        [0.0, 0.0, 0.5, 1.0]
     """
     low, high = (float(value) for value in value_range)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ConfigError(f"value_range is ({low:g}, {high:g}), expected two finite numbers, the smaller first")
+        raise ConfigError(f"value_range must be two increasing finite numbers, but got ({low:g}, {high:g})")
     if np.isnan(values).any():
-        raise ShapeError("the anomaly map holds NaN, expected numbers; was the detector trained to the end?")
+        raise ShapeError("anomaly_map must contain numbers, but got NaN; check that the training finished")
     scaled = (values.astype(np.float64) - low) / (high - low)
     return np.clip(scaled, 0.0, 1.0).astype(np.float32)
 
 
 def heat_colors(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colours (..., 3) of levels in [0, 1] (...), interpolated between the anchors.
+    """Interpolate colors (..., 3) for levels (...) in [0, 1].
 
-    >>> heat_colors(np.array([0.0, 1.0], dtype=np.float32)).tolist()
-    [[18, 20, 66], [251, 222, 125]]
+    Example:
+        >>> heat_colors(np.array([0.0, 1.0], dtype=np.float32)).tolist()
+        [[18, 20, 66], [251, 222, 125]]
     """
     positions = np.linspace(0.0, 1.0, len(HEAT_ANCHORS))
     channels = [np.interp(levels, positions, HEAT_ANCHORS[:, channel]) for channel in range(3)]

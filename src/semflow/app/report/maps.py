@@ -1,4 +1,4 @@
-"""Anomaly maps as files: exact float32, or a 16-bit PNG that any image program opens."""
+"""Files of anomaly maps: exact float32, or a 16-bit PNG that any image program opens."""
 
 __all__ = ["load_map", "save_map"]
 
@@ -13,9 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.files import write_atomic
 
 from .colors import normalize, to_array
-from .files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,31 +26,44 @@ LEVELS = 65535
 def save_map(
     path: str | Path, anomaly_map: "Tensor | NDArray[np.generic]", value_range: tuple[float, float] | None = None
 ) -> Path:
-    """Write an anomaly map (H, W) as `.npy` (float32, exact) or as `.png` (16 bit).
+    """Write an anomaly map as `.npy` (float32, exact) or as `.png` (16 bits).
 
-    A PNG holds round(65535 * (value - minimum) / (maximum - minimum)) over `value_range`, values outside clipped;
-    without a range it spans the map's own minimum and maximum. The scale is written in the PNG (text entries
-    "minimum" and "maximum") and beside it, `NAME.png.json`.
+    A PNG contains `round(65535 * (value - minimum) / (maximum - minimum))`, clipped. The minimum and the maximum are
+    stored in its text entries and in `NAME.png.json` beside it.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = save_map(Path(folder) / "map.png", np.array([[0.0, 0.25], [0.5, 1.0]]))
-    ...     load_map(path).round(3).tolist()
-    [[0.0, 0.25], [0.5, 1.0]]
+    Args:
+        path: File ending in `.npy` or `.png`.
+        anomaly_map: (H, W).
+        value_range: Minimum and maximum of a PNG; by default, those of the map.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: If the file has another ending, or `value_range` is invalid.
+        DataError: If the file cannot be written.
+        ShapeError: If the map has another shape or contains NaN.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_map(Path(folder) / "map.png", np.array([[0.0, 0.25], [0.5, 1.0]]))
+        ...     load_map(path).round(3).tolist()
+        [[0.0, 0.25], [0.5, 1.0]]
     """
     path = Path(path)
     values = to_array(anomaly_map)
     if values.ndim != 2 or values.size == 0:
-        raise ShapeError(f"anomaly_map has shape {values.shape}, expected (H, W)")
+        raise ShapeError(f"anomaly_map must be (H, W), but got {values.shape}")
     buffer = io.BytesIO()
     if path.suffix == ".npy":
         np.save(buffer, values)
         return write_atomic(path, buffer.getvalue())
     if path.suffix != ".png":
-        raise ConfigError(f"anomaly map file {path.name!r} ends in {path.suffix!r}, expected .npy or .png")
+        raise ConfigError(f"{path} must end in .npy or .png, but got {path.suffix!r}")
     low, high = value_range or (float(values.min()), float(values.max()))
     if value_range is None and low == high:
-        high = low + 1.0  # a constant map: every pixel is the minimum
+        high = low + 1.0
     codes = (normalize(values, (low, high)).astype(np.float64) * LEVELS).round().astype(np.uint16)
     scale = {"minimum": low, "maximum": high}
     info = PngInfo()
@@ -62,13 +75,15 @@ def save_map(
 
 
 def load_map(path: str | Path) -> NDArray[np.float32]:
-    """Read back what `save_map` wrote, (H, W) float32; a PNG within half a level of its range.
+    """Load a file written by `save_map` as (H, W) float32; values of a PNG are exact to half a level.
+
+    Raises:
+        DataError: If the file cannot be read or was not written by `save_map`.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save_map(Path(folder) / "a.npy", np.eye(3))
-        ...     load_map(Path(folder) / "a.npy").shape
+        ...     load_map(save_map(Path(folder) / "a.npy", np.eye(3))).shape
         (3, 3)
     """
     path = Path(path)
@@ -79,5 +94,5 @@ def load_map(path: str | Path) -> NDArray[np.float32]:
             low, high = float(picture.info["minimum"]), float(picture.info["maximum"])
             codes = np.asarray(picture, dtype=np.float64)
     except (OSError, ValueError, KeyError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} is no anomaly map written by save_map: {error}") from error
+        raise DataError(f"{path} must be an anomaly map written by save_map, but got {error}") from error
     return (low + codes * ((high - low) / LEVELS)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""An HTML page of results: one file, no script, nothing loaded from elsewhere, light or dark as the reader's system."""
+"""HTML pages of results: without scripts or external resources, light or dark as the system."""
 
 __all__ = ["Entry", "Picture", "Section", "Table", "embed", "link", "render_page"]
 
@@ -6,7 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import PurePath
 from typing import Literal, NamedTuple
@@ -37,13 +37,12 @@ img { width: 100%; height: auto; max-height: 24rem; object-fit: contain; display
 
 
 class Picture(NamedTuple):
-    """A picture of the page.
+    """One picture of a page.
 
-    Fields:
-        source: made by `embed` or `link`.
-        description: of what is to be seen, for those who cannot see it.
-        size: width and height in pixels. A browser reserves the place by it, so that a page of thousands of pictures
-            neither jumps nor loads those that are far below.
+    Args:
+        source: Result of `embed` or `link`.
+        description: Alternative text.
+        size: Width and height in pixels. Browsers reserve this space, so that pictures further down can load later.
 
     Example:
         >>> from PIL import Image
@@ -59,13 +58,13 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the page.
+    """One image of a page.
 
     Args:
-        name: how it is called; any text, it is escaped.
-        score: its section is sorted by it, the highest first.
-        pictures: side by side.
-        note: a few words under the name.
+        name: Any text.
+        score: Anomaly score. A section lists its entries from the highest score to the lowest.
+        pictures: Pictures shown side by side.
+        note: Text under the name.
 
     Example:
         >>> Entry("crack/000", 2.1, (), note="found").score
@@ -80,7 +79,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """Images whose scores compare: those of one model.
+    """Images with comparable scores, those of one model.
+
+    Args:
+        heading: Text above the entries.
+        entries: The images, in any order.
 
     Example:
         >>> Section("brick", (Entry("crack/000", 2.1, ()), Entry("good/000", 0.3, ()))).entries[0].name
@@ -93,7 +96,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: a header, and rows of cells; the first column is text, the others are numbers.
+    """A small table whose first column is text and whose other columns are numbers.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells per row.
 
     Example:
         >>> Table(("texture", "image AUROC"), (("brick", "0.98"),)).header
@@ -101,14 +108,15 @@ class Table:
     """
 
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...] = field(default=())
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 def embed(picture: Image.Image, format: Literal["PNG", "JPEG"] = "PNG") -> str:
-    """A picture as a source that carries its own content; JPEG is a quarter of the size for photographs.
+    """Return a picture as a `data:` URL; for photographs, JPEG is a quarter of the size of PNG.
 
-    >>> embed(Image.new("RGB", (1, 1)))[:22]
-    'data:image/png;base64,'
+    Example:
+        >>> embed(Image.new("RGB", (1, 1)))[:22]
+        'data:image/png;base64,'
     """
     buffer = io.BytesIO()
     if format == "JPEG":
@@ -119,10 +127,11 @@ def embed(picture: Image.Image, format: Literal["PNG", "JPEG"] = "PNG") -> str:
 
 
 def link(path: PurePath) -> str:
-    """A source that refers to a file relative to the page.
+    """Return the URL of a file, given by its path relative to the page.
 
-    >>> link(PurePath("heat maps/50%#1.png"))
-    'heat%20maps/50%25%231.png'
+    Example:
+        >>> link(PurePath("heat maps/50%#1.png"))
+        'heat%20maps/50%25%231.png'
     """
     return quote(os.fsencode(path.as_posix()))
 
@@ -130,17 +139,18 @@ def link(path: PurePath) -> str:
 def render_page(
     title: str, sections: Sequence[Section], *, lines: Sequence[str] = (), table: Table | None = None
 ) -> str:
-    """The page as a string.
+    """Render a page as a string.
 
     Args:
-        title: heading and window title.
-        sections: the images, in any order.
-        lines: paragraphs under the title.
-        table: metrics, shown before the images.
+        title: Heading and window title.
+        sections: Images.
+        lines: Paragraphs under the title.
+        table: Metrics, shown before the images.
 
-    >>> page = render_page("Results", [Section("brick", (Entry("<b>.png", 0.5, ()),))])
-    >>> "<b>" in page, "&lt;b&gt;.png" in page
-    (False, True)
+    Example:
+        >>> page = render_page("Results", [Section("brick", (Entry("<b>.png", 0.5, ()),))])
+        >>> "<b>" in page, "&lt;b&gt;.png" in page
+        (False, True)
     """
     parts = [
         "<!doctype html>",

@@ -1,6 +1,6 @@
-"""More images than one process should score: blocks of them on a Ray cluster, each committed as one file.
+"""Scoring of many images in blocks on a Ray cluster; each block is committed as one file.
 
-`semflow score` is the command. Nothing of Ray is imported before it is needed (extra `ray`).
+The command line uses it for `semflow score`. Ray (extra `ray`) is imported when a function needs it.
 """
 
 from .blocks import BlockStore

@@ -1,42 +1,36 @@
-"""Blocks of images, each committed as one file: a run that is killed and started again does what is missing."""
+"""Blocks of images, each committed as one file, so that a restarted run does only the missing ones."""
 
 __all__ = ["BLOCKS", "BlockStore", "read_manifest"]
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from semflow._version import __version__
-from semflow.app.report.files import naming, refuse_occupied
 from semflow.errors import DataError
-from semflow.files.tensors import write_atomic
+from semflow.files import hash_parts, refuse_occupied, remove_partial, replace_file, writing
 
 from .listing import Listing
 from .rows import Block, Committed, read_about
 
 MANIFEST, BLOCKS = "score.json", "blocks"
 FORMAT = 1
-SAID = {"semflow": "version of semflow", "images": "number of images in --input", "input": "--input"}
+LABELS = {"semflow": "version of semflow", "images": "number of images in --input", "input": "--input"}
 
 
 class BlockStore:
-    """A folder with a manifest, `score.json`, and a file a block in `blocks/`.
+    """Folder with a manifest, `score.json`, and one file per block in `blocks/`.
 
-    The manifest says what the rows depend on: the model, the images, the size of a block, the version. A block's file
-    is named by its number and by a hash of the manifest and of its images' names, and appears in one step when it is
-    whole. Whoever writes it, and how often, it holds the same rows.
+    The manifest stores what the rows depend on: model, images, block size and version. The name of a block's file
+    contains its number and a digest of the manifest and of its image names; the file appears atomically. Every worker
+    that computes a block writes the same rows.
 
     Args:
-        folder: of the results.
-        listing: the images.
-        block_size: images in a block.
-        origin: what else the rows depend on, by the name of its option.
-
-    Raises:
-        DataError: the folder holds something else, or a run of other images, blocks, options or another model.
+        folder: Folder of the results.
+        listing: The images.
+        block_size: Images per block.
+        origin: Other values that the rows depend on, by the name of the option.
 
     Example:
         >>> import tempfile
@@ -55,42 +49,46 @@ class BlockStore:
         self.manifest: dict[str, Any] = {**about, "images": len(listing.names), "input": listing.digest}
 
     def open(self) -> None:
-        """Begin the folder, or see that it was begun in the same way."""
+        """Create the folder, or check that it was created with the same manifest.
+
+        Raises:
+            DataError: If the folder has other files, or belongs to a run with another model, other images or options.
+        """
         if not (self.folder / MANIFEST).is_file():
             refuse_occupied(self.folder)
-        with naming(self.folder):
+        with writing(self.folder):
             if not (self.folder / MANIFEST).is_file():
                 (self.folder / BLOCKS).mkdir(parents=True, exist_ok=True)
                 text = json.dumps(self.manifest, indent=2) + "\n"
-                write_atomic(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
-        begun = read_manifest(self.folder)
-        for key in {**self.manifest, **begun}:
-            was, now = begun.get(key), self.manifest.get(key)
+                replace_file(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
+        stored = read_manifest(self.folder)
+        for key in {**self.manifest, **stored}:
+            was, now = stored.get(key), self.manifest.get(key)
             if was != now:
                 raise DataError(
-                    f"output {self.folder} was begun with another {SAID.get(key, key)}: it was {was} and is {now}; "
-                    "go on with what it was, or choose a new folder"
+                    f"{LABELS.get(key, key)} must be {was} as in {self.folder}, but got {now}; "
+                    "use the same value or choose a new folder"
                 )
 
     def __len__(self) -> int:
         return -(-len(self.listing.names) // self.block_size)
 
     def __iter__(self) -> Iterator[Block]:
-        stem = _hash(json.dumps(self.manifest, sort_keys=True))
+        stem = json.dumps(self.manifest, sort_keys=True)
         for index, start in enumerate(range(0, len(self.listing.names), self.block_size)):
             names = self.listing.names[start : start + self.block_size]
-            yield Block(index, f"{index:07d}-{_hash(stem, *names)}.parquet", names)
+            yield Block(index, f"{index:07d}-{hash_parts((stem, *names))[:16]}.parquet", names)
 
     def committed(self, notice: Callable[[str], object]) -> dict[int, Committed]:
-        """The committed blocks by number.
+        """Return the committed blocks by number.
 
         Args:
-            notice: is told, in a line, of a file that is broken; its block is done again.
+            notice: Receives a message for each broken file; its block counts as missing.
 
         Raises:
-            DataError: among the blocks lies a file that is none of them.
+            DataError: If the folder of blocks contains another file.
         """
-        with naming(self.folder / BLOCKS):
+        with writing(self.folder / BLOCKS):
             (self.folder / BLOCKS).mkdir(exist_ok=True)
             there = {path.name for path in (self.folder / BLOCKS).iterdir() if not path.name.startswith(".")}
         found = {}
@@ -101,40 +99,32 @@ class BlockStore:
                 try:
                     about = read_about(path)
                     if (about.block, about.images) != (block.number, len(block.names)):
-                        raise DataError(f"it holds {about.images} images of block {about.block}")
+                        raise DataError(
+                            f"metadata must be of block {block.number}, but got {about.images} images of {about.block}"
+                        )
                     found[block.number] = about
                 except DataError as error:
-                    notice(f"{path}: broken, its block is done again ({error})")
+                    notice(f"{path} is broken, its block is computed again: {error}")
         if there:
-            raise DataError(
-                f"output {self.folder / BLOCKS} holds {min(there)}, which is none of its blocks; move it away"
-            )
+            raise DataError(f"{self.folder / BLOCKS} must contain only blocks, but got {min(there)}; move it elsewhere")
         return found
 
     def tidy(self) -> None:
-        """Remove what killed processes have left of writing blocks; to be called when all are there."""
-        for path in (self.folder / BLOCKS).glob(".*"):
-            path.unlink(missing_ok=True)
+        """Remove temporary files of killed processes; call it when all blocks are committed."""
+        remove_partial(self.folder / BLOCKS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder of results says of itself.
+    """Return the manifest of a folder of results.
 
     Raises:
-        DataError: it says nothing, or something broken.
+        DataError: If the manifest is missing or broken.
     """
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected the manifest of a run, but: {error}; choose a new folder") from None
+        raise DataError(f"{path} must be the manifest of a run, but got {error}; choose a new folder") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: expected an object of JSON, but got {type(found).__name__}; choose a new folder")
+        raise DataError(f"{path} must be a JSON object, but got {type(found).__name__}; choose a new folder")
     return found
-
-
-def _hash(*texts: str) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        digest.update(os.fsencode(text) + b"\0")
-    return digest.hexdigest()

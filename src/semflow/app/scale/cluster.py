@@ -1,4 +1,4 @@
-"""Ray, connected: the cluster that RAY_ADDRESS names, or this machine."""
+"""Connection to Ray: to the cluster that RAY_ADDRESS names, or to this machine."""
 
 __all__ = ["connected", "cpu_count", "resources"]
 
@@ -10,35 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def connected(cpus: int = 1) -> Iterator[Any]:
-    """The module `ray`, connected while the block runs.
+    """Connect to Ray while the block runs.
 
-    The environment variable RAY_ADDRESS names the cluster (`auto`: the one that `ray start` made this machine part of).
-    Without it Ray runs on this machine alone and ends with the block; its dashboard is off, and so are its usage
-    statistics unless RAY_USAGE_STATS_ENABLED says otherwise. Where Ray is connected already, that is taken and stays.
+    The environment variable RAY_ADDRESS names the cluster; `auto` means the one that `ray start` connected to.
+    Without it, Ray runs on this machine only and ends with the block; its dashboard is off, and so are its usage
+    statistics unless RAY_USAGE_STATS_ENABLED is set. An existing connection is used and stays open.
 
     Args:
-        cpus: to count on this machine, if it has fewer. Ray does not start what does not fit into them.
+        cpus: Number of CPUs that Ray counts on this machine, if it has fewer. Ray only starts what they allow.
+
+    Yields:
+        The module `ray`.
 
     Raises:
-        ConfigError: Ray is not installed, or there is no cluster at the address.
+        ConfigError: If ray is not installed, or no cluster answers at the address.
     """
-    ray: Any = need("ray")
+    ray: Any = import_optional("ray")
     if ray.is_initialized():
         yield ray
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core calls errors what are none
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core logs harmless events as errors
     options: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,13 +52,13 @@ def connected(cpus: int = 1) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             if "AuthenticationError" in f"{error} {error.__cause__}":
                 raise ConfigError(
-                    f"RAY_ADDRESS {address}: the cluster expects its token; set RAY_AUTH_MODE=token, and "
-                    "RAY_AUTH_TOKEN where ~/.ray/auth_token is not that of the cluster"
+                    f"RAY_AUTH_TOKEN must be the token of the cluster at {address}, but got another; set "
+                    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token has the token"
                 ) from error
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
-                f"RAY_ADDRESS {address}: expected a Ray cluster, but: {reason}; begin one with ray start --head, "
-                "or unset RAY_ADDRESS for this machine alone"
+                f"RAY_ADDRESS must be the address of a Ray cluster, but got {address} ({reason}); start one with "
+                "ray start --head, or unset RAY_ADDRESS to use this machine only"
             ) from error
     try:
         yield ray
@@ -64,14 +67,14 @@ def connected(cpus: int = 1) -> Iterator[Any]:
 
 
 def resources(ray: Any) -> tuple[float, float]:
-    """The CPUs and GPUs of all machines together."""
+    """Return the numbers of CPUs and GPUs of the cluster."""
     found = ray.cluster_resources()
     return float(found.get("CPU", 0)), float(found.get("GPU", 0))
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM to itself when it starts, and would end this program without a word."""
+    """Restore the handler of SIGTERM: Ray installs one that ends the program without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,13 +88,13 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without standard error, where Ray's core tells which level its log has. What fails is an exception."""
+    """Discard standard error, where Ray's core prints its log level. Failures are exceptions."""
     sys.stderr.flush()
-    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    own, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
         os.dup2(own, 2)
         os.close(own)
-        os.close(nowhere)
+        os.close(null)

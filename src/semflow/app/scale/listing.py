@@ -1,27 +1,27 @@
-"""What is to be scored: the images of a folder, a list or a table, each once and always in the same order."""
+"""Lists of the images to score, from a folder, a text file or a table."""
 
 __all__ = ["Listing", "read_listing"]
 
-import hashlib
 import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.data import open_dataset
 from semflow.errors import DataError
+from semflow.files import hash_parts
 
 COLUMN = "path"
 
 
 class Listing(NamedTuple):
-    """Images by name; the file of one is `root / name`, which is the name itself where that is absolute.
+    """Ordered images; the path of each is `root / name`.
 
     Args:
-        root: an absolute folder.
-        names: in order, as the rows of the result call them.
+        root: Absolute folder.
+        names: Paths relative to `root`, or absolute ones, as they appear in the results.
 
     Example:
         >>> listing = Listing(Path("/parts"), ("a.png", "b.png"))
@@ -34,82 +34,82 @@ class Listing(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """A hash of the folder and all names. The images are not read for it: there may be millions."""
-        digest = hashlib.blake2b(digest_size=16)
-        for text in (str(self.root), *self.names):
-            digest.update(os.fsencode(text) + b"\0")
-        return digest.hexdigest()
+        """Digest of the folder and all names, not of the images' content: there may be millions."""
+        return hash_parts((str(self.root), *self.names))
 
 
 def read_listing(path: str | PathLike[str]) -> Listing:
-    """The images of a folder, of a list or of a table.
+    r"""Read the images of a folder, a text file or a table.
 
-    - A folder, or one image: as `semflow predict` takes it, all images under it by their relative paths.
-    - A `.txt` file: a path a line, UTF-8. Empty lines do not count.
-    - A `.parquet` file, or a folder of them that is called so: its column `path`.
+    - A folder or a single image, as `semflow predict` takes it: all images in it, by their relative paths.
+    - A `.txt` file in UTF-8 with one path per line. Empty lines are ignored.
+    - A `.parquet` file, or a folder of such files whose name ends in `.parquet`: the column `path`.
 
-    Relative paths in a list or a table are relative to the folder that it lies in.
+    Relative paths in a file are relative to its folder.
 
     Args:
-        path: of one of these.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "list.txt").write_text("a/1.png\\na/2.png\\n")
-    ...     listing = read_listing(Path(folder) / "list.txt")
-    >>> listing.names
-    ('a/1.png', 'a/2.png')
+        path: One of these.
 
     Raises:
-        DataError: there is nothing there, nothing in it, or an image twice.
+        DataError: If the path does not exist, or lists no image or an image twice.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "list.txt").write_text("a/1.png\na/2.png\n")
+        ...     listing = read_listing(Path(folder) / "list.txt")
+        >>> listing.names
+        ('a/1.png', 'a/2.png')
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: expected images, a list or a table, but there is nothing; check the path.")
+        raise DataError(f"{path} must be a folder, an image, a list or a table, but got none; check the path")
     if path.suffix.lower() == ".parquet":
-        return _once(path, _of_table(path))
+        return _without_repeats(path, _read_table(path))
     if path.suffix.lower() == ".txt" and path.is_file():
-        return _once(path, _of_list(path))
+        return _without_repeats(path, _read_list(path))
     dataset = open_dataset(path, "predict")
     root = Path(getattr(dataset, "root", path.parent))
     names = tuple(Path(file).relative_to(root).as_posix() for file in dataset.paths)
-    return Listing(Path(os.path.abspath(root)), names)  # noqa: PTH100 - links stay as they are
+    return Listing(Path(os.path.abspath(root)), names)  # noqa: PTH100 - resolve would follow links
 
 
-def _of_list(path: Path) -> list[str]:
+def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # names of files may hold any bytes
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # file names may contain any bytes
     except OSError as error:
-        raise DataError(f"{path}: expected a list that can be read, but: {error.strerror}; look at it.") from None
+        raise DataError(f"{path} must be readable, but got {error.strerror}; allow it") from None
     if "\0" in text:
-        raise DataError(f"{path}: expected a path a line, but it is no text; name a list, a table or a folder.")
+        raise DataError(f"{path} must have one path per line, but got binary data; give a list, a table or a folder")
     return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line.strip()]
 
 
-def _of_table(path: Path) -> list[str]:
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+def _read_table(path: Path) -> list[str]:
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     try:
         schema = parquet.ParquetDataset(path).schema
         if COLUMN not in schema.names:
-            raise DataError(f"{path}: expected a column {COLUMN}, but it has {', '.join(schema.names)}; rename one.")
+            raise DataError(f"{path} must have a column {COLUMN}, but got {', '.join(schema.names)}; rename one")
         names = parquet.read_table(path, columns=[COLUMN])[COLUMN].to_pylist()
     except (arrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: expected a Parquet table, but: {reason}; write it again.") from None
+        raise DataError(f"{path} must be a Parquet table, but got {reason}; write it again") from None
     for row, name in enumerate(names):
         if not (isinstance(name, str) and name.strip()):
-            raise DataError(f"{path}: expected a path in each row of {COLUMN}, but row {row} holds {name!r}; mend it.")
+            raise DataError(f"{path} must have a path in each row, but got {name!r} in row {row}; correct it")
     return list(names)
 
 
-def _once(path: Path, names: Sequence[str]) -> Listing:
-    """A listing that names no image twice: every image is to have one row."""
+def _without_repeats(path: Path, names: Sequence[str]) -> Listing:
+    """Build a listing of at least one image, and of each image once."""
     if not names:
-        raise DataError(f"{path}: expected the paths of images, but there is none; check the file.")
-    root = Path(os.path.abspath(path.parent))  # noqa: PTH100 - links stay as they are
+        raise DataError(f"{path} must contain paths of images, but got none; check the file")
+    root = Path(os.path.abspath(path.parent))  # noqa: PTH100 - resolve would follow links
     seen: dict[str, int] = {}
     for place, name in enumerate(names, 1):
-        before = seen.setdefault(os.path.normpath(os.path.join(root, name)), place)  # noqa: PTH118 - a million times
+        before = seen.setdefault(os.path.normpath(os.path.join(root, name)), place)  # noqa: PTH118 - faster for millions
         if before != place:
-            raise DataError(f"{path}: expected each image once, but {name} is the {before}. and the {place}.; mend it.")
+            raise DataError(
+                f"{path} must list each image once, but got {name} as entries {before} and {place}; remove one"
+            )
     return Listing(root, tuple(names))

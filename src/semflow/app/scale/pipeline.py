@@ -1,4 +1,4 @@
-"""The pipeline: blocks of names, decoded by tasks, scored and committed by a pool of actors that hold the model."""
+"""Pipeline on Ray: tasks decode the images of a block, and actors with the model score and commit it."""
 
 __all__ = ["Workers", "score_blocks"]
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from semflow import errors
-from semflow.app.export.runtime import need
+from semflow._optional import import_optional
 from semflow.data import decode_image
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
@@ -30,18 +30,18 @@ from .rows import Block, Committed, commit_block, printable
 from .waiting import rows_while_possible
 
 LARGEST = 2**30
-"""Bytes of the images of a block, which travel together."""
+"""Most bytes of the decoded images of a block, which are sent together."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who scores.
+    """Processes that score.
 
     Args:
-        count: processes, each with the model.
-        threads: CPUs of each, where it has no GPU.
-        gpu: whether each has a GPU.
-        batch_size: images at a time.
+        count: Number of processes, each with the model.
+        threads: CPUs of each process without a GPU.
+        gpu: Whether each process has a GPU.
+        batch_size: Images per batch.
     """
 
     count: int = 1
@@ -51,7 +51,7 @@ class Workers:
 
     @property
     def cpus(self) -> int:
-        """What they need, with one more to decode images."""
+        """Number of CPUs of all workers and of one task that decodes images."""
         return 1 + (0 if self.gpu else self.count * self.threads)
 
 
@@ -64,39 +64,41 @@ def score_blocks(
     workers: Workers,
     skip: bool = False,
 ) -> Iterator[Committed]:
-    """Score blocks and commit them; each is told when its file is there, in any order.
+    """Score blocks and commit them.
 
-    Decoding runs in tasks of one CPU each, as many as there are CPUs left. The store's folder, the images and the model
-    must be at the same place on all machines.
+    Tasks of one CPU each decode the images on all CPUs that the workers leave free. The folder of the store, the images
+    and the model must have the same paths on all machines.
 
     Args:
-        ray: connected, see `connected`.
-        store: opened.
-        blocks: of it, those to do.
-        load: the model, on the device it is to run on; a function that pickles.
-        image_size: of the model.
-        workers: how many, and of what.
-        skip: whether an image that cannot be read becomes a row that says so. Otherwise it ends the run by its error,
-            and its block is not committed.
+        ray: Module `ray`, see `connected`.
+        store: Opened store.
+        blocks: Blocks of the store to score.
+        load: Picklable function that returns the model on its device.
+        image_size: Side of the model's images in pixels.
+        workers: Processes to start.
+        skip: Store the error of an image that cannot be read in its row, instead of raising it.
+
+    Yields:
+        Summaries of the blocks, in the order in which they are committed.
 
     Raises:
-        ConfigError: the blocks are too large.
-        SemflowError: of its kind, what a worker has met: an image that cannot be read, a disk that is full.
-        ProcessError: a worker failed otherwise, or a machine was lost and those that are left have no room.
+        ConfigError: If the blocks are too large.
+        SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.
+        ProcessError: If a worker failed in another way, or the cluster lost a machine and cannot run all workers.
     """
     bytes_each = store.block_size * 3 * image_size**2
     if bytes_each > LARGEST:
         most = LARGEST // (3 * image_size**2)
         raise ConfigError(
-            f"--block-size {store.block_size}: the images of a block travel together and are {bytes_each / 2**30:.1f} "
-            f"GiB at {image_size} px, expected at most 1 GiB; choose {most} or less"
+            f"--block-size must be at most {most} for images of {image_size} px, but got {store.block_size}, "
+            f"which needs {bytes_each / 2**30:.1f} GiB; choose a smaller one"
         )
-    data: Any = need("ray.data")
+    data: Any = import_optional("ray.data")
     items = [{"block": b.number, "file": b.file, "names": [os.fsencode(name) for name in b.names]} for b in blocks]
     own: dict[str, Any] = {"num_gpus": 1} if workers.gpu else {"num_cpus": workers.threads}
     pipeline = (
         data.from_items(items, override_num_blocks=len(items))
-        # Ray would decode inside the workers if both asked for the same resources: this one says its memory too.
+        # The memory keeps Ray from fusing decoding into the workers, as it does for steps of equal resources.
         .map(_decode, fn_args=(store.listing.root, image_size), num_cpus=1, memory=bytes_each)
         .map(
             _Worker,
@@ -105,7 +107,7 @@ def score_blocks(
             **own,
         )
     )
-    pipeline.context.enable_progress_bars = pipeline.context.print_on_execution_start = False  # a copy of its own
+    pipeline.context.enable_progress_bars = pipeline.context.print_on_execution_start = False  # not the global context
     try:
         found = rows_while_possible(pipeline.iter_rows(), lambda: _lacking(ray, workers), waiting.PATIENCE)
         with closing(found) as rows:
@@ -116,23 +118,23 @@ def score_blocks(
     except ray.exceptions.RayError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ProcessError(
-            f"a worker failed: {reason[-1][:300]}; committed blocks are kept, the same command goes on from there"
+            f"workers must finish, but got {reason[-1][:300]}; repeat the command to do the remaining blocks"
         ) from error
 
 
 def _lacking(ray: Any, workers: Workers) -> str:
-    """What the machines that are left lack, as the message that ends the command."""
+    """Return the message of the error if the cluster cannot run the workers, and "" otherwise."""
     cpus, gpus = resources(ray)
     if cpus >= workers.cpus and gpus >= workers.gpu * workers.count:
         return ""
     return (
-        f"a machine was lost, and those that are left have {cpus:g} CPUs and {gpus:g} GPUs, too few for "
-        f"{workers.count} workers; committed blocks are kept, the same command with fewer --workers goes on from there"
+        f"the cluster must run {workers.count} workers, but got {cpus:g} CPUs and {gpus:g} GPUs after losing a "
+        "machine; repeat the command with fewer --workers to do the remaining blocks"
     )
 
 
 def _decode(row: dict[str, Any], root: Path, image_size: int) -> dict[str, Any]:
-    """Add the images of a block (N, 3, S, S), black where one cannot be read, and why it cannot."""
+    """Add the images of a block (N, 3, S, S) to its row, and their errors; images that cannot be read are black."""
     names = [os.fsdecode(name) for name in row["names"]]
     images = np.zeros((len(names), 3, image_size, image_size), np.uint8)
     messages = [""] * len(names)
@@ -145,10 +147,7 @@ def _decode(row: dict[str, Any], root: Path, image_size: int) -> dict[str, Any]:
 
 
 class _Worker:
-    """Holds the model; gives for a block what was committed, or the kind and the message of what went wrong.
-
-    What goes wrong is no exception here: Ray would begin the worker again, and tell of it in a hundred lines.
-    """
+    """Actor with the model. It returns errors as rows: Ray would restart it after an exception and print a long log."""
 
     def __init__(
         self, folder: Path, manifest: dict[str, Any], load: Callable[[], Predictor], workers: Workers, skip: bool
@@ -180,23 +179,23 @@ class _Worker:
     def _check(self, manifest: dict[str, Any]) -> None:
         if read_manifest(self.folder) != manifest:
             raise DataError(
-                f"output {self.folder}: on {socket.gethostname()} it is another folder than where the command runs; "
-                "choose one that all machines share"
+                f"{self.folder} must be the same folder on all machines, but got another on {socket.gethostname()}; "
+                "choose a shared one"
             )
 
     def _score(self, images: NDArray[np.uint8], names: Sequence[str], messages: list[str]) -> dict[str, list[Any]]:
-        """The columns of a block; None where an image could not be read."""
-        whole = [index for index, message in enumerate(messages) if not message]
+        """Compute the columns of a block, with None for images that could not be read."""
+        readable = [index for index, message in enumerate(messages) if not message]
         rows: dict[str, list[Any]] = {key: [None] * len(names) for key in ("score", "p_value", "is_anomalous")}
-        for start in range(0, len(whole), self.batch_size):
-            indices = whole[start : start + self.batch_size]
+        for start in range(0, len(readable), self.batch_size):
+            indices = readable[start : start + self.batch_size]
             batch = torch.from_numpy(images[indices]).float().div_(255.0)
             prediction = self.predictor.predict(batch.to(self.predictor.device))
             for name, column in rows.items():
-                values = getattr(prediction, name)  # None where nothing is calibrated
+                values = getattr(prediction, name)  # None if the model is not calibrated
                 for index, value in zip(indices, [] if values is None else values.cpu().tolist(), strict=False):
                     column[index] = value
         for name, score in zip(names, rows["score"], strict=True):
             if score is not None and not math.isfinite(score):
-                raise ConfigError(f"{name}: its score is {score}; the model is broken, fit it again")
+                raise ConfigError(f"score of {name} must be finite, but got {score}; fit the model again")
         return {**rows, "error": messages}

@@ -1,4 +1,4 @@
-"""The file of a block: a row an image, and in its metadata what a restart needs to know of it."""
+"""Parquet files of blocks: one row per image, and a summary in the metadata for restarts."""
 
 __all__ = ["Block", "Committed", "commit_block", "printable", "read_about"]
 
@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from semflow.app.export.runtime import need
-from semflow.app.report.files import naming
+from semflow._optional import import_optional
 from semflow.errors import DataError
-from semflow.files.tensors import write_atomic
+from semflow.files import replace_file, writing
 
 KEY = b"semflow"
 
 
 class Block(NamedTuple):
-    """Images that are committed together: the block's number, the name of its file, and its images' names.
+    """Images that are committed together.
+
+    Args:
+        number: Number of the block.
+        file: Name of its file.
+        names: Names of its images.
 
     Example:
         >>> Block(0, "0000000-5f0c.parquet", ("a.png", "b.png")).names
@@ -29,14 +33,16 @@ class Block(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What is known of a committed block without reading its rows.
+    """Summary of a committed block.
 
     Args:
-        block: its number.
-        images: rows.
-        errors: rows of images that could not be read, and the first of them, as a message.
-        anomalous: rows that are called anomalous; None where the model is not calibrated.
-        highest: the highest score, and the image that has it; None where no image could be read.
+        block: Number of the block.
+        images: Number of rows.
+        errors: Number of images that could not be read.
+        error: The first error message, or "".
+        anomalous: Number of anomalous images; None if the model is not calibrated.
+        highest: Highest score; None if no image could be read.
+        image: Name of the image with the highest score, or "".
 
     Example:
         >>> Committed(block=0, images=2, errors=0, error="", anomalous=1, highest=2.5, image="b.png").image
@@ -53,23 +59,26 @@ class Committed(NamedTuple):
 
 
 def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> Committed:
-    """Let the file of a block appear, on the disk before it has its name.
+    """Write the file of a block atomically and durably.
 
     Args:
-        folder: of the blocks.
-        block: which.
-        rows: `score`, `p_value` and `is_anomalous`, each None where there is none, and `error`, "" where there is none.
+        folder: Folder of the blocks.
+        block: The block.
+        rows: Columns `score`, `p_value` and `is_anomalous`, with None for missing values, and `error`, "" for none.
+
+    Returns:
+        Summary of the block.
 
     Raises:
-        DataError: the system refuses to write.
+        DataError: If the file cannot be written.
     """
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     names = [printable(name) for name in block.names]
     errors = [printable(text) for text in rows["error"] if text]
     scored = [(score, name) for score, name in zip(rows["score"], names, strict=True) if score is not None]
     highest, image = max(scored, default=(None, ""))
-    said = [x for x in rows["is_anomalous"] if x is not None]
-    anomalous = sum(said) if said else None
+    decisions = [x for x in rows["is_anomalous"] if x is not None]
+    anomalous = sum(decisions) if decisions else None
     about = Committed(block.number, len(names), len(errors), errors[0] if errors else "", anomalous, highest, image)
     columns = {
         "path": arrow.array(names, arrow.string()),
@@ -80,24 +89,25 @@ def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> C
     }
     table = arrow.table(columns).replace_schema_metadata({KEY: json.dumps(about._asdict())})
     path = folder / block.file
-    with naming(path):
-        write_atomic(path, lambda file: parquet.write_table(table, file), durable=True)
+    with writing(path):
+        replace_file(path, lambda file: parquet.write_table(table, file), durable=True)
     return about
 
 
 def read_about(path: Path) -> Committed:
-    """What the metadata of a block's file says.
+    """Read the summary of a block from its file.
 
     Raises:
-        DataError: it is no such file, or not a whole one.
+        DataError: If the file is broken or of another kind.
     """
-    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     try:
         return Committed(**json.loads(parquet.read_metadata(path).metadata[KEY]))
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(" ".join(f"{type(error).__name__}: {error}".split())[:160]) from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise DataError(f"{path.name} must be a Parquet file of semflow score, but got {reason}") from None
 
 
 def printable(text: str) -> str:
-    """With escapes for what is no text: names of files may hold any bytes."""
+    """Escape surrogates, which stand for undecodable bytes in file names."""
     return text.encode("utf-8", "backslashreplace").decode()

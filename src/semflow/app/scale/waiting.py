@@ -1,4 +1,4 @@
-"""The rows of a pipeline, waited for no longer than machines are there that could make them."""
+"""Rows of a pipeline, with a time limit while the cluster lacks resources."""
 
 __all__ = ["PATIENCE", "rows_while_possible"]
 
@@ -12,20 +12,23 @@ from typing import Any
 from semflow.errors import ProcessError
 
 PATIENCE = 300.0
-"""Seconds in which a machine that was lost may come back, where those that are left have no room for all workers."""
+"""Seconds to wait for a lost machine to return if the others cannot run all workers."""
 EVERY = 1.0
 
 
 def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patience: float) -> Generator[Any, None, None]:
-    """Pass rows on. When none comes for long and something is lacking, end: Ray would wait for it for ever.
+    """Yield rows. Stop if no row arrives while resources are missing: Ray would wait forever.
 
     Args:
-        rows: of a pipeline, which are asked for in a thread.
-        lacking: says what is not there, or nothing.
-        patience: seconds for which it may be lacking while no row comes.
+        rows: Rows of a pipeline; a thread iterates over them.
+        lacking: Returns a message if resources are missing, and "" otherwise.
+        patience: Seconds without a row and with missing resources before the error.
+
+    Yields:
+        The rows.
 
     Raises:
-        ProcessError: it is lacking.
+        ProcessError: If resources have been missing for too long; the message is that of `lacking`.
 
     Example:
         >>> list(rows_while_possible([1, 2], lambda: "", 1.0))

@@ -1,8 +1,8 @@
-"""Plots of training, scores and statistics, in one style; they need matplotlib (extra `plot`) when they are called.
+"""Plots of training, scores and predicted statistics; calling one needs matplotlib (extra `plot`).
 
-Each function returns a `matplotlib.figure.Figure`; `save_figure` writes it as PNG and SVG. No global state of
-matplotlib is changed. The colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ in
-their dashes as well.
+Each function returns a `matplotlib.figure.Figure` and leaves matplotlib's global state unchanged; `save_figure` writes
+a figure as PNG and SVG. The colors are those of Okabe and Ito, which suit impaired color vision; lines differ in their
+dashes as well.
 """
 
 from .curves import pro_curve, pro_points, roc_curve, roc_points

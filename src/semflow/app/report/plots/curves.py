@@ -1,4 +1,4 @@
-"""ROC and PRO curves: exact, one point a distinct score, ties merged."""
+"""Exact ROC and PRO curves: one point per distinct score."""
 
 __all__ = ["pro_curve", "pro_points", "roc_curve", "roc_points"]
 
@@ -17,32 +17,42 @@ from .style import FAINT, NORMAL, finish, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 4000
-"""Points drawn of a curve: what a picture can show, and an SVG should hold."""
+_MOST = 4000  # points per curve: more would only enlarge the SVG file
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def roc_points(scores: Values, labels: Values) -> Points:
-    """False- and true-positive rates at every distinct score from the highest on, beginning with (0, 0).
+    """Compute false- and true-positive rates at every distinct score, from the highest to the lowest.
 
-    The area below, by trapezoids, is `semflow.metrics.auroc`.
+    The trapezoidal area under these points is `semflow.metrics.auroc`.
+
+    Args:
+        scores: (N,), higher is more anomalous.
+        labels: (N,), 1 where anomalous.
+
+    Returns:
+        False-positive rates and true-positive rates; the first point is (0, 0).
 
     Raises:
-        ShapeError: as `semflow.metrics.auroc`.
+        ShapeError: As in `semflow.metrics.auroc`.
 
-    >>> [rates.tolist() for rates in roc_points([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])]
-    [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
+    Example:
+        >>> [rates.tolist() for rates in roc_points([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])]
+        [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
     """
     normal, anomalous = split(scores, labels)
     return _points(normal, anomalous, np.ones(len(anomalous)))
 
 
 def pro_points(scores: Maps, anomaly_masks: Maps) -> Points:
-    """False-positive rate of the normal pixels, and mean overlap with the anomalous regions.
+    """Compute the false-positive rate of normal pixels and the mean overlap with anomalous regions, at every score.
 
-    Arguments and errors are those of `semflow.metrics.aupro`.
-    The area up to `fpr_limit`, by trapezoids and divided by it, is AUPRO.
+    The trapezoidal area up to `fpr_limit`, divided by it, is `semflow.metrics.aupro`, which has the same arguments and
+    errors.
+
+    Returns:
+        False-positive rates and mean overlaps; the first point is (0, 0).
     """
     return _points(*split_pixels(scores, anomaly_masks))
 
@@ -50,50 +60,51 @@ def pro_points(scores: Maps, anomaly_masks: Maps) -> Points:
 def _points(normal: NDArray[Any], anomalous: NDArray[Any], weights: NDArray[Any]) -> Points:
     if not (len(normal) and len(anomalous)):
         raise ShapeError(
-            f"labels: expected normal and anomalous scores, got {len(normal)} normal and {len(anomalous)} anomalous"
+            f"labels must have normal and anomalous scores, but got {len(normal)} normal and {len(anomalous)} anomalous"
         )
     scores = np.concatenate((normal, anomalous))
     order = np.argsort(-scores, kind="stable")
     alarms = np.concatenate((np.ones(len(normal)), np.zeros(len(anomalous))))[order].cumsum()
     found = np.concatenate((np.zeros(len(normal)), weights))[order].cumsum()
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of the equal scores
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of equal scores
     rates = [np.concatenate(([0.0], total[last] / total[-1])) for total in (alarms, found)]
     return rates[0], rates[1]
 
 
 def roc_curve(scores: Values, labels: Values, *, title: str = "Images") -> "Figure":
-    """The ROC curve of images with its area.
+    """Plot the ROC curve of images, with its area.
 
     Args:
         scores: (N,), higher is more anomalous.
         labels: (N,), 1 where anomalous.
-        title: above the plot.
+        title: Title of the plot.
 
-    >>> figure = roc_curve([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])
-    >>> figure.axes[0].get_legend().get_texts()[0].get_text()
-    'area 0.750'
+    Example:
+        >>> figure = roc_curve([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])
+        >>> figure.axes[0].get_legend().get_texts()[0].get_text()
+        'area 0.750'
     """
     x, y = roc_points(scores, labels)
     return _curve(x, y, 1.0, title, "true-positive rate")
 
 
 def pro_curve(scores: Maps, anomaly_masks: Maps, *, fpr_limit: float = 0.3, title: str = "Pixels") -> "Figure":
-    """The per-region-overlap curve up to a false-positive rate, with its area divided by that rate (AUPRO).
+    """Plot the per-region overlap up to a false-positive rate, with its area divided by that rate (AUPRO).
 
     Args:
-        scores: anomaly maps (B, H, W), one (H, W), or a list of (H, W).
-        anomaly_masks: 1 where anomalous; the shapes of `scores`.
-        fpr_limit: in (0, 1].
-        title: above the plot.
+        scores: Anomaly maps (B, H, W), a single one (H, W), or a list of (H, W).
+        anomaly_masks: Masks of the same shapes, 1 where anomalous.
+        fpr_limit: Largest false-positive rate, in (0, 1].
+        title: Title of the plot.
     """
     if not 0 < fpr_limit <= 1:
-        raise ConfigError(f"fpr_limit: expected a rate above 0 and at most 1, got {fpr_limit}; the usual one is 0.3")
+        raise ConfigError(f"fpr_limit must be in (0, 1], but got {fpr_limit}")
     x, y = pro_points(scores, anomaly_masks)
     return _curve(x, y, fpr_limit, title, "mean overlap with the regions")
 
 
 def _curve(x: NDArray[np.float64], y: NDArray[np.float64], limit: float, title: str, y_label: str) -> "Figure":
-    end = int(np.searchsorted(x, limit))  # the first point not before the limit: the segment that leads to it is cut
+    end = int(np.searchsorted(x, limit))  # first point at or above the limit: cut the segment before it
     share = (limit - x[end - 1]) / (x[end] - x[end - 1])
     x, y = np.append(x[:end], limit), np.append(y[:end], y[end - 1] + share * (y[end] - y[end - 1]))
     area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) / limit

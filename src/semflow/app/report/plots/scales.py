@@ -1,4 +1,4 @@
-"""The semantic-aware base, scale by scale: where its variance lies in an image, and what latents make of its means."""
+"""Plots of the semantic Gaussian base per scale: predicted variances, and latents against the means."""
 
 __all__ = ["base_by_scale", "variance_maps"]
 
@@ -21,21 +21,25 @@ if TYPE_CHECKING:
 
 
 def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[int] | None = None) -> "Figure":
-    """An image and the predicted variance at each scale, each with its own colour bar.
+    """Plot an image and the predicted variance at each scale, each with its own color bar.
 
     Args:
         image: (3, H, W) in [0, 1].
-        variances: one (H_k, W_k) a scale, of `Prediction.variance`.
-        strides: of the scales, for the titles.
+        variances: One map (H_k, W_k) per scale, as in `Prediction.variance`.
+        strides: Stride of each scale, for the titles.
 
-    >>> import torch
-    >>> figure = variance_maps(torch.rand(3, 16, 16), [torch.rand(4, 4), torch.rand(2, 2)], strides=(4, 8))
-    >>> [axes.get_title() for axes in figure.axes[:3]]
-    ['image', 'stride 4', 'stride 8']
+    Raises:
+        ShapeError: If `variances` are empty or no maps.
+
+    Example:
+        >>> import torch
+        >>> figure = variance_maps(torch.rand(3, 16, 16), [torch.rand(4, 4), torch.rand(2, 2)], strides=(4, 8))
+        >>> [axes.get_title() for axes in figure.axes[:3]]
+        ['image', 'stride 4', 'stride 8']
     """
     maps = [to_array(variance) for variance in variances]
     if not maps or any(variance.ndim != 2 for variance in maps):
-        raise ShapeError(f"variances must be maps (H, W), one a scale, but got {[variance.shape for variance in maps]}")
+        raise ShapeError(f"variances must be one map (H, W) per scale, but got {[variance.shape for variance in maps]}")
     figure, axes = new_figure(1 + len(maps), width=2.9, height=2.7)
     axes[0, 0].imshow(np.clip(to_array(image).transpose(1, 2, 0), 0, 1))
     axes[0, 0].set_title("image", fontsize=10)
@@ -52,24 +56,24 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
 def base_by_scale(
     scales: Sequence[Latents], anomaly_masks: Tensor, means: tuple[float, float] = (0.0, 1.0), bins: int = 40
 ) -> "Figure":
-    """For each scale the latents' mean over channels, and the predicted variance, at normal and at anomalous locations.
+    """Plot histograms of latents and of predicted variances at normal and at anomalous locations, per scale.
 
-    What training wants shows in the first row: latents about the mean of their kind (the lines), the two kinds apart.
-    The second row is the base's variance at the same locations.
+    The first row shows the latents' mean over channels: training moves the two kinds of locations toward the means of
+    the base, the dashed lines. The second row shows the predicted variance at the same locations.
 
     Args:
-        scales: of `Detector.encode`, with statistics.
-        anomaly_masks: (B, H, W), true where anomalous; a location is anomalous if any of its pixels is.
-        means: normal and anomalous, of the base.
-        bins: of each histogram.
+        scales: Result of `Detector.encode`, with statistics.
+        anomaly_masks: (B, H, W), true where anomalous. A location is anomalous if any of its pixels is.
+        means: Normal and anomalous mean of the base.
+        bins: Bins of each histogram.
 
     Raises:
-        ShapeError: a scale has no statistics.
+        ShapeError: If a scale has no statistics.
     """
     figure, axes = new_figure(len(scales), 2, width=3.4, height=2.6)
     for k, scale in enumerate(scales):
         if scale.statistics is None:
-            raise ShapeError(f"scales[{k}] must have statistics, but has none: its base is a standard normal")
+            raise ShapeError(f"scales[{k}] must have statistics, but got none: its base is a standard normal")
         marked = to_array(mask_to_grid(anomaly_masks, (scale.z.shape[2], scale.z.shape[3]), "max")) > 0
         _two_kinds(axes[0, k], to_array(scale.z.mean(1)), marked, bins)
         for mean, color in zip(means, (NORMAL, ANOMALOUS), strict=True):

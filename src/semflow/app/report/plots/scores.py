@@ -1,4 +1,4 @@
-"""Scores of normal and of anomalous images, and the threshold between them."""
+"""Histogram of the scores of normal and of anomalous images."""
 
 __all__ = ["score_histogram"]
 
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 def score_histogram(
     scores: Values, labels: Values, *, threshold: float | None = None, bins: int = 30, title: str = "Scores of images"
 ) -> "Figure":
-    """Histograms of both kinds over the same bins; the threshold with the rates that it has on these images.
+    """Plot histograms of both kinds of images over the same bins, and the share of each above a threshold.
 
     Args:
         scores: (N,), higher is more anomalous.
         labels: (N,), 1 where anomalous; all may be normal.
-        threshold: of a calibration; an image above it is called anomalous.
-        bins: of the range of all scores.
-        title: above the plot.
+        threshold: Score above which an image counts as anomalous.
+        bins: Number of bins over the range of all scores.
+        title: Title of the plot.
 
-    >>> figure = score_histogram([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
-    >>> figure.axes[0].get_legend().get_texts()[-1].get_text()
-    'threshold 0.25: 33 % of normal, 100 % of anomalous above'
+    Raises:
+        ConfigError: If `bins` is less than 1.
+
+    Example:
+        >>> figure = score_histogram([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
+        >>> figure.axes[0].get_legend().get_texts()[-1].get_text()
+        'threshold 0.25: 33 % of normal, 100 % of anomalous above'
     """
     if bins < 1:
         raise ConfigError(f"bins must be at least 1, but got {bins}")

@@ -1,39 +1,37 @@
-"""What all plots share: a figure, its axes, its colours, and how it is saved."""
+"""Figures, axes, colors and files that all plots share."""
 
 __all__ = ["ANOMALOUS", "FAINT", "NORMAL", "THRESHOLD", "finish", "heat_colormap", "new_figure", "save_figure"]
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semflow._optional import import_optional
 from semflow.app.report.colors import HEAT_ANCHORS
-from semflow.app.report.files import write_atomic
-from semflow.errors import ConfigError
+from semflow.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's blue, vermilion and bluish green, and a grey: apart in colour-blindness, by lightness in grey print.
+# Blue, vermilion and bluish green of Okabe and Ito, and a gray; they differ in lightness too.
 NORMAL, ANOMALOUS, THRESHOLD, FAINT = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 
 
 def new_figure(columns: int = 1, rows: int = 1, *, width: float = 4.4, height: float = 3.2) -> "tuple[Figure, Any]":
-    """A figure of panels, each of this size in inches, and its axes (rows, columns).
+    """Create a figure of panels of the given size in inches.
+
+    Returns:
+        The figure, and its axes (rows, columns).
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise ConfigError('plots need matplotlib; install it with: pip install "semflow[plot]"')
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = import_optional("matplotlib.figure").Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def finish(axes: Any, title: str, x: str, y: str) -> None:
-    """Title, labels, a faint grid, no box; a legend where something is labelled."""
+    """Add title, axis labels, a faint grid and, if anything is labeled, a legend; remove the box."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -45,21 +43,24 @@ def finish(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def heat_colormap() -> Any:
-    """The colours of heat maps as a colormap of matplotlib."""
+    """Return the colors of heat maps as a colormap of matplotlib."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255.0))
 
 
 def save_figure(figure: "Figure", path: str | Path) -> list[Path]:
-    """Write a figure as PNG and SVG, each whole or not at all; the same figure gives the same bytes.
+    """Write a figure atomically as PNG and as SVG; equal figures give equal bytes.
 
     Args:
-        figure: of one of these functions.
-        path: of the two files, without an ending or with that of either.
+        figure: Result of one of these functions.
+        path: Path of the two files, with or without the ending of either.
 
     Returns:
         The two paths.
+
+    Raises:
+        DataError: If a file cannot be written.
     """
     import matplotlib as mpl
 
@@ -68,7 +69,7 @@ def save_figure(figure: "Figure", path: str | Path) -> list[Path]:
     written = []
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "semflow"}):  # names inside an SVG are random otherwise
+        with mpl.rc_context({"svg.hashsalt": "semflow"}):  # names inside an SVG would be random
             figure.savefig(buffer, format=ending, dpi=160, metadata=metadata)
         written.append(write_atomic(base.with_name(f"{base.name}.{ending}"), buffer.getvalue()))
     return written

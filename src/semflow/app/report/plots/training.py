@@ -1,4 +1,4 @@
-"""The course of a training run."""
+"""Plot of a training run's log."""
 
 __all__ = ["training_curves"]
 
@@ -19,26 +19,26 @@ _TERMS = (("loss", "loss", "black", "-"), ("nll", "NLL", NORMAL, "--"), ("bce", 
 
 
 def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str = "Training") -> "Figure":
-    """The loss with its terms, and the learning rate with the largest gradient, epoch by epoch.
+    """Plot the loss with its terms, and the learning rate with the largest gradient, per epoch.
 
     Args:
-        log: a run directory, its `log.jsonl`, or the lines of one as mappings with `epoch`, `loss`, `nll`, `bce`, `kl`
-            and `learning_rate`; `largest_gradient` is drawn where it is there.
-        title: above the left panel.
+        log: Run directory, its `log.jsonl`, or its lines as mappings with `epoch`, `loss`, `nll`, `bce`, `kl`,
+            `learning_rate` and `largest_gradient`.
+        title: Title of the left panel.
 
     Raises:
-        DataError: the file cannot be read, or holds no epoch.
+        DataError: If the file cannot be read or has no epoch.
 
-    >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1, "learning_rate": 1e-3}
-    >>> figure = training_curves([{"epoch": epoch, **line} for epoch in (1, 2)])
-    >>> [axes.get_title("left") for axes in figure.axes]
-    ['Training', 'Step size']
+    Example:
+        >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1}
+        >>> line.update(learning_rate=1e-3, largest_gradient=3.0)
+        >>> figure = training_curves([{"epoch": epoch, **line} for epoch in (1, 2)])
+        >>> [axes.get_title("left") for axes in figure.axes]
+        ['Training', 'Step size', '']
     """
     lines = _lines(log) if isinstance(log, str | Path) else list(log)
     if not lines:
-        raise DataError(
-            f"{log if isinstance(log, str | Path) else 'log'}: expected at least one epoch, but it has none"
-        )
+        raise DataError(f"{log if isinstance(log, str | Path) else 'log'} must have at least one epoch, but got none")
     epochs = [line["epoch"] for line in lines]
     mark = "o" if len(lines) < 30 else None
     figure, axes = new_figure(2)
@@ -48,13 +48,12 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
     finish(left, title, "epoch", "nats (NLL and KL per dimension)")
     rates = [line["learning_rate"] for line in lines]
     right.plot(epochs, rates, color=NORMAL, marker=mark, ms=3, label="learning rate")
-    gradients = [line.get("largest_gradient") for line in lines]
-    if all(gradient is not None for gradient in gradients):
-        other = right.twinx()
-        other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
-        other.set_ylabel("norm of the largest gradient", color=FAINT)
-        other.spines[["top"]].set_visible(False)
-        other.set_ylim(bottom=0)
+    gradients = [line["largest_gradient"] for line in lines]
+    other = right.twinx()
+    other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
+    other.set_ylabel("norm of the largest gradient", color=FAINT)
+    other.spines[["top"]].set_visible(False)
+    other.set_ylim(bottom=0)
     finish(right, "Step size", "epoch", "learning rate")
     return figure
 
@@ -64,6 +63,4 @@ def _lines(path: str | Path) -> list[Mapping[str, Any]]:
     try:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{file}: expected a run's log, a JSON object a line, but: {error}; name a run directory"
-        ) from None
+        raise DataError(f"{file} must have one JSON object per line, but got {error}; name a run directory") from None

@@ -1,0 +1,128 @@
+"""Pictures of anomaly maps: alone, over their image, and with the outline of a mask."""
+
+__all__ = ["contour", "heat_map", "overlay", "to_picture"]
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from semflow.errors import ConfigError, ShapeError
+
+from .colors import heat_colors, normalize, to_array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Values = Tensor | NDArray[np.generic]
+
+CONTOUR_COLOR = (0, 229, 255)  # unlike any heat color and most parts
+
+
+def to_picture(image: "Values") -> Image.Image:
+    """Convert an image (3, H, W) in [0, 1] to an RGB picture.
+
+    Example:
+        >>> to_picture(np.ones((3, 2, 4), dtype=np.float32)).size
+        (4, 2)
+    """
+    return Image.fromarray(_pixels(image).round().astype(np.uint8))
+
+
+def heat_map(anomaly_map: "Values", value_range: tuple[float, float]) -> Image.Image:
+    """Draw an anomaly map (H, W), from dark blue at the low end of `value_range` to pale yellow at the high end.
+
+    Example:
+        >>> heat_map([[0.0, 1.0]], value_range=(0.0, 1.0)).size
+        (2, 1)
+    """
+    return Image.fromarray(heat_colors(normalize(_map(anomaly_map), value_range)))
+
+
+def overlay(
+    image: "Values", anomaly_map: "Values", value_range: tuple[float, float], opacity: float = 0.75
+) -> Image.Image:
+    """Draw the heat map over its image.
+
+    The color covers more of the image where the value is higher: nothing at the low end of `value_range`, and the share
+    `opacity` at the high end.
+
+    Args:
+        image: (3, H, W), RGB in [0, 1].
+        anomaly_map: (H, W), higher is more anomalous.
+        value_range: Values of the first and the last color. Take it from normal images (`Detector.map_range`), not from
+            the image shown: a map scaled by its own range shows a defect in every image.
+        opacity: Of the last color, in [0, 1].
+
+    Returns:
+        An RGB picture of the image's size.
+
+    Raises:
+        ConfigError: If `opacity` or `value_range` is invalid.
+        ShapeError: If `image` and `anomaly_map` differ in size, or have other shapes than these.
+
+    Example:
+        >>> values = np.array([[0.0, 1.0], [0.0, 0.0]])
+        >>> picture = overlay(np.zeros((3, 2, 2), np.float32), values, (0.0, 1.0), opacity=1.0)
+        >>> picture.getpixel((0, 0)), picture.getpixel((1, 0))
+        ((0, 0, 0), (251, 222, 125))
+    """
+    if not 0.0 <= opacity <= 1.0:
+        raise ConfigError(f"opacity must be in [0, 1], but got {opacity:g}")
+    pixels = _pixels(image)
+    levels = normalize(_map(anomaly_map), value_range)
+    if pixels.shape[:2] != levels.shape:
+        raise ShapeError(f"anomaly_map must be {pixels.shape[:2]} as the image, but got {levels.shape}")
+    # Smoothstep keeps slightly unusual regions faint and makes defects stand out.
+    cover = opacity * (levels * levels * (3.0 - 2.0 * levels))[..., None]
+    return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
+
+
+def contour(
+    picture: Image.Image, mask: "Tensor | NDArray[np.bool_]", color: tuple[int, int, int] = CONTOUR_COLOR
+) -> Image.Image:
+    """Draw the outline of a mask, two pixels wide, on a copy of a picture.
+
+    Args:
+        picture: RGB.
+        mask: (H, W) bool, resized to the picture.
+        color: RGB, from 0 to 255.
+
+    Raises:
+        ShapeError: If `mask` has another shape or type.
+
+    Example:
+        >>> mask = np.zeros((4, 4), dtype=bool)
+        >>> mask[1:3, 1:3] = True
+        >>> drawn = np.asarray(contour(Image.new("RGB", (8, 8)), mask))[..., 2] > 0
+        >>> int(drawn.sum()), bool(drawn[0, 0]), bool(drawn[2, 2])
+        (28, False, True)
+    """
+    inside = np.asarray(mask)
+    if inside.ndim != 2 or inside.dtype != np.bool_ or 0 in inside.shape:
+        raise ShapeError(f"mask must be (H, W) bool, but got {inside.shape} of {inside.dtype}")
+    larger = picture.width >= inside.shape[1] and picture.height >= inside.shape[0]
+    # In a smaller picture, a pixel is inside if any part of it is, so that small masks remain visible.
+    method = Image.Resampling.NEAREST if larger else Image.Resampling.BOX
+    resized = np.asarray(Image.fromarray(inside.astype(np.float32)).resize(picture.size, method)) > 0
+    padded = np.pad(resized, 1, mode="edge")
+    neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+    line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
+    pixels = np.array(picture.convert("RGB"))
+    pixels[line] = color
+    return Image.fromarray(pixels)
+
+
+def _pixels(image: "Values") -> NDArray[np.float32]:
+    array = to_array(image)
+    if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
+        raise ShapeError(f"image must be (3, H, W), but got {array.shape}")
+    return np.clip(array.transpose(1, 2, 0), 0.0, 1.0) * np.float32(255.0)
+
+
+def _map(anomaly_map: "Values") -> NDArray[np.float32]:
+    array = to_array(anomaly_map)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ShapeError(f"anomaly_map must be (H, W), but got {array.shape}")
+    return array

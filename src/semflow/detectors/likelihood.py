@@ -1,0 +1,147 @@
+"""The likelihood model of feature maps: flows, a base with optional statistics, and the training objective."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from semflow.bases import Base
+from semflow.flows import Event, PyramidFlow, ScaleWise
+from semflow.nn import Context, PositionCode, Statistics, VarianceHead
+from semflow.objectives import Objective, Terms, log_likelihood
+
+__all__ = ["Latents", "LikelihoodModel"]
+
+
+class Latents(NamedTuple):
+    """Latents of a batch at one scale, with what is needed to compute their likelihood.
+
+    Args:
+        z: (B, C, H, W).
+        log_det: (B, H, W) if the event is `"location"`, (B,) if it is `"sample"`.
+        event: event of the flow.
+        statistics: statistics predicted for the base, or None.
+
+    Example:
+        >>> import torch
+        >>> latents = Latents(torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4), "location", None)
+        >>> latents.z.shape, latents.event
+        (torch.Size([2, 8, 4, 4]), 'location')
+    """
+
+    z: Tensor
+    log_det: Tensor
+    event: Event
+    statistics: Statistics | None
+
+
+class LikelihoodModel(nn.Module):
+    """Flows, base, variance head, position code and objective: everything between feature maps and log-probabilities.
+
+    `semflow.Detector` adds the features, the score and its calibration; `semflow.with_statistics` puts it around flows
+    of other libraries.
+
+    Args:
+        flows: one per scale, or a `PyramidFlow` of all scales.
+        base: distribution of the latents.
+        head: variance head, or None for a base that needs no statistics.
+        position: position code that all flows receive as their context, or None.
+        objective: training loss; by default `Objective()`.
+
+    Example:
+        >>> import torch
+        >>> from semflow.bases import StandardNormal
+        >>> from semflow.flows import AffineCoupling
+        >>> model = LikelihoodModel([AffineCoupling(4), AffineCoupling(8)], StandardNormal())
+        >>> latents = model.encode_maps([torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)])
+        >>> [log_prob.shape for log_prob in model.latent_log_probs(latents)]
+        [torch.Size([2, 8, 8]), torch.Size([2, 4, 4])]
+    """
+
+    def __init__(
+        self,
+        flows: Sequence[nn.Module] | PyramidFlow,
+        base: Base,
+        head: VarianceHead | None = None,
+        position: PositionCode | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        super().__init__()
+        self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
+        self.base, self.head, self.position = base, head, position
+        self.objective = objective or Objective()
+
+    def statistics(self, images: Tensor | None, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
+        """Predict the statistics of the base at each scale; None for each scale if there is no head."""
+        return self.head(images, maps) if self.head is not None else [None] * len(maps)
+
+    def context(self, x: Tensor) -> Context:
+        """Return the position code of a feature map (B, C, H, W), or None if there is none."""
+        return self.position(x.shape[2], x.shape[3]) if self.position is not None else None
+
+    def encode_maps(
+        self, maps: Sequence[Tensor], images: Tensor | None = None, contexts: Sequence[Context] | None = None
+    ) -> list[Latents]:
+        """Map features to latents and predict their statistics.
+
+        Args:
+            maps: feature maps (B, C_k, H_k, W_k), one per scale.
+            images: (B, 3, H, W) in [0, 1]; needed if the head predicts from images.
+            contexts: one per scale; by default the position code.
+        """
+        if contexts is None:
+            contexts = [self.context(x) for x in maps]
+        latents, log_dets = self.flows(maps, contexts)
+        statistics = self.statistics(images, maps)
+        return [Latents(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
+
+    def latent_loss(
+        self,
+        latents: Sequence[Latents],
+        masks: Sequence[Tensor | None] | None = None,
+        ignored: Sequence[Tensor | None] | None = None,
+    ) -> Terms:
+        """Compute the objective over all scales.
+
+        If each scale has its own flow, this is the sum, so that every flow makes its own step. If the flow is joint,
+        it is the mean weighted by the dimensions of the scales: the terms per dimension of one distribution.
+
+        Args:
+            latents: one per scale, from `encode_maps`.
+            masks: (B, H_k, W_k) per scale, 1 where anomalous; None means that all locations are normal.
+            ignored: (B, H_k, W_k) per scale, 1 where a location is left out; None leaves out none.
+        """
+        none = [None] * len(latents)
+        terms, dimensions = [], []
+        for (z, log_det, event, statistics), mask, ignore in zip(latents, masks or none, ignored or none, strict=True):
+            terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
+            dimensions.append(z.shape[1:].numel())
+        weights = [d / sum(dimensions) if self.flows.joint else 1.0 for d in dimensions]
+        return Terms(*(sum(w * t for w, t in zip(weights, parts, strict=True)) for parts in zip(*terms, strict=True)))
+
+    def latent_log_probs(self, latents: Sequence[Latents], log_det: bool = False) -> list[Tensor]:
+        """Compute log p(z_k) / C_k at every location, one map (B, H_k, W_k) per scale.
+
+        Args:
+            latents: one per scale, from `encode_maps`.
+            log_det: add the log-det where the event is `"location"`, which gives log p of the features.
+        """
+        log_probs = []
+        for z, volume, event, statistics in latents:
+            log_prob = self.base.log_prob(z, statistics)
+            if log_det and event == "location":
+                log_prob = log_likelihood(log_prob, volume, event)
+            log_probs.append(log_prob / z.shape[1])
+        return log_probs
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch every submodule to eval mode, and restore each one's own mode afterwards."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True

@@ -1,0 +1,200 @@
+"""Atomic writes of files and folders: a killed process leaves the old content or the new one, never a part."""
+
+__all__ = [
+    "refuse_occupied",
+    "refuse_unwritable",
+    "remove_partial",
+    "replace_file",
+    "staged_folder",
+    "staging",
+    "write_atomic",
+    "writing",
+]
+
+import errno
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from semflow.errors import DataError, SemflowError
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
+
+
+def replace_file(path: Path, write: Callable[[Path], object], durable: bool = False) -> None:
+    """Write a temporary file beside `path`, then rename it to `path`.
+
+    Args:
+        path: The file to create or replace.
+        write: Function that writes to the path that it receives.
+        durable: Flush the file and its folder to the disk, so that the guarantee holds after a power failure too.
+
+    Raises:
+        OSError: If the system refuses; `writing` turns it into an error that names the file.
+    """
+    temporary = _partial(path)
+    try:
+        write(temporary)
+        if durable:
+            _sync(temporary)
+        temporary.replace(path)
+        if durable and os.name == "posix":
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> Path:
+    """Write bytes or text to a file atomically and return its path.
+
+    Missing parent folders are created. Text is encoded as UTF-8; surrogates, which stand for undecodable bytes in file
+    names, are written as backslash escapes.
+
+    Raises:
+        DataError: If the system refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomic(Path(folder) / "a" / "scores.csv", "name,score").read_text()
+        'name,score'
+    """
+    path = Path(path)
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: file.write_bytes(data))
+    return path
+
+
+@contextmanager
+def writing(
+    path: Path, advice: str = "choose another location", error: type[SemflowError] = DataError
+) -> Iterator[None]:
+    """Turn an OSError of the block into an error that names the output.
+
+    Args:
+        path: The output. An error of the system need not name it: that of a full disk names no file.
+        advice: End of the message, in the imperative.
+        error: Class to raise.
+
+    Example:
+        >>> with writing(Path("results")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        semflow.errors.DataError: results must be writable, but got No space left on device; free some space, or ...
+    """
+    try:
+        yield
+    except OSError as caught:
+        free = "free some space, or " if caught.errno in FULL else ""
+        reason = caught.strerror or str(caught)
+        raise error(f"{path} must be writable, but got {reason}; {free}{advice}") from caught
+
+
+def remove_partial(folder: Path, *names: str) -> None:
+    """Remove the temporary files and folders that killed processes left behind.
+
+    Args:
+        folder: The folder to search.
+        names: Names of the outputs whose temporary files to remove; by default, those of all outputs.
+    """
+    for name in map(glob.escape, names) if names else ("*",):
+        for path in folder.glob(f".{name}.????????.partial"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `path`, on the same file system, and remove it after the block."""
+    folder = _partial(path)
+    with writing(path):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
+    """Create a folder atomically: it appears at `path` when the block succeeds, and not at all if it raises.
+
+    The block writes into the folder that is yielded, a temporary one beside `path`.
+
+    Args:
+        path: The folder to create.
+        replaces: File name that marks folders created in the same way; such a folder is replaced with all its content.
+
+    Raises:
+        DataError: If `path` is a file or a folder that is not empty, or the system refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with staged_folder(Path(parent) / "results") as staged:
+        ...         _ = (staged / "scores.csv").write_text("name,score")
+        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
+        ['results', 'results/scores.csv']
+    """
+    path = Path(path).absolute()
+    refuse_occupied(path, replaces)
+    with staging(path) as folder:
+        staged = folder / path.name
+        staged.mkdir()
+        yield staged
+        if replaces is not None and (path / replaces).is_file():
+            shutil.rmtree(path)
+        elif path.is_dir():
+            path.rmdir()  # Windows does not rename onto an empty folder
+        staged.replace(path)
+
+
+def refuse_occupied(path: Path, replaces: str | None = None) -> None:
+    """Raise DataError unless `path` can be created, is an empty folder, or contains the file `replaces`."""
+    if path.is_dir() and (not any(path.iterdir()) or (replaces is not None and (path / replaces).is_file())):
+        return
+    if path.exists():
+        found = "a folder that is not empty" if path.is_dir() else "a file"
+        raise DataError(f"{path} must be a new or empty folder, but got {found}; choose another location or empty it")
+    refuse_unwritable(path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise DataError if nothing can be created at `path`, to fail before the work instead of after it.
+
+    Example:
+        >>> refuse_unwritable(Path(__file__) / "results")
+        Traceback (most recent call last):
+        ...
+        semflow.errors.DataError: ...atomic.py must be a folder, but got a file; choose another location than ...
+    """
+    for folder in path.absolute().parents:
+        if folder.is_dir():
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise DataError(
+                    f"{folder} must be writable, but got no permission; choose another location than {path}"
+                )
+            return
+        if folder.exists():
+            raise DataError(f"{folder} must be a folder, but got a file; choose another location than {path}")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,62 @@
+"""SHA-256 digests of texts, files and tensors, as 64 hexadecimal digits."""
+
+__all__ = ["hash_file", "hash_parts", "hash_tensor", "hash_tensors"]
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 2**20
+
+
+def hash_parts(parts: Iterable[str]) -> str:
+    r"""Compute the digest of several texts: of each in UTF-8, with a zero byte after it.
+
+    Surrogates, which stand for undecodable bytes in file names, are encoded as these bytes.
+
+    Example:
+        >>> hash_parts(["a", "bc"]) == hash_parts(["ab", "c"])
+        False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def hash_file(path: Path, size: int | None = None) -> str:
+    """Compute the digest of a file.
+
+    Args:
+        path: The file.
+        size: Number of bytes to read from its start; by default, all.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if size is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while size > 0 and (chunk := file.read(min(CHUNK, size))):
+            digest.update(chunk)
+            size -= len(chunk)
+        return digest.hexdigest()
+
+
+def hash_tensor(tensor: "Tensor") -> str:
+    """Compute the digest of a tensor's type, shape and values."""
+    import torch
+
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
+    """Compute the digest of tensors and their names, whatever their order."""
+    return hash_parts(part for name, tensor in sorted(tensors.items()) for part in (name, hash_tensor(tensor)))

@@ -1,0 +1,162 @@
+"""Folders that appear when they are complete, and that a killed process can continue."""
+
+__all__ = ["Unfinished", "resumable_folder"]
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from semflow.errors import DataError
+
+from .atomic import refuse_occupied, writing
+
+FOLDER, JOURNAL = "folder", "journal.jsonl"
+
+
+class Unfinished:
+    """Unfinished folder and the entries that are complete.
+
+    Args:
+        stage: Hidden folder that contains the unfinished folder and its journal.
+        origin: What the entries are made from; entries of another origin are deleted.
+        journal: The open journal. The lock on it lasts while this process is alive.
+    """
+
+    def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
+        self.folder = stage / FOLDER
+        self.done: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, list[str]] = {}
+        self._journal = journal
+        self._read(origin)
+
+    def add(self, key: str, entry: Mapping[str, Any], files: Sequence[str]) -> None:
+        """Record an entry after its files, given relative to `folder`, have been written."""
+        with writing(self.folder):
+            self._write({"key": key, "entry": dict(entry), "files": list(files)})
+        self.done[key], self._files[key] = dict(entry), list(files)
+
+    def drop(self, key: str) -> None:
+        """Forget an entry; `tidy` deletes its files unless they are written again."""
+        del self.done[key], self._files[key]
+
+    def tidy(self, also: Sequence[str]) -> None:
+        """Delete all files that belong neither to an entry nor to `also`."""
+        kept = {*also, *(name for names in self._files.values() for name in names)}
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # files before their folder
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(self.folder).as_posix() not in kept:
+                path.unlink()
+
+    def _read(self, origin: str) -> None:
+        """Read the complete entries of a killed process if they have the same origin."""
+        self._journal.seek(0)
+        lines, end = [], 0
+        for text in self._journal.read().splitlines(keepends=True):
+            line = _parsed(text)
+            if line is None:
+                break
+            lines.append(line)
+            end += len(text.encode())
+        if not lines or lines[0] != {"origin": origin}:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            lines, end = [], 0
+        self._journal.truncate(end)
+        self.folder.mkdir(exist_ok=True)
+        if not lines:
+            self._write({"origin": origin})
+        for line in lines[1:]:
+            if all((self.folder / name).is_file() for name in line["files"]):
+                self.done[line["key"]], self._files[line["key"]] = line["entry"], line["files"]
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._journal.seek(0, os.SEEK_END)
+        self._journal.write(json.dumps(line) + "\n")
+        self._journal.flush()
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Parse a line of the journal; return None if it is incomplete."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    known = isinstance(line, dict) and line.keys() in ({"origin"}, {"key", "entry", "files"})
+    return line if known and text.endswith("\n") else None
+
+
+@contextmanager
+def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
+    """Create a folder that appears at `path` when the block succeeds.
+
+    The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
+    same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
+    same folder at the same time.
+
+    Args:
+        path: The folder to create.
+        origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
+
+    Yields:
+        The unfinished folder.
+
+    Raises:
+        DataError: If `path` is occupied, another process is creating it, or the system refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with resumable_folder(Path(parent) / "results", "model 1") as work:
+        ...         _ = (work.folder / "a.txt").write_text("complete")
+        ...         work.add("a", {"score": 1.5}, ["a.txt"])
+        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
+        ['results', 'results/a.txt']
+    """
+    path = Path(path).absolute()
+    refuse_occupied(path)
+    stage = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        journal = _locked(stage, path)
+    with journal:
+        work = None
+        try:
+            with writing(path):
+                work = Unfinished(stage, origin, journal)
+            yield work
+            with writing(path):
+                if path.is_dir():
+                    path.rmdir()  # Windows does not rename onto an empty folder
+                work.folder.replace(path)
+        except BaseException as error:
+            keep = work is not None and work.done and not isinstance(error, Exception)
+            if not keep:
+                shutil.rmtree(stage, ignore_errors=True)
+            raise
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _locked(stage: Path, path: Path) -> IO[str]:
+    """Open the journal and lock it for the life of this process."""
+    while True:
+        stage.mkdir(parents=True, exist_ok=True)
+        file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
+        try:
+            if sys.platform != "win32":  # Windows has no such lock
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise DataError(
+                f"{path} must not be in use, but got another process that creates it; wait or choose another location"
+            ) from None
+        # The previous owner of the lock may have finished and deleted the file since it was opened.
+        if (stage / JOURNAL).exists() and os.path.samestat(os.fstat(file.fileno()), (stage / JOURNAL).stat()):
+            return file
+        file.close()

@@ -1,0 +1,196 @@
+"""Groups of recipe arguments: frozen dataclasses that check their fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from semflow._validation import Settings, at_least
+from semflow.bases import BaseAndHead, Variance, base_and_head
+from semflow.errors import ConfigError
+from semflow.features import FeatureExtractor, TimmFeatures
+from semflow.functional import Form
+
+__all__ = [
+    "AnyBackbone",
+    "Backbone",
+    "ConvCouplings",
+    "Couplings",
+    "PairedCouplings",
+    "PyramidCouplings",
+    "SemanticStatistics",
+    "StatisticsPrediction",
+    "build_base",
+    "build_features",
+]
+
+
+@dataclass(frozen=True)
+class Backbone(Settings):
+    """Frozen timm backbone, see `semflow.features.TimmFeatures`.
+
+    Args:
+        name: timm model name.
+        weights: `hub`, `packaged`, `random` or a file.
+        strides: pixels per location of the feature maps. For a ViT repeat its stride, such as (16, 16, 16).
+        smoothing: odd kernel of an average pooling of the maps, 1 for none.
+        reduction: stride of that pooling.
+    """
+
+    name: str = "wide_resnet50_2"
+    weights: str = "hub"
+    strides: tuple[int, ...] = (8, 16, 32)
+    smoothing: int = 1
+    reduction: int = 1
+
+
+AnyBackbone = Backbone | str | FeatureExtractor
+"""Backbone of a recipe: a `Backbone`, a timm name (the rest is the recipe's default), or a module of the user's own."""
+
+
+@dataclass(frozen=True)
+class Couplings(Settings):
+    """Coupling blocks with a position code, applied location by location.
+
+    Args:
+        blocks: number of blocks per scale.
+        position_channels: channels of the position code.
+        permutation: `soft` rotates the channels, `hard` permutes them and is faster.
+        standardize: standardize each channel over the training data.
+    """
+
+    blocks: int = 8
+    position_channels: int = 128
+    permutation: Literal["hard", "soft"] = "soft"
+    standardize: bool = False
+
+
+@dataclass(frozen=True)
+class ConvCouplings(Settings):
+    """Convolutional coupling blocks of FastFlow.
+
+    Args:
+        blocks: number of blocks per scale; None takes 8, or 20 for a transformer.
+        hidden_ratio: hidden channels of a subnet per channel of a half; None takes 1, or 0.16 for a transformer.
+        conv3x3_only: use 3x3 kernels only, instead of 3x3 and 1x1 in turn.
+        standardize: standardize each channel over the training data, with its log-det, instead of normalizing each map.
+    """
+
+    blocks: int | None = None
+    hidden_ratio: float | None = None
+    conv3x3_only: bool = False
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks is not None:
+            at_least(1, blocks=self.blocks)
+        if self.hidden_ratio is not None and not self.hidden_ratio > 0:
+            raise ConfigError(f"hidden_ratio must be positive or None, but got {self.hidden_ratio}")
+
+
+@dataclass(frozen=True)
+class PairedCouplings(Settings):
+    """Pairs of couplings, each of which transforms one half of the channels.
+
+    Args:
+        blocks: number of pairs.
+        hidden: hidden channels of their subnets.
+        standardize: standardize each channel over the training data.
+    """
+
+    blocks: int = 8
+    hidden: int = 2048
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, blocks=self.blocks, hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class PyramidCouplings(Settings):
+    """Coupling blocks of MSFlow.
+
+    Args:
+        blocks: number of blocks of each scale, fine to coarse.
+        position_channels: channels of the position code.
+        standardize: standardize each channel over the training data.
+    """
+
+    blocks: tuple[int, ...] = (2, 5, 8)
+    position_channels: int = 64
+    standardize: bool = False
+
+
+@dataclass(frozen=True)
+class StatisticsPrediction(Settings):
+    """SANFlow's prediction of the base distribution's variance, for recipes that train on normal images.
+
+    Args:
+        variance: `predicted` by a network at every location; `learned`, one per scale; `fixed` at `mode`; or `unit`,
+            the standard normal.
+        mode: mode of the variance's prior, at which training starts.
+        form: form of the likelihood, see `semflow.functional.normal_log_prob`.
+        kl: weight of the divergence from the variance's prior.
+    """
+
+    variance: Variance = "predicted"
+    mode: float = 0.1
+    form: Form = "exact"
+    kl: float = 0.2
+
+
+@dataclass(frozen=True)
+class SemanticStatistics(Settings):
+    """SANFlow's prediction of the base distribution's statistics, for training with synthetic anomalies.
+
+    Args:
+        variance, mode, form, kl: see `StatisticsPrediction`.
+        margin: mean of the anomalous distribution; the normal one has mean 0.
+        predicted_mean: also predict shifts of both means.
+        source: input of the network: the `image`, once for all scales, or the `features` of each scale.
+        stride: pixels that the network folds into one location if it sees the image, at most the finest stride. The
+            paper's network has 1, at 64 times the cost of 8.
+        bce: weight of the binary cross-entropy between normal and anomalous locations.
+    """
+
+    variance: Variance = "predicted"
+    mode: float = 0.1
+    form: Form = "exact"
+    kl: float = 0.2
+    margin: float = 1.0
+    predicted_mean: bool = False
+    source: Literal["image", "features"] = "image"
+    stride: int = 8
+    bce: float = 1.0
+
+
+def build_features(backbone: AnyBackbone, image_size: int, seed: int, *, normalize: bool = False) -> FeatureExtractor:
+    """Build the features of a backbone; return a module of the user's own as it is."""
+    if isinstance(backbone, str):
+        backbone = Backbone(backbone)
+    if not isinstance(backbone, Backbone):
+        return backbone
+    return TimmFeatures(
+        backbone.name,
+        backbone.weights,
+        backbone.strides,
+        image_size=image_size,
+        smoothing=backbone.smoothing,
+        reduction=backbone.reduction,
+        normalize=normalize,
+        seed=seed,
+    )
+
+
+def build_base(
+    statistics: StatisticsPrediction | SemanticStatistics | None,
+    channels: Sequence[int],
+    strides: Sequence[int] = (),
+    **options: Any,
+) -> BaseAndHead:
+    """Build base, variance head and starting scale, see `semflow.bases.base_and_head`; None is the standard normal."""
+    if statistics is None:
+        return base_and_head("unit")
+    settings = {name: value for name, value in vars(statistics).items() if name not in ("kl", "bce")}
+    return base_and_head(channels=channels, strides=strides, **settings, **options)

@@ -1,0 +1,149 @@
+"""Arguments of recipes as dotted settings, and as plain values for JSON and TOML."""
+
+import inspect
+import numbers
+import os
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import nn
+
+from semflow._validation import Settings, check_arguments
+from semflow.errors import ConfigError
+
+from .groups import Backbone
+
+__all__ = ["complete", "plain_settings", "resolve_settings", "setting_names"]
+
+NONE = "none"
+
+
+def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as nested dicts, lists, numbers and strings, which JSON and TOML can hold.
+
+    None becomes "none". A module becomes `{"module": its class}`. `resolve_settings` is the inverse.
+
+    Raises:
+        ConfigError: If a value has no plain form.
+
+    Example:
+        >>> plain_settings({"backbone": Backbone("resnet18", strides=(8, 16)), "statistics": None})
+        {'backbone': {'name': 'resnet18', 'weights': 'hub', 'strides': [8, 16], 'smoothing': 1, 'reduction': 1},
+         'statistics': 'none'}
+    """
+    return {name: _plain(name, value) for name, value in arguments.items()}
+
+
+def _plain(name: str, value: object) -> Any:
+    if value is None:
+        return NONE
+    if isinstance(value, Settings):
+        return {field.name: _plain(f"{name}.{field.name}", getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
+    if isinstance(value, nn.Module):
+        return {"module": f"{type(value).__module__}.{type(value).__qualname__}"}
+    if isinstance(value, tuple | list):
+        return [_plain(name, item) for item in value]
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ConfigError(
+        f"{name} must be a number, string, tuple, group of settings or module, but got {type(value).__name__}"
+    )
+
+
+def setting_names(recipe: Callable[..., Any]) -> list[str]:
+    """Return the names of all settings of a recipe, with the fields of its groups.
+
+    Example:
+        >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
+        >>> setting_names(mine)
+        ['backbone', 'backbone.name', 'backbone.weights', 'backbone.strides', 'backbone.smoothing',
+         'backbone.reduction', 'seed']
+    """
+    names = []
+    for name in inspect.signature(recipe).parameters:
+        group = _group(recipe, name)
+        names += [name, *(f"{name}.{field.name}" for field in fields(group))] if group else [name]  # type: ignore[arg-type]
+    return names
+
+
+def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a recipe after applying settings to its defaults.
+
+    Args:
+        recipe: function with annotated parameters.
+        settings: values by name. `group.field` sets one field of a group, and so does a nested dict. A group may also
+            be replaced as a whole, be True for its defaults, or be None, False or "none" if the recipe allows None.
+
+    Raises:
+        ConfigError: If a name is unknown or a value does not fit.
+
+    Example:
+        >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
+        >>> resolve_settings(mine, {"backbone.strides": (8,), "seed": 3})
+        {'backbone': Backbone(name='wide_resnet50_2', weights='hub', strides=(8,), smoothing=1, reduction=1), 'seed': 3}
+        >>> resolve_settings(mine, {"backbone": {"name": "resnet18"}})["backbone"].name
+        'resnet18'
+    """
+    parameters = inspect.signature(recipe).parameters
+    known = setting_names(recipe)
+    arguments = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    flat = dict(_flattened(settings))
+    for name, value in sorted(flat.items(), key=lambda item: "." in item[0]):
+        if name not in known:
+            raise ConfigError(f"settings must have known names, but got {name!r}; use some of {', '.join(known)}")
+        parameter, _, field = name.partition(".")
+        default, group = parameters[parameter].default, _group(recipe, parameter)
+        if not field:
+            arguments[parameter] = complete(recipe, parameter, _value(value, group, default))
+            continue
+        before = arguments.get(parameter)
+        before = group() if before is None and parameter not in flat and group else before
+        if not isinstance(before, Settings):
+            raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
+        try:
+            arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]
+        except ConfigError as error:
+            raise ConfigError(f"{parameter}.{error}") from None
+    check_arguments(inspect.unwrap(recipe), arguments)
+    return arguments
+
+
+def complete(recipe: Callable[..., Any], parameter: str, value: Any) -> Any:
+    """Return an argument with a backbone's name replaced by the recipe's default group of that name."""
+    if isinstance(value, str) and _group(recipe, parameter) is Backbone:
+        default = inspect.signature(recipe).parameters[parameter].default
+        return replace(default, name=value) if isinstance(default, Backbone) else Backbone(value)
+    return value
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", True if isinstance(value, Mapping) else value
+
+
+def _value(value: Any, group: type[Settings] | None, default: Any) -> Any:
+    if isinstance(value, str) and value == NONE:
+        return None
+    if group is not None and isinstance(value, bool):
+        return (default if isinstance(default, group) else group()) if value else None
+    return value
+
+
+def _group(recipe: Callable[..., Any], parameter: str) -> type[Settings] | None:
+    """Return the class of settings among a parameter's annotated types."""
+    hint = typing.get_type_hints(inspect.unwrap(recipe)).get(parameter)
+    for member in (hint, *typing.get_args(hint)):
+        if isinstance(member, type) and issubclass(member, Settings):
+            return member
+    return None

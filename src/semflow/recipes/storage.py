@@ -1,0 +1,108 @@
+"""Saving detectors of registered recipes, and loading them again."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from semflow.detectors import Detector
+from semflow.errors import CheckpointError, ConfigError
+from semflow.features import FeatureExtractor
+from semflow.training.checkpoint import load_into, read_config, save_run
+
+from .groups import Backbone
+from .registry import RECIPES
+from .settings import plain_settings, resolve_settings
+
+__all__ = ["load", "save"]
+
+
+def save(detector: Detector, path: str | Path) -> Path:
+    """Write a detector to a folder with its configuration and all weights, those of the backbone included.
+
+    Args:
+        detector: detector of a recipe.
+        path: new or empty folder, or a run directory of the same recipe and arguments, whose model is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If the detector has no recipe.
+        CheckpointError: If the folder holds something else or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from semflow.recipes import Couplings, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     same = load(save(detector, f"{folder}/model"))
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> torch.equal(same.predict(images).score, detector.predict(images).score)
+        True
+    """
+    if not detector.provenance.recipe:
+        raise ConfigError(
+            "detector must have a recipe to be saved, but got one without; build it in a function with @recipe"
+        )
+    save_run(detector, Path(path))
+    return Path(path)
+
+
+def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector:
+    """Load a trained detector from a run directory of `fit` or a folder of `save`, in eval mode.
+
+    The folder holds the backbone's weights, so nothing is downloaded. Recipes of other packages must be registered, so
+    import the module that defines them first.
+
+    Args:
+        path: the folder.
+        features: feature extractor of your own, built like the one that the detector was made with. Its weights are
+            replaced by the saved ones.
+
+    Returns:
+        The detector.
+
+    Raises:
+        CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
+            missing or does not fit.
+    """
+    config = read_config(path)
+    name, module, arguments = (config.get(key) for key in ("recipe", "module", "arguments"))
+    if name is None:
+        raise CheckpointError(f"{path} must hold a detector of a recipe, but got one without")
+    recipe = RECIPES.get(name)
+    if recipe is None or recipe.__module__ != module:
+        raise CheckpointError(
+            f"{path} must hold a detector of a registered recipe, but got {name!r}; import {module} before loading"
+        )
+    try:
+        resolved = resolve_settings(recipe, _with_module(path, arguments or {}, features))
+        weightless = {k: replace(v, weights="random") if isinstance(v, Backbone) else v for k, v in resolved.items()}
+        detector = recipe(**weightless)
+    except (TypeError, KeyError, ConfigError, RuntimeError, ArithmeticError, MemoryError) as error:  # torch's, of sizes
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path} must hold arguments of recipe {name}, but got others: {reason}; use the version that made it"
+        ) from error
+    detector.provenance = replace(detector.provenance, arguments=plain_settings(resolved))
+    return load_into(detector, path).eval()
+
+
+def _with_module(path: str | Path, arguments: Mapping[str, Any], features: FeatureExtractor | None) -> dict[str, Any]:
+    """Put the user's feature extractor in place of the one that the arguments name."""
+    places = [name for name, value in arguments.items() if isinstance(value, Mapping) and set(value) == {"module"}]
+    if not places:
+        if features is not None:
+            raise CheckpointError(f"{path} must hold a detector with features of your own, but got one without")
+        return dict(arguments)
+    made = arguments[places[0]]["module"]
+    if not isinstance(features, nn.Module):
+        raise CheckpointError(
+            f"{path} must be loaded with its feature extractor, {made}, but got {features}; "
+            "pass one built alike as features"
+        )
+    return {**arguments, places[0]: features}

@@ -1,0 +1,75 @@
+"""Training settings: the optimizer, its schedule, and how synthetic anomalies are marked."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from semflow._validation import Settings, at_least
+from semflow.errors import ConfigError
+
+__all__ = ["TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Settings):
+    """Training settings of a detector. Each recipe has the values of its paper as its default.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step. A multiple of 4 holds equal parts of normal images and three kinds of anomalies.
+        learning_rate: of Adam.
+        schedule: `constant`, or `cosine`: warm up from a tenth over the first tenth of the steps, then decay to a
+            thousandth.
+        weight_decay: L2 penalty of Adam.
+        locations: locations per step, drawn at random from a batch, see `train_on_batch`; None trains on whole maps.
+        clip: largest norm of a gradient; None disables clipping. The default does not affect healthy runs (norms of 0.5
+            to 700), but keeps one bad step from spoiling Adam's second moments for a thousand steps.
+        mask_resize: how masks are resized to a feature map, see `semflow.functional.mask_to_grid`. `max` marks every
+            location that an anomaly touches.
+        guard: width in locations of the border around an anomaly that training ignores: features there have seen
+            the anomaly, but lie outside its mask.
+        seed: of the synthetic anomalies and the order of the images.
+
+    Raises:
+        ConfigError: If a value has the wrong type or is out of range.
+
+    Example:
+        >>> config = TrainingConfig(epochs=20, learning_rate=1e-3)
+        >>> config.epochs, config.batch_size, config.schedule
+        (20, 8, 'cosine')
+    """
+
+    epochs: int = 80
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decay: float = 0.0
+    locations: int | None = None
+    clip: float | None = 1e4
+    mask_resize: Literal["nearest", "max"] = "max"
+    guard: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        at_least(0, seed=self.seed, guard=self.guard, weight_decay=self.weight_decay)
+        if self.locations is not None and self.locations < 1:
+            raise ConfigError(f"locations must be at least 1, but got {self.locations}; use None for whole maps")
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip must be a positive norm or None, but got {self.clip}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive, but got {self.learning_rate}")
+
+    def learning_rate_at(self, done: float) -> float:
+        """Return the learning rate after a fraction `done` of all steps.
+
+        Example:
+            >>> config = TrainingConfig(learning_rate=1.0)
+            >>> [round(config.learning_rate_at(t), 3) for t in (0.0, 0.1, 1.0)]
+            [0.1, 0.976, 0.001]
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        cosine = 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * cosine * min(1.0, 0.1 + 9 * done)
