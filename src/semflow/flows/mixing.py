@@ -165,7 +165,7 @@ class GlobalAffine(Flow):
     """
 
     # s = 0.1 softplus(g; beta = 0.5): the parametrisation of FrEIA's all-in-one block, whose steps suit Adam's.
-    _gain, _beta = 0.1, 0.5
+    gain, beta = 0.1, 0.5
 
     @checked
     def __init__(self, channels: int, start: float = 1.0) -> None:
@@ -173,14 +173,14 @@ class GlobalAffine(Flow):
         at_least(1, channels=channels)
         if not start > 0:
             raise ConfigError(f"start must be a positive scale, but got {start}")
-        wanted = start * self._beta / self._gain  # softplus^-1 of it, without the overflow of its exponential
-        raw = (wanted + math.log(-math.expm1(-wanted))) / self._beta
+        wanted = start * self.beta / self.gain  # softplus^-1 of it, without the overflow of its exponential
+        raw = (wanted + math.log(-math.expm1(-wanted))) / self.beta
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def scale(self) -> Tensor:
         """s, (C)."""
-        return self._gain * F.softplus(self.raw_scale, beta=self._beta)
+        return self.gain * F.softplus(self.raw_scale, beta=self.beta)
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Every channel scaled and shifted."""
