@@ -9,7 +9,7 @@ from helpers import joint_training as joint
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError, TrainingError
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import GlobalAffine, PyramidSequence, ScaleWise, coupling_stack
 from semflow.functional import take_locations
 from semflow.nn import ConvSubnet, SinusoidalPosition2d
@@ -98,7 +98,7 @@ def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
 
 
 def test_groups_need_flows_of_locations() -> None:
-    features = ModuleFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
+    features = FrozenFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
     training = TrainingConfig(epochs=1, locations=8)
     detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal())
     with pytest.raises(ConfigError, match=r"each location on its own to train on 8 .* but got events sample"):
@@ -179,7 +179,7 @@ def test_the_first_step_that_was_not_finite_is_named_however_late_it_is_looked_a
         watch.check()
 
     with pytest.raises(
-        TrainingError, match=r"^gradient must have a finite norm, but got inf at step 5, with a loss of 0\.5$"
+        TrainingError, match=r"^gradient must .* but got inf at step 5, with a loss of 0\.5$"
     ):
         take(Watch(clip=3.0, every=every), 2.0, 4.0, 1.0, 8.0, float("inf"), float("nan"), 1.0)
     watch = Watch(clip=3.0, every=every)
