@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import semflow
 from helpers.export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from semflow.app.cli import main
 from semflow.data import load_image

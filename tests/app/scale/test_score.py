@@ -309,5 +309,5 @@ def test_interrupt_reports_how_to_continue(tiny_run: Path, tmp_path: Path) -> No
         process.terminate()
         printed = process.communicate()
     assert process.returncode == 130, printed
-    assert printed[1].splitlines()[-1] .startswith("interrupted; run the same command")
+    assert printed[1].splitlines()[-1].startswith("interrupted; run the same command")
     assert 1 <= len(files(output)) < 120
