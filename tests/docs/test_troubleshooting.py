@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MESSAGES = re.findall(r"^\*\*`(.+)`\*\*$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+MESSAGES = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
 FOREIGN = {"operator torchvision::nms does not exist"}  # torchvision's own
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
 
@@ -20,4 +20,4 @@ def test_message_occurs_in_the_source(message: str) -> None:
 
 
 def test_page_has_messages() -> None:
-    assert len(MESSAGES) > 15
+    assert len(MESSAGES) >= 15
