@@ -43,11 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Draw the figures of a model and return the exit code.
-
-    Raises:
-        CheckpointError, DataError, ConfigError: a folder contains something else, or matplotlib is missing.
-    """
+    """Draw the figures of a model and return the exit code."""
     require_matplotlib()
     from semflow.data import open_dataset
     from semflow.recipes import load
