@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     from semflow.recipes import load
     from semflow.training.loading import check_device
 
-    from . import panels
+    from . import panels, style
     from .compute import histograms, mean_histograms, views
 
     device = check_device(options.device)
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     else:
         missing["comparison"] = "needs --compare"
     for name, figure in figures.items():
-        panels.save(figure, options.output / name)
+        style.save(figure, options.output / name)
         print(f"wrote {options.output / name}.png and .svg")
     for name, why in missing.items():
         print(f"not drawn: {name}: {why}")

@@ -95,7 +95,8 @@ def run_study(
         execute: gives the jobs to processes.
         group: the cells of each job; one cell by default.
         at_a_time: number of processes.
-        device, threads: of each process.
+        device: of the cells.
+        threads: of each process.
     """
     missing = [cell for cell in cells if store.find(cell.key, cell.settings) is None]
     groups = group(missing) if group else [[cell] for cell in missing]
