@@ -109,7 +109,7 @@ def no_compiler() -> str | None:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """torch's threads within an operator, put back at the end."""
+    """Torch's threads within an operator, put back at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
