@@ -115,7 +115,7 @@ def available_strides(backbone: str) -> tuple[int, ...]:
 
 
 def fitting_strides(backbone: str, strides: Sequence[int]) -> tuple[int, ...]:
-    """Return `strides`, or the single stride of a plain vision transformer, which has no pyramid of maps.
+    """Return `strides`, or the single stride of a plain vision transformer.
 
     Example:
         >>> fitting_strides("resnet18", (4, 8, 16)), fitting_strides("deit_tiny_patch16_224", (4, 8, 16))

@@ -166,17 +166,15 @@ def jitter_colors(patch: Array, brightness: float, contrast: float, saturation: 
         0.55...
     """
     # Elementwise NumPy without matrix products or torch reductions: the result must not depend on the thread count.
+    if brightness == contrast == saturation == hue == 0.0:
+        return patch
     mean = patch.mean(axis=(1, 2), dtype=np.float64)
     gain = (1.0 + brightness) * (1.0 + contrast)
     offset = -contrast * (1.0 + brightness) * float((_LUMA * mean).sum())
     chroma = (1.0 + saturation) * np.eye(3) - saturation * np.outer(np.ones(3), _LUMA)
-    matrix = gain * (_hue_rotation(hue) @ chroma)
-    if brightness == contrast == saturation == hue == 0.0:
-        return patch
-    m = matrix.astype(np.float32)
+    matrix = (gain * (_hue_rotation(hue) @ chroma)).astype(np.float32)
     out = np.empty(patch.shape, dtype=np.float32)
-    for channel in range(3):
-        row = m[channel]
+    for channel, row in enumerate(matrix):
         out[channel] = row[0] * patch[0] + row[1] * patch[1] + row[2] * patch[2] + np.float32(offset)
     return np.clip(out, 0.0, 1.0, out=out)
 
