@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semflow.app.report.colors import HEAT_ANCHORS
-from semflow.files import write_atomic
 
 from ..shared import plots
 

@@ -140,15 +140,16 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
     if options.data is None:
         raise ConfigError("--data must be the folder of the data set, but got none")
     libraries = chosen("libraries", options.libraries, list(LIBRARIES))
+    absent: list[str] = []
     if not options.libraries:
         absent = [name for name in libraries if not LIBRARIES[name].installed]
         libraries = [name for name in libraries if name not in absent]
-        if absent:
-            print(f"left out because they are not installed: {', '.join(absent)}", file=sys.stderr)
     variants: Any = chosen("variants", options.variants, list(VARIANTS))
     names = chosen("categories", options.categories, categories("mvtec", options.data))
     for library in libraries:
         LIBRARIES[library].require()
+    if absent:
+        print(f"left out because they are not installed: {', '.join(absent)}", file=sys.stderr)
     setup = Setup(
         *(options.backbone, options.weights, tuple(options.strides), options.image_size),
         *(options.steps, options.batch_size, options.learning_rate, options.mode),

@@ -7,7 +7,6 @@ Both sides are the same flow with the same parameters, once under `semflow.flows
 
 - `location`: two of SANFlow's conditional blocks, at strides 8, 16 and 32
 - `convolution`: four of FastFlow's blocks with 3x3 and 1x1 kernels in turn, at strides 4, 8 and 16
-- `..., soft`: with soft permutations, where the kernel covers the coupling alone
 - `location, compiled`: under `torch.compile`, which never uses the kernel of convolutions
 
 The sides take turns within a round, on one thread, by CPU time. A ratio is the time of the composition over the time
@@ -55,33 +54,25 @@ class Case(NamedTuple):
     backbone: str
     channels: int
     size: int
-    soft: bool
     compiled: bool
 
     @property
     def name(self) -> str:
-        return self.kernel + ", soft" * self.soft + ", compiled" * self.compiled
+        return self.kernel + ", compiled" * self.compiled
 
 
 def cases(backbones: list[str], compiled: bool) -> Iterator[Case]:
-    kinds = [(kernel, soft, False) for kernel in SUBNETS for soft in (False, True)]
-    for kernel, soft, compile_it in kinds + [("location", False, True)] * compiled:
+    kinds = [*((kernel, False) for kernel in SUBNETS), *[("location", True)] * compiled]
+    for kernel, compile_it in kinds:
         for backbone in backbones:
             scales = list(zip(CHANNELS[backbone], STRIDES, strict=True))
             for channels, stride in scales[1:] if kernel == "location" else scales[:-1]:
-                yield Case(kernel, backbone, channels, IMAGE_SIZE // stride, soft, compile_it)
+                yield Case(kernel, backbone, channels, IMAGE_SIZE // stride, compile_it)
 
 
 def make_flow(case: Case) -> tuple[FlowSequence, PositionTables | None]:
     subnets, code = SUBNETS[case.kernel], CODE[case.backbone] if case.kernel == "location" else 0
-    flow = coupling_stack(
-        case.channels,
-        len(subnets),
-        subnets,
-        context_channels=code,
-        permutation="soft" if case.soft else "hard",
-        clamp=1.9 if code else 2.0,
-    )
+    flow = coupling_stack(case.channels, len(subnets), subnets, context_channels=code, clamp=1.9 if code else 2.0)
     return flow, SinusoidalPosition2d(code)(case.size, case.size) if code else None
 
 

@@ -54,17 +54,6 @@ def false_alarms(parts: Parts) -> str:
     return markdown_table([*header, "alarms if calibrated on training images", "defects found"], rows)
 
 
-def dealt(parts: Parts) -> str:
-    """Return the rates of good test images that are judged by each other."""
-    rows = []
-    for name, seeds in real(parts):
-        for rate in seeds[0]["resampled"]["image"]:
-            found = [[seed["resampled"][what][rate] for seed in seeds] for what in ("image", "mask")]
-            seen = [", ".join(percent(x["rate"]) for x in side) for side in found]
-            rows.append([name, percent(float(rate)), percent(found[0][0]["exact"]), *seen])
-    return markdown_table(["data", "rate", "exact rate", "alarms", "masks"], rows)
-
-
 def holding_out(parts: Parts) -> str:
     """Return the metrics with a fifth held out, and the difference to training on all images."""
     rows = []
@@ -206,10 +195,7 @@ def made(parts: Parts) -> str:
 
 TABLES: dict[str, Callable[[Parts], str]] = {
     table.__name__: table
-    for table in (
-        *(summary, false_alarms, dealt, holding_out, exchangeable),
-        *(differences, bad_input, killed, processes, made),
-    )
+    for table in (summary, false_alarms, holding_out, exchangeable, differences, bad_input, killed, processes, made)
 }
 
 

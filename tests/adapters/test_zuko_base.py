@@ -1,4 +1,4 @@
-"""zuko_base: a flow of zuko over predicted statistics is zuko's own where the variance is 1, and scipy's elsewhere."""
+"""ZukoBase: a flow of zuko over predicted statistics is zuko's own where the variance is 1, and scipy's elsewhere."""
 
 import copy
 import sys
@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from helpers.library_cases import draw, surroundings
-from semflow.adapters import as_flow, with_statistics, zuko_base
+from semflow.adapters import as_flow, with_statistics, ZukoBase
 from semflow.bases import SemanticGaussian, variance_distribution
 from semflow.errors import ConfigError, SemflowError, ShapeError
 from semflow.nn import (
@@ -48,7 +48,7 @@ def predicted(outputs: int = 2, kernel: int = 1, dtype: torch.dtype = torch.floa
 @pytest.mark.parametrize("kind", ["MAF", "NSF"])
 def test_with_unit_variance_it_is_zuko_s_own(kind: str, shape: tuple[int, ...]) -> None:
     theirs = flow(kind)
-    ours = zuko.flows.Flow(theirs.transform, zuko_base(FixedVariance(1.0), C).double())
+    ours = zuko.flows.Flow(theirs.transform, ZukoBase(FixedVariance(1.0), C).double())
     c, x = draw(*shape, D, seed=1, dtype=torch.float64), draw(*shape, C, seed=2, dtype=torch.float64)
     made = ours(c)
     assert isinstance(ours.base, zuko.lazy.LazyDistribution)
@@ -62,7 +62,7 @@ def test_with_unit_variance_it_is_zuko_s_own(kind: str, shape: tuple[int, ...]) 
 def test_without_a_context() -> None:
     theirs = flow("NSF", context=0)
     learned = LearnedVariance(1, start=1.0).double()
-    ours = zuko.flows.Flow(theirs.transform, zuko_base(learned, C))
+    ours = zuko.flows.Flow(theirs.transform, ZukoBase(learned, C))
     x = draw(7, C, seed=2, dtype=torch.float64)
     torch.testing.assert_close(ours().log_prob(x), theirs().log_prob(x), rtol=1e-12, atol=1e-12)
     assert ours().sample((3,)).shape == (3, C)
@@ -75,7 +75,7 @@ def test_without_a_context() -> None:
 @given(seed=st.integers(0, 1000), form=st.sampled_from(["marginal", "mode"]), mean=st.floats(-2, 2))
 def test_the_density_is_scipy_s(seed: int, form: Any, mean: float) -> None:
     """Under the identity: a Student-t or a normal with the statistics that the head gives, at each place by itself."""
-    base = zuko_base(predicted(), C, mean, form)
+    base = ZukoBase(predicted(), C, mean, form)
     c, z = draw(2, 2, 3, D, seed=seed, dtype=torch.float64), draw(2, 2, 3, C, seed=seed + 1, dtype=torch.float64)
     with torch.no_grad():
         came = base(c).log_prob(z)
@@ -99,7 +99,7 @@ def test_it_is_what_with_statistics_gives_the_other_way_round() -> None:
     z, log_det = as_flow(theirs)(x, c)
     (statistics,) = head(c, [c])
     right = SemanticGaussian(form="marginal").log_prob(z, statistics) + log_det
-    ours = zuko.flows.Flow(theirs.transform, zuko_base(head, C))
+    ours = zuko.flows.Flow(theirs.transform, ZukoBase(head, C))
     came = ours(c.movedim(1, -1)).log_prob(x.movedim(1, -1))
     torch.testing.assert_close(came, right, rtol=1e-10, atol=1e-10)
     given = zuko.distributions.NormalizingFlow(theirs.transform(c.movedim(1, -1)), ours.base(statistics))
@@ -107,7 +107,7 @@ def test_it_is_what_with_statistics_gives_the_other_way_round() -> None:
     alone = ours(c[0].movedim(0, -1)).log_prob(x[0].movedim(0, -1))  # one map without a batch
     torch.testing.assert_close(alone, right[0], rtol=1e-10, atol=1e-10)
     control = with_statistics(theirs, FixedVariance(1.0)).log_prob(x, context=c)
-    plain = zuko.flows.Flow(theirs.transform, zuko_base(FixedVariance(1.0), C))(c.movedim(1, -1))
+    plain = zuko.flows.Flow(theirs.transform, ZukoBase(FixedVariance(1.0), C))(c.movedim(1, -1))
     torch.testing.assert_close(control, plain.log_prob(x.movedim(1, -1)), rtol=1e-10, atol=1e-10)
 
 
@@ -117,7 +117,7 @@ def test_predicted_shifts_move_the_mean() -> None:
         head = PredictedMean(network, variance=0.3)
         nn.init.normal_(network.output.weight)
     c = draw(6, D, seed=1, dtype=torch.float64)
-    base = zuko_base(head, C, mean=0.25)
+    base = ZukoBase(head, C, mean=0.25)
     shift = base.statistics(c).normal_shift
     assert shift is not None
     right = (0.25 + shift[:, 0, 0]).expand(6, C)
@@ -126,7 +126,7 @@ def test_predicted_shifts_move_the_mean() -> None:
 
 
 def test_samples_have_the_predicted_spread() -> None:
-    base = zuko_base(predicted(), C)
+    base = ZukoBase(predicted(), C)
     c = draw(3, D, seed=1, dtype=torch.float64)
     with surroundings(0), torch.no_grad():
         drawn = base(c).sample((20000,))
@@ -136,8 +136,8 @@ def test_samples_have_the_predicted_spread() -> None:
 
 def test_it_trains_is_saved_and_copied() -> None:
     """The loss of zuko's own tutorials, and the divergence that the head knows: everything learned gets a gradient."""
-    ours = zuko.flows.Flow(flow().transform, zuko_base(predicted(), C))
-    other = zuko.flows.Flow(flow(seed=3).transform, zuko_base(predicted(), C))
+    ours = zuko.flows.Flow(flow().transform, ZukoBase(predicted(), C))
+    other = zuko.flows.Flow(flow(seed=3).transform, ZukoBase(predicted(), C))
     c, x = draw(64, D, seed=1, dtype=torch.float64), draw(64, C, seed=2, dtype=torch.float64)
     optimizer = torch.optim.Adam(ours.parameters(), 1e-2)
     losses = []
@@ -159,15 +159,15 @@ def test_it_trains_is_saved_and_copied() -> None:
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "image": (
-        lambda: zuko_base(InverseGammaVariance(StatisticsNetwork(stride=4)), C),
+        lambda: ZukoBase(InverseGammaVariance(StatisticsNetwork(stride=4)), C),
         ConfigError,
         "head must predict from a context, .* FeatureStatisticsNetwork",
     ),
-    "form": (lambda: zuko_base(FixedVariance(), C, form="exact"), ConfigError, "form must be marginal or mode"),  # type: ignore[arg-type]
-    "channels": (lambda: zuko_base(FixedVariance(), 0), ConfigError, "channels must be at least 1"),
-    "no context": (lambda: zuko_base(predicted(), C)(), ShapeError, "c must be given: InverseGammaVariance predicts"),
+    "form": (lambda: ZukoBase(FixedVariance(), C, form="exact"), ConfigError, "form must be marginal or mode"),  # type: ignore[arg-type]
+    "channels": (lambda: ZukoBase(FixedVariance(), 0), ConfigError, "channels must be at least 1"),
+    "no context": (lambda: ZukoBase(predicted(), C)(), ShapeError, "c must be given: InverseGammaVariance predicts"),
     "dimensions": (
-        lambda: zuko_base(predicted(), C)(torch.zeros(1, 2, 2, 2, D)),
+        lambda: ZukoBase(predicted(), C)(torch.zeros(1, 2, 2, 2, D)),
         ShapeError,
         r"c must be .*, but got \(1, 2, 2, 2, 5\)",
     ),
@@ -185,11 +185,11 @@ def test_mistakes_are_named(name: str) -> None:
 def test_a_missing_zuko_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zuko.lazy", None)
     with pytest.raises(SemflowError, match=r'zuko.lazy must be installed, .*pip install "semflow\[zuko\]"'):
-        zuko_base(FixedVariance(), C)
+        ZukoBase(FixedVariance(), C)
 
 
 def test_under_autocast_densities_stay_in_float32() -> None:
-    base = zuko_base(predicted(dtype=torch.float32), C)
+    base = ZukoBase(predicted(dtype=torch.float32), C)
     c, z = draw(6, D, seed=1), draw(6, C, seed=2)
     right = base(c).log_prob(z)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -51,7 +51,7 @@ def page_table() -> str:
         lines += [f"### {group}", "", "| unusual input | result |", "| --- | --- |"]
         for row in rows:
             if not isinstance(row.expected, Refused):
-                lines.append(f"| {row.name} | {row.expected.told} |")
+                lines.append(f"| {row.name} | {row.expected.description} |")
                 continue
             kind = row.expected.kind.__name__
             errors.setdefault("exit code 2" if kind == "CommandError" else f"`{kind}`", []).append(row.name)

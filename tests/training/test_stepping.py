@@ -9,7 +9,7 @@ from helpers import joint_training as joint
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError, TrainingError
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import GlobalAffine, PyramidSequence, ScaleWise, coupling_stack
 from semflow.functional import take_locations
 from semflow.nn import ConvSubnet, SinusoidalPosition2d
@@ -99,7 +99,7 @@ def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
 
 
 def test_groups_need_flows_of_locations() -> None:
-    features = ModuleFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
+    features = FrozenFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
     training = TrainingConfig(epochs=1, locations=8)
     detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal())
     with pytest.raises(ConfigError, match=r"locations = 8 .* location by location, but their events are sample"):

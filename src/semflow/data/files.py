@@ -20,9 +20,6 @@ def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
     """Return the image files in a folder, sorted by relative path; skip hidden files and folders.
 
     Only the suffix counts; decoding reports broken files. Links to folders are not followed.
-
-    Raises:
-        DataError: If a folder cannot be read.
     """
     found = []
     for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):

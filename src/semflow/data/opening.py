@@ -60,7 +60,7 @@ def open_dataset(
     """
     root = Path(path)
     if not root.exists():
-        raise DataError(f"{root} must be a folder or file of images, but got no such path; check the path")
+        raise DataError(f"{root} must be a folder or file of images, but got no such file or folder; check the path")
     if category is not None:
         return _open_category(root, split, image_size, category, cache)
     if root.is_file():

@@ -194,7 +194,7 @@ def _load_rows(file: Path, axes: tuple[str, ...]) -> NDArray[np.generic]:
         raise DataError(f"{file} must be {expected}, but got no such file; {UNPACK}") from None
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{file} must be {expected}, but got {reason}; copy or unpack it again") from None
+        raise DataError(f"{file} must be {expected}, but got the error {reason!r}; copy or unpack it again") from None
     if rows.ndim != len(axes) or rows.dtype.kind not in "biuf":
         raise DataError(f"{file} must be {expected}, but got {rows.dtype} {rows.shape}; use the official file")
     return rows

@@ -15,14 +15,7 @@ __all__ = ["ZipFiles"]
 
 
 class ZipFiles:
-    """Members of a zip file, readable from any process: each worker opens the file itself.
-
-    Args:
-        path: The zip file.
-
-    Raises:
-        DataError: If the file cannot be read or is not a zip file.
-    """
+    """Members of a zip file, readable from any process: each worker opens the file itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,7 +44,7 @@ class ZipFiles:
         except (KeyError, RuntimeError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error.args[0] if error.args else error).split())
             raise DataError(
-                f"{self.path}#{name} must be a readable member of the archive, but got {reason}; copy the archive again"
+                f"{self.path}#{name} must be a readable zip member, but got the error {reason!r}; copy it again"
             ) from None
         with member:
             yield member
@@ -61,5 +54,7 @@ class ZipFiles:
             try:
                 self._open = os.getpid(), zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path} must be a zip file, but got {error}; download it again") from None
+                raise DataError(
+                    f"{self.path} must be a zip file, but got the error {str(error)!r}; copy it again"
+                ) from None
         return self._open[1]

@@ -1,10 +1,10 @@
-"""Synthetic anomalies: patches cut from one normal image and pasted, softly, into another."""
+"""Synthetic anomalies: patches cut from one normal image and pasted into another with a soft border."""
 
 from .blending import blend, soft_alpha
 from .cutpaste import KINDS, CutPaste
 from .dataset import SyntheticAnomalies
 from .jitter import jitter_colors
-from .masks import circle, rectangle, scar
+from .masks import circle, rectangle
 
 __all__ = [
     "KINDS",
@@ -14,6 +14,5 @@ __all__ = [
     "circle",
     "jitter_colors",
     "rectangle",
-    "scar",
     "soft_alpha",
 ]

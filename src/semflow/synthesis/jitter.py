@@ -1,4 +1,4 @@
-"""Colour jitter of a small patch, as one affine map of RGB."""
+"""Color jitter of a small patch, as one affine map of RGB."""
 
 import math
 
@@ -16,24 +16,30 @@ def jitter_colors(
     """Change brightness, contrast, saturation and hue of a patch, in this order, and clamp to [0, 1].
 
     All four are affine in RGB, so they are one 3x3 matrix and one offset: brightness scales by 1 + b, contrast scales
-    by 1 + c about the patch's mean luma, saturation scales the distance from the luma by 1 + s, and hue turns the
-    colour about the grey axis by `hue` of a full turn. Grey stays grey.
+    by 1 + c about the patch's mean luma, saturation scales the distance from the luma by 1 + s, and hue rotates the
+    color about the gray axis by `hue` of a full turn. Gray pixels stay gray.
 
     Args:
         patch: (3, h, w) in [0, 1].
-        brightness, contrast, saturation: relative changes, 0 for none.
-        hue: fraction of a full turn, 0 for none.
+        brightness: Relative change b.
+        contrast: Relative change c.
+        saturation: Relative change s.
+        hue: Fraction of a full turn.
 
-    >>> grey = np.full((3, 2, 2), 0.5, dtype=np.float32)
-    >>> jitter_colors(grey, 0.1, 0.0, 0.1, 0.1).round(4).max().item()
-    0.55...
+    Returns:
+        The changed patch (3, h, w).
+
+    Example:
+        >>> gray = np.full((3, 2, 2), 0.5, dtype=np.float32)
+        >>> jitter_colors(gray, 0.1, 0.0, 0.1, 0.1).round(4).max().item()
+        0.55...
     """
-    # Elementwise numpy, no matrix product and no torch reduction: the result must not depend on the thread count.
+    # Elementwise NumPy without matrix products or torch reductions: the result must not depend on the thread count.
     mean = patch.mean(axis=(1, 2), dtype=np.float64)
     gain = (1.0 + brightness) * (1.0 + contrast)
     offset = -contrast * (1.0 + brightness) * float((_LUMA * mean).sum())
     chroma = (1.0 + saturation) * np.eye(3) - saturation * np.outer(np.ones(3), _LUMA)
-    matrix = gain * (_turn_about_grey(hue) @ chroma)
+    matrix = gain * (_hue_rotation(hue) @ chroma)
     if brightness == contrast == saturation == hue == 0.0:
         return patch
     m = matrix.astype(np.float32)
@@ -44,8 +50,8 @@ def jitter_colors(
     return np.clip(out, 0.0, 1.0, out=out)
 
 
-def _turn_about_grey(turns: float) -> NDArray[np.float64]:
-    """Rotation of RGB about (1, 1, 1) by Rodrigues' formula."""
+def _hue_rotation(turns: float) -> NDArray[np.float64]:
+    """Return the rotation of RGB about (1, 1, 1) by Rodrigues' formula."""
     angle = 2.0 * math.pi * turns
     axis = 1.0 / math.sqrt(3.0)
     cross = axis * np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])

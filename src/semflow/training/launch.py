@@ -56,10 +56,13 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).split(" Exception raised from")[0]
         raise ConfigError(f"the processes that were launched together do not find each other: {reason}") from None
+    processes = Processes(dist.group.WORLD, store)
     try:
         with _ended_at_once():
-            yield Processes(dist.group.WORLD, store), own
+            yield processes, own
     finally:
+        # gloo's threads end with the last reference to the group. Threads left at exit can abort the process.
+        processes.group = processes.store = store = None
         dist.destroy_process_group()
 
 

@@ -118,7 +118,7 @@ def test_card_without_metrics_or_calibration(tmp_path) -> None:
     text = card.model_card(detector(), "screws")
     assert "## Metrics" not in text
     assert "model-index" not in header(text)
-    assert "None: scores have no threshold" in text
+    assert "None: predictions contain scores only" in text
     assert "Data: not described." in text
 
 

@@ -105,7 +105,7 @@ def other_mounts() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("output", "must be the same folder on all machines"),
         ("no output", "must be the manifest of a run"),
@@ -113,7 +113,7 @@ def other_mounts() -> list[str]:
     ],
 )
 def test_node_with_other_folders_is_rejected(
-    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, said: str
+    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, message: str
 ) -> None:
     words = other_mounts()
     if not words:
@@ -134,9 +134,9 @@ def test_node_with_other_folders_is_rejected(
     nodes.add(3, [*words, "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(elsewhere), hidden])
     with score(nodes, run, photos, output) as command:
         assert command.wait() == 2, command.said()
-    last = command.said().splitlines()[-1]  # before it Ray may say that it tries again
+    last = command.said().splitlines()[-1]  # Ray may report retries before it
     assert last.startswith("error: ")
-    assert said in last
+    assert message in last
     assert command.said().count("error: ") == 1
 
 
