@@ -45,7 +45,6 @@ def base_and_head(
     channels: Sequence[int] = (),
     strides: Sequence[int] = (),
     *,
-    statistics: bool = True,
     margin: float = 1.0,
     mode: float = 0.1,
     form: Form = "exact",
@@ -62,7 +61,6 @@ def base_and_head(
             `fixed` at `mode`, or `unit` for a standard normal without a head.
         channels: Channels of the feature maps, one per scale.
         strides: Strides of the feature maps, one per scale.
-        statistics: False for a standard normal, as with `unit`.
         margin: The anomalous mean; the normal mean is 0.
         mode: Mode of the variance's prior, where training starts.
         form: Form of the likelihood, see `semflow.functional.normal_log_prob`.
@@ -87,12 +85,6 @@ def base_and_head(
         raise ConfigError(f"mode must be positive, but got {mode}")
     if margin == 0:
         raise ConfigError("margin must not be 0, the normal mean, but got 0")
-    if not statistics:
-        if variance not in ("predicted", "unit"):
-            raise ConfigError(f"statistics must be True with variance {variance!r}, but got False")
-        if form != "exact":
-            raise ConfigError(f"statistics must be True with form {form!r}, but got False")
-        variance = "unit"
     if variance == "unit" and anomalies:
         raise ConfigError("variance must not be unit with synthetic anomalies, but got unit; train without them")
     if predicted_mean and variance not in ("predicted", "fixed"):

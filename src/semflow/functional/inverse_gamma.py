@@ -104,7 +104,7 @@ def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, f
     if not window * window > 2:
         raise ConfigError(f"window must be above sqrt(2), so that alpha is positive, but got {window}")
     if not mode > 0:
-        raise ConfigError(f"mode must be a positive variance, but got {mode}")
+        raise ConfigError(f"mode must be positive, but got {mode}")
     return window * window / 2 - 1, window * window * mode / 2
 
 
