@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Form
 from semflow.nn import (
@@ -68,7 +68,7 @@ def base_and_head(
         anomalies: Whether training marks anomalous locations, which a standard normal does not support.
         stride: Pixels that h on the image folds into one location, at most the finest of `strides`.
         source: Input of h: the `image`, once for all scales, or the `features` of each scale.
-        neighbors: Whether h on features sees the neighbors of a location.
+        neighbors: Whether h on features also sees neighboring locations.
 
     Returns:
         The base, the head and the initial scale.
@@ -81,8 +81,7 @@ def base_and_head(
         >>> type(base).__name__, head, start
         ('SemanticGaussian', FixedVariance(0.25), 0.5)
     """
-    if not mode > 0:
-        raise ConfigError(f"mode must be positive, but got {mode}")
+    positive(mode=mode)
     if margin == 0:
         raise ConfigError("margin must not be 0, the normal mean, but got 0")
     if variance == "unit" and anomalies:
