@@ -74,9 +74,7 @@ def test_the_rates_of_a_detector_on_exchangeable_images(build, count, rate) -> N
 
 def test_too_few_images_say_how_many_are_needed_and_change_nothing(build, images) -> None:
     detector = build()
-    with pytest.raises(
-        ConfigError, match=r"at least 99 images for .* 0\.01, but got 10; .* at least 0\.091$"
-    ):
+    with pytest.raises(ConfigError, match=r"at least 99 images for .* 0\.01, but got 10; .* at least 0\.091$"):
         calibrate(detector, images, 0.01)
     with pytest.raises(ConfigError, match=r"at least 9 images for false_alarm_rate 0\.1, but got 8"):
         calibrate(detector, images[:8])

@@ -178,9 +178,7 @@ def test_the_first_step_that_was_not_finite_is_named_however_late_it_is_looked_a
             watch.step(torch.tensor(0.5), [weight])
         watch.check()
 
-    with pytest.raises(
-        TrainingError, match=r"^gradient must .* but got inf at step 5, with a loss of 0\.5$"
-    ):
+    with pytest.raises(TrainingError, match=r"^gradient must .* but got inf at step 5, with a loss of 0\.5$"):
         take(Watch(clip=3.0, every=every), 2.0, 4.0, 1.0, 8.0, float("inf"), float("nan"), 1.0)
     watch = Watch(clip=3.0, every=every)
     for norm in (2.0, 4.0, 1.0, 8.0):

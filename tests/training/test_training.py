@@ -103,9 +103,7 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
     again = fit(build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False)
     assert_same(state(whole), state(again))
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(
-        CheckpointError, match=r"false_alarm_rate = None, since it is finished, but got 0\.1;"
-    ):
+    with pytest.raises(CheckpointError, match=r"false_alarm_rate = None, since it is finished, but got 0\.1;"):
         fit(
             build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False,
             calibration=make_images(30, seed=1), false_alarm_rate=0.1,
@@ -192,9 +190,7 @@ def test_what_fit_refuses(build, images, tmp_path) -> None:
 
 
 def test_a_diverging_loss_is_named(build, images) -> None:
-    with pytest.raises(
-        TrainingError, match=r"must .* but got \S+ at step \d+ of epoch \d, .* below 1000000"
-    ):
+    with pytest.raises(TrainingError, match=r"must .* but got \S+ at step \d+ of epoch \d, .* below 1000000"):
         fit(build(), images, training=TrainingConfig(4, 4, 1e6, "constant"), progress=False)
 
 
