@@ -1,6 +1,6 @@
 """Checks of arguments against their annotations."""
 
-__all__ = ["Settings", "at_least", "check_arguments", "checked"]
+__all__ = ["Settings", "at_least", "check_arguments", "checked", "positive"]
 
 import functools
 import inspect
@@ -116,6 +116,13 @@ def at_least(least: int, **numbers: float) -> None:
     for name, value in numbers.items():
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, but got {value}")
+
+
+def positive(**numbers: float) -> None:
+    """Raise ConfigError for the first number that is not positive, by the name that it is given under."""
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ConfigError(f"{name} must be positive, but got {value}")
 
 
 @functools.cache
