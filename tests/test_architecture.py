@@ -37,8 +37,6 @@ LAYERS = [
 # testing ships with the package for users' own flows: it may use everything up to flows, and no layer uses it.
 TESTING_MAY_IMPORT = ["testing", *LAYERS[: LAYERS.index("flows") + 1]]
 MAXIMUM_LINES = 300
-REWRITING = {"features", "adapters", "app", "metrics", "flows", "synthesis", "testing"}
-"""Layers whose error messages are not checked yet."""
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TEXTS = sorted(
@@ -187,8 +185,6 @@ def raised_messages(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_error_messages_say_what_must_be_and_what_was_given(path: Path) -> None:
     """The grammar is `<name> must be <expected>, but got <value>`, then optionally `; <advice>`; no final period."""
-    if layer_of(path) in REWRITING:
-        pytest.skip("the messages of this layer are being rewritten")
     wrong = [
         f"line {line}: {message}"
         for line, message in raised_messages(path)

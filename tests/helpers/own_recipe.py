@@ -7,8 +7,7 @@ from semflow.bases import StandardNormal
 from semflow.detectors import Detector
 from semflow.features import FeatureExtractor, FrozenFeatures
 from semflow.flows import coupling_stack
-from semflow.recipes import Backbone, Couplings, recipe
-from semflow.recipes.groups import build_features
+from semflow.recipes import Backbone, Couplings, build_features, recipe
 from semflow.training import TrainingConfig
 
 __all__ = ["Network", "own_features", "own_recipe"]

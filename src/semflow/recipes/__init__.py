@@ -14,6 +14,8 @@ from .groups import (
     PyramidCouplings,
     SemanticStatistics,
     StatisticsPrediction,
+    build_base,
+    build_features,
 )
 from .msflow import msflow
 from .registry import RECIPES, build, recipe
@@ -33,6 +35,8 @@ __all__ = [
     "SemanticStatistics",
     "StatisticsPrediction",
     "build",
+    "build_base",
+    "build_features",
     "cflow_ad",
     "cs_flow",
     "differnet",

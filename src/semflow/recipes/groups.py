@@ -166,7 +166,17 @@ class SemanticStatistics(Settings):
 
 
 def build_features(backbone: AnyBackbone, image_size: int, seed: int, *, normalize: bool = False) -> FeatureExtractor:
-    """Build the features of a backbone; return a module of the user's own as it is."""
+    """Build the features of a backbone; return a module of the user's own unchanged.
+
+    Args:
+        backbone: group of settings, timm name, or feature extractor.
+        image_size: side of the images in pixels.
+        seed: seed of random weights.
+        normalize: normalize each map of each image, see `semflow.features.TimmFeatures`.
+
+    Returns:
+        The feature extractor.
+    """
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
     if not isinstance(backbone, Backbone):
@@ -189,7 +199,17 @@ def build_base(
     strides: Sequence[int] = (),
     **options: Any,
 ) -> BaseAndHead:
-    """Build base, variance head and starting scale, see `semflow.bases.base_and_head`; None is the standard normal."""
+    """Build base, variance head and starting scale, see `semflow.bases.base_and_head`.
+
+    Args:
+        statistics: settings; None gives the standard normal.
+        channels: channels of the feature maps, one per scale.
+        strides: strides of the feature maps, one per scale.
+        options: further arguments of `base_and_head`.
+
+    Returns:
+        Base, head and starting scale.
+    """
     if statistics is None:
         return base_and_head("unit")
     settings = {name: value for name, value in vars(statistics).items() if name not in ("kl", "bce")}

@@ -105,23 +105,15 @@ def results(
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     for batch in batches(dataset, batch_size, workers, dealt):
         prediction = detector.predict(batch.images.to(device))
-        scores, maps = prediction.score.cpu(), prediction.anomaly_map.float().cpu()
-        decided = [
-            None if x is None else x.cpu() for x in (prediction.p_value, prediction.is_anomalous, prediction.mask)
-        ]
-        for index, path in enumerate(batch.paths):
-            masks = batch.anomaly_masks if detector.localizes else None
-            mask = None if masks is None else masks[index]
-            sample = Sample(batch.images[index], int(batch.labels[index]), mask, path)
-            p_value, is_anomalous, where = (None if x is None else x[index] for x in decided)
-            yield ImageResult(
-                sample,
-                float(scores[index]),
-                maps[index],
-                None if p_value is None else float(p_value),
-                None if is_anomalous is None else bool(is_anomalous),
-                where,
-            )
+        scores, maps = prediction.score.tolist(), prediction.anomaly_map.float().cpu()
+        p_values = [None] * len(scores) if prediction.p_value is None else prediction.p_value.tolist()
+        alarms = [None] * len(scores) if prediction.is_anomalous is None else prediction.is_anomalous.tolist()
+        masks = None if prediction.mask is None else prediction.mask.cpu()
+        truths = batch.anomaly_masks if detector.localizes else None
+        for k, path in enumerate(batch.paths):
+            truth, mask = (None if x is None else x[k] for x in (truths, masks))
+            sample = Sample(batch.images[k], int(batch.labels[k]), truth, path)
+            yield ImageResult(sample, scores[k], maps[k], p_values[k], alarms[k], mask)
 
 
 class Tally:
