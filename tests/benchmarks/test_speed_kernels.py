@@ -1,7 +1,6 @@
 """The benchmark of fused kernels runs both sides of a small case and summarizes ratios over scales."""
 
 import pytest
-
 from benchmarks.speed.kernels import Case, cases, ratios, sides
 from benchmarks.speed.timing import Seconds
 
