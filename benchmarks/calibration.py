@@ -31,7 +31,7 @@ from typing import Any
 
 from semflow.errors import ConfigError
 
-from .shared.record import provenance, write
+from .shared.record import provenance, write_json
 
 CATEGORIES, TEXTURES = ("screw", "toothbrush"), ("brick", "grass", "gravel")
 RATES, DEALS = (0.1, 0.05, 0.01), 20_000
@@ -39,7 +39,9 @@ RATES, DEALS = (0.1, 0.05, 0.01), 20_000
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.calibration", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.calibration", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with screw and toothbrush of MVTec AD")
     parser.add_argument("--only", nargs="+", choices=(*CATEGORIES, *TEXTURES), help="only these data sets")
     parser.add_argument("--epochs", type=int, default=10, help="of training")
@@ -66,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
             kept |= what(data[name], options.epochs, size, seed)
             print(json.dumps({name: {seed: kept}}, indent=1), flush=True)
             if options.json is not None:
-                write(options.json, json.dumps({**about, "results": found}, indent=1) + "\n")
+                write_json(options.json, {**about, "results": found})
     return 0
 
 
@@ -78,8 +80,6 @@ def begun(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
     if any(before.get(name) != about[name] for name in ("epochs", "image_size", "versions", "machine")):
         return {}
     results: dict[str, Any] = before["results"]
-    for kept in (kept for seeds in results.values() for kept in seeds.values()):
-        kept.setdefault("commit", before["commit"])
     return results
 
 

@@ -10,12 +10,10 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .shared.figures import markdown_table, spread, text_of
+from .shared.figures import markdown_table, text_of
 from .shared.record import ROOT, write
-
-__all__ = ["TABLES", "Figures", "filled", "main", "read"]
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 FREIA = "FrEIA, published formulation"
@@ -50,26 +48,12 @@ COST = (  # name of a cost ratio in the JSON file, what was measured, against wh
 )
 
 
-class Figures(NamedTuple):
-    """Results that the tables show."""
-
-    speed: Mapping[str, Any]  # of benchmarks.speed
-    flow: Mapping[str, Any]  # of benchmarks/mvtec.py
-    peers: Mapping[str, Any] | None  # of benchmarks.reproduce sanflow --peers
+RESULTS = ROOT / "benchmarks" / "results"
 
 
-def read(folder: Path = ROOT / "benchmarks" / "results") -> Figures:
-    """Read the committed results."""
-
-    def load(name: str) -> Any:
-        return json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else None
-
-    return Figures(load("speed.json"), load("mvtec_lite0.json"), load("peers/sanflow.json"))
-
-
-def speed(figures: Figures) -> str:
+def speed(results: Path) -> str:
     """Return a table of speedups, of sizes at which a peer is faster, and a table of relative costs."""
-    found = figures.speed
+    found = json.loads((results / "speed.json").read_text("utf-8"))
     skipped = found.get("skipped", {})
 
     def rows(names: Sequence[tuple[str, str, str]]) -> list[list[str]]:
@@ -92,37 +76,34 @@ def speed(figures: Figures) -> str:
     return f"{faster}\n\n{cost}\n\n{origin(found)}"
 
 
-def accuracy(figures: Figures) -> str:
+def accuracy(results: Path) -> str:
     """Return SANFlow and the peers on the same features by category, with the highest figures in bold."""
+    found = json.loads((results / "sanflow" / "sanflow.json").read_text("utf-8"))
     rows = []
-    for category in sorted({cell["category"] for cell in figures.flow["cells"]}, reverse=True):
-        cells = [cell for cell in figures.flow["cells"] if cell["category"] == category]
-        ours = [spread({cell["seed"]: 100 * cell[metric] for cell in cells}) for metric in METRICS]
-        methods: list[tuple[str, str, list[Any]]] = [("SANFlow", f"{cells[0]['epochs']} epochs", ours)]
-        for row in figures.peers["rows"] if figures.peers else ():
-            found = [(row["metrics"][metric]["categories"].get(category) or {}).get("ours") for metric in METRICS]
-            if all(found):
-                methods.append((row["row"], "one pass", found))
-        best = [max(values[k]["mean"] for *_, values in methods) for k in range(len(METRICS))]
-        for name, training, values in methods:
+    for category in found["categories"]:
+        methods = {}
+        for row in found["rows"]:
+            values = [row["metrics"][metric]["categories"][category]["ours"] for metric in METRICS]
+            if all(values):
+                methods[row["row"]] = values
+        best = [max(values[k]["mean"] for values in methods.values()) for k in range(len(METRICS))]
+        for name, values in methods.items():
             texts = [text_of(v, 1) for v in values]
             bold = [f"**{t}**" if v["mean"] == b else t for t, v, b in zip(texts, values, best, strict=True)]
+            training = f"{found['epochs'][category][0]} epochs" if name == "SANFlow" else "one pass"
             rows.append([category, name, training, str(len(values[0]["seeds"])), *bold])
-    parts = [markdown_table(["category", "method", "training", "seeds", *METRICS.values()], rows)]
-    parts.append(f"SANFlow: {origin(figures.flow)}")
-    if figures.peers:
-        parts.append(f"The others: {origin(figures.peers['provenance'])}")
-    return "\n\n".join(parts)
+    table = markdown_table(["category", "method", "training", "seeds", *METRICS.values()], rows)
+    return f"{table}\n\n{origin(found['provenance'])}"
 
 
 TABLES = {"speed": speed, "accuracy": accuracy}
 
 
-def filled(text: str, figures: Figures) -> str:
+def filled(text: str, results: Path = RESULTS) -> str:
     """Return a page with new tables between its markers."""
     return re.sub(
         r"(<!-- figures: (?P<name>\w+) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}\n{TABLES[match['name']](figures)}\n\n{match[3]}",
+        lambda match: f"{match[1]}\n{TABLES[match['name']](results)}\n\n{match[3]}",
         text,
         flags=re.DOTALL,
     )
@@ -148,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     page = ROOT / "README.md"
     text = page.read_text("utf-8")
-    made = filled(text, read())
+    made = filled(text)
     if options.check:
         if made != text:
             print("README.md: tables differ from the results; run python -m benchmarks.readme_table", file=sys.stderr)

@@ -4,6 +4,7 @@ mkdocstrings loads `ExampleSections` from this file too.
 """
 
 import re
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -46,7 +47,7 @@ def on_files(files: Files, config: Any) -> Files:
     rows = []
     for module in MODULES:
         summary, _, rest = (import_module(module).__doc__ or "").strip().partition("\n")
-        entries = "\n".join(f"::: {module}.{name}\n" for name in public_names(module))
+        entries = "\n".join(f"::: {path_of(module, name)}\n" for name in public_names(module))
         text = f"# {module}\n\n{summary}\n{rest}\n\n{entries}"
         files.append(File.generated(config, page_of(module), content=text))
         rows.append(f"| [`{module}`]({page_of(module).removeprefix('reference/')}) | {summary} |")
@@ -73,6 +74,11 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     return CODE.sub(linked, html)
 
 
+def path_of(module: str, name: str) -> str:
+    """Return the path of a public name; if a submodule has the same name, the path of the name inside it."""
+    return f"{module}.{name}.{name}" if f"{module}.{name}" in sys.modules else f"{module}.{name}"
+
+
 def page_of(module: str) -> str:
     """Return the path of the reference page of `module` below docs/."""
     return f"reference/{module}.md"
@@ -81,10 +87,10 @@ def page_of(module: str) -> str:
 @cache
 def targets() -> dict[str, str]:
     """Return the anchor that each name in code leads to; short names need a capital or an underscore."""
-    full = [f"{module}.{name}" for module in MODULES[1:] for name in public_names(module)]
+    full = {f"{module}.{name}": path_of(module, name) for module in MODULES[1:] for name in public_names(module)}
     short = [name.rpartition(".")[2] for name in full]
-    unique = {last: name for last, name in zip(short, full, strict=True) if short.count(last) == 1}
-    return {last: name for last, name in unique.items() if re.search("[A-Z_]", last)} | {name: name for name in full}
+    unique = {last: path for last, path in zip(short, full.values(), strict=True) if short.count(last) == 1}
+    return {last: path for last, path in unique.items() if re.search("[A-Z_]", last)} | full
 
 
 class ExampleSections(Extension):

@@ -1,9 +1,9 @@
-"""Train on a folder of good images and look at what is not like them.
+"""Train on a folder of good images and find anomalies in others.
 
     python examples/own_folder.py --data photos --output results
 
-`photos` holds good images in good/ or train/good/; images in test/ are scored. Without --data
-the demo's brick is taken.
+`photos` contains good images in good/ or train/good/. Images in test/ are scored. Without --data the example uses the
+demo's brick images.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from semflow.recipes import Backbone, Couplings, sanflow
 
 
 def main(data: Path | None, output: Path, epochs: int) -> list[float]:
-    """The scores of the test images."""
+    """Return the scores of the test images."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
     backbone = Backbone("tf_efficientnet_lite0", "packaged", (8, 16, 32), smoothing=3)
@@ -28,7 +28,7 @@ def main(data: Path | None, output: Path, epochs: int) -> list[float]:
     semflow.fit(detector, train, epochs=epochs, batch_size=8, output=output / "run", progress=False)
     save_figure(training_curves(output / "run"), output / "training")
 
-    detector = semflow.load(output / "run")  # as another program would
+    detector = semflow.load(output / "run")  # in another program, start here
     test = open_dataset(root, "test", detector.provenance.image_size)
     scores = []
     for i in range(0, len(test), 8):

@@ -1,14 +1,14 @@
-"""Table S5 in small: does a predicted variance help FastFlow to say where a defect is?
+"""A small version of Table S5: does a predicted variance help FastFlow to localize defects?
 
     python examples/table_s5_small.py --data mvtec/toothbrush    # a minute on one core
     python examples/table_s5_small.py                            # the demo's brick
 
-FastFlow as it is; with one learned variance a scale, the control: where that does as well, predicting is not what
-helps; and with a predicted variance. All from the same seed, on a small backbone and small images. FastFlow's log-det
-belongs to the whole image and is left out of its map, so the variance of the base is the only scale that the map has.
+Compares plain FastFlow, FastFlow with one learned variance per scale (the control: if it does as well, prediction is
+not what helps), and FastFlow with a predicted variance. All use the same seed, a small backbone and small images.
+FastFlow's log-det is a value per image and not part of its map, so the variance of the base sets the map's scale.
 
-On toothbrush this gives AUPRO 0.513, 0.534 and 0.584. One seed and twelve epochs show what to look at and prove
-nothing: three seeds, two categories and longer training are in `benchmarks/results/tableS5`, and the whole table is
+On toothbrush this gives AUPRO 0.513, 0.534 and 0.584. One seed and twelve epochs prove nothing: three seeds, two
+categories and longer training are in `benchmarks/results/tableS5`. The whole table is computed by
 `python -m benchmarks.reproduce tableS5 --data mvtec`.
 """
 
@@ -30,7 +30,7 @@ ROWS = {
 
 
 def main(data: Path | None, output: Path, epochs: int) -> dict[str, dict[str, float | None]]:
-    """Metrics of each row."""
+    """Return the metrics of each row."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
     train, test = (open_dataset(root, split, SIZE, cache=True) for split in ("train", "test"))

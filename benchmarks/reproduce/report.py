@@ -10,8 +10,6 @@ from .planning import Planned
 from .summary import assemble
 from .tables import Row, Table
 
-__all__ = ["report"]
-
 PAPER_EPOCHS = 80
 
 
@@ -30,8 +28,8 @@ def report(
             "commits": sorted({k["record"]["commit"] for k in kept}),
             "versions": _merged([k["record"]["versions"] for k in kept]),
             "machine": _either(k["record"]["machine"] for k in kept),
-            "device": _either(k["result"].get("device", "?") for k in kept),
-            "threads": _either(k["result"].get("threads", "?") for k in kept),
+            "device": _either(k["result"]["device"] for k in kept if "device" in k["result"]),
+            "threads": _either(k["result"]["threads"] for k in kept if "threads" in k["result"]),
         },
         "missing": [str(c.key) for c in cells if not c.kept],
     }

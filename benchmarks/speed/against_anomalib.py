@@ -198,7 +198,7 @@ def chain(flows: nn.ModuleList, maps: list[Tensor], compiled: bool) -> Run:
 
 
 def check_fastflow(ours: Detector, theirs: Any, images: Tensor, normalized: Tensor) -> None:
-    """anomalib's map is -mean exp(-mean_c z^2 / 2); ours is minus its logarithm."""
+    """Anomalib's map is -mean exp(-mean_c z^2 / 2); ours is minus its logarithm."""
     with torch.no_grad():
         torch.testing.assert_close(
             -torch.exp(-predict(ours, images)[0]), theirs(normalized).anomaly_map[:, 0], rtol=1e-3, atol=1e-4
@@ -245,7 +245,7 @@ def measure_cflow(report: Report, variant: Variant, plan: Plan, whole: bool = Tr
 
 
 def check_cflow(ours: Detector, theirs: Any, images: Tensor, normalized: Tensor, maps: list[Tensor]) -> None:
-    """anomalib's map is max S - S with S = sum_k exp(l_k - max l_k) over this batch; ours is -log (S / K)."""
+    """Anomalib's map is max S - S with S = sum_k exp(l_k - max l_k) over this batch; ours is -log (S / K)."""
     with torch.no_grad():
         log_probs = ours.log_probs(images, maps)[0]
         ours.scorer.offsets.copy_(torch.stack([x.max() for x in log_probs]))

@@ -10,8 +10,6 @@ from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import ROOT
 from .parts import MODULES
 
-__all__ = ["PAGES", "TABLES", "filled", "write"]
-
 PAGES = (ROOT / "docs" / "trust.md", ROOT / "docs" / "calibration.md")
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 FORMATS = {"torch": "torch.export", "onnx": "ONNX Runtime", "openvino": "OpenVINO (f32)"}
@@ -52,17 +50,6 @@ def false_alarms(parts: Parts) -> str:
             )
     header = ["data, calibration images", "rate", "good test images", "expected alarms (95 %)", "alarms", "masks"]
     return markdown_table([*header, "alarms if calibrated on training images", "defects found"], rows)
-
-
-def dealt(parts: Parts) -> str:
-    """Return the rates of good test images that are judged by each other."""
-    rows = []
-    for name, seeds in real(parts):
-        for rate in seeds[0]["resampled"]["image"]:
-            found = [[seed["resampled"][what][rate] for seed in seeds] for what in ("image", "mask")]
-            seen = [", ".join(percent(x["rate"]) for x in side) for side in found]
-            rows.append([name, percent(float(rate)), percent(found[0][0]["exact"]), *seen])
-    return markdown_table(["data", "rate", "exact rate", "alarms", "masks"], rows)
 
 
 def holding_out(parts: Parts) -> str:
@@ -206,10 +193,7 @@ def made(parts: Parts) -> str:
 
 TABLES: dict[str, Callable[[Parts], str]] = {
     table.__name__: table
-    for table in (
-        *(summary, false_alarms, dealt, holding_out, exchangeable),
-        *(differences, bad_input, killed, processes, made),
-    )
+    for table in (summary, false_alarms, holding_out, exchangeable, differences, bad_input, killed, processes, made)
 }
 
 

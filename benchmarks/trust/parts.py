@@ -10,8 +10,6 @@ from typing import Any
 
 from .tests import Case
 
-__all__ = ["MODULES", "PARTS", "Part"]
-
 Figures = dict[str, Any]
 
 
@@ -113,16 +111,16 @@ PARTS = {
     "exchangeable": Part(("tests/detectors/test_conformal.py",), exchangeable),
     "same_score": Part(("tests/recipes/test_same_score.py",), same_score),
     "bad_input": Part(("tests/bad_input",), bad_input),
-    "files": Part(("tests/detectors/test_checkpoint_fuzz.py", "tests/app/export/test_export_broken_files.py"), counts),
+    "files": Part(("tests/training/test_checkpoint_fuzz.py", "tests/app/export/test_export_broken_files.py"), counts),
     "kills": Part(
         (
-            "tests/detectors/test_kill.py",
+            "tests/training/test_kill.py",
             "tests/app/cli/test_cli_restart.py",
             "tests/benchmarks/test_reproduce_kill.py",
         ),
         kills,
     ),
-    "processes": Part(("tests/detectors/test_distributed.py", "tests/app/cli/test_cli_distributed.py"), processes),
+    "processes": Part(("tests/training/test_distributed.py", "tests/app/cli/test_cli_distributed.py"), processes),
     "export": Part(("tests/app/export/test_export_recipes.py",), export),
 }
 """By name, the long ones last."""

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks.shared.store import CellStore, Key
 
 ROOT = Path(__file__).resolve().parents[2]

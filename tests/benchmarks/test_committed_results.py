@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-
 from benchmarks import why
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.retrofit import __main__ as retrofit

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce import peers
 from benchmarks.reproduce.cells import Cell
@@ -14,6 +13,7 @@ from benchmarks.reproduce.planning import choose_rows, plan
 from benchmarks.reproduce.tables import table
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.store import CellStore, Key
+
 from semflow.data import MVTecAD
 from semflow.features import TimmFeatures
 from semflow.metrics import ImageAccumulator

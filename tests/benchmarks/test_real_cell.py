@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce.cells import Cell, measure
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.store import CellStore, Key
+
 from semflow import evaluate, fit
 from semflow.data import MVTecAD
 from semflow.recipes import build

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.shared.store import CellStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from helpers.spawned_work import work
-
 from benchmarks.shared.runner import THREADS, run_all
+
+from helpers.spawned_work import work
 
 
 def alive(pid: int) -> bool:

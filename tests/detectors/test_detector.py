@@ -13,7 +13,7 @@ from torch import nn
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Scorer
 from semflow.errors import ConfigError, DataError, ShapeError
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import Standardize
 from semflow.metrics import aupro, auroc, f1_max
 from semflow.training import evaluate
@@ -154,7 +154,7 @@ def test_prepare_fits_the_standardisation_and_it_counts_in_the_log_det(build, im
 
 
 def test_a_head_is_not_needed_and_flows_must_match_the_scales() -> None:
-    features = ModuleFeatures(nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
+    features = FrozenFeatures(nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
     detector = Detector(features, [Standardize(4)], StandardNormal())
     with pytest.raises(ConfigError, match="flows must be 1"):
         Detector(features, [], StandardNormal())
@@ -196,7 +196,7 @@ def test_a_detector_in_half_precision_is_refused_and_autocast_is_not(build, imag
     right = detector.predict(batch).score
     detector.to(dtype)
     for wrong in (batch, batch.to(dtype)):
-        with pytest.raises(ShapeError, match=f"^the detector must be torch.float32 or torch.float64, but is {dtype}"):
+        with pytest.raises(ShapeError, match=f"^detector must be torch.float32 or torch.float64, but got {dtype}"):
             detector.predict(wrong)
     detector = build().eval()
     with torch.autocast("cpu", torch.bfloat16):

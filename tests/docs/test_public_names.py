@@ -1,4 +1,4 @@
-"""Every public name has a docstring, and every public class and function an example that its docstring's tests run."""
+"""Public names have docstrings, public classes and functions examples, and described arguments exist."""
 
 import inspect
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ NEEDS_RAY = {
 
 
 def documented(module: str) -> Iterator[tuple[str, object]]:
-    """Classes and functions of a room; not values, aliases of types, and protocols, whose members say all there is."""
-    room = import_module(module)
-    for name in room.__all__:
-        thing = getattr(room, name)
+    """Yield the public classes and functions of a module."""
+    home = import_module(module)
+    for name in home.__all__:
+        thing = getattr(home, name)
         of_semflow = getattr(thing, "__module__", "").startswith("semflow")
         if of_semflow and (inspect.isclass(thing) or inspect.isfunction(thing)):
             yield f"{module}.{name}", thing
@@ -42,14 +42,13 @@ def test_public_names_have_docstrings_with_examples(module: str) -> None:
     assert without - NEEDS_RAY == set()
 
 
-def test_what_is_looked_at() -> None:
+def test_classes_and_functions_are_found() -> None:
     names = {name for module in MODULES for name, _ in documented(module)}
     assert len(names) > 180
     assert {"semflow.fit", "semflow.flows.AffineCoupling", "semflow.metrics.aupro"} <= names
 
 
-def test_arguments_that_are_described_exist() -> None:
-    """Below `Args:` of a function or a class stand names of its parameters, or of its fields."""
+def test_described_arguments_exist() -> None:
     wrong, seen = [], 0
     for module in MODULES:
         for name, thing in documented(module):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from semflow.errors import CheckpointError, DataError
-from semflow.files import remove_partial, replace_file, staged_folder, write_atomic, writing
+from semflow.files import refuse_unwritable, remove_partial, replace_file, staged_folder, write_atomic, writing
 
 
 def names(folder: Path) -> list[str]:
@@ -120,3 +120,10 @@ def test_remove_partial_leaves_other_files(tmp_path: Path) -> None:
     assert names(tmp_path) == kept
     remove_partial(tmp_path)
     assert names(tmp_path) == kept[1:]
+
+
+def test_refuse_unwritable_names_a_file_among_the_parents(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "results")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file must be a folder, but got a file; choose another location than"):
+        refuse_unwritable(tmp_path / "file" / "results")

@@ -1,8 +1,10 @@
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from semflow._optional import find_optional, import_optional
+from semflow._optional import EXTRAS, find_optional, import_optional
 from semflow.errors import ConfigError
 
 
@@ -22,3 +24,8 @@ def test_installed_package_is_found_and_imported() -> None:
 
     assert import_optional("numpy") is numpy
     assert (find_optional("numpy") / "__init__.py").is_file()
+
+
+def test_every_extra_is_declared() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS.values()) <= set(project["optional-dependencies"])

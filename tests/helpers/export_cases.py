@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from semflow.bases import SemanticGaussian
 from semflow.detectors import Detector, Provenance, Scorer
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
 from semflow.recipes import build
@@ -42,7 +42,7 @@ def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
     """Of modules, without timm: two scales, one block each, a predicted variance."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        features = ModuleFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
+        features = FrozenFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
         flows = [
             FlowSequence([Standardize(c), AffineCoupling(c, context_channels=8), GlobalAffine(c), HardPermutation(c)])
             for c in features.channels

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Provenance
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
@@ -53,7 +53,7 @@ def samples() -> Detector:
     """A flow whose event is the sample, with 3x3 subnets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        features = ModuleFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
+        features = FrozenFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
         flows = [coupling_stack(6, 2, (ConvSubnet,))]
         detector = Detector(features, flows, StandardNormal())
     detector.provenance = Provenance(training=TrainingConfig(2, 4, 1e-3, "constant"), image_size=32)

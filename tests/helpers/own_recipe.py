@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector
-from semflow.features import FeatureExtractor, ModuleFeatures
+from semflow.features import FeatureExtractor, FrozenFeatures
 from semflow.flows import coupling_stack
 from semflow.recipes import Backbone, Couplings, recipe
 from semflow.recipes.groups import build_features
@@ -25,10 +25,10 @@ class Network(nn.Module):
         return self.convolution(x).relu()
 
 
-def own_features(seed: int = 0) -> ModuleFeatures:
+def own_features(seed: int = 0) -> FrozenFeatures:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ModuleFeatures(Network(), channels=(6,), strides=(4,))
+        return FrozenFeatures(Network(), channels=(6,), strides=(4,))
 
 
 @recipe

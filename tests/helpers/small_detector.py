@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from semflow.bases import SemanticGaussian
 from semflow.data import Sample
 from semflow.detectors import Detector, Provenance, Scorer
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
 from semflow.synthesis import CutPaste
@@ -31,7 +31,7 @@ class Pyramid(nn.Module):
 def make_detector(seed: int = 0, synthesis: bool = True, score_log_det: bool = False) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        features = ModuleFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
+        features = FrozenFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
         flows = [
             FlowSequence(
                 [Standardize(c)]

@@ -75,7 +75,7 @@ def test_detector_with_own_features_is_saved_whole(tmp_path) -> None:
 
 def test_load_asks_for_own_features(tmp_path) -> None:
     path = semflow.save(own_recipe(own_features()), tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"extractor, semflow\.features\.\w+\.ModuleFeatures, but got None"):
+    with pytest.raises(CheckpointError, match=r"extractor, semflow\.features\.\w+\.FrozenFeatures, but got None"):
         semflow.load(path)
     other = semflow.save(own_recipe(), tmp_path / "other")
     with pytest.raises(CheckpointError, match="must hold a detector with features of your own, but got one without"):

@@ -1,4 +1,4 @@
-"""Flows of other libraries as flows of this one, and statistics prediction for any of them."""
+"""Adapters for flows of other libraries, and statistics prediction for any flow."""
 
 from .callable_flow import CallableFlow
 from .dispatch import as_flow
@@ -8,10 +8,10 @@ from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow
 from .statistics import FlowWithStatistics, with_statistics
 from .transform_flow import TransformFlow
-from .zuko_base import zuko_base
+from .zuko_base import ZukoBase
 from .zuko_flow import ZukoFlow
 
 __all__ = [
-    "CallableFlow", "FlowWithStatistics", "FreiaFlow", "NFlowsFlow", "NormflowsFlow", "TransformFlow", "ZukoFlow",
-    "as_flow", "from_freia", "with_statistics", "zuko_base",
+    "CallableFlow", "FlowWithStatistics", "FreiaFlow", "NFlowsFlow", "NormflowsFlow", "TransformFlow", "ZukoBase",
+    "ZukoFlow", "as_flow", "from_freia", "with_statistics",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Detectors of this library in anomalib's `Engine`, and anomalib's own flows there over predicted statistics.
+"""Lightning modules for anomalib's `Engine`: recipes of this library, and anomalib's flows with predicted statistics.
 
 Importing this module imports anomalib; `semflow.adapters` does not import it.
 """

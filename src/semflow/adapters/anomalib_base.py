@@ -1,52 +1,53 @@
-"""What anomalib's `Engine` wants of a model; anomalib is imported here, and only here."""
+"""Base class of the Lightning modules for anomalib's `Engine`; only this module imports anomalib."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from semflow._optional import import_optional
 from semflow.features.timm_module import load_timm
 from semflow.functional import digamma_series, lgamma_series
 
-from .foreign import library
-
 __all__ = ["AnomalibModule", "InferenceBatch", "OneClass", "PreProcessor"]
 
-load_timm()  # torchvision, which anomalib imports, cannot be imported beside some builds of torch without
-LearningType: Any = library("anomalib", "anomalib").LearningType
-AnomalibModule: Any = library("anomalib.models.components", "anomalib").AnomalibModule
-InferenceBatch: Any = library("anomalib.data", "anomalib").InferenceBatch
-PreProcessor: Any = library("anomalib.pre_processing", "anomalib").PreProcessor
+load_timm()  # makes torchvision, which anomalib imports, importable beside a CPU build of torch
+LearningType: Any = import_optional("anomalib").LearningType
+AnomalibModule: Any = import_optional("anomalib.models.components").AnomalibModule
+InferenceBatch: Any = import_optional("anomalib.data").InferenceBatch
+PreProcessor: Any = import_optional("anomalib.pre_processing").PreProcessor
 
 
 class OneClass(AnomalibModule):  # type: ignore[misc]  # anomalib may be missing
-    """A model that learns from normal images, and validates as all of those do."""
+    """Lightning module that trains on normal images, with anomalib's usual validation step."""
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """The batch with what the model says of it."""
+        """Return the batch with the model's predictions."""
         return batch.update(**self.model(batch.image)._asdict())
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Any:
-        """anomalib's, with the special functions in arithmetic; its OpenVINO files are made of this."""
-        kwargs.setdefault("opset_version", 18)  # what torch's exporter writes; anomalib asks for less, in vain
-        with _InArithmetic():
+        """Call anomalib's ONNX export, which its OpenVINO export uses too, without digamma and lgamma in the graph."""
+        kwargs.setdefault("opset_version", 18)  # torch's exporter writes no older version
+        with _ElementarySpecialFunctions():
             return super().to_onnx(*args, **kwargs)
 
     @property
     def learning_type(self) -> Any:
-        """One class: the normal one."""
+        """One-class learning."""
         return LearningType.ONE_CLASS
 
 
-class _InArithmetic(TorchFunctionMode):
-    """While a graph is traced, digamma and lgamma, which ONNX does not know, are what it knows."""
+class _ElementarySpecialFunctions(TorchFunctionMode):
+    """Replace digamma and lgamma, which ONNX lacks, by series while a graph is traced."""
 
-    series: ClassVar[dict[Any, Callable[..., Any]]] = {
+    series: ClassVar[dict[Any, Callable[..., Tensor]]] = {
         torch.digamma: digamma_series,
         torch.special.digamma: digamma_series,
         torch.lgamma: lgamma_series,
     }
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.series.get(func, func)(*args, **(kwargs or {}))
+        function: Callable[..., Any] = self.series.get(func, func)
+        return function(*args, **(kwargs or {}))

@@ -1,6 +1,6 @@
-"""`with_statistics` for whole models of anomalib, from images: their backbone, their flows, another base."""
+"""Statistics prediction for whole models of anomalib, from images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,31 +9,33 @@ from torch import Tensor, nn
 from semflow.bases import Base
 from semflow.detectors import Latents
 from semflow.errors import ConfigError, ShapeError
-from semflow.nn import PositionTables, SinusoidalPosition2d, VarianceHead
+from semflow.nn import SinusoidalPosition2d, VarianceHead
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
 from semflow.objectives import Objective
 
-from .foreign import come_from, describe
-from .freia import is_sequence
-from .freia_flow import is_graph
+from .foreign import comes_from, describe
+from .freia_flow import is_graph, is_sequence
 from .statistics import Contexts, FlowWithStatistics, Maps
 
 __all__ = ["ModelWithStatistics", "is_anomalib_model"]
 
-Encoded = tuple[list[Tensor], list[PositionTables | None]]
-"""The maps of images, and the contexts of their flows."""
-
 
 class ModelWithStatistics(FlowWithStatistics):
-    """What `with_statistics` gives for anomalib's `FastflowModel` and `CflowModel`, or the `Fastflow`, `Cflow` around.
+    """Statistics prediction for anomalib's `Fastflow` and `Cflow`, or their torch models; made by `with_statistics`.
 
-    Its methods are those of `FlowWithStatistics`, but `features` are images (B, 3, H, W), normalised as anomalib gives
-    them to its models (ImageNet's mean and deviation). The model's own backbone makes maps of them, its own flows, one
-    a scale, run on those, and where they are conditioned on a position they are given it. A head that looks at images
-    is given the same images in [0, 1].
+    The methods are those of `FlowWithStatistics`, but `features` are images (B, 3, H, W), normalized with ImageNet's
+    mean and standard deviation, as anomalib passes them to its models. The model's own backbone turns them into feature
+    maps for its own flows, with a position code as context for CFLOW. By default, a head that predicts from images gets
+    the same images in [0, 1].
 
-    Nothing of the model is changed. What trains is its flows and the head: the layer norms that FastFlow has before
-    its flows stay as they are, since features that are trained with their own density have none.
+    The model is not changed. Its flows and the head train; its backbone and FastFlow's layer norms stay frozen, since
+    a likelihood cannot train its own features.
+
+    Args:
+        model: a `Fastflow`, a `Cflow`, or its torch model.
+        head: see `with_statistics`; also base and objective.
+        base: as there.
+        objective: as there.
 
     Raises:
         ConfigError: it is another model.
@@ -45,94 +47,72 @@ class ModelWithStatistics(FlowWithStatistics):
     def __init__(
         self, model: Any, head: VarianceHead | None, base: Base | None = None, objective: Objective | None = None
     ) -> None:
-        inner = _torch_model(model)
-        maps = _FastflowMaps(inner) if hasattr(inner, "fast_flow_blocks") else _CflowMaps(inner)
-        super().__init__(list(inner.fast_flow_blocks if maps.fastflow else inner.decoders), head, base, objective)
-        self.maps = maps.eval()
+        inner = getattr(model, "model", model)  # the torch model of a Lightning module
+        names = _class_names(inner)
+        if not names & {"FastflowModel", "CflowModel"}:
+            raise ConfigError(
+                f"flow must be a Fastflow or Cflow of anomalib or its torch model, but got {describe(inner)}; for "
+                "another model pass its flows, a list with one per scale"
+            )
+        if "FastflowModel" in names:
+            super().__init__(list(inner.fast_flow_blocks), head, base, objective)
+            backbone = _class_names(inner.feature_extractor)
+            kind = "vit" if "VisionTransformer" in backbone else "cait" if "Cait" in backbone else "cnn"
+            # A bound method, which keeps the model alive but does not register its flows a second time.
+            self.extract: Callable[[Tensor], Any] = getattr(inner, f"_get_{kind}_features")
+            self.frozen = nn.ModuleList([inner.feature_extractor, getattr(inner, "norms", nn.ModuleList())])
+        else:
+            super().__init__(list(inner.decoders), head, base, objective)
+            self.frozen = nn.ModuleList([inner.encoder])
+            self.position = SinusoidalPosition2d(inner.condition_vector)
+        self.layers = getattr(inner, "pool_layers", None)
+        self.frozen.eval()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> "ModelWithStatistics":
-        """The mode of the flows and the head; what comes before them is frozen."""
+        """Set the mode of the flows and the head; the frozen parts stay in eval mode."""
         super().train(mode)
-        self.maps.eval()
+        self.frozen.eval()
         return self
 
     def trainable(self) -> list[nn.Parameter]:
-        """The parameters of the flows and the head."""
-        frozen = {id(p) for p in self.maps.parameters()}
+        """Return the parameters of the flows and the head that require gradients."""
+        frozen = {id(p) for p in self.frozen.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
-        """Compute the latents and the statistics of each scale from images; arguments as in the class."""
-        if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
-            came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ShapeError(f"features must be normalised images (B, 3, H, W) of a whole model, but got {came}")
-        with torch.no_grad():
-            maps, contexts = self.maps(features)
-        image = features * self.std + self.mean if image is None else image
-        return super().encode(maps, image, contexts if context is None else context)
+        """Compute the latents and the statistics of each scale from normalized images (B, 3, H, W).
 
-    def _size(self, features: Maps, image: Tensor | None, maps: Sequence[Tensor]) -> tuple[int, int]:
+        Raises:
+            ShapeError: `features` are not images.
+        """
+        if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
+            given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
+        image = features * self.std + self.mean if image is None else image
+        return super().encode(self.feature_maps(features), image, context)
+
+    @torch.no_grad()
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps that the model's flows take from normalized images (B, 3, H, W)."""
+        if self.layers is None:
+            return list(self.extract(images))
+        activations = self.frozen[0](images)
+        return [activations[layer] for layer in self.layers]
+
+    def map_size(self, features: Maps, image: Tensor | None) -> tuple[int, int]:
+        """Return the size of the images."""
         height, width = cast(Tensor, features).shape[2:]
         return height, width
 
 
 def is_anomalib_model(value: object) -> bool:
-    """Whether it is a model of anomalib, bare or with its training around it, and not one of its flows."""
-    return isinstance(value, nn.Module) and come_from(value, "anomalib") and not (is_sequence(value) or is_graph(value))
-
-
-def _torch_model(model: Any) -> Any:
-    """The torch model within a Lightning module, or itself."""
-    inner = getattr(model, "model", model)
-    if {kind.__name__ for kind in type(inner).__mro__} & {"FastflowModel", "CflowModel"}:
-        return inner
-    raise ConfigError(
-        f"flow must be anomalib's Fastflow or Cflow, or the torch model of one, but got {describe(inner)}; "
-        "of another model give the flows themselves, a list of one a scale"
+    """Return whether a value is a model of anomalib, with or without its Lightning module, and not one of its flows."""
+    return (
+        isinstance(value, nn.Module) and comes_from(value, "anomalib") and not (is_sequence(value) or is_graph(value))
     )
 
 
-class _Owned(nn.Module):
-    """Parts of a model are registered here, the model is not: its flows are in a place of their own already."""
-
-    fastflow = False
-
-    def __init__(self, model: Any, parts: list[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self._owner = (model,)  # within a tuple it is no submodule, and is copied and pickled with the rest
-
-    @property
-    def owner(self) -> Any:
-        """The model."""
-        return self._owner[0]
-
-
-class _FastflowMaps(_Owned):
-    """Maps normalised by the model's layer norms; of a vision transformer its tokens in their places."""
-
-    fastflow = True
-
-    def __init__(self, model: Any) -> None:
-        norms = [model.norms] if hasattr(model, "norms") else []
-        super().__init__(model, [model.feature_extractor, *norms])
-
-    def forward(self, images: Tensor) -> Encoded:
-        kinds = {kind.__name__ for kind in type(self.owner.feature_extractor).__mro__}
-        which = "vit" if "VisionTransformer" in kinds else "cait" if "Cait" in kinds else "cnn"
-        maps = list(getattr(self.owner, f"_get_{which}_features")(images))
-        return maps, [None] * len(maps)
-
-
-class _CflowMaps(_Owned):
-    """Maps of the layers that the model pools, with the position code that its flows are conditioned on."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, [model.encoder, SinusoidalPosition2d(model.condition_vector)])
-
-    def forward(self, images: Tensor) -> Encoded:
-        activation = self.owner.encoder(images)
-        maps = [activation[layer] for layer in self.owner.pool_layers]
-        return maps, [self.parts[1](x.shape[2], x.shape[3]) for x in maps]
+def _class_names(value: object) -> set[str]:
+    return {kind.__name__ for kind in type(value).__mro__}

@@ -1,13 +1,14 @@
-"""A recipe of this library as a model of anomalib."""
+"""Recipes of this library in anomalib's `Engine`."""
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from semflow.data import Sample
 from semflow.detectors import Detector
 from semflow.errors import ShapeError
 from semflow.recipes import build
@@ -21,23 +22,25 @@ __all__ = ["SemflowModule"]
 
 
 class SemflowModule(OneClass):
-    """A recipe of semflow in anomalib: `Engine().fit(SemflowModule("sanflow"), datamodule=data)`, `test`, `export`.
+    """Lightning module of a recipe: `Engine().fit(SemflowModule("sanflow"), datamodule=data)`, `test`, `export`.
 
-    It trains as `semflow.fit` does: standardisation is fitted first, with the recipe's loss, learning rate and schedule
-    over the `max_epochs` of the Engine, synthetic anomalies where the recipe has them (their patches come from another
-    image of the batch), and groups of locations where it trains on those. Before each validation, and at the end, the
-    score's constants are taken from the training images. Images are resized to `image_size` and stay in [0, 1].
+    It trains as `semflow.fit` does: it fits the standardization, then minimizes the recipe's loss with the recipe's
+    learning rate and schedule over the Engine's `max_epochs`, with synthetic anomalies (whose patches come from another
+    image of the batch) and groups of locations if the recipe has them. It fits the score to the training images before
+    each validation and at the end. Images are resized to the recipe's `image_size` and stay in [0, 1].
 
-    A checkpoint holds the recipe's name and arguments: `SemflowModule.load_from_checkpoint(path)`.
+    A checkpoint holds the recipe's name and settings: `SemflowModule.load_from_checkpoint(path)`.
 
     Args:
         recipe: a name of `semflow.recipes.RECIPES`.
-        pre_processor, post_processor, evaluator, visualizer: anomalib's. A pre-processor of your own must leave images
-            in [0, 1]: the detector normalises them itself.
-        settings: of the recipe, see `semflow.recipes.build`. The Engine has its own number of epochs.
+        pre_processor: anomalib's; your own must leave images in [0, 1], since the detector normalizes them itself.
+        post_processor: anomalib's.
+        evaluator: anomalib's.
+        visualizer: anomalib's.
+        settings: settings of the recipe, see `semflow.recipes.build`. The number of epochs is the Engine's.
 
     Raises:
-        ConfigError: no such recipe, or an argument does not fit.
+        ConfigError: unknown recipe, or an invalid setting.
 
     Example:
         >>> small = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 1, "image_size": 64}
@@ -56,46 +59,45 @@ class SemflowModule(OneClass):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         detector = build(recipe, settings)
-        side = detector.provenance.image_size
-        size = (side, side)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(size)
+            side = detector.provenance.image_size
+            pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model = _DetectorModel(detector)
         self.training_config: TrainingConfig = detector.provenance.training or TrainingConfig()
-        # Groups of locations make many steps a batch.
+        # Groups of locations take many steps per batch, so this module steps the optimizer itself.
         self.automatic_optimization = self.training_config.locations is None
         self.stale = False
 
     @property
     def detector(self) -> Detector:
-        """The detector, which `semflow.detectors` takes as well."""
+        """The detector."""
         detector: Detector = self.model.detector
         return detector
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> Any:
-        """anomalib's default without its normalisation."""
+        """Return anomalib's default without its normalization."""
         default = AnomalibModule.configure_pre_processor(image_size)
         return PreProcessor(transform=default.transform.transforms[0])
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """The recipe's clipping, where Lightning makes the steps."""
+        """The recipe's gradient clipping, unless this module steps the optimizer itself."""
         clip = self.training_config.clip if self.automatic_optimization else None
         return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The recipe's."""
+        """Return the recipe's optimizer."""
         return adam(self.detector, self.training_config)
 
     def on_train_start(self) -> None:
-        """Standardisation, before the first step ever."""
+        """Fit the standardization, unless training is resumed."""
         if self.trainer.global_step == 0:
             self.detector.prepare(self._training_images())
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """The recipe's step, or steps."""
+        """Return the loss of a batch, or make the recipe's steps of groups of locations and return None."""
         detector, training = self.detector, self.training_config
         images = _check_range(batch.image)
         steps = max(1, int(self.trainer.num_training_batches))
@@ -115,11 +117,11 @@ class SemflowModule(OneClass):
         return None
 
     def on_validation_start(self) -> None:
-        """Thresholds are taken from the scores of a validation, which must be those of the finished detector."""
+        """Fit the score, since anomalib takes thresholds from the scores of the validation."""
         self._fit_score()
 
     def on_train_epoch_end(self) -> None:
-        """Where the last epoch has no validation; a checkpoint is written after this."""
+        """Fit the score after the last epoch, before the checkpoint is written: it may end without a validation."""
         if self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs:
             self._fit_score()
 
@@ -129,7 +131,7 @@ class SemflowModule(OneClass):
             self.stale = False
 
     def _training_images(self) -> Iterator[Tensor]:
-        """Batches of the training data in their order, without disturbing the loader that training goes through."""
+        """Yield the training images in their order, from a loader of its own."""
         loader = self.trainer.train_dataloader
         again = DataLoader(loader.dataset, self.training_config.batch_size, collate_fn=loader.collate_fn)
         for batch in again:
@@ -139,7 +141,7 @@ class SemflowModule(OneClass):
 
 
 class _DetectorModel(nn.Module):
-    """A detector with anomalib's way to answer; nothing in it changes modes, so that it can be exported."""
+    """A detector that returns anomalib's predictions."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -150,20 +152,12 @@ class _DetectorModel(nn.Module):
         return InferenceBatch(pred_score=prediction.score, anomaly_map=prediction.anomaly_map[:, None])
 
 
-class _Image(NamedTuple):
-    """What `SyntheticAnomalies` takes."""
-
-    image: Tensor
-    label: int = 0
-    anomaly_mask: Tensor | None = None
-
-
 def _with_anomalies(synthesis: CutPaste | None, seed: int, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-    """The batch with the recipe's kinds of anomalies pasted in, in equal parts over the steps, and their masks."""
+    """Paste the recipe's kinds of anomalies into a batch, in equal parts over the steps; return images and masks."""
     if synthesis is None:
         return images, None
-    batch = [_Image(image) for image in images.detach().cpu().float()]
-    source = SyntheticAnomalies(cast(Dataset[_Image], batch), synthesis, seed=seed)
+    batch = [Sample(image, 0, None, "") for image in images.detach().cpu().float()]
+    source = SyntheticAnomalies(cast(Dataset[Sample], batch), synthesis, seed=seed)
     source.set_epoch(step)
     samples = [source[i] for i in range(len(batch))]
     masks = torch.stack([cast(Tensor, sample.anomaly_mask) for sample in samples])
@@ -174,7 +168,7 @@ def _check_range(images: Tensor) -> Tensor:
     low, high = (x.item() for x in images.aminmax())
     if not (math.isfinite(low) and low > -0.1 and high < 1.1):
         raise ShapeError(
-            f"images must be in [0, 1], but got {low:.3g} to {high:.3g}: leave normalisation out of pre_processor, "
-            "the detector does it"
+            f"images must lie in [0, 1], but got values from {low:.3g} to {high:.3g}; leave normalization out of "
+            "pre_processor, since the detector normalizes"
         )
     return images.as_subclass(torch.Tensor)

@@ -1,4 +1,4 @@
-"""anomalib's own flows over predicted statistics, in anomalib's hands."""
+"""Statistics prediction for anomalib's own flows in anomalib's `Engine`."""
 
 import inspect
 from typing import Any, cast
@@ -18,17 +18,19 @@ __all__ = ["StatisticsModule"]
 
 
 class StatisticsModule(OneClass):
-    """anomalib's `Fastflow` or `Cflow` over predicted statistics, in its `Engine`.
+    """Lightning module that trains a `Fastflow` or `Cflow` of anomalib with predicted statistics in an `Engine`.
 
-    It trains the model's flows with the head on `ModelWithStatistics.loss`, one step a batch, by the model's own
-    optimizer, and scores by `anomaly_map`, an image by its maximum. All else (processors, evaluator, visualizer) is
-    the model's. The model is left as it is; its flows, which it shares, are trained.
+    It minimizes `ModelWithStatistics.loss`, one step per batch, with the model's own optimizer, and scores with
+    `anomaly_map`, an image by its maximum. Processors, evaluator and visualizer are the model's. Only its flows are
+    changed: they are trained.
 
     A checkpoint holds the weights: `StatisticsModule.load_from_checkpoint(path, model=..., head=...)`.
 
     Args:
         model: a `Fastflow` or `Cflow`.
-        head, base, objective: of `semflow.with_statistics`.
+        head: see `semflow.with_statistics`; also base and objective.
+        base: as there.
+        objective: as there.
 
     Raises:
         ConfigError: it is another model.
@@ -47,28 +49,29 @@ class StatisticsModule(OneClass):
     ) -> None:
         if not isinstance(model, AnomalibModule):
             raise ConfigError(
-                f"model must be anomalib's Fastflow or Cflow, but got {type(model).__name__}; with_statistics takes "
-                "the torch model without its training"
+                f"model must be a Fastflow or Cflow of anomalib, but got {type(model).__name__}; call with_statistics "
+                "for a torch model"
             )
         parts = (model.pre_processor, model.post_processor, model.evaluator, model.visualizer)
         super().__init__(*(False if part is None else part for part in parts))
         self.model = _StatisticsModel(ModelWithStatistics(model, head, base, objective))
-        self._theirs = (model,)  # within a tuple it is no submodule: its parts are registered already
+        self.own_trainer_arguments = dict(model.trainer_arguments)
+        self.own_optimizer = model.configure_optimizers
 
     def save_hyperparameters(self, *args: Any, ignore: Any = (), frame: Any = None, **kwargs: Any) -> None:
-        """None: modules are no hyperparameters."""
+        """Save no modules as hyperparameters."""
         frame = frame or cast(Any, inspect.currentframe()).f_back
         names = [*([ignore] if isinstance(ignore, str) else ignore), "model", "head", "base", "objective"]
         super().save_hyperparameters(*args, ignore=names, frame=frame, **kwargs)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """The model's own."""
-        return dict(self._theirs[0].trainer_arguments)
+        """Trainer arguments of the model."""
+        return dict(self.own_trainer_arguments)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The model's own, with the head's parameters added; those it does not train here get no gradient."""
-        optimizer = cast(torch.optim.Optimizer, self._theirs[0].configure_optimizers())
+        """Return the model's own optimizer with the parameters of the head added."""
+        optimizer = cast(torch.optim.Optimizer, self.own_optimizer())
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         added = [p for p in self.model.statistics.trainable() if id(p) not in known]
         if added:
@@ -76,7 +79,7 @@ class StatisticsModule(OneClass):
         return optimizer
 
     def training_step(self, batch: Any, *args: Any) -> Tensor:
-        """One step on whole maps."""
+        """Compute the loss of a batch."""
         terms = self.model.statistics.loss(batch.image)
         for name, value in terms._asdict().items():
             name = "loss" if name == "total" else name
@@ -85,12 +88,12 @@ class StatisticsModule(OneClass):
 
 
 class _StatisticsModel(nn.Module):
-    """A flow over predicted statistics with anomalib's way to answer."""
+    """A `ModelWithStatistics` that returns anomalib's predictions."""
 
     def __init__(self, statistics: ModelWithStatistics) -> None:
         super().__init__()
         self.statistics = statistics
 
     def forward(self, images: Tensor) -> Any:
-        anomaly_map = self.statistics.score(images)
+        anomaly_map = self.statistics.anomaly_map(images)
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2)), anomaly_map=anomaly_map[:, None])

@@ -1,4 +1,4 @@
-"""Any function that gives (z, log_det) behind this library's interface."""
+"""Adapter for any function that returns (z, log_det)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +14,22 @@ __all__ = ["CallableFlow"]
 
 
 class CallableFlow(ForeignFlow):
-    """z, log_det = function(x) and x = function.inverse(z), or with a second argument where there is a context.
+    """Flow of a function and its inverse: z, log_det = function(x), x = inverse(z).
 
-    Modules among what is called (a module, or the one whose method it is) are registered, so that their parameters
-    train and are saved. Parameters that a bare function closes over are not: give those to the optimizer yourself.
+    Both receive the context as a second argument if there is one. If they are modules or methods of modules, those are
+    registered, so that their parameters train and are saved. Parameters in the closure of a plain function are not:
+    pass them to the optimizer yourself.
 
     Args:
-        function: gives (z, log_det).
+        function: returns (z, log_det).
         event: `"location"` or `"sample"`.
-        inverse: gives x, alone or as the first of a tuple; by default `function.inverse`.
-        maps: whether maps (B, C, H, W) are what it takes. By default it takes locations as rows (N, C), with a log_det
-            (N,), where the event is the location; and maps, with a log_det (B,), where it is the sample. With
-            `maps=True` and the event `"location"` the log_det must be (B, H, W).
+        inverse: returns x, or a tuple that begins with x; by default `function.inverse`.
+        maps: whether both take maps (B, C, H, W). By default they take locations as rows (N, C) with log_det (N,) for
+            the event `"location"`, and maps with log_det (B,) for `"sample"`. With `maps=True` and the event
+            `"location"`, log_det must be (B, H, W).
 
     Raises:
-        ConfigError: it cannot be called, has no inverse, or the event is not declared.
+        ConfigError: the function is not callable or has no inverse, or the event is not declared.
 
     Example:
         >>> import torch
@@ -46,43 +47,44 @@ class CallableFlow(ForeignFlow):
         maps: bool | None = None,
     ) -> None:
         if not callable(function):
-            raise ConfigError(f"flow must be callable and give (z, log_det), but got {describe(function)}")
+            raise ConfigError(f"flow must be callable and return (z, log_det), but got {describe(function)}")
         inverse = getattr(function, "inverse", None) if inverse is None else inverse
         if not callable(inverse):
             raise ConfigError(
-                f"flow must have a method inverse, but {describe(function)} has none: give it, "
-                "CallableFlow(function, event, inverse=...)"
+                f"flow must have a method inverse, but got {describe(function)} without one; "
+                "call CallableFlow(function, event, inverse=...)"
             )
         event = check_event(event, "a callable")
         if event == "sample" and maps is False:
-            raise ConfigError("maps must be True where event is 'sample', since rows are locations, but got False")
+            raise ConfigError("maps must be True or None if event is 'sample', but got False")
         layout: Layout = "maps" if maps or event == "sample" else "rows"
         super().__init__(event, layout, declared=True)
-        self.function, self.back = function, inverse
+        self.function, self.inverse_function = function, inverse
         owners = [getattr(f, "__self__", None) for f in (function, inverse)]
         self.owners = nn.ModuleList(owner for owner in owners if isinstance(owner, nn.Module) and owner is not function)
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """The function."""
+        """Call the function."""
         result = self.function(x) if context is None else self.function(x, context)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise ShapeError(f"{self.called} must give the tensors (z, log_det), but it gave {type(result).__name__}")
+            raise ShapeError(f"{self.label} must return (z, log_det), but got {type(result).__name__}")
         return result
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The inverse function."""
-        x: Any = self.back(z) if context is None else self.back(z, context)
-        given: Tensor = x[0] if isinstance(x, tuple) else x
-        return given
+        """Call the inverse function."""
+        result: Any = self.inverse_function(z) if context is None else self.inverse_function(z, context)
+        x: Tensor = result[0] if isinstance(result, tuple) else result
+        return x
 
-    def _hint(self) -> str:
+    def event_hint(self) -> str:
+        """Return which event and which `maps` other shapes of the log-det call for."""
         if self.event == "sample":
-            return f"{super()._hint()}; and so it is where log_det is (B, H, W), with maps=True"
+            return f"{super().event_hint()}; if its log_det is (B, H, W), its event is 'location' with maps=True"
         if self.layout == "maps":
-            return "; if it gives one log_det a map, its event is 'sample'; if it maps vectors (C,), leave maps out"
-        return f"{super()._hint()}, or 'location' with maps=True where log_det is (B, H, W)"
+            return "; if its log_det is (B,), its event is 'sample'; if it maps vectors (C,), leave maps out"
+        return f"{super().event_hint()}; if its log_det is (B, H, W), set maps=True"
 
     @property
-    def called(self) -> str:
-        """The function in messages."""
+    def label(self) -> str:
+        """Name of the function in error messages."""
         return getattr(self.function, "__qualname__", type(self.function).__qualname__)

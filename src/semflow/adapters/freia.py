@@ -1,50 +1,51 @@
-"""Flows trained with FrEIA as couplings of this library, weights and all."""
+"""Conversion of FrEIA's all-in-one blocks to this library's flows, weights included."""
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from semflow.errors import ConfigError
 from semflow.flows import Flow, FlowSequence
 
-from .freia_block import ATTRIBUTES, convert_block
-from .freia_check import check_same
-from .freia_subnet import AS_IT_IS
+from .foreign import describe, first_line
+from .freia_block import convert_block, is_block
+from .freia_flow import condition_index, is_sequence
+from .freia_subnet import WRAP_INSTEAD
 
-__all__ = ["condition_index", "from_freia", "is_block", "is_sequence"]
+__all__ = ["from_freia"]
 
 
 def from_freia(module: nn.Module) -> FlowSequence:
-    """The same function as a FrEIA flow of all-in-one blocks, with its weights, in this library's flows.
+    """Convert a FrEIA flow of all-in-one blocks to the same function in this library's flows.
 
     An `AllInOneBlock` is z = R (g a(x) + b): an affine coupling a, a global scale g and shift b, and a permutation or
-    rotation R; with `reverse_permutation` it is z = R (g a(R^-1 x) + b). So it becomes `AffineCoupling`,
-    `GlobalAffine`, and `HardPermutation` or `SoftPermutation`, which cost less: a hard permutation is an index where
-    FrEIA 0.2 multiplies by a matrix, and the columns of the first layer that belong to the condition become a
-    `LocationSubnet`'s own weight, so that a position code is never repeated for every location.
+    rotation R; with `reverse_permutation`, z = R (g a(R^-1 x) + b). The conversion gives `AffineCoupling`,
+    `GlobalAffine`, and `HardPermutation` or `SoftPermutation`. They are faster: a hard permutation is an index where
+    FrEIA 0.2 multiplies by a matrix, and `LocationSubnet` does not repeat a position code for every location.
 
-    FrEIA's vectors (N, C) are this library's (N, C, 1, 1), and its locations (B H W, C), as CFLOW-AD and SANFlow feed
-    them, are maps (B, C, H, W); both with a log-det of each location. Maps are maps; subnets of 1x1 kernels give a
-    log-det of each location, of which FrEIA's is the sum. A condition is the `context`; several conditions of one
-    block are concatenated, in FrEIA's order.
+    FrEIA's vectors (N, C) become (N, C, 1, 1), and its locations (B H W, C), as CFLOW-AD and SANFlow use them, maps
+    (B, C, H, W), both with a log-det per location. Maps stay maps; with 1x1 kernels they get a log-det per location,
+    whose sum is FrEIA's. A condition becomes the `context`; several conditions of one block are concatenated in FrEIA's
+    order.
 
-    The soft clamp is read off the block's own arithmetic: c tanh(s) in FrEIA 0.2 and in anomalib's copy of the
-    block, c tanh(s / c) in FrEIA's development version. At last both sides are run on noise: a block that merely looks
-    like FrEIA's is refused.
+    The form of the soft clamp is detected: c tanh(s) in FrEIA 0.2 and in anomalib's copy of the block, c tanh(s / c) in
+    FrEIA's development version. Finally, every block and its conversion are compared on random inputs.
 
-    Three things are the same function but train differently: `SIGMOID` and `EXP` global scales become softplus ones,
-    the reflections of `learned_householder_permutation` are multiplied out into a fixed rotation, and layers without
-    a bias get one, of zeros.
+    Three parts are the same function but train differently: `SIGMOID` and `EXP` global scales become softplus ones, the
+    reflections of `learned_householder_permutation` become a fixed rotation, and layers without a bias get a zero one.
 
     Args:
-        module: an `AllInOneBlock`, or a `SequenceINN` of them: of vectors (C,) or maps (C, H, W), with a subnet
+        module: an `AllInOneBlock`, or a `SequenceINN` of them, of vectors (C,) or maps (C, H, W), with a subnet
             `nn.Sequential(layer, nn.ReLU(), layer)` of linear layers or of convolutions that keep the map's size.
-            It is left as it is, and shares no memory with the result.
+            It is not changed, and shares no memory with the result.
 
     Returns:
         A flow in the module's dtype, on its device and in its mode (training or evaluation).
 
     Raises:
-        ConfigError: the module is something else, or uses what has no counterpart here (`gin_block`, other subnets,
-            blocks of several kinds or with different conditions); it names the block and the option.
+        ConfigError: the module is something else, or has an option without counterpart (`gin_block`, other subnets,
+            other kinds of blocks, different conditions); the message names the block and the option.
 
     Example:
         >>> import torch
@@ -64,43 +65,50 @@ def from_freia(module: nn.Module) -> FlowSequence:
         condition_index(module)
         blocks = {f"module_list[{i}]": block for i, block in enumerate(module.module_list)}  # type: ignore[arg-type]
     else:
-        raise ConfigError(
-            "module must be FrEIA's AllInOneBlock or a SequenceINN of them, "
-            f"but got {type(module).__module__}.{type(module).__qualname__}"
-        )
+        raise ConfigError(f"module must be FrEIA's AllInOneBlock or a SequenceINN of them, but got {describe(module)}")
     flows: list[Flow] = []
     for where, block in blocks.items():
         if not is_block(block):
-            raise ConfigError(f"{where} must be an AllInOneBlock, but got {type(block).__qualname__}; {AS_IT_IS}")
+            raise ConfigError(f"{where} must be an AllInOneBlock, but got {type(block).__qualname__}; {WRAP_INSTEAD}")
         converted = convert_block(block, where)
-        check_same(block, FlowSequence(converted), where)
+        _check_same(block, FlowSequence(converted), where)
         flows += converted
     return FlowSequence(flows).train(module.training)
 
 
-def is_block(module: object) -> bool:
-    """Whether it has what an all-in-one block has. By attributes: copies of the block live outside FrEIA."""
-    return isinstance(module, nn.Module) and all(hasattr(module, name) for name in ATTRIBUTES)
+def _check_same(block: Any, flow: FlowSequence, where: str) -> None:
+    """Raise ConfigError if a block and its conversion differ on random inputs: many projects carry a changed copy."""
+    like = block.global_scale
+    generator = torch.Generator().manual_seed(0)
 
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(2, *shape, generator=generator).to(like)
 
-def is_sequence(module: object) -> bool:
-    """Whether it has what FrEIA's SequenceINN has."""
-    return isinstance(module, nn.Module) and all(hasattr(module, n) for n in ("module_list", "conditions", "shapes"))
-
-
-def condition_index(sequence: nn.Module) -> int | None:
-    """Which of the conditions a SequenceINN's blocks are given; None if they are given none.
-
-    Raises:
-        ConfigError: different blocks are given different ones, or there is no block.
-    """
-    conditions: list[int | None] = list(sequence.conditions)  # type: ignore[arg-type]
-    if not conditions:
-        raise ConfigError("module must hold at least one block, but this SequenceINN is empty: append its blocks first")
-    used = sorted({index for index in conditions if index is not None})
-    if len(used) > 1:
+    x, conditions = draw(block.dims_in[0]), [draw(shape) for shape in block.dims_c]
+    with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+        try:
+            (z,), log_det = block([x], c=conditions)
+        except Exception as error:
+            raise ConfigError(
+                f"{where} must take {tuple(x.shape)} of {x.dtype}, but got {type(error).__name__}: {first_line(error)}"
+            ) from error
+        context = _as_map(torch.cat(conditions, dim=1)) if conditions else None
+        our_z, our_log_det = flow(_as_map(x), context)
+    # In float32 the tolerance covers TF32 convolutions; a wrong conversion differs by far more.
+    tolerance = 1e-3 if like.dtype in (torch.float32, torch.float64) else 5e-2
+    difference = max(_deviation(our_z, _as_map(z)), _deviation(our_log_det.reshape(2, -1).sum(1), log_det))
+    if not difference <= tolerance:
         raise ConfigError(
-            f"cond must be the same for all blocks of a SequenceINN, since a flow has one context, but got {used}; "
-            "convert the blocks one by one, and give each its own"
+            f"{where} must compute the same as FrEIA's AllInOneBlock, but got results of {describe(block)} that differ "
+            f"by {difference:.2g}; {WRAP_INSTEAD}"
         )
-    return used[0] if used else None
+
+
+def _as_map(x: Tensor) -> Tensor:
+    return x[:, :, None, None] if x.dim() == 2 else x
+
+
+def _deviation(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference relative to the largest expected value, or to 1."""
+    difference = (actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1.0)
+    return difference.item()

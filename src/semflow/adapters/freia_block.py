@@ -1,4 +1,4 @@
-"""One all-in-one block of FrEIA, taken apart: coupling, global affine, permutation."""
+"""Conversion of one all-in-one block of FrEIA: coupling, global affine, permutation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,47 +6,51 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from semflow.errors import ConfigError
 from semflow.flows import AffineCoupling, Flow, GlobalAffine, HardPermutation, SoftPermutation
 from semflow.functional import soft_clamp
 from semflow.functional.clamp import Clamp
 
-from .freia_subnet import AS_IT_IS, convert_subnet
+from .foreign import describe
+from .freia_subnet import WRAP_INSTEAD, convert_subnet
 
-__all__ = ["ATTRIBUTES", "convert_block"]
+__all__ = ["convert_block", "is_block"]
 
 ATTRIBUTES = (
     "GIN", "_affine", "clamp", "condition_channels", "dims_c", "dims_in", "global_offset", "global_scale",
     "global_scale_activation", "householder", "in_channels", "input_rank", "reverse_pre_permute", "splits", "subnet",
     "w_perm",
 )  # fmt: skip
-"""What is read of a block."""
+"""Attributes of a block that the conversion reads."""
 
-GAIN = 0.1  # on what the subnet gives; FrEIA has it as a number in its code
+GAIN = 0.1  # FrEIA multiplies the subnet's output by this constant
 
 Built = TypeVar("Built", bound=Flow)
 
 
+def is_block(module: object) -> bool:
+    """Return whether a module has the attributes of an AllInOneBlock; copies of it exist outside FrEIA."""
+    return isinstance(module, nn.Module) and all(hasattr(module, name) for name in ATTRIBUTES)
+
+
 def convert_block(block: Any, where: str) -> list[Flow]:
-    """The flows that do together what the block does.
+    """Return the flows that together compute what a block computes.
 
     Args:
-        block: has `ATTRIBUTES`.
-        where: what errors call it.
+        block: a module with all `ATTRIBUTES`.
+        where: name of the block in error messages.
 
     Raises:
         ConfigError: an option of the block has no counterpart.
     """
     if block.GIN:
-        raise ConfigError(
-            f"{where}: gin_block must be False, since no flow here keeps the volume, but got True; {AS_IT_IS}"
-        )
+        raise ConfigError(f"{where}: gin_block must be False, but got True; {WRAP_INSTEAD}")
     if block.input_rank not in (0, 2):
         raise ConfigError(f"{where}: dims_in must be (C,) or (C, H, W), but got {tuple(block.dims_in[0])}")
     if block.in_channels < 2:
-        raise ConfigError(f"{where}: dims_in must have at least 2 channels to couple, but got {block.in_channels}")
+        raise ConfigError(f"{where}: dims_in must have at least 2 channels, but got {block.in_channels}")
     permutation = _index_or_matrix(block)
     flows = [_coupling(block, where), _global_affine(block), _permutation(permutation)]
     if block.reverse_pre_permute:
@@ -70,31 +74,31 @@ def _coupling(block: Any, where: str) -> AffineCoupling:
 
 
 def _clamp_form(block: Any, where: str) -> Clamp:
-    """Which clamp the block's own arithmetic has: FrEIA's versions differ in it, but carry the same attributes."""
+    """Detect the block's clamp by its results: FrEIA's versions differ in it, but have the same attributes."""
     active, bound = block.splits[1], float(block.clamp)
     unit = [1] * block.input_rank
     scale = torch.linspace(-30, 30, 7, dtype=torch.float64).view(7, 1, *unit).expand(-1, active, *unit)
     shift = torch.full_like(scale, 5.0)
     x = torch.full_like(scale, 2.0)
     with torch.no_grad():
-        y, log_det = block._affine(x, torch.cat((scale, shift), dim=1))  # a new tensor: 0.2 scales it in place
+        y, log_det = block._affine(x, torch.cat((scale, shift), dim=1))  # a new tensor: FrEIA 0.2 scales it in place
     forms: tuple[Clamp, ...] = ("tanh", "tanh_unit")
     for form in forms:
         log_scale = soft_clamp(GAIN * scale, bound, form)
-        right = (x * torch.exp(log_scale) + GAIN * shift, log_scale.flatten(1).sum(1))
-        if torch.allclose(y, right[0], rtol=1e-9) and torch.allclose(log_det, right[1], rtol=1e-9):
+        our_y, our_log_det = x * torch.exp(log_scale) + GAIN * shift, log_scale.flatten(1).sum(1)
+        if torch.allclose(y, our_y, rtol=1e-9) and torch.allclose(log_det, our_log_det, rtol=1e-9):
             return form
     raise ConfigError(
-        f"{where}: its coupling must be FrEIA's, x exp(c tanh(s)) + t or x exp(c tanh(s / c)) + t with "
-        f"(s, t) = {GAIN} subnet, but {type(block).__module__}.{type(block).__qualname__} computes another; {AS_IT_IS}"
+        f"{where}: the coupling must be FrEIA's, x exp(c tanh(s)) + t or x exp(c tanh(s / c)) + t with (s, t) = {GAIN} "
+        f"subnet(x), but got another from {describe(block)}; {WRAP_INSTEAD}"
     )
 
 
 def _global_affine(block: Any) -> GlobalAffine:
-    # In float64 and on the CPU, where every device's numbers fit: the inverse of softplus loses digits otherwise.
+    # In float64 on the CPU, since the inverse of softplus loses digits.
     raw = block.global_scale.detach().to("cpu", torch.float64).flatten()
     scale = block.global_scale_activation(raw)
-    gain, beta = GlobalAffine._gain, GlobalAffine._beta
+    gain, beta = GlobalAffine.gain, GlobalAffine.beta
     if not torch.equal(scale, gain * F.softplus(raw, beta=beta)):  # SIGMOID or EXP
         wanted = scale * beta / gain
         # torch's softplus is the identity above 20, so its inverse is too.
@@ -104,7 +108,7 @@ def _global_affine(block: Any) -> GlobalAffine:
 
 
 def _index_or_matrix(block: Any) -> Tensor:
-    """R as the index (C,) of a hard permutation, or the matrix (C, C) of a rotation."""
+    """Return R as the index (C,) of a hard permutation, or as the matrix (C, C) of a rotation."""
     if block.householder:
         w_0 = block.w_0.detach()
         matrix: Tensor = w_0.to("cpu", torch.float64)
@@ -112,7 +116,7 @@ def _index_or_matrix(block: Any) -> Tensor:
             matrix = matrix - 2 * torch.outer(matrix @ v, v) / v.dot(v)
         return matrix.to(w_0.device, w_0.dtype)
     weight: Tensor = block.w_perm.detach()
-    if weight.dim() == 1:  # FrEIA's development version holds the index itself
+    if weight.dim() == 1:  # FrEIA's development version stores the index itself
         return weight
     matrix = weight.flatten(1)
     ones = matrix == 1
@@ -129,7 +133,7 @@ def _permutation(permutation: Tensor) -> Flow:
 
 
 def _build(make: Callable[[], Built], weights: dict[str, Tensor]) -> Built:
-    """A flow that holds copies of these weights, and none of its own: nothing is drawn, whatever its size."""
+    """Make a flow with copies of the given weights; on the meta device, so that no random weights are drawn."""
     with torch.device("meta"):
         flow = make()
     flow.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)

@@ -1,25 +1,24 @@
-"""Flows of FrEIA as they are, behind this library's interface."""
+"""Adapter for FrEIA's networks."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError
-from semflow.flows.base import Result, check_channels
+from semflow.flows.base import check_channels
 from semflow.nn import Context
 from semflow.nn.subnets import check_context
 
 from .foreign import ForeignFlow, describe
-from .freia import condition_index, is_sequence
 
-__all__ = ["FreiaFlow", "is_graph"]
+__all__ = ["FreiaFlow", "condition_index", "is_graph", "is_sequence"]
 
 
 class FreiaFlow(ForeignFlow):
-    """z, log_det = inn(x, conditions) of a FrEIA network, the locations as a batch where it is of vectors.
+    """Flow of a FrEIA network: z, log_det = inn(x, conditions).
 
-    The event is known: `"location"` for a network of vectors (C,), `"sample"` for one of maps (C, H, W), of which FrEIA
-    gives the log-det of the whole.
+    The event is `"location"` for a network of vectors (C,), whose batch are the locations, and `"sample"` for one of
+    maps (C, H, W), whose log-det FrEIA computes for the whole map.
 
     Args:
         inn: a `SequenceINN` with at most one condition, or a `GraphINN` with one input and one output of the same
@@ -27,7 +26,7 @@ class FreiaFlow(ForeignFlow):
             in the order of its condition nodes.
 
     Raises:
-        ConfigError: `inn` is another thing, changes the shape, or is of other dimensions.
+        ConfigError: `inn` is something else, changes the shape, or has other dimensions.
 
     Example:
         >>> import torch
@@ -42,90 +41,101 @@ class FreiaFlow(ForeignFlow):
     """
 
     def __init__(self, inn: nn.Module) -> None:
-        shape, conditions, missing = _read(inn)
-        if len(shape) == 1:
-            super().__init__("location", "rows")
+        if is_sequence(inn):
+            first, last, conditions, skipped = _read_sequence(inn)
+        elif is_graph(inn):
+            first, last, conditions, skipped = _read_graph(inn)
         else:
-            super().__init__("sample", "maps")
+            raise ConfigError(f"inn must be a SequenceINN or a GraphINN of FrEIA, but got {describe(inn)}")
+        if len(first) not in (1, 3):
+            raise ConfigError(f"inn must map (C,) or (C, H, W), but got dimensions {first}")
+        if last != first:
+            raise ConfigError(f"inn must keep the shape of its input, but got {first} to {last}")
+        super().__init__(*(("location", "rows") if len(first) == 1 else ("sample", "maps")))
         self.inn = inn
-        self.channels, self.conditions, self.missing = shape[0], conditions, missing
-        self.context_channels = sum(self.conditions)
+        self.channels, self.conditions, self.skipped = first[0], conditions, skipped
+        self.context_channels = sum(conditions)
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """FrEIA's forward."""
+        """Call the network."""
         return self._run(x, context, rev=False)
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """FrEIA's forward, reversed."""
+        """Call the network in reverse."""
         return self._run(z, context, rev=True)[0]
 
-    def forward(self, x: Tensor, context: Context = None) -> Result:
-        """(B, C, H, W) to z of that shape and log_det (B, H, W), or (B,) where the event is the sample."""
-        self._check(x, context)
-        return super().forward(x, context if self.context_channels else None)
-
-    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """The x that `forward` maps to z."""
-        self._check(z, context)
-        return super().inverse(z, context if self.context_channels else None)
-
-    def _check(self, x: Tensor, context: Context) -> None:
+    def check_input(self, x: Tensor, context: Context) -> Context:
+        """Raise ShapeError unless x and the context have the network's channels; return the context if it has any."""
         check_channels(x, self.channels)
         check_context(context, self.context_channels, x)
-
-    def _run(self, x: Tensor, context: Tensor | None, rev: bool) -> tuple[Tensor, Tensor | float]:
-        parts: list[Tensor] = []
-        if context is not None:
-            # A SequenceINN numbers its conditions, and may leave out the first.
-            parts = list(context.split(self.conditions, dim=1))
-            parts = parts[:1] * self.missing + parts
-        y, log_det = self.inn(x, parts, rev=rev)
-        return y if isinstance(y, Tensor) else y[0], log_det  # with force_tuple_output it is a tuple, or a list
+        return context if self.context_channels else None
 
     @property
-    def called(self) -> str:
-        """The network in messages."""
+    def label(self) -> str:
+        """Name of the network in error messages."""
         return type(self.inn).__name__
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the channels and the event for `repr`."""
         return f"{self.channels}, event={self.event}"
+
+    def _run(self, x: Tensor, context: Tensor | None, rev: bool) -> tuple[Tensor, Tensor | float]:
+        parts = [] if context is None else list(context.split(self.conditions, dim=1))
+        y, log_det = self.inn(x, parts[:1] * self.skipped + parts, rev=rev)
+        return y if isinstance(y, Tensor) else y[0], log_det  # with force_tuple_output it is a tuple, or a list
+
+
+def is_sequence(module: object) -> bool:
+    """Return whether a module has the attributes of FrEIA's SequenceINN."""
+    return _has(module, "module_list", "conditions", "shapes")
 
 
 def is_graph(module: object) -> bool:
-    """Whether it has what FrEIA's GraphINN has."""
-    names = ("node_list", "in_nodes", "out_nodes", "condition_nodes", "global_out_shapes")
-    return isinstance(module, nn.Module) and all(hasattr(module, name) for name in names)
+    """Return whether a module has the attributes of FrEIA's GraphINN."""
+    return _has(module, "node_list", "in_nodes", "out_nodes", "condition_nodes", "global_out_shapes")
 
 
-def _read(inn: Any) -> tuple[tuple[int, ...], list[int], int]:
-    """The shape that the network keeps, the channels of its conditions, and how many conditions come before them."""
-    conditions: list[int] = []
-    missing = 0
-    if is_sequence(inn):
-        kind = "SequenceINN"
-        index = condition_index(inn)
-        if index is not None:
-            widths = [
-                block.dims_c[0][0] for block, i in zip(inn.module_list, inn.conditions, strict=True) if i is not None
-            ]
-            conditions, missing = widths[:1], index
-        first, last = tuple(inn.shapes[0]), tuple(inn.shapes[-1])
-    elif is_graph(inn):
-        kind = "GraphINN"
-        if (len(inn.in_nodes), len(inn.out_nodes)) != (1, 1):
-            raise ConfigError(
-                f"inn must have one input and one output, since a flow maps one feature map, but this GraphINN has "
-                f"{len(inn.in_nodes)} and {len(inn.out_nodes)}; concatenate them within the graph"
-            )
-        conditions = [node.dims[0] for node in inn.condition_nodes]
-        first, last = tuple(inn.in_nodes[0].dims), tuple(inn.global_out_shapes[0])
-    else:
+def condition_index(sequence: nn.Module) -> int | None:
+    """Return which condition the blocks of a SequenceINN use, or None if they use none.
+
+    Raises:
+        ConfigError: blocks use different conditions, or there is no block.
+    """
+    conditions: list[int | None] = list(sequence.conditions)  # type: ignore[arg-type]
+    if not conditions:
+        raise ConfigError("inn must hold at least one block, but got an empty SequenceINN")
+    used = sorted({index for index in conditions if index is not None})
+    if len(used) > 1:
         raise ConfigError(
-            f"inn must be FrEIA's SequenceINN or GraphINN, but got {describe(inn)}; append blocks to one of them first"
+            f"cond must be the same for all blocks of a SequenceINN, since a flow has one context, but got {used}; "
+            "adapt the blocks one by one"
         )
-    if len(first) not in (1, 3):
-        raise ConfigError(f"inn must be a {kind} of (C,) or (C, H, W), but got dimensions {first}")
-    if last != first:
-        raise ConfigError(f"inn must keep the shape of what it maps, but got {first} to {last}")
-    return first, conditions, missing
+    return used[0] if used else None
+
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...], list[int], int]
+"""Shapes of the input and the output, channels of the conditions, and the number of unused conditions before them."""
+
+
+def _read_sequence(inn: Any) -> Shapes:
+    conditions: list[int] = []
+    index = condition_index(inn)
+    if index is not None:
+        blocks = zip(inn.module_list, inn.conditions, strict=True)
+        conditions = [next(block.dims_c[0][0] for block, i in blocks if i is not None)]
+    return tuple(inn.shapes[0]), tuple(inn.shapes[-1]), conditions, index or 0
+
+
+def _read_graph(inn: Any) -> Shapes:
+    ends = len(inn.in_nodes), len(inn.out_nodes)
+    if ends != (1, 1):
+        raise ConfigError(
+            f"inn must have one input and one output, but got a GraphINN with {ends[0]} and {ends[1]}; "
+            "concatenate them in the graph"
+        )
+    conditions = [node.dims[0] for node in inn.condition_nodes]
+    return tuple(inn.in_nodes[0].dims), tuple(inn.global_out_shapes[0]), conditions, 0
+
+
+def _has(module: object, *names: str) -> bool:
+    return isinstance(module, nn.Module) and all(hasattr(module, name) for name in names)

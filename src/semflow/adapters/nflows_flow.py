@@ -1,30 +1,30 @@
-"""Flows of nflows behind this library's interface."""
+"""Adapter for nflows."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 from semflow.flows import Event
 
-from .foreign import ForeignFlow, check_event, describe, library
+from .foreign import ForeignFlow, check_event, describe
 
 __all__ = ["NFlowsFlow"]
 
 
 class NFlowsFlow(ForeignFlow):
-    """z, log_det = transform(x, context) of nflows, whose transforms go from data to noise.
+    """Flow of an nflows transform: z, log_det = transform(x, context).
 
-    Of a whole `nflows.flows.Flow` the transform and the embedding of the context are used, not its base distribution.
+    Of a whole `nflows.flows.Flow`, the transform and the embedding of the context are used, not the base distribution.
 
     Args:
-        flow: an `nflows.transforms.Transform` (a `CompositeTransform`, say), a list of them, or a `Flow`.
-        event: `"location"` where it maps vectors (C,), `"sample"` where it maps (C, H, W). It has to be declared, since
-            an nflows transform does not know.
+        flow: an `nflows.transforms.Transform`, a list of them, or a `Flow`.
+        event: `"location"` if it maps vectors (C,), `"sample"` if it maps (C, H, W); an nflows transform does not know.
 
     Raises:
-        ConfigError: it is another thing, the event is not declared, or nflows is not installed.
+        ConfigError: `flow` is something else, the event is not declared, or nflows is not installed.
 
     Example:
         >>> import torch
@@ -36,35 +36,31 @@ class NFlowsFlow(ForeignFlow):
     """
 
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
-        transforms, flows = library("nflows.transforms", "nflows"), library("nflows.flows", "nflows")
+        transforms, flows = import_optional("nflows.transforms"), import_optional("nflows.flows")
         event = check_event(event, "a flow of nflows")
         super().__init__(event, "rows" if event == "location" else "maps", declared=True)
         transform: Any = flow
-        embedding: nn.Module | None = None
+        self.embedding: nn.Module | None = None
         if isinstance(flow, flows.Flow):
-            transform, embedding = cast(Any, flow)._transform, cast(Any, flow)._embedding_net
-        parts = flow if isinstance(flow, Sequence | nn.ModuleList) else [transform]
-        for part in parts:
+            transform, self.embedding = cast(Any, flow)._transform, cast(Any, flow)._embedding_net
+        is_list = isinstance(flow, Sequence | nn.ModuleList)
+        for part in transform if is_list else [transform]:
             if not isinstance(part, transforms.Transform):
                 raise ConfigError(f"flow must be a Transform or a Flow of nflows, but got {describe(part)}")
-        if parts is flow:
-            transform = transforms.CompositeTransform(parts)
-        self.transform: nn.Module = transform
-        self.embedding = embedding
+        self.transform: Any = transforms.CompositeTransform(transform) if is_list else transform
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Transform forward."""
+        """Call the transform."""
         return cast(tuple[Tensor, Tensor], self.transform(x, self._embed(context)))
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Transform inverse."""
-        x: Tensor = cast(Any, self.transform).inverse(z, self._embed(context))[0]
-        return x
+        """Call the inverse transform."""
+        return cast(Tensor, self.transform.inverse(z, self._embed(context))[0])
+
+    @property
+    def label(self) -> str:
+        """Name of the transform in error messages."""
+        return f"nflows' {type(self.transform).__name__}"
 
     def _embed(self, context: Tensor | None) -> Tensor | None:
         return context if self.embedding is None or context is None else cast(Tensor, self.embedding(context))
-
-    @property
-    def called(self) -> str:
-        """The transform in messages."""
-        return f"nflows' {type(self.transform).__name__}"

@@ -1,4 +1,4 @@
-"""Flows of normflows behind this library's interface."""
+"""Adapter for normflows."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -6,27 +6,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError
 from semflow.flows import Event
 
-from .foreign import ForeignFlow, check_event, describe, library
+from .foreign import ForeignFlow, check_event, describe
 
 __all__ = ["NormflowsFlow"]
 
 
 class NormflowsFlow(ForeignFlow):
-    """z, log_det of normflows, whose flows go from noise to data: x is taken through their inverses, last to first.
+    """Flow of normflows, whose flows map noise to data: x goes through their inverses, last to first.
 
-    Of a whole `NormalizingFlow` the list of flows is used, not its base `q0`. Log-dets are added up in the dtype of x:
-    normflows' own `inverse_and_log_det` does it in float32 also where all is float64, and loses half of the digits.
+    Of a whole `NormalizingFlow`, the list of flows is used, not the base `q0`. Log-dets are added up in the dtype of x:
+    normflows' own `inverse_and_log_det` adds them up in float32 even if everything is float64.
 
     Args:
-        flow: a `NormalizingFlow` or `ConditionalNormalizingFlow`, or a list of flows in their order.
-        event: `"location"` where it maps vectors (C,), `"sample"` where it maps (C, H, W). It has to be declared, since
-            a flow of normflows does not know.
+        flow: a `NormalizingFlow` or `ConditionalNormalizingFlow`, a flow, or a list of flows in their order.
+        event: `"location"` if it maps vectors (C,), `"sample"` if it maps (C, H, W); a flow of normflows does not know.
 
     Raises:
-        ConfigError: it is another thing, the event is not declared, or normflows is not installed.
+        ConfigError: `flow` is something else, the event is not declared, or normflows is not installed.
 
     Example:
         >>> from normflows.flows import LULinearPermute
@@ -37,7 +37,7 @@ class NormflowsFlow(ForeignFlow):
     """
 
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
-        normflows = library("normflows", "normflows")
+        normflows = import_optional("normflows")
         event = check_event(event, "a flow of normflows")
         super().__init__(event, "rows" if event == "location" else "maps", declared=True)
         parts: Any = [flow] if isinstance(flow, normflows.flows.Flow) else flow
@@ -53,22 +53,22 @@ class NormflowsFlow(ForeignFlow):
         self.flows = nn.ModuleList(parts)
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """The inverses of the flows, last to first."""
-        given = {} if context is None else {"context": context}
+        """Call the inverses of the flows, last to first."""
+        options = {} if context is None else {"context": context}
         total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
         for flow in reversed(self.flows):
-            x, log_det = cast(Any, flow).inverse(x, **given)
+            x, log_det = cast(Any, flow).inverse(x, **options)
             total = total + log_det
         return x, total
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The flows, first to last."""
-        given = {} if context is None else {"context": context}
+        """Call the flows, first to last."""
+        options = {} if context is None else {"context": context}
         for flow in self.flows:
-            z, _ = flow(z, **given)
+            z, _ = flow(z, **options)
         return z
 
     @property
-    def called(self) -> str:
-        """The flow in messages."""
+    def label(self) -> str:
+        """Names of the flows in error messages."""
         return f"normflows' {' and '.join(dict.fromkeys(type(flow).__name__ for flow in self.flows))}"

@@ -1,29 +1,31 @@
-"""Flows of zuko behind this library's interface."""
+"""Adapter for zuko."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from semflow._optional import import_optional
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 
-from .foreign import ForeignFlow, check_event, describe, library
+from .foreign import ForeignFlow, check_event, describe
 
 __all__ = ["ZukoFlow"]
 
 
 class ZukoFlow(ForeignFlow):
-    """z, log_det = transform(context)(x) of zuko, which maps vectors whatever stands before them: (B, H, W, C).
+    """Flow of zuko: z, log_det = transform(context).call_and_ladj(x).
 
-    So the event is `"location"`. Of a whole `zuko.flows.Flow` the lazy transform is used, not its base.
+    Zuko's transforms map vectors, so the event is `"location"`. Of a whole `zuko.flows.Flow`, the lazy transform is
+    used, not the base.
 
     Args:
-        flow: a `Flow` or `LazyTransform`, or a list of lazy transforms, first to last from data to noise.
-        event: need not be declared.
+        flow: a `Flow`, a `LazyTransform`, or a list of lazy transforms, first to last from data to noise.
+        event: can be left out.
 
     Raises:
-        ConfigError: it is another thing, another event is declared, or zuko is not installed.
+        ConfigError: `flow` is something else, the declared event is wrong, or zuko is not installed.
 
     Example:
         >>> import torch, zuko
@@ -34,7 +36,7 @@ class ZukoFlow(ForeignFlow):
     """
 
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
-        lazy = library("zuko.lazy", "zuko")
+        lazy = import_optional("zuko.lazy")
         super().__init__(check_event(event, "a flow of zuko", "location"), "last")
         transform: Any = cast(Any, flow).transform if isinstance(flow, lazy.Flow) else flow
         if isinstance(flow, Sequence | nn.ModuleList) and all(isinstance(part, lazy.LazyTransform) for part in flow):
@@ -42,37 +44,30 @@ class ZukoFlow(ForeignFlow):
         if not isinstance(transform, lazy.LazyTransform):
             raise ConfigError(
                 f"flow must be a Flow or a LazyTransform of zuko, but got {describe(flow)}; "
-                "give the flow itself, not the distribution that it makes"
+                "pass the flow itself, not the distribution that it returns"
             )
-        self.transform: nn.Module = transform
-        coupling = library("zuko.flows.coupling", "zuko").GeneralCouplingTransform
+        self.transform: Any = transform
+        coupling = import_optional("zuko.flows.coupling").GeneralCouplingTransform
         self.masks = {part.mask.numel() for part in transform.modules() if isinstance(part, coupling)}
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """The transform and its log-det."""
-        transform: Any = self._given(x, context)
-        return cast(tuple[Tensor, Tensor], transform.call_and_ladj(x))
+        """Call the transform."""
+        return cast(tuple[Tensor, Tensor], self._conditioned(x, context).call_and_ladj(x))
 
     def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The inverse transform."""
-        x: Tensor = cast(Any, self._given(z, context)).inv(z)
-        return x
-
-    def _given(self, x: Tensor, context: Tensor | None) -> Any:
-        # Of more channels than a coupling's mask has, zuko maps those that it has and leaves the others as memory was.
-        for channels in self.masks - {x.shape[-1]}:
-            raise ShapeError(
-                f"x must be (B, {channels}, H, W), as the flow was made for, but it has {x.shape[-1]} channels"
-            )
-        transform: Any = self.transform(context)
-        if transform.domain.event_dim > 1:
-            raise ShapeError(
-                f"flow must be a transform of vectors, event_dim 1, but zuko's {type(self.transform).__name__} has "
-                f"{transform.domain.event_dim}"
-            )
-        return transform
+        """Call the inverse transform."""
+        return cast(Tensor, self._conditioned(z, context).inv(z))
 
     @property
-    def called(self) -> str:
-        """The transform in messages."""
+    def label(self) -> str:
+        """Name of the transform in error messages."""
         return f"zuko's {type(self.transform).__name__}"
+
+    def _conditioned(self, x: Tensor, context: Tensor | None) -> Any:
+        # With more channels than its mask, a coupling of zuko leaves the others uninitialized instead of raising.
+        for channels in self.masks - {x.shape[-1]}:
+            raise ShapeError(f"x must be (B, {channels}, H, W), but got {x.shape[-1]} channels")
+        transform: Any = self.transform(context)
+        if (dims := transform.domain.event_dim) > 1:
+            raise ShapeError(f"{self.label} must have event_dim 0 or 1, but got {dims}")
+        return transform

@@ -120,17 +120,11 @@ class ImageDataset(Dataset[Sample]):
         return decode_image(self.records[index].path)
 
     def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Decode the mask of an image of the given (width, height) and resize it to the size of the dataset.
+        """Decode the mask of an image and resize it to the size of the dataset.
 
         Args:
             index: Index of the image, from 0.
-            image_size: Width and height of the decoded image.
-
-        Returns:
-            A bool array (self.image_size, self.image_size), true where anomalous.
-
-        Raises:
-            DataError: If the mask is broken or its size differs from that of the image.
+            image_size: Width and height of the decoded image; a mask of another size raises DataError.
         """
         mask = self.records[index].mask
         if mask is None:

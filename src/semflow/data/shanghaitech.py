@@ -34,7 +34,7 @@ class ShanghaiTech(ImageDataset):
       masks from ROOT/testing/test_pixel_mask/SCENE_CLIP.npy (T, H, W), of which only the requested rows are read.
 
     The constructor lists files and reads headers: for each clip it compares the number of frames with the number of
-    labels and masks, and the size of the masks with that of the first frame. There are no test clips of scene 13.
+    labels and masks, and the size of the masks with that of the first frame. Scene 13 has training clips only.
 
     Args:
         root: The folder that contains training/ and testing/.
@@ -194,7 +194,7 @@ def _load_rows(file: Path, axes: tuple[str, ...]) -> NDArray[np.generic]:
         raise DataError(f"{file} must be {expected}, but got no such file; {UNPACK}") from None
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{file} must be {expected}, but got {reason}; copy or unpack it again") from None
+        raise DataError(f"{file} must be {expected}, but got the error {reason!r}; copy or unpack it again") from None
     if rows.ndim != len(axes) or rows.dtype.kind not in "biuf":
         raise DataError(f"{file} must be {expected}, but got {rows.dtype} {rows.shape}; use the official file")
     return rows

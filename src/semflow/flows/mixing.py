@@ -159,7 +159,7 @@ class GlobalAffine(Flow):
     """
 
     # The parameterization of FrEIA's all-in-one block, whose step size suits Adam.
-    _gain, _beta = 0.1, 0.5
+    gain, beta = 0.1, 0.5
 
     @checked
     def __init__(self, channels: int, start: float = 1.0) -> None:
@@ -167,14 +167,14 @@ class GlobalAffine(Flow):
         at_least(1, channels=channels)
         self.channels = channels
         positive(start=start)
-        target = start * self._beta / self._gain
-        raw = (target + math.log(-math.expm1(-target))) / self._beta  # softplus^-1 without overflow
+        target = start * self.beta / self.gain
+        raw = (target + math.log(-math.expm1(-target))) / self.beta  # softplus^-1 without overflow
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def scale(self) -> Tensor:
         """Return s, (C)."""
-        return self._gain * F.softplus(self.raw_scale, beta=self._beta)
+        return self.gain * F.softplus(self.raw_scale, beta=self.beta)
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Scale and shift every channel."""

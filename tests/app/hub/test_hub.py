@@ -118,7 +118,7 @@ def test_card_without_metrics_or_calibration(tmp_path) -> None:
     text = card.model_card(detector(), "screws")
     assert "## Metrics" not in text
     assert "model-index" not in header(text)
-    assert "None: scores have no threshold" in text
+    assert "None: predictions contain scores only" in text
     assert "Data: not described." in text
 
 
@@ -171,9 +171,7 @@ def test_push_uploads_through_the_client(run, monkeypatch) -> None:
     hub.push(run, "me/screws", private=False)
     assert api.create_repo.call_args.kwargs["private"] is False
     api.create_repo.side_effect = PermissionError("401\nno such token")
-    with pytest.raises(
-        ConfigError, match=r"^me/screws must accept .* got PermissionError: 401 no such token"
-    ):
+    with pytest.raises(ConfigError, match=r"^me/screws must accept .* got PermissionError: 401 no such token"):
         hub.push(run, "me/screws")
 
 

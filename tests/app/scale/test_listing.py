@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.scale_cases import make_images
-from semflow.app.cli.predict import _names
+from semflow.app.cli.predict import image_names
 from semflow.app.scale import read_listing
 from semflow.data import open_dataset
 from semflow.errors import DataError
@@ -26,7 +26,7 @@ def test_folder_has_the_images_of_predict(tmp_path: Path) -> None:
     make_images(tmp_path / "photos", 7)
     dataset = open_dataset(tmp_path / "photos", "predict")
     listing = read_listing(tmp_path / "photos")
-    assert list(listing.names) == _names(dataset)
+    assert list(listing.names) == image_names(dataset)
     assert [str(listing.root / name) for name in listing.names] == list(dataset.paths)
     single = read_listing(tmp_path / "photos" / "0" / "000.png")
     assert (single.names, single.root) == (("000.png",), tmp_path / "photos" / "0")

@@ -91,7 +91,7 @@ def test_too_few_cpus_after_a_kill_end_the_run(nodes: Nodes, tiny_run: Path, pho
     nodes.add(5)
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
         assert command.wait() == 0, command.said()
-    assert f"going on: {len(kept)} of {IMAGES // 2} blocks are done already" in command.said()
+    assert f"continuing: {len(kept)} of {IMAGES // 2} blocks are done" in command.said()
     assert kept.items() <= files(tmp_path / "out").items()
     every_image_once(tmp_path / "out", photos, tiny_run)
 
@@ -105,15 +105,15 @@ def other_mounts() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("output", "must be the same folder on all machines"),
         ("no output", "must be the manifest of a run"),
-        ("model", "is another one on a worker than where the command runs; share or copy it"),
+        ("model", "must be the same on all machines, but got another one on a worker"),
     ],
 )
 def test_node_with_other_folders_is_rejected(
-    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, said: str
+    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, message: str
 ) -> None:
     words = other_mounts()
     if not words:
@@ -134,9 +134,9 @@ def test_node_with_other_folders_is_rejected(
     nodes.add(3, [*words, "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(elsewhere), hidden])
     with score(nodes, run, photos, output) as command:
         assert command.wait() == 2, command.said()
-    last = command.said().splitlines()[-1]  # before it Ray may say that it tries again
+    last = command.said().splitlines()[-1]  # Ray may report retries before it
     assert last.startswith("error: ")
-    assert said in last
+    assert message in last
     assert command.said().count("error: ") == 1
 
 

@@ -85,15 +85,15 @@ def test_rows_equal_those_of_predict(
 ) -> None:
     words = score_words(tiny_run, photos, tmp_path / "out", "--workers", "2", "--block-size", "2")
     assert main(words) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     same_rows(tmp_path / "out", predicted)
     assert len(files(tmp_path / "out")) == 11
     highest = max(predicted.values(), key=lambda row: float(row["score"]))
-    assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in said
-    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are called anomalous" in said
+    assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in printed
+    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are anomalous" in printed
     before = files(tmp_path / "out")
     assert main(words) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert files(tmp_path / "out") == before
 
 
@@ -108,15 +108,15 @@ def test_unreadable_image_stops_or_is_a_row(tiny_run: Path, tmp_path: Path, caps
     capsys.readouterr()
     assert main(words) == 2
     line = only_line(capsys)
-    assert line.startswith(f"error: {spoiled}: expected a whole image")
+    assert line.startswith(f"error: {spoiled} must be an intact image")
     stopped = files(output)
     assert len(stopped) < 4
     assert not stopped or "1/004.png" not in read(output)
 
     assert main([*words, "--on-error", "skip"]) == 0
     shown = capsys.readouterr()
-    assert "scored 7 images, left out 1" in shown.out
-    assert f"1 images could not be read, the first: {spoiled}: expected a whole image" in shown.err
+    assert "scored 7 images, skipped 1" in shown.out
+    assert f"1 images are not readable; the first error: {spoiled} must be an intact image" in shown.err
     skipped, rows = files(output), read(output)
     assert stopped.items() <= skipped.items()
     assert len(rows) == 8
@@ -146,7 +146,7 @@ def test_unreadable_list_and_unwritable_output(
     capsys.readouterr()
     assert main(words) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith("list.txt: expected an image that can be read, but none of 2 can")
+    assert lines[-1].endswith("list.txt must contain a readable image, but got none in 2")
     output = tmp_path / "b"
     (output / "blocks").mkdir(parents=True)
     words = score_words(tiny_run, make_images(tmp_path / "photos", 4), output)
@@ -188,7 +188,7 @@ def test_changed_options_are_rejected_before_ray_starts(
 
 def test_invalid_options_are_rejected(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_images(tmp_path / "photos", 2)
-    for words, said in (
+    for words, message in (
         (["--workers", "0"], "--workers must be at least 1, but got 0"),
         (["--block-size", "0"], "--block-size must be at least 1, but got 0"),
         (["--on-error", "fail"], "stop"),
@@ -196,7 +196,7 @@ def test_invalid_options_are_rejected(tiny_run: Path, tmp_path: Path, capsys: py
     ):
         capsys.readouterr()
         assert main(score_words(tiny_run, photos, tmp_path / "out", *words)) == 2
-        assert said in only_line(capsys)
+        assert message in only_line(capsys)
         assert not (tmp_path / "out").exists()
 
 
@@ -204,14 +204,14 @@ def test_invalid_options_are_rejected(tiny_run: Path, tmp_path: Path, capsys: py
 @pytest.mark.usefixtures("here")
 def test_too_many_resources_are_rejected(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_images(tmp_path / "photos", 2)
-    for option, value, said in (
-        ("--workers", "50", "--workers 50 of 1 threads and one that decodes need 51 CPUs"),
-        ("--device", "cuda", "--workers 1 take a GPU each, but Ray has 0"),
+    for option, value, message in (
+        ("--workers", "50", "but got 50 with 1 threads each and one for decoding, 51 in total"),
+        ("--device", "cuda", "--workers must be at most 0, the number of GPUs, but got 1"),
         ("--block-size", "1000000", "--block-size must be at most 349525"),
     ):
         capsys.readouterr()
         assert main(score_words(tiny_run, photos, tmp_path / option, "--workers", "1", option, value)) == 2
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -238,11 +238,11 @@ def failing_model(folder: Path) -> Any:
 def test_error_of_a_worker_keeps_its_type(here: Any, photos: Path, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
     store.open()
-    for load, kind, said in (
+    for load, kind, message in (
         (broken_model, CheckpointError, r"^a must be a model, but got none$"),
         (failing_model, ProcessError, r"^workers must finish, but got .*KeyError.*; repeat the command"),
     ):
-        with pytest.raises(kind, match=said) as caught:
+        with pytest.raises(kind, match=message) as caught:
             list(score_blocks(here, store, list(store), partial(load, Path("a")), SIZE, Workers()))
         assert "\n" not in str(caught.value)
     assert files(tmp_path / "out") == {}
@@ -280,18 +280,18 @@ def test_restart_after_kills_scores_every_image_once(
             while process.poll() is None and len(files(output) if (output / "blocks").is_dir() else ()) < enough:
                 time.sleep(0.01)
             process.kill()
-            said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+            printed = process.communicate()
+        assert process.returncode == -signal.SIGKILL, printed
         time.sleep(3)  # its workers finish their blocks and exit
         there = files(output)
         assert kept.items() <= there.items()
         kept = there
         assert enough <= len(kept) < 120
     with started(words) as process:
-        said = process.communicate()
-    assert process.returncode == 0, said
-    assert f"going on: {len(kept)} of 120 blocks are done already" in said[0]
-    assert "scored 240 images;" in said[0]
+        printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert f"continuing: {len(kept)} of 120 blocks are done" in printed[0]
+    assert "scored 240 images;" in printed[0]
     assert kept.items() <= files(output).items()
     found = read(output)
     assert sorted(found) == sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
@@ -307,7 +307,7 @@ def test_interrupt_reports_how_to_continue(tiny_run: Path, tmp_path: Path) -> No
         while process.poll() is None and not ((output / "blocks").is_dir() and files(output)):
             time.sleep(0.01)
         process.terminate()
-        said = process.communicate()
-    assert process.returncode == 130, said
-    assert said[1].splitlines()[-1] == "interrupted; the same command goes on"
+        printed = process.communicate()
+    assert process.returncode == 130, printed
+    assert printed[1].splitlines()[-1].startswith("interrupted; run the same command")
     assert 1 <= len(files(output)) < 120

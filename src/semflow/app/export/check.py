@@ -67,12 +67,7 @@ def _difference(expected: NDArray[np.generic], value: NDArray[np.generic], name:
 
 
 def sample_images(size: int, count: int = 4) -> Tensor:
-    """Draw textures to compare on, noise at several scales: (count, 3, size, size) uint8.
-
-    Example:
-        >>> sample_images(64).shape, torch.equal(sample_images(64), sample_images(64))
-        (torch.Size([4, 3, 64, 64]), True)
-    """
+    """Draw textures to compare on, noise at several scales: (count, 3, size, size) uint8."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(count, 3, size, size)
     for cell in (1, 4, 16):
@@ -90,10 +85,6 @@ def to_input(images: Tensor | Sequence[Tensor], kind: InputType) -> Tensor:
 
     Raises:
         ShapeError: If the images have other values.
-
-    Example:
-        >>> to_input(torch.tensor([0.0, 1 / 255, 1.0]), "uint8"), to_input(torch.tensor([255]).byte(), "float32")
-        (tensor([  0,   1, 255], dtype=torch.uint8), tensor([1.]))
     """
     given = images if isinstance(images, Tensor) else torch.stack(list(images))
     if kind == "float32":

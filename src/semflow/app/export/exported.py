@@ -8,7 +8,6 @@ from torch import Tensor
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
-from .metadata import Metadata
 from .runtime import Runner, open_runner
 
 __all__ = ["ExportedDetector", "load"]
@@ -36,34 +35,12 @@ class ExportedDetector:
     """Device of the images; the runtime copies them to its own."""
 
     def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    @property
-    def metadata(self) -> Metadata:
-        """Metadata of the file."""
-        return self.runner.metadata
-
-    @property
-    def provenance(self) -> Provenance:
-        """Recipe, arguments and image size of the detector."""
-        about = self.metadata
-        return Provenance(about.recipe, arguments=about.arguments, image_size=about.image_size)
-
-    @property
-    def map_range(self) -> tuple[float, float]:
-        """Color range of anomaly maps."""
-        return self.metadata.map_range
-
-    @property
-    def localizes(self) -> bool:
-        """True if the anomaly map locates anomalies."""
-        return self.metadata.localizes
-
-    @property
-    def false_alarm_rate(self) -> float | None:
-        """False-alarm rate of the decisions; None without calibration."""
-        rate: float | None = self.metadata.calibration.get("false_alarm_rate")
-        return rate
+        self.runner, self.metadata = runner, runner.metadata
+        self.provenance = Provenance(
+            self.metadata.recipe, arguments=self.metadata.arguments, image_size=self.metadata.image_size
+        )
+        self.map_range, self.localizes = self.metadata.map_range, self.metadata.localizes
+        self.false_alarm_rate: float | None = self.metadata.calibration.get("false_alarm_rate")
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict scores, maps and decisions as `Detector.predict` does.

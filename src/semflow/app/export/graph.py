@@ -63,9 +63,6 @@ def trace(graph: DetectorGraph) -> ExportedProgram:
     Args:
         graph: Graph of a detector on the CPU, in eval mode.
 
-    Returns:
-        The program.
-
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()

@@ -64,20 +64,11 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
     """Parse the metadata of a file.
 
     Args:
-        text: Text under `KEY`; None if there is no such entry.
+        text: Text under `KEY`; None without such an entry.
         path: The file, for the error.
-
-    Returns:
-        The metadata.
 
     Raises:
         CheckpointError: If it is missing, broken or of another version.
-
-    Example:
-        >>> read_metadata('{"format": 7}', Path("a.onnx"))
-        Traceback (most recent call last):
-        ...
-        semflow.errors.CheckpointError: a.onnx must have export format 1, but got 7; export the model again
     """
     if text is None:
         raise CheckpointError(f"{path} must be written by semflow export, but got no entry {KEY!r}")
@@ -128,14 +119,8 @@ def _check(made: Metadata) -> None:
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a recipe's arguments with the folder of a weight file removed.
-
-    Example:
-        >>> shareable({"backbone": {"name": "resnet18", "weights": "models/mine/resnet18.pth"}})
-        {'backbone': {'name': 'resnet18', 'weights': 'resnet18.pth'}}
-    """
-    backbone = arguments.get("backbone")
-    if not isinstance(backbone, Mapping) or not isinstance(backbone.get("weights"), str):
-        return dict(arguments)
-    name = backbone["weights"].replace("\\", "/").rpartition("/")[2]
-    return {**arguments, "backbone": {**backbone, "weights": name}}
+    """Return a recipe's arguments without folder names: a file of weights keeps only its name."""
+    given = {name: shareable(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
+    if isinstance(given.get("weights"), str):
+        given["weights"] = given["weights"].replace("\\", "/").rpartition("/")[2]
+    return given

@@ -45,9 +45,6 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         device: `cpu`, `cuda`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
         threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
-    Returns:
-        The runner.
-
     Raises:
         CheckpointError: If the file does not exist, is damaged, or was not written by this version's `semflow export`.
         ConfigError: If the runtime is not installed.
@@ -157,7 +154,7 @@ class _TorchRunner:
             shapes = [(str(x.dtype).removeprefix("torch."), *map(int, x.shape[1:])) for x in inputs]
         except Exception as error:  # a forged graph may lack anything
             raise unreadable(path, error) from error
-        count = len(signature.user_outputs)  # they have no names
+        count = len(signature.user_outputs)  # without names
         names = [*self.metadata.outputs[:count], *["another"] * (count - len(self.metadata.outputs))]
         _check_graph(self.metadata, shapes, names, path)
         if chosen.type != "cpu":

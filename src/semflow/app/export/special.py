@@ -14,22 +14,9 @@ __all__ = ["ElementaryFunctions", "resize_antialiased"]
 
 
 def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize images as `F.interpolate(..., mode="bilinear", antialias=True)` does, by two matrix products `A x B^T`.
+    """Resize images (B, C, H, W) as `F.interpolate(..., mode="bilinear", antialias=True)`, by two products `A x B^T`.
 
     The filter is linear and separable: one constant matrix resizes the rows, and one the columns.
-
-    Args:
-        images: (B, C, H, W).
-        size: New height and width.
-
-    Returns:
-        (B, C, h, w).
-
-    Example:
-        >>> x = torch.rand(2, 3, 12, 9)
-        >>> expected = torch.nn.functional.interpolate(x, (5, 4), mode="bilinear", antialias=True)
-        >>> torch.allclose(resize_antialiased(x, (5, 4)), expected, atol=1e-6)
-        True
     """
     rows, columns = (
         torch.tensor(_triangles(old, new), dtype=images.dtype, device=images.device)
@@ -51,14 +38,7 @@ def _triangles(old: int, new: int) -> list[list[float]]:
 
 
 class ElementaryFunctions(TorchFunctionMode):
-    """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing.
-
-    Example:
-        >>> with ElementaryFunctions():
-        ...     program = torch.export.export(_Lgamma(), (torch.ones(2),), strict=False)
-        >>> any("lgamma" in str(node.target) for node in program.graph.nodes)
-        False
-    """
+    """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,8 +58,3 @@ def _interpolated(func: Callable[..., Any], input: Tensor, size: Any = None, **o
     if not bilinear or size is None:
         return func(input, size, **options)
     return resize_antialiased(input, [size, size] if isinstance(size, int) else list(size))
-
-
-class _Lgamma(torch.nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.lgamma(x)

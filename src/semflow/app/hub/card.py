@@ -103,7 +103,7 @@ def _header(name: str, data: str | None, metrics: Mapping[str, float], license: 
 def _calibration(detector: Detector) -> str:
     count, rate = detector.calibration.count, detector.calibration.false_alarm_rate
     if not count:
-        return "None: scores have no threshold. Calibrate with held-out images of normal parts before making decisions."
+        return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
     return (
         f"On {count} held-out images of normal parts, at a false-alarm rate of {rate:g}: predictions have a p-value, a "
         "decision and a mask, which are valid for images taken under the same conditions."

@@ -39,7 +39,7 @@ def prepare(
     nor the fingerprints of the training images.
 
     Args:
-        source: Run directory, or trained detector of a recipe.
+        source: Run directory, or trained detector that a recipe built.
         folder: New or empty folder.
         name: Name of the model in its card, `owner/name`; by default, that of the folder.
         data: Description of the data for training and evaluation.
@@ -51,7 +51,7 @@ def prepare(
 
     Raises:
         CheckpointError: If `source` is a path without a complete run.
-        ConfigError: If the detector has no recipe, or `metrics` have no known metric.
+        ConfigError: If no recipe built the detector, or `metrics` have no known metric.
         DataError: If the folder is not empty or cannot be written.
 
     Example:
@@ -148,7 +148,7 @@ def pull(
         The detector.
 
     Raises:
-        CheckpointError: If there is no such folder or repository, the download fails, or it contains no detector.
+        CheckpointError: If the folder or repository does not exist, the download fails, or it contains no detector.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad

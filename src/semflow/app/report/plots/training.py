@@ -27,7 +27,7 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
         title: Title of the left panel.
 
     Raises:
-        DataError: If the file cannot be read or has no epoch.
+        DataError: If the file cannot be read or is empty.
 
     Example:
         >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1}
