@@ -8,8 +8,8 @@ from typing import Literal
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
+from .dataset import ImageDataset, Record
 from .files import list_images, listed, require_folder
-from .folder import ImageDataset, Record
 from .layouts import UNPACK, category_folder, check_mask, with_masks
 
 __all__ = ["VisA", "is_visa"]
