@@ -130,7 +130,7 @@ def test_the_rank_formula_against_counting(calibration, scores, thousandths) -> 
     needed = next(n for n in range(1000) if math.ceil((n + 1) * (1 - exact)) <= n)
     assert images_needed(rate) == needed
     if count < needed:
-        with pytest.raises(ConfigError, match=f"needs at least {needed} calibration images, but got {count}"):
+        with pytest.raises(ConfigError, match=f"calibration must have at least {needed} images .* but got {count}"):
             conformal_threshold(kept, rate)
         return
     threshold = conformal_threshold(kept, rate).item()
@@ -161,11 +161,11 @@ def test_mistakes() -> None:
     for rate in (0, 1, -0.1, 2, float("nan")):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             images_needed(rate)
-    with pytest.raises(ConfigError, match="at least 9 calibration images, but got 8"):
+    with pytest.raises(ConfigError, match=r"at least 9 images .* but got 8"):
         default_rate(8)
     with pytest.raises(ConfigError, match="level"):
         rate_interval(99, 0.01, 1.0)
-    with pytest.raises(ConfigError, match="needs at least 99"):
+    with pytest.raises(ConfigError, match="at least 99 images"):
         rate_interval(98, 0.01)
     with pytest.raises(ShapeError, match="at least one score"):
         conformal_p_values(torch.empty(0), torch.zeros(1))

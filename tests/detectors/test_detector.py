@@ -196,7 +196,7 @@ def test_a_detector_in_half_precision_is_refused_and_autocast_is_not(build, imag
     right = detector.predict(batch).score
     detector.to(dtype)
     for wrong in (batch, batch.to(dtype)):
-        with pytest.raises(ShapeError, match=f"^the detector must be torch.float32 or torch.float64, but is {dtype}"):
+        with pytest.raises(ShapeError, match=f"^detector must be torch.float32 or torch.float64, but got {dtype}"):
             detector.predict(wrong)
     detector = build().eval()
     with torch.autocast("cpu", torch.bfloat16):

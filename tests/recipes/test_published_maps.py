@@ -56,7 +56,7 @@ def test_fastflow(latents) -> None:
     anomaly_map, _ = scorer(log_probs(latents, with_log_det=False), SIZE)
     published = np.mean([upsample(-np.exp(-0.5 * mean_square(z)), align_corners=False) for z, _ in latents], axis=0)
     np.testing.assert_allclose(-np.exp(-anomaly_map.double().numpy()), published, rtol=1e-5)
-    scorer.take([3.0, 3.0, 3.0])  # its constant is no training image's: published maps have none
+    scorer.set_maxima([3.0, 3.0, 3.0])  # its constant is no training image's: published maps have none
     torch.testing.assert_close(scorer(log_probs(latents, False), SIZE)[0], anomaly_map)
 
 
@@ -75,7 +75,7 @@ def test_cflow_ad(latents) -> None:
         c = z.shape[1]
         log_likelihood = -0.5 * c * (np.log(2 * np.pi) + mean_square(z)) + log_det.double().numpy()
         per_scale.append(log_likelihood / c)
-    scorer.take([p.max() for p in per_scale])
+    scorer.set_maxima([p.max() for p in per_scale])
     anomaly_map, _ = scorer(scores, SIZE)
     summed = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
     published = summed.max() - summed
@@ -91,7 +91,7 @@ def test_msflow(latents) -> None:
         one = [(z[image : image + 1], log_det[image : image + 1]) for z, log_det in latents]
         per_scale = [-0.5 * mean_square(z) for z, _ in one]
         normaliser = -0.5 * np.log(2 * np.pi)
-        scorer.take([p.max() + normaliser for p in per_scale])
+        scorer.set_maxima([p.max() + normaliser for p in per_scale])
         anomaly_map, score = scorer(log_probs(one, with_log_det=False), SIZE)
         added = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
         np.testing.assert_allclose(3 * np.exp(-anomaly_map.double().numpy()), added, rtol=1e-5)
@@ -106,7 +106,7 @@ def test_msflow(latents) -> None:
 def test_cs_flow(latents) -> None:
     """As the recipe changes it: the mean over all scales of mean_c z^2 / 2, and the mean of that."""
     scorer = build("cs_flow", {**COMMON, "image_size": 64, "couplings.blocks": 1, "couplings.hidden": 4}).scorer
-    scorer.take([-0.5 * np.log(2 * np.pi)] * 3)
+    scorer.set_maxima([-0.5 * np.log(2 * np.pi)] * 3)
     anomaly_map, score = scorer(log_probs(latents, with_log_det=False), SIZE)
     expected = np.mean([upsample(mean_square(z), align_corners=False) for z, _ in latents], axis=0) / 2
     np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=1e-5)

@@ -171,7 +171,7 @@ def test_a_spoiled_model_is_one_clear_line(kind, run, detector, tmp_path) -> Non
     with pytest.raises(CheckpointError) as caught:
         load_into(detector, tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ")
+    assert message.startswith(f"{path} must ")
     assert message.isprintable()
     assert len(message) < 600
     assert all(torch.equal(x, before[name]) for name, x in detector.state_dict().items()), "half of it was loaded"
@@ -209,7 +209,7 @@ def test_a_bit_of_a_weight_that_flips_is_found(run, detector, tmp_path, data) ->
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_no_model(detector, tmp_path, content) -> None:
     (tmp_path / MODEL).write_bytes(content)
-    with pytest.raises(CheckpointError, match="broken"):
+    with pytest.raises(CheckpointError, match="must be a safetensors file, but got"):
         load_into(detector, tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, mon
         path.write_bytes(whole(header, data[:place] + struct.pack("<f", float("nan")) + data[place + 4 :]))
     else:
         path.write_bytes(SPOILED[kind](content))
-    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: ") as caught:
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors must ") as caught:
         fit(build(), images, output=folder, resume=True, progress=False)
     assert str(caught.value).isprintable()
 
@@ -274,7 +274,7 @@ def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, mon
 def test_a_finished_run_is_gone_on_with_on_its_own_images_alone(build, images, tmp_path) -> None:
     fit(build(), images, epochs=1, output=tmp_path, progress=False)
     other = [images[0]._replace(image=1 - images[0].image), *images[1:]]
-    with pytest.raises(CheckpointError, match="cannot resume, it was started with images of fingerprint"):
+    with pytest.raises(CheckpointError, match="must be resumed with images of fingerprint"):
         fit(build(), other, epochs=1, output=tmp_path, resume=True, progress=False)
     fit(build(), images, epochs=1, output=tmp_path, resume=True, progress=False)
 

@@ -111,7 +111,7 @@ def test_other_images_are_no_run_to_go_on_with(build, images, tmp_path, monkeypa
         fit(build(), images, output=run, checkpoint_seconds=0, progress=False)
     monkeypatch.undo()
     changed = [images[0]._replace(image=images[0].image.flip(-1)), *images[1:]]
-    with pytest.raises(CheckpointError, match=r"started with images of fingerprint \w{12}, but now got \w{12}"):
+    with pytest.raises(CheckpointError, match=r"must be resumed with images of fingerprint \w{12}, but got \w{12}"):
         fit(build(), changed, output=run, resume=True, progress=False)
 
 

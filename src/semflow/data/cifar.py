@@ -14,10 +14,9 @@ from semflow.errors import ConfigError, DataError
 
 from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
 from .decoding import decode_image
-from .files import find_images, require_folder
+from .files import ZipFiles, find_images, require_folder
 from .folder import ImageDataset, Record
 from .layouts import UNPACK
-from .zips import ZipFiles
 
 __all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
 

@@ -64,7 +64,7 @@ class MVTecAD(ImageDataset):
 
 def _test_records(folder: Path) -> list[Record]:
     test = folder / "test"
-    list_images(test)  # raises DataError if there are no images
+    list_images(test)  # raises DataError without images
     if outside := find_images(test, recursive=False):
         raise DataError(
             f"{test} must contain images only in subfolders, good/ and one per defect type, but got {outside[0].name} "

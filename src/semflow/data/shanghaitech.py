@@ -34,7 +34,7 @@ class ShanghaiTech(ImageDataset):
       masks from ROOT/testing/test_pixel_mask/SCENE_CLIP.npy (T, H, W), of which only the requested rows are read.
 
     The constructor lists files and reads headers: for each clip it compares the number of frames with the number of
-    labels and masks, and the size of the masks with that of the first frame. There are no test clips of scene 13.
+    labels and masks, and the size of the masks with that of the first frame. Scene 13 has training clips only.
 
     Args:
         root: The folder that contains training/ and testing/.
