@@ -233,16 +233,17 @@ def test_launched_processes_restore_the_sigterm_handler(monkeypatch, tmp_path) -
     def own(*_: object) -> None:
         """Handle SIGTERM."""
 
+    made_processes = Processes()
     before = signal.signal(signal.SIGTERM, own)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     for name, made in {"rendezvous": iter([(None, 0, 2)]), "dist.init_process_group": None}.items():
         monkeypatch.setattr(f"semflow.training.launch.{name}", lambda *_, made=made, **__: made)
     monkeypatch.setattr("semflow.training.launch.dist.destroy_process_group", lambda: None)
-    monkeypatch.setattr("semflow.training.launch.Processes", lambda *_: "processes")
+    monkeypatch.setattr("semflow.training.launch.Processes", lambda *_: made_processes)
     try:
         with launched_processes("cpu") as (processes, _):
-            assert processes == "processes"
+            assert processes is made_processes
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
