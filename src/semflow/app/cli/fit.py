@@ -57,7 +57,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         if type(value) is not expected:
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
-            options = replace(options, **{name: Path(value) if name in ("data", "calibration") else value})
+            changed: Any = Path(str(value)) if name in ("data", "calibration") else value
+            options = replace(options, **{name: changed})
     check_numbers(options)
     options = replace(options, recipe=options.recipe or "sanflow")
     recipe = RECIPES.get(str(options.recipe))

@@ -81,7 +81,7 @@ def run(options: Predict) -> None:
 class _Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay, or the error if it is not readable."""
 
-    index: int
+    number: int
     error: str | None = None
     size: tuple[int, int] = (0, 0)
     picture: Image.Image | None = None
@@ -119,18 +119,18 @@ def _score(
     def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
         images = _Images(dataset, todo)
         for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
-            broken = {names[image.index]: image.error for image in batch if image.error is not None}
+            broken = {names[image.number]: image.error for image in batch if image.error is not None}
             if broken and options.on_error == "stop":
                 work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
-            samples = [image.sample for image in batch if image.sample is not None]
+            samples: Any = [image.sample for image in batch if image.sample is not None]
             found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
             yield from ((image, None if image.error is not None else next(found)) for image in batch)
 
     for image, result in track(scored(), "scoring", len(todo)):
         if result is not None:
-            name = names[image.index]
+            name = names[image.number]
             record, files = _write_image(work.folder, options, detector, name, image, result)
             work.add(name, {"record": asdict(record), "source": sources[name]}, files)
     return left_out
