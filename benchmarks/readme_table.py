@@ -15,8 +15,6 @@ from typing import Any
 from .shared.figures import markdown_table, text_of
 from .shared.record import ROOT, write
 
-__all__ = ["TABLES", "filled", "main"]
-
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 FREIA = "FrEIA, published formulation"
 FASTER = (  # name of a speed ratio in the JSON file, what was measured, against what

@@ -20,11 +20,8 @@ from semflow.errors import ConfigError
 from .shared.datasets import Data
 from .shared.figures import markdown_table, mean_per_seed, spread, text_of
 from .shared.record import provenance, write, write_json
-from .shared.runner import run_all
 from .shared.store import CellStore, Kept, Key
-from .shared.study import Failure, Job, measure_cells, run_command, run_jobs
-
-__all__ = ["VARIANTS", "main"]
+from .shared.study import Failure, Job, measure_cells, run_command, run_study
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 SCORES = {"": "with log-det", "z_": "without"}
@@ -149,20 +146,11 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
         write_json(options.output / "why.json", content)
         write(options.output / "why.md", markdown(content))
 
-    missing = [cell for cell in cells if store.find(cell.key, cell.settings) is None]
-    jobs = [Job((cell,), str(store.path), tuple(command), threads=options.threads) for cell in missing]
-    done = len(cells) - len(missing)
-    failures = run_jobs(
-        *(jobs, perform, run_all, store, options.output, update),
-        done=done,
-        at_a_time=options.jobs,
-        threads=options.threads,
+    code = run_study(
+        *(cells, store, command, options.output, update, perform), at_a_time=options.jobs, threads=options.threads
     )
-    update()
     print((options.output / "why.md").read_text(encoding="utf-8"))
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return code
 
 
 def plan(options: argparse.Namespace) -> list[Cell]:

@@ -43,17 +43,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Draw the figures of a model and return the exit code.
-
-    Raises:
-        CheckpointError, DataError, ConfigError: a folder contains something else, or matplotlib is missing.
-    """
+    """Draw the figures of a model and return the exit code."""
     require_matplotlib()
     from semflow.data import open_dataset
     from semflow.recipes import load
     from semflow.training.loading import check_device
 
-    from . import panels
+    from . import panels, style
     from .compute import histograms, mean_histograms, views
 
     device = check_device(options.device)
@@ -100,7 +96,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     else:
         missing["comparison"] = "needs --compare"
     for name, figure in figures.items():
-        panels.save(figure, options.output / name)
+        style.save(figure, options.output / name)
         print(f"wrote {options.output / name}.png and .svg")
     for name, why in missing.items():
         print(f"not drawn: {name}: {why}")

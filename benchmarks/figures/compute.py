@@ -1,6 +1,6 @@
 """Content of the figures, from a detector: maps of single images, and histograms over a test set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,12 +13,10 @@ from torch.utils.data import Dataset
 from semflow import Detector
 from semflow.bases import SemanticGaussian
 from semflow.data import Sample, collate
-from semflow.detectors import location_masks
+from semflow.detectors import Latents, location_masks
 from semflow.objectives import log_likelihood
 from semflow.training import TrainingConfig
 from semflow.training.loading import batches
-
-__all__ = ["Histogram", "View", "histograms", "mean_histograms", "views"]
 
 Map = NDArray[np.float32]
 
@@ -111,48 +109,55 @@ class Histogram:
         return float(shares.sum())
 
 
-@torch.no_grad()
-def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8) -> list[Histogram]:
+def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60) -> list[Histogram]:
     """Return a histogram for each scale of the mean over the channels of the latent z at all locations of a test set.
 
     Locations are marked as in training: those at the border of an anomaly, which it ignores, are left out.
     """
-    device = next(detector.flows.parameters()).device
     training = detector.provenance.training or TrainingConfig()
-    detector.eval()
-    found: list[tuple[list[Tensor], list[Tensor]]] = []
-    for batch in batches(dataset, batch_size):
-        latents = detector.encode(batch.images.to(device))
-        found = found or [([], []) for _ in latents]
-        for (normal, anomalous), latent in zip(found, latents, strict=True):
-            means = latent.z.float().mean(1).cpu()
-            size = (means.shape[1], means.shape[2])
-            mask, ignore = location_masks(batch.anomaly_masks, size, training.mask_resize, training.guard)
-            marked = torch.zeros_like(means, dtype=torch.bool) if mask is None else mask > 0
-            left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
-            normal.append(means[~marked & ~left_out])
-            anomalous.append(means[marked])
-    return [_histogram(scale, *parts, bins) for scale, parts in enumerate(found)]
+
+    def parts(latent: Latents, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        means = latent.z.float().mean(1).cpu()
+        mask, ignore = location_masks(masks, (means.shape[1], means.shape[2]), training.mask_resize, training.guard)
+        marked = torch.zeros_like(means, dtype=torch.bool) if mask is None else mask > 0
+        left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
+        return means[~marked & ~left_out], means[marked]
+
+    return _histograms(detector, dataset, parts, bins)
+
+
+def mean_histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60) -> list[Histogram]:
+    """Return histograms of the predicted normal and anomalous means (models 3b and 3c); empty for other models."""
+    base = detector.base
+
+    def parts(latent: Latents, masks: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        s = latent.statistics
+        if not isinstance(base, SemanticGaussian) or s is None or s.normal_shift is None or s.anomaly_shift is None:
+            return None
+        return (base.normal_mean + s.normal_shift).flatten().cpu(), (
+            base.anomaly_mean + s.anomaly_shift
+        ).flatten().cpu()
+
+    return _histograms(detector, dataset, parts, bins)
 
 
 @torch.no_grad()
-def mean_histograms(
-    detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8
+def _histograms(
+    detector: Detector,
+    dataset: Dataset[Sample],
+    parts: Callable[[Latents, Tensor | None], tuple[Tensor, Tensor] | None],
+    bins: int,
 ) -> list[Histogram]:
-    """Return histograms of the predicted normal and anomalous means (models 3b and 3c); empty for other models."""
+    """Return a histogram for each scale of the normal and anomalous values that `parts` takes from its latents."""
     device = next(detector.flows.parameters()).device
-    base = detector.base
     detector.eval()
-    found: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-    for batch in batches(dataset, batch_size):
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for batch in batches(dataset, 8):
         for scale, latent in enumerate(detector.encode(batch.images.to(device))):
-            s = latent.statistics
-            if not isinstance(base, SemanticGaussian) or s is None or s.normal_shift is None or s.anomaly_shift is None:
-                return []
-            normal, anomalous = found.setdefault(scale, ([], []))
-            normal.append((base.normal_mean + s.normal_shift).flatten().cpu())
-            anomalous.append((base.anomaly_mean + s.anomaly_shift).flatten().cpu())
-    return [_histogram(scale, *parts, bins) for scale, parts in found.items()]
+            values = parts(latent, batch.anomaly_masks)
+            if values is not None:
+                found.setdefault(scale, []).append(values)
+    return [_histogram(scale, *map(list, zip(*values, strict=True)), bins) for scale, values in found.items()]
 
 
 def _histogram(scale: int, normal: list[Tensor], anomalous: list[Tensor], bins: int) -> Histogram:

@@ -7,18 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compute import Histogram, View
-from .style import ANOMALOUS, NORMAL, grid, heat, save, show
-
-__all__ = [
-    "comparison",
-    "histogram_panels",
-    "localization",
-    "posterior",
-    "predicted_means",
-    "save",
-    "two_bases",
-    "variances",
-]
+from .style import ANOMALOUS, NORMAL, grid, heat, show
 
 
 def localization(views: Sequence[View], limits: tuple[float, float], title: str) -> Any:

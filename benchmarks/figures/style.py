@@ -11,8 +11,6 @@ from semflow.app.report.colors import HEAT_ANCHORS
 
 from ..shared import plots
 
-__all__ = ["ANOMALOUS", "NORMAL", "grid", "heat", "save", "show"]
-
 # Blue and orange as in the paper, from the palette of Okabe and Ito, which color-blind readers can tell apart.
 NORMAL, ANOMALOUS, OUTLINE = "#0072B2", "#E69F00", "#56B4E9"
 CELL = 1.35

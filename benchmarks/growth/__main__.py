@@ -19,8 +19,6 @@ from typing import Any
 from ..shared.record import provenance, write_json
 from .curves import AXES, SEED, exponent, grow
 
-__all__ = ["main"]
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""

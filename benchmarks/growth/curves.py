@@ -19,8 +19,6 @@ from ..speed.flows import inference, training_step
 from ..speed.recipes import Case
 from ..speed.timing import watching_memory
 
-__all__ = ["AXES", "SEED", "Axis", "exponent", "grow", "measure_point"]
-
 SEED = 0
 Point = dict[str, float]
 Run = Callable[[], object]

@@ -6,17 +6,11 @@ from typing import Any
 
 from ..shared.plots import BEST, OURS, require_matplotlib, save
 
-__all__ = ["draw"]
-
 KINDS = {"train": ("training", OURS, "o", "-"), "infer": ("inference", BEST, "s", "--")}
 
 
 def draw(axis: str, curves: Mapping[str, Any], folder: Path) -> Path:
-    """Write FOLDER/AXIS.png.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
+    """Write FOLDER/AXIS.png."""
     require_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from semflow.errors import ConfigError
 
-__all__ = ["NAMES", "Misprint", "PaperRow", "PaperTable", "load", "lookup"]
-
 FOLDER = Path(__file__).parent
 NAMES = (
     *(f"table{number}" for number in range(1, 7)),
@@ -81,11 +79,7 @@ class PaperTable:
 
 @cache
 def load(name: str) -> PaperTable:
-    """Return a table by name, such as `table5`, `tableS2`, `margin`.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Return a table by name, such as `table5`, `tableS2`, `margin`."""
     if name not in NAMES:
         raise ConfigError(f"name must be one of {', '.join(NAMES)}, but got {name!r}")
     raw = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))

@@ -12,11 +12,9 @@ from ..shared.progress import duration
 from ..shared.record import write, write_json
 from ..shared.runner import run_all
 from ..shared.store import CellStore
-from ..shared.study import Execute, Job, Work, run_command, run_jobs
+from ..shared.study import Execute, Work, run_command, run_study
 from .options import parse
 from .tables import TABLES, table
-
-__all__ = ["main", "run"]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,9 +41,11 @@ def run(
         print("\n".join(f"{name:8}  {text}" for name, text in TABLES.items()))
         return 0
     from .cells import perform
+    from .markdown import to_markdown
     from .planning import choose_rows, kept_cells, plan
+    from .report import report
 
-    chosen = table(options.table)
+    chosen, base = table(options.table), options.output / options.table
     rows = choose_rows(chosen, options)
     if options.list:
         print(chosen.title)
@@ -65,25 +65,27 @@ def run(
         _show(cells, options)
         return 0
 
-    def update(chart: bool = False) -> None:
+    def update() -> dict[str, Any]:
         for c in cells:
-            if c.cell is not None:
-                c.kept = store.find(c.key, c.cell.settings)
-        _write(chosen, rows, cells, options, command, chart)
+            c.kept = store.find(c.key, c.cell.settings) if c.cell else c.kept
+        summary = report(chosen, rows, cells, options, command)
+        write_json(base.with_suffix(".json"), summary)
+        write(base.with_suffix(".md"), to_markdown(summary))
+        return summary
 
-    missing = [c.cell for c in cells if c.kept is None and c.cell is not None]
-    jobs = [Job((cell,), str(store.path), tuple(command), options.device, options.threads) for cell in missing]
-    failures = run_jobs(
-        *(jobs, work or perform, execute or _engine(options), store, options.output, update),
-        done=len(cells) - len(missing),
+    code = run_study(
+        *([c.cell for c in cells if c.cell], store, command, options.output, update),
+        *(work or perform, execute or _engine(options)),
         at_a_time=options.jobs,
+        device=options.device,
         threads=options.threads,
     )
-    update(chart=not options.no_chart)
-    print(f"wrote {options.output / options.table}.md")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    if not options.no_chart:
+        from .chart import draw
+
+        draw(update(), base)
+    print(f"wrote {base}.md")
+    return code
 
 
 def _engine(options: argparse.Namespace) -> Execute:
@@ -93,22 +95,6 @@ def _engine(options: argparse.Namespace) -> Execute:
     from .ray_runner import run_on_ray
 
     return partial(run_on_ray, device=options.device)
-
-
-def _write(
-    chosen: Any, rows: Sequence[Any], cells: list[Any], options: argparse.Namespace, command: Sequence[str], chart: bool
-) -> None:
-    from .markdown import to_markdown
-    from .report import report
-
-    summary = report(chosen, rows, cells, options, command)
-    base = options.output / options.table
-    write_json(base.with_suffix(".json"), summary)
-    write(base.with_suffix(".md"), to_markdown(summary))
-    if chart:
-        from .chart import draw
-
-        draw(summary, base)
 
 
 def _show(cells: list[Any], options: argparse.Namespace) -> None:

@@ -15,8 +15,6 @@ from . import peers
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Cell", "count_steps", "measure", "perform"]
-
 
 @dataclass(frozen=True)
 class Cell:

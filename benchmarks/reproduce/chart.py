@@ -7,8 +7,6 @@ from typing import Any
 from ..shared.plots import BEST, CONTROL, OURS, PAPER, save
 from .markdown import NAMES
 
-__all__ = ["draw"]
-
 
 def draw(summary: Mapping[str, Any], base: Path) -> list[Path]:
     """Write BASE.png and BASE.svg: bars of the paper's figures and ours with their spread, one panel per metric."""

@@ -7,8 +7,6 @@ from . import peers
 from .cells import Cell
 from .planning import Planned
 
-__all__ = ["estimate"]
-
 
 def estimate(cells: Sequence[Planned], device: str = "cpu", threads: int | None = None) -> list[float]:
     """Return the seconds of each missing cell; peers, which are not trained, are left out.

@@ -8,8 +8,6 @@ from torch.utils.data import Dataset
 from semflow import Detector, evaluate
 from semflow.training.loading import batches
 
-__all__ = ["History"]
-
 
 class History:
     """Callback `on_epoch` of `semflow.fit` that evaluates a detector at equal intervals, without effect on training.

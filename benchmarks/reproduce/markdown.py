@@ -5,8 +5,6 @@ from typing import Any
 
 from ..shared.figures import markdown_table, number, text_of
 
-__all__ = ["NAMES", "to_markdown"]
-
 NAMES = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",

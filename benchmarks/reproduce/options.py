@@ -10,8 +10,6 @@ from semflow.errors import ConfigError
 
 from .tables import TABLES
 
-__all__ = ["epochs_of", "pairs", "parse"]
-
 DESCRIPTION = """Reproduce a table of the SANFlow paper, as far as it has flows, on your data.
 
     python -m benchmarks.reproduce --list
@@ -71,11 +69,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
-    """Return the values of `NAME=VALUE` words: numbers, lists and null as in JSON, `1,2` as a list, others as text.
-
-    Raises:
-        ConfigError: a word has another form.
-    """
+    """Return the values of `NAME=VALUE` words: numbers, lists and null as in JSON, `1,2` as a list, others as text."""
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -94,11 +88,7 @@ def _plain(word: str) -> Any:
 
 
 def epochs_of(words: Sequence[str], categories: Sequence[str]) -> dict[str, int | None]:
-    """Return the epochs of each category: `N` is for all, `CATEGORY=N` for one; None is the recipe's number.
-
-    Raises:
-        ConfigError: a number is below 1, or a category is unknown.
-    """
+    """Return the epochs of each category: `N` is for all, `CATEGORY=N` for one; None is the recipe's number."""
     found: dict[str, int | None] = dict.fromkeys(categories)
     for word in sorted(words, key=lambda word: "=" in word):  # one category overrides all
         name, _, number = word.rpartition("=")

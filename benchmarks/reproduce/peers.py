@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from .cells import Cell
 
-__all__ = ["PEERS", "RECIPES", "anomalib_version", "measure_peer", "require_anomalib"]
 
 BACKBONE = {"backbone.name": "wide_resnet50_2", "backbone.weights": "hub", "backbone.strides": (8, 16, 32)}
 COMMON = {**BACKBONE, "image_size": 256}

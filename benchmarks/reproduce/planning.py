@@ -15,8 +15,6 @@ from .cells import Cell
 from .options import epochs_of, pairs
 from .tables import Row, Table
 
-__all__ = ["Planned", "choose_rows", "kept_cells", "plan"]
-
 FIT = ("batch_size", "learning_rate", "schedule")
 
 
@@ -38,11 +36,7 @@ class Planned:
 
 
 def choose_rows(table: Table, options: argparse.Namespace) -> list[Row]:
-    """Return the rows that the options choose.
-
-    Raises:
-        ConfigError: a row is unknown, or anomalib is missing.
-    """
+    """Return the rows that the options choose."""
     if options.peers and not options.report:
         peers.require_anomalib()
     rows = [*table.rows, *(peers.PEERS if options.peers else ())]
@@ -58,9 +52,6 @@ def kept_cells(rows: Sequence[Row], options: argparse.Namespace, store: CellStor
     """Return the newest kept cells of some rows, whatever their settings, for a report.
 
     Categories, seeds and rows that the options leave out are those of the kept cells.
-
-    Raises:
-        ConfigError: none is kept.
     """
     latest = store.latest()
     names = {row.cells or row.name for row in rows}
@@ -81,11 +72,7 @@ def kept_cells(rows: Sequence[Row], options: argparse.Namespace, store: CellStor
 
 
 def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace, store: CellStore) -> list[Planned]:
-    """Return the cells of some rows, seed by seed, so that an interrupted run has complete tables of the first seeds.
-
-    Raises:
-        ConfigError, DataError: an option does not match the recipes or the data.
-    """
+    """Return the cells of some rows, seed by seed, so that an interrupted run has complete first seeds."""
     if options.data is None:
         raise ConfigError("--data must be the folder of the data set, but got none")
     there = categories(table.data, options.data)

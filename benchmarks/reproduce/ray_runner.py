@@ -13,8 +13,6 @@ from semflow.errors import ConfigError
 
 from ..shared.runner import THREADS, Outcome, attempt
 
-__all__ = ["run_on_ray"]
-
 J = TypeVar("J")
 AHEAD = 1000
 """Number of tasks given to Ray at a time if `at_a_time` is None."""
@@ -38,9 +36,6 @@ def run_on_ray(
         at_a_time: largest number of tasks; None is limited by the resources only.
         threads: of each task, and its number of CPUs; None is 1.
         device: with `cuda` each task takes a GPU, with `auto` if the cluster has any.
-
-    Raises:
-        ConfigError: no machine has the resources of a task.
     """
     if device.partition(":")[0] not in ("auto", "cpu") and device != "cuda":
         raise ConfigError(f"--device must be auto, cpu or cuda with ray, but got {device}; Ray chooses the GPU")

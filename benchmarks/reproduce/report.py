@@ -10,8 +10,6 @@ from .planning import Planned
 from .summary import assemble
 from .tables import Row, Table
 
-__all__ = ["report"]
-
 PAPER_EPOCHS = 80
 
 

@@ -9,8 +9,6 @@ from ..shared.figures import mean_per_seed, spread
 from .planning import Planned
 from .tables import Row, Table
 
-__all__ = ["assemble"]
-
 COST = ("steps", "trained_parameters", "train_seconds", "train_cpu_seconds", "evaluate_seconds", "peak_memory_mb")
 
 

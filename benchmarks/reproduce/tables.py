@@ -9,8 +9,6 @@ from semflow.errors import ConfigError
 
 from ..shared.datasets import Kind
 
-__all__ = ["TABLES", "Row", "Table", "table"]
-
 TABLES = {
     "sanflow": "SANFlow alone, every metric",
     "table1": "flows on STC, beside other methods",
@@ -95,11 +93,7 @@ class Table:
 
 @cache
 def table(name: str) -> Table:
-    """Return a table by name.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Return a table by name."""
     if name not in TABLES:
         raise ConfigError(f"TABLE must be one of {', '.join(TABLES)}, but got {name!r}")
     return next(found for found in _tables() if found.name == SAME.get(name, name))

@@ -12,12 +12,11 @@ from ..shared.datasets import Data, categories
 from ..shared.record import write, write_json
 from ..shared.runner import run_all
 from ..shared.store import CellStore
-from ..shared.study import Execute, Job, Work, run_command, run_jobs
+from ..shared.study import Execute, Work, run_command, run_study
 
 if TYPE_CHECKING:
     from .cells import RetrofitCell
 
-__all__ = ["main", "parse", "run"]
 
 DESCRIPTION = """Measure how predicted statistics change flows of other libraries.
 
@@ -110,29 +109,18 @@ def run(
         write_json(options.output / "retrofit.json", summary)
         write(options.output / "retrofit.md", to_markdown(summary))
 
-    missing = [cell for cell in cells if store.find(cell.key, cell.settings) is None]
-    if cells:
-        print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done", file=sys.stderr)
-    failures = run_jobs(
-        *(jobs(missing, options, command), work or perform, execute, store, options.output, update),
-        done=len(cells) - len(missing),
+    code = run_study(
+        *(cells, store, command, options.output, update, work or perform, execute),
+        group=lambda missing: groups(missing, options.jobs),
         at_a_time=options.jobs,
         threads=options.threads,
     )
-    update()
     print(f"wrote {options.output / 'retrofit.md'}")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return code
 
 
 def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
-    """Return the cells of the options.
-
-    Raises:
-        ConfigError: a library, variant or category is unknown, or a library is missing.
-        DataError: the data are missing.
-    """
+    """Return the cells of the options."""
     from .cells import RetrofitCell, Setup
     from .flows import LIBRARIES
     from .model import VARIANTS
@@ -165,17 +153,15 @@ def plan(options: argparse.Namespace) -> list["RetrofitCell"]:
     ]
 
 
-def jobs(
-    cells: Sequence["RetrofitCell"], options: argparse.Namespace, command: Sequence[str]
-) -> list[Job["RetrofitCell"]]:
-    """Group the cells of each category, which share the features; split by library if --jobs is larger."""
+def groups(cells: Sequence["RetrofitCell"], processes: int) -> list[list["RetrofitCell"]]:
+    """Group the cells of each category, which share the features; split by library if there are more processes."""
     names = list(dict.fromkeys(cell.data.category for cell in cells))
     libraries = list(dict.fromkeys(cell.library for cell in cells))
-    parts = -(-options.jobs // max(1, len(names)))
+    parts = -(-processes // max(1, len(names)))
     shared: dict[tuple[str, int], list[RetrofitCell]] = {}
     for cell in cells:
         shared.setdefault((cell.data.category, libraries.index(cell.library) % parts), []).append(cell)
-    return [Job(tuple(g), str(options.cells), tuple(command), threads=options.threads) for g in shared.values()]
+    return list(shared.values())
 
 
 def chosen(option: str, given: Sequence[str] | None, known: Sequence[str]) -> list[str]:

@@ -21,8 +21,6 @@ from ..shared.study import Failure, Job, measure_cells
 from .flows import LIBRARIES
 from .model import Model, Variant, detection, seeded
 
-__all__ = ["Prepared", "RetrofitCell", "Setup", "measure", "perform", "prepare"]
-
 BATCH = 8
 
 

@@ -17,8 +17,6 @@ from semflow.features.timm_module import load_timm
 from semflow.flows import Event, Flow
 from semflow.functional import to_locations
 
-__all__ = ["LIBRARIES", "Library"]
-
 BLOCKS = 4
 
 

@@ -17,8 +17,6 @@ from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, LearnedVa
 
 from .flows import Library
 
-__all__ = ["VARIANTS", "Model", "Variant", "detection", "seeded"]
-
 Variant = Literal["own", "learned", "predicted"]
 VARIANTS: dict[Variant, str] = {
     "own": "the library's standard normal and its log_prob",
@@ -77,11 +75,7 @@ class Model:
         return -torch.stack([p.mean() / dimensions(x, p) for p, x in own]).sum()
 
     def train(self, maps: Maps, steps: int, batch_size: int, learning_rate: float, seed: int) -> Iterator[int]:
-        """Train by Adam on shuffled batches with a cosine decay to zero, and yield the number of each finished step.
-
-        Raises:
-            ArithmeticError: the loss is inf or NaN.
-        """
+        """Train by Adam on shuffled batches with a cosine decay to zero, and yield the number of each finished step."""
         generator = torch.Generator().manual_seed(seed)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, learning_rate)

@@ -9,8 +9,6 @@ from ..shared.store import Kept, Key
 from .flows import LIBRARIES
 from .model import VARIANTS
 
-__all__ = ["METRICS", "excerpt", "summarize", "to_markdown"]
-
 METRICS = {
     "log_likelihood": ("log p", 1, 3),
     "image_auroc": ("image AUROC", 100, 1),
@@ -131,28 +129,15 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def excerpt(summary: Mapping[str, Any], library: str | None = None) -> str:
-    """Return a table for the documentation, with means over the categories.
-
-    For all libraries it has the change by the predicted variance; for one library the flow alone, and both changes.
-    """
-    where, seeds = _places(summary["categories"])[0][0], summary["seeds"]
-    if library is None:
-        shown = [m for m in METRICS if not m.endswith("_log_det")]
-        found = [row for row in summary["rows"] if row["variant"] == "predicted"]
-        lines = [
-            [row["library"], f'`"{row["event"]}"`', *(_number(row, where, m, "change", seeds) for m in shown)]
-            for row in found
-        ]
-        return markdown_table(["flow of", "event", *(METRICS[m][0] for m in shown)], lines)
-    mine = [row for row in summary["rows"] if row["library"] == library]
-    shown = [m for m in METRICS if mine[0]["figures"][where][m]["value"] is not None]
-    names = {"own": "alone", "learned": "one learned variance: change", "predicted": "predicted variance: change"}
-    lines = []
-    for row in mine:
-        what = "value" if row["variant"] == "own" else "change"
-        lines.append([names[row["variant"]], *(_number(row, where, m, what, seeds) for m in shown)])
-    return markdown_table(["base", *(METRICS[m][0] for m in shown)], lines)
+def excerpt(summary: Mapping[str, Any]) -> str:
+    """Return the table of the documentation: changes by the predicted variance, means over the categories."""
+    where, shown = _places(summary["categories"])[0][0], [m for m in METRICS if not m.endswith("_log_det")]
+    lines = [
+        [row["library"], f'`"{row["event"]}"`', *(_number(row, where, m, "change", summary["seeds"]) for m in shown)]
+        for row in summary["rows"]
+        if row["variant"] == "predicted"
+    ]
+    return markdown_table(["flow of", "event", *(METRICS[m][0] for m in shown)], lines)
 
 
 def _table(summary: Mapping[str, Any], where: str, what: str) -> str:

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from semflow.errors import DataError
 
-__all__ = ["Data", "Kind", "categories"]
-
 Kind = Literal["mvtec", "visa", "stc", "cifar10"]
 CLASSES: dict[Kind, str] = {"mvtec": "MVTecAD", "visa": "VisA", "stc": "ShanghaiTech", "cifar10": "CIFAR10"}
 PART = 1 << 16
@@ -51,11 +49,7 @@ class Data:
 
 
 def categories(kind: Kind, root: str | Path) -> list[str]:
-    """Return the categories in the folder of a data set.
-
-    Raises:
-        DataError: the folder is missing or contains none.
-    """
+    """Return the categories in the folder of a data set."""
     top = Path(root)
     if not top.exists():
         raise DataError(f"--data {root} must be a data set, but got no such folder; check the path")

@@ -4,8 +4,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["markdown_table", "mean_per_seed", "number", "spread", "text_of"]
-
 
 def mean_per_seed(values: Mapping[tuple[str, int], float], categories: Sequence[str]) -> dict[int, float]:
     """Return the mean over the categories for each seed that has all of them.

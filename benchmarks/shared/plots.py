@@ -9,8 +9,6 @@ from semflow.errors import ConfigError
 
 from .record import write
 
-__all__ = ["BEST", "CONTROL", "OURS", "PAPER", "require_matplotlib", "save"]
-
 # The palette of Okabe and Ito, which color-blind readers can tell apart.
 OURS, PAPER, BEST, CONTROL = "#0072B2", "#BBBBBB", "#D55E00", "#56B4E9"
 

@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-__all__ = ["Progress", "duration"]
-
 
 def duration(seconds: float) -> str:
     """Return seconds as text in seconds, minutes or hours."""

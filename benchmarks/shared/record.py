@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "commit", "peak_memory", "processor", "provenance", "versions", "write", "write_json"]
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,9 +78,5 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write JSON completely or not at all.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-    """
+    """Write JSON completely or not at all."""
     return write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

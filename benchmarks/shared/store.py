@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["CellStore", "Kept", "Key"]
-
 Kept = dict[str, Any]
 """A cell as read: `row`, `category`, `seed`, `settings`, `result` (with `metrics`) and `record`."""
 
@@ -98,9 +96,6 @@ class CellStore:
             settings: everything given by the command that the result depends on.
             result: with its `metrics`.
             record: command, commit, versions and machine.
-
-        Raises:
-            ValueError: a number is NaN or infinite.
         """
         cell = {**key._asdict(), "settings": settings, "result": result, "record": record}
         line = json.dumps(cell, allow_nan=False).encode() + b"\n"

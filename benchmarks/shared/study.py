@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,8 @@ from semflow.errors import SemflowError
 
 from .progress import Progress
 from .record import provenance, write
-from .runner import Outcome, attempt
+from .runner import Outcome, attempt, run_all
 from .store import CellStore, Key
-
-__all__ = ["Execute", "Failure", "Job", "Work", "measure_cells", "run_command", "run_jobs"]
 
 
 class CellLike(Protocol):
@@ -71,35 +69,41 @@ def measure_cells(
     return failures
 
 
-def run_jobs(
-    jobs: Sequence[Job[Any]],
-    work: Work,
-    execute: Execute,
+def run_study(
+    cells: Sequence[CellLike],
     store: CellStore,
+    command: Sequence[str],
     output: Path,
     update: Callable[[], object],
+    work: Work,
+    execute: Execute = run_all,
     *,
-    done: int = 0,
+    group: Callable[[Sequence[Any]], Iterable[Sequence[Any]]] | None = None,
     at_a_time: int | None = 1,
+    device: str = "cpu",
     threads: int | None = None,
-) -> list[str]:
-    """Run jobs and show progress; return one line for each cell that failed.
+) -> int:
+    """Measure the missing cells of a study, show progress and failures, and return the exit code.
 
     Args:
-        jobs: with the missing cells.
+        cells: of the study.
+        store: keeps finished cells.
+        command: for the record of the cells.
+        output: folder for `failures`, the tracebacks.
+        update: rewrites the report; called after each job and at the end.
         work: measures the cells of a job, in its process.
-        execute: gives the jobs to processes, such as `run_all`.
-        store: the file that the jobs append to.
-        output: tracebacks are written to its folder `failures`.
-        update: called after each job, to rewrite the report.
-        done: number of cells that were finished before.
+        execute: gives the jobs to processes.
+        group: the cells of each job; one cell by default.
         at_a_time: number of processes.
+        device: of the cells.
         threads: of each process.
     """
-    cells = [cell for job in jobs for cell in job.cells]
+    missing = [cell for cell in cells if store.find(cell.key, cell.settings) is None]
+    groups = group(missing) if group else [[cell] for cell in missing]
+    jobs = [Job(tuple(part), str(store.path), tuple(command), device, threads) for part in groups]
     failures = []
     with (
-        Progress(done + len(cells), done, sum(cell.cost for cell in cells)) as display,
+        Progress(len(cells), len(cells) - len(missing), sum(cell.cost for cell in missing)) as display,
         closing(execute(jobs, work, at_a_time, threads)) as outcomes,
     ):
         for outcome in outcomes:
@@ -107,17 +111,19 @@ def run_jobs(
             for cell in outcome.job.cells:
                 kept = store.find(cell.key, cell.settings)
                 failure = failed.get(cell.key) or Failure(cell.key, outcome.error, outcome.traceback)
-                error = (
-                    "" if kept else failure.error or f"{store.path} does not have the cell; all machines must share it"
-                )
+                lost = f"{store.path} does not have the cell; all machines must share it"
+                error = "" if kept else failure.error or lost
                 seconds = outcome.seconds / len(outcome.job.cells)
                 display.cell(str(cell.key), seconds, cell.cost, kept["result"]["metrics"] if kept else {}, error)
                 if error:
-                    failures.append(f"{cell.key}: {error}")
+                    failures.append(f"failed: {cell.key}: {error}")
                     name = "".join(c if c.isalnum() else "-" for c in str(cell.key))
                     write(output / "failures" / f"{name}.txt", f"{cell}\n\n{error}\n\n{failure.traceback}")
             update()
-    return failures
+    update()
+    for line in failures:
+        print(line, file=sys.stderr)
+    return 1 if failures else 0
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -23,8 +23,6 @@ from .page import PAGES, write
 from .parts import PARTS
 from .tests import FailedTestsError, run_tests
 
-__all__ = ["RESULTS", "kept", "main"]
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 

@@ -10,8 +10,6 @@ from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import ROOT
 from .parts import MODULES
 
-__all__ = ["PAGES", "TABLES", "filled", "write"]
-
 PAGES = (ROOT / "docs" / "trust.md", ROOT / "docs" / "calibration.md")
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 FORMATS = {"torch": "torch.export", "onnx": "ONNX Runtime", "openvino": "OpenVINO (f32)"}

@@ -10,8 +10,6 @@ from typing import Any
 
 from .tests import Case
 
-__all__ = ["MODULES", "PARTS", "Part"]
-
 Figures = dict[str, Any]
 
 

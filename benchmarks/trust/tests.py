@@ -11,8 +11,6 @@ from pathlib import Path
 
 from ..shared.record import ROOT
 
-__all__ = ["Case", "FailedTestsError", "read_report", "run_tests"]
-
 
 class FailedTestsError(Exception):
     """Tests failed or could not be run, so there are no figures."""
@@ -38,11 +36,7 @@ class Case:
 
 
 def run_tests(places: Sequence[str], root: Path = ROOT) -> list[Case]:
-    """Run test files or folders, including slow tests, with one thread.
-
-    Raises:
-        FailedTestsError: a test fails, or there is none.
-    """
+    """Run test files or folders, including slow tests, with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
@@ -56,11 +50,7 @@ def run_tests(places: Sequence[str], root: Path = ROOT) -> list[Case]:
 
 
 def read_report(path: Path) -> list[Case]:
-    """Return the tests of a JUnit report.
-
-    Raises:
-        FailedTestsError: it contains a failure or an error, or no test.
-    """
+    """Return the tests of a JUnit report."""
     cases, failed = [], []
     for case in ElementTree.parse(path).iter("testcase"):
         skipped = case.find("skipped")
