@@ -85,7 +85,7 @@ class _Loaded(NamedTuple):
     error: str | None = None
     size: tuple[int, int] = (0, 0)
     picture: Image.Image | None = None
-    sample: Sample | None = None
+    pixels: Any = None  # a NumPy array: tensors from workers would use one file descriptor each
 
 
 class _Images(Dataset[_Loaded]):
@@ -103,9 +103,8 @@ class _Images(Dataset[_Loaded]):
             picture = self.dataset.read_image(index)
         except DataError as error:
             return _Loaded(index, str(error))
-        image = torch.from_numpy(resize_image(picture, self.dataset.image_size)).float().div_(255.0)
-        sample = Sample(image, -1, None, self.dataset.paths[index])
-        return _Loaded(index, None, picture.size, picture.resize(overlay_size(*picture.size)), sample)
+        shown = picture.resize(overlay_size(*picture.size))
+        return _Loaded(index, None, picture.size, shown, resize_image(picture, self.dataset.image_size))
 
 
 def _score(
@@ -124,7 +123,11 @@ def _score(
                 work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
-            samples: Any = [image.sample for image in batch if image.sample is not None]
+            samples: Any = [
+                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, names[image.number])
+                for image in batch
+                if image.error is None
+            ]
             found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
             yield from ((image, None if image.error is not None else next(found)) for image in batch)
 
