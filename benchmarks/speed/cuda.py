@@ -1,6 +1,6 @@
-"""Images a second on a CUDA device: uint8 images in host memory to scores, and a training step, for SANFlow.
+"""Speed of SANFlow on a CUDA device: uint8 images in host memory to scores, and a training step.
 
-Batches lie in pinned memory and are copied while the one before is worked on. Features and flows run under bfloat16
+Batches are in pinned memory and are copied while the previous one is processed. Features and flows run under bfloat16
 autocast (log-dets and log-probabilities stay in float32) and compiled; `reduce-overhead` replays CUDA graphs. The
 published formulation, FrEIA's blocks on whole maps and on groups of 256 locations, runs on the same features.
 
@@ -22,11 +22,11 @@ from .timing import Report, best, in_turns, missing, ratio
 
 __all__ = ["measure_cuda", "stream"]
 
-GROUP = 256  # locations a step, as published
+GROUP = 256  # locations per step, as published
 
 
 def stream(detector: Detector, batches: list[Tensor], device: str, compiled: bool = True) -> Callable[[], object]:
-    """Score uint8 batches (B, 3, H, W) from host memory, in the precision and the mode that the device is best at."""
+    """Return scoring of uint8 batches (B, 3, H, W) from host memory, in the fastest mode of the device."""
     cuda = device.startswith("cuda")
     detector = detector.to(device).eval()
 
@@ -42,14 +42,14 @@ def stream(detector: Detector, batches: list[Tensor], device: str, compiled: boo
         with torch.inference_mode():
             found = [
                 call(batch.to(device, non_blocking=True)).clone() for batch in waiting
-            ]  # a graph reuses its output
+            ]  # a graph overwrites its output
             return torch.cat(found).cpu()
 
     return run
 
 
 def published(scale: Scale, whole: bool, training: bool) -> Callable[[], None]:
-    """FrEIA's blocks on all locations of a batch, or on one random group of them after the other."""
+    """Return FrEIA's blocks on all locations of a batch, or on one random group after the other."""
     rows = to_locations(scale.x)
     groups = [torch.arange(len(rows))] if whole else list(torch.randperm(len(rows)).split(GROUP))
     make = training_step if training else inference
@@ -66,7 +66,7 @@ def published(scale: Scale, whole: bool, training: bool) -> Callable[[], None]:
 def measure_cuda(
     report: Report, device: str, backbone: str, batch: int, blocks: int, rounds: int, size: int = 256
 ) -> None:
-    """`cuda_images_per_s`, `cuda_infer` and `cuda_train`; the last two over the published formulation's better time."""
+    """Measure `cuda_images_per_s`, `cuda_infer` and `cuda_train` against the faster published form."""
     compiled = device.startswith("cuda")
     settings = {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}
     detector = build("sanflow", settings)

@@ -110,7 +110,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def ratios(found: list[dict[str, list[Seconds]]]) -> dict[str, dict[str, float]]:
-    """The time of each other side over that of the fused one, a round each, over the scales given."""
+    """Return the time of each other side over that of the fused side, summed over scales, for each round."""
     per_side = {
         side: [sum(scale[side][turn].cpu for scale in found) for turn in range(len(found[0][side]))]
         for side in found[0]

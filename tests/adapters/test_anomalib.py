@@ -80,7 +80,7 @@ def their_latents(model: Any, x: Tensor) -> list[tuple[Tensor, Tensor]]:
 def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
     """On the standard normal: the loss that FastFlow trains on, and the likelihood that CFLOW scores by."""
     model = MODELS[name]()
-    came = semflow.with_statistics(model, None).log_prob(images())
+    actual = semflow.with_statistics(model, None).log_prob(images())
     right = []
     with torch.no_grad():
         for z, log_det in their_latents(model, images()):
@@ -91,7 +91,7 @@ def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
             else:
                 constant = 0.5 * z[0].numel() * np.log(2 * np.pi)
                 right.append(log_det - 0.5 * z.square().sum((1, 2, 3)) - constant)
-    for ours, theirs in zip(came, right, strict=True):
+    for ours, theirs in zip(actual, right, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
@@ -105,10 +105,10 @@ def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
         rgb = images() * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
         rgb = rgb + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
         statistics = variance(rgb, [z for z, _ in latents])
-        for came, (z, log_det), s in zip(ours.log_prob(images()), latents, statistics, strict=True):
+        for actual, (z, log_det), s in zip(ours.log_prob(images()), latents, statistics, strict=True):
             right = SemanticGaussian(form="marginal").log_prob(z, s)
             right = right + log_det if name == "cflow" else right.sum((1, 2)) + log_det
-            torch.testing.assert_close(came, right, rtol=1e-5, atol=1e-3)
+            torch.testing.assert_close(actual, right, rtol=1e-5, atol=1e-3)
     assert ours.anomaly_map(images()).shape == (2, *SIZE)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -299,9 +299,9 @@ def test_a_recipe_is_fitted_tested_saved_and_exported(
 
     path = own.export(module, "torch", export_root=tmp_path)
     loaded = torch.load(path, weights_only=False)["model"]
-    came: InferenceBatch = loaded(torch.rand(1, 3, 80, 80))  # it resizes by itself
-    assert came.anomaly_map.shape == (1, 1, 64, 64)
-    assert came.pred_label.shape == (1,)
+    actual: InferenceBatch = loaded(torch.rand(1, 3, 80, 80))  # it resizes by itself
+    assert actual.anomaly_map.shape == (1, 1, 64, 64)
+    assert actual.pred_label.shape == (1,)
     torch.testing.assert_close(loaded.model(x).anomaly_map, raw.anomaly_map)
 
 
@@ -406,9 +406,9 @@ def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
     path = module.to_onnx(tmp_path, input_size=(64, 64))
     session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
-    came = dict(zip(names, session.run(None, {"input": x.numpy()}), strict=True))
-    torch.testing.assert_close(torch.from_numpy(came["anomaly_map"]), right.anomaly_map, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(torch.from_numpy(came["pred_score"]), right.pred_score, rtol=1e-4, atol=1e-4)
+    actual = dict(zip(names, session.run(None, {"input": x.numpy()}), strict=True))
+    torch.testing.assert_close(torch.from_numpy(actual["anomaly_map"]), right.anomaly_map, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(actual["pred_score"]), right.pred_score, rtol=1e-4, atol=1e-4)
     if find_spec("openvino") is None:
         return
     import openvino

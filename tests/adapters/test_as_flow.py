@@ -1,4 +1,4 @@
-"""as_flow without any library: callables and torch's transforms, what is refused, and what missing libraries say."""
+"""as_flow with callables and torch's transforms, rejected arguments, and missing libraries."""
 
 import copy
 import subprocess
@@ -22,7 +22,7 @@ def noise(*shape: int) -> Tensor:
 
 
 class Vectors(nn.Module):
-    """z = x exp(s): a flow of vectors (N, C), as anyone might write it."""
+    """Flow of vectors (N, C): z = x exp(s)."""
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Vectors(nn.Module):
 
 
 class Maps(Vectors):
-    """The same on maps, conditioned on a shift; log-det of each location, or of the sample."""
+    """The same flow of maps, shifted by the context, with a log-det per location or per sample."""
 
     def __init__(self, event: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Maps(Vectors):
     ],
     ids=["vectors", "maps", "maps with context", "maps by location"],
 )
-def test_a_callable_keeps_the_laws(make: Callable[[], nn.Module], context: Tensor | None) -> None:
+def test_callable_flow_satisfies_the_flow_laws(make: Callable[[], nn.Module], context: Tensor | None) -> None:
     check_flow(make(), noise(2, 4, 2, 3), context, factory=make)
 
 
@@ -76,22 +76,22 @@ def test_a_callable_keeps_the_laws(make: Callable[[], nn.Module], context: Tenso
         (Maps("sample"), "location", "sample"),
     ],
 )
-def test_a_wrong_declaration_is_named_by_check_flow(flow: nn.Module, declared: Any, right: str) -> None:
-    with pytest.raises(LawError, match=f"where event is '{declared}', but .*its event is '{right}'"):
+def test_check_flow_names_a_wrongly_declared_event(flow: nn.Module, declared: Any, right: str) -> None:
+    with pytest.raises(LawError, match=f"if event is '{declared}', but .*its event is '{right}'"):
         check_flow(as_flow(flow, declared), noise(2, 4, 2, 3), compile_backend=None)
 
 
-@pytest.mark.parametrize(("event", "came"), [("sample", r"\(2, 2, 3\)"), ("location", r"\(2,\)")])
-def test_a_log_det_of_the_other_event_is_refused(event: Any, came: str) -> None:
-    """Above all where batch and width are equal, and adding (B, H, W) to (B,) would broadcast without a word."""
+@pytest.mark.parametrize(("event", "shape"), [("sample", r"\(2, 2, 3\)"), ("location", r"\(2,\)")])
+def test_log_det_of_the_other_event_is_rejected(event: Any, shape: str) -> None:
+    """It matters most if the batch and the width are equal: (B, H, W) plus (B,) would broadcast silently."""
     flow = CallableFlow(Maps("sample" if event == "location" else "location"), event, maps=True)
-    with pytest.raises(ShapeError, match=rf"log_det must be .* where event is '{event}', .* gave {came}"):
+    with pytest.raises(ShapeError, match=rf"log_det must be .* if event is '{event}', but got {shape}"):
         flow(noise(2, 4, 2, 3))
     with pytest.raises(ShapeError, match="log_det must be"):
         flow(noise(3, 4, 3, 3))
 
 
-def test_methods_of_a_module_bring_its_parameters() -> None:
+def test_callable_flow_registers_the_module_of_a_method() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -112,16 +112,16 @@ def test_methods_of_a_module_bring_its_parameters() -> None:
     assert torch.allclose(flow.inverse(z), noise(2, 4, 2, 3), atol=1e-6)
 
 
-def test_a_semflow_flow_is_returned_as_it_is() -> None:
+def test_as_flow_returns_a_semflow_flow_unchanged() -> None:
     flow = FlowSequence([GlobalAffine(4)])
     assert as_flow(flow) is flow
     assert as_flow(flow, "location") is flow
-    with pytest.raises(ConfigError, match="event of FlowSequence must be 'location', but 'sample' is declared"):
+    with pytest.raises(ConfigError, match="event must be 'location' for FlowSequence, but got 'sample'; leave it out"):
         as_flow(flow, "sample")
 
 
 @pytest.mark.parametrize("direction", ["z_to_x", "x_to_z"])
-def test_a_transform_goes_the_way_it_is_said_to(direction: Any) -> None:
+def test_transform_flow_follows_its_direction(direction: Any) -> None:
     affine = transforms.AffineTransform(1.0, 4.0)
     x = noise(2, 4, 2, 3)
     z, log_det = TransformFlow(affine, direction=direction)(x)
@@ -129,12 +129,12 @@ def test_a_transform_goes_the_way_it_is_said_to(direction: Any) -> None:
     sign = -1 if direction == "z_to_x" else 1
     assert torch.allclose(z, right)
     assert torch.allclose(log_det, torch.full((2, 2, 3), sign * 4 * torch.tensor(4.0).log()))
-    turned, turned_log_det = TransformFlow(affine.inv)(x)  # its inverse the other way, also after a copy
+    turned, turned_log_det = TransformFlow(affine.inv)(x)  # the inverse goes the other way, also after a copy
     assert torch.allclose(turned, 4 * x + 1)
     assert torch.allclose(copy.deepcopy(TransformFlow(affine.inv))(x)[1], turned_log_det)
 
 
-def test_parameters_of_a_plain_transform_are_registered_and_saved() -> None:
+def test_transform_flow_registers_and_saves_parameters_of_plain_transforms() -> None:
     def make(scale: float) -> TransformFlow:
         inner = transforms.AffineTransform(nn.Parameter(torch.zeros(4)), nn.Parameter(torch.full((4,), scale)))
         return TransformFlow(transforms.IndependentTransform(inner.inv, 1))
@@ -147,8 +147,8 @@ def test_parameters_of_a_plain_transform_are_registered_and_saved() -> None:
     assert not torch.equal(make(3.0)(x)[0], flow(x)[0])
 
 
-def test_under_autocast_the_flow_is_in_float32() -> None:
-    """Whatever comes in: a product in bfloat16 loses digits of z, and log-dets are added up in the layers' dtype."""
+def test_foreign_flow_runs_in_float32_under_autocast() -> None:
+    """A product in bfloat16 would lose digits of z, and libraries add up log-dets in the dtype of their layers."""
     weight = torch.linalg.qr(noise(4, 4)).Q
     flow = CallableFlow(lambda x: (x @ weight, x[:, 0] * 0), "location", inverse=lambda z: z @ weight.T)
     x = noise(2, 4, 2, 3)
@@ -161,8 +161,8 @@ def test_under_autocast_the_flow_is_in_float32() -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_flow_can_be_copied_after_it_has_run(cached: bool) -> None:
-    """A transform that caches holds the last batch and its graph, which cannot be copied; and a long time, if large."""
+def test_transform_flow_can_be_copied_after_a_forward_pass(cached: bool) -> None:
+    """A cache of the last batch would hold its graph, which cannot be copied."""
     scale = nn.Parameter(torch.full((4,), 2.0))
     flow = as_flow(transforms.AffineTransform(0.0, scale, cache_size=int(cached)))
     z, _ = flow(noise(2, 4, 2, 3))
@@ -170,49 +170,66 @@ def test_a_flow_can_be_copied_after_it_has_run(cached: bool) -> None:
     assert torch.equal(copy.deepcopy(flow)(noise(2, 4, 2, 3))[0], z)
 
 
-NOTHING = "flow must be of FrEIA, nflows, normflows, zuko, torch.distributions or Pyro, or a callable"
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a layer": (lambda: as_flow(nn.Linear(2, 2)), rf"{NOTHING} .*but got torch.nn.modules.linear.Linear"),
-    "a number": (lambda: as_flow(3), f"{NOTHING} .* but got builtins.int"),
+NO_FLOW = "flow must be of FrEIA, nflows, normflows, zuko, torch.distributions or Pyro, or a callable"
+REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a layer": (lambda: as_flow(nn.Linear(2, 2)), rf"{NO_FLOW} .*but got torch.nn.modules.linear.Linear"),
+    "a number": (lambda: as_flow(3), f"{NO_FLOW} .* but got builtins.int"),
     "a list of layers": (lambda: as_flow([nn.ReLU()]), "builtins.list of torch.nn.modules.activation.ReLU"),
     "an empty list": (lambda: as_flow([]), "but got builtins.list"),
-    "a function alone": (lambda: as_flow(lambda x: (x, 0)), r"CallableFlow\(function, event, inverse=...\) takes two"),
-    "no inverse": (lambda: CallableFlow(nn.ReLU(), "location"), "must have a method inverse, but .*ReLU has none"),
-    "no event": (lambda: as_flow(Vectors()), "event must be declared for a callable: 'location' where .* but got None"),
-    "another event": (lambda: as_flow(Vectors(), "pixel"), "event must be declared .* but got 'pixel'"),  # type: ignore[arg-type]
-    "rows of a sample": (lambda: CallableFlow(Vectors(), "sample", maps=False), "maps must be True where event is"),
+    "a function alone": (
+        lambda: as_flow(lambda x: (x, 0)),
+        r"for two functions call CallableFlow\(function, event, inverse",
+    ),
+    "no inverse": (
+        lambda: CallableFlow(nn.ReLU(), "location"),
+        "must have a method inverse, but got .*ReLU without one",
+    ),
+    "no event": (
+        lambda: as_flow(Vectors()),
+        "event must be 'location' or 'sample' for a callable, but got None; declare",
+    ),
+    "another event": (lambda: as_flow(Vectors(), "pixel"), "event must be .* but got 'pixel'"),  # type: ignore[arg-type]
+    "rows of a sample": (
+        lambda: CallableFlow(Vectors(), "sample", maps=False),
+        "maps must be True or None if event is",
+    ),
     "a distribution": (lambda: as_flow(Normal(0.0, 1.0)), "must be a TransformedDistribution .*Normal"),
-    "no bijection": (lambda: as_flow(transforms.AbsTransform()), "must be bijective, .*, but AbsTransform"),
+    "no bijection": (lambda: as_flow(transforms.AbsTransform()), "must be bijective, but got AbsTransform"),
     "matrices": (
         lambda: as_flow(transforms.AffineTransform(0.0, 1.0, event_dim=2)),
-        r"event_dim 0 or 1, vectors \(C,\), or 3, .* but it is of 2",
+        r"must have event_dim 0, 1 or 3 .* but got 2",
     ),
     "event of a transform": (
         lambda: as_flow(transforms.ExpTransform(), "sample"),
-        "event of transforms of event_dim 0 must be 'location', but 'sample' is declared; leave it out",
+        "event must be 'location' for transforms of event_dim 0, but got 'sample'; leave it out",
     ),
-    "transforms and others": (lambda: as_flow([transforms.ExpTransform(), 3]), "Transform, but got builtins.int"),
+    "transforms and others": (
+        lambda: as_flow([transforms.ExpTransform(), 3]),
+        "must be a Transform of torch.distributions, but got builtins.int",
+    ),
     "direction": (lambda: TransformFlow(transforms.ExpTransform(), direction="up"), "direction must be z_to_x or"),  # type: ignore[arg-type]
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_flow_is_refused(name: str) -> None:
-    make, message = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_invalid_arguments_are_rejected(name: str) -> None:
+    make, message = REJECTED[name]
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-def test_shapes_are_checked() -> None:
+def test_foreign_flow_rejects_wrong_shapes() -> None:
     flow = as_flow(Vectors(), "location")
     with pytest.raises(ShapeError, match=r"x must be \(B, C, H, W\), but got \(2, 4\)"):
         flow(noise(2, 4))
-    with pytest.raises(ShapeError, match=r"context must be \(D, 2, 3\) or \(B, D, 2, 3\), B = 2, but got \(5, 3, 2\)"):
+    with pytest.raises(
+        ShapeError, match=r"context must be \(D, 2, 3\) or \(B, D, 2, 3\) with B = 2, but got \(5, 3, 2\)"
+    ):
         flow(noise(2, 4, 2, 3), noise(5, 3, 2))
-    with pytest.raises(ShapeError, match=r"z must be \(12, 4\), .* gave \(12, 2\)"):
+    with pytest.raises(ShapeError, match=r"z must be \(12, 4\), .* but got \(12, 2\)"):
         CallableFlow(lambda x: (x[:, :2], x[:, 0]), "location", inverse=torch.log)(noise(2, 4, 2, 3))
-    with pytest.raises(ShapeError, match=r"must give the tensors \(z, log_det\), but it gave Tensor"):
+    with pytest.raises(ShapeError, match=r"must return \(z, log_det\), but got Tensor"):
         CallableFlow(torch.exp, "location", inverse=torch.log)(noise(2, 4, 2, 3))
 
 
@@ -224,7 +241,7 @@ def test_shapes_are_checked() -> None:
         ("zuko.lazy", "zuko", ZukoFlow),
     ],
 )
-def test_a_missing_library_is_said_with_its_extra(
+def test_missing_library_error_names_its_extra(
     package: str, extra: str, wrap: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -235,7 +252,7 @@ def test_a_missing_library_is_said_with_its_extra(
 
 
 @pytest.mark.parametrize("library", ["nflows", "normflows", "zuko"])
-def test_other_things_of_a_library_are_refused(library: str) -> None:
+def test_other_objects_of_a_library_are_rejected(library: str) -> None:
     pytest.importorskip(library, reason=f'needs {library}: pip install "semflow[{library}]"')
     alien = type("Alien", (nn.Module,), {"__module__": f"{library}.somewhere"})()
     event: Any = None if library == "zuko" else "location"
@@ -247,7 +264,7 @@ def test_other_things_of_a_library_are_refused(library: str) -> None:
         as_flow([alien], event)
 
 
-def test_transforms_of_zuko_go_from_data_to_noise() -> None:
+def test_transform_flow_takes_transforms_of_zuko_from_data_to_noise() -> None:
     zuko = pytest.importorskip("zuko", reason='needs zuko: pip install "semflow[zuko]"')
     monotonic = zuko.transforms.MonotonicAffineTransform(torch.zeros(()), torch.ones(()))
     x = noise(2, 4, 2, 3)
@@ -255,22 +272,24 @@ def test_transforms_of_zuko_go_from_data_to_noise() -> None:
     assert torch.allclose(as_flow(monotonic)(x)[0], right)
     assert torch.allclose(as_flow(monotonic.inv)(right)[0], x, atol=1e-6)
     assert torch.allclose(as_flow([monotonic, monotonic])(x)[0], monotonic(right))
-    with pytest.raises(ConfigError, match="direction must be declared where transforms of zuko"):
+    with pytest.raises(ConfigError, match="direction must be declared for a mix of transforms of zuko"):
         as_flow([monotonic, transforms.ExpTransform()])
-    with pytest.raises(ConfigError, match="event of a flow of zuko must be 'location'"):
+    with pytest.raises(ConfigError, match="event must be 'location' for a flow of zuko"):
         as_flow(zuko.flows.MAF(4, transforms=1), "sample")
 
 
-def test_pyro_s_conditional_transforms_want_a_context() -> None:
+def test_conditional_transforms_of_pyro_need_a_context() -> None:
     made = pytest.importorskip("pyro.distributions.transforms", reason='needs pyro: pip install "semflow[pyro]"')
     flow = as_flow(made.conditional_affine_coupling(4, 3, hidden_dims=[8]))
-    with pytest.raises(ShapeError, match="context must be given: ConditionalAffineCoupling is conditional"):
+    with pytest.raises(
+        ShapeError, match="context must be given to the conditional ConditionalAffineCoupling, but got None"
+    ):
         flow(noise(2, 4, 2, 3))
 
 
-def test_a_flow_without_an_inverse_says_so_itself() -> None:
+def test_transform_without_an_inverse_raises_not_implemented_error() -> None:
     class OneWay(transforms.Transform):
-        """torch's own class says that it has none, where a transform defines none."""
+        """A transform that defines no inverse: torch's base class raises."""
 
         domain = codomain = constraints.real
         bijective = True
@@ -279,15 +298,15 @@ def test_a_flow_without_an_inverse_says_so_itself() -> None:
         as_flow(OneWay())(noise(2, 4, 2, 3))
 
 
-def test_a_list_of_lazy_transforms_is_their_composition() -> None:
+def test_list_of_lazy_transforms_is_their_composition() -> None:
     zuko = pytest.importorskip("zuko", reason='needs zuko: pip install "semflow[zuko]"')
     flow = zuko.flows.MAF(4, transforms=2, hidden_features=(8,))
     x = noise(2, 4, 2, 3)
     assert torch.equal(as_flow(list(flow.transform.transforms))(x)[1], as_flow(flow)(x)[1])
 
 
-def test_normflows_adds_up_in_the_dtype_of_x() -> None:
-    """Its own inverse_and_log_det adds up in float32: the digits that are lost there are not lost here."""
+def test_normflows_log_dets_are_added_in_the_dtype_of_x() -> None:
+    """normflows' own inverse_and_log_det adds them in float32 and loses digits."""
     nf = pytest.importorskip("normflows", reason='needs normflows: pip install "semflow[normflows]"')
     theirs = nf.NormalizingFlow(nf.distributions.DiagGaussian(4), [nf.flows.AffineConstFlow((4,))]).double()
     with torch.no_grad():
@@ -298,7 +317,7 @@ def test_normflows_adds_up_in_the_dtype_of_x() -> None:
     assert (log_det - right).abs().max() < 1e-14
 
 
-def test_no_library_is_imported_for_a_flow_of_another() -> None:
+def test_as_flow_imports_no_other_library() -> None:
     code = (
         "import sys, torch, semflow\n"
         "from torch.distributions.transforms import AffineTransform\n"

@@ -1,4 +1,4 @@
-"""from_freia gives the function that FrEIA 0.2 computes: to twelve digits in float64, to five in float32."""
+"""from_freia computes the same as FrEIA 0.2: to twelve digits in float64, to five in float32."""
 
 import copy
 import math
@@ -43,7 +43,7 @@ MIXINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("condition", [0, D], ids=["free", "conditional"])
 @pytest.mark.parametrize("layout", SUBNETS)
-def test_one_block(layout: str, condition: int, mixing: str, reverse: bool, dtype: torch.dtype) -> None:
+def test_conversion_of_one_block(layout: str, condition: int, mixing: str, reverse: bool, dtype: torch.dtype) -> None:
     for channels, kind in ((2, "EXP"), (5, "SOFTPLUS"), (8, "SIGMOID")):
         with surroundings(channels, dtype):
             theirs = block(
@@ -72,7 +72,7 @@ def test_one_block(layout: str, condition: int, mixing: str, reverse: bool, dtyp
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 999),
 )
-def test_any_block(
+def test_conversion_of_a_block_with_random_options(
     layout: str,
     channels: int,
     condition: int,
@@ -103,7 +103,7 @@ STACK: list[dict[str, Any]] = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("condition", [0, D], ids=["free", "conditional"])
 @pytest.mark.parametrize("layout", SUBNETS)
-def test_a_sequence_of_blocks(layout: str, condition: int, dtype: torch.dtype) -> None:
+def test_conversion_of_a_sequence(layout: str, condition: int, dtype: torch.dtype) -> None:
     with surroundings(0, dtype):
         theirs = sequence(layout, 7, STACK, condition)
         ours = from_freia(theirs)
@@ -116,7 +116,7 @@ def test_a_sequence_of_blocks(layout: str, condition: int, dtype: torch.dtype) -
         assert_same(theirs, ours, layout, *inputs(layout, 7, condition))
 
 
-def test_kernels_of_two_sizes_in_turn_as_in_fastflow() -> None:
+def test_conversion_of_alternating_kernels_as_in_fastflow() -> None:
     with surroundings(0, torch.float64):
         blocks = [{"subnet_constructor": SUBNETS[name]} for name in ("map 3x3", "map 1x1", "map 3x3")]
         theirs = sequence("map 3x3", 6, blocks)
@@ -126,8 +126,8 @@ def test_kernels_of_two_sizes_in_turn_as_in_fastflow() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sanflows_flow_on_a_feature_map(dtype: torch.dtype) -> None:
-    """As published: eight blocks on the locations of a map, conditioned on a sinusoidal code, hard permutations."""
+def test_conversion_of_the_flow_of_sanflow(dtype: torch.dtype) -> None:
+    """Eight blocks with hard permutations on the locations of a map, conditioned on a sinusoidal code."""
     with surroundings(1, dtype):
         theirs = sequence("rows", 24, [{"affine_clamping": 1.9} for _ in range(8)], condition=32)
         code = SinusoidalPosition2d(32)(4, 5)
@@ -137,7 +137,7 @@ def test_sanflows_flow_on_a_feature_map(dtype: torch.dtype) -> None:
             assert_same(theirs, from_freia(theirs), "rows", x, context)
 
 
-def test_several_conditions_of_a_block_are_one_context() -> None:
+def test_conditions_of_a_block_are_concatenated() -> None:
     with surroundings(0, torch.float64):
         theirs = block("map 3x3", 5, dims_c=[(2, 3, 4), (3, 3, 4)])
         ours = from_freia(theirs)
@@ -150,8 +150,8 @@ def test_several_conditions_of_a_block_are_one_context() -> None:
 
 @pytest.mark.parametrize("kind", ["SOFTPLUS", "SIGMOID", "EXP"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_global_scales_over_their_whole_range(kind: str, dtype: torch.dtype) -> None:
-    """Also where torch's softplus turns into the identity: a scale of 4 in this parametrisation."""
+def test_converted_global_scales_are_exact_over_their_range(kind: str, dtype: torch.dtype) -> None:
+    """The range includes the point where torch's softplus becomes the identity, a scale of 4."""
     with surroundings(0, dtype):
         theirs = block("vector", 15, global_affine_type=kind)
         extremes = torch.tensor([-15.0, -9, -4, -1, 0, 1, 1.38, 1.4, 2, 5, 39.9, 40.1, 45, 60, 80])
@@ -169,8 +169,8 @@ def test_global_scales_over_their_whole_range(kind: str, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("layout", SUBNETS)
-def test_gradients(layout: str) -> None:
-    """Training goes on where it was: the weights of the first layer get FrEIA's gradient, in their two parts."""
+def test_converted_block_has_the_gradients_of_freia(layout: str) -> None:
+    """The two parts of the first layer's weights get FrEIA's gradient."""
     with surroundings(0, torch.float64):
         theirs = block(layout, 5, D)
         ours = from_freia(theirs)
@@ -199,14 +199,14 @@ def test_gradients(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["rows", "map 1x1", "map 3x3"])
-def test_the_result_keeps_the_laws_of_flows(layout: str) -> None:
+def test_converted_flow_satisfies_the_flow_laws(layout: str) -> None:
     with surroundings():
         theirs = sequence(layout, 4, [{"permute_soft": True}, {"reverse_permutation": True}], condition=4)
         x, context = inputs(layout, 4, 4)
         check_flow(from_freia(theirs), x, context, perturbation=0.0, compile_backend=None)
 
 
-def test_the_module_is_left_as_it_is_and_shares_nothing() -> None:
+def test_from_freia_does_not_change_or_share_the_module() -> None:
     with surroundings():
         theirs = sequence("map 3x3", 6, [{"permute_soft": True}, {"permute_soft": False}], condition=D).eval()
         before = copy.deepcopy(theirs.state_dict())
@@ -223,7 +223,7 @@ def test_the_module_is_left_as_it_is_and_shares_nothing() -> None:
         assert from_freia(theirs.train()).training
 
 
-def test_the_result_is_saved_loaded_and_copied_like_any_flow() -> None:
+def test_converted_flow_loads_its_state_dict_and_copies() -> None:
     with surroundings(0, torch.float64):
         theirs = sequence("rows", 6, STACK, condition=D)
         ours, other = from_freia(theirs), from_freia(sequence("rows", 6, STACK, condition=D))
@@ -237,21 +237,21 @@ def test_the_result_is_saved_loaded_and_copied_like_any_flow() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_dtype_is_the_modules(dtype: torch.dtype) -> None:
+def test_converted_flow_keeps_the_dtype(dtype: torch.dtype) -> None:
     with surroundings():
         ours = from_freia(block("rows", 6, D).to(dtype))
     assert {tensor.dtype for tensor in (*ours.parameters(), *ours.buffers())} == {dtype, torch.int64}
 
 
-def test_layers_without_a_bias() -> None:
+def test_converted_layers_without_a_bias_get_zeros() -> None:
     with surroundings(0, torch.float64):
         for layout in ("rows", "map 3x3"):
             theirs = block(layout, 6, D, subnet_constructor=lambda i, o, make=SUBNETS[layout]: make(i, o, bias=False))
             assert_same(theirs, from_freia(theirs), layout, *inputs(layout, 6, D))
 
 
-def test_an_untrained_block_too() -> None:
-    """At its start a block is nearly linear, and the forms of the clamp are hard to tell by its results."""
+def test_from_freia_detects_the_clamp_of_an_untrained_block() -> None:
+    """An untrained block is nearly linear, so its results hardly depend on the form of the clamp."""
 
     def quiet(i: int, o: int) -> nn.Sequential:
         made = linear(i, o)
@@ -265,7 +265,7 @@ def test_an_untrained_block_too() -> None:
 
 
 def development(theirs: nn.Module) -> nn.Module:
-    """The block of FrEIA's development version, from its description: another clamp, and an index that permutes."""
+    """Return a block like that of FrEIA's development version: another clamp, and an index for the permutation."""
 
     class Development(type(theirs)):  # type: ignore[misc]
         def _affine(self, x: Tensor, a: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:
@@ -288,8 +288,8 @@ def development(theirs: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("reverse", [False, True], ids=["plain", "reverse"])
 @pytest.mark.parametrize("mixing", ["hard", "soft"])
 @pytest.mark.parametrize("layout", SUBNETS)
-def test_freias_development_version(layout: str, mixing: str, reverse: bool, dtype: torch.dtype) -> None:
-    """It cannot be installed beside 0.2, so a stand-in with its clamp c tanh(s / c) and its index is converted."""
+def test_conversion_of_the_development_version(layout: str, mixing: str, reverse: bool, dtype: torch.dtype) -> None:
+    """It cannot be installed beside 0.2; a stand-in has its clamp c tanh(s / c) and its index."""
     with surroundings(0, dtype):
         released = block(layout, 5, D, affine_clamping=1.9, reverse_permutation=reverse, **MIXINGS[mixing])
         theirs = development(released)

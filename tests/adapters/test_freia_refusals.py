@@ -1,4 +1,4 @@
-"""What from_freia cannot convert it refuses, in one line that names the block and the option."""
+"""from_freia rejects modules that it cannot convert with one line that names the block and the option."""
 
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +56,7 @@ def relu(_inputs: int, _outputs: int) -> nn.Module:
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "gin": (lambda: block("rows", 6, gin_block=True), "module: gin_block must be False, .* but got True; .*as_flow"),
+    "gin": (lambda: block("rows", 6, gin_block=True), "module: gin_block must be False, but got True; .*as_flow"),
     "gin in a sequence": (
         lambda: sequence("map 3x3", 6, [{}, {"gin_block": True}]),
         r"module_list\[1\]: gin_block must be False",
@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "graph": (graph, "module must be FrEIA's AllInOneBlock or a SequenceINN of them, but got FrEIA.*GraphINN"),
     "no flow": (lambda: nn.Linear(2, 2), "module must be FrEIA's .*, but got torch.nn.modules.linear.Linear"),
-    "empty": (lambda: SequenceINN(6), "module must hold at least one block"),
+    "empty": (lambda: SequenceINN(6), "inn must hold at least one block"),
     "two conditions": (
         lambda: sequence("rows", 6, [{"cond": 0}, {"cond": 1}], condition=4),
         r"cond must be the same for all blocks .* but got \[0, 1\]",
@@ -80,12 +80,15 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: AllInOneBlock([(6, 9)], subnet_constructor=partial(nn.Conv1d, kernel_size=1)),
         r"dims_in must be \(C,\) or \(C, H, W\), but got \(6, 9\)",
     ),
-    "one channel": (lambda: block("rows", 1, subnet_constructor=lambda i, o: nn.Identity()), "at least 2 channels"),
+    "one channel": (
+        lambda: block("rows", 1, subnet_constructor=lambda i, o: nn.Identity()),
+        "dims_in must have at least 2 channels, but got 1",
+    ),
     "deep subnet": (
         lambda: with_subnet("rows", deep),
-        r"module: its subnet must be Sequential\(Linear, ReLU, Linear\) .*\(Linear, ReLU, Linear, ReLU, Linear\)",
+        r"module: the subnet must be Sequential\(Linear, ReLU, Linear\) .*\(Linear, ReLU, Linear, ReLU, Linear\)",
     ),
-    "one layer": (lambda: with_subnet("rows", nn.Linear), r"its subnet must be .* but got Linear\(\)"),
+    "one layer": (lambda: with_subnet("rows", nn.Linear), r"the subnet must be .* but got Linear\(\)"),
     "two layers": (
         lambda: with_subnet("rows", lambda i, o: nn.Sequential(nn.Linear(i, o), nn.ReLU())),
         r"got Sequential\(Linear, ReLU\)",
@@ -96,29 +99,41 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "linear on maps": (
         lambda: block("map 1x1", 4, subnet_constructor=linear),
-        r"its subnet must be Sequential\(Conv2d, ReLU, Conv2d\) for inputs of 3 dimensions, .*Sequential\(Linear, ReLU",
+        r"the subnet must be Sequential\(Conv2d, ReLU, Conv2d\) for inputs of 3 dimensions, .*Sequential\(Linear, ReLU",
     ),
     "two kernels": (
         lambda: with_subnet("map 3x3", with_layers(conv, relu, partial(nn.Conv2d, kernel_size=1))),
         r"must have one kernel size, but got \(3, 3\) and \(1, 1\)",
     ),
-    "stride": (lambda: with_subnet("map 3x3", with_layers(partial(conv, stride=2), relu, conv)), "must be plain"),
-    "padding": (lambda: with_subnet("map 3x3", partial(convolution, padding=0)), "must be plain"),
-    "even kernel": (lambda: with_subnet("map 3x3", partial(convolution, kernel=4, padding="same")), "must be plain"),
+    "stride": (
+        lambda: with_subnet("map 3x3", with_layers(partial(conv, stride=2), relu, conv)),
+        "must have odd square kernels, .* but got Conv2d",
+    ),
+    "padding": (
+        lambda: with_subnet("map 3x3", partial(convolution, padding=0)),
+        "must have odd square kernels, .* but got Conv2d",
+    ),
+    "even kernel": (
+        lambda: with_subnet("map 3x3", partial(convolution, kernel=4, padding="same")),
+        "must have odd square kernels, .* but got Conv2d",
+    ),
     "reflecting": (
         lambda: with_subnet("map 3x3", with_layers(partial(conv, padding_mode="reflect"), relu, conv)),
-        "must be plain",
+        "must have odd square kernels, .* but got Conv2d",
     ),
     "dilated": (
         lambda: with_subnet("map 3x3", with_layers(partial(conv, dilation=2, padding=2), relu, conv)),
-        "must be plain",
+        "must have odd square kernels, .* but got Conv2d",
     ),
-    "groups": (lambda: with_subnet("map 3x3", with_layers(conv, relu, partial(conv, groups=2))), "must be plain"),
+    "groups": (
+        lambda: with_subnet("map 3x3", with_layers(conv, relu, partial(conv, groups=2))),
+        "must have odd square kernels, .* but got Conv2d",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_refused_by_name(name: str) -> None:
+def test_from_freia_rejects_unsupported_modules(name: str) -> None:
     make, message = CASES[name]
     with surroundings():
         module = make()
@@ -128,7 +143,7 @@ def test_refused_by_name(name: str) -> None:
 
 
 class OtherClamp(AllInOneBlock):
-    """The coupling of a copy that clamps with arctan."""
+    """A copy that clamps with arctan."""
 
     def _affine(self, x: Tensor, a: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:
         s, t = (0.1 * a).split(x.shape[1], dim=1)
@@ -144,7 +159,7 @@ class OtherGain(AllInOneBlock):
 
 
 class OtherOrder(AllInOneBlock):
-    """A copy that gives the subnet the condition first."""
+    """A copy that reverses the channels of the condition."""
 
     def forward(self, x: Any, c: Any = (), rev: bool = False, jac: bool = True) -> Any:
         mixed = [torch.flip(condition, (1,)) for condition in c]
@@ -152,7 +167,7 @@ class OtherOrder(AllInOneBlock):
 
 
 class OtherLogDet(AllInOneBlock):
-    """A copy that counts the global scale once for the whole map."""
+    """A copy with another log-det."""
 
     def forward(self, x: Any, c: Any = (), rev: bool = False, jac: bool = True) -> Any:
         z, log_det = super().forward(x, c, rev, jac)
@@ -160,7 +175,7 @@ class OtherLogDet(AllInOneBlock):
 
 
 class Broken(AllInOneBlock):
-    """A copy that cannot be run on what it says it takes."""
+    """A copy that fails on inputs of its own shape."""
 
     def forward(self, x: Any, c: Any = (), rev: bool = False, jac: bool = True) -> Any:
         raise RuntimeError("first line\nsecond line")
@@ -170,15 +185,15 @@ class Broken(AllInOneBlock):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (OtherClamp, "its coupling must be FrEIA's, .* but .*OtherClamp computes another"),
-        (OtherGain, "its coupling must be FrEIA's, .* but .*OtherGain computes another"),
-        (OtherOrder, "must compute what FrEIA's AllInOneBlock does, but .*OtherOrder gives other results"),
-        (OtherLogDet, "must compute what FrEIA's AllInOneBlock does, but .*OtherLogDet gives other results"),
-        (Broken, r"must run on \(2, 6.*but it raised RuntimeError: first line$"),
+        (OtherClamp, "the coupling must be FrEIA's, .* but got another from .*OtherClamp"),
+        (OtherGain, "the coupling must be FrEIA's, .* but got another from .*OtherGain"),
+        (OtherOrder, "must compute the same as FrEIA's AllInOneBlock, but got results of .*OtherOrder that differ"),
+        (OtherLogDet, "must compute the same as FrEIA's AllInOneBlock, but got results of .*OtherLogDet that differ"),
+        (Broken, r"must take \(2, 6.*but got RuntimeError: first line$"),
     ],
 )
-def test_copies_that_compute_something_else_are_refused(kind: type, message: str, layout: str) -> None:
-    """The same attributes, another function: a wrong conversion would give wrong likelihoods without a word."""
+def test_from_freia_rejects_copies_that_compute_another_function(kind: type, message: str, layout: str) -> None:
+    """They have the same attributes, so a conversion would silently give wrong likelihoods."""
     with surroundings():
         changed = block(layout, 6, 4, subnet_constructor=SUBNETS[layout])
         from_freia(changed)

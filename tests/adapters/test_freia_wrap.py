@@ -1,4 +1,4 @@
-"""as_flow: FrEIA's own code behind the interface of flows, whatever blocks it has."""
+"""as_flow with networks of FrEIA, whatever blocks they have."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ from semflow.testing import check_flow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("condition", [0, 4])
 @pytest.mark.parametrize("layout", ["rows", "map 3x3"])
-def test_it_is_what_freia_gives_and_what_is_converted(layout: str, condition: int, dtype: torch.dtype) -> None:
+def test_wrapped_sequence_equals_freia_and_the_conversion(layout: str, condition: int, dtype: torch.dtype) -> None:
     with surroundings(0, dtype):
         inn = sequence(layout, 6, [{}, {"permute_soft": True}], condition)
         flow, converted = as_flow(inn), from_freia(inn)
@@ -75,8 +75,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("force", [False, True], ids=["tensor", "tuple"])
 @pytest.mark.parametrize("name", WRAPPED)
-def test_any_blocks_keep_the_laws(name: str, force: bool) -> None:
-    """Among them that log-det is autograd's, location by location where the event is the location."""
+def test_wrapped_sequence_satisfies_the_flow_laws(name: str, force: bool) -> None:
     dims, blocks, condition = WRAPPED[name]
     with surroundings():
         flow = as_flow(stack(dims, *blocks, force=force))
@@ -85,7 +84,7 @@ def test_any_blocks_keep_the_laws(name: str, force: bool) -> None:
         check_flow(flow, draw(2, 4, 2, 3, seed=1), context, compile_backend=None)
 
 
-def test_it_trains_the_module_itself() -> None:
+def test_wrapped_sequence_shares_its_parameters() -> None:
     with surroundings():
         inn = sequence("rows", 4, [{}, {}])
         flow = as_flow(inn)
@@ -95,7 +94,7 @@ def test_it_trains_the_module_itself() -> None:
         assert all(p.grad is not None for p in inn.parameters() if p.requires_grad)
 
 
-def test_the_context_is_checked() -> None:
+def test_wrapped_sequence_rejects_wrong_contexts_and_channels() -> None:
     with surroundings():
         flow = as_flow(sequence("rows", 4, [{}], condition=4))
         with pytest.raises(ShapeError, match=r"context must be given: .* 4 context channels"):
@@ -111,7 +110,10 @@ def test_the_context_is_checked() -> None:
     [
         (partial(nn.Linear, 2, 2), "flow must be of FrEIA, .*, but got torch.nn.modules.linear.Linear"),
         (partial(SequenceINN, 4), "at least one block"),
-        (partial(stack, (4, 9), add(modules.PermuteRandom)), r"but got dimensions \(4, 9\)"),
+        (
+            partial(stack, (4, 9), add(modules.PermuteRandom)),
+            r"must map \(C,\) or \(C, H, W\), but got dimensions \(4, 9\)",
+        ),
         (
             partial(stack, (4, 2, 2), add(modules.HaarDownsampling)),
             r"keep the shape .* \(4, 2, 2\) to \(16, 1, 1\)",
@@ -122,14 +124,14 @@ def test_the_context_is_checked() -> None:
         ),
     ],
 )
-def test_what_is_no_flow_is_refused(make: Callable[[], nn.Module], message: str) -> None:
+def test_as_flow_rejects_unsupported_sequences(make: Callable[[], nn.Module], message: str) -> None:
     with surroundings(), pytest.raises(ConfigError, match=message) as caught:
         as_flow(make())
     assert "\n" not in str(caught.value)
 
 
 def graph(dims: tuple[int, ...], conditions: tuple[int, ...], seed: int = 0) -> Any:
-    """Two GLOW blocks, the first with all conditions and the second with the last only, and a permutation between."""
+    """Return two GLOW blocks with a permutation after each; the second has the last condition only."""
     subnet = linear if len(dims) == 1 else conv
     given = [framework.ConditionNode(width, *dims[1:]) for width in conditions]
     nodes = [framework.InputNode(*dims)]
@@ -147,8 +149,8 @@ GRAPHS = [((4,), ()), ((4,), (3,)), ((4,), (3, 2)), ((4, 2, 3), ()), ((4, 2, 3),
 
 
 @pytest.mark.parametrize(("dims", "conditions"), GRAPHS, ids=str)
-def test_a_graph_is_what_freia_gives(dims: tuple[int, ...], conditions: tuple[int, ...]) -> None:
-    """Its conditions are the channels of the context, in the order of its condition nodes; and it keeps the laws."""
+def test_wrapped_graph_equals_freia(dims: tuple[int, ...], conditions: tuple[int, ...]) -> None:
+    """The channels of the context are the conditions, in the order of the condition nodes."""
     with surroundings(0, torch.float64):
         inn = graph(dims, conditions)
         flow = as_flow(inn)
@@ -169,12 +171,12 @@ def test_a_graph_is_what_freia_gives(dims: tuple[int, ...], conditions: tuple[in
         check_flow(as_flow(graph(dims, conditions)), x.float(), context, compile_backend=None)
 
 
-def test_a_graph_of_two_outputs_or_another_shape_is_refused() -> None:
+def test_as_flow_rejects_graphs_with_two_outputs_or_another_shape() -> None:
     with surroundings(0):
         start = framework.InputNode(4)
         split = framework.Node(start, modules.Split, {})
         two = framework.GraphINN([start, split, framework.OutputNode(split.out0), framework.OutputNode(split.out1)])
-        with pytest.raises(ConfigError, match=r"one input and one output, .* has 1 and 2"):
+        with pytest.raises(ConfigError, match=r"one input and one output, but got a GraphINN with 1 and 2"):
             as_flow(two)
         start = framework.InputNode(4, 2, 2)
         haar = framework.Node(start, modules.HaarDownsampling, {})
@@ -182,7 +184,7 @@ def test_a_graph_of_two_outputs_or_another_shape_is_refused() -> None:
             as_flow(framework.GraphINN([start, haar, framework.OutputNode(haar)]))
 
 
-def test_the_context_of_a_graph_is_all_its_conditions() -> None:
+def test_context_of_a_graph_holds_all_its_conditions() -> None:
     with surroundings(0):
         flow = as_flow(graph((4,), (3, 2)))
         with pytest.raises(ShapeError, match=r"context must be given: .* 5 context channels"):
@@ -191,10 +193,10 @@ def test_the_context_of_a_graph_is_all_its_conditions() -> None:
             flow(torch.zeros(1, 4, 2, 3), torch.zeros(3, 2, 3))
 
 
-def test_a_declared_event_must_be_freia_s() -> None:
+def test_declared_event_must_be_that_of_the_network() -> None:
     with surroundings(0):
         assert as_flow(graph((4,), ()), "location").event == "location"
-        with pytest.raises(ConfigError, match=r"event of FrEIA's GraphINN of \(C,\) must be 'location', but 'sample'"):
+        with pytest.raises(ConfigError, match=r"event must be 'location' for a GraphINN of \(C,\), but got 'sample'"):
             as_flow(graph((4,), ()), "sample")
-        with pytest.raises(ConfigError, match=r"event of FrEIA's SequenceINN of \(C, H, W\) must be 'sample'"):
+        with pytest.raises(ConfigError, match=r"event must be 'sample' for a SequenceINN of \(C, H, W\), but got"):
             as_flow(sequence("map 3x3", 4, [{}]), "location")

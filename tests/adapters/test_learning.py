@@ -1,4 +1,4 @@
-"""With statistics a user's flow learns from real features, in every library: what is held out becomes likelier."""
+"""with_statistics trains flows of every library on real features: held-out photographs become likelier."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def convolution(inputs: int, outputs: int) -> nn.Module:
 
 
 def freia(dims: tuple[int, ...], subnet: Callable[[int, int], nn.Module], condition: int = 0) -> Callable[[int], Any]:
-    """CFLOW-AD's or FastFlow's blocks, as their users write them."""
+    """Return a factory of the blocks of CFLOW-AD or FastFlow."""
 
     def make(channels: int) -> Any:
         framework, modules = import_module("FrEIA.framework"), import_module("FrEIA.modules")
@@ -51,7 +51,7 @@ def graph(channels: int) -> Any:
 
 
 class Whitening(nn.Module):
-    """A flow that somebody wrote: z = L x + shift of vectors, L triangular."""
+    """Flow of vectors: z = L x + shift, L triangular."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class Whitening(nn.Module):
         return torch.linalg.solve_triangular(self.matrix(), (z - self.shift).T, upper=False).T
 
 
-# library, how the flow is made, what is declared of its event, whether it has a context
+# library, factory, declared event, whether it has a context
 Learner = tuple[str, Callable[[int], Any], Any, bool]
 LEARNERS: dict[str, Learner] = {
     name: (case.library, case.make, case.declared, case.context)
     for name, case in CASES.items()
-    if name not in ("torch maps", "torch elementwise", "zuko lazy transform")  # too few parameters; the same flow
+    if name not in ("torch maps", "torch elementwise", "zuko lazy transform")  # too few parameters, or a duplicate
 }
 LEARNERS |= {
     "FrEIA vectors": ("FrEIA", freia((), linear), None, False),
@@ -86,7 +86,7 @@ LEARNERS |= {
 
 
 def parameters_of(flow: Any, seen: frozenset[int] = frozenset()) -> list[nn.Parameter]:
-    """What the user's own object holds, wherever it keeps it."""
+    """Return the parameters in the user's own object."""
     if isinstance(flow, nn.Module):
         return [p for p in flow.parameters() if p.requires_grad]
     if isinstance(flow, nn.Parameter):
@@ -98,7 +98,7 @@ def parameters_of(flow: Any, seen: frozenset[int] = frozenset()) -> list[nn.Para
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_what_is_held_out_becomes_likelier(name: str) -> None:
+def test_training_raises_the_likelihood_of_held_out_photographs(name: str) -> None:
     library, make, event, conditional = LEARNERS[name]
     need(library)
     train, test = real_features(C)
@@ -110,7 +110,7 @@ def test_what_is_held_out_becomes_likelier(name: str) -> None:
         context = context_of(len(train), D) if conditional else None
 
         def held_out() -> float:
-            """Nats a dimension, of photographs that training has not seen."""
+            """Return the log-likelihood of held-out photographs in nats per dimension."""
             with torch.no_grad():
                 given = None if context is None else context[: len(test)]
                 return model.log_prob(test, context=given).sum().item() / test.numel()
@@ -126,4 +126,4 @@ def test_what_is_held_out_becomes_likelier(name: str) -> None:
     assert start
     assert all(not torch.equal(p, s) for p, s in zip(parameters_of(theirs), start, strict=True))
     assert math.isfinite(before)
-    assert after > before + 0.02  # nats a dimension
+    assert after > before + 0.02  # nats per dimension

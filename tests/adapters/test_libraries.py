@@ -1,4 +1,4 @@
-"""Flows of nflows, normflows, zuko, torch.distributions and Pyro: what as_flow gives is what those libraries say."""
+"""as_flow with nflows, normflows, zuko, torch.distributions and Pyro, compared with those libraries."""
 
 import math
 
@@ -39,7 +39,7 @@ def learned(value: object, seen: frozenset[int] = frozenset()) -> set[int]:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_the_likelihood_is_the_library_s_own(name: str, dtype: torch.dtype) -> None:
+def test_adapted_likelihood_equals_the_library(name: str, dtype: torch.dtype) -> None:
     case = case_of(name)
     with surroundings(0, dtype):
         theirs = case.make(C)
@@ -49,18 +49,17 @@ def test_the_likelihood_is_the_library_s_own(name: str, dtype: torch.dtype) -> N
         with torch.no_grad():
             right = case.log_prob(theirs, case.rows(x), None if context is None else to_locations(context))
             z, log_det = flow(x, context)
-            came = log_likelihood(StandardNormal().log_prob(z), log_det, flow.event)
+            actual = log_likelihood(StandardNormal().log_prob(z), log_det, flow.event)
             back = flow.inverse(z, context)
     assert flow.event == case.event
-    assert (came.dtype, right.numel()) == (dtype, came.numel())
-    off = (came.flatten() - right.flatten()).abs().max() / right.abs().max().clamp(min=1)
+    assert (actual.dtype, right.numel()) == (dtype, actual.numel())
+    off = (actual.flatten() - right.flatten()).abs().max() / right.abs().max().clamp(min=1)
     assert off < TOLERANCE[dtype]
     assert (back - x).abs().max() < 100 * TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.checked])
-def test_it_keeps_the_laws(name: str) -> None:
-    """Log-det by autograd's slogdet, inverse, gradients to every parameter, locality, and a state dict that returns."""
+def test_adapted_flow_satisfies_the_flow_laws(name: str) -> None:
     case = case_of(name)
 
     def make(seed: int) -> Flow:
@@ -79,7 +78,7 @@ def test_it_keeps_the_laws(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_its_parameters_are_the_user_s(name: str) -> None:
+def test_adapted_flow_shares_its_parameters(name: str) -> None:
     case = case_of(name)
     with surroundings(0):
         theirs = case.make(C)
@@ -93,18 +92,18 @@ def test_its_parameters_are_the_user_s(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.declare])
-def test_check_flow_says_which_event_is_declared_wrongly(name: str) -> None:
+def test_check_flow_names_the_wrong_event_of_every_library(name: str) -> None:
     case = case_of(name)
     wrong, right = ("sample", "location") if case.event == "location" else ("location", "sample")
     with surroundings(0):
         flow = as_flow(case.make(C), wrong).eval()
         context = draw(D, *SIZE, seed=2) if case.context else None
-        with pytest.raises(AssertionError, match=f"where event is '{wrong}', but .* its event is '{right}'"):
+        with pytest.raises(AssertionError, match=f"if event is '{wrong}', but .* its event is '{right}'"):
             check_flow(flow, 0.5 * draw(2, C, *SIZE, seed=1), context, compile_backend=None)
 
 
 def textures(count: int, height: int, width: int, seed: int) -> Tensor:
-    """Images (count, 3, H, W) in [0, 1]: gratings of one frequency, of any phase, with a little noise."""
+    """Return images (count, 3, H, W) in [0, 1]: gratings of one frequency and random phase with a little noise."""
     phase = 6.28 * torch.rand((count, 1, 1, 1), generator=torch.Generator().manual_seed(seed))
     row, column = torch.arange(height)[:, None] / 3, torch.arange(width) / 5
     wave = torch.sin(row + column + phase + torch.tensor([0.0, 0.4, 0.8])[:, None, None])
@@ -112,7 +111,7 @@ def textures(count: int, height: int, width: int, seed: int) -> Tensor:
 
 
 def features_of(images: Tensor, channels: int) -> Tensor:
-    """Of a small backbone with random weights, each channel standardised."""
+    """Return features of a small random backbone, each channel standardized."""
     with surroundings(3):
         net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Tanh(), nn.Conv2d(8, channels, 2, stride=2), nn.Tanh())
         with torch.no_grad():
@@ -124,8 +123,7 @@ def features_of(images: Tensor, channels: int) -> Tensor:
     "name",
     ["nflows composite", "normflows NormalizingFlow", "zuko MAF", "torch compose", "pyro couplings", "nflows maps"],
 )
-def test_with_statistics_a_user_s_flow_learns(name: str) -> None:
-    """A few steps on features of images raise the likelihood of features of other images; all parameters have moved."""
+def test_with_statistics_raises_the_likelihood_of_other_images(name: str) -> None:
     case = case_of(name)
     c = 6
     features = features_of(textures(96, 16, 24, seed=8), c)
@@ -150,4 +148,4 @@ def test_with_statistics_a_user_s_flow_learns(name: str) -> None:
     still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, start[name])]
     assert not still
     assert math.isfinite(after)
-    assert after > before + 0.1  # nats a dimension
+    assert after > before + 0.1  # nats per dimension

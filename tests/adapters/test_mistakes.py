@@ -1,4 +1,4 @@
-"""What is said of a flow that does not fit: the channels, the dtype, the context, the event, the way back."""
+"""Errors of adapted flows: channels, dtype, device, context, event and missing inverses."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ C = 4
 
 
 class Linear(nn.Module):
-    """A flow of vectors that somebody wrote."""
+    """Flow of vectors with a learned matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Linear(nn.Module):
         return z @ torch.linalg.inv(self.layer.weight).T
 
 
-class Elsewhere(Linear):
-    """torch's meta device stands in for a GPU, and says nothing by itself."""
+class OtherDevice(Linear):
+    """Raises what a GPU raises; torch's meta device, which stands in for one here, does not."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.device != self.layer.weight.device:
@@ -42,7 +42,7 @@ class Elsewhere(Linear):
 
 
 class Scale(nn.Module):
-    """A flow of maps that gives the log-det of each location."""
+    """Flow of maps with a log-det per location."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,44 +55,46 @@ class Scale(nn.Module):
         return z * (-self.s).exp()
 
 
-class Neighbours(Scale):
-    """Also of maps, but what stands to the left sets the scale."""
+class Neighbors(Scale):
+    """Flow of maps whose scale depends on the first column."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         left = self.s * x[:, :1, :, :1].tanh()
         return x * left.exp(), left.sum(1).expand(len(x), *x.shape[2:])
 
 
-def test_a_dtype_or_a_device_that_differs_is_named() -> None:
+def test_error_names_a_different_dtype_or_device() -> None:
     flow = as_flow(Linear(), "location")
-    with pytest.raises(ShapeError, match=r"; x is of dtype torch.float64, its parameters of torch.float32: use one"):
+    with pytest.raises(ShapeError, match=r"; x has dtype torch.float64, its parameters have torch.float32: use one"):
         flow(draw(2, C, *SIZE, seed=0, dtype=torch.float64))
-    with pytest.raises(ShapeError, match=r"; x is of device cpu, its parameters of meta: use one for both$"):
-        as_flow(Elsewhere().to("meta"), "location")(draw(2, C, *SIZE, seed=0))
+    with pytest.raises(ShapeError, match=r"; x has device cpu, its parameters have meta: use one for both$"):
+        as_flow(OtherDevice().to("meta"), "location")(draw(2, C, *SIZE, seed=0))
 
 
-# ConditionalNormalizingFlow and nflows' masked layers run without their context; check_flow is what finds that, below.
+# ConditionalNormalizingFlow and nflows' masked layers run without their context; see the test of check_flow below.
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.context])
-def test_channels_and_contexts_that_do_not_fit_are_named(name: str) -> None:
+def test_error_names_the_channels_of_x_and_context(name: str) -> None:
     case = CASES[name]
     need(case.library)
     with surroundings(0):
         flow = as_flow(case.make(C), case.declared)
     x, context = draw(2, C, *SIZE, seed=1), draw(D, *SIZE, seed=2)
     flow(x, context)
-    # zuko leaves what its mask does not know as memory was, Pyro leaves it out: neither raises by itself.
-    wrong = rf"; it must be made for {C + 2} channels and {D} of context|x must be \(B, {C}, H, W\)|as what goes in"
+    # With more channels than its mask, zuko leaves some uninitialized and Pyro drops some: neither raises.
+    wrong = (
+        rf"; make it for {C + 2} channels and {D} context channels|x must be \(B, {C}, H, W\)|the shape of the input"
+    )
     with pytest.raises(ShapeError, match=wrong):
         flow(draw(2, C + 2, *SIZE, seed=1), context)
-    with pytest.raises(ShapeError, match=f"; it must be made for {C} channels and {D + 1} of context"):
+    with pytest.raises(ShapeError, match=f"; make it for {C} channels and {D + 1} context channels"):
         flow(x, draw(2, D + 1, *SIZE, seed=2))
     if case.library in ("zuko", "pyro"):
-        with pytest.raises(ShapeError, match=r"no context|context must be given"):
+        with pytest.raises(ShapeError, match=r"0 context channels|context must be given"):
             flow(x)
 
 
 @pytest.mark.parametrize("library", ["nflows", "normflows"])
-def test_check_flow_misses_a_context(library: str) -> None:
+def test_check_flow_detects_a_missing_context(library: str) -> None:
     need(library)
     with surroundings(0):
         layer = (
@@ -101,30 +103,32 @@ def test_check_flow_misses_a_context(library: str) -> None:
             else lib("normflows").flows.MaskedAffineAutoregressive(C, 8, context_features=D)
         )
         flow = as_flow(layer, "location")
-    with pytest.raises(LawError, match=r"context_layer.weight must not be zero, but got zero; give check_flow a context"):
+    with pytest.raises(
+        LawError, match=r"context_layer.weight must not be zero, but got zero; give check_flow a context"
+    ):
         check_flow(flow, draw(2, C, *SIZE, seed=1), compile_backend=None)
     check_flow(flow, draw(2, C, *SIZE, seed=1), draw(D, *SIZE, seed=2), compile_backend=None)
 
 
 def square() -> Tensor:
-    """Maps as wide as they have channels: a flow of vectors runs along their width without a word."""
+    """Return maps as wide as they have channels, along whose width a flow of vectors runs without an error."""
     return draw(2, C, 2, C, seed=1)
 
 
 def elementwise() -> transforms.Transform:
-    """torch adds up the log-det over the dimensions that the scale has, not over those of x."""
+    """Return a transform whose log-det torch sums over the dimensions of the scale, not over those of x."""
     return transforms.AffineTransform(0.0, nn.Parameter(torch.full((C, 1, 1), 2.0)), event_dim=3)
 
 
 WRONG: dict[str, tuple[Callable[[], Any], Callable[[], Tensor], str, str]] = {
     "vectors along the width": (lambda: as_flow(Linear(), "sample"), square, "log_det", "location"),
     "a scale of torch": (lambda: as_flow(elementwise()), square, "log_det", "location"),
-    "neighbours": (lambda: CallableFlow(Neighbours(), "location", maps=True), square, "locality", "sample"),
+    "neighbors": (lambda: CallableFlow(Neighbors(), "location", maps=True), square, "locality", "sample"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_event_that_runs_is_named_by_the_law_that_it_breaks(name: str) -> None:
+def test_check_flow_names_a_wrong_event_that_raises_no_error(name: str) -> None:
     make, x, law, right = WRONG[name]
     flow = make()
     z, log_det = flow(x())
@@ -135,11 +139,11 @@ def test_a_wrong_event_that_runs_is_named_by_the_law_that_it_breaks(name: str) -
     assert law in caught.value.laws
 
 
-def test_maps_with_a_log_det_of_each_location_find_their_way() -> None:
-    """Either event alone is wrong for them, and what is said leads to `maps=True`, with which the laws hold."""
+def test_error_leads_to_maps_true_for_a_log_det_per_location() -> None:
+    """Either event alone is wrong for such a flow; with `maps=True` it satisfies the laws."""
     x = draw(2, C, *SIZE, seed=1)
     for event in ("location", "sample"):
-        with pytest.raises(ShapeError, match=r"with maps=True") as caught:
+        with pytest.raises(ShapeError, match=r"maps=True") as caught:
             as_flow(Scale(), event)(x)  # type: ignore[arg-type]
         assert "'location'" in str(caught.value)
     check_flow(CallableFlow(Scale(), "location", maps=True), x, compile_backend=None)
@@ -159,17 +163,17 @@ ONE_WAY = [("pyro", "planar"), ("pyro", "radial"), ("pyro", "sylvester"), ("pyro
 
 
 @pytest.mark.parametrize(("library", "name"), [*ONE_WAY, ("normflows", "Planar"), ("normflows", "Radial")])
-def test_a_flow_without_its_inverse_is_named(library: str, name: str) -> None:
+def test_error_names_a_flow_without_an_inverse(library: str, name: str) -> None:
     flow = as_flow(one_way(library, name), None if library == "pyro" else "location")
     for kind in (ConfigError, NotImplementedError):
-        with pytest.raises(kind, match=rf"{name.title().replace('_', '')} must map x to z, but it raised") as caught:
+        with pytest.raises(kind, match=rf"{name.title().replace('_', '')} must map x to z, but got ") as caught:
             flow(draw(2, C, *SIZE, seed=1))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("library", "name"), ONE_WAY)
-def test_in_the_other_direction_it_has_a_likelihood(library: str, name: str) -> None:
-    """As the message says: what maps x to z needs no inverse for log p, which is that of autograd's Jacobian."""
+def test_flow_without_an_inverse_has_a_likelihood_in_the_other_direction(library: str, name: str) -> None:
+    """A transform that maps x to z needs no inverse for log p; the log-det is that of autograd's Jacobian."""
     flow = TransformFlow(one_way(library, name), direction="x_to_z")
     x = draw(2, C, 1, 1, seed=1)
     _, log_det = flow(x)
@@ -182,7 +186,7 @@ def test_in_the_other_direction_it_has_a_likelihood(library: str, name: str) -> 
         flow.inverse(x)
 
 
-def test_a_missing_anomalib_is_said_with_its_extra() -> None:
+def test_missing_anomalib_error_names_its_extra() -> None:
     code = "import sys; sys.modules['anomalib'] = None; import semflow.adapters.anomalib"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
@@ -191,15 +195,17 @@ def test_a_missing_anomalib_is_said_with_its_extra() -> None:
     assert last.endswith('pip install "semflow[anomalib]"')
 
 
-def test_parts_of_a_flow_are_named() -> None:
-    with pytest.raises(ConfigError, match="flow must be an object, but got the class Linear: make one of it first"):
+def test_as_flow_rejects_classes_and_single_blocks() -> None:
+    with pytest.raises(ConfigError, match="flow must be an object, but got the class Linear; make an instance of it"):
         as_flow(Linear)
-    with pytest.raises(ShapeError, match=r"scale_0 is of maps, but at event_dim 0 and 1 locations are rows: make it"):
+    with pytest.raises(
+        ShapeError, match=r"scale_0 has the shape of a map, but a transform of event_dim 0 or 1 maps rows: make it"
+    ):
         as_flow(transforms.AffineTransform(0.0, nn.Parameter(torch.ones(C, 1, 1))))(square())
     need("FrEIA")
     block = lib("FrEIA.modules").GLOWCouplingBlock([(C,)], subnet_constructor=nn.Linear)
     for given in (block, [block, block], nn.ModuleList([block])):
         with pytest.raises(
-            ConfigError, match=r"SequenceINN or a GraphINN of FrEIA, but got .*GLOWCouplingBlock: append"
+            ConfigError, match=r"SequenceINN or a GraphINN of FrEIA, but got .*GLOWCouplingBlock; append"
         ):
             as_flow(given)

@@ -1,4 +1,4 @@
-"""A variance head as the noise model of somebody else's likelihood: under a regression, with no flow in sight."""
+"""A variance head as the noise model of a regression, without a flow."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, VarianceH
 
 
 class HeteroskedasticLikelihood(nn.Module):
-    """As GPyTorch has it: p(y | f) = N(f, noise), and the noise is an object that is handed over and called."""
+    """GPyTorch's interface: p(y | f) = N(f, noise), where the noise is a module that is called."""
 
     def __init__(self, noise: VarianceHead) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class HeteroskedasticLikelihood(nn.Module):
 
 
 def data(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs (B, 2, H, W), targets of mean 0 whose deviation the second input says, and that deviation."""
+    """Return inputs (B, 2, H, W), targets of mean 0 whose deviation depends on the second input, and that deviation."""
     inputs = draw(64, 2, 4, 6, seed=seed)
     deviation = torch.where(inputs[:, 1:] > 0, 0.2, 1.0)
     return inputs, deviation * draw(64, 1, 4, 6, seed=seed + 1), deviation
 
 
 @pytest.mark.parametrize("integrated", [False, True], ids=["the mode of the variance", "the variance integrated out"])
-def test_it_learns_how_noisy_each_place_is(integrated: bool) -> None:
+def test_head_learns_the_noise_of_each_location(integrated: bool) -> None:
     inputs, targets, _ = data(0)
     with surroundings(0):
         noise = InverseGammaVariance(FeatureStatisticsNetwork(2, filters=16, kernel=1), window=3, mode=0.5)
@@ -46,15 +46,15 @@ def test_it_learns_how_noisy_each_place_is(integrated: bool) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    inputs, targets, deviation = data(10)  # of other inputs
+    inputs, targets, deviation = data(10)  # held out
     with torch.no_grad():
         (statistics,) = noise(inputs, [inputs])
         given = SemanticNormal.from_statistics(statistics, channels=1, form="marginal" if integrated else "mode")
-        came = given.log_prob(targets.movedim(1, -1)).mean()
+        actual = given.log_prob(targets.movedim(1, -1)).mean()
         spread = given.variance.movedim(-1, 1).sqrt()
     truth = Normal(0.0, deviation).log_prob(targets).mean()
     constant = Normal(0.0, targets.std()).log_prob(targets).mean()
-    assert truth - came < 0.3 * (truth - constant)  # most of what is to be gained over one variance for all
+    assert truth - actual < 0.3 * (truth - constant)  # most of the gain over one constant variance
     quiet = deviation < 0.5
     assert spread[quiet].median() == pytest.approx(0.2, rel=0.25)
     assert spread[~quiet].median() == pytest.approx(1.0, rel=0.25)

@@ -1,4 +1,4 @@
-"""The base in a Pyro model: what Pyro scores and samples is the distribution's own."""
+"""SemanticNormal in models of Pyro."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ from pyro.distributions.transforms import affine_coupling  # noqa: E402
 
 
 class Base(SemanticNormal, TorchDistributionMixin):  # type: ignore[misc]  # Pyro has no types
-    """The two lines that the documentation shows."""
+    """The class of the documentation's example."""
 
 
 C = 4
 
 
-def test_a_plate_of_locations_is_scored_as_the_base_says() -> None:
+def test_pyro_scores_a_plate_of_locations_with_the_base() -> None:
     base = Base.from_statistics(Statistics(draw(2, 1, 3, 4, seed=0).exp(), draw(2, 1, 3, 4, seed=1).exp()), C)
     assert isinstance(base, Base)
     z = draw(2, 3, 4, C, seed=2)
@@ -37,7 +37,7 @@ def test_a_plate_of_locations_is_scored_as_the_base_says() -> None:
         assert model().shape == z.shape
 
 
-def test_plates_expand_it_and_a_flow_of_pyro_stands_on_it() -> None:
+def test_base_expands_in_plates_and_under_a_flow_of_pyro() -> None:
     base = Base(torch.tensor(2.0), 1.0, torch.zeros(C))
     with surroundings(0):
         with pyro.plate("locations", 5):

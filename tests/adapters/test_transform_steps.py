@@ -1,4 +1,4 @@
-"""Any nesting of compositions and inverses is what torch says of it, and is so after a copy, as torch's own is not."""
+"""TransformFlow equals torch for any nesting of compositions and inverses, also after a copy."""
 
 import copy
 from typing import Any
@@ -23,7 +23,7 @@ C = 3
 
 
 class Sinh(Transform):
-    """y = sinh(a x), which is onto the real line both ways, and whose log-det differs from number to number."""
+    """y = sinh(a x), a bijection of the real line whose log-det depends on x."""
 
     domain = codomain = constraints.real
     bijective = True
@@ -94,7 +94,7 @@ def leaves(transform: Any) -> list[Any]:
 
 @settings(max_examples=60)
 @given(transforms=st.lists(NESTED, min_size=1, max_size=3), seed=st.integers(0, 100))
-def test_any_nesting_is_a_transformed_distribution(transforms: list[Any], seed: int) -> None:
+def test_transform_flow_equals_torch_for_any_nesting(transforms: list[Any], seed: int) -> None:
     normal = Independent(Normal(torch.zeros(C, dtype=torch.float64), torch.ones(C, dtype=torch.float64)), 1)
     theirs = TransformedDistribution(normal, transforms)
     x = 0.3 * torch.randn(2, C, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -107,6 +107,6 @@ def test_any_nesting_is_a_transformed_distribution(transforms: list[Any], seed: 
     copied_z, copied_log_det = copy.deepcopy(flow)(x)
     assert torch.equal(copied_z, z)
     assert torch.equal(copied_log_det, log_det)
-    # Whatever the nesting, what is learned is registered, once.
+    # Every parameter is registered once.
     own = {id(v) for t in transforms for leaf in leaves(t) for v in vars(leaf).values() if isinstance(v, nn.Parameter)}
     assert {id(p) for p in flow.parameters()} == own

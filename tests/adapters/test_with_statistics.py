@@ -1,4 +1,4 @@
-"""with_statistics: the loss, log p and the map are those of the pieces put together by hand."""
+"""with_statistics: loss, log p and anomaly map equal those of its parts combined by hand."""
 
 import copy
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def affine(channels: int = C) -> AffineTransform:
 
 
 class Mixing(nn.Module):
-    """A flow of maps: rows are shifted by what stands above them, so its event is the sample."""
+    """Flow of maps whose rows are shifted by the row above, so that its event is `"sample"`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ def head(networks: Any = None) -> InverseGammaVariance:
 
 @pytest.fixture(name="batch")
 def _batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Images, features and masks."""
+    """Return images, features and masks."""
     mask = torch.zeros(B, 32, 48)
     mask[0, 4:20, 8:24] = 1
     return noise(B, 3, 32, 48, seed=3).sigmoid(), noise(B, C, 4, 6, seed=4), mask
 
 
-def test_three_lines_are_the_paper_s_objective(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_with_statistics_loss_is_the_objective_of_the_paper(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     image, features, mask = batch
     with torch.random.fork_rng(devices=[]):
         variance = head()
@@ -81,33 +81,33 @@ def test_three_lines_are_the_paper_s_objective(batch: tuple[Tensor, Tensor, Tens
     log_det = -transform.scale.abs().log().sum().expand(B, 4, 6)
     (statistics,) = variance(image, [features])
     right = PRESETS["paper"](z, log_det, "location", SemanticGaussian(), statistics, mask_to_grid(mask, (4, 6)))
-    for came, expected in zip(terms, right, strict=True):
-        assert torch.allclose(came, expected, rtol=1e-5)
+    for actual, expected in zip(terms, right, strict=True):
+        assert torch.allclose(actual, expected, rtol=1e-5)
     assert terms.bce > 0
     terms.total.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (transform.loc, transform.scale))
-    # The first step moves the last layer: those before it start without weight of their own, but get a gradient.
+    # The last layer starts at zero, so the layers before it have zero gradients at first.
     assert all(p.grad is not None for p in variance.parameters())
     assert semflow.InverseGammaVariance is InverseGammaVariance
 
 
-def test_log_prob_of_a_certain_variance_is_scipy_s(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    """x = loc + scale z with z ~ N(0, v I), so x is normal of mean loc and deviation scale sqrt(v) in each channel."""
+def test_log_prob_with_fixed_variance_equals_scipy(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    """x = loc + scale z with z ~ N(0, v I) is normal with mean loc and deviation scale sqrt(v) in each channel."""
     _, features, _ = batch
     transform = affine()
     model = with_statistics(transform, FixedVariance(0.3))
     deviation = transform.scale.detach().double() * 0.3**0.5
     x = features.movedim(1, -1).double()
     right = torch.from_numpy(stats.norm(transform.loc.detach().double(), deviation).logpdf(x)).sum(-1)
-    came = model.log_prob(features)
-    assert came.requires_grad
-    assert torch.allclose(came.double(), right, rtol=1e-5, atol=1e-5)
-    control = with_statistics(transform, None).log_prob(features)  # a standard normal: v = 1
+    actual = model.log_prob(features)
+    assert actual.requires_grad
+    assert torch.allclose(actual.double(), right, rtol=1e-5, atol=1e-5)
+    control = with_statistics(transform, None).log_prob(features)  # standard normal, v = 1
     right = torch.from_numpy(stats.norm(transform.loc.detach(), transform.scale.detach()).logpdf(x)).sum(-1)
     assert torch.allclose(control.double(), right, rtol=1e-5, atol=1e-5)
 
 
-def test_a_sample_flow_has_one_log_prob_a_sample(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_log_prob_of_a_sample_flow_is_one_number_per_sample(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     image, features, mask = batch
     model = with_statistics(CallableFlow(Mixing(), "sample"), FixedVariance(0.5))
     z = Mixing()(features)[0]
@@ -126,7 +126,7 @@ def two_scales() -> tuple[list[Tensor], list[Any], InverseGammaVariance]:
     return maps, [affine(C), affine(8)], head(networks)
 
 
-def test_several_scales_add_up(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_with_statistics_sums_the_loss_over_scales(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, _, mask = batch
     with torch.random.fork_rng(devices=[]):
         maps, transforms, variance = two_scales()
@@ -143,13 +143,13 @@ def test_several_scales_add_up(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     latents = [(x - t.loc[:, None, None]) / t.scale[:, None, None] for x, t in zip(maps, transforms, strict=True)]
     likely = [SemanticGaussian().log_prob(z, s) / z.shape[1] for z, s in zip(latents, statistics, strict=True)]
     ups = [F.interpolate(p[:, None], (16, 24), mode="bilinear")[:, 0] for p in likely]
-    came = model.anomaly_map(maps, size=(16, 24))
-    assert torch.allclose(came, -(ups[0] + ups[1]) / 2, atol=1e-5)
+    actual = model.anomaly_map(maps, size=(16, 24))
+    assert torch.allclose(actual, -(ups[0] + ups[1]) / 2, atol=1e-5)
     assert model.anomaly_map(maps).shape == (B, 4, 6)
 
 
 class Given(nn.Module):
-    """A head that says what it was given."""
+    """Head that returns given statistics."""
 
     def __init__(self, statistics: Any) -> None:
         super().__init__()
@@ -159,13 +159,13 @@ class Given(nn.Module):
         return [self.statistics]
 
 
-def test_a_map_does_not_depend_on_the_batch_or_the_mode(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    """In training mode the statistics network would normalise over the batch; the mode is put back afterwards."""
+def test_anomaly_map_depends_on_neither_batch_nor_mode(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    """In training mode the statistics network would normalize over the batch. The modes are restored afterwards."""
     image, features, _ = batch
     with torch.random.fork_rng(devices=[]):
         model = with_statistics(affine(), head())
     model.flows.eval()
-    model.loss(features, image=image)  # running statistics move away from their start
+    model.loss(features, image=image)  # changes the running statistics
     together = model.anomaly_map(features, image=image)
     alone = torch.cat([model.anomaly_map(features[i : i + 1], image=image[i : i + 1]) for i in range(B)])
     assert torch.allclose(together, alone, atol=1e-5)
@@ -180,7 +180,7 @@ def test_a_map_does_not_depend_on_the_batch_or_the_mode(batch: tuple[Tensor, Ten
     assert torch.count_nonzero(changed) == 1
 
 
-def test_the_state_dict_makes_another_the_same(batch: tuple[Tensor, Tensor, Tensor], tmp_path: Any) -> None:
+def test_with_statistics_loads_its_state_dict(batch: tuple[Tensor, Tensor, Tensor], tmp_path: Any) -> None:
     image, features, mask = batch
 
     def make(seed: int) -> nn.Module:
@@ -204,7 +204,7 @@ def test_the_state_dict_makes_another_the_same(batch: tuple[Tensor, Tensor, Tens
     assert torch.equal(copy.deepcopy(model).anomaly_map([features, features], image=image), right)
 
 
-def test_the_context_reaches_the_flows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_with_statistics_passes_the_context_to_the_flows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, features, _ = batch
     position = SinusoidalPosition2d(8)
     with torch.random.fork_rng(devices=[]):
@@ -217,46 +217,70 @@ def test_the_context_reaches_the_flows(batch: tuple[Tensor, Tensor, Tensor]) -> 
     assert torch.allclose(log_prob, right)
     both = two.log_prob([features, features], context=[position(4, 6), position(4, 6)])
     assert torch.allclose(both[1], right)
-    with pytest.raises(ShapeError, match="context must be a list of 2, one a scale, but got PositionTables"):
+    with pytest.raises(ShapeError, match="context must be a list of 2, one per flow, but got PositionTables"):
         two.log_prob([features, features], context=position(4, 6))
 
 
-def refusals() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
+def rejected() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
     features, image, mask = noise(B, C, 4, 6), torch.rand(B, 3, 32, 48), torch.zeros(B, 32, 48)
-    looks = with_statistics(affine(), InverseGammaVariance(StatisticsNetwork(stride=4)))
+    on_image = with_statistics(affine(), InverseGammaVariance(StatisticsNetwork(stride=4)))
     control = with_statistics(affine(), None)
     joint = PyramidSequence([CrossScaleCoupling((4, 8))])
     return {
-        "no image": (lambda: looks.loss(features), ShapeError, "image must be given, .* FeatureStatisticsNetwork does"),
-        "other images": (lambda: looks.loss(features, image=image[:1]), ShapeError, "image must be of 3 images"),
-        "maps": (lambda: looks.loss([features] * 2, image=image), ShapeError, "features must be 1 maps, .* but got 2"),
+        "no image": (
+            lambda: on_image.loss(features),
+            ShapeError,
+            "image must be .* but got None; use FeatureSt",
+        ),
+        "other images": (
+            lambda: on_image.loss(features, image=image[:1]),
+            ShapeError,
+            "image must hold 3 images",
+        ),
+        "maps": (
+            lambda: on_image.loss([features] * 2, image=image),
+            ShapeError,
+            "features must be 1 maps",
+        ),
         "mask": (
-            lambda: looks.loss(features, image=image, anomaly_mask=mask[0]),
+            lambda: on_image.loss(features, image=image, anomaly_mask=mask[0]),
             ShapeError,
             r"mask must be \(B, H, W\)",
         ),
-        "masks": (lambda: looks.loss(features, image=image, anomaly_mask=mask[:2]), ShapeError, "anomaly_mask must be"),
+        "masks": (
+            lambda: on_image.loss(features, image=image, anomaly_mask=mask[:2]),
+            ShapeError,
+            "anomaly_mask must be",
+        ),
         "control": (lambda: control.loss(features, anomaly_mask=mask), ConfigError, "anomaly_mask must be None"),
         "no head": (lambda: with_statistics(affine(), None, SemanticGaussian()), ConfigError, "give FixedVariance"),
         "no flow": (
             lambda: with_statistics([], None),
             ConfigError,
-            "list of flows, one a scale, but got an empty list",
+            "list of flows, one per scale, but got an empty list",
         ),
-        "joint": (lambda: with_statistics(joint, None), ConfigError, "maps all scales at once: semflow.Detector takes"),
-        "no event": (lambda: with_statistics(Mixing(), None), ConfigError, "event must be declared for a callable"),
+        "joint": (
+            lambda: with_statistics(joint, None),
+            ConfigError,
+            "but got PyramidSequence, .*; use semflow.Detector",
+        ),
+        "no event": (
+            lambda: with_statistics(Mixing(), None),
+            ConfigError,
+            "event must be .* for a callable",
+        ),
     }
 
 
-@pytest.mark.parametrize("name", list(refusals()))
-def test_mistakes_are_named(name: str) -> None:
-    make, kind, message = refusals()[name]
+@pytest.mark.parametrize("name", list(rejected()))
+def test_with_statistics_rejects_invalid_arguments(name: str) -> None:
+    make, kind, message = rejected()[name]
     with pytest.raises(kind, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-def test_base_and_objective_can_be_given(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_with_statistics_uses_the_given_base_and_objective(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     _, features, mask = batch
     base, objective = SemanticGaussian(anomaly_mean=3.0, form="marginal"), Objective(bce=0.5, kl=0.0)
     with torch.random.fork_rng(devices=[]):
@@ -270,9 +294,7 @@ def test_base_and_objective_can_be_given(batch: tuple[Tensor, Tensor, Tensor]) -
     assert torch.allclose(terms.total, -plain.log_prob(features).mean() / C)
 
 
-def test_a_detector_takes_the_same_flows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Its loss is that of with_statistics, and its map is finite: an adapted flow is a flow."""
-
+def test_detector_and_with_statistics_have_the_same_loss(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     class Features(nn.Module):
         channels = (C,)
 
@@ -285,13 +307,13 @@ def test_a_detector_takes_the_same_flows(batch: tuple[Tensor, Tensor, Tensor]) -
         variance, flow = head(), semflow.as_flow(affine())
     detector = semflow.Detector(Features(), [flow], SemanticGaussian(), variance)
     model = with_statistics(flow, variance)
-    right = detector.loss(image, mask)
-    came = model.loss(Features()(image), image=image, anomaly_mask=mask)
-    assert torch.allclose(came.total, right.total, rtol=1e-5)
+    right = detector.loss(image, mask, mask_resize="nearest", guard=0)
+    actual = model.loss(Features()(image), image=image, anomaly_mask=mask)
+    assert torch.allclose(actual.total, right.total, rtol=1e-5)
     assert detector.predict(image).anomaly_map.isfinite().all()
 
 
-def test_a_map_with_the_log_det_is_that_of_the_features(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_anomaly_map_with_log_det_is_minus_log_prob_of_the_features(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     image, features, _ = batch
     model = with_statistics(affine(), head()).eval()
     with torch.no_grad():
@@ -302,8 +324,8 @@ def test_a_map_with_the_log_det_is_that_of_the_features(batch: tuple[Tensor, Ten
     assert not torch.allclose(found, model.anomaly_map(features, image=image, size=size), atol=1e-2)
 
 
-def test_a_log_det_of_the_sample_has_no_place_on_the_map(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_anomaly_map_rejects_log_det_of_sample_flows(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     image, features, _ = batch
     model = with_statistics(CallableFlow(Mixing(), event="sample"), head())
-    with pytest.raises(ConfigError, match="log_det=True needs flows of event 'location'"):
+    with pytest.raises(ConfigError, match="log_det must be False for flows of event 'sample', but got True"):
         model.anomaly_map(features, image=image, log_det=True)

@@ -34,7 +34,10 @@ def test_reference_page_contains_every_public_name(reference: dict[str, str], mo
 
 @pytest.mark.parametrize("module", MODULES)
 def test_reference_documents_names_and_not_modules_of_the_same_name(reference: dict[str, str], module: str) -> None:
-    assert re.findall(r'doc-heading">\s*<code class="doc-symbol doc-symbol-heading doc-symbol-module"', reference[module]) == []
+    assert (
+        re.findall(r'doc-heading">\s*<code class="doc-symbol doc-symbol-heading doc-symbol-module"', reference[module])
+        == []
+    )
 
 
 def test_reference_contains_call_methods_and_type_aliases(reference: dict[str, str]) -> None:

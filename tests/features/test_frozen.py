@@ -62,7 +62,7 @@ def test_frozen_features_are_unchanged_by_training_the_model() -> None:
     features = pyramid(**PLAIN)
     model = nn.ModuleDict({"features": features, "head": nn.Conv2d(6, 1, 1)}).train()
     for parameter in model.parameters():
-        parameter.requires_grad_(True)  # has no effect: forward records no graph
+        parameter.requires_grad_(True)  # without effect: forward records no graph
     before = state_of(features)
     reference = features(images(2, 3, 32, 32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)

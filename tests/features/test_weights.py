@@ -239,9 +239,7 @@ def test_hub_weights_report_connection_errors(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ConfigError) as caught:
         TimmFeatures("test_resnet")
-    assert "must be available from the hub, but got ConnectionError: no route to host" in str(
-        caught.value
-    )
+    assert "must be available from the hub, but got ConnectionError: no route to host" in str(caught.value)
     assert "'random'" in str(caught.value)
 
 

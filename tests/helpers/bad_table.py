@@ -1,4 +1,4 @@
-"""The table of bad input, and what it gives as Markdown: `PYTHONPATH=tests python -m helpers.bad_table --write`."""
+"""Table of bad input and its Markdown page: `PYTHONPATH=tests python -m helpers.bad_table --write`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from helpers.bad_files import FILES
 from helpers.bad_folders import FOLDERS
 from helpers.bad_options import OPTIONS
-from helpers.bad_rows import Observed, Refused, Room, Row
+from helpers.bad_rows import Observed, Refused, Row, Workspace
 from helpers.bad_tensors import TENSORS
 
 TABLE: dict[str, list[Row]] = {
@@ -20,15 +20,15 @@ BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->"
 
 
 def trained_run(folder: Path) -> Path:
-    """A run directory to predict with."""
-    room = Room(folder, folder, None)
-    room.dataset(train=8)
-    room.fit()
+    """Train a run directory for the rows."""
+    workspace = Workspace(folder, folder, None)
+    workspace.dataset(train=8)
+    workspace.fit()
     return folder / "run"
 
 
 def wrong(row: Row, observed: Observed) -> str:
-    """What is not as the row says, or ""."""
+    """Return how the outcome differs from the row, or ""."""
     expected = row.expected
     if not isinstance(expected, Refused):
         same = observed.error is None and observed.value == expected.equals
@@ -39,7 +39,7 @@ def wrong(row: Row, observed: Observed) -> str:
     if type(observed.error) is not expected.kind:
         return f"expected {expected.kind.__name__}, but got {type(observed.error).__name__}: {message}"
     missing = [word for word in expected.words if word not in message]
-    lines = [line for line in message.splitlines() if not line.startswith("checking ")]
+    lines = [line for line in message.splitlines() if not line.startswith("scoring ")]
     return f"{missing} missing in: {message}" if missing or len(lines) != 1 else ""
 
 
@@ -64,7 +64,7 @@ def page_table() -> str:
 
 
 def main(words: list[str]) -> None:
-    """Print the table, or with --write put it into its place in docs/robustness.md."""
+    """Print the table, or insert it into docs/robustness.md with --write."""
     if "--write" not in words:
         print(page_table())
         return

@@ -200,7 +200,7 @@ TENSORS = [
     Row(
         "scores and labels of different lengths",
         lambda _: metrics.auroc(RANKS, LABELS[:3]),
-        refused(ShapeError, "one shape for both"),
+        refused(ShapeError, "must have one shape"),
     ),
     Row("metrics of strings", lambda _: metrics.auroc(["a", "b"], [0, 1]), refused(ShapeError, "real numbers")),
     Row(

@@ -1,4 +1,4 @@
-"""Flows of FrEIA with parameters far from their start, and both sides' results on the same numbers."""
+"""FrEIA flows with perturbed parameters, and a comparison of their results with converted or wrapped flows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from semflow.flows import Flow
 from semflow.functional import to_locations
 from semflow.nn import Context, PositionTables
 
-# Test modules take all of FrEIA from here: where it is not installed they skip.
+# Test modules import FrEIA from here, and skip if it is not installed.
 framework = pytest.importorskip("FrEIA.framework", reason='needs FrEIA: pip install "semflow[freia]"')
 modules = pytest.importorskip("FrEIA.modules")
 SequenceINN, AllInOneBlock = framework.SequenceINN, modules.AllInOneBlock
@@ -25,7 +25,7 @@ D = 8
 
 @contextmanager
 def surroundings(seed: int = 0, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """FrEIA draws from global generators and makes constants in the default dtype: both as they were, afterwards."""
+    """Seed the global generators and set the default dtype, which FrEIA uses; restore both afterwards."""
     numpy_state, before = np.random.get_state(), torch.get_default_dtype()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,14 +39,14 @@ def surroundings(seed: int = 0, dtype: torch.dtype = torch.float32) -> Iterator[
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
-    """CFLOW-AD's and SANFlow's subnet."""
+    """Return the subnet of CFLOW-AD and SANFlow."""
     return nn.Sequential(nn.Linear(inputs, 2 * inputs, bias), nn.ReLU(), nn.Linear(2 * inputs, outputs, bias))
 
 
 def convolution(
     inputs: int, outputs: int, kernel: int = 3, padding: str | int | None = None, bias: bool = True
 ) -> nn.Sequential:
-    """FastFlow's subnet."""
+    """Return the subnet of FastFlow."""
     make = partial(nn.Conv2d, kernel_size=kernel, padding=kernel // 2 if padding is None else padding, bias=bias)
     return nn.Sequential(make(inputs, inputs), nn.ReLU(inplace=True), make(inputs, outputs))
 
@@ -59,17 +59,17 @@ SUBNETS = {
     "map 3x3": convolution,
     "map same 5x5": partial(convolution, kernel=5, padding="same"),
 }
-"""By the layout of what they are given: vectors (N, C), locations (B H W, C), vectors (N, C, 1, 1), maps."""
+"""Subnets by the layout of their input: vectors (N, C), locations (B H W, C), vectors (N, C, 1, 1), maps."""
 
 SIZES = {"vector": (), "rows": (), "point": (1, 1), "map 1x1": (3, 4), "map 3x3": (3, 4), "map same 5x5": (3, 4)}
 
 
 @torch.no_grad()
 def perturb(module: nn.Module, seed: int, strength: float) -> None:
-    """Everything learned moves as far as it is large: global scales lie between a tenth and ten.
+    """Perturb all parameters, so that global scales lie between a tenth and ten.
 
-    `strength` is a layer's gain. With 3 the clamps saturate; a stack of blocks is then chaotic, and multiplies the
-    last digit of a block so that no two orders of summation agree: it gets 1.
+    `strength` is a layer's gain. With 3 the clamps saturate; a stack of blocks is then chaotic and amplifies rounding
+    errors, so it gets 1.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -80,7 +80,7 @@ def perturb(module: nn.Module, seed: int, strength: float) -> None:
 
 
 def block(layout: str, channels: int, condition: int = 0, seed: int = 0, **options: Any) -> AllInOneBlock:
-    """One block, perturbed, in the default dtype."""
+    """Return one perturbed block in the default dtype."""
     given = {"subnet_constructor": SUBNETS[layout], "dims_c": [(condition, *SIZES[layout])] if condition else []}
     made = AllInOneBlock([(channels, *SIZES[layout])], **given | options)
     made.to(torch.get_default_dtype())
@@ -89,7 +89,7 @@ def block(layout: str, channels: int, condition: int = 0, seed: int = 0, **optio
 
 
 def sequence(layout: str, channels: int, blocks: Sequence[dict[str, Any]], condition: int = 0) -> SequenceINN:
-    """Several blocks, each with options of its own; `cond=None` among them makes one unconditional."""
+    """Return several perturbed blocks with their own options; `cond=None` makes one unconditional."""
     made = SequenceINN(channels, *SIZES[layout])
     for options in blocks:
         given = {"subnet_constructor": SUBNETS[layout]} | options
@@ -109,7 +109,7 @@ def draw(*shape: int, seed: int) -> Tensor:
 
 
 def inputs(layout: str, channels: int, condition: int) -> tuple[Tensor, Context]:
-    """x, and the context: tables where the rows of FrEIA are the locations of a map, otherwise a map for each."""
+    """Return x and the context: position tables if FrEIA's rows are locations, otherwise one map per image."""
     height, width = SIZES[layout][:2] if len(SIZES[layout]) == 2 else ((2, 3) if layout == "rows" else (1, 1))
     x = draw(3, channels, height, width, seed=1)
     if not condition:
@@ -133,7 +133,7 @@ def from_theirs(layout: str, x: Tensor, like: Tensor) -> Tensor:
 def run_theirs(
     theirs: nn.Module, layout: str, x: Tensor, context: Context, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What FrEIA gives, as a map; and its log-det, of each location where it works on locations, else of the sample."""
+    """Return FrEIA's z as maps, and its log-det, per location if it works on locations, otherwise per sample."""
     conditions = []
     if context is not None:
         dense = context.dense() if isinstance(context, PositionTables) else context
@@ -146,20 +146,20 @@ def run_theirs(
     return from_theirs(layout, z, x), log_det if SIZES[layout] else log_det.view(len(x), *x.shape[2:])
 
 
-def deviation(came: Tensor, right: Tensor) -> float:
-    """The largest difference, relative to the largest right number or to 1."""
-    assert came.shape == right.shape
-    assert came.dtype == right.dtype
-    return ((came - right).abs().max() / right.abs().max().clamp(min=1)).item()
+def deviation(actual: Tensor, right: Tensor) -> float:
+    """Return the largest difference relative to the largest expected value, or to 1."""
+    assert actual.shape == right.shape
+    assert actual.dtype == right.dtype
+    return ((actual - right).abs().max() / right.abs().max().clamp(min=1)).item()
 
 
 @torch.no_grad()
 def assert_same(
     theirs: nn.Module, ours: Flow, layout: str, x: Tensor, context: Context, amplification: float = 0.0
 ) -> None:
-    """z, log-det and the inverse agree as closely as the dtype allows, and the log-det is over what it should be.
+    """Assert that z, log-det and the inverse agree as closely as the dtype allows, and that the event is right.
 
-    `amplification`: how much larger than z's own rounding that of the inverse may be, on either side.
+    `amplification`: how much larger the rounding errors of the inverse may be than those of z.
     """
     allowed = TOLERANCE[x.dtype]
     z, log_det = run_theirs(theirs, layout, x, context)

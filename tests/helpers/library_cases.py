@@ -1,4 +1,4 @@
-"""Flows of other libraries, and what those libraries say of the same numbers."""
+"""Flows of other libraries with the log-likelihoods that the libraries compute."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ D = 3
 
 @contextmanager
 def surroundings(seed: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Libraries draw from the global generator and make constants in the default dtype: both as before, afterwards."""
+    """Seed the global generator and set the default dtype, which libraries use; restore both afterwards."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def moved(flow: Flow, seed: int = 0) -> Flow:
-    """The flow with parameters away from their start, where many a flow is the identity."""
+    """Perturb a flow's parameters, since many flows start as the identity."""
     perturb(flow, 0.3, torch.Generator().manual_seed(seed))
     return flow
 
@@ -54,7 +54,7 @@ def base(shape: tuple[int, ...], like: Tensor) -> Independent:
 
 
 def nflows_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """nflows' own, of a Flow of the transform and its StandardNormal."""
+    """Return the log-likelihood of nflows' Flow with its StandardNormal."""
     if not isinstance(flow, lib("nflows.flows").Flow):
         flow = flow if isinstance(flow, nn.Module) else lib("nflows.transforms").CompositeTransform(flow)
         flow = lib("nflows.flows").Flow(flow, lib("nflows.distributions").StandardNormal(x.shape[1:]))
@@ -62,7 +62,7 @@ def nflows_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def normflows_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """normflows' own, of a NormalizingFlow of the flows and its DiagGaussian."""
+    """Return the log-likelihood of normflows' NormalizingFlow with its DiagGaussian."""
     normflows = lib("normflows")
     if isinstance(flow, normflows.NormalizingFlow):
         return flow.log_prob(x) if context is None else flow.log_prob(x, context)
@@ -71,7 +71,7 @@ def normflows_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def zuko_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """zuko's own, of a NormalizingFlow distribution on its DiagNormal."""
+    """Return the log-likelihood of zuko's NormalizingFlow with its DiagNormal."""
     zuko = lib("zuko")
     transform = flow.transform(context) if isinstance(flow, zuko.lazy.Flow) else flow(context)
     normal = zuko.distributions.DiagNormal(torch.zeros_like(x[0]), torch.ones_like(x[0]))
@@ -79,7 +79,7 @@ def zuko_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def torch_log_prob(flow: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """torch's own, of a TransformedDistribution."""
+    """Return the log-likelihood of torch's TransformedDistribution."""
     parts = list(getattr(flow, "transforms", flow)) if not isinstance(flow, torch_transforms.Transform) else [flow]
     parts = [part.condition(context) if hasattr(part, "condition") else part for part in parts]
     return TransformedDistribution(base(tuple(x.shape[1:]), x), parts).log_prob(x)
@@ -174,7 +174,7 @@ def torch_compose(c: int) -> Any:
     affine = torch_transforms.AffineTransform(0.0, nn.Parameter(torch.full((c,), 2.0)), event_dim=1)
 
     class Linear(torch_transforms.Transform):
-        """A matrix that is learned, as a user would write it."""
+        """A transform of a user: a learned triangular matrix."""
 
         domain = codomain = torch.distributions.constraints.real_vector
         bijective = True
@@ -227,7 +227,7 @@ def pyro_conditional(c: int) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One flow: how it is made, of which event, and what the library says of it."""
+    """One flow: its factory, its event, and the log-likelihood that its library computes."""
 
     library: str
     make: Callable[[int], Any]
@@ -235,15 +235,15 @@ class Case:
     event: str = "location"
     declare: bool = False
     context: bool = False
-    compiles: bool = False  # what torch 2.13 compiles as one graph; what is not said to may as well
-    checked: bool = True  # Pyro's autoregressive flow makes zeros of the default dtype, whatever dtype it is in
+    compiles: bool = False  # whether it must compile to one graph
+    checked: bool = True  # Pyro's autoregressive flow creates tensors of the default dtype
 
     @property
     def declared(self) -> Any:
         return self.event if self.declare else None
 
     def rows(self, x: Tensor) -> Tensor:
-        """x as the library is given it."""
+        """Return x in the library's layout."""
         return to_locations(x) if self.event == "location" else x
 
 
@@ -270,6 +270,6 @@ CASES = {
 
 
 def need(library: str) -> None:
-    """Skip where a library is not installed."""
+    """Skip the test if a library is not installed."""
     if find_spec(library) is None:
         pytest.skip(f'needs {library}: pip install "semflow[{library}]"')

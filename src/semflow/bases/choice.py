@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Form
 from semflow.nn import (
@@ -45,7 +45,6 @@ def base_and_head(
     channels: Sequence[int] = (),
     strides: Sequence[int] = (),
     *,
-    statistics: bool = True,
     margin: float = 1.0,
     mode: float = 0.1,
     form: Form = "exact",
@@ -62,7 +61,6 @@ def base_and_head(
             `fixed` at `mode`, or `unit` for a standard normal without a head.
         channels: Channels of the feature maps, one per scale.
         strides: Strides of the feature maps, one per scale.
-        statistics: False for a standard normal, as with `unit`.
         margin: The anomalous mean; the normal mean is 0.
         mode: Mode of the variance's prior, where training starts.
         form: Form of the likelihood, see `semflow.functional.normal_log_prob`.
@@ -70,7 +68,7 @@ def base_and_head(
         anomalies: Whether training marks anomalous locations, which a standard normal does not support.
         stride: Pixels that h on the image folds into one location, at most the finest of `strides`.
         source: Input of h: the `image`, once for all scales, or the `features` of each scale.
-        neighbors: Whether h on features sees the neighbors of a location.
+        neighbors: Whether h on features also sees neighboring locations.
 
     Returns:
         The base, the head and the initial scale.
@@ -83,16 +81,9 @@ def base_and_head(
         >>> type(base).__name__, head, start
         ('SemanticGaussian', FixedVariance(0.25), 0.5)
     """
-    if not mode > 0:
-        raise ConfigError(f"mode must be positive, but got {mode}")
+    positive(mode=mode)
     if margin == 0:
         raise ConfigError("margin must not be 0, the normal mean, but got 0")
-    if not statistics:
-        if variance not in ("predicted", "unit"):
-            raise ConfigError(f"statistics must be True with variance {variance!r}, but got False")
-        if form != "exact":
-            raise ConfigError(f"statistics must be True with form {form!r}, but got False")
-        variance = "unit"
     if variance == "unit" and anomalies:
         raise ConfigError("variance must not be unit with synthetic anomalies, but got unit; train without them")
     if predicted_mean and variance not in ("predicted", "fixed"):

@@ -67,8 +67,8 @@ def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> li
 def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
     """Normalize each map of each image to mean 0 and variance 1 over channels and locations, as in FastFlow.
 
-    There are no affine parameters. A likelihood of the result is a likelihood of normalized features: mean and variance
-    of the map are lost, so there is no log-determinant.
+    The normalization has neither affine parameters nor a log-determinant: a likelihood of the result is a likelihood of
+    normalized features.
 
     Args:
         maps: Maps (B, C_k, H_k, W_k).
@@ -127,7 +127,7 @@ class FrozenFeatures(nn.Module):
     `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
 
     Args:
-        network: Module that maps normalized images (B, 3, H, W) to a map, or to a list, tuple or dict of maps. It is
+        network: Module that maps normalized images (B, 3, H, W) to one map or a list, tuple or dict of maps. It is
             frozen in place, not copied.
         channels: Number of channels of each map.
         strides: Image pixels per location of each map.

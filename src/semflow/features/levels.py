@@ -42,18 +42,14 @@ class Levels:
                     f"layers must be distinct levels of {self.backbone}, 0 to {count - 1}, but got {tuple(layers)}"
                 )
             return chosen
-        if self.isotropic and strides and set(strides) == set(self.strides) and len(strides) <= count:
-            return _spread(len(strides), count)
         known = set(self.strides)
+        if self.isotropic and set(strides) == known and len(strides) <= count:
+            return _spread(len(strides), count)
         if not strides or not known.issuperset(strides) or len(set(strides)) != len(strides):
-            advice = ""
-            if self.isotropic:
-                some = min(3, count)
-                example = f"strides={(self.strides[0],) * some} or layers={_spread(some, count)}"
-                advice = f"; select up to {count} levels, such as {example}"
+            example = self.strides[:3] if self.isotropic else tuple(sorted(known))
             raise ConfigError(
-                f"strides must be distinct strides of {self.backbone}, {tuple(sorted(known))}, "
-                f"but got {tuple(strides)}{advice}"
+                f"strides must select distinct levels of {self.backbone}, such as strides={example}, "
+                f"but got {tuple(strides)}"
             )
         return tuple(max(i for i, s in enumerate(self.strides) if s == stride) for stride in strides)
 
@@ -119,7 +115,7 @@ def available_strides(backbone: str) -> tuple[int, ...]:
 
 
 def fitting_strides(backbone: str, strides: Sequence[int]) -> tuple[int, ...]:
-    """Return `strides`, or the single stride of a plain vision transformer, which has no pyramid of maps.
+    """Return `strides`, or the single stride of a plain vision transformer.
 
     Example:
         >>> fitting_strides("resnet18", (4, 8, 16)), fitting_strides("deit_tiny_patch16_224", (4, 8, 16))

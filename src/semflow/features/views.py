@@ -79,7 +79,7 @@ class PooledViews(nn.Module):
         self.features = cast(nn.Module, features)
         self.views = views
         self.channels: tuple[int, ...] = (sum(features.channels),)
-        self.strides: tuple[int, ...] = (0,)  # the locations have no position in the image
+        self.strides: tuple[int, ...] = (0,)  # locations without a position in the image
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:

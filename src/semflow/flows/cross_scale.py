@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
 
-from .base import check_channels, check_clamp
+from .base import check_channels
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 
 __all__ = ["CrossScaleCoupling"]
@@ -57,7 +57,7 @@ class CrossScaleCoupling(PyramidFlow):
         super().__init__()
         if not channels or min(channels) < 2:
             raise ConfigError(f"channels must be at least 2 for each scale, but got {tuple(channels)}")
-        check_clamp(clamp)
+        positive(clamp=clamp)
         self.channels, self.swap = tuple(channels), swap
         self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
         self.events = tuple("sample" for _ in channels)

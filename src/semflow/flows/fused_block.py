@@ -48,8 +48,8 @@ class FusedBlock(NamedTuple):
             tensors = (to_locations(x), net.table(x, context), net.weight_x, net.output.weight, net.output.bias)
             kernel = LOCATION
         else:
-            # Large maps become rows of locations, which convolutions read without a copy. Smaller ones stay channel by
-            # channel, where a permutation moves whole planes. The batch size has no influence.
+            # Large images become rows of locations, which convolutions read without a copy. Smaller ones stay channel
+            # by channel, where a permutation moves whole planes.
             rows = x.shape[1:].numel() >= LARGE
             x = x.contiguous(memory_format=torch.channels_last if rows else torch.contiguous_format)
             flat = to_locations if rows else partial(torch.flatten, start_dim=2)
@@ -79,7 +79,7 @@ def find_block(flows: Sequence[nn.Module], x: Tensor) -> FusedBlock | None:
         plain = type(subnet) is ConvSubnet and not torch.compiler.is_compiling()  # inductor fuses what follows
     fusible = (
         plain
-        and {coupling.channels, len(block.affine.shift), len(block.permutation.index)} == {coupling.channels}
+        and coupling.channels == block.affine.channels == block.permutation.channels
         and coupling.clamp_form != "atan"
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)

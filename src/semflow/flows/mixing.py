@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
-from semflow.errors import ConfigError
+from semflow._validation import at_least, checked, positive
 from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context
@@ -44,6 +43,7 @@ class HardPermutation(Flow):
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         at_least(1, channels=channels)
+        self.channels = channels
         index = torch.randperm(channels, generator=generator)
         self.register_buffer("index", index)
         self.register_buffer("inverse_index", torch.argsort(index), persistent=False)
@@ -51,17 +51,13 @@ class HardPermutation(Flow):
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Permute the channels: channel c of z is channel `index[c]` of x."""
-        check_channels(x, len(self.index))
+        check_channels(x, self.channels)
         return _permute(x, self.index, self.inverse_index), constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Undo the permutation."""
-        check_channels(z, len(self.index))
+        check_channels(z, self.channels)
         return _permute(z, self.inverse_index, self.index)
-
-    def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows."""
-        return f"{len(self.index)}"
 
 
 class _Gather(torch.autograd.Function):
@@ -96,7 +92,7 @@ def _gather(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
 
 
 def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    # torch gathers ten times faster from a matrix than from a map, and the result stays channels_last.
+    # torch gathers ten times faster from matrices than from maps, and the result stays channels_last.
     return from_locations(_gather(to_locations(x), index, inverse), (x.shape[2], x.shape[3]))
 
 
@@ -124,6 +120,7 @@ class SoftPermutation(Flow):
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         at_least(1, channels=channels)
+        self.channels = channels
         # The Q of a Gaussian matrix is Haar-distributed if the diagonal of R is made positive.
         q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
         q = q * torch.sign(torch.diagonal(r))
@@ -139,12 +136,8 @@ class SoftPermutation(Flow):
         return self._apply_matrix(self.matrix.T, z)
 
     def _apply_matrix(self, matrix: Tensor, x: Tensor) -> Tensor:
-        check_channels(x, len(matrix))
+        check_channels(x, self.channels)
         return F.conv2d(x, matrix[:, :, None, None])
-
-    def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows."""
-        return f"{len(self.matrix)}"
 
 
 class GlobalAffine(Flow):
@@ -172,8 +165,8 @@ class GlobalAffine(Flow):
     def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
         at_least(1, channels=channels)
-        if not start > 0:
-            raise ConfigError(f"start must be positive, but got {start}")
+        self.channels = channels
+        positive(start=start)
         target = start * self.beta / self.gain
         raw = (target + math.log(-math.expm1(-target))) / self.beta  # softplus^-1 without overflow
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
@@ -185,16 +178,12 @@ class GlobalAffine(Flow):
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Scale and shift every channel."""
-        check_channels(x, len(self.shift))
+        check_channels(x, self.channels)
         scale = self.scale()
         z = torch.addcmul(self.shift[:, None, None], x, scale[:, None, None])
         return z, constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Undo the shift and the scale."""
-        check_channels(z, len(self.shift))
+        check_channels(z, self.channels)
         return (z - self.shift[:, None, None]) / self.scale()[:, None, None]
-
-    def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows."""
-        return f"{len(self.shift)}"

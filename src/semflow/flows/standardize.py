@@ -104,7 +104,7 @@ class Standardize(Flow):
         at_least(1, channels=channels)
         if floor < 0:
             raise ConfigError(f"floor must be at least 0, but got {floor}")
-        self.floor = floor
+        self.channels, self.floor = channels, floor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
@@ -118,7 +118,7 @@ class Standardize(Flow):
             The flow itself.
 
         Raises:
-            ShapeError: If there is no feature map, or one has another number of channels.
+            ShapeError: If `features` is empty, or a map has another number of channels.
             DataError: If a feature is not finite.
         """
         moments = self.moments()
@@ -128,7 +128,7 @@ class Standardize(Flow):
 
     def moments(self) -> "ChannelMoments":
         """Return empty moments for the channels of this flow."""
-        return ChannelMoments(len(self.mean), self.mean.device)
+        return ChannelMoments(self.channels, self.mean.device)
 
     @torch.no_grad()
     def set_moments(self, moments: "ChannelMoments") -> "Standardize":
@@ -157,15 +157,11 @@ class Standardize(Flow):
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Standardize the channels."""
-        check_channels(x, len(self.mean))
+        check_channels(x, self.channels)
         z = (x - self.mean[:, None, None]) / self.std[:, None, None]
         return z, constant_log_det(x, -torch.log(narrow(self.std, self.std)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Map back to the units of the features."""
-        check_channels(z, len(self.mean))
+        check_channels(z, self.channels)
         return z * self.std[:, None, None] + self.mean[:, None, None]
-
-    def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows."""
-        return f"{len(self.mean)}"

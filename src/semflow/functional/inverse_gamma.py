@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semflow._validation import positive
 from semflow.errors import ConfigError
 
 from .series import stirling_tail
@@ -103,8 +104,7 @@ def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, f
     """
     if not window * window > 2:
         raise ConfigError(f"window must be above sqrt(2), so that alpha is positive, but got {window}")
-    if not mode > 0:
-        raise ConfigError(f"mode must be a positive variance, but got {mode}")
+    positive(mode=mode)
     return window * window / 2 - 1, window * window * mode / 2
 
 

@@ -1,4 +1,4 @@
-"""Conversions between maps (B, C, H, W) and locations (B H W, C), and masks on the grid of a feature map."""
+"""Conversions between maps (B, C, H, W) and locations (B H W, C), and masks on the grids of feature maps."""
 
 from typing import Literal
 
@@ -65,7 +65,7 @@ def take_locations(x: Tensor, index: Tensor) -> Tensor:
 
 
 def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest", "max"] = "nearest") -> Tensor:
-    """Resize a pixel mask to the grid of a feature map.
+    """Resize a pixel mask to the size of feature maps.
 
     Args:
         mask: Mask of shape (B, H, W); numbers count as true if they are positive.

@@ -91,13 +91,13 @@ class PositionCode(nn.Module):
         # in the widest dtype of the device.
         self.register_buffer("steps", torch.arange(channels // 4), persistent=False)
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return the tables (length, D/2) for a column axis and for a row axis of that length."""
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis."""
         raise TypeError(f"{type(self).__name__} must define axis(length), but got a class without it")
 
     def forward(self, height: int, width: int) -> PositionTables:
         """Return the tables for a feature map of that size."""
-        return PositionTables(self.axis(width)[0], self.axis(height)[1])
+        return PositionTables(self.axis(width), self.axis(height))
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""
@@ -120,11 +120,11 @@ class SinusoidalPosition2d(PositionCode):
     def __init__(self, channels: int = 512) -> None:
         super().__init__(channels)
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return one table for both axes."""
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis."""
         # In float64, because the product of positions and frequencies loses digits in float32.
         frequencies = torch.exp(-2 * wide(self.steps) * (math.log(1e4) / (self.channels // 2)))
-        return (table := _sines(torch.arange(length, device=self.steps.device), frequencies)), table
+        return _sines(torch.arange(length, device=self.steps.device), frequencies)
 
 
 class FourierPosition2d(PositionCode):
@@ -148,12 +148,12 @@ class FourierPosition2d(PositionCode):
             raise ConfigError(f"highest must be at least 0.5 periods per image side, but got {highest}")
         self.highest = highest
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return one table for both axes, at the centers of `length` equal cells."""
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis, at the centers of `length` equal cells."""
         octaves = math.log2(self.highest / 0.5) / max(1, len(self.steps) - 1)
         frequencies = math.pi * torch.exp2(wide(self.steps) * octaves)
         centers = (wide(torch.arange(length, device=self.steps.device)) + 0.5) / length
-        return (table := _sines(centers, frequencies)), table
+        return _sines(centers, frequencies)
 
 
 class LearnedPosition2d(PositionCode):

@@ -1,20 +1,21 @@
 """Networks of a coupling, which map the passive half of the channels to scale and shift of the active half."""
 
 from collections.abc import Callable
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
+from semflow._validation import at_least, checked, positive
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import from_locations, to_locations
 
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 
-__all__ = ["Context", "ConvSubnet", "LocationSubnet", "Subnet", "SubnetFactory"]
+__all__ = ["Context", "ConvSubnet", "LocationSubnet", "PerceptronSubnet", "Subnet", "SubnetFactory", "check_context"]
 
 Context = PositionTables | Tensor | None
 """Condition of a flow: position tables, a map (D, H, W) or (B, D, H, W), or None."""
@@ -40,7 +41,7 @@ SubnetFactory = Callable[[int, int, int], Subnet]
 
 
 class LocationSubnet(Subnet):
-    """Linear, ReLU, linear at every location (a 1x1 subnet), conditioned on a position code or on a map.
+    """Linear, ReLU, linear at every location (a 1x1 subnet), conditioned on a position code or a map of vectors.
 
     W2 relu(Wx x + Wc c + b1) + b2. With a separable code, Wc c is two tables of W + H rows that are broadcast over the
     batch. The result equals that of the usual concatenation, W1 [x; c], without its condition of (B H W, D) numbers.
@@ -150,8 +151,7 @@ class ConvSubnet(Subnet):
             raise ConfigError(f"kernel must be odd, so that maps keep their sizes, but got {kernel}")
         self.event = "location" if kernel == 1 else "sample"
         self.context_channels = context_channels
-        if not hidden_ratio > 0:
-            raise ConfigError(f"hidden_ratio must be positive, but got {hidden_ratio}")
+        positive(hidden_ratio=hidden_ratio)
         hidden = max(1, int(hidden_ratio * (in_channels + context_channels))) if hidden is None else hidden
         at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
         at_least(0, context_channels=context_channels)
@@ -167,6 +167,40 @@ class ConvSubnet(Subnet):
             x = torch.cat((x, dense.to(x).expand(x.shape[0], -1, -1, -1)), dim=1)
         result: Tensor = self.second(F.relu_(self.norm(self.first(x))))
         return result
+
+
+class PerceptronSubnet(Subnet):
+    """Multilayer perceptron with ReLU at every location, DifferNet's subnet; it takes no context.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        context_channels: Must be 0; present because subnet factories are called with it.
+        hidden: Units of each hidden layer.
+        layers: Number of hidden layers.
+
+    Example:
+        >>> PerceptronSubnet(8, 16, hidden=32)(torch.randn(4, 8, 1, 1)).shape
+        torch.Size([4, 16, 1, 1])
+    """
+
+    @checked
+    def __init__(
+        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 3
+    ) -> None:
+        super().__init__()
+        if context_channels:
+            raise ConfigError(f"context_channels must be 0, but got {context_channels}")
+        at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
+        widths = [in_channels, *[hidden] * layers, out_channels]
+        parts: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*parts[:-1])
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        return cast(Tensor, self.layers(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
 def check_context(context: Context, channels: int, x: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
+from semflow._validation import at_least, checked, positive
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from semflow.functional.inverse_gamma import narrow
@@ -86,8 +86,7 @@ class FixedVariance(VarianceHead):
     @checked
     def __init__(self, variance: float = 0.1) -> None:
         super().__init__()
-        if not variance > 0:
-            raise ConfigError(f"variance must be positive, but got {variance}")
+        positive(variance=variance)
         self.variance = variance
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
@@ -116,8 +115,7 @@ class LearnedVariance(VarianceHead):
     def __init__(self, scales: int = 3, start: float = 0.1) -> None:
         super().__init__()
         at_least(1, scales=scales)
-        if not start > 0:
-            raise ConfigError(f"start must be positive, but got {start}")
+        positive(start=start)
         self.log_variance = nn.Parameter(torch.full((scales,), math.log(start)))
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
@@ -128,7 +126,42 @@ class LearnedVariance(VarianceHead):
         return [Statistics(v.expand_as(_map(f))) for v, f in zip(variances, features, strict=True)]
 
 
-class InverseGammaVariance(VarianceHead):
+class _PredictingHead(VarianceHead):
+    """Head with networks whose last layer starts at given biases, filled up with zeros, with small weights."""
+
+    def __init__(
+        self, networks: nn.Module | Sequence[nn.Module], biases: Sequence[float], outputs: Sequence[int], resize: str
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([networks] if isinstance(networks, nn.Module) else networks)
+        self.resize = resize
+        for network in self.networks:
+            output = getattr(network, "output", None)
+            if not isinstance(output, nn.Conv2d | nn.Linear) or output.bias is None:
+                name = type(network).__name__
+                raise ConfigError(f"networks must end in a layer named output with a bias, but got {name}")
+            if len(output.bias) not in outputs:
+                expected = " or ".join(map(str, outputs))
+                raise ConfigError(f"networks must have {expected} outputs, but got {len(output.bias)}")
+            with torch.no_grad():
+                output.weight.mul_(0.1)
+                output.bias.zero_()
+                output.bias[: len(biases)] = torch.tensor(biases)
+
+    def _maps(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return a map for each scale at its size, float32 or wider."""
+        if len(self.networks) not in (1, len(features)):
+            raise ConfigError(f"networks must have 1 or {len(features)} members, but got {len(self.networks)}")
+        outputs = [
+            network(f if getattr(network, "source", "image") == "features" else images)
+            for network, f in zip(self.networks, features[: len(self.networks)], strict=True)
+        ]
+        outputs *= len(features) // len(outputs)
+        sizes = [(f.shape[2], f.shape[3]) for f in features]
+        return [_resize(narrow(maps, maps), size, self.resize) for maps, size in zip(outputs, sizes, strict=True)]
+
+
+class InverseGammaVariance(_PredictingHead):
     """Inverse-gamma variance IG(alpha_i, beta_i) at every location, predicted by the network h (SANFlow, 3.4.2).
 
     Training starts at the prior: the last bias of h is set to (log alpha_0, log beta_0) and its last weights are scaled
@@ -156,16 +189,13 @@ class InverseGammaVariance(VarianceHead):
         mode: float = 0.1,
         resize: Literal["average", "nearest"] = "average",
     ) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList([networks] if isinstance(networks, nn.Module) else networks)
-        self.prior = inverse_gamma_prior(window, mode)
-        self.resize = resize
-        for network in self.networks:
-            _start_output(network, [math.log(p) for p in self.prior], outputs=(2, 4))
+        prior = inverse_gamma_prior(window, mode)
+        super().__init__(networks, [math.log(p) for p in prior], (2, 4), resize)
+        self.prior = prior
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
         """Return the inverse-gamma parameters and their divergence from the prior for each scale."""
-        return [self._statistics(maps) for maps in _run(self.networks, images, features, self.resize)]
+        return [self._statistics(maps) for maps in self._maps(images, features)]
 
     def _statistics(self, maps: Tensor) -> Statistics:
         alpha, beta = maps[:, :2].clamp(*LOG_BOUNDS).exp().split(1, dim=1)
@@ -179,7 +209,7 @@ class InverseGammaVariance(VarianceHead):
         return f"prior=IG({self.prior[0]:.4g}, {self.prior[1]:.4g}), resize={self.resize}"
 
 
-class PredictedMean(VarianceHead):
+class PredictedMean(_PredictingHead):
     """Predicted means with a constant variance, model 3b of SANFlow's Table 6.
 
     The network predicts the shifts of the normal and of the anomalous mean, which start at zero. For model 3c, which
@@ -204,44 +234,13 @@ class PredictedMean(VarianceHead):
         variance: float = 0.1,
         resize: Literal["average", "nearest"] = "average",
     ) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList([networks] if isinstance(networks, nn.Module) else networks)
+        super().__init__(networks, [], (2,), resize)
         self.fixed = FixedVariance(variance)
-        self.resize = resize
-        for network in self.networks:
-            _start_output(network, [], outputs=(2,))
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
         """Return the constant variance and the two shifts for each scale."""
-        maps = _run(self.networks, images, features, self.resize)
-        fixed = self.fixed(images, features)
+        maps, fixed = self._maps(images, features), self.fixed(images, features)
         return [Statistics(s.beta, None, m[:, :1], m[:, 1:2]) for s, m in zip(fixed, maps, strict=True)]
-
-
-def _start_output(network: nn.Module, biases: Sequence[float], outputs: Sequence[int]) -> None:
-    """Set the last layer's bias to `biases`, filled up with zeros, and make its weights small."""
-    output = getattr(network, "output", None)
-    if not isinstance(output, nn.Conv2d | nn.Linear) or output.bias is None:
-        raise ConfigError(f"networks must end in a layer named output with a bias, but got {type(network).__name__}")
-    if len(output.bias) not in outputs:
-        raise ConfigError(f"networks must have {' or '.join(map(str, outputs))} outputs, but got {len(output.bias)}")
-    with torch.no_grad():
-        output.weight.mul_(0.1)
-        output.bias.zero_()
-        output.bias[: len(biases)] = torch.tensor(biases)
-
-
-def _run(networks: nn.ModuleList, images: Tensor, features: Sequence[Tensor], resize: str) -> list[Tensor]:
-    """Return a map for each scale at its size, float32 or wider."""
-    if len(networks) not in (1, len(features)):
-        raise ConfigError(f"networks must have 1 or {len(features)} members, but got {len(networks)}")
-    outputs = [
-        network(f if getattr(network, "source", "image") == "features" else images)
-        for network, f in zip(networks, features[: len(networks)], strict=True)
-    ]
-    outputs *= len(features) // len(outputs)
-    sizes = [(f.shape[2], f.shape[3]) for f in features]
-    return [_resize(narrow(maps, maps), size, resize) for maps, size in zip(outputs, sizes, strict=True)]
 
 
 def _resize(maps: Tensor, size: tuple[int, int], resize: str) -> Tensor:

@@ -45,7 +45,7 @@ def cflow_ad(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> small = Backbone("resnet18", "random")

@@ -58,7 +58,7 @@ def cs_flow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = cs_flow(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(1, 16))

@@ -51,7 +51,7 @@ def differnet(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = differnet(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(2, 16))

@@ -52,7 +52,7 @@ def fastflow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = fastflow(Backbone("resnet18", "random", (4, 8, 16)), statistics=StatisticsPrediction())

@@ -55,7 +55,7 @@ def msflow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> backbone = Backbone("resnet18", "random", (4, 8, 16))

@@ -50,7 +50,7 @@ def sanflow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = sanflow(Backbone("resnet18", "random"), couplings=Couplings(2, 16), synthesis=None)

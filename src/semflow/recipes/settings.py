@@ -83,7 +83,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
             be replaced as a whole, be True for its defaults, or be None, False or "none" if the recipe allows None.
 
     Raises:
-        ConfigError: If a name is unknown or a value does not fit.
+        ConfigError: If a name is unknown or a value is invalid.
 
     Example:
         >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
@@ -111,7 +111,8 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
         try:
             arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]
         except ConfigError as error:
-            raise ConfigError(f"{parameter}.{error}") from None
+            message = f"{parameter}.{error}"
+            raise ConfigError(message) from None
     check_arguments(inspect.unwrap(recipe), arguments)
     return arguments
 

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semflow._validation import Settings
 from semflow.errors import ConfigError, ShapeError
 
-from .blending import blend, soft_alpha
-from .jitter import jitter_colors
-from .masks import circle, rectangle
+from .patches import Array, blend, circle, jitter_colors, rectangle, soft_alpha
 
 __all__ = ["KINDS", "CutPaste"]
 
@@ -27,8 +24,6 @@ _SMALL = ((2, 32), (10, 50))
 _MEDIUM = ((16, 64), (64, 256))
 _RADIUS = (10, 25)
 _SCAR = ((2, 16), (10, 25))
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the deviation is allowed; NaN is not."""
+        """True if the deviation is allowed; NaN is not."""
         return self.deviation <= self.allowed
 
 

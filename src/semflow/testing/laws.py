@@ -21,7 +21,7 @@ FLOATS = (torch.float32, torch.float64)
 
 @torch.no_grad()
 def shapes(case: Case) -> Iterator[Finding]:
-    """z has the shape and dtype of x, log_det is (B, H, W) or (B,) in float32 or float64, and all values are finite."""
+    """Check shapes and dtypes, z as x and log_det as the event and in float32 or wider, and that values are finite."""
     x = case.x
     result = case.flow(x, case.context)
     pair = isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)
@@ -47,7 +47,7 @@ def _like(name: str, found: object, x: Tensor) -> Finding:
 
 @torch.no_grad()
 def purity(case: Case) -> Iterator[Finding]:
-    """The same input gives the same result, and neither the input nor the state of the flow changes."""
+    """Check that results are reproducible, and that neither the input nor the state of the flow changes."""
     flow, x, state = case.flow, case.x.clone(), deepcopy(case.flow.state_dict())
     z, log_det = (part.clone() for part in flow(x, case.context))
     yield fact("forward must not change x", "another x", torch.equal(x, case.x))
@@ -68,7 +68,7 @@ def _same(a: object, b: object) -> bool:
 
 @torch.no_grad()
 def layout(case: Case) -> Iterator[Finding]:
-    """Results do not depend on the memory layout: contiguous, channels_last, or a view of a larger tensor."""
+    """Check that results are the same for x contiguous, channels_last, and a view of a larger tensor."""
     z, log_det = case.flow(case.x.contiguous(), case.context)
     x = case.flow.inverse(z.contiguous(), case.context)
     wider = torch.cat((case.x, case.x), dim=3)[..., : case.x.shape[3]]
@@ -86,7 +86,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def inverse(case: Case) -> Iterator[Finding]:
-    """The inverse of forward(x) is x, and forward of inverse(z) is z, in the dtype of x and in float64."""
+    """Check that forward and inverse undo each other, in the dtype of x and in float64."""
     for at in (case, case.to(torch.float64)):
         z, _ = at.flow(at.x, at.context)
         yield at.equal("inverse(forward(x)) must equal x", at.flow.inverse(z, at.context), at.x)
@@ -98,7 +98,7 @@ def inverse(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def locality(case: Case) -> Iterator[Finding]:
-    """With event "location", z and log_det at a location depend on x at that location only."""
+    """Check for event "location" that z and log_det at a location depend on x there only."""
     if case.event != "location":
         return
     at, generator = case.to(torch.float64), case.generator()
@@ -116,7 +116,7 @@ def locality(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def batch(case: Case) -> Iterator[Finding]:
-    """The result of an image does not depend on the batch."""
+    """Check that the result of an image does not depend on the batch."""
     for at in (case, case.to(torch.float64)):
         z, log_det = at.flow(at.x, at.context)
         x = at.flow.inverse(z, at.context)
@@ -130,7 +130,7 @@ def batch(case: Case) -> Iterator[Finding]:
 
 
 def log_det(case: Case) -> Iterator[Finding]:
-    """log_det is log |det dz/dx| of autograd's Jacobian in float64, at each location or of the whole sample."""
+    """Check that log_det is log |det dz/dx| of autograd's Jacobian in float64."""
     at = case.to(torch.float64)
     x = at.x.requires_grad_()
     z, found = at.flow(x, at.context)
@@ -148,7 +148,7 @@ def _units(x: Tensor, case: Case) -> Tensor:
 
 
 def gradients(case: Case) -> Iterator[Finding]:
-    """Gradients are finite, nonzero for every parameter, and agree with finite differences."""
+    """Check that gradients are finite, not zero for any parameter, and agree with finite differences."""
     at, generator = case.to(torch.float64), case.generator()
     flow, x = at.flow, at.x.clone().requires_grad_()
     named = [("x", x), *((name, p) for name, p in flow.named_parameters() if p.requires_grad)]
@@ -195,7 +195,7 @@ def gradients(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def autocast(case: Case) -> Iterator[Finding]:
-    """Under bfloat16 autocast, shapes are the same, values are finite, and log_det is float32."""
+    """Check that under bfloat16 autocast shapes are kept, values are finite, and log_det is float32."""
     at = case.to(torch.float32)
     z, log_det = at.flow(at.x, at.context)
     with torch.autocast(at.x.device.type, dtype=torch.bfloat16):
@@ -209,7 +209,7 @@ def autocast(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def state_dict(case: Case) -> Iterator[Finding]:
-    """A flow that loads the state dict of another one gives the same results."""
+    """Check that another flow gives the same results after loading the state dict."""
     file = io.BytesIO()
     torch.save(case.flow.state_dict(), file)
     file.seek(0)
@@ -229,7 +229,7 @@ def state_dict(case: Case) -> Iterator[Finding]:
 
 
 def compiled(case: Case) -> Iterator[Finding]:
-    """torch.compile captures forward, its gradient and inverse as one graph each, with the results of eager mode."""
+    """Check that torch.compile captures forward, its gradient and inverse in one graph each, with equal results."""
     if case.compile_backend is None:
         return
     flow, results = case.flow, []

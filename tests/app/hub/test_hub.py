@@ -171,9 +171,7 @@ def test_push_uploads_through_the_client(run, monkeypatch) -> None:
     hub.push(run, "me/screws", private=False)
     assert api.create_repo.call_args.kwargs["private"] is False
     api.create_repo.side_effect = PermissionError("401\nno such token")
-    with pytest.raises(
-        ConfigError, match=r"^me/screws must accept .* got PermissionError: 401 no such token"
-    ):
+    with pytest.raises(ConfigError, match=r"^me/screws must accept .* got PermissionError: 401 no such token"):
         hub.push(run, "me/screws")
 
 

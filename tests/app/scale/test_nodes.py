@@ -91,7 +91,7 @@ def test_too_few_cpus_after_a_kill_end_the_run(nodes: Nodes, tiny_run: Path, pho
     nodes.add(5)
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
         assert command.wait() == 0, command.said()
-    assert f"going on: {len(kept)} of {IMAGES // 2} blocks are done already" in command.said()
+    assert f"continuing: {len(kept)} of {IMAGES // 2} blocks are done" in command.said()
     assert kept.items() <= files(tmp_path / "out").items()
     every_image_once(tmp_path / "out", photos, tiny_run)
 
@@ -109,7 +109,7 @@ def other_mounts() -> list[str]:
     [
         ("output", "must be the same folder on all machines"),
         ("no output", "must be the manifest of a run"),
-        ("model", "is another one on a worker than where the command runs; share or copy it"),
+        ("model", "must be the same on all machines, but got another one on a worker"),
     ],
 )
 def test_node_with_other_folders_is_rejected(

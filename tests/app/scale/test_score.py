@@ -90,10 +90,10 @@ def test_rows_equal_those_of_predict(
     assert len(files(tmp_path / "out")) == 11
     highest = max(predicted.values(), key=lambda row: float(row["score"]))
     assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in printed
-    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are called anomalous" in printed
+    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are anomalous" in printed
     before = files(tmp_path / "out")
     assert main(words) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert files(tmp_path / "out") == before
 
 
@@ -108,15 +108,15 @@ def test_unreadable_image_stops_or_is_a_row(tiny_run: Path, tmp_path: Path, caps
     capsys.readouterr()
     assert main(words) == 2
     line = only_line(capsys)
-    assert line.startswith(f"error: {spoiled}: expected a whole image")
+    assert line.startswith(f"error: {spoiled} must be an intact image")
     stopped = files(output)
     assert len(stopped) < 4
     assert not stopped or "1/004.png" not in read(output)
 
     assert main([*words, "--on-error", "skip"]) == 0
     shown = capsys.readouterr()
-    assert "scored 7 images, left out 1" in shown.out
-    assert f"1 images could not be read, the first: {spoiled}: expected a whole image" in shown.err
+    assert "scored 7 images, skipped 1" in shown.out
+    assert f"1 images are not readable; the first error: {spoiled} must be an intact image" in shown.err
     skipped, rows = files(output), read(output)
     assert stopped.items() <= skipped.items()
     assert len(rows) == 8
@@ -146,7 +146,7 @@ def test_unreadable_list_and_unwritable_output(
     capsys.readouterr()
     assert main(words) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith("list.txt: expected an image that can be read, but none of 2 can")
+    assert lines[-1].endswith("list.txt must contain a readable image, but got none in 2")
     output = tmp_path / "b"
     (output / "blocks").mkdir(parents=True)
     words = score_words(tiny_run, make_images(tmp_path / "photos", 4), output)
@@ -205,8 +205,8 @@ def test_invalid_options_are_rejected(tiny_run: Path, tmp_path: Path, capsys: py
 def test_too_many_resources_are_rejected(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_images(tmp_path / "photos", 2)
     for option, value, message in (
-        ("--workers", "50", "--workers 50 of 1 threads and one that decodes need 51 CPUs"),
-        ("--device", "cuda", "--workers 1 take a GPU each, but Ray has 0"),
+        ("--workers", "50", "but got 50 with 1 threads each and one for decoding, 51 in total"),
+        ("--device", "cuda", "--workers must be at most 0, the number of GPUs, but got 1"),
         ("--block-size", "1000000", "--block-size must be at most 349525"),
     ):
         capsys.readouterr()
@@ -290,7 +290,7 @@ def test_restart_after_kills_scores_every_image_once(
     with started(words) as process:
         printed = process.communicate()
     assert process.returncode == 0, printed
-    assert f"going on: {len(kept)} of 120 blocks are done already" in printed[0]
+    assert f"continuing: {len(kept)} of 120 blocks are done" in printed[0]
     assert "scored 240 images;" in printed[0]
     assert kept.items() <= files(output).items()
     found = read(output)
@@ -309,5 +309,5 @@ def test_interrupt_reports_how_to_continue(tiny_run: Path, tmp_path: Path) -> No
         process.terminate()
         printed = process.communicate()
     assert process.returncode == 130, printed
-    assert printed[1].splitlines()[-1] == "interrupted; the same command goes on"
+    assert printed[1].splitlines()[-1].startswith("interrupted; run the same command")
     assert 1 <= len(files(output)) < 120

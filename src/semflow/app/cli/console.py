@@ -1,11 +1,17 @@
-"""Output of the commands: text and tables on standard output, progress on standard error."""
+"""Output of the commands: text and tables on standard output, progress on standard error, and PNG files."""
 
-__all__ = ["print_table", "say", "track"]
+__all__ = ["print_table", "say", "track", "write_png"]
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
+
+from PIL import Image
+
+from semflow.files import write_atomic
 
 T = TypeVar("T")
 
@@ -52,3 +58,10 @@ def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = F
         if not terminal_only and (tenth > shown or count == total):
             shown = tenth
             print(f"{title} {count}/{total}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture atomically."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

@@ -2,7 +2,6 @@
 
 __all__ = ["run"]
 
-import io
 import json
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from semflow.recipes import Backbone, Couplings, sanflow
 from semflow.training import ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
 
-from .console import print_table, say, track
+from .console import print_table, say, track, write_png
 from .demo_data import TEXTURES, write_texture
 from .evaluate import METRICS, percent, versions
 from .options import Demo
@@ -52,13 +51,9 @@ def run(options: Demo) -> None:
             rows.append((name, str(summary.images), str(summary.anomalous_images), *shown, f"{seconds:.0f}"))
             panels.append([_panel(name, result, color_range) for result in _first_of_each_kind(found)])
             sections.append(Section(name, tuple(_entry(result, color_range) for result in found)))
-        picture = io.BytesIO()
-        gallery(  # one column per texture, one row per kind of defect
-            [panel for row in zip(*panels, strict=True) for panel in row],
-            columns=len(TEXTURES),
-            title="image, ground truth, heat map: the first of each kind",
-        ).save(picture, format="PNG")
-        write_atomic(folder / "gallery.png", picture.getvalue())
+        in_rows = [panel for row in zip(*panels, strict=True) for panel in row]  # one row per kind of defect
+        title = "image, ground truth, heat map: the first of each kind"
+        write_png(folder / "gallery.png", gallery(in_rows, columns=len(TEXTURES), title=title))
         write_atomic(folder / "index.html", _page(sections, rows))
         content = {"textures": metrics, "seed": options.seed, "device": device.type, "versions": versions()}
         write_atomic(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")

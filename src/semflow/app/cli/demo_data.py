@@ -2,7 +2,6 @@
 
 __all__ = ["TEXTURES", "photograph", "write_texture"]
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from PIL import Image
 from semflow._optional import find_optional
 from semflow.data import decode_image
 from semflow.errors import ConfigError
-from semflow.files import write_atomic
 
+from .console import write_png
 from .demo_defects import DEFECTS, Gray
 
 TEXTURES = ("brick", "grass", "gravel")
@@ -64,6 +63,4 @@ def _crop(image: Gray, rng: np.random.Generator) -> Gray:
 
 
 def _save(path: Path, values: Gray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray((np.clip(values, 0.0, 1.0) * 255.0).round().astype(np.uint8)).save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    write_png(path, Image.fromarray((np.clip(values, 0.0, 1.0) * 255.0).round().astype(np.uint8)))

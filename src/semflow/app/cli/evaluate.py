@@ -8,9 +8,10 @@ from importlib import metadata
 
 from semflow._version import __version__
 from semflow.data import open_dataset
+from semflow.detectors import Predictor
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
-from semflow.training import Processes, check_labels, results, summarize
+from semflow.training import Evaluation, Processes, check_labels, results, summarize
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
@@ -32,17 +33,19 @@ RATES = {
 
 def run(options: Evaluate) -> None:
     """Score the test set, print the metrics, and write them if asked to. Several processes share the images."""
-    with launched(options.device) as (processes, _):
-        _run(options, processes)
-
-
-def _run(options: Evaluate, processes: Processes) -> None:
-    first = processes.rank == 0
     if options.json is not None:
         if options.json.is_dir():
             raise DataError(f"--json must be a file to write, but got the folder {options.json}")
         refuse_unwritable(options.json)
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    with launched(options.device) as (processes, _):
+        detector = load_detector(options.model, options.device, options.false_alarm_rate)
+        found = _evaluate(options, detector, processes)
+        if processes.rank == 0:
+            _report(options, found, detector.false_alarm_rate)
+
+
+def _evaluate(options: Evaluate, detector: Predictor, processes: Processes) -> Evaluation:
+    first = processes.rank == 0
     dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
     check_labels(dataset)
     if first:
@@ -51,16 +54,16 @@ def _run(options: Evaluate, processes: Processes) -> None:
     processes.gather_all(None)  # wait for the check
     scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
     own = sum(map(len, dealt_batches(len(dataset), options.batch_size, processes).batches))
-    found = summarize(track(scored, "scoring", own) if first else scored, processes)
-    if not first:
-        return
+    return summarize(track(scored, "scoring", own) if first else scored, processes)
+
+
+def _report(options: Evaluate, found: Evaluation, rate: float | None) -> None:
     metrics = found.as_dict()
     print_table(
         f"{options.model} on {options.data}",
         ("images", "defects", *METRICS.values()),
         [(str(found.images), str(found.anomalous_images), *(percent(metrics[name]) for name in METRICS))],
     )
-    rate = detector.false_alarm_rate
     if rate is not None:
         print_table(
             "decisions, percent of the images",

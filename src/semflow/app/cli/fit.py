@@ -51,7 +51,7 @@ def run(options: Fit) -> None:
 def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     """Merge the file of --config, the options and --set, in this order. Return options and recipe arguments."""
     settings = {} if options.config is None else read_config(options.config)
-    given = {name: settings.pop(name) for name in FILE_OPTIONS if name in settings}
+    given: dict[str, Any] = {name: settings.pop(name) for name in FILE_OPTIONS if name in settings}
     for name, value in given.items():
         expected = {"hold_out": int, "false_alarm_rate": float}.get(name, str)
         if type(value) is not expected:

@@ -58,7 +58,7 @@ def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
         try:
             yield processes, own
         except (SemflowError, OSError) as error:
-            if not processes.says(str(error), isinstance(error, ProcessError)):
+            if not processes.reports(str(error), isinstance(error, ProcessError)):
                 raise SystemExit(2) from None
             raise
 

@@ -3,7 +3,6 @@
 __all__ = ["image_names", "run", "save_overlay"]
 
 import copy
-import io
 import json
 import os
 import sys
@@ -24,45 +23,51 @@ from semflow.data import ImageDataset, Sample, open_dataset
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
-from semflow.files import hash_file, hash_parts, refuse_occupied, write_atomic
+from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
-from .console import say, track
+from .console import say, track, write_png
 from .inputs import fingerprint, load_detector
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
 LONGEST_NAME = 200
+RECORD_FIELDS = tuple(Record.__dataclass_fields__)
 
 
 def run(options: Predict) -> None:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
-    origin = _origin(options)
+    origin = hash_parts(  # of everything but the images that determines the outputs
+        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
+    )
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
-    finished = _finished_output(options.output, origin, dataset, names)
+    paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
+    sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
+    about = {"origin": origin, "sources": hash_parts(part for source in sources.items() for part in source)}
+    finished = _finished_output(options.output, about)
     if finished is not None:
         if finished["left_out"] and options.on_error == "stop":
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images")
         return
     with resumable_folder(options.output, origin) as work:
-        todo = _todo(work, dataset, names)
+        for name in [name for name, entry in work.done.items() if entry["source"] != sources.get(name)]:
+            work.drop(name)
         if work.done:
             say(f"continuing: {len(work.done)} of {len(names)} images are done")
-        left_out = _score(options, detector, dataset, names, todo, work)
+        left_out = _score(options, detector, dataset, sources, work)
         if not work.done:
             raise DataError(
                 f"{options.input} must contain a readable image, but got none in {len(names)}; the first error: "
                 f"{left_out[names[0]]}"
             )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
-        about = {"origin": origin, "sources": _sources(dataset, names, work)}
-        write_tables(work.folder, options, records, left_out, detector.map_range, about, detector.false_alarm_rate)
+        write_tables(work.folder, options, detector, records, left_out, about)
         work.tidy(TABLES)
     for name, reason in left_out.items():
         print(f"skipped {name!r}: {reason}", file=sys.stderr)
@@ -77,15 +82,14 @@ class _Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay, or the error if it is not readable."""
 
     index: int
-    error: str | None
-    source: str = ""
+    error: str | None = None
     size: tuple[int, int] = (0, 0)
     picture: Image.Image | None = None
     sample: Sample | None = None
 
 
 class _Images(Dataset[_Loaded]):
-    """Some images of a data set, decoded at their own size."""
+    """Some images of a data set."""
 
     def __init__(self, dataset: ImageDataset, indices: list[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -95,21 +99,22 @@ class _Images(Dataset[_Loaded]):
 
     def __getitem__(self, position: int) -> _Loaded:
         index = self.indices[position]
-        path = self.dataset.records[index].path
         try:
             picture = self.dataset.read_image(index)
         except DataError as error:
             return _Loaded(index, str(error))
         image = torch.from_numpy(resize_image(picture, self.dataset.image_size)).float().div_(255.0)
-        shown = picture.resize(overlay_size(*picture.size))
-        return _Loaded(index, None, _hash_file(path), picture.size, shown, Sample(image, -1, None, str(path)))
+        sample = Sample(image, -1, None, self.dataset.paths[index])
+        return _Loaded(index, None, picture.size, picture.resize(overlay_size(*picture.size)), sample)
 
 
 def _score(
-    options: Predict, detector: Predictor, dataset: ImageDataset, names: list[str], todo: list[int], work: Unfinished
+    options: Predict, detector: Predictor, dataset: ImageDataset, sources: dict[str, str], work: Unfinished
 ) -> dict[str, str]:
-    """Score images and record each one when all of its files are written. Return the errors of skipped images."""
+    """Score the images that are not done and record each one. Return the errors of skipped images."""
+    names = list(sources)
     left_out: dict[str, str] = {}
+    todo = [index for index, name in enumerate(names) if name not in work.done]
 
     def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
         images = _Images(dataset, todo)
@@ -127,7 +132,7 @@ def _score(
         if result is not None:
             name = names[image.index]
             record, files = _write_image(work.folder, options, detector, name, image, result)
-            work.add(name, {"record": asdict(record), "source": image.source}, files)
+            work.add(name, {"record": asdict(record), "source": sources[name]}, files)
     return left_out
 
 
@@ -151,7 +156,7 @@ def _write_image(
     if mask is not None:
         mask_file = str(PurePosixPath("masks", f"{place}.png"))
         files.append(mask_file)
-        _save_png(folder / mask_file, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
+        write_png(folder / mask_file, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
     return Record(name, score, str(heat), str(raw), *image.size, p_value, is_anomalous, mask_file), files
 
 
@@ -164,13 +169,7 @@ def save_overlay(
         anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
     )[0, 0]
     heat = overlay(pixels, enlarged, value_range)
-    _save_png(path, heat if mask is None else contour(heat, mask))
-
-
-def _save_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    write_png(path, heat if mask is None else contour(heat, mask))
 
 
 def _without_output(dataset: ImageDataset, output: Path) -> ImageDataset:
@@ -203,13 +202,6 @@ def image_names(dataset: ImageDataset) -> list[str]:
     return [path.relative_to(root).as_posix() if root is not None else path.name for path in paths]
 
 
-def _origin(options: Predict) -> str:
-    """Hash everything but the image that determines the outputs of an image."""
-    rate = str(options.false_alarm_rate)
-    parts = [__version__, fingerprint(options.model), options.map_format, rate, *Record.__dataclass_fields__]
-    return hash_parts(parts)
-
-
 def _hash_file(path: Path) -> str:
     """Hash the content of a file; for an unreadable file return the error number."""
     try:
@@ -218,29 +210,11 @@ def _hash_file(path: Path) -> str:
         return f"none: {error.errno}"
 
 
-def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int]:
-    """Return the indices of images that are new or changed, and drop the results of changed images."""
-    paths = dict(zip(names, dataset.paths, strict=True))
-    for name in list(work.done):
-        if name not in paths or _hash_file(Path(paths[name])) != work.done[name]["source"]:
-            work.drop(name)
-    return [index for index, name in enumerate(names) if name not in work.done]
-
-
-def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = None) -> str:
-    """Hash the names and contents of all images; the hashes of finished images are known."""
-    done = {} if work is None else work.done
-    parts: list[str] = []
-    for name, path in zip(names, dataset.paths, strict=True):
-        parts += [name, done[name]["source"] if name in done else _hash_file(Path(path))]
-    return hash_parts(parts)
-
-
-def _finished_output(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> dict[str, Any] | None:
+def _finished_output(output: Path, about: dict[str, str]) -> dict[str, Any] | None:
     """Return scores.json if the output folder is what this command would write."""
     try:
         written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
-        same = written["origin"] == origin and written["sources"] == _sources(dataset, names)
+        same = all(written[name] == value for name, value in about.items())
         return written if same and all(image["reason"] for image in written["left_out"]) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

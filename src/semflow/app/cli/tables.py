@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from semflow._version import __version__
 from semflow.app.report import Entry, Picture, Section, link, render_page
+from semflow.detectors import Predictor
 from semflow.files import write_atomic
 
 from .options import Predict
@@ -47,22 +48,20 @@ def overlay_size(width: int, height: int) -> tuple[int, int]:
 def write_tables(
     folder: Path,
     options: Predict,
+    detector: Predictor,
     records: Sequence[Record],
     left_out: Mapping[str, str],
-    map_range: tuple[float, float],
     about: Mapping[str, str],
-    false_alarm_rate: float | None = None,
 ) -> None:
     """Write the three files.
 
     Args:
         folder: output folder.
         options: options of the command.
+        detector: detector that scored the images.
         records: one per image, in the order of the input.
         left_out: error of each skipped image.
-        map_range: range of the colors.
         about: further entries of scores.json.
-        false_alarm_rate: rate of the decisions, None without a calibration.
     """
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(Record.__dataclass_fields__), lineterminator="\n")
@@ -74,30 +73,28 @@ def write_tables(
         "model": str(options.model),
         "input": str(options.input),
         "map_format": options.map_format,
-        "map_range": list(map_range),
-        "false_alarm_rate": false_alarm_rate,
+        "map_range": list(detector.map_range),
+        "false_alarm_rate": detector.false_alarm_rate,
         **about,
         "images": [asdict(record) for record in records],
         "left_out": [{"image": name, "reason": reason} for name, reason in left_out.items()],
     }
     write_atomic(folder / "scores.json", json.dumps(content, indent=2) + "\n")
-    write_atomic(folder / "index.html", _page(options, records, left_out, false_alarm_rate))
+    write_atomic(folder / "index.html", _page(options, records, left_out, detector.false_alarm_rate))
 
 
-def _page(
-    options: Predict, records: Sequence[Record], left_out: Mapping[str, str], false_alarm_rate: float | None
-) -> str:
+def _page(options: Predict, records: Sequence[Record], left_out: Mapping[str, str], rate: float | None) -> str:
     lines = [
         f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
         "All heat maps share one color scale, set by the normal training images: uncolored pixels are normal, pale "
         "yellow pixels are far from normal.",
     ]
-    if false_alarm_rate is not None:
+    if rate is not None:
         anomalous = sum(record.is_anomalous is True for record in records)
         lines.append(
             f"{anomalous} of {len(records)} images are anomalous. p is the share of good images that are at least as "
-            f"anomalous. On average at most {100 * false_alarm_rate:.3g} % of good images like the calibration images "
-            "are called anomalous. The outline marks pixels above the calibrated threshold."
+            f"anomalous. On average at most {100 * rate:.3g} % of good images like the calibration images are called "
+            "anomalous. The outline marks pixels above the calibrated threshold."
         )
     lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
     count = "1 image" if len(records) == 1 else f"{len(records)} images, most anomalous first"

@@ -72,7 +72,7 @@ def location_backward(
             grad_weight = _plus_product(grad_weight, grad_hidden.T, form.halves(x[rows])[0])
         if need_out:
             grad_out = _plus_product(grad_out, grad_output.T, hidden)
-    if not len(x):  # an empty batch has no group
+    if not len(x):  # an empty batch is not split into groups
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_out = torch.zeros_like(weight_out) if need_out else None
     weights = (x.new_empty(0) if grad is None else grad for grad in (grad_weight, grad_out))
