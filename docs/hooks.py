@@ -94,7 +94,7 @@ def targets() -> dict[str, str]:
 
 
 class ExampleSections(Extension):
-    """Griffe extension that reads `Example:` as `Examples:`, the spelling that griffe knows, and fences other doctests."""
+    """Griffe extension that reads `Example:` as `Examples:`, griffe's spelling, and fences doctests outside of it."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         """Change the docstring of `obj`."""

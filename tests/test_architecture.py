@@ -133,7 +133,7 @@ def test_layers_import_only_earlier_layers(path: Path) -> None:
     if layer in {"__init__", "__main__"}:
         pytest.skip("the public names come from everywhere")
     allowed = set(TESTING_MAY_IMPORT) if layer == "testing" else set(LAYERS[: LAYERS.index(layer) + 1])
-    # `from semflow import __version__` is a name of the package itself, which is no layer.
+    # `from semflow import __version__` imports a name of the package itself, which belongs to no layer.
     wrong = [
         f"line {line}: {layer} imports {other}"
         for line, other in imported_layers(path)

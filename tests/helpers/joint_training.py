@@ -1,6 +1,6 @@
-"""Runs that one process and several must bring to the same weights; as a program, the several.
+"""Training runs for one process and for several; run as a program, it starts several processes.
 
-python joint.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
+python joint_training.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
 """
 
 import json
@@ -35,7 +35,7 @@ def images(count: int = 10):
 
 
 def whole_maps(**changes) -> Detector:
-    """Synthesis, guard, predicted variance with batch norms, standardised channels."""
+    """Synthesis, guard, predicted variance with batch norms, standardized channels."""
     detector = make_detector(**{k: v for k, v in changes.items() if k == "synthesis"})
     changes = {"guard": 1, "epochs": 2, **{k: v for k, v in changes.items() if k != "synthesis"}}
     training = replace(detector.provenance.training, **changes)
@@ -76,7 +76,7 @@ def train(
     return fit(CASES[case](), dataset or images(), output=output, progress=False, processes=processes, **options)
 
 
-def labelled():
+def labeled():
     """5 normal images and 4 with stripes."""
     found = make_images(5, seed=1)
     stripes = (torch.arange(32) % 2).float().expand(3, 32, 32)
@@ -101,7 +101,7 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
             again = train(case, processes, folder / case, resume=True).state_dict()
             if any(not torch.equal(again[name], x) for name, x in detector.state_dict().items()):
                 raise RuntimeError("a finished run was not read back")
-            found = evaluate(detector, labelled(), batch_size=2, processes=processes)
+            found = evaluate(detector, labeled(), batch_size=2, processes=processes)
             (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

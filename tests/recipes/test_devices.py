@@ -1,4 +1,4 @@
-"""One image, one score, on whatever device: nothing is made on another one, and what a GPU computes is the same."""
+"""Scores and devices: tensors stay on the device of the images, and GPUs compute the same scores."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SMALL = {
 
 
 def detector(name: str) -> Detector:
-    """Small, perturbed, in eval mode."""
+    """Return a small perturbed detector in eval mode."""
     made = build(name, {**COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True})})
     perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
     made.eval().fit_score([images(4)])
@@ -36,8 +36,8 @@ def images(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device `meta`, which has no values, and refuses to meet a tensor of another device as a GPU does."""
+def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device `meta` rejects tensors of other devices, like a GPU."""
     made = detector(name).to("meta")
     # Whether images lie in [0, 1] is a question about values.
     monkeypatch.setattr(FrozenFeatures, "_check_state", lambda *_: None)
@@ -53,8 +53,8 @@ def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fused blocks are for CPUs; elsewhere the plain composition runs, here on a CPU too."""
+def test_scores_without_fused_kernels_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused blocks run on CPUs only; GPUs run the composition, as this test does on a CPU."""
     made = detector(name)
     fused = made.predict(images(5))
     asked = []
@@ -67,8 +67,8 @@ def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: p
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_scores_on_a_gpu_are_those_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32: 1e-4 of the score, or of one nat, and the same decisions."""
+def test_scores_on_gpu_equal_those_on_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores agree to 1e-4, with the same decisions."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     made, given = detector(name), images(9)

@@ -21,7 +21,7 @@ COMMON = {"backbone": "test_efficientnet", "backbone.weights": "random"}
 
 
 def upsample(maps: np.ndarray, align_corners: bool) -> np.ndarray:
-    """(B, h, w) to (B, *SIZE), bilinear; beyond the outermost centres the value of the border."""
+    """(B, h, w) to (B, *SIZE), bilinear; beyond the outermost centers the border value."""
     axes = []
     for small, large in zip(maps.shape[1:], SIZE, strict=True):
         if align_corners:
@@ -42,7 +42,7 @@ def latents() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def log_probs(latents, with_log_det: bool) -> list[torch.Tensor]:
-    """What a detector gives its scorer: log p per dimension."""
+    """Return log p per dimension, the input of a scorer."""
     base = StandardNormal()
     return [(base.log_prob(z) + (log_det if with_log_det else 0)) / z.shape[1] for z, log_det in latents]
 
@@ -56,7 +56,7 @@ def test_fastflow(latents) -> None:
     anomaly_map, _ = scorer(log_probs(latents, with_log_det=False), SIZE)
     published = np.mean([upsample(-np.exp(-0.5 * mean_square(z)), align_corners=False) for z, _ in latents], axis=0)
     np.testing.assert_allclose(-np.exp(-anomaly_map.double().numpy()), published, rtol=1e-5)
-    scorer.set_maxima([3.0, 3.0, 3.0])  # its constant is no training image's: published maps have none
+    scorer.set_maxima([3.0, 3.0, 3.0])  # no effect: published maps use no maxima
     torch.testing.assert_close(scorer(log_probs(latents, False), SIZE)[0], anomaly_map)
 
 
@@ -85,13 +85,13 @@ def test_cflow_ad(latents) -> None:
 
 
 def test_msflow(latents) -> None:
-    """One image at a time, since its maxima are each image's own."""
+    """One image at a time, since published maxima are those of each image."""
     scorer = build("msflow", {**COMMON, "couplings.blocks": (1, 1, 1), "couplings.position_channels": 8}).scorer
     for image in range(4):
         one = [(z[image : image + 1], log_det[image : image + 1]) for z, log_det in latents]
         per_scale = [-0.5 * mean_square(z) for z, _ in one]
-        normaliser = -0.5 * np.log(2 * np.pi)
-        scorer.set_maxima([p.max() + normaliser for p in per_scale])
+        log_normalizer = -0.5 * np.log(2 * np.pi)
+        scorer.set_maxima([p.max() + log_normalizer for p in per_scale])
         anomaly_map, score = scorer(log_probs(one, with_log_det=False), SIZE)
         added = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
         np.testing.assert_allclose(3 * np.exp(-anomaly_map.double().numpy()), added, rtol=1e-5)
@@ -104,7 +104,7 @@ def test_msflow(latents) -> None:
 
 
 def test_cs_flow(latents) -> None:
-    """As the recipe changes it: the mean over all scales of mean_c z^2 / 2, and the mean of that."""
+    """The recipe's map is the mean over all scales of mean_c z^2 / 2, its score the mean of the map."""
     scorer = build("cs_flow", {**COMMON, "image_size": 64, "couplings.blocks": 1, "couplings.hidden": 4}).scorer
     scorer.set_maxima([-0.5 * np.log(2 * np.pi)] * 3)
     anomaly_map, score = scorer(log_probs(latents, with_log_det=False), SIZE)

@@ -1,4 +1,4 @@
-"""One image, one score: alone, in any batch, in any order, after reload, for every recipe, away from its start."""
+"""Every recipe gives an image the same score alone, in any batch, in any order and after loading."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from semflow.training.checkpoint import load_into, save_model
 
 # float32 keeps a log-density near one nat per dimension to 1e-7, so a score near 0 cannot be had to 1e-6 of itself.
 CLOSE = {"rtol": 1e-6, "atol": 2e-7}
-# A single pixel is no mean over others.
+# Single pixels are not averaged.
 PIXEL = {"rtol": 2e-6, "atol": 1e-6}
 
 
 def perturbed(name: str, settings: dict):
-    """Weights as far from the start as training takes them: the scores stay those of trained models, 0.01 to 10."""
+    """Return a detector with weights as far from their start as after training, with scores of 0.01 to 10."""
     detector = small(name, settings)
     detector.prepare([stack(images(8))])
     generator = torch.Generator().manual_seed(1)
@@ -26,7 +26,7 @@ def perturbed(name: str, settings: dict):
 
 
 @pytest.mark.parametrize(("name", "settings"), WITH_AND_WITHOUT)
-def test_an_image_has_one_score(name, settings, tmp_path, record_property) -> None:
+def test_image_has_one_score(name, settings, tmp_path, record_property) -> None:
     detector = perturbed(name, settings)
     batch = stack(images(9, seed=1))
     together = detector.predict(batch)

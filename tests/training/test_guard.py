@@ -1,4 +1,4 @@
-"""Locations beside an anomaly: neither normal nor anomalous in training."""
+"""Locations beside an anomaly, which training ignores."""
 
 import pytest
 import torch
@@ -14,14 +14,13 @@ from semflow.objectives import Objective
 
 @given(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31 - 1))
 @settings(deadline=None, max_examples=40)
-def test_border_is_dilation_without_the_mask(width, height, breadth, density, seed) -> None:
+def test_border_is_the_dilation_minus_the_mask(width, height, breadth, density, seed) -> None:
     mask = torch.rand(1, height, breadth, generator=torch.Generator().manual_seed(seed)) < density
     grown = ndimage.binary_dilation(mask[0].numpy(), torch.ones(2 * width + 1, 2 * width + 1).numpy())
     assert (border(mask, width)[0].numpy() == (grown & ~mask[0].numpy())).all()
 
 
-def test_an_ignored_location_does_not_count() -> None:
-    """The loss with locations ignored is that of the others alone, whatever stands in the ignored ones."""
+def test_loss_is_unaffected_by_ignored_locations() -> None:
     torch.manual_seed(0)
     z, log_det = torch.randn(1, 6, 1, 8), torch.randn(1, 1, 8)
     alpha, beta, kl = torch.rand(1, 1, 1, 8) + 1, torch.rand(1, 1, 1, 8) + 1, torch.rand(1, 1, 8)
@@ -43,8 +42,7 @@ def test_an_ignored_location_does_not_count() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_the_guard_keeps_a_patch_from_its_neighbours(build, images) -> None:
-    """Features around a patch have no gradient: whatever they are, the loss does not change."""
+def test_guard_ignores_the_border_of_a_patch(build, images) -> None:
     detector = build()
     batch = torch.stack([s.image for s in images[:1]])
     masks = torch.zeros(1, 32, 32, dtype=torch.bool)

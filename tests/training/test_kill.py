@@ -1,4 +1,4 @@
-"""Killed by SIGKILL and started again, training ends in the bytes of the uninterrupted run; a full disk stops it."""
+"""Training that is killed and resumed, and errors of the disk."""
 
 import errno
 import json
@@ -29,14 +29,14 @@ def kill(times: int, seed: int, folder: Path) -> dict:
     return json.loads(done.stdout)
 
 
-def test_killed_four_times_it_ends_as_if_it_had_not_been(tmp_path) -> None:
+def test_training_killed_four_times_ends_in_the_same_bytes(tmp_path) -> None:
     found = kill(4, 3, tmp_path)
     assert found["kills"] >= 4
     assert len(found["places"]) >= 2
 
 
 @pytest.mark.slow
-def test_killed_fifty_times_it_ends_as_if_it_had_not_been(tmp_path, record_property) -> None:
+def test_training_killed_fifty_times_ends_in_the_same_bytes(tmp_path, record_property) -> None:
     found = kill(50, 0, tmp_path)
     for place, kills in found["places"].items():
         record_property(place, kills)
@@ -45,8 +45,8 @@ def test_killed_fifty_times_it_ends_as_if_it_had_not_been(tmp_path, record_prope
     assert set(found["places"]) == {*killing.PLACES, "at a random time"}
 
 
-def test_optimiser_states_lie_in_memory_as_their_parameters_do(images, tmp_path, monkeypatch) -> None:
-    """torch's fused Adam reads both in the order that they lie in; a file has but one order."""
+def test_resume_restores_the_memory_layout_of_optimizer_states(images, tmp_path, monkeypatch) -> None:
+    """Fused Adam assumes that states have the memory layout of their parameter, which files do not store."""
 
     def made() -> Detector:
         torch.manual_seed(0)
@@ -70,8 +70,8 @@ def interrupt(now: bool) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_checkpoint_within_an_epoch_is_gone_on_with(build, images, tmp_path, monkeypatch) -> None:
-    """Not from the start of the epoch: the batches done before the kill are not done again."""
+def test_resume_continues_within_an_epoch(build, images, tmp_path, monkeypatch) -> None:
+    """Batches before the interruption are not repeated."""
     whole = fit(build(), images, epochs=2, output=tmp_path / "whole", progress=False).state_dict()
     save, saved = Run.save, []
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_with(build, images, tmp_path, m
     assert logs[0] == logs[1]
 
 
-def test_other_images_are_no_run_to_go_on_with(build, images, tmp_path, monkeypatch) -> None:
+def test_resume_rejects_other_images(build, images, tmp_path, monkeypatch) -> None:
     run, save = tmp_path / "run", Run.save
 
     def stop(self, at):
@@ -116,7 +116,7 @@ def test_other_images_are_no_run_to_go_on_with(build, images, tmp_path, monkeypa
 
 
 def resumable(build, images, run: Path) -> dict:
-    """A run with a checkpoint after its first batch, and the state of the uninterrupted one."""
+    """Return the state of the uninterrupted run; leave a run with a checkpoint after its first batch."""
     save = Run.save
 
     def stop(self, at):
@@ -130,15 +130,15 @@ def resumable(build, images, run: Path) -> dict:
     return fit(build(), images, epochs=2, progress=False).state_dict()
 
 
-@pytest.mark.parametrize("room", [100, 30_000])
-def test_a_file_that_may_not_grow_is_one_line_and_leaves_the_checkpoint(build, images, tmp_path, room) -> None:
-    """A real refusal of the system to write on, at the first byte or in the middle of a file."""
+@pytest.mark.parametrize("limit", [100, 30_000])
+def test_file_size_limit_keeps_the_last_checkpoint(build, images, tmp_path, limit) -> None:
+    """The system refuses to write at the first byte or in the middle of a file."""
     run = tmp_path / "run"
     whole = resumable(build, images, run)
     before = (run / "checkpoint.safetensors").read_bytes()
     assert len(before) > 30_000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(CheckpointError, match=r"must be writable, but got .*; .*continue with") as caught:
             fit(build(), images, epochs=2, output=run, resume=True, checkpoint_seconds=0, progress=False)
@@ -153,7 +153,7 @@ def test_a_file_that_may_not_grow_is_one_line_and_leaves_the_checkpoint(build, i
 
 FULL = {
     "a full disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-    "a full disk, as safetensors says it": SafetensorError("I/O error: No space left on device (os error 28)"),
+    "a full disk, as an error of safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
     "a read-only disk": OSError(errno.EROFS, os.strerror(errno.EROFS)),
 }
 
@@ -167,7 +167,7 @@ FULL = {
         if name != "log.jsonl" or "safetensors" not in kind
     ],
 )
-def test_what_cannot_be_written_is_named(build, images, tmp_path, monkeypatch, kind, name) -> None:
+def test_write_errors_name_the_file(build, images, tmp_path, monkeypatch, kind, name) -> None:
     run = tmp_path / "run"
     whole = resumable(build, images, run)
     before = (run / "checkpoint.safetensors").read_bytes()
@@ -195,8 +195,8 @@ def test_what_cannot_be_written_is_named(build, images, tmp_path, monkeypatch, k
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_what_a_kill_has_left_of_a_file_is_cleared(build, images, tmp_path) -> None:
-    """Also before there is a run: a kill while the first file was written."""
+def test_resume_removes_partial_files(build, images, tmp_path) -> None:
+    """Covers a kill while the first file was written, too."""
     run = tmp_path / "run"
     run.mkdir()
     (run / ".config.json.x1y2z3w4.partial").write_text("{")

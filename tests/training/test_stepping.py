@@ -1,4 +1,4 @@
-"""Steps of the optimiser: random groups of locations against whole maps, and the maps that are computed once."""
+"""Optimizer steps on groups of locations and on whole maps, and kept feature maps."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def masks_of(count: int) -> torch.Tensor:
 
 @given(st.integers(0, 2**31 - 1))
 @settings(max_examples=20)
-def test_a_flow_of_locations_cannot_tell_a_group_from_the_whole(seed) -> None:
+def test_location_flow_of_a_group_equals_that_of_whole_maps(seed) -> None:
     generator = torch.Generator().manual_seed(seed)
     flow = coupling_stack(5, 2, context_channels=8)
     x = torch.randn(3, 5, 4, 6, generator=generator)
@@ -48,8 +48,8 @@ def test_a_flow_of_locations_cannot_tell_a_group_from_the_whole(seed) -> None:
     )
 
 
-def test_one_group_of_all_locations_steps_as_whole_maps_do(build, images) -> None:
-    """By plain gradient descent, whose change is the gradient: of the flows and, through all scales, of the head."""
+def test_one_group_of_all_locations_equals_a_step_on_whole_maps(build, images) -> None:
+    """Plain gradient descent, whose steps are the gradients of flows and head."""
     changes = []
     for locations in (None, 10**6):
         detector = build().train()
@@ -66,8 +66,8 @@ def test_one_group_of_all_locations_steps_as_whole_maps_do(build, images) -> Non
         torch.testing.assert_close(group, whole, rtol=1e-3, atol=1e-7)
 
 
-def test_groups_share_out_every_location_once(build, images) -> None:
-    """Without a change between the steps the mean over groups is the loss of the whole, and every group is full."""
+def test_groups_hold_every_location_once(build, images) -> None:
+    """With a learning rate of 0 the mean over groups is the loss of whole maps."""
     detector = build(synthesis=False).train()
     batch = stack(images[:3])
     seen = []
@@ -86,7 +86,7 @@ def test_groups_share_out_every_location_once(build, images) -> None:
     torch.testing.assert_close(terms, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
+def test_groups_depend_on_the_seed(build, images) -> None:
     def train(seed):
         detector = build(synthesis=False)
         training = TrainingConfig(epochs=2, batch_size=4, locations=32)
@@ -97,7 +97,7 @@ def test_groups_are_drawn_anew_and_from_the_seed(build, images) -> None:
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
-def test_groups_need_flows_of_locations() -> None:
+def test_groups_of_locations_require_location_flows() -> None:
     features = FrozenFeatures(torch.nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
     training = TrainingConfig(epochs=1, locations=8)
     detector = Detector(features, [coupling_stack(4, 1, (ConvSubnet,))], StandardNormal())
@@ -112,7 +112,7 @@ def test_groups_need_flows_of_locations() -> None:
         TrainingConfig(clip=0.0)
 
 
-def test_a_clipped_step_is_no_longer_than_the_norm(build, images) -> None:
+def test_clipping_limits_the_norm_of_a_step(build, images) -> None:
     detector = build(synthesis=False).train()
     before = torch.cat([p.detach().flatten().clone() for p in detector.trainable()])
     training = TrainingConfig(clip=1e-3)
@@ -121,7 +121,7 @@ def test_a_clipped_step_is_no_longer_than_the_norm(build, images) -> None:
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_maps_are_computed_once_and_found_by_image(build, images) -> None:
+def test_maps_are_computed_once_and_indexed_by_image(build, images) -> None:
     detector = build()
     calls = []
 
@@ -141,14 +141,14 @@ def test_maps_are_computed_once_and_found_by_image(build, images) -> None:
         torch.testing.assert_close(kept, own, rtol=1e-5, atol=1e-6)
 
 
-def test_what_does_not_fit_is_computed_anew(build, images) -> None:
+def test_maps_beyond_the_limit_are_not_kept(build, images) -> None:
     normal = NormalImages(build().features, batches(images, 4), CPU, limit=1000)
     normal.fill()
     assert len(list(normal)) == 3
     assert normal.maps([0]) is None
 
 
-def test_kept_maps_do_not_change_what_is_learned(build, images) -> None:
+def test_kept_maps_do_not_change_training(build, images) -> None:
     kept, anew = (
         fit(build(synthesis=False), images, epochs=2, cache_bytes=limit, progress=False) for limit in (2**31, 0)
     )
@@ -156,7 +156,7 @@ def test_kept_maps_do_not_change_what_is_learned(build, images) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_step_that_is_not_finite_is_named_and_not_taken(build, images) -> None:
+def test_step_with_infinite_loss_is_reported_and_skipped(build, images) -> None:
     detector = build().train()
     before = [p.detach().clone() for p in detector.trainable()]
     maps = [x.clone() for x in detector.features(stack(images[:2]))]
@@ -169,7 +169,7 @@ def test_a_step_that_is_not_finite_is_named_and_not_taken(build, images) -> None
 
 
 @pytest.mark.parametrize("every", [1, 3, 32])
-def test_the_first_step_that_was_not_finite_is_named_however_late_it_is_looked_at(every) -> None:
+def test_watch_names_the_first_step_that_is_not_finite(every) -> None:
     weight = torch.ones(4, requires_grad=True)
 
     def take(watch: Watch, *norms: float) -> None:
@@ -187,7 +187,7 @@ def test_the_first_step_that_was_not_finite_is_named_however_late_it_is_looked_a
     assert (watch.steps, watch.clipped(), watch.largest()) == (4, 2, 8.0)
 
 
-def test_an_image_that_is_not_finite_is_named() -> None:
+def test_image_with_nan_is_named() -> None:
     images = joint.images(6)
     images[4].image[1, 2, 3] = float("nan")
     with pytest.raises(DataError, match=r"^4\.png must have finite pixels"):
@@ -195,7 +195,7 @@ def test_an_image_that_is_not_finite_is_named() -> None:
 
 
 @given(st.floats(1e-3, 1e3))
-def test_the_norm_that_clips_by_default_leaves_a_smaller_gradient_as_it_is_bit_by_bit(norm) -> None:
+def test_default_clip_leaves_smaller_gradients_unchanged(norm) -> None:
     weight = torch.zeros(7, requires_grad=True)
     weight.grad = torch.linspace(-1, 1, 7) * norm
     before = weight.grad.clone()

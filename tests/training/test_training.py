@@ -1,4 +1,4 @@
-"""Training: it lowers the loss, it resumes exactly, it keeps what it has, it says what is wrong."""
+"""Training: loss, seeds, resuming, run directories and errors."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def assert_same(a, b) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def test_training_lowers_the_loss_and_leaves_the_backbone_alone(build, images, tmp_path) -> None:
+def test_training_lowers_the_loss_and_keeps_the_backbone(build, images, tmp_path) -> None:
     detector = build()
     backbone = state(detector.features)
     fit(detector, images, epochs=12, learning_rate=5e-3, output=tmp_path / "run", progress=False)
@@ -37,8 +37,8 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(build, images, t
     assert not detector.training
 
 
-def test_it_learns_to_find_what_it_has_not_seen(build, images) -> None:
-    """A striped patch on a smooth texture, a kind that synthesis never makes."""
+def test_trained_detector_finds_unseen_defects(build, images) -> None:
+    """The defect is a striped patch on a smooth texture, which synthesis does not produce."""
     detector = fit(build(), images, epochs=60, learning_rate=5e-3, progress=False)
     test = list(images)
     stripes = (torch.arange(32) % 2).float().expand(3, 32, 32)
@@ -51,20 +51,20 @@ def test_it_learns_to_find_what_it_has_not_seen(build, images) -> None:
     assert result["pixel_auroc"] > 0.9
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(build, images) -> None:
+def test_model_depends_on_the_seed_only(build, images) -> None:
     a, b, c = (fit(build(), images, epochs=2, seed=seed, progress=False) for seed in (0, 0, 1))
     assert_same(state(a), state(b))
     assert any(not torch.equal(x, y) for x, y in zip(state(a).values(), state(c).values(), strict=True))
 
 
 @pytest.mark.parametrize("synthesis", [True, False])
-def test_workers_do_not_change_the_result(build, images, synthesis) -> None:
+def test_number_of_workers_does_not_change_the_model(build, images, synthesis) -> None:
     a, b = (fit(build(synthesis=synthesis), images, epochs=2, workers=w, progress=False) for w in (0, 2))
     assert_same(state(a), state(b))
 
 
 @pytest.mark.parametrize("synthesis", [True, False])
-def test_a_killed_run_resumes_to_the_same_model(build, images, tmp_path, monkeypatch, synthesis) -> None:
+def test_interrupted_run_resumes_to_the_same_model(build, images, tmp_path, monkeypatch, synthesis) -> None:
     build = partial(build, synthesis=synthesis)
     whole = fit(build(), images, epochs=4, output=tmp_path / "whole", progress=False)
 
@@ -110,7 +110,7 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
         )  # fmt: skip
 
 
-def test_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> None:
+def test_resume_of_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> None:
     again = partial(
         fit,
         dataset=images,
@@ -127,7 +127,7 @@ def test_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> N
         again(build(), false_alarm_rate=0.09)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_model_of_a_run_is_the_detector(build, images, tmp_path) -> None:
+def test_loaded_model_equals_the_trained_detector(build, images, tmp_path) -> None:
     run = tmp_path / "run"
     detector = fit(build(seed=3), images, epochs=1, output=run, progress=False)
     other = load_into(build(seed=4), run)
@@ -151,7 +151,7 @@ def test_the_model_of_a_run_is_the_detector(build, images, tmp_path) -> None:
     assert read_config(run)["recipe"] == "small"
 
 
-def test_broken_runs_are_named(build, images, tmp_path) -> None:
+def test_damaged_runs_raise_errors_that_name_the_file(build, images, tmp_path) -> None:
     run = tmp_path / "run"
     fit(build(), images, epochs=1, output=run, progress=False)
     with pytest.raises(CheckpointError, match=r"must contain config\.json, but got"):
@@ -170,7 +170,7 @@ def test_broken_runs_are_named(build, images, tmp_path) -> None:
         read_config(run)
 
 
-def test_what_fit_refuses(build, images, tmp_path) -> None:
+def test_fit_rejects_invalid_arguments(build, images, tmp_path) -> None:
     with pytest.raises(DataError, match="at least one image"):
         fit(build(), [], progress=False)
     with pytest.raises(ConfigError, match="epochs must be at least 1"):
@@ -189,12 +189,12 @@ def test_what_fit_refuses(build, images, tmp_path) -> None:
             fit(build(), images, device="cuda", progress=False)
 
 
-def test_a_diverging_loss_is_named(build, images) -> None:
+def test_diverging_loss_names_step_and_epoch(build, images) -> None:
     with pytest.raises(TrainingError, match=r"must .* but got \S+ at step \d+ of epoch \d, .* below 1000000"):
         fit(build(), images, training=TrainingConfig(4, 4, 1e6, "constant"), progress=False)
 
 
-def test_schedules() -> None:
+def test_learning_rate_schedules() -> None:
     plan = TrainingConfig(learning_rate=2.0)
     rates = [plan.learning_rate_at(t / 1000) for t in range(1001)]
     assert rates[0] == pytest.approx(0.2)
@@ -206,7 +206,7 @@ def test_schedules() -> None:
     assert {TrainingConfig(schedule="constant").learning_rate_at(t / 7) for t in range(8)} == {5e-4}
 
 
-def test_plain_lines_where_there_is_no_terminal(build, images, capsys) -> None:
+def test_progress_prints_plain_lines_without_a_terminal(build, images, capsys) -> None:
     fit(build(), images, epochs=3)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3

@@ -13,9 +13,9 @@ from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
 from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
+from .dataset import ImageDataset, Record
 from .decoding import decode_image
 from .files import ZipFiles, find_images, require_folder
-from .folder import ImageDataset, Record
 from .layouts import UNPACK
 
 __all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from semflow.errors import DataError
 
+from .dataset import Record
 from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
 from .files import archives, find_images, listed, require_folder, subfolders
-from .folder import Record
 
 __all__ = ["UNPACK", "category_folder", "check_mask", "with_masks"]
 

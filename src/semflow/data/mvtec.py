@@ -7,8 +7,8 @@ from typing import Literal
 from semflow._validation import checked
 from semflow.errors import DataError
 
+from .dataset import ImageDataset, Record
 from .files import find_images, list_images, subfolders
-from .folder import ImageDataset, Record
 from .layouts import category_folder, with_masks
 
 __all__ = ["MVTecAD"]

@@ -9,8 +9,8 @@ from semflow.errors import ConfigError, DataError
 
 from .btad import BTAD, is_btad
 from .cifar import CIFAR10, is_cifar10
+from .dataset import ImageDataset, ImageFolder, Record
 from .files import find_images, list_images, listed, subfolders
-from .folder import ImageDataset, ImageFolder, Record
 from .mvtec import MVTecAD
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
