@@ -1,5 +1,4 @@
-"""Modules of the package that inherit from another library's classes are not collected where it is not installed; each
-docstring's example starts from the same seed."""
+"""Doctests: skip modules whose library is missing, and start every example from the same seed."""
 
 from importlib.util import find_spec
 
@@ -18,7 +17,7 @@ collect_ignore = [f"src/semflow/{path}" for path, library in NEED.items() if fin
 
 @pytest.fixture(autouse=True)
 def same_chance(request: pytest.FixtureRequest) -> None:
-    """An example whose numbers are random by design is right for every seed, and says the same in every run."""
+    """Seed torch before each docstring example, so that its output is reproducible."""
     if isinstance(request.node, pytest.DoctestItem):
         import torch
 

@@ -1,24 +1,22 @@
-"""False alarms on real images: a detector calibrated on images that it was not trained on, and on some that it was.
+"""Count false alarms on real images, with calibration images that the detector was or was not trained on.
 
     python -m benchmarks.calibration --data mvtec --seeds 0 1 2 --whole screw toothbrush --json calibration.json
 
-Trains a small detector on each of MVTec AD's screw and toothbrush (where --data holds them) and on the demo's three
-textures, with a fifth of the training images held out, once for each seed. For false-alarm rates of 10, 5 and 1 %, as
-far as the images allow them, it says
+For each seed, a small detector is trained on screw and toothbrush of MVTec AD (with --data) and on the demo's three
+textures, with a fifth of the training images held out. The figures, for false-alarm rates of 10, 5 and 1 % if there are
+enough images, are
 
-- `held_out`: how many of the good test images are called anomalous, how many of them have a mask, and of the defects
-  how many are found; `expected` is where the number of false alarms lies in 95 of 100 calibrations if the test images
-  are as those of training (beta-binomial);
-- `trained_on`: the same with as many images that the detector was trained on. That is the mistake;
-- `resampled`: good test images dealt anew into one to judge and the rest to calibrate on, which makes them
-  exchangeable whatever they are: the rate must be floor(rate n) / n, n being their number;
-- `same_score`: the largest difference between an image's score alone and in a batch of eight, relative to the score
-  or to one nat where that is more;
-- `metrics`: of the test images; and for the data sets of --whole `whole`: those of a detector trained on all training
-  images in as many epochs, which is what holding a fifth out costs.
+- `held_out`: number of good test images with an alarm and with a mask, and the fraction of defects that are found;
+  `expected` is the 95 % interval of the number of alarms if test and training images have the same distribution
+  (beta-binomial);
+- `trained_on`: the same when calibrated on images of the training, which is a mistake;
+- `resampled`: the rate when each good test image is judged by the others, so that all are exchangeable; it must be
+  floor(rate n) / n for n images;
+- `same_score`: the largest difference between an image's score alone and in a batch of eight, relative to the score, or
+  to 1 if the score is smaller;
+- `metrics` of the test images; with --whole also `whole`, those of a detector trained on all training images.
 
-The file is written after each training, and a command goes on with one that it finds: data sets and seeds that are
-there are not trained again. Each says the commit it was trained at.
+The file is written after each training. A repeated command continues with the data sets and seeds that it lacks.
 """
 
 import argparse
@@ -32,26 +30,27 @@ from pathlib import Path
 from typing import Any
 
 from semflow.errors import ConfigError
-from semflow.files import write_atomic
 
-from .shared.record import provenance
+from .shared.record import provenance, write_json
 
 CATEGORIES, TEXTURES = ("screw", "toothbrush"), ("brick", "grass", "gravel")
 RATES, DEALS = (0.1, 0.05, 0.01), 20_000
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures if asked to."""
-    parser = argparse.ArgumentParser(prog="benchmarks.calibration", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="the folder that holds screw and toothbrush of MVTec AD")
-    parser.add_argument("--only", nargs="+", choices=(*CATEGORIES, *TEXTURES), help="some of the data sets")
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.calibration", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with screw and toothbrush of MVTec AD")
+    parser.add_argument("--only", nargs="+", choices=(*CATEGORIES, *TEXTURES), help="only these data sets")
     parser.add_argument("--epochs", type=int, default=10, help="of training")
     parser.add_argument("--image-size", type=int, default=128, help="side of MVTec's images in pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--whole", nargs="*", default=[], choices=(*CATEGORIES, *TEXTURES), help="where to train on all images too"
+        "--whole", nargs="*", default=[], choices=(*CATEGORIES, *TEXTURES), help="data sets to train on all images too"
     )
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(words)
     given = list(sys.argv[1:] if words is None else words)
     about = provenance(["python", "-m", "benchmarks.calibration", *given])
@@ -69,25 +68,23 @@ def main(words: Sequence[str] | None = None) -> int:
             kept |= what(data[name], options.epochs, size, seed)
             print(json.dumps({name: {seed: kept}}, indent=1), flush=True)
             if options.json is not None:
-                write_atomic(options.json, json.dumps({**about, "results": found}, indent=1) + "\n")
+                write_json(options.json, {**about, "results": found})
     return 0
 
 
 def begun(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """The results of a file that was written with the same options, versions and machine; else none."""
+    """Return the results of a file that was written with the same options, versions and machine, or none."""
     if file is None or not file.is_file():
         return {}
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if any(before.get(name) != about[name] for name in ("epochs", "image_size", "versions", "machine")):
         return {}
     results: dict[str, Any] = before["results"]
-    for kept in (kept for seeds in results.values() for kept in seeds.values()):
-        kept.setdefault("commit", before["commit"])
     return results
 
 
 def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The data sets asked for; the textures are made in `folder`."""
+    """Yield the names and paths of the chosen data sets; the textures are written to `folder`."""
     from semflow.app.cli.demo_data import write_texture
 
     for name in options.only or (*(CATEGORIES if options.data else ()), *TEXTURES):
@@ -95,13 +92,13 @@ def places(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pat
             write_texture(name, folder / name, 0)
             yield name, folder / name
         elif options.data is None:
-            raise ConfigError(f"{name} needs --data, the folder that holds it")
+            raise ConfigError(f"--data must be the folder that contains {name}, but got none")
         else:
             yield name, options.data / name
 
 
 def compare(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, Any]:
-    """Train on all of a data set's training images, and measure."""
+    """Train on all training images of a data set, and return the metrics."""
     from semflow.data import open_dataset
     from semflow.training import results, summarize
 
@@ -110,7 +107,7 @@ def compare(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, An
 
 
 def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, Any]:
-    """Train on a data set with a fifth held out, and count."""
+    """Train on a data set with a fifth held out, and return the figures."""
     import torch
 
     from semflow.data import open_dataset
@@ -143,24 +140,30 @@ def measure(path: Path, epochs: int, image_size: int, seed: int) -> dict[str, An
 
 
 def trained(train: Any, epochs: int, image_size: int, seed: int, held: int) -> Any:
-    """A small detector, with some of the images held out and calibrated on, or with none."""
-    from semflow.recipes import sanflow
+    """Train a small detector, calibrated on held-out images unless `held` is 0."""
+    from semflow.recipes import build
     from semflow.training import fit
 
-    detector = sanflow(
-        "tf_efficientnet_lite0", "packaged", (4, 8, 16), image_size=image_size, position_channels=128, seed=seed
-    )
+    settings = {
+        "backbone.name": "tf_efficientnet_lite0",
+        "backbone.weights": "packaged",
+        "backbone.strides": (4, 8, 16),
+        "image_size": image_size,
+        "couplings.position_channels": 128,
+        "seed": seed,
+    }
+    detector = build("sanflow", settings)
     return fit(detector, train, epochs=epochs, batch_size=4, seed=seed, calibration=held or None, progress=False)
 
 
 def rounded(summary: Any) -> dict[str, float | None]:
-    """The metrics by name."""
+    """Return the metrics by name."""
     values = {name: getattr(summary, name) for name in ("image_auroc", "pixel_auroc", "aupro")}
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
 
 def decide(kept: Any, scores: Any, maxima: Any, labels: Any) -> dict[str, Any]:
-    """Counts at each rate that a calibration (2, n) of scores and maxima allows."""
+    """Return the counts at each rate that a calibration (2, n) of scores and maxima allows."""
     from scipy.stats import betabinom
 
     from semflow.detectors import conformal_threshold, images_needed
@@ -185,7 +188,7 @@ def decide(kept: Any, scores: Any, maxima: Any, labels: Any) -> dict[str, Any]:
 
 
 def deal(values: Any, seed: int) -> dict[str, Any]:
-    """The rate over many deals of all but one to calibrate on, beside the exact one."""
+    """Return the rate over many random choices of one value and calibration on the others, and the exact rate."""
     import torch
 
     from semflow.detectors import conformal_p_values, images_needed

@@ -1,115 +1,119 @@
-"""Why a predicted variance does, or does not, help CFLOW-AD: one thing changed at a time.
+"""Show why a predicted variance does, or does not, help CFLOW-AD, by changing one setting at a time.
 
     python -m benchmarks.why --data mvtec --categories toothbrush --seeds 0 1 2 --jobs 2 --threads 1
+    python -m benchmarks.why --output benchmarks/results/why --report
 
-Every variant is trained from the same seeds for the same steps (`long`: three times as many), and its test images are
-scored twice: with the log-det of each location, as CFLOW-AD has it, and without, as a flow of log-dets per sample must.
-Finished variants are kept in --output/cells; the table goes to --output/why.md and .json.
+All variants are trained from the same seeds for the same number of steps (`long`: three times as many), and their test
+images are scored twice: with the log-det of each location, as in CFLOW-AD, and without. Finished cells are kept in
+OUTPUT/cells.jsonl; the table is written to OUTPUT/why.md and why.json.
 """
 
 import argparse
-import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .shared.datasets import Data
-from .shared.record import provenance
-from .shared.runner import run_all
-from .shared.store import CellStore
+from semflow.errors import ConfigError
 
-__all__ = ["VARIANTS", "main"]
+from .shared.datasets import Data
+from .shared.figures import markdown_table, mean_per_seed, spread, text_of
+from .shared.record import provenance, write, write_json
+from .shared.store import CellStore, Kept, Key
+from .shared.study import Failure, Job, measure_cells, run_command, run_study
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 SCORES = {"": "with log-det", "z_": "without"}
-SP: dict[str, Any] = {"statistics": True}
-# The recipe's arguments; in capitals, what is no argument of it.
+SP: dict[str, Any] = {"statistics.variance": "predicted"}
+MARGINAL = SP | {"statistics.form": "marginal"}
+CONSTANT = MARGINAL | {"network": "constant"}
+# Settings of the recipe, and four changes that it does not have: `network`, an h on the features or one with constant
+# alpha and beta per scale; `rate` and `long`, factors of the learning rate and of the epochs.
 VARIANTS: dict[str, dict[str, Any]] = {
     "CFLOW-AD": {},
     "+SP": SP,
-    "+SP, no KL": SP | {"kl": 0.0},
-    "+SP, h and flow start at variance 1": SP | {"mode": 1.0},
-    "+SP, h on the features": SP | {"H": "features"},
-    "+SP, marginal likelihood": SP | {"FORM": "marginal"},
-    "+SP, marginal likelihood, one alpha and beta a scale": SP | {"FORM": "marginal", "H": "constant"},
-    "CFLOW-AD, 5 x learning rate": {"RATE": 5.0},
-    "+SP, 5 x learning rate": SP | {"RATE": 5.0},
-    "+SP, marginal likelihood, 5 x": SP | {"FORM": "marginal", "RATE": 5.0},
-    "+SP, marginal likelihood, one alpha and beta a scale, 5 x": SP
-    | {"FORM": "marginal", "H": "constant", "RATE": 5.0},
-    "CFLOW-AD, long": {"LONG": 3},
-    "+SP, long": SP | {"LONG": 3},
+    "+SP, no KL": SP | {"statistics.kl": 0.0},
+    "+SP, h and flow start at variance 1": SP | {"statistics.mode": 1.0},
+    "+SP, h on the features": SP | {"network": "features"},
+    "+SP, marginal likelihood": MARGINAL,
+    "+SP, marginal likelihood, one alpha and beta per scale": CONSTANT,
+    "CFLOW-AD, 5 x learning rate": {"rate": 5.0},
+    "+SP, 5 x learning rate": SP | {"rate": 5.0},
+    "+SP, marginal likelihood, 5 x": MARGINAL | {"rate": 5.0},
+    "+SP, marginal likelihood, one alpha and beta per scale, 5 x": CONSTANT | {"rate": 5.0},
+    "CFLOW-AD, long": {"long": 3},
+    "+SP, long": SP | {"long": 3},
 }
+OTHER = ("network", "rate", "long")
 
 
 @dataclass(frozen=True)
-class Task:
+class Cell:
     """A variant on a category from a seed."""
 
-    variant: str
+    key: Key
     data: Data
-    fingerprint: str
-    seed: int
-    epochs: int
-    store: str
-    command: tuple[str, ...]
-    threads: int
+    settings: Mapping[str, Any]
 
-    def config(self) -> dict[str, Any]:
-        """What the result depends on."""
-        data = {"category": self.data.category, "fingerprint": self.fingerprint}
-        return {"why": VARIANTS[self.variant], "data": data, "seed": self.seed, "epochs": self.epochs}
+    @property
+    def cost(self) -> float:
+        """The relative cost of training."""
+        return float(VARIANTS[self.key.row].get("long", 1))
 
 
-def perform(task: Task) -> dict[str, Any]:
-    """Train a variant, score the test images both ways, and keep the figures."""
+def perform(job: Job[Cell]) -> list[Failure]:
+    """Measure the cells of a job; runs in a separate process."""
     import torch
 
-    from semflow import evaluate, fit
-    from semflow.bases import SemanticGaussian
-    from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
-    from semflow.recipes import cflow_ad
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    return measure_cells(job, measure)
 
-    torch.set_num_threads(task.threads)
-    given = VARIANTS[task.variant]
-    arguments = {name: value for name, value in given.items() if name.islower()}
-    detector = cflow_ad("tf_efficientnet_lite0", "packaged", seed=task.seed, **arguments)
-    if "H" in given:
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Train a variant, and score the test images with and without log-det."""
+    from semflow import evaluate, fit
+    from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
+    from semflow.recipes import build
+
+    changes = VARIANTS[cell.key.row]
+    settings = {name: value for name, value in changes.items() if name not in OTHER}
+    backbone = {"backbone.name": "tf_efficientnet_lite0", "backbone.weights": "packaged"}
+    detector = build("cflow_ad", {**backbone, "seed": cell.key.seed, **settings})
+    if "network" in changes:
         networks = [FeatureStatisticsNetwork(c) for c in detector.features.channels]
         detector.head = InverseGammaVariance(networks)
-        if given["H"] == "constant":  # only the last bias is left to learn
+        if changes["network"] == "constant":  # trains the last bias only
             for network in networks:
                 network.requires_grad_(False).output.weight.zero_()
                 network.output.bias.requires_grad_(True)
-    if "FORM" in given:
-        detector.base = SemanticGaussian(form=given["FORM"])
-    train, test = (task.data.open(split, detector.image_size) for split in ("train", "test"))
-    fit(
-        detector,
-        train,
-        seed=task.seed,
-        epochs=task.epochs * given.get("LONG", 1),
+    train, test = (cell.data.open(split, detector.provenance.image_size) for split in ("train", "test"))
+    training = detector.provenance.training
+    training = replace(
+        training,
+        seed=cell.key.seed,
+        epochs=cell.settings["epochs"] * changes.get("long", 1),
         batch_size=4,
-        learning_rate=detector.plan.learning_rate * given.get("RATE", 1.0),
-        progress=False,
+        learning_rate=training.learning_rate * changes.get("rate", 1.0),
     )
+    fit(detector, train, training, progress=False)
     found: dict[str, Any] = {}
     for prefix in SCORES:
         detector.score_log_det = prefix == ""
         if prefix:  # another score has other maxima
             detector.fit_score(sample.image[None] for sample in train)
         found |= {prefix + name: value for name, value in evaluate(detector, test).items() if name in METRICS}
-    CellStore(task.store).put(task.config(), {"metrics": found}, provenance(task.command))
-    return found
+    return {"metrics": found, "changes": changes}
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--data", required=True, help="folder of the categories' folders, as MVTec AD has them")
+    add("--data", help="folder with a folder for each category, in the layout of MVTec AD")
     add("--categories", nargs="+", default=["toothbrush"])
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -117,58 +121,76 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--jobs", type=int, default=1)
     add("--threads", type=int, default=1)
     add("--output", type=Path, default=Path("runs/why"))
-    add("--report", action="store_true", help="write the table of what there is, and train nothing")
+    add("--report", action="store_true", help="measure nothing: write the table of the cells that are kept")
     options = parser.parse_args(words)
     command = ("python", "-m", "benchmarks.why", *(sys.argv[1:] if words is None else words))
-    store = CellStore(options.output / "cells")
-    tasks = []
+    return run_command(lambda: run(options, command))
+
+
+def run(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Run parsed options and return the exit code."""
+    store = CellStore(options.output / "cells.jsonl")
+    cells = [] if options.report else plan(options)
+
+    def update() -> None:
+        if options.report:
+            kept = list(store.latest().values())
+        else:
+            kept = [found for cell in cells if (found := store.find(cell.key, cell.settings))]
+        content = {
+            "rows": summarize(kept),
+            "epochs": sorted({cell["settings"]["epochs"] for cell in kept}),
+            **provenance(command),
+            "commit": ", ".join(sorted({cell["record"]["commit"] for cell in kept})),
+        }
+        write_json(options.output / "why.json", content)
+        write(options.output / "why.md", markdown(content))
+
+    code = run_study(
+        *(cells, store, command, options.output, update, perform), at_a_time=options.jobs, threads=options.threads
+    )
+    print((options.output / "why.md").read_text(encoding="utf-8"))
+    return code
+
+
+def plan(options: argparse.Namespace) -> list[Cell]:
+    """Return the cells of the options."""
+    if options.data is None:
+        raise ConfigError("--data must be the folder of the data set, but got none")
+    cells = []
     for category in options.categories:
         data = Data("mvtec", options.data, category)
-        mark = data.fingerprint()
-        rest = (options.epochs, str(store.folder), command, options.threads)
-        tasks += [Task(v, data, mark, seed, *rest) for seed in options.seeds for v in options.variants]
-    waiting = [] if options.report else [task for task in tasks if store.get(task.config()) is None]
-    failed = 0
-    for outcome in run_all(waiting, perform, options.jobs, options.threads):
-        failed += bool(outcome.error)
-        job, said = outcome.job, outcome.error or json.dumps(outcome.result)
-        print(f"{job.variant}, {job.data.category}, seed {job.seed}: {said}  ({outcome.seconds:.0f} s)", flush=True)
-    kept = {task: cell["result"]["metrics"] for task in tasks if (cell := store.get(task.config()))}
-    table = summarize(kept, options.variants)
-    options.output.mkdir(parents=True, exist_ok=True)
-    content = {"rows": table, "epochs": options.epochs, "seeds": options.seeds, **provenance(command)}
-    (options.output / "why.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (options.output / "why.md").write_text(markdown(table, content), encoding="utf-8")
-    print(markdown(table, content))
-    return 1 if failed else 0
+        settings = {"epochs": options.epochs, "data": {"fingerprint": data.fingerprint()}}
+        cells += [Cell(Key(v, category, seed), data, settings) for seed in options.seeds for v in options.variants]
+    return cells
 
 
-def summarize(kept: Mapping[Task, Mapping[str, float]], variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each variant and metric in percent: mean and standard deviation over the seeds of the categories' mean."""
+def summarize(kept: Sequence[Kept]) -> dict[str, dict[str, Any]]:
+    """Return mean and standard deviation over the seeds of the mean over the categories, in percent.
+
+    The figures are by variant and metric.
+    """
+    categories = list(dict.fromkeys(cell["category"] for cell in kept))
     table: dict[str, dict[str, Any]] = {}
-    for variant in variants:
-        mine = [task for task in kept if task.variant == variant]
+    for variant in VARIANTS:
         for metric in [prefix + name for prefix in SCORES for name in METRICS]:
-            seeds = [
-                statistics.fmean(100 * kept[task][metric] for task in mine if task.seed == seed)
-                for seed in sorted({task.seed for task in mine})
-            ]
-            if seeds:
-                spread = statistics.stdev(seeds) if len(seeds) > 1 else None
-                table.setdefault(variant, {})[metric] = {"mean": statistics.fmean(seeds), "std": spread, "seeds": seeds}
+            mine = [cell for cell in kept if cell["row"] == variant]
+            values = {(cell["category"], cell["seed"]): 100 * cell["result"]["metrics"][metric] for cell in mine}
+            if found := spread(mean_per_seed(values, categories)):
+                table.setdefault(variant, {})[metric] = found
     return table
 
 
-def markdown(table: Mapping[str, Mapping[str, Any]], content: Mapping[str, Any]) -> str:
-    """The table for people."""
+def markdown(content: Mapping[str, Any]) -> str:
+    """Return the table as Markdown."""
     names = [f"{name.replace('_', ' ')}, {how}" for how in SCORES.values() for name in METRICS]
-    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
-    for variant, row in table.items():
-        cells = [f"{m['mean']:.1f}" + ("" if m["std"] is None else f" ± {m['std']:.1f}") for m in row.values()]
-        seeds = len(next(iter(row.values()))["seeds"])
-        lines.append(f"| {variant} | {seeds} | " + " | ".join(cells) + " |")
-    made = f"`{content['command']}`, commit {content['commit']}, {content['machine']}"
-    return "\n".join([*lines, "", f"In percent, mean and standard deviation over the seeds, last epoch. {made}.", ""])
+    rows = [
+        [variant, str(len(row["aupro"]["seeds"])), *(text_of(found, 1) for found in row.values())]
+        for variant, row in content["rows"].items()
+    ]
+    made = f"`{content['command']}`; cells of commit {content['commit']}; {content['machine']}"
+    about = "In percent, mean and standard deviation over the seeds, last epoch."
+    return f"{markdown_table(['variant', 'seeds', *names], rows)}\n\n{about} {made}.\n"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main(demo: Path) -> None:
 
 
 def synthetic(demo: Path) -> Image.Image:
-    """What training sees: unchanged crops and pasted patches, with their masks."""
+    """Return training crops, unchanged and with pasted patches, above their masks."""
     train = open_dataset(demo / "data" / TEXTURE, "train", 128)
     made = SyntheticAnomalies(train, seed=0)
     tiles = []
@@ -78,7 +78,7 @@ def synthetic(demo: Path) -> Image.Image:
 
 
 def save_small(picture: Image.Image, name: str) -> None:
-    """As a PNG of 256 colours, which a repository should hold rather than a megabyte."""
+    """Save a picture as a PNG of 256 colors, which is small enough for a repository."""
     buffer = io.BytesIO()
     picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(
         buffer, format="PNG", optimize=True
@@ -88,7 +88,7 @@ def save_small(picture: Image.Image, name: str) -> None:
 
 
 def save_png(figure: object, name: str) -> None:
-    """The PNG alone, of few colours: a page shows one of the two."""
+    """Save a figure as a small PNG only."""
     OUT.mkdir(parents=True, exist_ok=True)
     png, svg = save_figure(figure, OUT / name)
     svg.unlink()

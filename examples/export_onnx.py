@@ -1,9 +1,9 @@
-"""Write a trained detector as one ONNX file and run it with ONNX Runtime alone.
+"""Export a trained detector to one ONNX file and run it with ONNX Runtime only.
 
     python examples/export_onnx.py --output results
 
-Needs the extra `export`. The detector here is small and its backbone untrained, since the point is the file: the graph
-goes from bytes of pixels to scores, so whoever runs it needs neither this library nor torch.
+Needs the extra `export`. The exported graph computes scores from uint8 pixels and needs neither this library nor torch.
+To keep the example fast, the detector is small and its backbone has random weights.
 """
 
 import argparse
@@ -17,20 +17,20 @@ from textures import data_folder
 import semflow
 from semflow.app import export
 from semflow.data import open_dataset
-from semflow.recipes import cflow_ad
+from semflow.recipes import Backbone, Couplings, cflow_ad
 
 
 def main(data: Path | None, output: Path, epochs: int) -> float:
-    """The largest difference between the scores of the file and of the detector."""
+    """Return the largest difference between the scores of the file and of the detector."""
     import onnxruntime
 
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
-    detector = cflow_ad("test_efficientnet", "random", (8,), image_size=64, blocks=2, position_channels=16)
-    train = open_dataset(root, "train", detector.image_size, cache=True)
+    detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), image_size=64, couplings=Couplings(2, 16))
+    train = open_dataset(root, "train", detector.provenance.image_size, cache=True)
     semflow.fit(detector, train, epochs=epochs, batch_size=16, progress=False)
 
-    test = open_dataset(root, "test", detector.image_size)
+    test = open_dataset(root, "test", detector.provenance.image_size)
     images = torch.stack([(test[i].image * 255).round().to(torch.uint8) for i in range(4)])
     exported = export.save(detector, output / "detector.onnx", images=images)
 
@@ -40,7 +40,7 @@ def main(data: Path | None, output: Path, epochs: int) -> float:
     ours = detector.predict(images.float() / 255).score.numpy()
     difference = float(np.abs(results["score"] - ours).max())
     about = json.loads(session.get_modelmeta().custom_metadata_map["semflow"])
-    print(f"{exported.path}: {names}, of recipe {about['recipe']}; scores differ by at most {difference:.2g}")
+    print(f"{exported.path}: {names}, recipe {about['recipe']}; scores differ by at most {difference:.2g}")
     return difference
 
 

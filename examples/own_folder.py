@@ -1,9 +1,9 @@
-"""Train on a folder of good images and look at what is not like them.
+"""Train on a folder of good images and find anomalies in others.
 
     python examples/own_folder.py --data photos --output results
 
-`photos` holds good images in good/ or train/good/; images in test/ are scored. Without --data
-the demo's brick is taken.
+`photos` contains good images in good/ or train/good/. Images in test/ are scored. Without --data the example uses the
+demo's brick images.
 """
 
 import argparse
@@ -15,20 +15,21 @@ import semflow
 from semflow.app.report import overlay, save_map
 from semflow.app.report.plots import save_figure, training_curves
 from semflow.data import open_dataset
-from semflow.recipes import sanflow
+from semflow.recipes import Backbone, Couplings, sanflow
 
 
 def main(data: Path | None, output: Path, epochs: int) -> list[float]:
-    """The scores of the test images."""
+    """Return the scores of the test images."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
-    detector = sanflow("tf_efficientnet_lite0", "packaged", (8, 16, 32), image_size=128, blocks=4, position_channels=64)
-    train = open_dataset(root, "train", detector.image_size, cache=True)
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", (8, 16, 32), smoothing=3)
+    detector = sanflow(backbone, image_size=128, couplings=Couplings(4, 64, "hard", standardize=True))
+    train = open_dataset(root, "train", detector.provenance.image_size, cache=True)
     semflow.fit(detector, train, epochs=epochs, batch_size=8, output=output / "run", progress=False)
     save_figure(training_curves(output / "run"), output / "training")
 
-    detector = semflow.load(output / "run")  # as another program would
-    test = open_dataset(root, "test", detector.image_size)
+    detector = semflow.load(output / "run")  # in another program, start here
+    test = open_dataset(root, "test", detector.provenance.image_size)
     scores = []
     for i in range(0, len(test), 8):
         sample = test[i]

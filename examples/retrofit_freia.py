@@ -1,9 +1,9 @@
-"""Give a flow of FrEIA predicted statistics: the flow stays FrEIA's, three lines are added.
+"""Add predicted statistics to a FrEIA flow with three lines of code.
 
     python examples/retrofit_freia.py
 
-Needs the extra `freia`. A plain FrEIA flow on backbone features is trained twice on good crops of the demo's brick, as
-it is and with statistics, and both are measured on the same defects.
+Needs the extra `freia`. A FrEIA flow on backbone features is trained on good crops of the demo's brick images, without
+and with predicted statistics. Both are evaluated on the same defects.
 """
 
 import argparse
@@ -25,12 +25,12 @@ CHANNELS, STRIDE = 40, 8
 
 
 def subnet(inputs: int, outputs: int) -> nn.Module:
-    """What FrEIA's blocks are made of, by convolutions of 1 x 1."""
+    """Return a subnet of 1 x 1 convolutions for FrEIA's blocks."""
     return nn.Sequential(nn.Conv2d(inputs, 64, 1), nn.ReLU(), nn.Conv2d(64, outputs, 1))
 
 
 def freia_flow(side: int) -> SequenceINN:
-    """Your flow."""
+    """Return your flow."""
     torch.manual_seed(0)
     inn = SequenceINN(CHANNELS, side, side)
     for _ in range(4):
@@ -39,7 +39,7 @@ def freia_flow(side: int) -> SequenceINN:
 
 
 def main(data: Path | None, output: Path, steps: int) -> dict[str, float]:
-    """The pixel AUROC of the flow as it was, and with statistics."""
+    """Return the pixel AUROC without and with predicted statistics."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
     features = TimmFeatures("tf_efficientnet_lite0", "packaged", (STRIDE,), image_size=128)
@@ -53,10 +53,10 @@ def main(data: Path | None, output: Path, steps: int) -> dict[str, float]:
     maps, test_maps = (maps - mean) / deviation, (test_maps - mean) / deviation
 
     found = {}
-    for name in ("as it was", "with statistics"):
+    for name in ("standard normal", "with statistics"):
         flow = semflow.as_flow(freia_flow(maps.shape[-1]))
-        if name == "as it was":
-            model = semflow.with_statistics(flow, None)  # a standard normal
+        if name == "standard normal":
+            model = semflow.with_statistics(flow, None)
         else:
             model = semflow.with_statistics(flow, semflow.InverseGammaVariance(StatisticsNetwork(stride=4)))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

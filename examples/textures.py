@@ -1,4 +1,4 @@
-"""Where the examples get images from: a folder of yours, or a texture of scikit-image with defects drawn into it."""
+"""Images for the examples: your own folder, or a texture of scikit-image with synthetic defects."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from semflow.app.cli.demo_data import write_texture
 
 
 def data_folder(given: Path | None, made: Path) -> Path:
-    """The folder that was given; without one the brick of `semflow demo`, written to `made` in MVTec AD's layout."""
+    """Return the given folder, or write the brick images of `semflow demo` to `made` in the layout of MVTec AD."""
     if given is not None:
         return given
     if not made.exists():

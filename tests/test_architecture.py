@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: who may import whom, and what no file may contain."""
+"""Rules of the repository: imports between modules, file sizes, error messages, forbidden content."""
 
 import ast
 import re
@@ -37,6 +37,8 @@ LAYERS = [
 # testing ships with the package for users' own flows: it may use everything up to flows, and no layer uses it.
 TESTING_MAY_IMPORT = ["testing", *LAYERS[: LAYERS.index("flows") + 1]]
 MAXIMUM_LINES = 300
+REWRITING = {"features", "adapters", "app", "metrics", "flows", "synthesis", "testing"}
+"""Layers whose error messages are not checked yet."""
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TEXTS = sorted(
@@ -53,13 +55,13 @@ TEXTS = sorted(
 
 
 def layer_of(path: Path) -> str:
-    """The first name below the package: a folder or a module. The package's own __init__ has none."""
+    """Return the first name below the package: a folder or a module."""
     part = path.relative_to(PACKAGE).parts[0]
     return part.removesuffix(".py")
 
 
 def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of everything a file imports, wherever in the file it does so."""
+    """Yield line and absolute dotted name of every import in a file."""
     package = ("semflow", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -70,6 +72,38 @@ def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
             module = ".".join(part for part in (base, node.module or "") if part)
             for alias in node.names:
                 yield node.lineno, f"{module}.{alias.name}"
+
+
+MODULES = {".".join(("semflow", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in SOURCES}
+MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
+
+
+def module_of(name: str) -> str:
+    """Return the module of a dotted name, which may be a module or a name in one."""
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Return the modules of semflow that a file imports when it is imported itself."""
+    body = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if not isinstance(node, ast.If)]
+    lines = {node.lineno for node in body if isinstance(node, ast.Import | ast.ImportFrom)}
+    return {module_of(name) for line, name in imported_modules(path) if line in lines and name.startswith("semflow.")}
+
+
+def cycle_through(graph: dict[str, set[str]]) -> list[str]:
+    """Return a cycle of a graph, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        found = next((cycle for other in sorted(graph[name]) if (cycle := visit(other, [*trail, name]))), [])
+        done.add(name)
+        return found
+
+    return next((cycle for name in sorted(graph) if (cycle := visit(name, []))), [])
 
 
 def imported_layers(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,7 +117,7 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_there_is_something_to_check() -> None:
+def test_sources_and_texts_are_found() -> None:
     assert len(SOURCES) > 5
     assert any(path.name == "pyproject.toml" for path in TEXTS)
 
@@ -94,16 +128,71 @@ def test_every_module_belongs_to_a_layer() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_a_layer_imports_only_layers_before_it(path: Path) -> None:
+def test_layers_import_only_earlier_layers(path: Path) -> None:
     layer = layer_of(path)
     if layer in {"__init__", "__main__"}:
         pytest.skip("the public names come from everywhere")
     allowed = set(TESTING_MAY_IMPORT) if layer == "testing" else set(LAYERS[: LAYERS.index(layer) + 1])
-    # `from semflow import __version__` is a name of the package itself, which is no layer.
+    # `from semflow import __version__` imports a name of the package itself, which belongs to no layer.
     wrong = [
         f"line {line}: {layer} imports {other}"
         for line, other in imported_layers(path)
         if other not in allowed and other != "__version__"
+    ]
+    assert not wrong
+
+
+def test_modules_do_not_import_each_other_in_cycles() -> None:
+    graph = {name: top_level_imports(path) & MODULES.keys() for name, path in MODULES.items() if name != "semflow"}
+    assert sum(map(len, graph.values())) > 200
+    assert not cycle_through({name: others - {"semflow"} for name, others in graph.items()})
+
+
+def test_a_cycle_of_imports_is_found() -> None:
+    assert cycle_through({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not cycle_through({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_private_names_are_not_imported(path: Path) -> None:
+    private = [
+        f"line {line}: {name}"
+        for line, name in imported_modules(path)
+        if name.startswith("semflow.") and name not in MODULES and re.match(r"_[a-z]", name.rpartition(".")[2])
+    ]
+    assert not private
+
+
+def message_of(node: ast.expr) -> str | None:
+    """Return the text of a literal, an f-string (values as {}) or a concatenation with one; otherwise None."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [message_of(node.left), message_of(node.right)]
+        return None if parts == [None, None] else "".join(part or "{}" for part in parts)
+    return None
+
+
+def raised_messages(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            message = message_of(node.exc.args[0])
+            python = getattr(node.exc.func, "id", "") == "AttributeError"  # has Python's own wording
+            if message is not None and not python:
+                yield node.lineno, message
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_error_messages_say_what_must_be_and_what_was_given(path: Path) -> None:
+    """The grammar is `<name> must be <expected>, but got <value>`, then optionally `; <advice>`; no final period."""
+    if layer_of(path) in REWRITING:
+        pytest.skip("the messages of this layer are being rewritten")
+    wrong = [
+        f"line {line}: {message}"
+        for line, message in raised_messages(path)
+        if not re.match(r".* must .*, but got .*[^.]$", message, re.DOTALL)
     ]
     assert not wrong
 
@@ -115,7 +204,7 @@ def test_only_features_imports_timm(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_library_code_has_no_assert_and_swallows_nothing(path: Path) -> None:
+def test_library_code_has_neither_assert_nor_bare_except(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     asserts = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     bare = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
@@ -125,7 +214,7 @@ def test_library_code_has_no_assert_and_swallows_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_a_file_is_short(path: Path) -> None:
+def test_files_have_at_most_300_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAXIMUM_LINES
 
 
@@ -137,7 +226,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_no_file_contains(what: str) -> None:
+def test_files_do_not_contain(what: str) -> None:
     found = [
         f"{relative(path)}:{number}: {line.strip()}"
         for path in TEXTS
@@ -156,7 +245,7 @@ def test_import_semflow_imports_no_torch() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_the_help_of_the_command_line_imports_no_torch() -> None:
+def test_command_line_help_imports_no_torch() -> None:
     done = run_python(
         "import sys\n"
         "from semflow.app.cli import main\n"
@@ -169,7 +258,7 @@ def test_the_help_of_the_command_line_imports_no_torch() -> None:
         assert name in done.stdout
 
 
-def test_the_version_is_said_once() -> None:
+def test_version_is_the_same_everywhere() -> None:
     import semflow
 
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
@@ -178,8 +267,7 @@ def test_the_version_is_said_once() -> None:
     assert f"## {semflow.__version__}" in changelog
 
 
-def test_the_readme_holds_the_two_commands() -> None:
-    """What .ci/run takes from the README, and the command a newcomer starts with, install what they then run."""
+def test_readme_has_the_demo_and_test_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = {
         marker: re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", readme, re.DOTALL)

@@ -1,1 +1,1 @@
-"""The paper's qualitative figures from a trained run: `python -m benchmarks.figures --help`."""
+"""The qualitative figures of the paper for a trained run: `python -m benchmarks.figures --help`."""

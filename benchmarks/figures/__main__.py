@@ -3,74 +3,64 @@
     python -m benchmarks.figures --model runs/screw --data mvtec/screw --output runs/figures/screw
     python -m benchmarks.figures --model runs/screw --compare runs/screw-2a --data mvtec/screw --output DIR
 
-localization (Figure 2), variances, two_bases (Figure 4), comparison (Figure S3, with --compare), posterior_train and
-posterior_test (Figures S4 and S5), predicted_means and predicted_mean_histograms (Figure S6, for models 3b and 3c) and
-latent_means, each as PNG and SVG, and figures.json, which says what they were made from. What a model has not, such as
-an anomalous mean, is not drawn, and the command says so.
+Figures, as PNG and SVG: localization (Figure 2), variances, two_bases (Figure 4), comparison (S3, with --compare),
+posterior_train and posterior_test (Figures S4 and S5), predicted_means and predicted_mean_histograms (Figure S6, for
+models 3b and 3c) and latent_means. The command lists the figures that the model cannot have, such as those of an
+anomalous mean. figures.json has the command, the images and the versions.
 """
 
 import argparse
-import json
-import signal
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from semflow.errors import DataError, SemflowError
+from semflow.errors import DataError
 
 from ..shared.plots import require_matplotlib
-from ..shared.record import provenance
+from ..shared.record import provenance, write_json
+from ..shared.study import run_command
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
+    """Run the command and return its exit code."""
     command = ("python", "-m", "benchmarks.figures", *(sys.argv[1:] if words is None else words))
     parser = argparse.ArgumentParser(
         "python -m benchmarks.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="run directory of semflow fit")
-    parser.add_argument("--compare", metavar="RUN", help="another run, such as of model 2a, for Figure S3")
+    parser.add_argument("--compare", metavar="RUN", help="another run, such as one of model 2a, for Figure S3")
     parser.add_argument("--data", required=True, help="the category's folder")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--images", type=int, default=6, metavar="N", help="columns of a figure")
-    parser.add_argument("--seed", type=int, default=0, help="of the synthetic anomalies")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic anomalies")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(words)
     if options.images < 1:
         parser.error(f"--images must be at least 1, but got {options.images}")
-    try:
-        run(options, command)
-    except SemflowError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_command(lambda: run(options, command))
 
 
-def run(options: argparse.Namespace, command: Sequence[str]) -> None:
-    """Draw everything that the model has.
-
-    Raises:
-        CheckpointError, DataError, ConfigError: a folder holds something else, or matplotlib is missing.
-    """
+def run(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Draw the figures of a model and return the exit code."""
     require_matplotlib()
     from semflow.data import open_dataset
     from semflow.recipes import load
     from semflow.training.loading import check_device
 
-    from . import panels
+    from . import panels, style
     from .compute import histograms, mean_histograms, views
 
     device = check_device(options.device)
     detector = load(options.model).to(device)
-    test = open_dataset(options.data, "test", detector.image_size)
+    made = detector.provenance
+    test = open_dataset(options.data, "test", made.image_size)
     chosen = choose(test.labels, [Path(p).parent.name for p in test.paths], options.images)
     if not chosen:
-        raise DataError(f"{options.data}: expected anomalous test images with labels, but found none")
+        raise DataError(f"{options.data} must contain anomalous test images with labels, but got none")
     seen = views(detector, [test[k] for k in chosen])
-    about = f"{Path(options.data).name}, {detector.config.get('recipe', 'model')}"
+    about = f"{Path(options.data).name}, {made.recipe or 'model'}"
     figures: dict[str, Any] = {
         "localization": panels.localization(seen, detector.map_range, f"Localization: {about}"),
     }
@@ -78,7 +68,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     if seen[0].variances:
         figures["variances"] = panels.variances(seen, f"Predicted variance: {about}")
     else:
-        missing["variances"] = "the model has no statistics"
+        missing["variances"] = "the model predicts no variance"
     if seen[0].posterior is not None:
         figures["two_bases"] = panels.two_bases(seen, f"Normal and anomalous base: {about}")
         figures["posterior_test"] = panels.posterior(seen, f"s(z) on test images: {about}")
@@ -99,64 +89,47 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     )
     if options.compare:
         other = load(options.compare).to(device)
-        theirs = views(other, [open_dataset(options.data, "test", other.image_size)[k] for k in chosen])
+        theirs = views(other, [open_dataset(options.data, "test", other.provenance.image_size)[k] for k in chosen])
         names = (Path(options.model).name, Path(options.compare).name)
         limits = (detector.map_range, other.map_range)
         figures["comparison"] = panels.comparison(seen, theirs, names, limits, f"Score maps of two models: {about}")
     else:
         missing["comparison"] = "needs --compare"
     for name, figure in figures.items():
-        panels.save(figure, options.output / name)
+        style.save(figure, options.output / name)
         print(f"wrote {options.output / name}.png and .svg")
     for name, why in missing.items():
         print(f"not drawn: {name}: {why}")
-    _write_record(options, command, seen, found, missing)
-
-
-def choose(labels: Sequence[int], kinds: Sequence[str], count: int) -> list[int]:
-    """Indices of anomalous images, one of each kind of defect in turn, so that every kind is seen."""
-    groups: dict[str, list[int]] = {}
-    for index, (label, kind) in enumerate(zip(labels, kinds, strict=True)):
-        if label == 1:
-            groups.setdefault(kind, []).append(index)
-    turns = [
-        group[turn] for turn in range(max(map(len, groups.values()), default=0)) for group in _having(groups, turn)
-    ]
-    return turns[:count]
-
-
-def _having(groups: dict[str, list[int]], turn: int) -> list[list[int]]:
-    return [group for group in groups.values() if turn < len(group)]
-
-
-def _synthetic(options: argparse.Namespace, detector: Any) -> list[Any]:
-    """Training images with synthetic anomalies, of each kind in turn."""
-    from semflow.data import open_dataset
-    from semflow.synthesis import CutPaste, SyntheticAnomalies
-
-    train = open_dataset(options.data, "train", detector.image_size)
-    source = SyntheticAnomalies(train, normal=False, seed=options.seed, cut_paste=detector.synthesis or CutPaste())
-    return [source[k] for k in range(min(options.images, len(source)))]
-
-
-def _write_record(
-    options: argparse.Namespace,
-    command: Sequence[str],
-    seen: Sequence[Any],
-    found: Sequence[Any],
-    missing: dict[str, str],
-) -> None:
-    from semflow.files import write_atomic
-
     record = {
         **provenance(command, options.device),
         "images": [view.name for view in seen],
         "overlap_of_latent_means": [histogram.overlap for histogram in found],
         "not_drawn": missing,
     }
-    write_atomic(options.output / "figures.json", json.dumps(record, indent=2) + "\n")
+    write_json(options.output / "figures.json", record)
+    return 0
+
+
+def choose(labels: Sequence[int], kinds: Sequence[str], count: int) -> list[int]:
+    """Return indices of anomalous images, one of each kind of defect in turn."""
+    groups: dict[str, list[int]] = {}
+    for index, (label, kind) in enumerate(zip(labels, kinds, strict=True)):
+        if label == 1:
+            groups.setdefault(kind, []).append(index)
+    turns = [index for turn in zip_longest(*groups.values()) for index in turn if index is not None]
+    return turns[:count]
+
+
+def _synthetic(options: argparse.Namespace, detector: Any) -> list[Any]:
+    """Return training images with synthetic anomalies, of each kind in turn."""
+    from semflow.data import open_dataset
+    from semflow.synthesis import CutPaste, SyntheticAnomalies
+
+    made = detector.provenance
+    train = open_dataset(options.data, "train", made.image_size)
+    source = SyntheticAnomalies(train, normal=False, seed=options.seed, cut_paste=made.synthesis or CutPaste())
+    return [source[k] for k in range(min(options.images, len(source)))]
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

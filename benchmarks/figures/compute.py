@@ -1,6 +1,6 @@
-"""What the figures show, computed from a detector: maps of single images, and histograms over a test set."""
+"""Content of the figures, from a detector: maps of single images, and histograms over a test set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,17 +13,17 @@ from torch.utils.data import Dataset
 from semflow import Detector
 from semflow.bases import SemanticGaussian
 from semflow.data import Sample, collate
+from semflow.detectors import Latents, location_masks
 from semflow.objectives import log_likelihood
+from semflow.training import TrainingConfig
 from semflow.training.loading import batches
-
-__all__ = ["Histogram", "View", "histograms", "mean_histograms", "views"]
 
 Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class View:
-    """One image and what a detector says of it; maps are (H, W), those of a scale (H_k, W_k).
+    """An image and a detector's maps of it, (H, W), or (H_k, W_k) at scale k.
 
     Args:
         image: (H, W, 3) in [0, 1].
@@ -32,9 +32,9 @@ class View:
         score: the anomaly map.
         variances: the predicted variance of each scale; empty without statistics.
         normal: -log p(v | normal) per dimension, mean over the scales: the map of Z^n (Eq. 3 and 6).
-        anomalous: log p(v | anomalous) per dimension: the map of Z^a (Eq. 3 and 7); None without anomalous mean.
-        posterior: 1 - s(z) of Eq. 8 at the temperature C, mean over the scales; None without anomalous mean.
-        means: predicted normal and anomalous mean of each scale (models 3b and 3c); empty elsewhere.
+        anomalous: log p(v | anomalous) per dimension: the map of Z^a (Eq. 3 and 7); None without an anomalous mean.
+        posterior: 1 - s(z) of Eq. 8 at the temperature C, mean over the scales; None without an anomalous mean.
+        means: predicted normal and anomalous mean of each scale (models 3b and 3c); empty for other models.
     """
 
     image: NDArray[np.float32]
@@ -50,7 +50,7 @@ class View:
 
 @torch.no_grad()
 def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
-    """Look at samples of one size."""
+    """Compute the views of samples of one size."""
     if not samples:
         return []
     device = next(detector.flows.parameters()).device
@@ -63,7 +63,7 @@ def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
     normal, anomalous, posterior, means = [], [], [], []
     for z, log_det, event, statistics in detector.encode(images):
         channels = z.shape[1]
-        # As the detector scores: with the log-det where it has one for each location.
+        # As in the detector's score: with the log-det, if the flow has one per location.
         counted = log_det if detector.score_log_det and event == "location" else torch.zeros_like(z[:, 0])
         log_normal = log_likelihood(detector.base.log_prob(z, statistics), counted, "location")
         normal.append(_enlarge(-log_normal / channels, size))
@@ -93,7 +93,7 @@ def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of a quantity at normal and at anomalous locations of one scale, with the edges of the bins."""
+    """Histograms of a quantity at normal and at anomalous locations of one scale."""
 
     scale: int
     edges: NDArray[np.float64]
@@ -102,58 +102,66 @@ class Histogram:
 
     @property
     def overlap(self) -> float:
-        """The area that the two normalised histograms share, in [0, 1]."""
+        """The area that the two normalized histograms share, in [0, 1]."""
         if not self.normal.sum() or not self.anomalous.sum():
             return 0.0
         shares = np.minimum(self.normal / self.normal.sum(), self.anomalous / self.anomalous.sum())
         return float(shares.sum())
 
 
-@torch.no_grad()
-def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8) -> list[Histogram]:
-    """The mean over the channels of the latent z at every location of a test set, a histogram for each scale.
+def histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60) -> list[Histogram]:
+    """Return a histogram for each scale of the mean over the channels of the latent z at all locations of a test set.
 
-    A location is anomalous where the detector's own reduction of the mask says so; those at an anomaly's border, which
-    training would leave out, are left out here.
+    Locations are marked as in training: those at the border of an anomaly, which it ignores, are left out.
     """
-    device = next(detector.flows.parameters()).device
-    detector.eval()
-    found: list[tuple[list[Tensor], list[Tensor]]] = []
-    for batch in batches(dataset, batch_size):
-        latents = detector.encode(batch.images.to(device))
-        found = found or [([], []) for _ in latents]
-        for (normal, anomalous), latent in zip(found, latents, strict=True):
-            means = latent.z.float().mean(1).cpu()
-            mask, ignore = detector.marks(batch.anomaly_masks, (means.shape[1], means.shape[2]))
-            marked = torch.zeros_like(means, dtype=torch.bool) if mask is None else mask > 0
-            left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
-            normal.append(means[~marked & ~left_out])
-            anomalous.append(means[marked])
-    return [_histogram(scale, *parts, bins) for scale, parts in enumerate(found)]
+    training = detector.provenance.training or TrainingConfig()
+
+    def parts(latent: Latents, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        means = latent.z.float().mean(1).cpu()
+        mask, ignore = location_masks(masks, (means.shape[1], means.shape[2]), training.mask_resize, training.guard)
+        marked = torch.zeros_like(means, dtype=torch.bool) if mask is None else mask > 0
+        left_out = torch.zeros_like(marked) if ignore is None else ignore > 0
+        return means[~marked & ~left_out], means[marked]
+
+    return _histograms(detector, dataset, parts, bins)
+
+
+def mean_histograms(detector: Detector, dataset: Dataset[Sample], bins: int = 60) -> list[Histogram]:
+    """Return histograms of the predicted normal and anomalous means (models 3b and 3c); empty for other models."""
+    base = detector.base
+
+    def parts(latent: Latents, masks: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        s = latent.statistics
+        if not isinstance(base, SemanticGaussian) or s is None or s.normal_shift is None or s.anomaly_shift is None:
+            return None
+        return (base.normal_mean + s.normal_shift).flatten().cpu(), (
+            base.anomaly_mean + s.anomaly_shift
+        ).flatten().cpu()
+
+    return _histograms(detector, dataset, parts, bins)
 
 
 @torch.no_grad()
-def mean_histograms(
-    detector: Detector, dataset: Dataset[Sample], bins: int = 60, batch_size: int = 8
+def _histograms(
+    detector: Detector,
+    dataset: Dataset[Sample],
+    parts: Callable[[Latents, Tensor | None], tuple[Tensor, Tensor] | None],
+    bins: int,
 ) -> list[Histogram]:
-    """The predicted normal and anomalous means at every location (models 3b and 3c); empty for others."""
+    """Return a histogram for each scale of the normal and anomalous values that `parts` takes from its latents."""
     device = next(detector.flows.parameters()).device
-    base = detector.base
     detector.eval()
-    found: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-    for batch in batches(dataset, batch_size):
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for batch in batches(dataset, 8):
         for scale, latent in enumerate(detector.encode(batch.images.to(device))):
-            s = latent.statistics
-            if not isinstance(base, SemanticGaussian) or s is None or s.normal_shift is None or s.anomaly_shift is None:
-                return []
-            normal, anomalous = found.setdefault(scale, ([], []))
-            normal.append((base.normal_mean + s.normal_shift).flatten().cpu())
-            anomalous.append((base.anomaly_mean + s.anomaly_shift).flatten().cpu())
-    return [_histogram(scale, *parts, bins) for scale, parts in found.items()]
+            values = parts(latent, batch.anomaly_masks)
+            if values is not None:
+                found.setdefault(scale, []).append(values)
+    return [_histogram(scale, *map(list, zip(*values, strict=True)), bins) for scale, values in found.items()]
 
 
 def _histogram(scale: int, normal: list[Tensor], anomalous: list[Tensor], bins: int) -> Histogram:
-    """Over the range of all values but the outermost thousandths, which are counted in the last bins."""
+    """Count values between their 0.1 % and 99.9 % quantiles; those beyond are counted in the outer bins."""
     values = [torch.cat(part).numpy().astype(np.float64) for part in (normal, anomalous)]
     low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
     edges = np.linspace(low, max(high, low + 1e-6), bins + 1)

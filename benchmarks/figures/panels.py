@@ -1,4 +1,4 @@
-"""The figures, each from what `compute` gives."""
+"""The figures, from the views and histograms of `compute`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,25 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compute import Histogram, View
-from .style import ANOMALOUS, NORMAL, grid, heat, save, show
-
-__all__ = [
-    "comparison",
-    "histogram_panels",
-    "localization",
-    "posterior",
-    "predicted_means",
-    "save",
-    "two_bases",
-    "variances",
-]
+from .style import ANOMALOUS, NORMAL, grid, heat, show
 
 
 def localization(views: Sequence[View], limits: tuple[float, float], title: str) -> Any:
-    """Figure 2: the predicted region, the ground truth, the score map and the variance of the finest scale.
+    """Draw Figure 2: the predicted region, the ground truth, the score map and the variance of the finest scale.
 
-    The region is where the map exceeds the middle of `limits`, `Detector.map_range`: what one in 10,000 pixels of the
-    normal training images does. No test image has a say in it.
+    The region is where the map exceeds the middle of `limits`, `Detector.map_range`, as 1 in 10,000 pixels of the
+    normal training images does. It does not depend on the test images.
     """
     threshold = sum(limits) / 2
     names = ["prediction", "ground truth", "score map", *(["variance"] if views[0].variances else [])]
@@ -39,7 +28,7 @@ def localization(views: Sequence[View], limits: tuple[float, float], title: str)
 
 
 def variances(views: Sequence[View], title: str) -> Any:
-    """The mode of the predicted variance at each scale, bright where it is high."""
+    """Draw the mode of the predicted variance at each scale; bright is high."""
     scales = range(len(views[0].variances))
     figure, axes = grid(["image", *(f"variance, scale {k + 1}" for k in scales)], len(views), title)
     show(axes[0], [v.image for v in views], masks=[v.mask for v in views])
@@ -49,7 +38,7 @@ def variances(views: Sequence[View], title: str) -> Any:
 
 
 def two_bases(views: Sequence[View], title: str) -> Any:
-    """Figure 4: score maps based on (a) Z^n, unlikely to be normal, and (b) Z^a, likely to be anomalous."""
+    """Draw Figure 4: score maps based on (a) Z^n, unlikely to be normal, and (b) Z^a, likely to be anomalous."""
     figure, axes = grid(["image", "(a) Z^n: -log p / C", "(b) Z^a: log p / C"], len(views), title)
     masks = [v.mask for v in views]
     show(axes[0], [v.image for v in views], masks=masks)
@@ -59,7 +48,7 @@ def two_bases(views: Sequence[View], title: str) -> Any:
 
 
 def posterior(views: Sequence[View], title: str) -> Any:
-    """Figures S4 (training images with synthetic anomalies) and S5 (test images): s(z) of Eq. 8 as a score."""
+    """Draw Figures S4 (training images with synthetic anomalies) or S5 (test images): s(z) of Eq. 8 as a score."""
     figure, axes = grid(["image", "ground truth", "1 - s(z)", "1 - s(z) > 1/2"], len(views), title)
     scores = [v.posterior for v in views if v.posterior is not None]
     show(axes[0], [v.image for v in views])
@@ -70,7 +59,7 @@ def posterior(views: Sequence[View], title: str) -> Any:
 
 
 def comparison(first: Sequence[View], second: Sequence[View], names: tuple[str, str], limits: Any, title: str) -> Any:
-    """Figure S3: the score maps of two models, each over the range of its own training images."""
+    """Draw Figure S3: the score maps of two models, each over the range of its training images."""
     figure, axes = grid(["image", "ground truth", *names], len(first), title)
     show(axes[0], [v.image for v in first])
     show(axes[1], [_mask(v) for v in first], "gray", (0.0, 1.0))
@@ -80,7 +69,7 @@ def comparison(first: Sequence[View], second: Sequence[View], names: tuple[str, 
 
 
 def predicted_means(views: Sequence[View], title: str) -> Any:
-    """Figure S6, for models 3b and 3c: the predicted normal and anomalous mean of the finest scale."""
+    """Draw Figure S6, for models 3b and 3c: the predicted normal and anomalous mean of the finest scale."""
     figure, axes = grid(["image", "score map", "normal mean", "anomalous mean"], len(views), title)
     show(axes[0], [v.image for v in views], masks=[v.mask for v in views])
     show(axes[1], [v.score for v in views], heat())
@@ -90,7 +79,7 @@ def predicted_means(views: Sequence[View], title: str) -> Any:
 
 
 def histogram_panels(found: Sequence[Histogram], label: str, title: str) -> Any:
-    """Histograms for normal and anomalous, a panel for each scale, with the area that they share."""
+    """Draw histograms of normal and anomalous locations and their overlap, one panel per scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(found), 2.6), layout="constrained")

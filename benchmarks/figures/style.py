@@ -1,6 +1,5 @@
-"""One look for all figures: a grid of pictures, rows named at the left, one colour bar a row."""
+"""Layout of the figures: a grid of images with named rows, and one color bar per row."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,24 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semflow.app.report.colors import HEAT_ANCHORS
-from semflow.files import write_atomic
 
-__all__ = ["ANOMALOUS", "NORMAL", "grid", "heat", "save", "show"]
+from ..shared import plots
 
-# Okabe and Ito's blue and orange: the paper's colours of normal and anomalous, and apart for colour-blind readers.
+# Blue and orange as in the paper, from the palette of Okabe and Ito, which color-blind readers can tell apart.
 NORMAL, ANOMALOUS, OUTLINE = "#0072B2", "#E69F00", "#56B4E9"
 CELL = 1.35
 
 
 def heat() -> Any:
-    """The colours of semflow's reports."""
+    """Return the color map of semflow's reports."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("semflow", HEAT_ANCHORS / 255)
 
 
 def grid(names: Sequence[str], columns: int, title: str) -> tuple[Any, NDArray[Any]]:
-    """A figure with a row for each name, and its axes (rows, columns)."""
+    """Return a figure with a row for each name, and its axes (rows, columns)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.2 + CELL * columns + 0.5, 0.5 + CELL * len(names)), layout="constrained")
@@ -44,11 +42,11 @@ def grid(names: Sequence[str], columns: int, title: str) -> tuple[Any, NDArray[A
 def show(
     axes: Sequence[Any],
     maps: Sequence[NDArray[Any] | None],
-    colours: Any = None,
+    colors: Any = None,
     limits: tuple[float, float] | None = None,
     masks: Sequence[NDArray[np.bool_] | None] = (),
 ) -> None:
-    """Put pictures or maps into a row; maps share one range of colours, shown by a bar, and masks are outlined."""
+    """Draw images or maps into a row; maps share one color range, shown by a bar, and masks are outlined."""
     drawn = [m for m in maps if m is not None]
     flat = bool(drawn) and drawn[0].ndim == 2
     if flat and limits is None:
@@ -59,7 +57,7 @@ def show(
             one.set_visible(False)
         elif flat and limits is not None:
             low, high = limits
-            image = one.imshow(values, cmap=colours, vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+            image = one.imshow(values, cmap=colors, vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
         else:
             one.imshow(np.clip(values, 0, 1), interpolation="nearest")
     for one, mask in zip(axes, masks, strict=False):
@@ -71,10 +69,5 @@ def show(
 
 
 def save(figure: Any, base: Path) -> list[Path]:
-    """BASE.png and BASE.svg, each whole or not at all."""
-    written = []
-    for suffix in (".png", ".svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=160, metadata={"Date": None} if suffix == ".svg" else None)
-        written.append(write_atomic(base.with_suffix(suffix), buffer.getvalue()))
-    return written
+    """Write BASE.png and BASE.svg."""
+    return [plots.save(figure, base.with_suffix(suffix)) for suffix in (".png", ".svg")]

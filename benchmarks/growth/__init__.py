@@ -1,1 +1,1 @@
-"""How cost grows with each size: `python -m benchmarks.growth --help`."""
+"""Time and memory over the size of the input: `python -m benchmarks.growth --help`."""

@@ -1,36 +1,34 @@
-"""How cost grows: `python -m benchmarks.growth [--quick] [--json FILE] [--plots FOLDER]`.
+"""Measure how time and memory of a training step and of inference grow with one size, the others fixed.
 
-Seconds and memory of a training step and of inference over one size at a time, the others fixed:
+    python -m benchmarks.growth [--quick] [--json FILE] [--plots FOLDER]
 
 - `image_size`, `batch`    SANFlow on given features of ResNet-18
-- `channels`, `locations`, `blocks`    one flow of couplings with a code of 512 channels
-- `images`    a whole fit on a data set: one epoch with synthetic anomalies, calibration included, at 128 px
+- `channels`, `locations`, `blocks`    one flow of couplings with a position code of 512 channels
+- `images`    one epoch of `fit` with synthetic anomalies at 128 px, including the score's constants
 
-One thread, CPU seconds, the least of some runs. Every point is a process of its own; memory is the peak of resident
-memory above model, features and images. The JSON file holds the points and, for each curve, the exponent of its upper
-half: 1 means that twice the size costs twice as much. Plots need matplotlib.
+CPU seconds of one thread, the lowest of several runs, each point in a separate process; memory is the peak above model,
+features and images. The JSON file contains the points and the exponent of the upper half of each curve: with 1, twice
+the size costs twice as much. Plots need matplotlib.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..shared.record import provenance
+from ..shared.record import provenance, write_json
 from .curves import AXES, SEED, exponent, grow
-
-__all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two small points an axis")
-    parser.add_argument("--only", nargs="+", choices=AXES, default=list(AXES), help="axes, all by default")
+    parser.add_argument("--quick", action="store_true", help="two small points per axis")
+    parser.add_argument("--only", nargs="+", choices=AXES, default=list(AXES), help="default: all")
     parser.add_argument("--json", type=Path, help="file for points and exponents, with command, versions and machine")
-    parser.add_argument("--plots", type=Path, help="folder for a PNG of each axis")
+    parser.add_argument("--plots", type=Path, help="folder for one PNG per axis")
     options = parser.parse_args(arguments)
     command = ["python", "-m", "benchmarks.growth", *(sys.argv[1:] if arguments is None else arguments)]
     found: dict[str, Any] = {"axes": {}, **provenance(command), "seed": SEED, "threads": 1}
@@ -40,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         found["axes"][axis] = {"label": AXES[axis].label, "points": points, "exponents": slopes}
         print(f"{axis:12} exponents {slopes}", flush=True)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+        write_json(options.json, found)
     if options.plots:
         from .plot import draw
 

@@ -1,4 +1,4 @@
-"""The curves of `benchmarks.growth`: what is run for each size, one point of it, and the exponent of the points."""
+"""Curves of `benchmarks.growth`: the work of each point, its measurement, and the exponent."""
 
 import math
 import time
@@ -12,14 +12,12 @@ import torch
 from semflow.data import Sample
 from semflow.flows import coupling_stack
 from semflow.nn import SinusoidalPosition2d
-from semflow.recipes import sanflow
+from semflow.recipes import build
 from semflow.training import fit
 
 from ..speed.flows import inference, training_step
 from ..speed.recipes import Case
 from ..speed.timing import watching_memory
-
-__all__ = ["AXES", "SEED", "Axis", "exponent", "grow", "measure_point"]
 
 SEED = 0
 Point = dict[str, float]
@@ -29,7 +27,7 @@ Run = Callable[[], object]
 def detector_runs(image_size: int = 256, batch: int = 4, blocks: int = 8) -> dict[str, Run]:
     case = Case("sanflow", "resnet18", batch, blocks, image_size)
 
-    def train() -> object:  # made late: it puts the detector into training
+    def train() -> object:  # built late, because it sets the detector to training mode
         return case.train()()
 
     return {"infer": case.infer(), "train": train}
@@ -45,7 +43,8 @@ def flow_runs(channels: int = 256, locations: int = 1024, blocks: int = 4) -> di
 
 
 def fit_runs(images: int, side: int = 128) -> dict[str, Run]:
-    detector = sanflow("resnet18", "random", blocks=2, image_size=side)
+    settings = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 2, "image_size": side}
+    detector = build("sanflow", settings)
     data = [
         Sample(torch.rand(3, side, side, generator=torch.Generator().manual_seed(k)), 0, None, f"{k}.png")
         for k in range(images)
@@ -54,7 +53,7 @@ def fit_runs(images: int, side: int = 128) -> dict[str, Run]:
 
 
 class Axis(NamedTuple):
-    """One size that grows: what is run for it, its values, and those of a short run."""
+    """A size that grows: its work, its values, those of a quick run, and its name."""
 
     runs: Callable[..., dict[str, Run]]
     values: tuple[int, ...]
@@ -73,7 +72,7 @@ AXES = {
 
 
 def measure_point(axis: str, value: int, least: float = 0.3) -> Point:
-    """Seconds and MiB of a point, in this process."""
+    """Return seconds and MiB of a point, measured in this process."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     found: Point = {}
@@ -95,7 +94,7 @@ def timed(run: Run) -> float:
 
 
 def grow(axis: str, values: Iterable[int]) -> list[Point]:
-    """The points of an axis, each measured in a fresh process."""
+    """Measure the points of an axis, each in a new process."""
     points = []
     for value in values:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -105,7 +104,7 @@ def grow(axis: str, values: Iterable[int]) -> list[Point]:
 
 
 def exponent(points: list[Point], axis: str, what: str) -> float:
-    """The slope of log(what) over log(axis) by least squares, of the upper half of the points."""
+    """Return the least-squares slope of log(what) over log(axis) of the upper half of the points."""
     upper = points[len(points) // 2 - (len(points) < 4) :]
     logs = [(math.log(point[axis]), math.log(max(point[what], 1e-9))) for point in upper]
     mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True))

@@ -1,25 +1,16 @@
-"""A curve of `benchmarks.growth`: seconds and memory over one size, both axes logarithmic."""
+"""Plots of `benchmarks.growth`: seconds and memory over one size, on logarithmic axes."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semflow.files import write_atomic
-
-from ..shared.plots import BEST, OURS, require_matplotlib
-
-__all__ = ["draw"]
+from ..shared.plots import BEST, OURS, require_matplotlib, save
 
 KINDS = {"train": ("training", OURS, "o", "-"), "infer": ("inference", BEST, "s", "--")}
 
 
 def draw(axis: str, curves: Mapping[str, Any], folder: Path) -> Path:
-    """Write FOLDER/AXIS.png.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
+    """Write FOLDER/AXIS.png."""
     require_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -47,7 +38,4 @@ def draw(axis: str, curves: Mapping[str, Any], folder: Path) -> Path:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_atomic(folder / f"{axis}.png", buffer.getvalue())
+    return save(figure, folder / f"{axis}.png", dpi=100)

@@ -1,7 +1,7 @@
-"""The figures that the SANFlow paper and its supplement print, as they print them.
+"""The figures of the SANFlow paper and its supplement, as printed.
 
-One TOML file a table, values in percent as text, so that the printed precision is kept. What contradicts itself or
-another table is marked as a misprint, with the likely value; nothing is corrected silently.
+One TOML file per table, with values in percent as text, which keeps the printed precision. A value that contradicts its
+row or another table is marked as a misprint, with the likely value; nothing is corrected.
 """
 
 from .tables import NAMES, Misprint, PaperRow, PaperTable, load, lookup

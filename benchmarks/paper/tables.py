@@ -1,4 +1,4 @@
-"""Loading the printed tables."""
+"""Loading of the printed tables."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 
 from semflow.errors import ConfigError
-
-__all__ = ["NAMES", "Misprint", "PaperRow", "PaperTable", "load", "lookup"]
 
 FOLDER = Path(__file__).parent
 NAMES = (
@@ -21,13 +19,13 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Misprint:
-    """A printed value that cannot be right: a category's or the `average`.
+    """A printed value that is wrong.
 
     Args:
-        category: whose value it is, or `average`.
-        likely: what it should be.
-        why: how that is known.
-        against: the table that prints another value; empty where the row alone shows it.
+        category: of the value, or `average`.
+        likely: the correct value.
+        why: the reason.
+        against: the table that prints another value; empty if the row itself shows it.
     """
 
     category: str
@@ -51,12 +49,12 @@ class PaperRow:
 
     @property
     def tolerance(self) -> Decimal:
-        """What the printed roundings allow between the mean of the values and the average: half a unit of each."""
+        """The largest difference between mean and printed average that rounding allows: half a unit of each."""
         digits = max((_digits(v) for v in self.values.values()), default=0)
         return (Decimal(10) ** -digits + Decimal(10) ** -_digits(self.average)) / 2
 
     def mean(self, categories: Iterable[str]) -> Decimal | None:
-        """The mean of the printed values over categories, or None where one of them is not printed."""
+        """Return the mean of the printed values over categories, or None if one of them is not printed."""
         wanted = list(categories)
         if not wanted or not set(wanted) <= set(self.values):
             return None
@@ -74,18 +72,14 @@ class PaperTable:
     notes: str = ""
 
     def find(self, method: str, metric: str, dataset: str, backbone: str = "WRN-50") -> PaperRow | None:
-        """The row of a method, or None; one whose backbone the paper does not state goes with any."""
+        """Return the row of a method, or None; a row without a stated backbone matches all backbones."""
         mine = [r for r in self.rows if (r.method, r.metric, r.dataset) == (method, metric, dataset)]
         return next((r for r in mine if r.backbone in (backbone, "not stated")), None)
 
 
 @cache
 def load(name: str) -> PaperTable:
-    """A table by name, such as `table5`, `tableS2`, `margin`.
-
-    Raises:
-        ConfigError: the paper has no such table.
-    """
+    """Return a table by name, such as `table5`, `tableS2`, `margin`."""
     if name not in NAMES:
         raise ConfigError(f"name must be one of {', '.join(NAMES)}, but got {name!r}")
     raw = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
@@ -110,7 +104,7 @@ def load(name: str) -> PaperTable:
 def lookup(
     references: Iterable[tuple[str, str]], metric: str, dataset: str, backbone: str = "WRN-50"
 ) -> list[PaperRow]:
-    """The rows that (table, method) pairs name, for one metric; those that are not printed are left out."""
+    """Return the printed rows of (table, method) pairs for one metric."""
     found = (load(table).find(method, metric, dataset, backbone) for table, method in references)
     return [row for row in found if row is not None]
 

@@ -1,1 +1,1 @@
-"""The paper's tables, row by row: `python -m benchmarks.reproduce --help`."""
+"""The tables of the SANFlow paper, row by row: `python -m benchmarks.reproduce --help`."""

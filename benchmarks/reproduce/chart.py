@@ -1,20 +1,15 @@
-"""A reproduced table as a bar chart."""
+"""The report of a table as a bar chart."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semflow.files import write_atomic
-
-from ..shared.plots import BEST, CONTROL, OURS, PAPER
+from ..shared.plots import BEST, CONTROL, OURS, PAPER, save
 from .markdown import NAMES
-
-__all__ = ["draw"]
 
 
 def draw(summary: Mapping[str, Any], base: Path) -> list[Path]:
-    """Write BASE.png and BASE.svg: bars of the paper's figures and ours with their spread, a panel for each metric."""
+    """Write BASE.png and BASE.svg: bars of the paper's figures and ours with their spread, one panel per metric."""
     from matplotlib.figure import Figure
 
     rows, metrics = summary["rows"], summary["metrics"]
@@ -30,7 +25,7 @@ def draw(summary: Mapping[str, Any], base: Path) -> list[Path]:
     figure.suptitle(summary["title"], x=0.01, ha="left", fontsize=12, fontweight="bold")
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=len(handles), frameon=False)
-    return [_save(figure, base.with_suffix(suffix)) for suffix in (".png", ".svg")]
+    return [save(figure, base.with_suffix(suffix)) for suffix in (".png", ".svg")]
 
 
 def _panel(axes: Any, rows: list[Mapping[str, Any]], metric: str) -> None:
@@ -65,7 +60,7 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], metric: str) -> None:
             best = found["best_on_test"]["mean"]
             axes.plot(best, position + 0.2, "D", color=BEST, markersize=5, label="best on test", linestyle="none")
             shown.append(best)
-    # Chance is 50 for an AUROC: bars start there unless something is below it, and the axis says where they start.
+    # Chance is 50 for an AUROC: bars start there unless a figure is lower, and the axis label has the start.
     start = 50 if metric.endswith("auroc") and shown and min(shown) > 50 else 0
     axes.set_xlim(start, 100 + (100 - start) * 0.12)
     axes.set_xticks(range(start, 101, 10 if start else 20))
@@ -73,9 +68,3 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], metric: str) -> None:
     axes.set_title(NAMES[metric].partition(" (")[0], loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return write_atomic(path, buffer.getvalue())

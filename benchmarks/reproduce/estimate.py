@@ -1,50 +1,48 @@
-"""How long cells may take: from finished cells of the same row, else from a short probe."""
+"""Estimated duration of cells, from finished cells of the same row or from a short probe."""
 
 import time
 from collections.abc import Sequence
 
 from . import peers
 from .cells import Cell
-from .summary import Planned
-
-__all__ = ["estimate"]
+from .planning import Planned
 
 
 def estimate(cells: Sequence[Planned], device: str = "cpu", threads: int | None = None) -> list[float]:
-    """Seconds of each cell that is not done, in their order; peers, which are not trained, are left out.
+    """Return the seconds of each missing cell; peers, which are not trained, are left out.
 
-    Finished cells of a row say what an image takes in an epoch and in evaluation; for a row without any, two training
-    steps and one prediction are timed on its own data.
+    Finished cells of a row give the time per image in training and evaluation. For a row without any, two training
+    steps and one prediction are timed on its data.
     """
-    todo = [c for c in cells if c.kept is None and c.cell.recipe not in peers.RECIPES]
-    if not todo:
-        return []
-    rates = {}
-    for name in dict.fromkeys(c.row.name for c in todo):
-        done = [c.kept["result"] for c in cells if c.row.name == name and c.kept is not None]
-        if done:
-            rates[name] = (
-                sum(r["train_seconds"] for r in done) / sum(r["train_images"] * r["epochs"] for r in done),
-                sum(r["evaluate_seconds"] for r in done) / sum(r["test_images"] for r in done),
-                done[0]["epochs"],
-            )
-        else:
-            rates[name] = _probe(next(c.cell for c in todo if c.row.name == name), device, threads)
-    sizes = {
-        data: tuple(len(data.open(split, todo[0].cell.arguments["image_size"])) for split in ("train", "test"))
-        for data in dict.fromkeys(c.cell.data for c in todo)
-    }
+    todo = [(c.row.name, c.cell) for c in cells if c.kept is None and c.cell and c.row.recipe not in peers.RECIPES]
+    rates, sizes = {}, {}
+    for name, cell in todo:
+        if name not in rates:
+            done = [c.kept["result"] for c in cells if c.row.name == name and c.kept]
+            rates[name] = _from_results(done) if done else _probe(cell, device, threads)
+        if cell.data not in sizes:
+            size = int(cell.arguments["image_size"])
+            sizes[cell.data] = [len(cell.data.open(split, size)) for split in ("train", "test")]
     found = []
-    for c in todo:
-        rate, score, epochs = rates[c.row.name]
-        train, test = sizes[c.cell.data]
-        looks = (test + train) * c.cell.evaluations + 3 * train  # standardisation passes over the training images too
-        found.append(rate * train * (c.cell.fit.get("epochs") or epochs) + score * looks)
+    for name, cell in todo:
+        rate, score, epochs = rates[name]
+        train, test = sizes[cell.data]
+        looks = (test + train) * cell.evaluations + 3 * train  # standardization reads the training images too
+        found.append(rate * train * (cell.fit.get("epochs") or epochs) + score * looks)
     return found
 
 
+def _from_results(done: Sequence[dict[str, float]]) -> tuple[float, float, int]:
+    """Return seconds per image in training and in prediction, and the epochs, of finished cells."""
+    return (
+        sum(r["train_seconds"] for r in done) / sum(r["train_images"] * r["epochs"] for r in done),
+        sum(r["evaluate_seconds"] for r in done) / sum(r["test_images"] for r in done),
+        int(done[0]["epochs"]),
+    )
+
+
 def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, int]:
-    """Seconds of an image in training and in prediction, and the plan's epochs."""
+    """Return seconds per image in training and in prediction, and the recipe's epochs, by timing two steps."""
     import torch
 
     from semflow.data import collate
@@ -54,18 +52,18 @@ def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, 
 
     if threads is not None:
         torch.set_num_threads(threads)
-    detector = build(cell.recipe, **cell.arguments, seed=cell.seed).to(check_device(device)).train()
-    train = cell.data.open("train", cell.arguments["image_size"])
-    size = cell.fit.get("batch_size") or detector.plan.batch_size
+    detector = build(cell.recipe, {**cell.arguments, "seed": cell.key.seed}).to(check_device(device)).train()
+    training, synthetic = detector.provenance.training, detector.provenance.synthesis is not None
+    train = cell.data.open("train", detector.provenance.image_size)
+    size = cell.fit.get("batch_size") or training.batch_size
     images = collate([train[k % len(train)] for k in range(size)]).images.to(next(detector.flows.parameters()).device)
-    synthetic = detector.synthesis is not None
     masks = torch.zeros(len(images), *images.shape[2:], device=images.device) if synthetic else None
-    maps = None if synthetic else detector.features(images)  # training keeps the maps of unchanged images
+    maps = None if synthetic else detector.features(images)  # training caches the maps of unchanged images
     optimizer = torch.optim.Adam(detector.trainable(), 1e-6)
 
     def step() -> float:
         began = time.perf_counter()
-        terms = train_on_batch(detector, optimizer, detector.plan, images, masks, maps)
+        terms = train_on_batch(detector, optimizer, training, images, masks, maps)
         float(terms[0])  # waits for the device
         return time.perf_counter() - began
 
@@ -75,4 +73,4 @@ def _probe(cell: Cell, device: str, threads: int | None) -> tuple[float, float, 
         return time.perf_counter() - began
 
     step()  # warms up
-    return min(step(), step()) / size, min(look(), look()) / size, detector.plan.epochs
+    return min(step(), step()) / size, min(look(), look()) / size, training.epochs

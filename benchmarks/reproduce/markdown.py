@@ -1,48 +1,53 @@
-"""A reproduced table as Markdown."""
+"""The report of a table as Markdown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NAMES", "to_markdown"]
+from ..shared.figures import markdown_table, number, text_of
 
 NAMES = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
     "aupro": "AUPRO (up to a false-positive rate of 0.3)",
 }
+COST = {
+    "steps": "optimizer steps",
+    "trained_parameters": "trained parameters",
+    "train_seconds": "training, s",
+    "train_cpu_seconds": "training, CPU-s",
+    "evaluate_seconds": "evaluation, s",
+    "peak_memory_mb": "peak memory, MB",
+}
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
-    """The report of `benchmarks.reproduce`: what is compared with what, a table for each metric, cost, provenance."""
+    """Return the report: what is compared, a table for each metric, cost and provenance."""
     parts = [f"# {summary['title']}", *summary["comparison"]]
     if summary["done"] < summary["planned"]:
-        parts.append(f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is what is missing.")
+        parts.append(f"**Unfinished: {summary['done']} of {summary['planned']} cells.** A dash is a missing figure.")
     for metric in summary["metrics"]:
         parts += [f"## {NAMES[metric]}, %", _averages(summary, metric)]
         if len(summary["categories"]) > 1:
             parts += ["By category, paper | ours:", _by_category(summary, metric)]
     if summary["others"]:
         rows = [
-            [o["method"], o["backbone"], NAMES[o["metric"]], _number(o["all"]), _number(o["here"])]
+            [o["method"], o["backbone"], NAMES[o["metric"]], number(o["all"]), number(o["here"])]
             for o in summary["others"]
         ]
         header = ["method", "backbone", "metric", "paper, its average", "paper, these categories"]
-        parts += ["## Other methods: the paper's figures, not measured here", _table(header, rows)]
+        parts += ["## Other methods: the paper's figures, not measured here", markdown_table(header, rows)]
     parts += ["## Cost of a cell, means", _cost(summary)]
     for title, lines in (("Warnings", summary["warnings"]), ("Misprints in the paper's columns", summary["misprints"])):
         if lines:
             parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
-    origin = summary["provenance"]
+    made = summary["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     parts += [
         "## How it was made",
-        "\n".join(
-            [
-                f"- `{origin['command']}`",
-                f"- commit {origin['commit']}; " + ", ".join(f"{k} {v}" for k, v in origin["versions"].items()),
-                f"- {origin['machine']}; {summary['how']}",
-                f"- cells that other runs finished: {summary['made_elsewhere']}",
-            ]
-        ),
+        f"- `{made['command']}`\n"
+        f"- cells of commit {', '.join(made['commits'])}; {versions}\n"
+        f"- {made['machine']}; {made['device']}, threads per cell: {made['threads']}\n"
+        "- the command of each cell is in `cells.jsonl`",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -54,62 +59,33 @@ def _averages(summary: Mapping[str, Any], metric: str) -> str:
     header += ["best on test (chosen on the test images)"] if tracked else []
     rows = []
     for row in summary["rows"]:
-        found = row["metrics"][metric]
-        against = found["against"] or {"row": "", "paper": None, "ours": None}
-        name = f"*{row['row']}* (control)" if row["control"] else row["row"]
-        difference = _number(found["difference"], signed=True)
+        found, against = row["metrics"][metric], row["metrics"][metric]["against"]
+        difference = number(found["difference"], signed=True)
         if found["difference"] is not None and found["paper"]["here"] is None:
             difference += " *"
-        cells = [name, row["text"], _number(found["paper"]["all"]), _number(found["paper"]["here"])]
-        cells += [_spread(found["ours"]), difference, against["row"]]
-        cells += (
-            [_number(against["paper"], signed=True), _spread(against["ours"], signed=True)]
-            if against["row"]
-            else ["", ""]
-        )
-        rows.append(cells + ([_spread(found["best_on_test"])] if tracked else []))
-    note = "\n\n\\* to the paper's average over all its categories: these are not printed one by one."
-    return _table(header, rows) + (note if any(" *" in row[5] for row in rows) else "")
+        line = [f"*{row['row']}* (control)" if row["control"] else row["row"], row["text"]]
+        line += [number(found["paper"]["all"]), number(found["paper"]["here"]), text_of(found["ours"]), difference]
+        if against:
+            line += [against["row"], number(against["paper"], signed=True), text_of(against["ours"], signed=True)]
+        else:
+            line += ["", "", ""]
+        rows.append(line + ([text_of(found["best_on_test"])] if tracked else []))
+    note = "\n\n\\* to the paper's average over all its categories: it does not print these one by one."
+    return markdown_table(header, rows) + (note if any(" *" in row[5] for row in rows) else "")
 
 
 def _by_category(summary: Mapping[str, Any], metric: str) -> str:
     rows = []
     for row in summary["rows"]:
-        found = row["metrics"][metric]["categories"]
-        rows.append(
-            [row["row"], *(f"{_number(c['paper'])} | {_spread(c['ours'])}".replace("|", "\\|") for c in found.values())]
-        )
-    return _table(["row", *summary["categories"]], rows)
+        found = row["metrics"][metric]["categories"].values()
+        rows.append([row["row"], *(f"{number(c['paper'])} \\| {text_of(c['ours'])}" for c in found)])
+    return markdown_table(["row", *summary["categories"]], rows)
 
 
 def _cost(summary: Mapping[str, Any]) -> str:
-    columns = {
-        "steps": "optimiser steps",
-        "trained_parameters": "trained parameters",
-        "train_seconds": "training, s",
-        "train_cpu_seconds": "training, CPU-s",
-        "evaluate_seconds": "evaluation, s",
-        "peak_memory_mb": "peak memory, MB",
-    }
     rows = []
     for row in summary["rows"]:
         cost = row["cost"] or {}
-        values = [(cost.get(name), 1 if "seconds" in name else 0) for name in columns]
+        values = [(cost.get(name), 1 if "seconds" in name else 0) for name in COST]
         rows.append([row["row"], *("-" if v is None else f"{v:,.{digits}f}" for v, digits in values)])
-    return _table(["row", *columns.values()], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if signed else ''}.2f}"
-
-
-def _spread(found: Mapping[str, Any] | None, signed: bool = False) -> str:
-    if found is None:
-        return "-"
-    spread = "" if found["std"] is None else f" ± {found['std']:.2f}"
-    return _number(found["mean"], signed) + spread
+    return markdown_table(["row", *COST.values()], rows)

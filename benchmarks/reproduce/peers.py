@@ -1,7 +1,7 @@
-"""PaDiM and PatchCore, as anomalib has them, on the features that the flows get, in the same metrics.
+"""anomalib's PaDiM and PatchCore on the features and with the metrics of the flows.
 
-anomalib's models bring a backbone of their own; here they are given `semflow.features` in its place, so that a
-comparison with a flow compares what is done with the features and nothing else.
+The features of `semflow.features` replace the models' own backbone, so that a comparison with a flow is one of the
+methods and not of the backbones.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from semflow.errors import ConfigError
 
-from ..shared.memory import peak_memory
+from ..shared.record import peak_memory
 from .tables import Row
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from .cells import Cell
 
-__all__ = ["PEERS", "RECIPES", "anomalib_version", "measure_peer", "peer_arguments", "require_anomalib"]
 
-COMMON = {"backbone": "wide_resnet50_2", "weights": "hub", "strides": (8, 16, 32), "image_size": 256}
+BACKBONE = {"backbone.name": "wide_resnet50_2", "backbone.weights": "hub", "backbone.strides": (8, 16, 32)}
+COMMON = {**BACKBONE, "image_size": 256}
 RECIPES: dict[str, dict[str, Any]] = {
     "anomalib.padim": {**COMMON, "channels": 100},
-    "anomalib.patchcore": {**COMMON, "coreset": 0.1, "neighbours": 9},
+    "anomalib.patchcore": {**COMMON, "coreset": 0.1, "neighbors": 9},
 }
-"""Recipes that are not semflow's, with their arguments: channels kept at random, share of patches kept, neighbours."""
+"""Settings of the models: number of random channels, share of patches in the coreset, and number of neighbors."""
 
 PRINTED = ("table2", "table3", "table1", "visa")
 PEERS = (
@@ -49,33 +49,24 @@ PEERS = (
 
 
 def require_anomalib() -> None:
-    """Say before the work that it is missing.
-
-    Raises:
-        ConfigError: anomalib is not installed.
-    """
+    """Raise ConfigError if anomalib is missing."""
     if find_spec("anomalib") is None:
-        raise ConfigError("--peers needs anomalib: python -m pip install -c constraints.txt -e '.[peers]'")
+        raise ConfigError(
+            "anomalib must be installed for --peers, but got none; "
+            "python -m pip install -c constraints.txt -e '.[peers]'"
+        )
 
 
 def anomalib_version() -> str:
-    """The installed version, without importing it."""
+    """Return the installed version without importing anomalib."""
     try:
         return metadata.version("anomalib")
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def peer_arguments(recipe: str, *given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a recipe of `RECIPES`; the flows' that it has not are left out."""
-    found = dict(RECIPES[recipe])
-    for more in given:
-        found.update({name: value for name, value in more.items() if name in found})
-    return found
-
-
 def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
-    """Fit on the normal images in one pass, and evaluate as a flow is evaluated."""
+    """Fit a model in one pass over the normal images, and evaluate it as a flow is evaluated."""
     import torch
 
     from semflow.data import Sample
@@ -84,10 +75,11 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
 
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(cell.seed)  # of this process: the coreset and the choice of channels are drawn from it
+    torch.manual_seed(cell.key.seed)  # the coreset and the channels are drawn from the global generator
     where = check_device(device)
-    model = _model(cell.recipe, cell.arguments, cell.seed).to(where)
-    train, test = (cell.data.open(split, int(cell.arguments["image_size"])) for split in ("train", "test"))
+    arguments = {**RECIPES[cell.recipe], **cell.arguments}
+    model = _model(cell.recipe, arguments, cell.key.seed).to(where)
+    train, test = (cell.data.open(split, int(arguments["image_size"])) for split in ("train", "test"))
     began, cpu = time.perf_counter(), time.process_time()
     with torch.no_grad():
         model.train()
@@ -96,7 +88,7 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
         if cell.recipe == "anomalib.padim":
             model.fit()
         else:
-            model.subsample_embedding(cell.arguments["coreset"])
+            model.subsample_embedding(arguments["coreset"])
         model.eval()
     trained, trained_cpu = time.perf_counter(), time.process_time()
 
@@ -113,6 +105,7 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
     summary = summarize(results()).as_dict()
     return {
         "metrics": {name: summary[name] for name in METRICS},
+        "arguments": arguments,
         "epoch": "one pass",
         "epochs": None,
         "steps": None,
@@ -130,7 +123,7 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
 
 
 def _model(recipe: str, arguments: Mapping[str, Any], seed: int) -> Any:
-    """anomalib's model with our features in the place of its own."""
+    """Build anomalib's model with our features instead of its own."""
     require_anomalib()
     import torch
     from torch import nn
@@ -138,24 +131,22 @@ def _model(recipe: str, arguments: Mapping[str, Any], seed: int) -> Any:
     from semflow.features import TimmFeatures
     from semflow.features.timm_module import load_timm
 
-    os.environ.setdefault("TQDM_DISABLE", "1")  # of this process: the coreset's bar
-    load_timm()  # first: it mends a torchvision without operators, which anomalib imports
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no progress bar of the coreset
+    load_timm()  # first: it repairs a torchvision without operators, which anomalib imports
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from anomalib.models.image.padim.torch_model import PadimModel
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     features = TimmFeatures(
-        arguments["backbone"],
-        arguments["weights"],
-        arguments["strides"],
+        *(arguments[f"backbone.{name}"] for name in ("name", "weights", "strides")),
         image_size=arguments["image_size"],
         seed=seed,
     )
     layers = [str(k) for k in range(len(features.channels))]
 
     class Named(nn.Module):
-        """Our maps by name, as anomalib expects them."""
+        """The feature maps by name, as anomalib expects them."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -165,7 +156,7 @@ def _model(recipe: str, arguments: Mapping[str, Any], seed: int) -> Any:
             return dict(zip(layers, self.features(images), strict=True))
 
     if recipe == "anomalib.patchcore":
-        model: Any = PatchcoreModel(["layer1"], "resnet18", pre_trained=False, num_neighbors=arguments["neighbours"])
+        model: Any = PatchcoreModel(["layer1"], "resnet18", pre_trained=False, num_neighbors=arguments["neighbors"])
     else:
         model = PadimModel("resnet18", ["layer1"], pre_trained=False, n_features=1)
         total = sum(features.channels)

@@ -1,104 +1,141 @@
-"""From options to the cells of a table."""
+"""The cells of a table, from the options of the command or from kept cells."""
 
 import argparse
-import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from semflow._version import __version__
 from semflow.errors import ConfigError
 
 from ..shared.datasets import Data, categories
+from ..shared.store import CellStore, Kept, Key
 from . import peers
-from .cells import Cell, arguments_of
-from .options import epochs_of, pairs, plain
-from .summary import Planned
+from .cells import Cell
+from .options import epochs_of, pairs
 from .tables import Row, Table
-
-__all__ = ["backbone_of", "choose_rows", "plan"]
 
 FIT = ("batch_size", "learning_rate", "schedule")
 
 
-def choose_rows(table: Table, options: argparse.Namespace) -> list[Row]:
-    """The rows that are asked for.
+@dataclass
+class Planned:
+    """A cell of a table, and what the store has of it.
 
-    Raises:
-        ConfigError: the table has no such row.
+    Args:
+        row: its row in the table.
+        key: of its cell; the row's name there may be another one, see `Row.cells`.
+        cell: how to measure it; None in a report of kept cells.
+        kept: the kept cell, or None.
     """
-    if options.peers:
+
+    row: Row
+    key: Key
+    cell: Cell | None = None
+    kept: Kept | None = None
+
+
+def choose_rows(table: Table, options: argparse.Namespace) -> list[Row]:
+    """Return the rows that the options choose."""
+    if options.peers and not options.report:
         peers.require_anomalib()
-    there = [*table.rows, *(peers.PEERS if options.peers else ())]
-    names = [row.name for row in there]
+    rows = [*table.rows, *(peers.PEERS if options.peers else ())]
+    names = [row.name for row in rows]
     for name in options.rows or ():
         if name not in names:
-            raise ConfigError(f"--rows {name}: {table.name} has {', '.join(names)}")
-    wanted = options.rows or [row.name for row in there if not (row.control and options.no_controls)]
-    return [row for row in there if row.name in wanted]
+            raise ConfigError(f"--rows must be of {', '.join(names)}, but got {name}")
+    wanted = options.rows or [row.name for row in rows if not (row.control and options.no_controls)]
+    return [row for row in rows if row.name in wanted]
 
 
-def backbone_of(table: Table, options: argparse.Namespace) -> str:
-    """The backbone that the cells are built on."""
-    return str(options.backbone or table.backbone)
+def kept_cells(rows: Sequence[Row], options: argparse.Namespace, store: CellStore) -> list[Planned]:
+    """Return the newest kept cells of some rows, whatever their settings, for a report.
 
-
-def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace) -> list[Planned]:
-    """The cells of some rows, seed by seed, so that a run that is stopped has whole tables of the first seeds.
-
-    Raises:
-        ConfigError, DataError: an option does not fit the recipes or the data.
+    Categories, seeds and rows that the options leave out are those of the kept cells.
     """
+    latest = store.latest()
+    names = {row.cells or row.name for row in rows}
+    found = [key for key in latest if key.row in names]
+    if not found:
+        raise ConfigError(f"{store.path} must contain cells of {', '.join(sorted(names))}, but got none")
+    wanted = options.categories or list(dict.fromkeys(key.category for key in found))
+    seeds = options.seeds or sorted({key.seed for key in found})
+    present = {key.row for key in found} if not options.rows else names
+    keys = [
+        (row, Key(row.cells or row.name, category, seed))
+        for seed in seeds
+        for category in wanted
+        for row in rows
+        if (row.cells or row.name) in present
+    ]
+    return [Planned(row, key, kept=latest.get(key)) for row, key in keys]
+
+
+def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace, store: CellStore) -> list[Planned]:
+    """Return the cells of some rows, seed by seed, so that an interrupted run has complete first seeds."""
     if options.data is None:
-        raise ConfigError("--data must name the folder of the data set, but is not given")
+        raise ConfigError("--data must be the folder of the data set, but got none")
     there = categories(table.data, options.data)
     wanted = options.categories or there
     for name in wanted:
         if name not in there:
-            raise ConfigError(f"--categories {name}: {options.data} has {', '.join(there)}")
+            raise ConfigError(f"--categories must be of {', '.join(there)}, but got {name}")
     epochs = epochs_of(options.epochs, wanted)
-    fit = {name: plain(word) for name, word in pairs(options.fit, "--fit").items()}
+    fit = pairs(options.fit, "--fit")
     for name in fit:
         if name not in FIT:
-            raise ConfigError(f"--fit {name}: expected one of {', '.join(FIT)}; epochs have an option of their own")
-    common = {"backbone": backbone_of(table, options), "weights": options.weights, "image_size": options.image_size}
-    given = _given(rows, pairs(options.set, "--set"), common)
-    data = {name: Data(table.data, str(options.data), name) for name in wanted}
-    prints = {name: d.fingerprint() for name, d in data.items()}
-    return [
-        Planned(
-            row,
-            Cell(
-                recipe=row.recipe,
-                arguments=arguments_of(row.recipe, common, given.get(row.recipe, {}), row.arguments),
-                data=data[category],
-                fingerprint=prints[category],
-                seed=seed,
-                fit={} if row.recipe in peers.RECIPES else {"epochs": epochs[category], **fit},
-                evaluations=1 if row.recipe in peers.RECIPES else options.track_best,
-            ),
-        )
-        for seed in options.seeds
-        for category in wanted
-        for row in rows
-    ]
-
-
-def _given(rows: Sequence[Row], words: dict[str, str], common: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arguments of --set for each recipe, each of the type of the recipe's default."""
-    from semflow.app.cli.fit import recipe_arguments
-    from semflow.recipes import RECIPES
-
-    recipes = list(dict.fromkeys(row.recipe for row in rows if row.recipe not in peers.RECIPES))
-    for recipe in recipes:
-        if recipe not in RECIPES:
-            raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
-    has = {recipe: set(inspect.signature(RECIPES[recipe]).parameters) for recipe in recipes}
-    for name in words:
-        if not any(name in names for names in has.values()):
-            raise ConfigError(f"--set {name}: no recipe of this table ({', '.join(recipes)}) has this argument")
-    reserved = {**common, "seed": 0}
-    return {
-        recipe: recipe_arguments(
-            RECIPES[recipe], {name: word for name, word in words.items() if name in has[recipe]}, reserved
-        )
-        for recipe in recipes
+            raise ConfigError(f"--fit must set {', '.join(FIT)}, but got {name}; set epochs by --epochs")
+    common = {
+        "backbone.name": options.backbone or table.backbone,
+        "backbone.weights": options.weights,
+        "image_size": options.image_size,
     }
+    given = pairs(options.set, "--set")
+    arguments = _arguments(rows, common, given)
+    data = {name: Data(table.data, str(options.data), name) for name in wanted}
+    prints = {name: one.fingerprint() for name, one in data.items()}
+    planned = []
+    for seed in options.seeds or (0, 1, 2):
+        for category in wanted:
+            for row in rows:
+                flow = row.recipe not in peers.RECIPES
+                changes = {"epochs": epochs[category], **fit} if flow else {}
+                changes = {name: value for name, value in changes.items() if value is not None}
+                settings = {
+                    **_versions(row.recipe),
+                    "recipe": row.recipe,
+                    "backbone": common["backbone.name"],
+                    "weights": options.weights,
+                    "image_size": options.image_size,
+                    "set": given if flow else {},
+                    "fit": changes,
+                    "evaluations": options.track_best if flow else 1,
+                    "data": {"kind": table.data, "fingerprint": prints[category]},
+                }
+                key = Key(row.cells or row.name, category, seed)
+                evaluations = settings["evaluations"]
+                cell = Cell(key, row.recipe, arguments[row.name], data[category], settings, changes, evaluations)
+                planned.append(Planned(row, key, cell, store.find(key, settings)))
+    return planned
+
+
+def _versions(recipe: str) -> dict[str, str]:
+    return {"semflow": __version__} | ({"anomalib": peers.anomalib_version()} if recipe in peers.RECIPES else {})
+
+
+def _arguments(rows: Sequence[Row], common: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each row, checked; those of the command that a recipe does not have are left out."""
+    from semflow.recipes import RECIPES, resolve_settings, setting_names
+
+    names = {row.name: peers.RECIPES.get(row.recipe) or setting_names(RECIPES[row.recipe]) for row in rows}
+    for name in given:
+        if not any(name in known for known in names.values()):
+            known = list(dict.fromkeys(one for row in rows for one in names[row.name]))
+            raise ConfigError(f"--set must be of {', '.join(known)}, but got {name}")
+    found = {}
+    for row in rows:
+        mine = {k: v for k, v in {**common, **given}.items() if k in names[row.name]} | dict(row.settings)
+        if row.recipe not in peers.RECIPES:
+            resolve_settings(RECIPES[row.recipe], mine)
+        found[row.name] = mine
+    return found

@@ -1,16 +1,14 @@
-"""The whole report of a table: the assembled figures, and what was compared with what, how and where."""
+"""The report of a table: its figures, what is compared, and how it was made."""
 
 import argparse
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..shared.record import provenance
-from .planning import backbone_of
-from .summary import Planned, assemble
+from .planning import Planned
+from .summary import assemble
 from .tables import Row, Table
-
-__all__ = ["report"]
 
 PAPER_EPOCHS = 80
 
@@ -18,64 +16,77 @@ PAPER_EPOCHS = 80
 def report(
     table: Table, rows: Sequence[Row], cells: Sequence[Planned], options: argparse.Namespace, command: Sequence[str]
 ) -> dict[str, Any]:
-    """Plain data for JSON, Markdown and the chart."""
+    """Return the report as plain data, for JSON, Markdown and the chart."""
     summary = assemble(table, rows, cells)
-    kept = [c.kept for c in cells if c.kept is not None]
-    elsewhere = {k["record"].get("command") for k in kept} - {shlex.join(command)}
-    devices = sorted({k["result"].get("device", "?") for k in kept})
+    kept = [c.kept for c in cells if c.kept]
+    settings = [c.kept["settings"] if c.kept else c.cell.settings for c in cells if c.kept or c.cell]
     return {
         **summary,
-        "comparison": _comparison(table, summary, options),
-        "provenance": provenance(command, options.device),
-        "how": f"{options.jobs or 'as many as fit'} cells at a time, {options.threads or 'default'} threads each, "
-        f"on {', '.join(devices)}",
-        "made_elsewhere": sum(k["record"].get("command") in elsewhere for k in kept),
-        "cells": [{"row": c.row.name, **c.kept} for c in cells if c.kept is not None],
-        "missing": [{"row": c.row.name, **c.cell.config()} for c in cells if c.kept is None],
+        "comparison": _comparison(table, summary, settings, options),
+        "provenance": {
+            "command": shlex.join(command),
+            "commits": sorted({k["record"]["commit"] for k in kept}),
+            "versions": _merged([k["record"]["versions"] for k in kept]),
+            "machine": _either(k["record"]["machine"] for k in kept),
+            "device": _either(k["result"]["device"] for k in kept if "device" in k["result"]),
+            "threads": _either(k["result"]["threads"] for k in kept if "threads" in k["result"]),
+        },
+        "missing": [str(c.key) for c in cells if not c.kept],
     }
 
 
-def _comparison(table: Table, summary: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    """What is compared with what, in sentences."""
+def _comparison(
+    table: Table, summary: dict[str, Any], settings: Sequence[dict[str, Any]], options: argparse.Namespace
+) -> list[str]:
+    """Return sentences about what is compared with what."""
     categories, seeds = summary["categories"], summary["seeds"]
-    epochs = ", ".join(
-        f"{name} {' or '.join(map(str, numbers)) or 'as the recipe says'}"
-        for name, numbers in summary["epochs"].items()
-    )
-    paper = f"**Paper**: {table.paper_backbone}, {PAPER_EPOCHS} epochs (SANFlow), {table.dataset}"
-    paper += ", average over its 15 categories" if table.data == "mvtec" else ""
-    ours = (
-        f"**Ours**: {backbone_of(table, options)} ({options.weights} weights), {options.image_size} px, "
-        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'} ({', '.join(categories)}), "
-        f"epochs: {epochs}; "
-        f"seeds {', '.join(map(str, seeds))}; the model of the last epoch. ± is the standard deviation over the seeds."
-    )
+    epochs = ", ".join(f"{name} {_either(n) or 'as in the recipe'}" for name, n in summary["epochs"].items())
+    backbone, weights, size = (_either(s[name] for s in settings) for name in ("backbone", "weights", "image_size"))
+    average = ", average over its 15 categories" if table.data == "mvtec" else ""
     lines = [
-        f"{paper}. The column *these categories* is the mean of what it prints for ours, where it prints them.",
-        ours,
+        f"**Paper**: {table.paper_backbone}, {PAPER_EPOCHS} epochs (SANFlow), {table.dataset}{average}. The column "
+        "*these categories* is the mean of its figures for ours, if it prints them.",
+        f"**Ours**: {backbone} ({weights} weights), {size} px, "
+        f"{len(categories)} {'category' if len(categories) == 1 else 'categories'} ({', '.join(categories)}), "
+        f"epochs: {epochs}; seeds {', '.join(map(str, seeds))}; the model of the last epoch. ± is the standard "
+        "deviation over the seeds.",
     ]
     if table.notes:
         lines.append(table.notes)
-    if options.set or options.fit:
-        lines.append(f"Set by hand: `{' '.join((*options.set, *options.fit))}`.")
-    differs = []
-    if backbone_of(table, options) != table.backbone or options.weights == "random":
-        differs.append("the backbone")
+    changed = {
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}": None
+        for s in settings
+        for name, value in {**s["set"], **s["fit"]}.items()
+        if name != "epochs"
+    }
+    if changed:
+        lines.append(f"Changed settings: `{' '.join(changed)}`.")
+    differs = ["the backbone"] if backbone != table.backbone or weights == "random" else []
     if any(numbers not in ([], [PAPER_EPOCHS]) for numbers in summary["epochs"].values()):
         differs.append("the length of training")
     if differs:
         lines.append(
-            f"**Other than in the paper: {' and '.join(differs)}.** So the level of a figure says little; compare the "
-            "differences between rows, *paper: difference* with *ours: difference*."
+            f"**Different from the paper: {' and '.join(differs)}.** So compare the differences between rows, *paper: "
+            "difference* with *ours: difference*, and not the figures themselves."
         )
     if any(row["control"] for row in summary["rows"]):
         lines.append(
-            "Rows marked *control* are not in the paper: they ask whether a predicted variance beats variance 1 and "
-            "one learned constant a scale at the same number of optimiser steps."
+            "Rows marked *control* are not in the paper: they show whether a predicted variance is better than "
+            "variance 1 and than one learned constant per scale, for the same number of optimizer steps."
         )
-    if options.track_best > 1:
+    evaluations = max((s["evaluations"] for s in settings), default=options.track_best)
+    if evaluations > 1:
         lines.append(
-            f"*Best on test* is the highest of {options.track_best} looks at the test images during training, for each "
-            "metric and cell, which no user could have chosen; the published code reports such a figure."
+            f"*Best on test* is the highest of {evaluations} evaluations on the test images during training, for each "
+            "metric and cell. No user could choose it; the published code reports such a figure."
         )
     return lines
+
+
+def _either(values: Iterable[object]) -> str:
+    return " or ".join(dict.fromkeys(map(str, values)))
+
+
+def _merged(versions: Sequence[dict[str, str]]) -> dict[str, str]:
+    names = dict.fromkeys(name for one in versions for name in one)
+    return {name: _either(one[name] for one in versions if name in one) for name in names}

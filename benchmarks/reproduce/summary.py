@@ -1,43 +1,32 @@
-"""From finished cells to a table: the paper's figures, ours with their spread over seeds, and the differences."""
+"""A table of kept cells: the paper's figures, ours with their spread over the seeds, and the differences."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from ..paper import PaperRow, load, lookup
-from .cells import Cell
+from ..shared.figures import mean_per_seed, spread
+from .planning import Planned
 from .tables import Row, Table
 
-__all__ = ["Planned", "assemble"]
-
-
-@dataclass
-class Planned:
-    """A cell of a table, with what a store holds of it (`config`, `result`, `record`) or None."""
-
-    row: Row
-    cell: Cell
-    kept: dict[str, Any] | None = None
+COST = ("steps", "trained_parameters", "train_seconds", "train_cpu_seconds", "evaluate_seconds", "peak_memory_mb")
 
 
 def assemble(table: Table, rows: Sequence[Row], cells: Sequence[Planned]) -> dict[str, Any]:
-    """The table as plain data, in percent.
+    """Return the table as plain data, in percent.
 
-    A figure is the mean over the categories for each seed, and then the mean and the standard deviation over the seeds
-    that all categories are finished for. Differences between two rows are taken seed by seed.
+    A figure is the mean over the categories for each seed, and then mean and standard deviation over the seeds for
+    which all categories are finished. Differences between two rows are taken seed by seed.
     """
-    categories = list(dict.fromkeys(c.cell.data.category for c in cells))
-    seeds = list(dict.fromkeys(c.cell.seed for c in cells))
-    found = [_row(table, row, rows, cells, categories, seeds) for row in rows]
+    categories = list(dict.fromkeys(c.key.category for c in cells))
     return {
         "table": table.name,
         "title": table.title,
         "metrics": list(table.metrics),
         "categories": categories,
-        "seeds": seeds,
+        "seeds": list(dict.fromkeys(c.key.seed for c in cells)),
         "epochs": _epochs(cells),
-        "rows": found,
+        "rows": [_row(table, row, rows, cells, categories) for row in rows],
         "others": _others(table, rows, categories),
         "misprints": _misprints(table, rows),
         "warnings": _warnings(rows, cells),
@@ -47,7 +36,7 @@ def assemble(table: Table, rows: Sequence[Row], cells: Sequence[Planned]) -> dic
 
 
 def _row(
-    table: Table, row: Row, rows: Sequence[Row], cells: Sequence[Planned], categories: list[str], seeds: list[int]
+    table: Table, row: Row, rows: Sequence[Row], cells: Sequence[Planned], categories: list[str]
 ) -> dict[str, Any]:
     mine = [c for c in cells if c.row.name == row.name]
     against = next((r for r in rows if r.name == row.against), None)
@@ -55,82 +44,51 @@ def _row(
     metrics: dict[str, Any] = {}
     for metric in table.metrics:
         paper = _paper(table, row, metric, categories)
-        ours = _per_seed(mine, metric, categories, seeds)
-        entry: dict[str, Any] = {"paper": paper, "ours": _spread(ours), "difference": None, "against": None}
+        values = _values(mine, metric)
+        ours = mean_per_seed(values, categories)
         expected = paper["here"] if paper["here"] is not None else paper["all"]
-        if expected is not None and ours:
-            entry["difference"] = statistics.fmean(ours.values()) - expected
+        difference = statistics.fmean(ours.values()) - expected if expected is not None and ours else None
+        entry: dict[str, Any] = {"paper": paper, "ours": spread(ours), "difference": difference, "against": None}
         if against is not None:
-            reference = _paper(table, against, metric, categories)
-            others = _per_seed(theirs, metric, categories, seeds)
+            others = mean_per_seed(_values(theirs, metric), categories)
             entry["against"] = {
                 "row": against.name,
-                "paper": _difference(paper, reference),
-                "ours": _spread({s: ours[s] - others[s] for s in ours if s in others}),
+                "paper": _difference(paper, _paper(table, against, metric, categories)),
+                "ours": spread({s: ours[s] - others[s] for s in ours if s in others}),
             }
-        best = _per_seed(mine, metric, categories, seeds, best=True)
-        entry["best_on_test"] = _spread(best)
+        entry["best_on_test"] = spread(mean_per_seed(_values(mine, metric, best=True), categories))
         entry["categories"] = {
             category: {
                 "paper": _paper(table, row, metric, [category])["here"],
-                "ours": _spread(_per_seed(mine, metric, [category], seeds)),
+                "ours": spread(mean_per_seed(values, [category])),
             }
             for category in categories
         }
         metrics[metric] = entry
-    return {
-        "row": row.name,
-        "text": row.text,
-        "control": row.control,
-        "recipe": row.recipe,
-        "arguments": dict(row.arguments),
-        "metrics": metrics,
-        "cost": _cost(mine),
-    }
+    about = {"row": row.name, "text": row.text, "control": row.control, "recipe": row.recipe}
+    return {**about, "settings": dict(row.settings), "metrics": metrics, "cost": _cost(mine)}
 
 
-def _per_seed(
-    cells: Sequence[Planned], metric: str, categories: Sequence[str], seeds: Sequence[int], best: bool = False
-) -> dict[int, float]:
-    """Mean over the categories in percent, for each seed that has them all."""
-    values: dict[tuple[str, int], float] = {}
+def _values(cells: Sequence[Planned], metric: str, best: bool = False) -> dict[tuple[str, int], float]:
+    """Return a metric in percent by category and seed."""
+    found = {}
     for c in cells:
-        if c.kept is None:
-            continue
-        result = c.kept["result"]
+        result = c.kept["result"] if c.kept else {"metrics": {}}
         value = result.get("best", {}).get(metric, {}).get("value") if best else result["metrics"].get(metric)
         if value is not None:
-            values[c.cell.data.category, c.cell.seed] = 100 * value
-    return {
-        seed: statistics.fmean(values[category, seed] for category in categories)
-        for seed in seeds
-        if all((category, seed) in values for category in categories)
-    }
-
-
-def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:
-    if not values:
-        return None
-    numbers = list(values.values())
-    return {
-        "mean": statistics.fmean(numbers),
-        "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
-        "seeds": list(values),
-    }
+            found[c.key.category, c.key.seed] = 100 * value
+    return found
 
 
 def _paper(table: Table, row: Row, metric: str, categories: Sequence[str]) -> dict[str, float | None]:
-    """What the paper prints: `all`, its average, and `here`, the mean over our categories."""
+    """Return the printed figures: `all`, the paper's average, and `here`, the mean over our categories."""
     printed = lookup(row.paper, metric, table.dataset, table.paper_backbone)
     here = next((m for m in (p.mean(categories) for p in printed) if m is not None), None)
-    return {
-        "all": float(printed[0].average) if printed else None,
-        "here": None if here is None else float(here),
-    }
+    return {"all": float(printed[0].average) if printed else None, "here": None if here is None else float(here)}
 
 
-def _difference(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float | None:
-    """Over our categories if the paper prints both there, else between its averages."""
+def _difference(a: dict[str, float | None], b: dict[str, float | None]) -> float | None:
+    """Return the printed difference over our categories, or else between the averages."""
     for kind in ("here", "all"):
         x, y = a[kind], b[kind]
         if x is not None and y is not None:
@@ -139,76 +97,61 @@ def _difference(a: Mapping[str, float | None], b: Mapping[str, float | None]) ->
 
 
 def _others(table: Table, rows: Sequence[Row], categories: Sequence[str]) -> list[dict[str, Any]]:
-    if not table.others:
-        return []
+    """Return the printed figures of methods that are not rows."""
     mine = {row.name for row in (*table.rows, *rows)}
     found = []
-    for p in load(table.others).rows:
+    for p in load(table.others).rows if table.others else ():
         if p.method not in mine and p.metric in table.metrics:
             here = p.mean(categories)
-            found.append(
-                {
-                    "method": p.method,
-                    "backbone": p.backbone,
-                    "metric": p.metric,
-                    "all": float(p.average),
-                    "here": None if here is None else float(here),
-                }
-            )
+            figures = {"all": float(p.average), "here": None if here is None else float(here)}
+            found.append({"method": p.method, "backbone": p.backbone, "metric": p.metric, **figures})
     return found
 
 
 def _misprints(table: Table, rows: Sequence[Row]) -> list[str]:
-    printed: list[tuple[str, PaperRow]] = []
-    for row in rows:
-        for name, method in row.paper:
-            for metric in table.metrics:
-                p = load(name).find(method, metric, table.dataset, table.paper_backbone)
-                if p is not None:
-                    printed.append((name, p))
+    printed: list[tuple[str, PaperRow | None]] = [
+        (name, load(name).find(method, metric, table.dataset, table.paper_backbone))
+        for row in rows
+        for name, method in row.paper
+        for metric in table.metrics
+    ]
     if table.others:
         printed += [(table.others, p) for p in load(table.others).rows if p.metric in table.metrics]
     found = [
         f"{name}, {p.method}, {mark.category}: likely {mark.likely}; {mark.why}"
         for name, p in printed
-        for mark in p.misprints
+        for mark in (p.misprints if p else ())
     ]
     return list(dict.fromkeys(found))
 
 
 def _epochs(cells: Sequence[Planned]) -> dict[str, list[int]]:
-    """Epochs by category, as trained or asked for; none while the recipes' own number is not known."""
+    """Return the epochs of each category; none while the recipe's own number is unknown."""
     found: dict[str, set[int]] = {}
     for c in cells:
-        epochs = c.kept["result"].get("epochs") if c.kept else c.cell.fit.get("epochs")
-        found.setdefault(c.cell.data.category, set()).update([] if epochs is None else [epochs])
+        epochs = c.kept["result"].get("epochs") if c.kept else c.cell.fit.get("epochs") if c.cell else None
+        found.setdefault(c.key.category, set()).update([] if epochs is None else [epochs])
     return {category: sorted(numbers) for category, numbers in found.items()}
 
 
 def _cost(cells: Sequence[Planned]) -> dict[str, Any] | None:
-    results = [c.kept["result"] for c in cells if c.kept is not None]
-    if not results:
-        return None
-    names = ("steps", "trained_parameters", "train_seconds", "train_cpu_seconds", "evaluate_seconds", "peak_memory_mb")
-    return {
-        name: statistics.fmean(values) if (values := [r[name] for r in results if r.get(name) is not None]) else None
-        for name in names
-    }
+    results = [c.kept["result"] for c in cells if c.kept]
+    values = {name: [r[name] for r in results if r.get(name) is not None] for name in COST}
+    return {name: statistics.fmean(v) if v else None for name, v in values.items()} if results else None
 
 
 def _warnings(rows: Sequence[Row], cells: Sequence[Planned]) -> list[str]:
-    """Rows that are compared with each other but did not take the same number of optimiser steps."""
+    """Return a line for each pair of compared rows that took different numbers of optimizer steps."""
     steps: dict[tuple[str, str], set[Any]] = {}
     for c in cells:
-        if c.kept is not None:
-            steps.setdefault((c.row.name, c.cell.data.category), set()).add(c.kept["result"].get("steps"))
-    found = []
-    for row in rows:
-        for category in dict.fromkeys(c.cell.data.category for c in cells):
-            mine, theirs = steps.get((row.name, category)), steps.get((row.against, category))
-            if mine and theirs and mine != theirs:
-                found.append(
-                    f"{row.name} and {row.against} took different numbers of optimiser steps on {category}: "
-                    f"{sorted(mine)} and {sorted(theirs)}"
-                )
-    return found
+        if c.kept:
+            steps.setdefault((c.row.name, c.key.category), set()).add(c.kept["result"].get("steps"))
+    return [
+        f"{row.name} and {row.against} took different numbers of optimizer steps on {category}: "
+        f"{sorted(mine)} and {sorted(theirs)}"
+        for row in rows
+        for category in dict.fromkeys(c.key.category for c in cells)
+        if (mine := steps.get((row.name, category)))
+        and (theirs := steps.get((row.against, category)))
+        and mine != theirs
+    ]

@@ -1,4 +1,4 @@
-"""What `benchmarks.reproduce TABLE` trains: rows as recipes with arguments, and where the paper prints them."""
+"""Tables of `benchmarks.reproduce`: rows are recipes with settings, and refer to the figures that the paper prints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,8 +9,6 @@ from semflow.errors import ConfigError
 
 from ..shared.datasets import Kind
 
-__all__ = ["TABLES", "Row", "Table", "table"]
-
 TABLES = {
     "sanflow": "SANFlow alone, every metric",
     "table1": "flows on STC, beside other methods",
@@ -18,7 +16,7 @@ TABLES = {
     "table3": "flows by category: image AUROC, beside other methods",
     "table4": "loss functions (with Table S2: by category, every metric)",
     "table5": "synthetic anomalies (with Table S3)",
-    "table6": "statistics that are predicted (with Table S4)",
+    "table6": "predicted statistics (with Table S4)",
     "margin": "mean margin 0.5, 1.0, 1.5",
     "visa": "VisA",
     "cifar10": "one-class CIFAR-10",
@@ -31,15 +29,13 @@ TABLES = {
 }
 SAME = {"tableS2": "table4", "tableS3": "table5", "tableS4": "table6"}
 DATASETS: dict[Kind, str] = {"mvtec": "MVTec AD", "visa": "VisA", "stc": "STC", "cifar10": "CIFAR-10"}
-
-
 STC = (
-    "A model for each scene and the mean over the scenes; the paper does not say how it averages. It trains with a "
-    "learning rate of 2e-4 here (`--fit learning_rate=2e-4`)."
+    "One model per scene, and the mean over the scenes; the paper does not say how it averages. Its learning rate on "
+    "STC is 2e-4 (`--fit learning_rate=2e-4`)."
 )
 MODELS = {
-    "1a": "a plain conditional flow, unit normal",
-    "1b": "predicted statistics, NLL alone",
+    "1a": "plain conditional flow, unit normal",
+    "1b": "predicted statistics, NLL only",
     "1c": "NLL and BCE",
     "1d": "NLL and KL (all but BCE)",
     "2a": "without synthetic anomalies (and BCE)",
@@ -47,28 +43,32 @@ MODELS = {
     "3b": "predicted mean, variance fixed at 0.1",
     "3c": "predicted mean and variance",
 }
+LEARNED, ONE = "one learned variance per scale", "variance 1 everywhere"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model.
+    """One model of a table.
 
     Args:
         name: in the table.
-        text: what is special about it.
-        recipe, arguments: how it is built; these arguments stand above those of the command line.
-        paper: (table, method) pairs that print it, the most detailed first.
-        against: the row that its difference is taken to.
-        control: not in the paper; asks whether a *predicted* variance is what helps.
+        text: how it differs.
+        recipe: its recipe.
+        settings: dotted arguments of the recipe; they override those of the command line.
+        paper: (table, method) pairs that print its figures, the most detailed first.
+        against: the row that differences are taken to.
+        control: not in the paper; shows whether the *predicted* variance is what helps.
+        cells: the row whose cells are the same; its own name by default.
     """
 
     name: str
     text: str
     recipe: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     paper: tuple[tuple[str, str], ...] = ()
     against: str = ""
     control: bool = False
+    cells: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,185 +90,94 @@ class Table:
         """The data set's name in the paper's tables."""
         return DATASETS[self.data]
 
-    def row(self, name: str) -> Row:
-        """A row by name."""
-        return next(row for row in self.rows if row.name == name)
-
 
 @cache
 def table(name: str) -> Table:
-    """What is trained for a table.
-
-    Raises:
-        ConfigError: no such table.
-    """
+    """Return a table by name."""
     if name not in TABLES:
         raise ConfigError(f"TABLE must be one of {', '.join(TABLES)}, but got {name!r}")
+    return next(found for found in _tables() if found.name == SAME.get(name, name))
+
+
+def _tables() -> tuple[Table, ...]:
     from semflow.recipes import ABLATIONS
 
     def model(name: str, *paper: str) -> Row:
         return Row(name, MODELS[name], "sanflow", ABLATIONS[name], tuple((p, name) for p in paper), "SANFlow")
 
-    sanflow = Row("SANFlow", "the whole method", "sanflow", {}, (("tableS2", "SANFlow"), ("table4", "SANFlow")))
-    base = replace(model("1a"), paper=(("tableS5", "CFLOW-AD"), ("table4", "1a")))
+    def control(name: str, against: str, text: str, settings: Mapping[str, Any], cells: str = "") -> Row:
+        return Row(name, f"{against} with {text}", "sanflow", settings, against=against, control=True, cells=cells)
+
+    def printed(paper: str, *rows: Row) -> tuple[Row, ...]:
+        return tuple(row if row.control else replace(row, paper=((paper, row.name),)) for row in rows)
+
+    learned = {"statistics.variance": "learned"}
+    sanflow = Row("SANFlow", "the whole method", "sanflow", paper=(("tableS2", "SANFlow"), ("table4", "SANFlow")))
+    plain = replace(model("1a"), paper=(("tableS5", "CFLOW-AD"), ("table4", "1a")))
+    differnet = Row("DifferNet", "one flow of pooled features", "differnet", paper=(("table3", "DifferNet"),))
     controls = (
-        _control("variance 1", "SANFlow", {"variance": "fixed", "mode": 1.0}),
-        _control("learned", "SANFlow", {"variance": "learned"}),
+        control("variance 1", "SANFlow", ONE, {"statistics.variance": "fixed", "statistics.mode": 1.0}),
+        control("learned", "SANFlow", LEARNED, learned),
     )
-    cflow = Row(
-        *("CFLOW-AD", "unit normal (variance 1)", "cflow_ad", {"statistics": False}),
-        paper=(("tableS5", "CFLOW-AD"),),
+    cflow, fastflow = _with_statistics("CFLOW-AD", "cflow_ad"), _with_statistics("FastFlow", "fastflow")
+    flows = (cflow[0], sanflow)
+    margins = tuple(
+        Row(
+            *(f"margin {margin}", f"anomalous mean {margin}", "sanflow", {"statistics.margin": margin}),
+            paper=((("tableS2", "SANFlow"),) if margin == 1.0 else ()) + (("margin", f"margin {margin}"),),
+            against="" if margin == 1.0 else "margin 1.0",
+            cells="SANFlow" if margin == 1.0 else "",
+        )
+        for margin in (0.5, 1.0, 1.5)
     )
-    by_name = {
-        "sanflow": Table("sanflow", "SANFlow on MVTec AD", (sanflow,)),
-        "table2": Table(
-            "table2",
-            "Table 2: localization, flows by category",
-            (cflow, sanflow),
-            metrics=("pixel_auroc", "aupro"),
-            others="table2",
-        ),
-        "table3": Table(
-            "table3",
-            "Table 3: detection, flows by category",
-            (
-                Row("DifferNet", "one flow of pooled features", "differnet", {}, (("table3", "DifferNet"),)),
-                cflow,
-                sanflow,
-            ),
-            metrics=("image_auroc",),
+    losses = (*(model(name, "tableS2", "table4") for name in ("1b", "1c", "1d")), sanflow, *controls)
+    synthesis = (
+        *(model("1d", "tableS2", "table5"), model("2a", "tableS3", "table5"), sanflow, *controls),
+        control("variance 1, no synthesis", "2a", ONE, ABLATIONS["1a"], cells="1a"),
+        control("learned, no synthesis", "2a", LEARNED, {**ABLATIONS["2a"], **learned}),
+    )
+    predicted = (*(model(name, "tableS4", "table6") for name in ("3a", "3b", "3c")), sanflow, *controls)
+    on_stc = (*(model(name) for name in MODELS if name != "1a"), *controls, *cflow, sanflow)
+    image, pixel, both = ("image_auroc",), ("pixel_auroc", "aupro"), ("image_auroc", "pixel_auroc")
+
+    cifar = "The figure is the mean of ten AUROCs; each class is the normal one once."
+    return (
+        Table("sanflow", "SANFlow on MVTec AD", (sanflow,)),
+        Table("table2", "Table 2: localization, flows by category", flows, metrics=pixel, others="table2"),
+        Table(
+            *("table3", "Table 3: detection, flows by category", (differnet, *flows)),
+            metrics=image,
             others="table3",
         ),
-        "table4": Table(
-            "table4",
-            "Table 4 (and S2): loss functions",
-            (
-                base,
-                model("1b", "tableS2", "table4"),
-                model("1c", "tableS2", "table4"),
-                model("1d", "tableS2", "table4"),
-                sanflow,
-                *controls,
-            ),
-        ),
-        "table5": Table(
-            "table5",
-            "Table 5 (and S3): synthetic anomalies",
-            (
-                model("1d", "tableS2", "table5"),
-                model("2a", "tableS3", "table5"),
-                sanflow,
-                *controls,
-                _control("variance 1, no synthesis", "2a", ABLATIONS["1a"]),
-                _control("learned, no synthesis", "2a", {**ABLATIONS["2a"], "variance": "learned"}),
-            ),
-        ),
-        "table6": Table(
-            "table6",
-            "Table 6 (and S4): statistics that are predicted",
-            (
-                model("3a", "tableS4", "table6"),
-                model("3b", "tableS4", "table6"),
-                model("3c", "tableS4", "table6"),
-                sanflow,
-                *controls,
-            ),
-        ),
-        "margin": Table(
-            "margin",
-            "Sweep of the mean margin (section 4.3)",
-            tuple(
-                Row(
-                    *(f"margin {margin}", f"anomalous mean {margin}", "sanflow", {"margin": margin}),
-                    paper=(("tableS2", "SANFlow"), ("margin", f"margin {margin}"))
-                    if margin == 1.0
-                    else (("margin", f"margin {margin}"),),
-                    against="" if margin == 1.0 else "margin 1.0",
-                )
-                for margin in (0.5, 1.0, 1.5)
-            ),
-        ),
-        "cifar10": Table(
-            "cifar10",
-            "One-class CIFAR-10 (section 4.4)",
-            tuple(_printed_in("cifar10", row) for row in (cflow, sanflow)),
-            data="cifar10",
-            metrics=("image_auroc",),
+        Table("table4", "Table 4 (and S2): loss functions", (plain, *losses)),
+        Table("table5", "Table 5 (and S3): synthetic anomalies", synthesis),
+        Table("table6", "Table 6 (and S4): predicted statistics", predicted),
+        Table("margin", "Sweep of the mean margin (section 4.3)", margins),
+        Table(
+            *("cifar10", "One-class CIFAR-10 (section 4.4)", printed("cifar10", *flows), "cifar10", image),
             others="cifar10",
-            notes="The figure is the mean of ten AUROCs, each class being the normal one once.",
+            notes=cifar,
         ),
-        "visa": Table(
-            "visa",
-            "VisA (section 4.4)",
-            tuple(_printed_in("visa", row) for row in (cflow, sanflow)),
-            data="visa",
-            others="visa",
-        ),
-        "table1": Table(
-            "table1",
-            "Table 1: STC",
-            tuple(_printed_in("table1", row) for row in (cflow, sanflow)),
-            data="stc",
-            metrics=("image_auroc", "pixel_auroc"),
-            others="table1",
-            notes=STC,
-        ),
-        "tableS6": Table(
-            "tableS6",
-            "Table S6: STC",
-            tuple(
-                _printed_in("tableS6", row)
-                for row in (
-                    *(model(name) for name in MODELS if name != "1a"),
-                    *controls,
-                    *_statistics("CFLOW-AD", "cflow_ad"),
-                    sanflow,
-                )
-            ),
-            data="stc",
-            metrics=("image_auroc", "pixel_auroc"),
-            notes=STC,
-        ),
-        "tableS1": Table(
-            "tableS1",
-            "Table S1: SANFlow with WRN-101",
-            (Row("SANFlow", "the whole method", "sanflow", {}, (("tableS1", "SANFlow"),)),),
+        Table("visa", "VisA (section 4.4)", printed("visa", *flows), "visa", others="visa"),
+        Table("table1", "Table 1: STC", printed("table1", *flows), "stc", both, others="table1", notes=STC),
+        Table("tableS6", "Table S6: STC", printed("tableS6", *on_stc), "stc", both, notes=STC),
+        Table(
+            *("tableS1", "Table S1: SANFlow with WRN-101"),
+            (replace(sanflow, paper=(("tableS1", "SANFlow"),)),),
             paper_backbone="WRN-101",
             backbone="wide_resnet101_2",
         ),
-        "tableS5": Table(
-            "tableS5",
-            "Table S5: other flows with statistics prediction",
-            (
-                *_statistics("CFLOW-AD", "cflow_ad"),
-                *_statistics("FastFlow", "fastflow"),
-            ),
-        ),
-    }
-    return by_name[SAME.get(name, name)]
+        Table("tableS5", "Table S5: other flows with statistics prediction", (*cflow, *fastflow)),
+    )
 
 
-def _control(name: str, against: str, arguments: Mapping[str, Any]) -> Row:
-    """A row whose variance is not predicted: as good as the one with it, if prediction is not what helps."""
-    variance = "one learned variance a scale" if "learned" in name else "variance 1 everywhere"
-    return Row(name, f"{against} with {variance}", "sanflow", arguments, against=against, control=True)
-
-
-def _printed_in(paper: str, row: Row) -> Row:
-    """The same row as another table prints it."""
-    return row if row.control else replace(row, paper=((paper, row.name),))
-
-
-def _statistics(name: str, recipe: str) -> tuple[Row, ...]:
+def _with_statistics(name: str, recipe: str) -> tuple[Row, Row, Row]:
+    """Return a flow without statistics, with one learned variance and with predicted variance."""
     return (
-        Row(name, "unit normal (variance 1)", recipe, {"statistics": False}, (("tableS5", name),)),
+        Row(name, "unit normal (variance 1)", recipe, {"statistics": None}, (("tableS5", name),)),
+        Row(f"{name} learned", LEARNED, recipe, {"statistics.variance": "learned"}, against=name, control=True),
         Row(
-            *(f"{name} learned", "one learned variance a scale", recipe, {"statistics": True, "variance": "learned"}),
-            against=name,
-            control=True,
-        ),
-        Row(
-            *(f"{name}+SP", "predicted variance", recipe, {"statistics": True, "variance": "predicted"}),
+            *(f"{name}+SP", "predicted variance", recipe, {"statistics.variance": "predicted"}),
             paper=(("tableS5", f"{name}+SP"),),
             against=name,
         ),

@@ -1,1 +1,1 @@
-"""What flows of other libraries gain by predicted statistics: `python -m benchmarks.retrofit --help`."""
+"""Flows of other libraries, alone and with predicted statistics: `python -m benchmarks.retrofit --help`."""

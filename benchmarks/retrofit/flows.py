@@ -1,4 +1,4 @@
-"""Flows as the users of each library write them, small, and with the likelihood that the library itself gives them."""
+"""Small flows as users of each library write them, with the likelihood that the library computes."""
 
 import math
 from collections.abc import Callable
@@ -17,23 +17,21 @@ from semflow.features.timm_module import load_timm
 from semflow.flows import Event, Flow
 from semflow.functional import to_locations
 
-__all__ = ["LIBRARIES", "Library"]
-
 BLOCKS = 4
 
 
 @dataclass(frozen=True)
 class Library:
-    """Where a flow comes from.
+    """A library, and a flow built with it.
 
     Args:
-        text: what the flow is.
-        event: the flow's.
-        make: (C, (H, W)) to the user's own object, initialised by the library.
-        log_prob: the library's own log p on its own standard normal, of that object and maps (B, C, H, W): (B, H, W),
-            or (B,) where the event is the sample.
-        package: what `pip` calls it, and what `import` does; empty where it is torch alone.
-        declared: whether `as_flow` has to be told the event.
+        text: description of the flow.
+        event: of the flow.
+        make: builds the library's object from (C, (H, W)).
+        log_prob: the library's log p on its standard normal, from that object and maps (B, C, H, W): (B, H, W), or (B,)
+            if the event is the sample.
+        package: name for `pip` and name for `import`; empty for torch.
+        declared: whether `as_flow` needs the event.
     """
 
     text: str
@@ -44,25 +42,34 @@ class Library:
     declared: bool = False
 
     def wrap(self, yours: Any) -> Flow:
-        """The user's object behind semflow's interface; its parameters are the user's."""
+        """Return the library's object with semflow's interface; it shares the parameters."""
         return as_flow(yours, self.event if self.declared else None)
 
     @property
     def installed(self) -> bool:
-        """Whether the flow can be made here."""
+        """True if the library is installed."""
         module = self.package[1]
         return not module or find_spec(module) is not None
 
     def require(self) -> None:
-        """Raise ConfigError where the library is not installed."""
+        """Raise ConfigError if the library is missing."""
         name = self.package[0]
         if not self.installed:
-            raise ConfigError(f"{name} must be installed for its flow: pip install 'semflow[{name.lower()}]'")
+            raise ConfigError(
+                f"{name} must be installed for its flow, but got none; pip install 'semflow[{name.lower()}]'"
+            )
 
 
-def by_location(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """A log p of rows (N, C) as one of maps."""
-    return lambda yours, x: log_prob(yours, to_locations(x)).view(len(x), *x.shape[2:])
+def row_log_prob(yours: Any, x: Tensor) -> Tensor:
+    """Return the log p (B, H, W) of a flow of vectors."""
+    log_prob: Tensor = yours.log_prob(to_locations(x))
+    return log_prob.view(len(x), *x.shape[2:])
+
+
+def sample_log_prob(yours: Any, x: Tensor) -> Tensor:
+    """Return the log p (B,) of a flow of whole samples on a standard normal, which FrEIA's users write out."""
+    z, log_det = yours(x)
+    return -0.5 * (z.square().sum((1, 2, 3)) + z[0].numel() * math.log(2 * math.pi)) + log_det
 
 
 def perceptron(inputs: int, outputs: int, hidden: int = 64) -> nn.Sequential:
@@ -75,14 +82,14 @@ def convolutions(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
 
 
 def start_at_zero(net: nn.Sequential) -> nn.Sequential:
-    """Let the last layer give zero, so that its coupling starts as the identity."""
+    """Set the last layer to zero, so that its coupling starts as the identity."""
     for parameter in net[-1].parameters():
         nn.init.zeros_(parameter)
     return net
 
 
 def freia(channels: int, size: tuple[int, int]) -> Any:
-    """FastFlow's: all-in-one blocks on (C, H, W), 3x3 and 1x1 in turn."""
+    """Build the flow of FastFlow: all-in-one blocks on (C, H, W), alternately with 3x3 and 1x1 convolutions."""
     from FrEIA.framework import SequenceINN
     from FrEIA.modules import AllInOneBlock
 
@@ -97,21 +104,16 @@ def freia(channels: int, size: tuple[int, int]) -> Any:
     return inn
 
 
-def freia_log_prob(inn: Any, x: Tensor) -> Tensor:
-    z, log_det = inn(x)
-    return standard_normal(z) + log_det
-
-
 def anomalib(channels: int, size: tuple[int, int]) -> Any:
-    """A scale of anomalib's FastFlow with its own eight steps."""
-    load_timm()  # which anomalib imports, and which needs more than some torchvisions have
+    """Build one scale of anomalib's FastFlow with its default of eight steps."""
+    load_timm()  # first: it repairs a torchvision without operators, which anomalib imports
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
 
     return create_fast_flow_block([channels, *size], conv3x3_only=False, hidden_ratio=1.0, flow_steps=8)
 
 
 def nflows(channels: int, size: tuple[int, int]) -> Any:
-    """Couplings and learned linear maps in turn, on vectors."""
+    """Build couplings and learned linear maps on vectors."""
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow as Whole
     from nflows.nn.nets import ResidualNet
@@ -127,7 +129,7 @@ def nflows(channels: int, size: tuple[int, int]) -> Any:
 
 
 def normflows(channels: int, size: tuple[int, int]) -> Any:
-    """RealNVP as its README has it: masked couplings, the mask alternating, and ActNorm."""
+    """Build the RealNVP of the library's README: couplings with alternating masks, and ActNorm."""
     import normflows as nf
 
     mask = torch.tensor([(i + 1) % 2 for i in range(channels)], dtype=torch.float32)
@@ -135,7 +137,7 @@ def normflows(channels: int, size: tuple[int, int]) -> Any:
     for block in range(BLOCKS):
         widths = [channels, 2 * channels, channels]
         shift = nf.nets.MLP(widths, init_zeros=True)
-        # Without a bound on the scale, an anomaly far from all training features overflows.
+        # The bound keeps an anomaly far from all training features from overflowing.
         scale = nf.nets.MLP(widths, init_zeros=True, output_fn="tanh", output_scale=2.0)
         parts.append(nf.flows.MaskedAffineFlow(1 - mask if block % 2 else mask, shift, scale))
         parts.append(nf.flows.ActNorm(channels))
@@ -143,14 +145,14 @@ def normflows(channels: int, size: tuple[int, int]) -> Any:
 
 
 def zuko(channels: int, size: tuple[int, int]) -> Any:
-    """Masked autoregressive flow, its order of channels drawn at random."""
+    """Build a masked autoregressive flow with random orders of the channels."""
     from zuko.flows import MAF
 
     return MAF(channels, transforms=BLOCKS - 1, randperm=True, hidden_features=(128,))
 
 
 class Coupling(Transform):
-    """One half of a vector scaled and shifted by a network of the other: x = z exp(s) + t."""
+    """Affine coupling of two halves of a vector: x = z exp(s) + t."""
 
     domain = codomain = constraints.real_vector
     bijective = True
@@ -178,7 +180,7 @@ class Coupling(Transform):
 
 
 def transforms(channels: int, size: tuple[int, int]) -> Any:
-    """A TransformedDistribution of couplings of one's own and torch's affine transforms."""
+    """Build a TransformedDistribution of custom couplings and torch's affine transforms."""
     parts: list[Transform] = []
     for block in range(BLOCKS):
         parts.append(Coupling(channels, flip=block % 2 == 1))
@@ -188,7 +190,7 @@ def transforms(channels: int, size: tuple[int, int]) -> Any:
 
 
 class MapFlow(nn.Module):
-    """A module of one's own: couplings with 3x3 convolutions on whole maps, channels reversed in between."""
+    """Custom module: couplings with 3x3 convolutions on whole maps, which reverse the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -220,70 +222,37 @@ class MapFlow(nn.Module):
         return 2 * torch.tanh(log_scale / 2), shift
 
 
-def callable_log_prob(yours: Any, x: Tensor) -> Tensor:
-    z, log_det = yours(x)
-    return standard_normal(z) + log_det
-
-
-def standard_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I) of whole samples, written out as users of FrEIA do, which has no distributions."""
-    return -0.5 * (z.square().sum((1, 2, 3)) + z[0].numel() * math.log(2 * math.pi))
-
-
-def of_rows(yours: Any, rows: Tensor) -> Tensor:
-    log_prob: Tensor = yours.log_prob(rows)
-    return log_prob
-
-
 LIBRARIES = {
     "freia": Library(
-        "SequenceINN of 4 AllInOneBlocks on (C, H, W), 3x3 and 1x1 convolutions in turn",
-        "sample",
-        freia,
-        freia_log_prob,
-        ("FrEIA", "FrEIA"),
+        "SequenceINN of 4 AllInOneBlocks on (C, H, W), alternately with 3x3 and 1x1 convolutions",
+        *("sample", freia, sample_log_prob, ("FrEIA", "FrEIA")),
     ),
     "anomalib": Library(
-        "FastFlow's flow with its defaults: 8 steps on (C, H, W), 3x3 and 1x1 convolutions in turn",
-        "sample",
-        anomalib,
-        freia_log_prob,
-        ("anomalib", "anomalib"),
+        "FastFlow's flow with its defaults: 8 steps on (C, H, W), alternately with 3x3 and 1x1 convolutions",
+        *("sample", anomalib, sample_log_prob, ("anomalib", "anomalib")),
     ),
     "nflows": Library(
         "4 times RandomPermutation, LULinear and AffineCouplingTransform, on vectors",
-        "location",
-        nflows,
-        by_location(of_rows),
-        ("nflows", "nflows"),
+        *("location", nflows, row_log_prob, ("nflows", "nflows")),
         declared=True,
     ),
     "normflows": Library(
         "4 times MaskedAffineFlow and ActNorm, on vectors",
-        "location",
-        normflows,
-        by_location(of_rows),
-        ("normflows", "normflows"),
+        *("location", normflows, row_log_prob, ("normflows", "normflows")),
         declared=True,
     ),
     "zuko": Library(
-        "MAF of 3 transforms, on vectors",
-        "location",
-        zuko,
+        *("MAF of 3 transforms, on vectors", "location", zuko),
         lambda yours, x: yours().log_prob(x.permute(0, 2, 3, 1)),
         ("zuko", "zuko"),
     ),
     "torch": Library(
         "TransformedDistribution of 4 couplings and AffineTransforms, on vectors",
-        "location",
-        transforms,
-        by_location(of_rows),
+        *("location", transforms, row_log_prob),
     ),
     "callable": Library(
         "nn.Module of 4 couplings with 3x3 convolutions on (C, H, W)",
-        "sample",
-        lambda channels, size: MapFlow(channels),
-        callable_log_prob,
+        *("sample", lambda channels, size: MapFlow(channels), sample_log_prob),
         declared=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""A user's flow as it was, or retrofitted: trained, asked for likelihoods and maps, and scored on test images."""
+"""Training and evaluation of one flow per scale on one of the bases."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +17,11 @@ from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, LearnedVa
 
 from .flows import Library
 
-__all__ = ["VARIANTS", "Model", "Variant", "detection", "seeded"]
-
 Variant = Literal["own", "learned", "predicted"]
 VARIANTS: dict[Variant, str] = {
-    "own": "as it was: the library's standard normal and its log_prob",
-    "learned": "retrofitted with one learned variance a scale (control)",
-    "predicted": "retrofitted with InverseGammaVariance of FeatureStatisticsNetworks",
+    "own": "the library's standard normal and its log_prob",
+    "learned": "one learned variance per scale (control)",
+    "predicted": "InverseGammaVariance of FeatureStatisticsNetworks",
 }
 Maps = list[Tensor]
 TOP = 0.01
@@ -31,15 +29,15 @@ CHUNK = 8
 
 
 class Model:
-    """One flow a scale, on one of the bases.
+    """One flow per scale, on one of the bases.
+
+    The flows are created first, so that all variants of a seed have the same flows.
 
     Args:
-        library: whose flows.
-        variant: `own` trains and scores by the library's log_prob alone; the others by `semflow.with_statistics`.
+        library: of the flows.
+        variant: `own` trains and scores by the library's log_prob, the others by `semflow.with_statistics`.
         sizes: (C, (H, W)) of each scale.
-        mode: the variance at which the retrofitted bases start; the mode of the prior.
-
-    The flows are made first, so that one seed gives all variants the same flows.
+        mode: initial variance of the added bases, and the mode of the prior.
     """
 
     def __init__(
@@ -55,33 +53,29 @@ class Model:
             head = InverseGammaVariance([FeatureStatisticsNetwork(channels) for channels, _ in sizes], mode=mode)
         self.plain = with_statistics(self.flows, None)
         self.model = with_statistics(self.flows, head)
-        # In evaluation the variance may be integrated out, which leaves a density of the latents (a Student-t).
+        # With the variance integrated out, the density of the latents is a Student t.
         self.marginal = with_statistics(self.flows, head, head and SemanticGaussian(form="marginal"))
 
     def library_log_prob(self, maps: Maps) -> Maps:
-        """The library's own, on its standard normal: one tensor a scale."""
+        """Return the library's log p on its standard normal, one tensor per scale."""
         return [self.library.log_prob(one, x) for one, x in zip(self.yours, maps, strict=True)]
 
     def log_prob(self, maps: Maps, integrated: bool = False) -> Maps:
-        """log p of the variant, one tensor a scale: (B, H, W) or (B,)."""
+        """Return log p of the variant, one tensor per scale: (B, H, W) or (B,)."""
         if self.variant == "own":
             return self.library_log_prob(maps)
         log_probs: Maps = (self.marginal if integrated else self.model).log_prob(maps)
         return log_probs
 
     def loss(self, maps: Maps) -> Tensor:
-        """The negative log-likelihood per dimension, summed over the scales; `with_statistics`' own if retrofitted."""
+        """Return the negative log-likelihood per dimension, summed over the scales."""
         if self.variant != "own":
             return self.model.loss(maps).total
         own = zip(self.library_log_prob(maps), maps, strict=True)
         return -torch.stack([p.mean() / dimensions(x, p) for p, x in own]).sum()
 
     def train(self, maps: Maps, steps: int, batch_size: int, learning_rate: float, seed: int) -> Iterator[int]:
-        """Adam on shuffled batches, its rate along a cosine to zero; yields the number of each step as it is done.
-
-        Raises:
-            ArithmeticError: the loss is no longer finite.
-        """
+        """Train by Adam on shuffled batches with a cosine decay to zero, and yield the number of each finished step."""
         generator = torch.Generator().manual_seed(seed)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, learning_rate)
@@ -94,7 +88,8 @@ class Model:
             index, order = order[:batch_size], order[batch_size:]
             loss = self.loss([x[index] for x in maps])
             if not loss.isfinite():
-                raise ArithmeticError(f"the loss is {loss.item()} in step {step} of {steps}; lower --learning-rate")
+                found = f"{loss.item()} in step {step} of {steps}"
+                raise ArithmeticError(f"loss must be finite, but got {found}; lower --learning-rate")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -104,7 +99,7 @@ class Model:
 
     @torch.no_grad()
     def per_dimension(self, maps: Maps, integrated: bool = False) -> float:
-        """Mean over images of log p of all scales together, over the number of dimensions: nats."""
+        """Return log p of all scales per image and dimension, in nats."""
         self.model.eval()
         total = 0.0
         for chunk in chunks(maps):
@@ -114,12 +109,12 @@ class Model:
 
     @torch.no_grad()
     def latent_map(self, maps: Maps, size: tuple[int, int]) -> Tensor:
-        """The anomaly map without log-det, as `with_statistics` gives it."""
+        """Return the anomaly map of `with_statistics`, without log-det."""
         return (self.plain if self.variant == "own" else self.model).anomaly_map(maps, size=size)
 
     @torch.no_grad()
     def feature_map(self, maps: Maps, size: tuple[int, int]) -> Tensor:
-        """The anomaly map with log-det, -log p(x) / C, where that is known of each location."""
+        """Return the anomaly map with log-det, -log p(x) / C, of a flow with a log-det per location."""
         self.model.eval()
         log_probs = [p / x.shape[1] for p, x in zip(self.log_prob(maps), maps, strict=True)]
         ups = [F.interpolate(p[:, None], size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]
@@ -127,13 +122,13 @@ class Model:
 
     @torch.no_grad()
     def disagreement(self, maps: Maps) -> float:
-        """The largest difference of log p on a standard normal, by the library and by semflow, per dimension."""
+        """Return the largest difference of log p per dimension on a standard normal, by the library and by semflow."""
         self.model.eval()
         pairs = zip(self.library_log_prob(maps), self.plain.log_prob(maps), maps, strict=True)
         return max(float(((a - b) / dimensions(x, a)).abs().max()) for a, b, x in pairs)
 
     def counts(self) -> dict[str, int]:
-        """Trained parameters of the flows and of the head."""
+        """Return the numbers of trained parameters of the flows and of the head."""
         parts: dict[str, nn.Module | None] = {"flows": self.model.flows, "head": self.model.head}
         return {
             name: 0 if part is None else sum(p.numel() for p in part.parameters() if p.requires_grad)
@@ -144,7 +139,7 @@ class Model:
 def detection(
     anomaly_map: Callable[[Maps, tuple[int, int]], Tensor] | None, maps: Maps, labels: Tensor, masks: Tensor
 ) -> dict[str, float | None]:
-    """Image AUROC (of the mean over the highest hundredth of a map), pixel AUROC and AUPRO of test images."""
+    """Return image AUROC (of the mean of the highest 1 % of a map), pixel AUROC and AUPRO of test images."""
     if anomaly_map is None:
         return dict.fromkeys(("image_auroc", "pixel_auroc", "aupro"))
     images, pixels = ImageAccumulator(), PixelAccumulator()
@@ -163,14 +158,13 @@ def chunks(maps: Maps) -> Iterator[Maps]:
 
 
 def dimensions(x: Tensor, log_prob: Tensor) -> int:
-    """How many numbers of x each entry of its log p is of."""
+    """Return the number of values of x that one entry of log p covers."""
     return x[0].numel() if log_prob.dim() == 1 else x.shape[1]
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Libraries draw their weights from torch's global generator, FrEIA its permutations from numpy's: both as before
-    afterwards."""
+    """Seed torch's and numpy's global generators, from which the libraries draw, and restore them afterward."""
     before = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

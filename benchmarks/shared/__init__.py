@@ -1,1 +1,1 @@
-"""What several rooms use: the record of a run, the store of its cells, the processes that make them, the data."""
+"""Parts that several benchmarks use: the store of cells, processes, provenance, data and plots."""

@@ -1,4 +1,4 @@
-"""The data of a cell: which categories a folder holds, how one is opened, and a fingerprint of its files."""
+"""Data sets of the benchmarks: their categories, opening one, and a fingerprint of its files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from semflow.errors import DataError
 
-__all__ = ["Data", "Kind", "categories"]
-
 Kind = Literal["mvtec", "visa", "stc", "cifar10"]
 CLASSES: dict[Kind, str] = {"mvtec": "MVTecAD", "visa": "VisA", "stc": "ShanghaiTech", "cifar10": "CIFAR10"}
 PART = 1 << 16
@@ -17,23 +15,23 @@ PART = 1 << 16
 
 @dataclass(frozen=True)
 class Data:
-    """One category of a data set: of MVTec AD or VisA, a scene of STC, or the normal class of CIFAR-10."""
+    """One category of MVTec AD or VisA, a scene of STC, or the normal class of CIFAR-10."""
 
     kind: Kind
     root: str
     category: str
 
     def open(self, split: Literal["train", "test"], image_size: int) -> Any:
-        """The data set of `semflow.data`; training images of MVTec AD and VisA are decoded once and kept."""
+        """Open the data set of `semflow.data`; training images of MVTec AD and VisA are decoded once and cached."""
         from semflow import data
 
         cache = split == "train" and self.kind in ("mvtec", "visa")
         return getattr(data, CLASSES[self.kind])(self.root, split, image_size, category=self.category, cache=cache)
 
     def fingerprint(self) -> str:
-        """A hash of the files' names, sizes and contents, wherever they lie.
+        """Return a hash of the files' relative names, sizes and contents.
 
-        Of a file above 128 KiB its first and last 64 KiB are read; of STC, which has 300,000 files, none.
+        Only the first and last 64 KiB of a file above 128 KiB are read, and nothing of STC, which has 300,000 files.
         """
         top = Path(self.root)
         if top.is_file():
@@ -51,14 +49,10 @@ class Data:
 
 
 def categories(kind: Kind, root: str | Path) -> list[str]:
-    """The categories that a data set's folder holds.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Return the categories in the folder of a data set."""
     top = Path(root)
     if not top.exists():
-        raise DataError(f"--data {root}: expected a data set, but there is no such folder; check the path")
+        raise DataError(f"--data {root} must be a data set, but got no such folder; check the path")
     if kind == "cifar10":
         from semflow.data import CIFAR10_CLASSES
 
@@ -71,7 +65,7 @@ def categories(kind: Kind, root: str | Path) -> list[str]:
         found = sorted(p.name for p in top.glob("*") if all((p / part).is_dir() for part in parts))
         expected = " and ".join(f"CATEGORY/{part}" for part in parts)
     if not found:
-        raise DataError(f"--data {root}: expected {expected} in it, but found none; name the folder of all categories")
+        raise DataError(f"--data {root} must contain {expected}, but got none; give the folder of all categories")
     return found
 
 

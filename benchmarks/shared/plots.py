@@ -1,23 +1,33 @@
-"""What the plots of all rooms have in common: their colours, and what is said where matplotlib is missing."""
+"""Colors of all plots, the check for matplotlib, and saving."""
 
+import io
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from semflow.errors import ConfigError
 
-__all__ = ["BEST", "CONTROL", "OURS", "PAPER", "require_matplotlib"]
+from .record import write
 
-# Okabe and Ito's colours keep apart for colour-blind readers; the hatch and the marker in grey print.
+# The palette of Okabe and Ito, which color-blind readers can tell apart.
 OURS, PAPER, BEST, CONTROL = "#0072B2", "#BBBBBB", "#D55E00", "#56B4E9"
 
 
-def require_matplotlib(instead: str = "") -> None:
-    """Say before the work that there will be no plot.
+def require_matplotlib(advice: str = "") -> None:
+    """Raise ConfigError if matplotlib is missing.
 
     Args:
-        instead: what else could be done, such as ", or give --no-chart".
-
-    Raises:
-        ConfigError: matplotlib is missing.
+        advice: an alternative, such as ", or give --no-chart".
     """
     if find_spec("matplotlib") is None:
-        raise ConfigError(f'plots need matplotlib: python -m pip install "semflow[plot]"{instead}')
+        raise ConfigError(
+            f'matplotlib must be installed for plots, but got none; python -m pip install "semflow[plot]"{advice}'
+        )
+
+
+def save(figure: Any, path: Path, dpi: int = 160) -> Path:
+    """Write a figure as PNG or SVG, completely or not at all."""
+    buffer = io.BytesIO()
+    kind = path.suffix[1:]
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    return write(path, buffer.getvalue())

@@ -1,28 +1,25 @@
-"""How far a run of cells has come: a bar on a terminal, a line for each cell elsewhere."""
+"""Progress of a run of cells: a bar in a terminal, one line per cell elsewhere."""
 
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
-
-__all__ = ["Progress", "duration"]
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Return seconds as text in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Progress:
-    """A context that is told of each finished cell.
+    """Context manager that reports each finished cell.
 
     Args:
-        total: cells in all.
-        done: those that were done before.
-        work: the sum of what the others cost, in any unit (epochs times images).
+        total: number of cells.
+        done: number of cells that were finished before.
+        work: the sum of the costs of the others, in any unit.
     """
 
     def __init__(self, total: int, done: int, work: float) -> None:
@@ -43,28 +40,21 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def cell(
-        self, label: str, rows: int, seconds: float, work: float, metrics: Mapping[str, Any] | None, error: str = ""
-    ) -> None:
-        """A cell, which so many rows share, has ended, well with `metrics` or with an error."""
-        self.done += rows
-        self.worked += work
-        elapsed = time.monotonic() - self.began
-        left = elapsed * (self.work - self.worked) / self.worked if self.worked else 0.0
-        if error:
-            text = f"FAILED: {error}"
-        else:
-            text = "  ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items() if value is not None)
+    def cell(self, label: str, seconds: float, cost: float, metrics: Mapping[str, Any], error: str = "") -> None:
+        """Report a cell that has metrics or an error."""
+        self.done += 1
+        self.worked += cost
+        text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+        left = (time.monotonic() - self.began) * (self.work - self.worked) / self.worked if self.worked else 0.0
         rest = f", about {duration(left)} left" if self.done < self.total else ""
-        line = f"[{self.done}/{self.total}] {label}: {text}  ({duration(seconds)}{rest})"
-        if self._bar is not None:
+        failed = f"FAILED: {error}" if error else text
+        line = f"[{self.done}/{self.total}] {label}: {failed}  ({duration(seconds)}{rest})"
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
             self._bar.console.print(line, highlight=False, markup=False)
             self._bar.update(self._task, completed=self.done, description=rest.removeprefix(", "))
-        else:
-            print(line, file=sys.stderr, flush=True)

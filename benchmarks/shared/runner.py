@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, several at a time; one that fails or dies does not take the others with it."""
+"""Jobs in separate processes, several at a time; a job that fails or dies does not affect the others."""
 
 import multiprocessing
 import os
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Outcome", "run_all"]
-
 J = TypeVar("J")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[J]):
-    """What became of a job: its result, or in one line why there is none, with the traceback."""
+    """The result of a job, or its error in one line with the traceback."""
 
     job: J
     seconds: float
@@ -32,16 +30,16 @@ class Outcome(Generic[J]):
 def run_all(
     jobs: Sequence[J], work: Callable[[J], Any], at_a_time: int = 1, threads: int | None = None
 ) -> Generator[Outcome[J], None, None]:
-    """Do jobs in the order given; outcomes come as they are ready.
+    """Run jobs in the order given and yield each outcome when it is ready.
 
-    Each job has a fresh (spawned) process, so that memory, threads and random states are its own. Whatever ends this
-    generator, an interrupt included, ends the processes.
+    Each job has a new (spawned) process with its own memory, threads and random states. Closing the generator, also by
+    an interrupt, terminates the processes.
 
     Args:
         jobs: picklable.
         work: a function of a module, called with a job.
-        at_a_time: processes.
-        threads: of each process; None leaves what the environment says.
+        at_a_time: number of processes.
+        threads: of each process; None keeps the environment's number.
     """
     context = multiprocessing.get_context("spawn")
     waiting = deque(jobs)
@@ -54,10 +52,9 @@ def run_all(
                 process = context.Process(target=_child, args=(there, work, job), daemon=True)
                 with _threads(threads):
                     process.start()
-                there.close()  # so that the end of the process is the end of the pipe
+                there.close()  # so that the pipe ends with the process
                 running[here] = (job, process, time.perf_counter())
-            for ready in wait(list(running)):
-                connection = next(c for c in running if c is ready)
+            for connection in [c for c in wait(list(running)) if isinstance(c, Connection)]:
                 job, process, began = running[connection]
                 outcome = _receive(connection, job, process, time.perf_counter() - began)
                 del running[connection]
@@ -71,6 +68,15 @@ def run_all(
                 process.kill()
 
 
+def attempt(work: Callable[[J], Any], job: J) -> tuple[Any, str, str]:
+    """Return the result of a job, or its error in one line and the traceback."""
+    try:
+        return work(job), "", ""
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        return None, f"{type(error).__name__}: {text}", traceback.format_exc()
+
+
 def _receive(connection: Connection, job: J, process: Any, seconds: float) -> Outcome[J]:
     try:
         result, error, trace = connection.recv()
@@ -78,7 +84,7 @@ def _receive(connection: Connection, job: J, process: Any, seconds: float) -> Ou
         process.join()
         code = process.exitcode
         died = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        result, error, trace = None, f"its process died ({died}); is there memory enough for --jobs?", ""
+        result, error, trace = None, f"the process died ({died}); check that there is enough memory for --jobs", ""
     finally:
         connection.close()
     process.join()
@@ -86,20 +92,15 @@ def _receive(connection: Connection, job: J, process: Any, seconds: float) -> Ou
 
 
 def _child(connection: Connection, work: Callable[[Any], Any], job: Any) -> None:
-    # Ctrl-C reaches the whole group of processes: the parent decides, and ends this one.
+    # Ctrl-C reaches the whole group of processes; the parent terminates this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        message = (work(job), "", "")
-    except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        message = (None, f"{type(error).__name__}: {text}", traceback.format_exc())
-    connection.send(message)
+    connection.send(attempt(work, job))
     connection.close()
 
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Environment variables that a starting process takes its number of threads from."""
+    """Set the environment variables from which a new process takes its number of threads."""
     if number is None:
         yield
         return

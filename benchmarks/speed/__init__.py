@@ -1,1 +1,1 @@
-"""How fast it is, as ratios within one run: `python -m benchmarks.speed --help`."""
+"""Speed benchmarks, reported as ratios within one run: `python -m benchmarks.speed --help`."""

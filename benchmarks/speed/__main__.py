@@ -1,35 +1,36 @@
-"""How fast it is, as ratios within one run: `python -m benchmarks.speed [--quick] [--json FILE]`.
+"""Speed benchmarks, reported as ratios within one run: `python -m benchmarks.speed [--quick] [--json FILE]`.
 
-More is better, and above one is faster than the other, unless marked with (-).
+Higher is better and above 1 is faster than the other side, except for ratios marked with (-), where lower is better.
 
 sanflow_train_eager, _compiled      FrEIA's time over ours for a training step of SANFlow's flows (`flows`)
 sanflow_infer_eager, _compiled      the same for inference
-gemm_fraction_train_eager, ...      time of the flows' matrix products alone over the flows'; also _infer, _compiled
-gemm_bound_train, _infer            FrEIA's time over the products': no flow of this function can be further ahead
-sanflow_train_memory (-)            our peak memory of a step over FrEIA's, parameters and gradients aside
+gemm_fraction_train_eager, ...      time of the flows' matrix products over that of the flows; also _infer, _compiled
+gemm_bound_train, _infer            FrEIA's time over that of the products, the limit for any flow of this function
+sanflow_train_memory (-)            our peak memory of a step over FrEIA's, without parameters and gradients
 fastflow_train, fastflow_infer      anomalib's time over ours (`against_anomalib`); also _compiled, and _infer_whole
                                     with the backbone
-cflow_infer                         anomalib's time over ours, in its fibers of 64; _best_chunk at its best; _whole with
-                                    the backbone
-floor_RECIPE_train, _infer          time of the recipe's operations at the rate of a large square product over the time
-                                    that they take, for sanflow, cflow_ad and fastflow (`recipes`)
+cflow_infer                         anomalib's time over ours, with its fibers of 64; _best_chunk with its fastest
+                                    size; _whole with the backbone
+floor_RECIPE_train, _infer          time of the recipe's operations at the rate of a large square product over the
+                                    recipe's time, for sanflow, cflow_ad and fastflow (`recipes`)
 metrics_vs_sort (-)                 time of all exact pixel metrics over that of `numpy.sort` of the scores
-auroc_vs_sort_1e6 (-), aupro_...    the same for one metric, labelling included, at 1e6, 1e7 and 1e8 pixels
+auroc_vs_sort_1e6 (-), aupro_...    the same for one metric, including labeling, at 1e6, 1e7 and 1e8 pixels
 auroc_vs_sklearn_1e6, auroc_vs_anomalib_1e6, aupro_vs_anomalib_1e6      the library's time over ours (`metrics`)
-synthesis_not_bottleneck            images a second of decoding and synthesis with two workers over those of training
-                                    on all threads (`files`)
+synthesis_not_bottleneck            images per second of decoding and synthesis with two workers over those of
+                                    training on all threads (`files`)
 import_vs_python (-)                CPU time of `import semflow` over that of an empty interpreter (`start`)
 help_vs_torch (-)                   CPU time of `semflow --help` over that of `import torch`
-cuda_images_per_s                   images a second from uint8 in host memory to scores (`cuda`, `--device cuda`)
+cuda_images_per_s                   images per second from uint8 in host memory to scores (`cuda`, `--device cuda`)
 cuda_infer, cuda_train              the published formulation's time over ours
 
-Names without a suffix are of WRN-50 at 256 px, batch 8, one thread, by CPU time. `_batch1`, `_resnet18`,
-`_resnet18_batch1` and `_all_threads` (by the wall) are the same elsewhere. Each is the median over the rounds, and the
-JSON file has under `ranges` its lowest and highest, the median by the other clock and the peer's setting; under `rows`
-the absolute figures, and under `skipped` what could not be measured, and why.
+Names without a suffix are for WRN-50 at 256 px, batch size 8, one thread, by CPU time. `_batch1`, `_resnet18`,
+`_resnet18_batch1` and `_all_threads` (by wall time) are other settings. Each ratio is the median over rounds. The JSON
+file has the lowest and highest ratio, the median by the other clock and the peer's setting under `ranges`, absolute
+figures under `rows`, and what could not be measured, with the reason, under `skipped`.
 
-`--quick` takes two blocks a scale for eight, and fewer rounds, pixels and variants: of the recipes, and of files to
-scores, ResNet-18 alone, whose training is the faster one; it compiles SANFlow's flows only.
+`--quick` uses two blocks per scale instead of eight, fewer rounds, pixels and variants, only ResNet-18 for recipes and
+files, and compiles only SANFlow's flows. `python -m benchmarks.speed.kernels` compares the fused CPU kernels with plain
+operators.
 """
 
 import argparse
@@ -53,14 +54,14 @@ from .timing import Report, Variant, all_threads, no_compiler
 
 __all__ = ["SECTIONS", "main"]
 
-SEED = 0  # of weights and data; sides that are compared share both anyway
+SEED = 0  # for weights and data, which both sides of a comparison share
 WIDE, SMALL = "wide_resnet50_2", "resnet18"
 HEAD = Variant("", WIDE, 8)
 COMPILED = ("sanflow_train_compiled", "sanflow_infer_compiled", "fastflow_train_compiled", "fastflow_infer_compiled")
 
 
 class Run:
-    """The sections of one run, with its options."""
+    """Sections of one run, with its options."""
 
     def __init__(self, quick: bool, device: str, compiled: bool) -> None:
         self.quick, self.device, self.report = quick, device, Report()
@@ -71,7 +72,7 @@ class Run:
             self.report.skip(reason, *COMPILED)
 
     def elsewhere(self, *quick: str) -> list[Variant]:
-        """The variants of the headline; of a quick run those of these suffixes."""
+        """Return the variants; in a quick run only those with the given suffixes."""
         found = [Variant("_resnet18", SMALL, 8), Variant("_resnet18_batch1", SMALL, 1), Variant("_batch1", WIDE, 1)]
         if all_threads() > 1:
             found.append(Variant("_all_threads", WIDE, 8, all_threads()))

@@ -1,13 +1,13 @@
-"""FastFlow and CFLOW-AD against anomalib's, at its best setting, with its weights on both sides.
+"""Speed of FastFlow and CFLOW-AD against anomalib's, at its fastest setting, with its weights on both sides.
 
-anomalib's flow is read by `semflow.adapters.from_freia`, and the anomaly maps of both are compared before anything is
-timed. Backbones share their weights as well; features are given to the flows where the flows alone are measured.
+`semflow.adapters.from_freia` reads anomalib's flow, and the anomaly maps of both sides are compared first. Both
+backbones have the same weights; features are given where only flows are measured.
 
-- `fastflow_train`: normalised features to Adam's step, anomalib's loss on both sides. Left out: anomalib's learned
-  affine of the layer norm, which the recipe does not have.
-- `fastflow_infer`, `cflow_infer`: features to anomaly map and score; `_whole`: images, which anomalib gets normalised.
-- anomalib's settings: features contiguous or channels_last; of CFLOW-AD fibers of 64, its default and the published
-  comparison, and under `cflow_infer_best_chunk` whichever of 64, 256, 1024 and all at once is fastest.
+- `fastflow_train`: normalized features to Adam's step, with anomalib's loss on both sides, without anomalib's learned
+  affine of the layer norm, which the recipe does not have
+- `fastflow_infer`, `cflow_infer`: features to anomaly map and score; `_whole`: images, normalized for anomalib
+- anomalib's settings: features contiguous or channels_last; for CFLOW-AD fibers of 64, its default and the published
+  comparison, and for `cflow_infer_best_chunk` the fastest of 64, 256, 1024 and all at once
 """
 
 import gc
@@ -24,7 +24,7 @@ from semflow.detectors import Detector
 from semflow.features import TimmFeatures
 from semflow.features.timm_module import load_timm
 from semflow.flows import ScaleWise
-from semflow.recipes import cflow_ad, fastflow
+from semflow.recipes import Backbone, ConvCouplings, Couplings, cflow_ad, fastflow
 
 from .flows import Plan
 from .timing import Report, Variant, best, in_turns, missing, ratio, using_threads
@@ -37,7 +37,7 @@ EVERYTHING = 1 << 30
 
 
 def import_anomalib() -> tuple[Any, Any]:
-    """Its two models; torchvision without operators is mended first, as `benchmarks.reproduce.peers` does."""
+    """Return its two models, after the workaround of `benchmarks.reproduce.peers` for torchvision without operators."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     load_timm()
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def import_anomalib() -> tuple[Any, Any]:
 
 
 class Given(nn.Module):
-    """A backbone that gives what it was given: the flows alone are measured."""
+    """Backbone that returns its input, to measure the flows alone."""
 
     def __init__(self, maps: Any) -> None:
         super().__init__()
@@ -59,42 +59,44 @@ class Given(nn.Module):
 
 
 def fastflow_pair(backbone: str, steps: int) -> tuple[Detector, Any]:
-    """The recipe and anomalib's model, of one function."""
+    """Return the recipe and anomalib's model, which compute the same function."""
     theirs = import_anomalib()[0](
         (SIDE, SIDE), backbone, pre_trained=False, flow_steps=steps, conv3x3_only=backbone == "resnet18"
     )
-    ours = fastflow(backbone, "random", steps=steps, conv3x3_only=backbone == "resnet18")
+    ours = fastflow(
+        Backbone(backbone, "random", (4, 8, 16)), couplings=ConvCouplings(steps, conv3x3_only=backbone == "resnet18")
+    )
     ours.flows = ScaleWise([from_freia(block) for block in theirs.fast_flow_blocks])
     theirs.feature_extractor.load_state_dict(unfolded(ours, backbone))
     return ours.eval(), theirs.eval()
 
 
 def cflow_pair(backbone: str, blocks: int) -> tuple[Detector, Any]:
-    """The recipe with hard permutations, anomalib's default, and anomalib's model, of one function."""
+    """Return the recipe with hard permutations, anomalib's default, and anomalib's model of the same function."""
     theirs = import_anomalib()[1](
         backbone, ("layer2", "layer3", "layer4"), pre_trained=False, coupling_blocks=blocks, fiber_batch_size=64
     )
-    ours = cflow_ad(backbone, "random", blocks=blocks, permutation="hard")
+    ours = cflow_ad(Backbone(backbone, "random"), couplings=Couplings(blocks, permutation="hard"))
     ours.flows = ScaleWise([from_freia(decoder) for decoder in theirs.decoders])
     theirs.encoder.feature_extractor.load_state_dict(unfolded(ours, backbone))
     return ours.eval(), theirs.eval()
 
 
 def unfolded(detector: Detector, backbone: str) -> dict[str, Tensor]:
-    """The backbone's weights before its batch normalisations were folded into its convolutions."""
+    """Return the backbone's weights before batch norms were folded into convolutions."""
     plain = TimmFeatures(backbone, "random", detector.features.strides, fold=False)
     return dict(plain.network.state_dict())
 
 
 def images_of(detector: Detector, batch: int) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1], and as the backbone's weights want them."""
+    """Return images in [0, 1], and normalized for the backbone."""
     images = torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    normalised = detector.features.image_normalization(images)
-    return images, normalised.contiguous(memory_format=torch.channels_last)
+    normalized = detector.features.image_normalization(images)
+    return images, normalized.contiguous(memory_format=torch.channels_last)
 
 
 def predict(detector: Detector, images: Tensor, maps: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Anomaly map and score, of features where they are given."""
+    """Return anomaly map and score, from features if they are given."""
     return detector.scorer(detector.log_probs(images, maps)[0], (SIDE, SIDE))
 
 
@@ -107,7 +109,7 @@ def without_grad(run: Run) -> Run:
 
 
 def training_step(flows: nn.ModuleList, maps: list[Tensor], compiled: bool) -> Run:
-    """Forward, anomalib's loss, backward and Adam over the flows of all scales."""
+    """Return a step of forward, anomalib's loss, backward and Adam for the flows of all scales."""
     optimizer = torch.optim.Adam([p for p in flows.parameters() if p.requires_grad], lr=0.0, fused=True)
     calls = [torch.compile(flow, dynamic=False) if compiled else flow for flow in flows]
 
@@ -122,7 +124,7 @@ def training_step(flows: nn.ModuleList, maps: list[Tensor], compiled: bool) -> R
 
 
 def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool = True) -> None:
-    """`fastflow_*` of a variant; `benchmarks.speed` says what they are."""
+    """Measure `fastflow_*`, see `benchmarks.speed`."""
     compiling = ["fastflow_train_compiled", "fastflow_infer_compiled"] if plan.compiled else []
     reason = missing("anomalib", "FrEIA")
     if reason:
@@ -131,11 +133,11 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool =
         return
     with using_threads(variant.threads):
         ours, theirs = fastflow_pair(variant.backbone, plan.blocks)
-        images, normalised = images_of(ours, variant.batch)
-        maps = ours.features(images)  # normalised over channels and locations
+        images, normalized = images_of(ours, variant.batch)
+        maps = ours.features(images)  # normalized over channels and locations
         layouts = {"channels_last": maps, "contiguous": [x.contiguous() for x in maps]}
         backbone = theirs.feature_extractor
-        check_fastflow(ours, theirs, images, normalised)
+        check_fastflow(ours, theirs, images, normalized)
 
         def infer(given: list[Tensor]) -> Run:
             stub = Given(given)
@@ -160,7 +162,7 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool =
             training_step(flows, maps, False),
             {layout: training_step(blocks, x, False) for layout, x in layouts.items()},
         )
-        # Normalising what is normalised already costs both the same: anomalib's layer norm, and ours without weights.
+        # Both sides normalize again at the same cost: anomalib by its layer norm, ours without weights.
         norm = nn.functional.layer_norm
         compare(
             "fastflow_infer",
@@ -171,10 +173,10 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool =
             compare(
                 "fastflow_infer_whole",
                 without_grad(lambda: predict(ours, images)),
-                {"channels_last": from_images(normalised), "contiguous": from_images(normalised.contiguous())},
+                {"channels_last": from_images(normalized), "contiguous": from_images(normalized.contiguous())},
             )
         if compiling:
-            torch.compiler.reset()  # what earlier sections have compiled counts towards the limit of recompilations
+            torch.compiler.reset()  # compilations of earlier sections count towards the limit
             sides = {"as it is": blocks, "compiled": blocks}
             compare(
                 "fastflow_train_compiled",
@@ -190,21 +192,21 @@ def measure_fastflow(report: Report, variant: Variant, plan: Plan, whole: bool =
 
 
 def chain(flows: nn.ModuleList, maps: list[Tensor], compiled: bool) -> Run:
-    """All scales' flows, one after the other."""
+    """Apply the flows of all scales, one after the other."""
     calls = [torch.compile(flow, dynamic=False) if compiled else flow for flow in flows]
     return without_grad(lambda: [call(x) for call, x in zip(calls, maps, strict=True)])
 
 
-def check_fastflow(ours: Detector, theirs: Any, images: Tensor, normalised: Tensor) -> None:
-    """anomalib's map is -mean exp(-mean_c z^2 / 2); ours is minus its logarithm."""
+def check_fastflow(ours: Detector, theirs: Any, images: Tensor, normalized: Tensor) -> None:
+    """Anomalib's map is -mean exp(-mean_c z^2 / 2); ours is minus its logarithm."""
     with torch.no_grad():
         torch.testing.assert_close(
-            -torch.exp(-predict(ours, images)[0]), theirs(normalised).anomaly_map[:, 0], rtol=1e-3, atol=1e-4
+            -torch.exp(-predict(ours, images)[0]), theirs(normalized).anomaly_map[:, 0], rtol=1e-3, atol=1e-4
         )
 
 
 def measure_cflow(report: Report, variant: Variant, plan: Plan, whole: bool = True) -> None:
-    """`cflow_*` of a variant; `benchmarks.speed` says what they are."""
+    """Measure `cflow_*`, see `benchmarks.speed`."""
     names = ["cflow_infer", "cflow_infer_best_chunk", "cflow_infer_whole"]
     reason = missing("anomalib", "FrEIA")
     if reason:
@@ -212,10 +214,10 @@ def measure_cflow(report: Report, variant: Variant, plan: Plan, whole: bool = Tr
         return
     with using_threads(variant.threads):
         ours, theirs = cflow_pair(variant.backbone, plan.blocks)
-        images, normalised = images_of(ours, variant.batch)
+        images, normalized = images_of(ours, variant.batch)
         maps = ours.features(images)
         encoder, stub = theirs.encoder, Given(dict(zip(theirs.pool_layers, maps, strict=True)))
-        check_cflow(ours, theirs, images, normalised, maps)
+        check_cflow(ours, theirs, images, normalized, maps)
 
         def infer(given: Tensor, module: nn.Module, fibers: int) -> Run:
             def run() -> object:
@@ -237,22 +239,22 @@ def measure_cflow(report: Report, variant: Variant, plan: Plan, whole: bool = Tr
             compare(
                 "cflow_infer_whole",
                 without_grad(lambda: predict(ours, images)),
-                {"fibers 64": infer(normalised, encoder, 64)},
+                {"fibers 64": infer(normalized, encoder, 64)},
             )
     gc.collect()
 
 
-def check_cflow(ours: Detector, theirs: Any, images: Tensor, normalised: Tensor, maps: list[Tensor]) -> None:
-    """anomalib's map is max S - S with S = sum_k exp(l_k - max l_k) over this batch; ours is -log (S / K)."""
+def check_cflow(ours: Detector, theirs: Any, images: Tensor, normalized: Tensor, maps: list[Tensor]) -> None:
+    """Anomalib's map is max S - S with S = sum_k exp(l_k - max l_k) over this batch; ours is -log (S / K)."""
     with torch.no_grad():
         log_probs = ours.log_probs(images, maps)[0]
         ours.scorer.offsets.copy_(torch.stack([x.max() for x in log_probs]))
         typical = len(log_probs) * torch.exp(-predict(ours, images, maps)[0])
-        torch.testing.assert_close(typical.max() - typical, theirs(normalised).anomaly_map, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(typical.max() - typical, theirs(normalized).anomaly_map, rtol=1e-3, atol=1e-3)
 
 
 class Comparison:
-    """Ours against the fastest of several settings of theirs, into the report."""
+    """Report our time against the fastest of several settings of theirs."""
 
     def __init__(self, report: Report, variant: Variant, plan: Plan) -> None:
         self.report, self.variant, self.plan = report, variant, plan

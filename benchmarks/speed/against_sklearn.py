@@ -1,8 +1,8 @@
 """Speed and agreement of semflow.metrics: `python -m benchmarks.speed.against_sklearn [--images 160 --repeats 5]`.
 
-AUROC, average precision and F1-max against scikit-learn, AUPRO against its definition computed directly (all pixels
-sorted with their indices, both curves accumulated, ties merged, trapezoids up to the limit). The two sides of a ratio
-take turns, and the median of the ratios is printed. Agreement to 1e-9 is checked first.
+AUROC, average precision and F1-max are compared with scikit-learn, AUPRO with a direct implementation of its definition
+(sort all pixels, accumulate both curves, merge ties, sum trapezoids up to the limit). The sides take turns, and the
+median of the ratios is printed. Agreement to 1e-9 is checked first.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ..shared.record import provenance, versions
 
 
 def scene(images: int, size: int, seed: int, levels: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth maps like those of a detector, higher inside discs; two images of three have one to three discs."""
+    """Draw smooth maps with higher scores inside discs; two images in three have one to three discs."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
     masks = np.zeros((images, size, size), dtype=bool)
@@ -43,7 +43,7 @@ def aupro_by_definition(scores: np.ndarray, masks: np.ndarray, limit: float = 0.
         regions += count
     order = np.argsort(-scores.ravel())
     values = scores.ravel()[order]
-    last = np.append(values[1:] != values[:-1], True)  # one point for each distinct score
+    last = np.append(values[1:] != values[:-1], True)  # one point per distinct score
     normal = ~masks.ravel()[order]
     fpr = np.append(0, (np.cumsum(normal) / normal.sum())[last])
     pro = np.append(0, (np.cumsum(steps.ravel()[order]) / regions)[last])

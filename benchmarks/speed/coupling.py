@@ -2,16 +2,15 @@
 
     python -m benchmarks.speed.coupling [--batch 8 --rounds 5 --threads 1 --json coupling.json]
 
-Both compute the same function, which is checked first, from the same numbers in the same layout: affine coupling,
-global affine, hard permutation. FrEIA's block takes the position code joined to every location and permutes by a
-matrix; ours takes two tables of the code and permutes by an index. FrEIA's condition is made beforehand and is not
-timed. The sides take turns within a round; medians over the rounds, and the median of the rounds' ratios.
+Both sides compute the same function, which is checked first: affine coupling, global affine, hard permutation. FrEIA's
+block concatenates the position code to every location and permutes by a matrix; ours uses two tables of the code and an
+index. FrEIA's condition is prepared beforehand and not timed. The sides take turns within a round; the results are
+medians over rounds, and the median of the ratios.
 
-The floor is what no coupling of this function gets below: its matrix products. With N = B H W locations, P passive and
-A active channels and h = 2 (P + D) hidden units, 2 N h (P + 2 A) floating-point operations forward, and three times
-that in training; the code's own part, (H + W) h D, and all that is elementwise is little beside it. A third runner
-multiplies matrices of just these sizes and does nothing else: its speed is what ours is compared with. The published
-form has more to multiply, 2 N h (P + D + 2 A) + 2 N C^2.
+The floor is the time of the block's matrix products. With N = B H W locations, P passive and A active channels and
+h = 2 (P + D) hidden units they take 2 N h (P + 2 A) floating-point operations forward and three times as many in
+training; the code's own part, (H + W) h D, and elementwise operations are small. A third side runs only matrix products
+of these sizes. The published form has more operations, 2 N h (P + D + 2 A) + 2 N C^2.
 
     python -m pip install "semflow[bench]"   # FrEIA is an extra
 """
@@ -55,7 +54,7 @@ SEED = 0
 
 
 class Sizes(NamedTuple):
-    """What the matrix products of a block are made of."""
+    """Sizes of the matrix products of a block."""
 
     locations: int
     passive: int
@@ -92,7 +91,7 @@ def make_freia(setting: Setting) -> Any:
 
 
 def make_ours(setting: Setting, freia: Any) -> FlowSequence:
-    """The same function: FrEIA's parameters, split where it joins."""
+    """Return the same function, with FrEIA's parameters split where it concatenates."""
     coupling = AffineCoupling(setting.channels, context_channels=setting.code)
     permutation = HardPermutation(setting.channels)
     passive = coupling.sizes[0]
@@ -107,7 +106,7 @@ def make_ours(setting: Setting, freia: Any) -> FlowSequence:
 
 
 def passes(setting: Setting, batch: int, training: bool) -> dict[str, Pass]:
-    """One pass of each side over the same features; in training x asks for a gradient, as within a stack of blocks."""
+    """Return one pass of each side over the same features; in training x has a gradient, as within a stack."""
     generator = torch.Generator().manual_seed(SEED)
     x = torch.randn(batch, setting.channels, setting.size, setting.size, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -173,10 +172,10 @@ def matrix_products(sizes: Sizes, training: bool) -> Pass:
 
 
 def measure(runs: dict[str, Pass], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a pass of each side, one entry a round; the sides take turns, and each begins as often as another."""
+    """Measure the seconds of a pass of each side, one entry per round; sides take turns in starting a round."""
     repeats = {}
     for name, run in runs.items():
-        run()  # memory and oneDNN's primitives are made once
+        run()  # allocate memory and create oneDNN's primitives
         began = time.perf_counter()
         run()
         repeats[name] = max(1, round(0.03 / (time.perf_counter() - began)))
@@ -211,7 +210,7 @@ def row(setting: Setting, batch: int, rounds: int, training: bool) -> dict[str, 
 
 
 def total(rows: list[dict[str, Any]], backbone: str, code: int, training: bool) -> float | None:
-    """The ratio over all scales of a backbone: of the sums of seconds."""
+    """Return the ratio of the sums of seconds over all scales of a backbone."""
     kind = "forward + backward" if training else "inference"
     chosen = [r for r in rows if (r["backbone"], r["code"], r["pass"]) == (backbone, code, kind)]
     return sum(r["freia_seconds"] for r in chosen) / sum(r["semflow_seconds"] for r in chosen) if chosen else None
@@ -230,7 +229,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
     settings = [s for s in SETTINGS if options.backbone in (None, s.backbone)]
-    make_freia(settings[0])  # so that a missing extra is the first thing to be said
+    make_freia(settings[0])  # fail early if the extra is missing
     head = {
         **provenance(["python", "-m", "benchmarks.speed.coupling", *sys.argv[1:]]),
         "versions": versions("FrEIA"),

@@ -1,6 +1,6 @@
-"""Images a second on a CUDA device: uint8 images in host memory to scores, and a training step, for SANFlow.
+"""Speed of SANFlow on a CUDA device: uint8 images in host memory to scores, and a training step.
 
-Batches lie in pinned memory and are copied while the one before is worked on. Features and flows run under bfloat16
+Batches are in pinned memory and are copied while the previous one is processed. Features and flows run under bfloat16
 autocast (log-dets and log-probabilities stay in float32) and compiled; `reduce-overhead` replays CUDA graphs. The
 published formulation, FrEIA's blocks on whole maps and on groups of 256 locations, runs on the same features.
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from semflow.detectors import Detector
 from semflow.functional import to_locations
-from semflow.recipes import sanflow
+from semflow.recipes import build
 from semflow.training.stepping import adam, train_on_batch
 
-from .flows import Plan, Scale, inference, settings, training_step
+from .flows import Plan, Scale, inference, training_step
 from .timing import Report, best, in_turns, missing, ratio
 
 __all__ = ["measure_cuda", "stream"]
 
-GROUP = 256  # locations a step, as published
+GROUP = 256  # locations per step, as published
 
 
 def stream(detector: Detector, batches: list[Tensor], device: str, compiled: bool = True) -> Callable[[], object]:
-    """Score uint8 batches (B, 3, H, W) from host memory, in the precision and the mode that the device is best at."""
+    """Return scoring of uint8 batches (B, 3, H, W) from host memory, in the fastest mode of the device."""
     cuda = device.startswith("cuda")
     detector = detector.to(device).eval()
 
@@ -42,14 +42,14 @@ def stream(detector: Detector, batches: list[Tensor], device: str, compiled: boo
         with torch.inference_mode():
             found = [
                 call(batch.to(device, non_blocking=True)).clone() for batch in waiting
-            ]  # a graph reuses its output
+            ]  # a graph overwrites its output
             return torch.cat(found).cpu()
 
     return run
 
 
 def published(scale: Scale, whole: bool, training: bool) -> Callable[[], None]:
-    """FrEIA's blocks on all locations of a batch, or on one random group of them after the other."""
+    """Return FrEIA's blocks on all locations of a batch, or on one random group after the other."""
     rows = to_locations(scale.x)
     groups = [torch.arange(len(rows))] if whole else list(torch.randperm(len(rows)).split(GROUP))
     make = training_step if training else inference
@@ -66,9 +66,10 @@ def published(scale: Scale, whole: bool, training: bool) -> Callable[[], None]:
 def measure_cuda(
     report: Report, device: str, backbone: str, batch: int, blocks: int, rounds: int, size: int = 256
 ) -> None:
-    """`cuda_images_per_s`, `cuda_infer` and `cuda_train`; the last two over the published formulation's better time."""
+    """Measure `cuda_images_per_s`, `cuda_infer` and `cuda_train` against the faster published form."""
     compiled = device.startswith("cuda")
-    detector = sanflow(backbone, "random", blocks=blocks)
+    settings = {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}
+    detector = build("sanflow", settings)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     seconds = in_turns({"stream": stream(detector, [images] * 8, device, compiled)}, rounds, device)["stream"]
     rates = sorted(8 * batch / one.wall for one in seconds)
@@ -80,13 +81,15 @@ def measure_cuda(
     if reason:
         report.skip(reason, "cuda_infer", "cuda_train")
         return
-    detector = sanflow(backbone, "random", blocks=blocks).to(device)
+    detector = build("sanflow", {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}).to(
+        device
+    )
     floats = torch.rand(batch, 3, size, size, device=device)
     masks = torch.zeros(batch, size, size, dtype=torch.bool, device=device)
     masks[1::2, : size // 2, : size // 2] = True
     maps = detector.features(floats)
     detector.prepare([(floats, maps)])
-    optimizer = adam(detector, detector.plan)
+    optimizer = adam(detector, detector.provenance.training)
     scales = [Scale.make(setting, batch, Plan(blocks, rounds, device)) for setting in settings(backbone)]
 
     def infer() -> None:
@@ -95,7 +98,7 @@ def measure_cuda(
 
     def train() -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=compiled):
-            train_on_batch(detector, optimizer, detector.plan, floats, masks, maps)
+            train_on_batch(detector, optimizer, detector.provenance.training, floats, masks, maps)
 
     call = torch.compile(detector.log_probs, mode="reduce-overhead", dynamic=False) if compiled else detector.log_probs
     for name, ours in (("cuda_infer", infer), ("cuda_train", train)):

@@ -1,16 +1,16 @@
-"""End to end: PNG files on disk to scores, and each part of the way by itself.
+"""Speed from PNG files on disk to scores, and of each part.
 
-The files are made for it in a temporary folder: 1024 x 1024 pixels of coloured texture with grain, about as hard to
-decode as a photograph, and read again from the page cache. Rows `end to end` give images a second on the wall:
+The files are generated in a temporary folder: 1024 x 1024 pixels of colored texture with grain, about as hard to decode
+as a photograph, read from the page cache. Rows `end to end` are images per second of wall time:
 
-- `loading`      decode and resize, one process
-- `synthesis`    cut and paste on decoded images, one process
-- `features`, `flow`    the backbone, and features to anomaly map and score
-- `predict`      all of it in one process, as `semflow predict` does
-- `training data, 2 workers`    decode and synthesis as the trainer gets it, the start of the workers included
-- `training`     features and training step on images in memory
+- `loading`: decode and resize, one process
+- `synthesis`: cut and paste on decoded images, one process
+- `features`, `flow`: the backbone, and features to anomaly map and score
+- `predict`: everything in one process, like `semflow predict`
+- `training data, 2 workers`: decoding and synthesis for the trainer, including the start of the workers
+- `training`: features and training step on images in memory
 
-`synthesis_not_bottleneck` is the rate of `training data, 2 workers` over that of `training`: above 1 the trainer never
+`synthesis_not_bottleneck` is the rate of `training data, 2 workers` over that of `training`; above 1 the trainer never
 waits.
 """
 
@@ -41,7 +41,7 @@ Run = Callable[[], object]
 
 @contextmanager
 def png_folder(count: int, side: int = 1024) -> Iterator[Path]:
-    """A temporary folder of that many pictures."""
+    """Create a temporary folder of pictures."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         for k in range(count):
@@ -55,7 +55,7 @@ def png_folder(count: int, side: int = 1024) -> Iterator[Path]:
 
 
 def measure_files(report: Report, variant: Variant, folder: Path, blocks: int, rounds: int, repeat: int = 4) -> None:
-    """The rows of SANFlow on a backbone, and `synthesis_not_bottleneck`."""
+    """Measure the rows of SANFlow on a backbone, and `synthesis_not_bottleneck`."""
     images = ImageFolder(folder, 256)
     with using_threads(variant.threads):
         case = Case("sanflow", variant.backbone, variant.batch, blocks)
@@ -79,12 +79,12 @@ def measure_files(report: Report, variant: Variant, folder: Path, blocks: int, r
 
 
 def parts(case: Case, images: ImageFolder, epoch: SyntheticAnomalies[Sample]) -> dict[str, tuple[int, Run]]:
-    """The parts of the way by name: how many images a run takes, and the run."""
+    """Return the parts by name, each with the number of images of a run and the run."""
     detector, batch = case.detector, len(case.images)
     samples = [images[k] for k in range(len(images))]
     case.images = torch.stack([sample.image for sample in samples[:batch]])
     case.maps = detector.features(case.images)
-    optimizer, paste = adam(detector, detector.plan), CutPaste()
+    optimizer, paste = adam(detector, detector.provenance.training), CutPaste()
 
     def synthesis() -> None:
         for k, sample in enumerate(samples):
@@ -95,7 +95,7 @@ def parts(case: Case, images: ImageFolder, epoch: SyntheticAnomalies[Sample]) ->
             detector.predict(some.images)
 
     def train() -> None:
-        train_on_batch(detector.train(), optimizer, detector.plan, case.images, case.masks)
+        train_on_batch(detector.train(), optimizer, detector.provenance.training, case.images, case.masks)
 
     return {
         "loading": (len(images), lambda: [images[k] for k in range(len(images))]),

@@ -1,14 +1,12 @@
-"""SANFlow's flows against FrEIA 0.2 in the published form and against their own matrix products.
+"""Speed of SANFlow's flows against FrEIA 0.2 in the published form and against their own matrix products.
 
 A stack of blocks (coupling, global affine, hard permutation; code of 512 channels) for each of a backbone's three
-scales at 256 px: a training step is forward, backward and Adam, all stacks one after the other; inference is forward.
-Weights and features of both sides are the same, and outputs are compared before anything is timed. FrEIA's condition,
-the code of every location, is made beforehand and is not timed. Compiled, FrEIA's better time counts, as it is or
-compiled.
+scales at 256 px. A training step is forward, backward and Adam for one stack after the other; inference is forward.
+Both sides have the same weights and features, and their outputs are compared first. FrEIA's condition, the code of
+every location, is prepared beforehand and not timed. Compiled, FrEIA's faster form counts, compiled or not.
 
-The floor is what no flow of this function gets below, its matrix products, with weights of its own for each block, each
-product by torch or by oneDNN, whichever is faster here. `gemm_bound_*` is FrEIA's time over it: the ratio that a flow
-without any work between the products would reach.
+The floor is the time of the matrix products of this function, with separate weights for each block, by torch or by
+oneDNN, whichever is faster. `gemm_bound_*` is FrEIA's time over the floor.
 """
 
 import gc
@@ -40,12 +38,12 @@ from .timing import (
 __all__ = ["Plan", "measure_flows"]
 
 CHANNELS = {"wide_resnet50_2": (512, 1024, 2048), "resnet18": (128, 256, 512)}
-GROUP = 1024  # locations of a group
-SIZES, CODE = (32, 16, 8), 512  # of strides 8, 16 and 32 at 256 px
+GROUP = 1024  # locations per group
+SIZES, CODE = (32, 16, 8), 512  # at strides 8, 16 and 32 for 256 px
 
 
 class Plan(NamedTuple):
-    """How much is measured, and where."""
+    """Amount of work and device."""
 
     blocks: int
     rounds: int
@@ -69,7 +67,7 @@ class Freia(nn.Module):
 
 
 class Scale(NamedTuple):
-    """One scale: the same function twice, and what both are given."""
+    """One scale: the same function on both sides, and their input."""
 
     setting: Setting
     x: Tensor
@@ -90,7 +88,7 @@ class Scale(NamedTuple):
         return cls(setting, x, ours.to(plan.device), code, freia.to(plan.device), condition)
 
     def check(self) -> None:
-        """Both sides give the same."""
+        """Assert that both sides give the same results."""
         with torch.no_grad():
             z, log_det = self.freia(to_locations(self.x), self.condition)
             agree(self.ours(self.x, self.tables), ((z,), log_det))
@@ -117,7 +115,7 @@ def forwards(scale: Scale, compiled: bool) -> dict[str, tuple[nn.Module, Forward
 
 
 def training_step(module: nn.Module, forward: Forward) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.0, fused=True)  # 0: every step works on the same weights
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.0, fused=True)  # with 0 every step uses the same weights
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -137,7 +135,7 @@ def inference(module: nn.Module, forward: Forward) -> Callable[[], None]:
 
 
 def products(scale: Scale, plan: Plan, training: bool) -> Callable[[], None]:
-    """The matrix products of all blocks, each by the fastest of `linears`, in groups of locations that fit the cache.
+    """Return the matrix products of all blocks, by the fastest of `linears`, in groups that fit into the cache.
 
     The first block's features want no gradient.
     """
@@ -149,13 +147,13 @@ def products(scale: Scale, plan: Plan, training: bool) -> Callable[[], None]:
     ways = linears() if plan.device == "cpu" else {"gemm": linears()["gemm"]}
 
     def quickest(weight: Tensor, given: int) -> Callable[[Tensor], Tensor]:
-        """The product of a weight with one of a group's tensors."""
+        """Return the product of a weight with a tensor of one group."""
         runs = {name: partial(call, weight=prepare(weight, rows)) for name, (call, prepare) in ways.items()}
         seconds = in_turns({name: partial(run, groups[0][given]) for name, run in runs.items()}, 3, plan.device, 0.0)
         return runs[best(seconds, list(runs))]
 
     to_hidden, to_out = ([quickest(pair[i], i) for pair in weights] for i in (0, 1))
-    # A gradient's weight is read once as it lies: no time to bring it into another order.
+    # The weight of a gradient is used once, so it is not reordered.
     back_hidden, back_x = ([pair[i].T for pair in weights] for i in (1, 0))
     ways = {name: (call, lambda weight, rows: weight) for name, (call, _) in ways.items()}
     from_out, from_hidden = ([quickest(w, given) for w in back] for back, given in ((back_hidden, 2), (back_x, 1)))
@@ -178,7 +176,7 @@ def products(scale: Scale, plan: Plan, training: bool) -> Callable[[], None]:
 
 
 def parts(sizes: Sizes) -> list[int]:
-    """Locations by group."""
+    """Split locations into groups."""
     full, rest = divmod(sizes.locations, GROUP)
     return [GROUP] * full + ([rest] if rest else [])
 
@@ -192,7 +190,7 @@ def in_a_row(runs: list[Callable[[], None]]) -> Callable[[], None]:
 
 
 def measure_flows(report: Report, variant: Variant, plan: Plan, memory: bool = False) -> None:
-    """`sanflow_*` and `gemm_fraction_*` of a variant; `benchmarks.speed` says what they are."""
+    """Measure `sanflow_*`, `gemm_fraction_*` and `gemm_bound_*`, see `benchmarks.speed`."""
     kinds = {"train": training_step, "infer": inference}
     reason = missing("FrEIA")
     if reason:
@@ -223,7 +221,7 @@ def measure_flows(report: Report, variant: Variant, plan: Plan, memory: bool = F
 
 
 def memory_ratio(report: Report, variant: Variant, plan: Plan) -> Any:
-    """Our peak memory of a step over FrEIA's; scales are trained one after the other, so the largest is the peak."""
+    """Measure our peak memory of a step over FrEIA's; scales train one after the other, so the largest counts."""
     chosen = settings(variant.backbone)
     ours, theirs = ([*peaks(flow_peaks, side, chosen, variant.batch, plan)] for side in ("eager", "freia"))
     report.row("memory", what="MiB of a SANFlow step by scale", semflow=ours, FrEIA=theirs)
@@ -232,7 +230,7 @@ def memory_ratio(report: Report, variant: Variant, plan: Plan) -> Any:
 
 
 def flow_peaks(side: str, chosen: Sequence[Setting], batch: int, plan: Plan) -> list[int]:
-    """Bytes of a forward and backward pass of each scale at their peak, parameters and their gradients aside."""
+    """Return the peak bytes of forward and backward for each scale, without parameters and their gradients."""
     found = []
     for setting in chosen:
         module, forward = forwards(Scale.make(setting, batch, plan), compiled=False)[side]

@@ -1,18 +1,17 @@
 """Speed of the fused CPU kernels against the composition of plain operators that they replace.
 
-    python -m benchmarks.speed.kernels [--rounds 9 --batch 8 --json benchmarks/results/kernels.json]
+    python -m benchmarks.speed.kernels [--rounds 5 --batch 8 --json benchmarks/results/kernels.json]
 
 Both sides are the same flow with the same parameters, once under `semflow.flows.fused_kernels(True)` and once under
 `fused_kernels(False)`. The flows have the channels and map sizes of three backbones at 256 px:
 
-- `location`      SANFlow's conditional blocks (strides 8, 16, 32); also with the matrix products of oneDNN turned off
-- `conv3x3`, `conv1x1`      FastFlow's blocks (strides 4, 8, 16)
-- `..., coupling alone`     the coupling without the global affine and the permutation that follow it
-- `location, compiled`      the blocks under `torch.compile`
+- `location`: two of SANFlow's conditional blocks, at strides 8, 16 and 32
+- `convolution`: four of FastFlow's blocks with 3x3 and 1x1 kernels in turn, at strides 4, 8 and 16
+- `location, compiled`: under `torch.compile`, which never uses the kernel of convolutions
 
 The sides take turns within a round, on one thread, by CPU time. A ratio is the time of the composition over the time
-of the fused side, so above 1 the kernel is faster; `total` is the ratio over all scales of a backbone. Every ratio is
-the median over the rounds, with the lowest and the highest.
+of the fused side, so above 1 the kernel is faster; `totals` are over all scales of a backbone. Every ratio is the
+median over the rounds, with the lowest and the highest.
 """
 
 import argparse
@@ -28,10 +27,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, fused_kernels
+from semflow.flows import FlowSequence, coupling_stack, fused_kernels
 from semflow.nn import ConvSubnet, LocationSubnet, PositionTables, SinusoidalPosition2d, SubnetFactory
 
-from ..shared.record import provenance, versions
+from ..shared.record import provenance
 from .timing import Seconds, in_turns, no_compiler, using_threads
 
 # Channels of the feature maps by backbone, at strides 4, 8, 16 and 32; and channels of SANFlow's position code.
@@ -42,10 +41,9 @@ CHANNELS = {
 }
 CODE = {"wide_resnet50_2": 512, "resnet18": 512, "efficientnet_lite0": 128}
 IMAGE_SIZE, STRIDES = 256, (4, 8, 16, 32)
-SUBNETS: dict[str, SubnetFactory] = {
-    "location": LocationSubnet,
-    "conv3x3": ConvSubnet,
-    "conv1x1": partial(ConvSubnet, kernel=1),
+SUBNETS: dict[str, tuple[SubnetFactory, ...]] = {
+    "location": (LocationSubnet, LocationSubnet),
+    "convolution": (ConvSubnet, partial(ConvSubnet, kernel=1)) * 2,
 }
 
 
@@ -56,38 +54,33 @@ class Case(NamedTuple):
     backbone: str
     channels: int
     size: int
-    alone: bool = False
-    compiled: bool = False
+    compiled: bool
 
     @property
     def name(self) -> str:
-        return self.kernel + ", coupling alone" * self.alone + ", compiled" * self.compiled
+        return self.kernel + ", compiled" * self.compiled
 
 
 def cases(backbones: list[str], compiled: bool) -> Iterator[Case]:
-    for kernel in SUBNETS:
-        for alone, compile_it in ((False, False), (True, False), (False, True)):
-            if compile_it and (kernel != "location" or not compiled):  # compiled convolutions are never fused
-                continue
-            for backbone in backbones:
-                scales = list(zip(CHANNELS[backbone], STRIDES, strict=True))
-                for channels, stride in scales[1:] if kernel == "location" else scales[:-1]:
-                    yield Case(kernel, backbone, channels, IMAGE_SIZE // stride, alone, compile_it)
+    kinds = [*((kernel, False) for kernel in SUBNETS), *[("location", True)] * compiled]
+    for kernel, compile_it in kinds:
+        for backbone in backbones:
+            scales = list(zip(CHANNELS[backbone], STRIDES, strict=True))
+            for channels, stride in scales[1:] if kernel == "location" else scales[:-1]:
+                yield Case(kernel, backbone, channels, IMAGE_SIZE // stride, compile_it)
 
 
 def make_flow(case: Case) -> tuple[FlowSequence, PositionTables | None]:
-    subnet, code = SUBNETS[case.kernel], CODE[case.backbone] if case.kernel == "location" else 0
-    coupling = AffineCoupling(case.channels, subnet, code, clamp=1.9 if code else 2.0)
-    context = SinusoidalPosition2d(code)(case.size, case.size) if code else None
-    if case.alone:
-        return FlowSequence([coupling]), context
-    return FlowSequence([coupling, GlobalAffine(case.channels), HardPermutation(case.channels)]), context
+    subnets, code = SUBNETS[case.kernel], CODE[case.backbone] if case.kernel == "location" else 0
+    flow = coupling_stack(case.channels, len(subnets), subnets, context_channels=code, clamp=1.9 if code else 2.0)
+    return flow, SinusoidalPosition2d(code)(case.size, case.size) if code else None
 
 
 def sides(case: Case, batch: int, training: bool) -> dict[str, Callable[[], object]]:
     flow, context = make_flow(case)
-    x = torch.randn(batch, case.channels, case.size, case.size).contiguous(memory_format=torch.channels_last)
-    x.requires_grad_(training)  # as within a stack of blocks
+    x = torch.randn(batch, case.channels, case.size, case.size)
+    if case.kernel == "location":  # the memory layout of the features in SANFlow; FastFlow normalizes them
+        x = x.contiguous(memory_format=torch.channels_last)
 
     def make(fused: bool, onednn: bool = True) -> Callable[[], object]:
         forward: Callable[..., tuple[Tensor, Tensor]] = torch.compile(flow) if case.compiled else flow
@@ -97,7 +90,6 @@ def sides(case: Case, batch: int, training: bool) -> dict[str, Callable[[], obje
                 if not training:
                     with torch.inference_mode():
                         return forward(x, context)
-                x.grad = None
                 flow.zero_grad(set_to_none=True)
                 z, log_det = forward(x, context)
                 (0.5 * z.square().sum() - log_det.sum()).backward()
@@ -108,7 +100,7 @@ def sides(case: Case, batch: int, training: bool) -> dict[str, Callable[[], obje
     runs = {"fused": make(True), "composition": make(False)}
     for one, other in zip(runs["fused"](), runs["composition"](), strict=True):  # type: ignore[call-overload]
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
-    if case.kernel == "location" and not case.compiled:
+    if case.kernel == "location" and not case.compiled and torch.backends.cpu.get_cpu_capability() == "AVX512":
         runs["fused without oneDNN"] = make(True, onednn=False)
     return runs
 
@@ -118,7 +110,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def ratios(found: list[dict[str, list[Seconds]]]) -> dict[str, dict[str, float]]:
-    """The time of each other side over that of the fused one, a round each, over the scales given."""
+    """Return the time of each other side over that of the fused side, summed over scales, for each round."""
     per_side = {
         side: [sum(scale[side][turn].cpu for scale in found) for turn in range(len(found[0][side]))]
         for side in found[0]
@@ -132,12 +124,13 @@ def main() -> None:
         "python -m benchmarks.speed.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backbones", nargs="+", choices=list(CHANNELS), default=list(CHANNELS))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     options = parser.parse_args()
     torch.manual_seed(0)
+    head = provenance(["python", "-m", "benchmarks.speed.kernels", *sys.argv[1:]])
     found: dict[tuple[str, str, str], list[dict[str, list[Seconds]]]] = {}
     rows: list[dict[str, Any]] = []
     with using_threads(1):
@@ -158,8 +151,8 @@ def main() -> None:
         print(total)
     if options.json:
         record = {
-            **provenance(["python", "-m", "benchmarks.speed.kernels", *sys.argv[1:]]),
-            "versions": versions(),
+            **head,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": 1,
             "batch": options.batch,
             "rounds": options.rounds,

@@ -1,11 +1,11 @@
-"""Pixel metrics against the sort that they cannot do without, scikit-learn and anomalib, of the same float32 scores.
+"""Speed of pixel metrics against sorting, scikit-learn and anomalib, for the same float32 scores.
 
-- `metrics_vs_sort`: AUROC, AP, F1-max and AUPRO together, regions labelled beforehand, over one `numpy.sort`.
-- `auroc_vs_sort_N`, `aupro_vs_sort_N`: of maps with masks, all checks and the labelling included.
-- `auroc_vs_sklearn_N`, `auroc_vs_anomalib_N`, `aupro_vs_anomalib_N`: the other's time over ours.
+- `metrics_vs_sort`: AUROC, AP, F1-max and AUPRO together, with labeled regions given, over one `numpy.sort`
+- `auroc_vs_sort_N`, `aupro_vs_sort_N`: from maps with masks, including checks and labeling
+- `auroc_vs_sklearn_N`, `auroc_vs_anomalib_N`, `aupro_vs_anomalib_N`: the other library's time over ours
 
-Agreement is checked first: AUROC with Mann and Whitney's statistic and with both libraries to 1e-5, AUPRO with
-anomalib's to 2e-3, as it interpolates its curve.
+Agreement is checked first: AUROC with the Mann-Whitney statistic and both libraries to 1e-5, AUPRO with anomalib to
+2e-3, because it interpolates its curve.
 """
 
 import os
@@ -24,11 +24,11 @@ __all__ = ["measure_metrics", "measure_pixels", "scene"]
 
 SIDE = 256
 BYTES = {"semflow": 40, "sklearn": 80, "anomalib": 160}
-"""Memory for a pixel at the peak, roughly and upwards: what does not fit is left out."""
+"""Upper estimate of the peak memory per pixel; comparisons that need more memory than available are skipped."""
 
 
 def scene(pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of 256 x 256 of noise, and masks with a disc in every other; scores are higher within."""
+    """Draw noise maps of 256 x 256, and masks with a disc in every other map, where scores are higher."""
     rng = np.random.default_rng(0)
     images = max(2, pixels // SIDE**2)
     rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -42,7 +42,7 @@ def scene(pixels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_metrics(report: Report, pixels: int, rounds: int) -> None:
-    """`metrics_vs_sort`: two pixels of a hundred are anomalous, in regions of some hundred."""
+    """Measure `metrics_vs_sort` with 2 % anomalous pixels in regions of a few hundred."""
     rng = np.random.default_rng(0)
     anomalous = pixels // 50
     scores = rng.normal(size=pixels).astype(np.float32)
@@ -58,7 +58,7 @@ def measure_metrics(report: Report, pixels: int, rounds: int) -> None:
 
 
 def mann_whitney(scores: np.ndarray, anomalous: np.ndarray) -> float:
-    """AUROC from the ranks of all, another way to the same number."""
+    """Compute AUROC from ranks."""
     ranks = np.empty(len(scores))
     ranks[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
     count = int(anomalous.sum())
@@ -67,7 +67,7 @@ def mann_whitney(scores: np.ndarray, anomalous: np.ndarray) -> float:
 
 
 def measure_pixels(report: Report, pixels: int, rounds: int) -> None:
-    """The ratios whose name ends in the number of pixels; a peer that is not there, or does not fit, is told."""
+    """Measure the ratios named by the number of pixels; skip peers that are missing or need too much memory."""
     scores, masks = scene(pixels)
     size = f"{pixels:.0e}".replace("e+0", "e")
     flat, flags = scores.ravel(), masks.ravel()
@@ -96,7 +96,7 @@ def measure_pixels(report: Report, pixels: int, rounds: int) -> None:
 
 
 def peer_metric(name: str, metric: str, scores: np.ndarray, masks: np.ndarray) -> Callable[[], float]:
-    """Another library's metric of the same maps, in the types that it takes fastest."""
+    """Return the metric of another library for the same maps, in its fastest types."""
     if name == "sklearn":
         from sklearn.metrics import roc_auc_score
 

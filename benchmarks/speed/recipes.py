@@ -1,11 +1,11 @@
-"""Every recipe by itself: a training step and inference on given features, against the floor of its arithmetic.
+"""Speed of each recipe's training step and inference on given features, compared with the floor of its arithmetic.
 
-A training step is the trainer's own (`train_on_batch`, Adam included), inference is from features to anomaly map and
-score; the backbone is measured beside them. Work is counted by torch's counter over the same loss and the same score on
-tensors without data, where every flow runs as the plain composition of its operators: matrix products and
-convolutions, without those that no gradient is wanted of. The floor is that count over the rate of a large square
-product, measured in the same run with the same threads. A fraction may pass 1: convolutions have algorithms with fewer
-operations, and a product's rate depends on its shape.
+A training step is that of the trainer (`train_on_batch` with Adam), inference maps features to anomaly map and score;
+the backbone is measured separately. Operations are counted by torch's counter for the same loss and score on tensors
+without data, where flows run as plain operators: matrix products and convolutions, without those for gradients that are
+not needed. The floor is that count over the rate of a large square product, measured in the same run with the same
+threads. A fraction may exceed 1, because some algorithms of convolutions have fewer operations and the rate of products
+depends on their shape.
 """
 
 import copy
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from semflow.detectors import Detector
-from semflow.recipes import cflow_ad, fastflow, sanflow
+from semflow.recipes import build
 from semflow.training.stepping import adam, train_on_batch
 
 from .timing import (
@@ -37,39 +36,37 @@ from .timing import (
 
 __all__ = ["RECIPES", "Case", "flops", "measure_recipes", "recipe_peaks"]
 
-RECIPES: dict[str, tuple[Callable[..., Detector], str]] = {
-    "sanflow": (sanflow, "blocks"),
-    "cflow_ad": (cflow_ad, "blocks"),
-    "fastflow": (fastflow, "steps"),
-}
-"""Recipes, with the name that each has for its number of couplings."""
+RECIPES = ("sanflow", "cflow_ad", "fastflow")
 
 
 class Case:
-    """A recipe with random weights, and a batch of random images with their features and masks."""
+    """A recipe with random weights, and a batch of random images with features and masks."""
 
     def __init__(self, recipe: str, backbone: str, batch: int, blocks: int, size: int = 256, **more: Any) -> None:
-        make, name = RECIPES[recipe]
-        self.detector = make(backbone, "random", image_size=size, **{name: blocks}, **more)
+        random = {"backbone": backbone, "backbone.weights": "random"}
+        self.detector = build(recipe, {**random, "image_size": size, "couplings.blocks": blocks, **more})
         generator = torch.Generator().manual_seed(0)
         self.images = torch.rand(batch, 3, size, size, generator=generator)
         self.masks: Tensor | None = None
-        if self.detector.synthesis is not None:  # one image of four is normal, the others hold a square
+        if self.detector.provenance.synthesis is not None:  # one image in four is normal, the others contain a square
             self.masks = torch.zeros(batch, size, size, dtype=torch.bool)
             self.masks[torch.arange(batch) % 4 > 0, size // 4 : size // 2, size // 4 : size // 2] = True
         self.maps = self.detector.features(self.images)
         self.detector.prepare([(self.images, self.maps)])
 
     def train(self) -> Callable[[], object]:
-        """A training step; the learning rate is 0, so that every step works on the same weights."""
+        """Return a training step; with learning rate 0 every step uses the same weights."""
         detector = self.detector.train()
-        optimizer = adam(detector, detector.plan)
+        training = detector.provenance.training
+        optimizer = adam(detector, training)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        return lambda: train_on_batch(detector, optimizer, detector.plan, self.images, self.masks, self.maps)
+        return lambda: train_on_batch(
+            detector, optimizer, detector.provenance.training, self.images, self.masks, self.maps
+        )
 
     def infer(self) -> Callable[[], object]:
-        """Features to anomaly map and score."""
+        """Return inference from features to anomaly map and score."""
         detector = self.detector.eval()
         size = (self.images.shape[2], self.images.shape[3])
 
@@ -80,12 +77,12 @@ class Case:
         return run
 
     def features(self) -> Callable[[], object]:
-        """Images to features."""
+        """Return the backbone, from images to features."""
         return lambda: self.detector.features(self.images)
 
 
 def flops(case: Case, kind: str) -> int:
-    """Floating-point operations of matrix products and convolutions that the work of a kind consists of."""
+    """Count the floating-point operations of matrix products and convolutions."""
     if kind == "features":
         with FlopCounterMode(display=False) as counter:
             case.detector.features(case.images)
@@ -103,7 +100,7 @@ def flops(case: Case, kind: str) -> int:
 
 
 def recipe_peaks(recipe: str, backbone: str, batch: int, blocks: int) -> list[int]:
-    """Bytes that inference and a training step need at their peak above model, features and images.
+    """Return the peak bytes of inference and of a training step, above model, features and images.
 
     Gradients and Adam's state count.
     """
@@ -117,7 +114,7 @@ def recipe_peaks(recipe: str, backbone: str, batch: int, blocks: int) -> list[in
 
 
 def measure_recipes(report: Report, variant: Variant, blocks: int, rounds: int, memory: bool = False) -> None:
-    """Rows `recipes`, and `floor_RECIPE_train` and `_infer` with the variant's suffix."""
+    """Measure rows `recipes` and the ratios `floor_RECIPE_train` and `floor_RECIPE_infer`."""
     with using_threads(variant.threads):
         products, operations = square_products()
         for recipe in RECIPES:

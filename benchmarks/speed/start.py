@@ -1,4 +1,4 @@
-"""What it costs to begin: `import semflow` and `semflow --help` in fresh processes, beside Python's and torch's own."""
+"""Start-up time of `import semflow` and `semflow --help` in fresh processes, compared with Python and torch."""
 
 import json
 import statistics
@@ -29,10 +29,10 @@ print(json.dumps([usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024]
 
 
 def measure_start(report: Report, rounds: int) -> None:
-    """Rows `start`, medians; `import_vs_python` and `help_vs_torch`, the first's time over the second's."""
+    """Measure rows `start` (medians), `import_vs_python` and `help_vs_torch`."""
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in COMMANDS}
     for arguments in COMMANDS.values():
-        once(arguments)  # the page cache, and compiled files
+        once(arguments)  # fill the page cache and compile to bytecode
     for _ in range(rounds):
         for name, arguments in COMMANDS.items():
             found[name].append(once(arguments))
@@ -50,7 +50,7 @@ def over(of: list[tuple[float, float, float]], to: list[tuple[float, float, floa
 
 
 def once(arguments: list[str]) -> tuple[float, float, float]:
-    """CPU seconds, wall seconds and MiB at the peak of a fresh interpreter, as a small one sees it.
+    """Return CPU seconds, wall seconds and peak MiB of a fresh interpreter, measured by a small parent process.
 
     A process begins with the memory of the one that starts it, and this one's would count.
     """

@@ -1,4 +1,4 @@
-"""How time and memory are taken: sides in turns, CPU seconds and wall seconds, peaks in fresh processes."""
+"""Measurement of time and memory: alternating sides, CPU and wall seconds, memory peaks in fresh processes."""
 
 import ctypes
 import os
@@ -44,14 +44,14 @@ EXTRAS = {"anomalib": "peers", "FrEIA": "freia", "sklearn": "bench", "matplotlib
 
 
 class Seconds(NamedTuple):
-    """One run: CPU seconds of this process, over all its threads, and seconds on the wall."""
+    """CPU seconds of this process, over all threads, and wall seconds of one run."""
 
     cpu: float
     wall: float
 
 
 class Variant(NamedTuple):
-    """Where the same comparison is made again; its suffix goes after a ratio's name."""
+    """Setting of a comparison; its suffix is appended to the names of ratios."""
 
     suffix: str
     backbone: str
@@ -60,12 +60,12 @@ class Variant(NamedTuple):
 
     @property
     def by(self) -> str:
-        """What counts: CPU time of one thread, which other work disturbs least; with several the wall."""
+        """Clock: CPU time for one thread, which other processes disturb least, otherwise wall time."""
         return "cpu" if self.threads == 1 else "wall"
 
 
 class Report:
-    """What a run finds: ratios by name, rows by section, and what was left out with its reason."""
+    """Results of a run: ratios by name, rows by section, and skipped comparisons with the reason."""
 
     def __init__(self) -> None:
         self.ratios: dict[str, Ratio] = {}
@@ -88,12 +88,12 @@ class Report:
 
 
 def all_threads() -> int:
-    """The CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def missing(*modules: str) -> str | None:
-    """Why a comparison cannot be made: the first module that is not installed, and how to get it."""
+    """Return the first module that is not installed and how to install it, or None."""
     for name in modules:
         if find_spec(name) is None:
             return f"{name} is not installed: python -m pip install -c constraints.txt -e '.[{EXTRAS[name]}]'"
@@ -101,7 +101,7 @@ def missing(*modules: str) -> str | None:
 
 
 def no_compiler() -> str | None:
-    """Why torch.compile cannot be measured on a CPU, if it cannot."""
+    """Return why torch.compile cannot be measured on a CPU, or None."""
     if any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         return None
     return "torch.compile needs a C++ compiler, but there is no g++ or clang++"
@@ -109,7 +109,7 @@ def no_compiler() -> str | None:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """torch's threads within an operator, put back at the end."""
+    """Set torch's number of threads and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -120,7 +120,7 @@ def using_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def stopwatch(device: str = "cpu") -> Iterator[Callable[[], Seconds]]:
-    """A function that tells what has passed since it was made; on CUDA when the device is done."""
+    """Yield a function that returns the seconds since its creation; on CUDA it waits for the device."""
 
     def now() -> tuple[float, float]:
         if device.startswith("cuda"):
@@ -139,10 +139,10 @@ def stopwatch(device: str = "cpu") -> Iterator[Callable[[], Seconds]]:
 def in_turns(
     runs: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", least: float = 0.05
 ) -> dict[str, list[Seconds]]:
-    """Every side once a round, each in its turn the first; one entry a round.
+    """Run every side once per round, starting each round with another side; return one entry per round.
 
-    A run is made once before, which compiles and makes what is made once, and repeated within its turn until it has
-    taken `least` seconds.
+    Every side runs once before the first round, which includes compilation, and repeats within its turn until `least`
+    seconds have passed.
     """
     for run in runs.values():
         run()
@@ -156,7 +156,7 @@ def in_turns(
 
 
 def _repeated(run: Callable[[], object], device: str, least: float) -> Seconds:
-    """A run's mean over as many as take `least` seconds on the wall; CUDA is waited for after 1, 2, 4, ... of them."""
+    """Return the mean over runs that take `least` wall seconds; waits for CUDA after 1, 2, 4, ... runs."""
     count, more = 0, 1
     with stopwatch(device) as passed:
         while True:
@@ -169,12 +169,12 @@ def _repeated(run: Callable[[], object], device: str, least: float) -> Seconds:
 
 
 def best(seconds: Mapping[str, list[Seconds]], names: Sequence[str], by: str = "cpu") -> str:
-    """The fastest of several settings of one side, by its median."""
+    """Return the setting of one side with the lowest median."""
     return min(names, key=lambda name: statistics.median(getattr(one, by) for one in seconds[name]))
 
 
 def ratio(seconds: Mapping[str, list[Seconds]], of: str, to: str, by: str = "cpu") -> Ratio:
-    """Median and range over the rounds of one side's time over another's; and the median by the other clock."""
+    """Return median and range over rounds of one side's time over another's, and the median by the other clock."""
     found: Ratio = {}
     for clock in (by, "wall" if by == "cpu" else "cpu"):
         values = sorted(getattr(a, clock) / getattr(b, clock) for a, b in zip(seconds[of], seconds[to], strict=True))
@@ -187,9 +187,9 @@ def ratio(seconds: Mapping[str, list[Seconds]], of: str, to: str, by: str = "cpu
 
 
 def linears() -> dict[str, tuple[Linear, Linear]]:
-    """The machine's float32 products by name, x W^T for a matrix W, and what prepares a W that is used again.
+    """Return float32 products x W^T by name, each with a function that prepares a W for repeated use.
 
-    torch's own calls MKL on x86, and oneDNN's, which has no public name yet, is the faster one on some processors.
+    torch calls MKL on x86; the product of oneDNN, which has no public name, is faster on some processors.
     """
     found: dict[str, tuple[Linear, Linear]] = {"gemm": (F.linear, lambda weight, rows: weight)}
     point, pack = (getattr(torch.ops.mkldnn, name, None) for name in ("_linear_pointwise", "_reorder_linear_weight"))
@@ -199,14 +199,14 @@ def linears() -> dict[str, tuple[Linear, Linear]]:
 
 
 def square_products(size: int = 2048) -> tuple[dict[str, Callable[[], object]], float]:
-    """A large product of float32 matrices by each of `linears`, and its floating-point operations."""
+    """Return a large float32 product by each of `linears`, and its number of floating-point operations."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     runs = {name: partial(linear, a, prepare(b, size)) for name, (linear, prepare) in linears().items()}
     return runs, 2.0 * size**3
 
 
 def peaks(function: Callable[..., Sequence[int]], *arguments: object) -> list[float]:
-    """MiB of the bytes that `function` tells, in a fresh process with this one's number of threads."""
+    """Run `function` in a fresh process with the same number of threads and convert the bytes it returns to MiB."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result()
     return [round(number / 2**20, 1) for number in found]
@@ -219,7 +219,7 @@ def _with_threads(threads: int, function: Callable[..., Sequence[int]], *argumen
 
 @contextmanager
 def watching_memory(device: str) -> Iterator[Callable[[], int]]:
-    """Bytes at the peak above those before: the allocator's on CUDA, resident memory (of Linux) otherwise."""
+    """Yield a function that returns the peak increase in bytes, of CUDA's allocator or of resident memory on Linux."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -227,8 +227,8 @@ def watching_memory(device: str) -> Iterator[Callable[[], int]]:
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
-        trim(0)  # what earlier work has freed would be used first, and not be seen
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the earlier peak
+        trim(0)  # otherwise memory freed earlier is reused and not counted
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status_bytes("VmRSS")
     yield lambda: status_bytes("VmHWM") - before
 

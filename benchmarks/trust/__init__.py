@@ -1,1 +1,1 @@
-"""What was counted of the promises that tests keep: `python -m benchmarks.trust --help`."""
+"""Figures that tests record while they check the library's promises: `python -m benchmarks.trust --help`."""

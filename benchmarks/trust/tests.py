@@ -1,4 +1,4 @@
-"""Tests run by a command, and what they counted: pytest's own report, with the properties that tests record."""
+"""Runs of pytest, and the properties that the tests record."""
 
 import os
 import subprocess
@@ -7,29 +7,28 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from ..shared.record import ROOT
 
-__all__ = ["Case", "FailedTestsError", "read_report", "run_tests"]
-
 
 class FailedTestsError(Exception):
-    """Tests that did not pass, or that could not be run: there are no figures then."""
+    """Tests failed or could not be run, so there are no figures."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One test: its function, what became of it, and what it recorded.
+    """The outcome of one test.
 
     Args:
+        module: name of its file, without folders and suffix.
         test: name of the function.
         outcome: `passed` or `skipped`.
-        properties: values by name, as text; of a name that was recorded twice the last.
+        properties: recorded values by name, as text; of a name recorded twice the last value.
         reason: why it was skipped.
     """
 
+    module: str
     test: str
     outcome: str
     properties: dict[str, str]
@@ -37,20 +36,7 @@ class Case:
 
 
 def run_tests(places: Sequence[str], root: Path = ROOT) -> list[Case]:
-    """Run test files (or single tests), slow ones too, with one thread.
-
-    Those of a folder go to one pytest: each folder's conftest is imported under the same name.
-
-    Raises:
-        FailedTestsError: one of them fails, or there is none.
-    """
-    cases = []
-    for _, group in groupby(places, key=lambda place: Path(place.partition("::")[0]).parent):
-        cases += _run(list(group), root)
-    return cases
-
-
-def _run(places: Sequence[str], root: Path) -> list[Case]:
+    """Run test files or folders, including slow tests, with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
@@ -58,17 +44,13 @@ def _run(places: Sequence[str], root: Path) -> list[Case]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         if not report.is_file():
-            said = (done.stderr or done.stdout).strip()
-            raise FailedTestsError(f"pytest ended with {done.returncode}: {said[-500:]}")
+            output = (done.stderr or done.stdout).strip()
+            raise FailedTestsError(f"pytest exited with {done.returncode}: {output[-500:]}")
         return read_report(report)
 
 
 def read_report(path: Path) -> list[Case]:
-    """The tests of a JUnit report.
-
-    Raises:
-        FailedTestsError: it holds a failure or an error, or no test.
-    """
+    """Return the tests of a JUnit report."""
     cases, failed = [], []
     for case in ElementTree.parse(path).iter("testcase"):
         skipped = case.find("skipped")
@@ -76,6 +58,7 @@ def read_report(path: Path) -> list[Case]:
             failed.append(str(case.get("name")))
         cases.append(
             Case(
+                Path(str(case.get("file"))).stem,
                 str(case.get("name")).partition("[")[0],
                 "passed" if skipped is None else "skipped",
                 {str(p.get("name")): str(p.get("value")) for p in case.iter("property")},
@@ -85,5 +68,5 @@ def read_report(path: Path) -> list[Case]:
     if failed:
         raise FailedTestsError(f"{len(failed)} of {len(cases)} tests fail: {', '.join(failed[:5])}")
     if not cases:
-        raise FailedTestsError("there is no test")
+        raise FailedTestsError("there are no tests")
     return cases

@@ -40,12 +40,6 @@ def import_optional(name: str) -> ModuleType:
 
     Raises:
         ConfigError: If the module cannot be imported; the message names the extra to install.
-
-    Example:
-        >>> import_optional("missing")
-        Traceback (most recent call last):
-        ...
-        semflow.errors.ConfigError: missing must be installed, but got No module named 'missing'; run ...
     """
     try:
         return import_module(name)

@@ -1,6 +1,6 @@
-"""Options checked against their annotations, so that a wrong one is named where it was given."""
+"""Checks of arguments against their annotations."""
 
-__all__ = ["Settings", "at_least", "check_arguments", "checked"]
+__all__ = ["Settings", "at_least", "check_arguments", "checked", "positive"]
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LARGEST = 2**63 - 1
-"""The largest whole number that torch takes."""
+"""Largest integer of torch."""
 
 _WORDS: dict[object, str] = {
     bool: "True or False",
@@ -32,33 +32,34 @@ _WORDS: dict[object, str] = {
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the arguments of a constructor or a recipe by their annotations before anything is built of them.
+    """Check the arguments of every call by their annotations.
 
-    Looked at are bool, int, float, str, paths, None and Literal, and tuples, sequences and unions of these; every other
-    annotation (a tensor, a module, a callable) is the function's own matter. Numbers must be finite, True is no number,
-    numpy's numbers count, and a list does for a tuple. Ranges are the function's own matter too.
+    Checked are bool, int, float, str, paths, None, Literal and groups of settings, and tuples, sequences and unions of
+    these; other annotations, such as tensors and modules, are not checked, nor are ranges. Numbers must be finite and
+    may be of numpy; True is not accepted as a number; a list is accepted as a tuple.
 
     Args:
-        function: one with annotations.
+        function: function with annotations.
 
-    >>> @checked
-    ... def stack(blocks: int, clamp: float = 2.0) -> int:
-    ...     return blocks
-    >>> stack(8, clamp=1)
-    8
-    >>> stack("eight")
-    Traceback (most recent call last):
-    ...
-    semflow.errors.ConfigError: blocks must be a whole number, but got 'eight'
+    Returns:
+        The function; it raises ConfigError for an argument of another type.
 
-    Raises:
-        ConfigError: from the wrapped function, for an argument of another type.
+    Example:
+        >>> @checked
+        ... def stack(blocks: int, clamp: float = 2.0) -> int:
+        ...     return blocks
+        >>> stack(8, clamp=1)
+        8
+        >>> stack("eight")
+        Traceback (most recent call last):
+        ...
+        semflow.errors.ConfigError: blocks must be a whole number, but got 'eight'
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # What does not bind (a name that does not exist) is Python's TypeError, as for every other function.
+        # An unknown name is Python's TypeError, as for every other function.
         check_arguments(function, signature.bind(*args, **kwargs).arguments)
         return function(*args, **kwargs)
 
@@ -106,14 +107,22 @@ class Settings:
 def at_least(least: int, **numbers: float) -> None:
     """Raise ConfigError for the first number that is below `least`; keywords are the names in the message.
 
-    >>> at_least(1, blocks=8, hidden=0)
-    Traceback (most recent call last):
-    ...
-    semflow.errors.ConfigError: hidden must be at least 1, but got 0
+    Example:
+        >>> at_least(1, blocks=8, hidden=0)
+        Traceback (most recent call last):
+        ...
+        semflow.errors.ConfigError: hidden must be at least 1, but got 0
     """
     for name, value in numbers.items():
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, but got {value}")
+
+
+def positive(**numbers: float) -> None:
+    """Raise ConfigError for the first number that is not positive, by the name that it is given under."""
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ConfigError(f"{name} must be positive, but got {value}")
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""What a user of semflow can do wrong, and how it is said.
+"""Exceptions that semflow raises for invalid input and failed runs.
 
-Every error names the argument or the file, what was expected and what came. The command line prints the message as
-one line and exits with 2; a library user catches `SemflowError` or one of its kinds.
+Every message names the argument or the file, what was expected, and what was found instead. The command line prints
+the message on one line and exits with code 2.
 """
 
 import re
@@ -22,18 +22,19 @@ _CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 
 
 class SemflowError(Exception):
-    """Base of all errors that semflow raises on purpose; its message is one line.
+    r"""Base class of all exceptions that semflow raises on purpose; the message is one line.
 
-    >>> str(DataError("line\\nbreak.png: expected an image"))
-    'line\\\\nbreak.png: expected an image'
+    Example:
+        >>> str(DataError("line\nbreak.png must be an image, but got text"))
+        'line\\nbreak.png must be an image, but got text'
     """
 
     def __init__(self, message: str = "") -> None:
-        # A loader of torch raises a worker's error anew, with its whole traceback for a message: the end is the error.
+        # A torch DataLoader raises a worker's error again with the whole traceback as its message: keep the last line.
         own = f"\n{type(self).__module__}.{type(self).__qualname__}: "
         super().__init__(message.rpartition(own)[2].strip() if message.startswith("Caught ") else message)
 
-    def __str__(self) -> str:  # the name of a file may hold anything
+    def __str__(self) -> str:  # file names may contain control characters
         return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
@@ -49,18 +50,18 @@ class ShapeError(SemflowError, ValueError):
 
 
 class ConfigError(SemflowError, ValueError):
-    """An option has a value that does not exist or does not go with the others.
+    """An option has an invalid value, or options contradict each other.
 
     Example:
         >>> from semflow.nn import SinusoidalPosition2d
         >>> SinusoidalPosition2d(6)
         Traceback (most recent call last):
-        semflow.errors.ConfigError: channels of a position code must be a positive multiple of 4, but got 6
+        semflow.errors.ConfigError: channels must be a positive multiple of 4, but got 6
     """
 
 
 class DataError(SemflowError, ValueError):
-    """A file or folder of images is missing, broken, or laid out otherwise than expected.
+    """A file or folder of images is missing, unreadable, or not laid out as expected.
 
     Example:
         >>> from semflow.data import open_dataset
@@ -71,7 +72,7 @@ class DataError(SemflowError, ValueError):
 
 
 class CheckpointError(SemflowError, ValueError):
-    """A run directory or checkpoint is missing, broken, or of another version.
+    """A run directory or checkpoint is missing, damaged, or from another version.
 
     Example:
         >>> import semflow
@@ -82,7 +83,7 @@ class CheckpointError(SemflowError, ValueError):
 
 
 class DeviceError(SemflowError, RuntimeError):
-    """A device was asked for that this machine does not have.
+    """The requested device is not available on this machine.
 
     Example:
         >>> from semflow.training.loading import check_device
@@ -93,7 +94,7 @@ class DeviceError(SemflowError, RuntimeError):
 
 
 class TrainingError(SemflowError, ArithmeticError):
-    """Training has come to a loss or a gradient that is not finite.
+    """The loss or a gradient is not finite.
 
     Example:
         >>> issubclass(TrainingError, SemflowError), issubclass(TrainingError, ArithmeticError)
@@ -102,7 +103,7 @@ class TrainingError(SemflowError, ArithmeticError):
 
 
 class ProcessError(SemflowError, RuntimeError):
-    """Another process of a run of several has failed, and this one cannot go on without it.
+    """Another process of a distributed run failed, so this one cannot continue.
 
     Example:
         >>> issubclass(ProcessError, SemflowError), issubclass(ProcessError, RuntimeError)
@@ -111,7 +112,7 @@ class ProcessError(SemflowError, RuntimeError):
 
 
 class ExportError(SemflowError, ArithmeticError):
-    """An exported model gives other numbers than the detector it was made of.
+    """An exported model does not reproduce the scores of its detector.
 
     Example:
         >>> issubclass(ExportError, SemflowError), issubclass(ExportError, ArithmeticError)

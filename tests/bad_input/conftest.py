@@ -1,11 +1,11 @@
-"""A run for the rows of bad input, trained once."""
+"""Fixtures for the rows of bad input: a run that is trained once, and a workspace."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.bad_rows import Room
+from helpers.bad_rows import Workspace
 from helpers.bad_table import trained_run
 from semflow.recipes import load
 
@@ -21,6 +21,6 @@ def detector(run: Path) -> Any:
 
 
 @pytest.fixture
-def room(tmp_path: Path, run: Path, detector: Any, monkeypatch: pytest.MonkeyPatch) -> Room:
+def workspace(tmp_path: Path, run: Path, detector: Any, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
-    return Room(tmp_path, run, detector)
+    return Workspace(tmp_path, run, detector)

@@ -1,4 +1,4 @@
-"""Every argument of every public constructor and recipe refuses values of a wrong type, by its name."""
+"""Arguments of public constructors and recipes reject values of a wrong type and name the argument."""
 
 import inspect
 import re
@@ -16,10 +16,10 @@ from semflow._validation import checked
 from semflow.errors import ConfigError, SemflowError
 from semflow.recipes import RECIPES
 
-ROOMS = ("nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors")
-# Named tuples and records of results are made by the library, not by a user; a protocol is not made at all.
-PASSIVE = {"Evaluation", "FeatureExtractor", "Record"}
-# Their constructors are torch's.
+MODULES = ("nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors")
+# Records that the library creates, and protocols.
+PASSIVE = {"Evaluation", "FeatureExtractor", "Provenance", "Record"}
+# Classes with the constructors of torch.
 FOREIGN = {"ChannelNorm", "SemanticNormal"}
 WRONG: dict[object, tuple[object, ...]] = {
     bool: (1, "yes", None),
@@ -30,7 +30,7 @@ WRONG: dict[object, tuple[object, ...]] = {
 
 
 def kinds(hint: Any) -> set[object]:
-    """The plain kinds that a hint allows, or nothing where another kind is among them."""
+    """Return the plain types that a hint allows, or an empty set if it allows other types."""
     origin = get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         members = [kinds(member) for member in get_args(hint)]
@@ -55,14 +55,14 @@ def wrong_values(hint: Any) -> list[object]:
 
 
 def constructors() -> Iterator[tuple[str, Callable[..., object], dict[str, Any]]]:
-    """Every public class that is built with options, every recipe, and what else builds a detector of options."""
-    for room in ROOMS:
-        module = import_module(f"semflow.{room}")
+    """Yield public classes with options, recipes, and functions that build parts of a detector."""
+    for part in MODULES:
+        module = import_module(f"semflow.{part}")
         for name in module.__all__:
             kind = getattr(module, name)
             named_tuple = inspect.isclass(kind) and issubclass(kind, tuple)
             if inspect.isclass(kind) and not named_tuple and name not in PASSIVE | FOREIGN:
-                yield f"{room}.{name}", kind, typing.get_type_hints(kind.__init__)
+                yield f"{part}.{name}", kind, typing.get_type_hints(kind.__init__)
     for name in ("coupling_stack", "base_and_head"):
         function = getattr(import_module("semflow.flows" if name == "coupling_stack" else "semflow.bases"), name)
         yield name, function, typing.get_type_hints(function)
@@ -81,10 +81,8 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("build", "argument", "values"), list(cases()))
-def test_values_of_a_wrong_type_are_refused_by_name(
-    build: Callable[..., object], argument: str, values: list[object]
-) -> None:
-    """The argument is looked at before the others, so that these may be anything."""
+def test_wrong_type_is_rejected_by_name(build: Callable[..., object], argument: str, values: list[object]) -> None:
+    """Types are checked before anything is built, so the other arguments may be placeholders."""
     hints = dict(typing.get_type_hints(build.__init__ if inspect.isclass(build) else build))
     needed = {
         name: right_value(hints[name])
@@ -98,17 +96,18 @@ def test_values_of_a_wrong_type_are_refused_by_name(
 
 
 def right_value(hint: Any) -> object:
-    """For the arguments without a default."""
+    """Return a value for a required argument."""
     kind = next(iter(kinds(hint) - {types.NoneType}), None)
     if kind is Literal:
         return get_args(hint)[0]
     if get_origin(hint) is Sequence and kind is None:
         return []
-    return {bool: True, int: 4, float: 0.5, str: "a", tuple: [8]}.get(kind, "a")  # a path, or what is not looked at
+    return {bool: True, int: 4, float: 0.5, str: "a", tuple: [8]}.get(
+        kind, "a"
+    )  # a path, or a type that is not checked
 
 
-def test_every_room_has_been_looked_at() -> None:
-    """The cases are found by introspection, which must not end up finding nothing."""
+def test_cases_cover_every_module_and_recipe() -> None:
     seen = [case.id for case in cases()]
     assert len(seen) > 150
     for part in (
@@ -136,7 +135,7 @@ def test_every_room_has_been_looked_at() -> None:
         if kinds(hints.get(argument)) - {types.NoneType} == {int}
     ],
 )
-def test_a_negative_number_of_anything_is_refused_by_name(build: Callable[..., object], argument: str) -> None:
+def test_negative_number_is_rejected_by_name(build: Callable[..., object], argument: str) -> None:
     hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
     needed = {
         name: right_value(hints[name])
@@ -169,7 +168,7 @@ OUT_OF_RANGE = {
         if each in inspect.signature(build).parameters
     ],
 )
-def test_numbers_out_of_range_are_refused(recipe: str, argument: str) -> None:
+def test_number_out_of_range_is_rejected(recipe: str, argument: str) -> None:
     value = OUT_OF_RANGE[argument]
     small = {"backbone": "test_efficientnet", "weights": "random", "image_size": SIZE, argument: value}
     with pytest.raises(SemflowError, match=argument.rstrip("s")):
@@ -191,10 +190,10 @@ def options(
     return count, share, name, pair, form, sizes, other
 
 
-def test_what_is_of_the_right_type_passes_unchanged() -> None:
+def test_valid_arguments_are_unchanged() -> None:
     array = np.zeros(3)
     given = (np.int64(3), 1, None, [1, 2], "b", range(3), array)
-    assert all(got is came for got, came in zip(options(*given), given, strict=True))
+    assert all(got is expected for got, expected in zip(options(*given), given, strict=True))
     assert options(2, np.float32(0.5))[1] == 0.5
 
 
@@ -210,11 +209,11 @@ def test_what_is_of_the_right_type_passes_unchanged() -> None:
         ({"sizes": "12"}, "sizes must be a sequence with a finite number in each place"),
     ],
 )
-def test_what_an_error_says(wrong: dict[str, Any], message: str) -> None:
+def test_error_names_argument_and_expected_type(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         options(**{"count": 1, **wrong})
 
 
-def test_a_name_that_does_not_exist_is_pythons_own_error() -> None:
+def test_unknown_argument_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="blobs"):
         options(1, blobs=3)  # type: ignore[call-arg]

@@ -1,15 +1,10 @@
-"""`benchmarks` is a package of the repository, not of the installed library: its root goes onto the path."""
+"""A small data set in the layout of MVTec AD."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
 
 SIZE = 64
 
@@ -26,7 +21,7 @@ def picture(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two categories in the layout of MVTec AD, named as two of the paper's, 64 px."""
+    """Two categories of 64 px, named as two of the paper's."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for category in ("screw", "toothbrush"):
@@ -34,9 +29,9 @@ def mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save(picture(rng), root / category / "train" / "good" / f"{number}.png")
         for number in range(3):
             save(picture(rng), root / category / "test" / "good" / f"{number}.png")
-            spoiled, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
+            defective, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
             mask[10:30, 20 : 40 + number] = 255
-            spoiled[mask > 0] = 255 - spoiled[mask > 0]
-            save(spoiled, root / category / "test" / "hole" / f"{number}.png")
+            defective[mask > 0] = 255 - defective[mask > 0]
+            save(defective, root / category / "test" / "hole" / f"{number}.png")
             save(mask, root / category / "ground_truth" / "hole" / f"{number}_mask.png")
     return root

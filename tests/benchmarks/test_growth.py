@@ -1,4 +1,4 @@
-"""benchmarks.growth: curves have their exponents, points their figures, and plots are small."""
+"""Curves of `benchmarks.growth`."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,18 @@ from benchmarks.growth.curves import AXES, exponent, measure_point
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_exponent_of_a_power_is_the_power() -> None:
+def test_exponent_of_a_power_law() -> None:
     points = [{"batch": n, "train_s": 0.5 * n**1.5} for n in (1, 2, 4, 8)]
     assert exponent(points, "batch", "train_s") == 1.5
     assert exponent(points[:2], "batch", "train_s") == 1.5
 
 
-def test_the_exponent_is_that_of_the_larger_half() -> None:
+def test_exponent_uses_the_upper_half() -> None:
     points = [{"batch": n, "train_s": 1.0 if n < 4 else n / 4} for n in (1, 2, 4, 8)]
     assert exponent(points, "batch", "train_s") == 1.0
 
 
-def test_the_documented_exponents_are_those_of_the_measured_points() -> None:
+def test_documented_exponents_match_the_measured_points() -> None:
     found = json.loads((ROOT / "benchmarks/results/growth.json").read_text("utf-8"))["axes"]
     assert found.keys() == AXES.keys()
     rows = [line for line in (ROOT / "docs/benchmarks.md").read_text("utf-8").splitlines() if line.startswith("|")]
@@ -35,14 +35,14 @@ def test_the_documented_exponents_are_those_of_the_measured_points() -> None:
 
 
 @pytest.mark.parametrize("axis", ["image_size", "locations", "images"])
-def test_a_point_has_time_and_memory(axis: str) -> None:
+def test_point_has_time_and_memory(axis: str) -> None:
     found = measure_point(axis, AXES[axis].quick[0], least=0.0)
     kinds = ("train",) if axis == "images" else ("train", "infer")
     assert found.keys() == {f"{kind}_{unit}" for kind in kinds for unit in ("s", "mib")}
     assert all(found[f"{kind}_s"] > 0 for kind in kinds)
 
 
-def test_the_file_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_file_has_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "grow", lambda axis, sizes: [{axis: n, "train_s": float(n)} for n in sizes])
     growth.main(["--quick", "--only", "batch", "--json", str(tmp_path / "growth.json")])
     found = json.loads((tmp_path / "growth.json").read_text("utf-8"))
@@ -50,8 +50,8 @@ def test_the_file_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.Monke
     assert {"command", "versions", "machine", "commit", "seed"} <= found.keys()
 
 
-def test_a_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are an extra: semflow[plot]")
+def test_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
     from benchmarks.growth.plot import draw
 
     points = [{"batch": n, "train_s": 0.1 * n, "infer_s": 0.02 * n, "train_mib": 9.0, "infer_mib": n} for n in (1, 4)]

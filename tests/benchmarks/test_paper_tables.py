@@ -1,4 +1,4 @@
-"""The typed tables: every row averages as printed, tables agree with each other, and only what is marked does not."""
+"""The transcribed tables: averages and values agree, except for marked misprints."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ def label(case: object) -> str:
 
 
 @pytest.mark.parametrize(("name", "row"), WITH_VALUES, ids=label)
-def test_a_row_averages_as_printed_unless_its_average_is_marked(name: str, row: PaperRow) -> None:
+def test_values_average_as_printed_unless_marked(name: str, row: PaperRow) -> None:
     mean = row.mean(load(name).categories)
     assert mean is not None
     fits = abs(mean - row.average) <= row.tolerance
@@ -39,7 +39,7 @@ def same(a: Decimal, b: Decimal) -> bool:
     return abs(a - b) <= Decimal(10) ** -digits / 2
 
 
-def test_tables_that_print_the_same_thing_agree_but_for_what_is_marked() -> None:
+def test_tables_agree_with_each_other_unless_marked() -> None:
     differ, marked = set(), set()
     for name, row in ROWS:
         for mark in row.misprints:
@@ -56,13 +56,13 @@ def test_tables_that_print_the_same_thing_agree_but_for_what_is_marked() -> None
             if not same(mine[category], theirs[category]):
                 differ.add((frozenset({name_a, name_b}), *key, category))
     assert compared > 200
-    # Tables S3 and S4 repeat what S2 says, so a mark against one of them stands for all.
+    # Tables S3 and S4 repeat values of S2, so a mark against one of them is for all.
     repeats = {"tableS3": "tableS2", "tableS4": "tableS2"}
     merged = {(frozenset(repeats.get(name, name) for name in pair), *rest) for pair, *rest in differ}
     assert merged == marked
 
 
-def test_the_marks_are_the_known_ones() -> None:
+def test_marked_misprints_are_the_known_ones() -> None:
     marks = {(name, row.method, mark.category) for name, row in ROWS for mark in row.misprints}
     assert marks == {
         ("table2", "AE_SSIM", "average"),
@@ -76,7 +76,7 @@ def test_the_marks_are_the_known_ones() -> None:
     }
 
 
-def test_a_likely_average_is_what_the_values_average() -> None:
+def test_likely_average_is_the_mean_of_the_values() -> None:
     for _, row in WITH_VALUES:
         values = dict(row.values)
         for mark in row.misprints:
@@ -87,10 +87,10 @@ def test_a_likely_average_is_what_the_values_average() -> None:
                 assert abs(sum(values.values()) / len(values) - mark.likely) <= row.tolerance
 
 
-@pytest.mark.skipif(not TEXT.exists(), reason="the paper's text is not here: expected shared/paper beside the project")
+@pytest.mark.skipif(not TEXT.exists(), reason="needs the paper's text beside the repository")
 @pytest.mark.parametrize(("name", "row"), WITH_VALUES, ids=label)
-def test_the_values_stand_in_the_papers_text(name: str, row: PaperRow) -> None:
-    """Rows of values stand in a line of the text in their order (Tables 2 and 3 are printed by columns)."""
+def test_values_are_in_the_text_of_the_paper(name: str, row: PaperRow) -> None:
+    """The values of a row are in one line of the text; Tables 2 and 3 are printed by columns."""
     lines = TEXT.read_text(encoding="utf-8").splitlines()
     if name in ("table2", "table3"):
         number = name[-1]
@@ -106,7 +106,7 @@ def test_the_values_stand_in_the_papers_text(name: str, row: PaperRow) -> None:
         assert any(line.endswith(words) for line in lines)
 
 
-def test_looking_up_a_row() -> None:
+def test_lookup_returns_the_printed_rows() -> None:
     rows = lookup([("tableS2", "1b"), ("table4", "1b"), ("table4", "none")], "image_auroc", "MVTec AD")
     assert [row.average for row in rows] == [Decimal("98.2"), Decimal("98.2")]
     assert rows[0].mean(["screw", "toothbrush"]) == Decimal("94.4")

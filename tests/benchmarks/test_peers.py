@@ -1,4 +1,4 @@
-"""PaDiM and PatchCore on our features: against their definitions where anomalib is there, a clear error where not."""
+"""PaDiM and PatchCore on the features of the flows."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,25 +7,28 @@ import pytest
 import torch
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce import peers
-from benchmarks.reproduce.cells import Cell, arguments_of
+from benchmarks.reproduce.cells import Cell
+from benchmarks.reproduce.options import parse
+from benchmarks.reproduce.planning import choose_rows, plan
+from benchmarks.reproduce.tables import table
 from benchmarks.shared.datasets import Data
+from benchmarks.shared.store import CellStore, Key
 
 from semflow.data import MVTecAD
 from semflow.features import TimmFeatures
 from semflow.metrics import ImageAccumulator
 
 needs_anomalib = pytest.mark.skipif(find_spec("anomalib") is None, reason="anomalib is not installed")
-SMALL = {"backbone": "resnet18", "weights": "random", "image_size": 64, "strides": (8, 16)}
+SMALL = {"backbone.name": "resnet18", "backbone.weights": "random", "backbone.strides": (8, 16), "image_size": 64}
 
 
 def cell(mvtec: Path, recipe: str, **arguments: object) -> Cell:
-    data = Data("mvtec", str(mvtec), "screw")
-    return Cell(recipe, arguments_of(recipe, SMALL, arguments), data, data.fingerprint(), seed=0)
+    return Cell(Key("peer", "screw", 0), recipe, SMALL | arguments, Data("mvtec", str(mvtec), "screw"))
 
 
 @needs_anomalib
-def test_patchcore_with_its_whole_bank_is_the_distance_to_the_nearest_patch(mvtec: Path) -> None:
-    result = peers.measure_peer(cell(mvtec, "anomalib.patchcore", coreset=1.0, neighbours=1))
+def test_patchcore_without_coreset_is_the_distance_to_the_nearest_patch(mvtec: Path) -> None:
+    result = peers.measure_peer(cell(mvtec, "anomalib.patchcore", coreset=1.0, neighbors=1))
     features = TimmFeatures("resnet18", "random", (8, 16), image_size=64, seed=0)
 
     def patches(split: str) -> tuple[torch.Tensor, list[int]]:
@@ -52,12 +55,19 @@ def test_padim_finds_the_holes(mvtec: Path) -> None:
     assert result["metrics"]["image_auroc"] > 0.9
 
 
-def test_arguments_of_peers_leave_out_what_only_flows_have() -> None:
-    found = arguments_of("anomalib.padim", {**SMALL, "blocks": 8}, {"channels": 50})
-    assert found == {**SMALL, "channels": 50}
+@needs_anomalib
+def test_peers_ignore_settings_that_only_flows_have(mvtec: Path, tmp_path: Path) -> None:
+    words = ["sanflow", "--data", str(mvtec), "--peers", "--set", "couplings.blocks=8", "channels=50"]
+    options, sanflow = parse([*words, "--output", str(tmp_path)]), table("sanflow")
+    planned = plan(sanflow, choose_rows(sanflow, options), options, CellStore(options.cells))
+    arguments = {c.row.name: c.cell.arguments for c in planned if c.cell}
+    assert arguments["PaDiM"]["channels"] == 50
+    assert arguments["SANFlow"]["couplings.blocks"] == 8
+    assert not {"couplings.blocks"} & arguments["PaDiM"].keys()
+    assert arguments["PatchCore (1 %)"]["coreset"] == 0.01
 
 
 @pytest.mark.skipif(find_spec("anomalib") is not None, reason="anomalib is installed")
-def test_without_anomalib_the_command_says_so(mvtec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_peers_without_anomalib_are_a_clear_error(mvtec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(["table3", "--data", str(mvtec), "--peers", "--no-chart"]) == 2
-    assert "--peers needs anomalib: python -m pip install" in capsys.readouterr().err
+    assert "anomalib must be installed for --peers, but got none; python -m pip install" in capsys.readouterr().err

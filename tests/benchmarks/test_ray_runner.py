@@ -1,6 +1,5 @@
-"""Jobs as tasks of Ray: the outcomes of processes, resources in place of a number, and a driver that is killed."""
+"""Jobs as Ray tasks."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.ray_runner import run_on_ray
 from benchmarks.shared.runner import run_all
-from benchmarks.shared.store import CellStore
+from benchmarks.shared.store import CellStore, Key
 
 from helpers import spawned_work
 from helpers.keeping import Kept
@@ -27,7 +26,7 @@ from semflow.errors import ConfigError
 
 pytest.importorskip("ray", reason="needs Ray, the extra ray")
 ROOT = Path(__file__).resolve().parents[2]
-# No statistics are sent, no cluster is used but the test's own, and its workers find the modules of the tests.
+# Send no statistics, use no other cluster, and let workers import the modules of the tests.
 OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ADDRESS": "",
@@ -46,7 +45,7 @@ def here() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_the_outcomes_are_those_of_processes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_outcomes_equal_those_of_processes(capfd: pytest.CaptureFixture[str]) -> None:
     jobs = [("give", "a"), ("raise", "b"), ("die", "c"), ("environment", "MKL_NUM_THREADS"), ("give", "e")]
     found = {o.job: o for o in run_on_ray(jobs, work, at_a_time=2, threads=1)}
     expected = {o.job: o for o in run_all(jobs, work, at_a_time=2, threads=1)}
@@ -56,49 +55,49 @@ def test_the_outcomes_are_those_of_processes(capfd: pytest.CaptureFixture[str]) 
         assert bool(found[job].error) == bool(expected[job].error), job
     assert found[jobs[1]].error == expected[jobs[1]].error == "ValueError: cannot do b in two lines"
     assert "spawned_work.py" in found[jobs[1]].traceback
-    assert found[jobs[2]].error.startswith("its process died (WorkerCrashedError: ")
+    assert found[jobs[2]].error.startswith("the process died (WorkerCrashedError: ")
     assert "\n" not in found[jobs[2]].error
 
 
 @pytest.mark.slow
-def test_the_number_at_a_time_is_what_there_is_room_for(here: Any, tmp_path: Path) -> None:
-    """Of three tasks of all CPUs one runs at a time; the end of the generator ends it, and takes the others back."""
+def test_number_of_tasks_is_limited_by_the_cpus(here: Any, tmp_path: Path) -> None:
+    """Each task takes all CPUs, so one of three runs at a time; closing the generator cancels the others."""
     cpus = int(here.cluster_resources()["CPU"])
-    marks = [tmp_path / name for name in "abc"]
-    outcomes = run_on_ray([("give", "x"), *(("sleep", str(mark)) for mark in marks)], work, threads=cpus)
+    started = [tmp_path / name for name in "abc"]
+    outcomes = run_on_ray([("give", "x"), *(("sleep", str(path)) for path in started)], work, threads=cpus)
     with closing(outcomes):
         assert next(outcomes).result == "x"
-        began = time.monotonic()
-        while not any(mark.exists() and mark.read_text() for mark in marks):
-            assert time.monotonic() - began < 120
-            time.sleep(0.05)
-        time.sleep(1)
-        assert sum(mark.exists() for mark in marks) == 1
+        wait_until(lambda: any(path.exists() and path.read_text() for path in started))
         assert here.available_resources().get("CPU", 0) == 0
-    pid = int(next(mark for mark in marks if mark.exists()).read_text())
+        assert sum(path.exists() for path in started) == 1
+    pid = int(next(path for path in started if path.exists()).read_text())
+    wait_until(lambda: not (Path("/proc") / str(pid)).exists())
+    assert sum(path.exists() for path in started) == 1
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     began = time.monotonic()
-    while (Path("/proc") / str(pid)).exists():
-        assert time.monotonic() - began < 60
-        time.sleep(0.05)
-    assert sum(mark.exists() for mark in marks) == 1
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"threads": 1000}, "take 1000 CPUs and 0 GPUs of one machine, but those of Ray have"),
-        ({"device": "cuda"}, "--device cuda take 1 CPUs and 1 GPUs of one machine"),
-        ({"device": "cuda:1"}, "--device cuda:1: expected auto, cpu or cuda"),
+        ({"threads": 1000}, "--threads 1000 and --device cpu must be within one machine's CPUs and GPUs, but got"),
+        ({"device": "cuda"}, "--threads 1 and --device cuda must be within one machine's CPUs and GPUs, but got"),
+        ({"device": "cuda:1"}, "--device must be auto, cpu or cuda with ray, but got cuda:1"),
     ],
 )
-def test_what_ray_would_wait_for_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_resources_are_rejected(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         next(run_on_ray([("give", "a")], work, **options))
 
 
-def test_jobs_default_to_one_process_and_to_all_that_ray_has() -> None:
+def test_jobs_default_to_one_process_or_to_all_resources_of_ray() -> None:
     assert parse(["table5"]).jobs == 1
     assert parse(["table5", "--engine", "ray"]).jobs is None
     assert parse(["table5", "--engine", "ray", "--jobs", "3"]).jobs == 3
@@ -110,18 +109,18 @@ def test_jobs_default_to_one_process_and_to_all_that_ray_has() -> None:
 def words(mvtec: Path, output: Path) -> list[str]:
     found = ["sanflow", "--data", str(mvtec), "--epochs", "3", "--seeds", "0", "1", "--no-chart", "--engine", "ray"]
     found += ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--threads", "1"]
-    return [*found, "--set", "blocks=1", "position_channels=16", "strides=8,16", "--output", str(output)]
+    settings = ["couplings.blocks=1", "couplings.position_channels=16", "backbone.strides=8,16"]
+    return [*found, "--set", *settings, "--output", str(output)]
+
+
+def metrics(output: Path) -> dict[Key, dict[str, float]]:
+    return {key: cell["result"]["metrics"] for key, cell in CellStore(output / "cells.jsonl").latest().items()}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs addresses and processes of Linux")
-def test_cells_are_spread_over_nodes_and_the_same_as_those_of_processes(mvtec: Path, tmp_path: Path) -> None:
-    """Two nodes of one CPU: a cell takes one, so each node has a cell of its own at a time."""
-
-    def figures(output: Path) -> dict[str, Any]:
-        cells = [json.loads(path.read_text()) for path in (output / "cells").glob("[!.]*.json")]
-        return {json.dumps(cell["config"], sort_keys=True): cell["result"]["metrics"] for cell in cells}
-
+def test_cells_of_two_nodes_equal_those_of_processes(mvtec: Path, tmp_path: Path) -> None:
+    """Each of the two nodes has one CPU, and a cell takes one, so both nodes run cells."""
     with Nodes(tmp_path, [ROOT, Path(spawned_work.__file__).parents[1]]) as nodes:
         nodes.add(1)
         nodes.add(1)
@@ -133,53 +132,46 @@ def test_cells_are_spread_over_nodes_and_the_same_as_those_of_processes(mvtec: P
         [sys.executable, "-m", "benchmarks.reproduce", *alone], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    ray, processes = figures(tmp_path / "ray"), figures(tmp_path / "alone")
+    ray, processes = metrics(tmp_path / "ray"), metrics(tmp_path / "alone")
     assert len(ray) == 4
     assert ray.keys() == processes.keys()
-    for name, metrics in ray.items():
-        assert metrics == pytest.approx(processes[name], rel=1e-6)
+    for key, found in ray.items():
+        assert found == pytest.approx(processes[key], rel=1e-6)
 
 
 @pytest.mark.slow
-def test_a_killed_driver_that_starts_again_does_what_is_missing(
+def test_killed_driver_measures_only_missing_cells_when_repeated(
     mvtec: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Four cells that are really trained; SIGKILL for the command when the first is there."""
+    """SIGKILL stops the command when the first of four cells is finished."""
     command = [sys.executable, "-m", "benchmarks.reproduce", *words(mvtec, tmp_path / "out")]
     environment = {**os.environ, **OFF}
-    cells = tmp_path / "out" / "cells"
-
-    def kept() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in cells.glob("[!.]*.json")}
-
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while process.poll() is None and not kept():
-        time.sleep(0.01)
+    cells = tmp_path / "out" / "cells.jsonl"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    wait_until(lambda: process.poll() is not None or cells.exists(), 600)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stdout and process.stdout.read().decode()
-    time.sleep(3)  # what ran ends by itself
-    before = kept()
-    record_property("cells", len(before))
-    assert 1 <= len(before) < 4
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    record_property("cells", len(metrics(tmp_path / "out")))
+    assert 1 <= len(metrics(tmp_path / "out")) < 4
+    first = cells.read_text().splitlines()[0]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
-    after = kept()
-    assert len(after) == 4
-    assert before.items() <= after.items()
+    assert len(metrics(tmp_path / "out")) == 4
+    assert cells.read_text().splitlines()[0] == first
     assert (tmp_path / "out" / "sanflow.md").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_the_command_makes_the_cells_of_processes(mvtec: Path, tmp_path: Path) -> None:
-    """The same metrics, whoever gives the cells to processes."""
+def test_command_gives_the_same_cell_with_ray_and_with_processes(mvtec: Path, tmp_path: Path) -> None:
     one = [*words(mvtec, tmp_path / "ray"), "--seeds", "0", "--categories", "screw"]
     assert reproduce.main(one) == 0
     other = [*one, "--engine", "processes", "--output", str(tmp_path / "processes")]
     assert reproduce.main(other) == 0
-    (name,) = (path.name for path in (tmp_path / "ray" / "cells").glob("*.json"))
-    found = [json.loads((tmp_path / kind / "cells" / name).read_text()) for kind in ("ray", "processes")]
-    assert found[0]["config"] == found[1]["config"]
-    assert found[0]["result"]["metrics"] == pytest.approx(found[1]["result"]["metrics"], abs=1e-6)
-    assert found[0]["result"]["threads"] == 1
-    assert CellStore(tmp_path / "ray" / "cells", notice=pytest.fail).get(found[0]["config"]) is not None
+    (ray,), (processes,) = (
+        CellStore(tmp_path / kind / "cells.jsonl").latest().values() for kind in ("ray", "processes")
+    )
+    assert ray["settings"] == processes["settings"]
+    assert ray["result"]["metrics"] == pytest.approx(processes["result"]["metrics"], abs=1e-6)
+    assert ray["result"]["threads"] == 1

@@ -1,4 +1,4 @@
-"""What the retrofit's figures rest on: the users' flows, the training, the resumed run, the paired differences."""
+"""Flows of other libraries with predicted statistics: the flows, their training, and the report."""
 
 import json
 import math
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.retrofit import __main__ as retrofit
-from benchmarks.retrofit.cells import Prepared, RetrofitCell, RetrofitJob, Setup, measure, perform, prepare
+from benchmarks.retrofit.cells import Prepared, RetrofitCell, Setup, measure, perform, prepare
 from benchmarks.retrofit.flows import LIBRARIES
 from benchmarks.retrofit.model import Model, seeded
-from benchmarks.retrofit.report import METRICS, excerpt, summarise, to_markdown
+from benchmarks.retrofit.report import METRICS, excerpt, summarize, to_markdown
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.runner import Outcome
-from benchmarks.shared.store import CellStore
+from benchmarks.shared.store import Key
+from benchmarks.shared.study import Job
 from torch import Tensor
 
 from semflow.errors import ConfigError
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETUP = Setup("resnet18", "random", (8, 16), 64, steps=4, batch_size=2, learning_rate=1e-3, mode=1.0)
 SIZES = [(6, (4, 3)), (8, (2, 2))]
 SMALL = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--steps", "2", "--batch-size", "2"]
-Work = Callable[[RetrofitJob], Any]
+Work = Callable[[Job[RetrofitCell]], Any]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -43,18 +44,18 @@ def need(name: str) -> None:
 
 
 def made(name: str, seed: int = 0) -> tuple[Any, Any]:
-    """A user's object away from its start, and the same behind semflow's interface."""
+    """Return a perturbed object of a library, and the same with semflow's interface."""
     need(name)
     with seeded(seed):
         yours = LIBRARIES[name].make(*SIZES[0])
     flow = LIBRARIES[name].wrap(yours)
-    flow(draw(8, 6, 4, 3))  # ActNorm takes its start from its first batch
+    flow(draw(8, 6, 4, 3))  # initializes ActNorm
     perturb(flow, 0.1, torch.Generator().manual_seed(seed))
     return yours, flow.eval()
 
 
 def small() -> Prepared:
-    """Features and test images by hand; the second half is anomalous, in its upper rows."""
+    """Return random features; the second half of the test images is anomalous in the upper rows."""
     train = [draw(5, c, *size, seed=k) for k, (c, size) in enumerate(SIZES)]
     test = [draw(6, c, *size, seed=9 + k) for k, (c, size) in enumerate(SIZES)]
     labels, masks = torch.tensor([0, 0, 0, 1, 1, 1]), torch.zeros(6, 8, 8, dtype=torch.bool)
@@ -69,14 +70,13 @@ def cell(library: str, variant: Any, setup: Setup = SETUP, seed: int = 0, catego
 
 
 @pytest.mark.parametrize("name", ["torch", "callable"])
-def test_flows_written_here_keep_the_laws(name: str) -> None:
-    """The log-det is autograd's, the inverse an inverse; flows of libraries are held to it in tests/adapters."""
+def test_custom_flows_pass_check_flow(name: str) -> None:
     _, flow = made(name)
     check_flow(flow.double(), draw(2, 6, 4, 3, seed=1).double(), compile_backend=None)
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_their_own_likelihood_is_that_of_a_standard_normal(name: str) -> None:
+def test_library_log_prob_is_that_of_a_standard_normal(name: str) -> None:
     yours, flow = made(name)
     x = draw(2, 6, 4, 3, seed=1)
     with torch.no_grad():
@@ -100,8 +100,8 @@ def test_variants_start_from_the_same_flow(name: str) -> None:
     assert all(torch.equal(state[k], states[0][k]) for state in states for k in states[0])
 
 
-def test_own_is_training_by_hand() -> None:
-    """A TransformedDistribution, its log_prob and Adam; nothing of semflow."""
+def test_own_variant_equals_training_by_hand() -> None:
+    """The truth uses a TransformedDistribution and Adam, and nothing of semflow."""
     prepared = small()
     result = measure(cell("torch", "own"), prepared)
     torch.manual_seed(0)
@@ -136,19 +136,19 @@ def test_own_is_training_by_hand() -> None:
 
 
 @pytest.mark.parametrize("variant", ["own", "learned", "predicted"])
-def test_what_a_cell_says(variant: str) -> None:
+def test_cell_has_all_metrics(variant: str) -> None:
     result = measure(cell("callable", variant), small())
     metrics = result["metrics"]
     assert set(METRICS) <= set(metrics)
     assert [m for m, value in metrics.items() if value is None] == [m for m in metrics if m.endswith("log_det")]
     assert result["disagreement"] < 1e-5
     assert (result["trained_parameters"]["head"] > 0) == (variant != "own")
-    # By Jensen the log of the integral is above the expectation of the log, which a certain variance has no part in.
+    # Jensen: the log of the integral is above the expectation of the log, and equal for a fixed variance.
     gap = metrics["log_likelihood"] - metrics["log_prob"]
     assert gap > 1e-4 if variant == "predicted" else gap == 0
 
 
-def test_a_cell_repeats_itself_and_leaves_the_generator_alone() -> None:
+def test_cell_is_reproducible_and_restores_the_generators() -> None:
     before, also = torch.random.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     first, second = (measure(cell("torch", "predicted"), small())["metrics"] for _ in range(2))
     assert first == second != measure(cell("torch", "predicted", seed=1), small())["metrics"]
@@ -157,8 +157,7 @@ def test_a_cell_repeats_itself_and_leaves_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_retrofitted_flow_learns_real_features(name: str, real: Prepared) -> None:
-    """Held-out likelihood rises in training by more than a tenth of a nat a dimension."""
+def test_training_raises_the_likelihood_of_real_features(name: str, real: Prepared) -> None:
     need(name)
     setup = Setup("", "", (), 0, steps=20, batch_size=3, learning_rate=3e-3, mode=1.0)
     metrics = measure(cell(name, "predicted", setup), real)["metrics"]
@@ -173,7 +172,7 @@ def real(mvtec: Path) -> Prepared:
     return prepare(Data("mvtec", str(mvtec), "screw"), setup)
 
 
-def test_features_are_standardised_by_the_training_images(real: Prepared) -> None:
+def test_features_are_standardized_over_the_training_images(real: Prepared) -> None:
     assert [tuple(x.shape) for x in real.train] == [(6, 40, 8, 8), (6, 112, 4, 4)]
     for x in real.train:
         assert x.mean((0, 2, 3)).abs().max() < 1e-4
@@ -182,9 +181,9 @@ def test_features_are_standardised_by_the_training_images(real: Prepared) -> Non
 
 
 def here(
-    jobs: Sequence[RetrofitJob], work: Work, at_a_time: int, threads: int | None
-) -> Generator[Outcome[RetrofitJob], None, None]:
-    """`run_all` without processes."""
+    jobs: Sequence[Job[RetrofitCell]], work: Work, at_a_time: int, threads: int | None
+) -> Generator[Outcome[Job[RetrofitCell]], None, None]:
+    """Run jobs as `run_all` does, without processes."""
     for job in jobs:
         yield Outcome(job, 1.0, work(job))
 
@@ -197,76 +196,77 @@ def run_here(words: Sequence[str], work: Work = perform) -> int:
     return retrofit.run(retrofit.parse(words), ("python", *words), work, here)
 
 
-def test_the_command_makes_cells_once_and_a_report(mvtec: Path, tmp_path: Path) -> None:
+def test_command_measures_missing_cells_and_writes_a_report(mvtec: Path, tmp_path: Path) -> None:
     words = words_for(mvtec, tmp_path, "--categories", "screw", "--seeds", "0", "1", "--libraries", "torch")
     assert run_here([*words, "--variants", "own"]) == 0
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    assert len(stamps) == 2
+    before = (tmp_path / "cells.jsonl").read_text()
+    assert before.count("\n") == 2
     made: list[str] = []
 
-    def count(job: RetrofitJob) -> Any:
+    def count(job: Job[RetrofitCell]) -> Any:
         made.extend(one.variant for one in job.cells)
         return perform(job)
 
     assert run_here([*words, "--variants", "own", "predicted"], count) == 0
     assert made == ["predicted", "predicted"]
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    cells = (tmp_path / "cells.jsonl").read_text()
+    assert cells.startswith(before)
     summary = json.loads((tmp_path / "retrofit.json").read_text())
-    assert (summary["done"], summary["planned"], len(summary["cells"])) == (4, 4, 4)
+    assert (summary["done"], summary["planned"]) == (4, 4)
     assert summary["setup"]["steps"] == 2
-    own, predicted = (summary["cells"][k]["result"]["metrics"]["aupro"] for k in (0, 1))
+    own, _, predicted, _ = (json.loads(line)["result"]["metrics"]["aupro"] for line in cells.splitlines())
     (row,) = (row for row in summary["rows"] if row["variant"] == "predicted")
     assert row["figures"]["screw"]["aupro"]["change"]["values"][0] == pytest.approx(predicted - own)
     text = (tmp_path / "retrofit.md").read_text()
-    assert "## Change by the retrofit, screw" in text
+    assert "## Change against *own*, screw" in text
     assert "Unfinished" not in text
-    assert run_here([*words, "--report"]) == 0
-    assert "**Unfinished: 4 of 6 cells.**" in (tmp_path / "retrofit.md").read_text()
+    assert run_here(["--output", str(tmp_path), "--report"]) == 0
+    del summary["provenance"]
+    assert summary.items() <= json.loads((tmp_path / "retrofit.json").read_text()).items()
 
 
 @pytest.mark.parametrize(("jobs", "expected"), [(1, 2), (2, 2), (3, 4), (40, 4)])
-def test_a_job_shares_the_features_of_one_category(jobs: int, expected: int, mvtec: Path, tmp_path: Path) -> None:
+def test_job_has_cells_of_one_category(jobs: int, expected: int, mvtec: Path, tmp_path: Path) -> None:
     options = retrofit.parse(words_for(mvtec, tmp_path, "--libraries", "torch", "callable", "--jobs", str(jobs)))
     cells = retrofit.plan(options)
-    found = retrofit.jobs(cells, options, ())
+    found = retrofit.groups(cells, jobs)
     assert len(found) == expected
-    assert all(len({one.data for one in job.cells}) == 1 for job in found)
-    assert sorted(one.label for job in found for one in job.cells) == sorted(one.label for one in cells)
+    assert all(len({one.data for one in group}) == 1 for group in found)
+    assert sorted(one.key for group in found for one in group) == sorted(one.key for one in cells)
     assert len(set(cells)) == len(cells) == 2 * 3 * 2 * 3
 
 
-def test_a_cell_that_fails_leaves_the_others(
+def test_failing_cell_does_not_affect_the_others(
     mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(one: RetrofitCell, prepared: Prepared) -> Any:
         if one.variant == "learned":
-            raise ArithmeticError("the loss is nan\nin step 3")
+            raise ArithmeticError("loss is nan\nin step 3")
         return measure(one, prepared)
 
     monkeypatch.setattr("benchmarks.retrofit.cells.measure", fail)
     words = words_for(mvtec, tmp_path, "--categories", "screw", "--seeds", "0", "--libraries", "callable")
     assert run_here(words) == 1
-    assert len(list((tmp_path / "cells").iterdir())) == 2
+    assert (tmp_path / "cells.jsonl").read_text().count("\n") == 2
     assert (
-        "failed: callable learned, screw, seed 0: ArithmeticError: the loss is nan in step 3\n"
-        in capsys.readouterr().err
+        "failed: callable learned, screw, seed 0: ArithmeticError: loss is nan in step 3\n" in capsys.readouterr().err
     )
     (trace,) = (tmp_path / "failures").iterdir()
     assert "in fail" in trace.read_text()
     assert "| callable | learned | - |" in (tmp_path / "retrofit.md").read_text()
 
 
-def test_training_that_diverges_says_so() -> None:
+def test_diverged_training_raises_an_error() -> None:
     setup = Setup("", "", (), 0, steps=40, batch_size=2, learning_rate=1e30, mode=1.0)
-    with pytest.raises(ArithmeticError, match=r"the loss is .* in step \d+ of 40; lower --learning-rate"):
+    with pytest.raises(ArithmeticError, match=r"must be finite, but got .* in step \d+ of 40; lower --learning-rate"):
         measure(cell("callable", "own", setup), small())
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
-    """Levels that vary much more over the seeds than the difference does."""
+    """The figures vary much more over the seeds than their difference does."""
     level = {("own", 0): 0.5, ("own", 1): 0.7, ("own", 2): 0.9}
     gain = {0: 0.02, 1: 0.03, 2: 0.04}
-    store: list[tuple[RetrofitCell, Any]] = []
+    kept: list[Any] = []
     for category, more in (("screw", 0.0), ("toothbrush", 0.05)):
         for seed in (0, 1, 2):
             for variant in ("own", "predicted"):
@@ -276,14 +276,12 @@ def test_differences_are_taken_seed_by_seed() -> None:
                     "disagreement": 1e-6 * (seed + 1),
                     "train_cpu_seconds": 1.0,
                 }
-                store.append(
-                    (
-                        cell("torch", variant, seed=seed, category=category),
-                        {"result": result, "record": {"commit": "c"}},
-                    )
-                )
-    store[-1] = (store[-1][0], None)  # toothbrush's predicted one of seed 2 is missing
-    summary = summarise(store, ("python",))
+                key = Key(f"torch {variant}", category, seed)
+                record = {"commit": "c", "versions": {}, "machine": "m"}
+                settings = cell("torch", variant).settings
+                kept.append({**key._asdict(), "settings": settings, "result": result, "record": record})
+    planned = [Key(one["row"], one["category"], one["seed"]) for one in kept]
+    summary = summarize(kept[:-1], planned, ("python",))  # without the last: toothbrush, predicted, seed 2
     row = next(row for row in summary["rows"] if row["variant"] == "predicted")
     change = row["figures"]["mean"]["image_auroc"]["change"]
     assert change["seeds"] == [0, 1]
@@ -297,48 +295,31 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert "| torch | predicted | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |" in text
     assert "| torch | own | 0.725 ± 0.200 | 72.5 ± 20.0 |" in text
     assert '| torch | `"location"` | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |' in excerpt(summary)
-    of_torch = excerpt(summary, "torch")
-    assert "| as it was | 0.725 ± 0.200 | 72.5 ± 20.0 |" in of_torch
-    assert "| predicted variance: change | +0.025 ± 0.007 (seed 0, 1) | +2.5 ± 0.7 (seed 0, 1) |" in of_torch
-    assert "AUPRO, log-det" not in of_torch  # there is none
 
 
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--libraries", "glow"], "--libraries glow: expected one of freia, anomalib, nflows"),
-        (["--variants", "best"], "--variants best: expected one of own, learned, predicted"),
-        (["--categories", "bottle"], "--categories bottle: expected one of screw, toothbrush"),
+        (["--libraries", "glow"], "--libraries must be of freia, anomalib, nflows"),
+        (["--variants", "best"], "--variants must be of own, learned, predicted, but got best"),
+        (["--categories", "bottle"], "--categories must be of screw, toothbrush, but got bottle"),
     ],
 )
-def test_mistakes_are_named(
+def test_invalid_arguments_are_named(
     more: list[str], complaint: str, mvtec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert retrofit.main(words_for(mvtec, tmp_path, *more)) == 2
     assert capsys.readouterr().err.startswith(f"error: {complaint}")
 
 
-def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.retrofit.flows.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"FrEIA must be installed for its flow: pip install 'semflow\[freia\]'"):
+    with pytest.raises(ConfigError, match=r"FrEIA must be installed .* but got none; pip install 'semflow\[freia\]'"):
         LIBRARIES["freia"].require()
     LIBRARIES["torch"].require()
 
 
-def test_the_documentation_quotes_the_results() -> None:
-    folder = ROOT / "benchmarks" / "results" / "retrofit"
-    summary = json.loads((folder / "retrofit.json").read_text(encoding="utf-8"))
-    assert to_markdown(summary) == (folder / "retrofit.md").read_text(encoding="utf-8")
-    pages = {None: "adapters.md", **{name: f"adapters/{name}.md" for name in summary["flows"] if name != "callable"}}
-    for library, page in pages.items():
-        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-        assert "## What it gains\n" in text
-        assert excerpt(summary, library) in text, page
-
-
-def test_a_cell_s_name_holds_all_that_its_result_depends_on(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
-    other = Setup("resnet18", "random", (8, 16), 64, steps=4, batch_size=2, learning_rate=1e-3, mode=0.1)
-    cells = [cell("torch", "own"), cell("callable", "own"), cell("torch", "learned"), cell("torch", "own", seed=1)]
-    cells += [cell("torch", "own", other), cell("torch", "own", category="toothbrush")]
-    assert len({store.path(one.config()) for one in cells}) == len(cells)
+def test_documentation_has_the_committed_figures() -> None:
+    summary = json.loads((ROOT / "benchmarks" / "results" / "retrofit" / "retrofit.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    assert "\n".join(excerpt(summary).splitlines()[2:]) in text

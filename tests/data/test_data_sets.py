@@ -1,4 +1,4 @@
-"""Folders, MVTec AD, and what is recognised as which."""
+"""Folders of images, the layout of MVTec AD, and the layouts that open_dataset recognizes."""
 
 import os
 from collections.abc import Callable
@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from helpers.data_cases import SHARED, fails, relative
 from semflow.data import Batch, ImageDataset, ImageFolder, MVTecAD, Record, Sample, collate, open_dataset
-from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.errors import ConfigError, ShapeError
 from semflow.synthesis import SyntheticAnomalies
 
-MVTEC = Path(__file__).resolve().parents[3] / "shared" / "data" / "mvtec"
+MVTEC = SHARED / "mvtec"
 
 Tree = Callable[..., Path]
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Make files of the given relative paths: grey images of 12 x 8 pixels, masks with a bright left half."""
+    """Create gray images of 12 x 8 pixels, and masks with a bright left half, at the given relative paths."""
 
     def make(*names: str, root: str = "part") -> Path:
         for name in names:
@@ -46,28 +47,12 @@ CATEGORY = (
 )
 
 
-def relative(dataset: ImageDataset, root: Path) -> list[str]:
-    return [Path(path).relative_to(root).as_posix() for path in dataset.paths]
-
-
-def fails(function: Callable[[], object], *parts: object) -> None:
-    """DataError in one line that starts with the path and holds the other parts."""
-    with pytest.raises(DataError) as caught:
-        function()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(f"{parts[0]}: expected ")
-    assert "; " in message
-    for part in parts[1:]:
-        assert str(part) in message
-
-
 # --- folders
 
 
-def test_a_folder_is_read_recursively_in_posix_order_without_hidden_files(tree: Tree) -> None:
+def test_folder_lists_images_recursively_without_hidden_files(tree: Tree) -> None:
     root = tree("b.JPG", "a/2.png", "a/10.PNG", "a.png", "é.bmp", ".hidden.png", ".cache/x.png", "a/.y/z.png")
-    (root / "notes.txt").write_text("not an image, not by its name either")
+    (root / "notes.txt").write_text("not an image")
     (root / "folder.png").mkdir()
     dataset = ImageFolder(root, 8)
     names = relative(dataset, root)
@@ -82,7 +67,7 @@ def test_a_folder_is_read_recursively_in_posix_order_without_hidden_files(tree: 
     assert sample.path == str(root / "a.png")
 
 
-def test_known_normal_images_have_empty_masks(tree: Tree) -> None:
+def test_folder_of_normal_images_has_empty_masks(tree: Tree) -> None:
     dataset = ImageFolder(tree("0.png"), 8, label=0)
     mask = dataset[0].anomaly_mask
     assert mask is not None
@@ -92,23 +77,23 @@ def test_known_normal_images_have_empty_masks(tree: Tree) -> None:
     assert ImageFolder(tree("0.png"), 8, label=1)[0].anomaly_mask is None
 
 
-def test_folders_that_hold_nothing(tree: Tree, tmp_path: Path) -> None:
+def test_folder_rejects_missing_and_empty_folders_and_files(tree: Tree, tmp_path: Path) -> None:
     file = tree("0.png") / "0.png"
     (tmp_path / "empty").mkdir()
-    fails(lambda: ImageFolder(tmp_path / "empty"), tmp_path / "empty", "holds none")
-    fails(lambda: ImageFolder(tmp_path / "missing"), tmp_path / "missing", "there is none")
-    fails(lambda: ImageFolder(file), file, "it is a file")
+    fails(lambda: ImageFolder(tmp_path / "empty"), tmp_path / "empty", "but got none")
+    fails(lambda: ImageFolder(tmp_path / "missing"), tmp_path / "missing", "no such folder")
+    fails(lambda: ImageFolder(file), file, "got a file")
     with pytest.raises(ConfigError, match="image_size"):
         ImageFolder(file.parent, 0)
-    with pytest.raises(ConfigError, match="label to be -1, 0 or 1, but got 2"):
+    with pytest.raises(ConfigError, match="label must be -1, 0 or 1, but got 2"):
         ImageFolder(file.parent, label=2)
 
 
-def test_indices_from_the_end_and_beyond(tree: Tree) -> None:
+def test_dataset_supports_negative_indices_and_rejects_large_ones(tree: Tree) -> None:
     dataset = ImageFolder(tree("0.png", "1.png"), 8)
     assert dataset[-1].path == dataset[1].path
     for index in (2, -3):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match="index must be below 2, but got"):
             dataset[index]
     assert len(list(dataset)) == 2
 
@@ -121,14 +106,14 @@ def test_verify_names_the_first_broken_file(tree: Tree) -> None:
     fails(dataset.verify, root / "1.png")
 
 
-def test_the_cache_gives_the_same_and_survives_its_files(tree: Tree) -> None:
+def test_cache_gives_equal_samples_after_files_are_deleted(tree: Tree) -> None:
     root = tree(*CATEGORY)
     plain, cached = MVTecAD(root, "test", 8), MVTecAD(root, "test", 8, cache=True)
     cached.verify()
     expected = [plain[k] for k in range(len(plain))]
     for path in root.rglob("*.png"):
         path.unlink()
-    for _ in range(2):  # what a caller does to a sample does not reach the cache
+    for _ in range(2):  # changing a sample does not change the cache
         for k, sample in enumerate(expected):
             again = cached[k]
             assert torch.equal(again.image, sample.image)
@@ -140,7 +125,7 @@ def test_the_cache_gives_the_same_and_survives_its_files(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_loaders_with_and_without_workers_agree(tree: Tree, cache: bool) -> None:
+def test_loader_gives_equal_batches_with_workers(tree: Tree, cache: bool) -> None:
     dataset = open_dataset(tree(*CATEGORY), "test", 8, cache=cache)
 
     def batches(workers: int) -> list[Batch]:
@@ -156,7 +141,7 @@ def test_loaders_with_and_without_workers_agree(tree: Tree, cache: bool) -> None
         assert one.paths == two.paths
 
 
-def test_collate() -> None:
+def test_collate_stacks_samples_of_one_size() -> None:
     image, mask = torch.zeros(3, 4, 4), torch.ones(4, 4, dtype=torch.bool)
     batch = collate([Sample(image, 0, mask, "a"), Sample(image + 1, 1, mask, "b")])
     assert batch.images[:, 0, 0, 0].tolist() == [0.0, 1.0]
@@ -174,7 +159,7 @@ def test_collate() -> None:
 # --- MVTec AD
 
 
-def test_the_layout_of_mvtec_ad(tree: Tree) -> None:
+def test_mvtec_opens_both_splits(tree: Tree) -> None:
     root = tree(*CATEGORY)
     train, test = MVTecAD(root, "train", 8), MVTecAD(root, "test", 8)
     assert relative(train, root) == [f"train/good/{k:03}.png" for k in range(4)]
@@ -189,25 +174,25 @@ def test_the_layout_of_mvtec_ad(tree: Tree) -> None:
     assert MVTecAD(root.parent, "test", 8, category=root.name).paths == test.paths
 
 
-def test_an_anomalous_image_without_its_mask_is_named_at_once(tree: Tree) -> None:
+def test_mvtec_reports_missing_masks_on_construction(tree: Tree) -> None:
     root = tree(*CATEGORY)
     (root / "ground_truth/hole/001_mask.png").unlink()
     image = root / "test/hole/001.png"
     for open_it in (lambda: MVTecAD(root, "test"), lambda: open_dataset(root, "test")):
-        fails(open_it, image, root / "ground_truth/hole/001_mask.png", "there is none")
+        fails(open_it, image, root / "ground_truth/hole/001_mask.png", "but got none")
     MVTecAD(root, "train")
 
 
-def test_a_mask_of_another_size_is_named_at_once(tree: Tree) -> None:
+def test_mvtec_reports_wrong_mask_sizes_on_construction(tree: Tree) -> None:
     root = tree(*CATEGORY)
     mask = root / "ground_truth/cut/000.png"
     Image.new("L", (8, 12)).save(mask)
-    fails(lambda: MVTecAD(root, "test"), mask, "12 x 8 pixels, but it has 8 x 12")
+    fails(lambda: MVTecAD(root, "test"), mask, "12 x 8 pixels, but got 8 x 12")
     mask.write_text("no image")
     fails(lambda: MVTecAD(root, "test"), mask)
 
 
-def test_a_turned_photograph_fits_its_upright_mask(tree: Tree) -> None:
+def test_mvtec_compares_mask_sizes_after_exif_orientation(tree: Tree) -> None:
     root = tree("test/cut/0.jpg", "ground_truth/cut/0_mask.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -215,7 +200,7 @@ def test_a_turned_photograph_fits_its_upright_mask(tree: Tree) -> None:
     assert MVTecAD(root, "test", 8)[0].label == 1
 
 
-def test_a_mask_that_breaks_later_is_named_when_it_is_read(tree: Tree) -> None:
+def test_verify_reports_masks_changed_after_construction(tree: Tree) -> None:
     root = tree(*CATEGORY)
     dataset = MVTecAD(root, "test", 8)
     mask = root / "ground_truth/cut/000.png"
@@ -223,19 +208,19 @@ def test_a_mask_that_breaks_later_is_named_when_it_is_read(tree: Tree) -> None:
     fails(dataset.verify, mask, "99 x 12")
 
 
-def test_layouts_that_are_not_mvtec(tree: Tree, tmp_path: Path) -> None:
+def test_mvtec_rejects_other_layouts(tree: Tree, tmp_path: Path) -> None:
     root = tree(*CATEGORY)
-    fails(lambda: MVTecAD(root.parent), root.parent, "it holds part", f"as {root}")
+    fails(lambda: MVTecAD(root.parent), root.parent, "got the categories part", f"name {root}")
     fails(lambda: MVTecAD(tmp_path / "missing"), tmp_path / "missing")
     fails(lambda: MVTecAD(tree("0.png", root="flat")), tmp_path / "flat", "train/")
     loose = tree("test/0.png", "ground_truth/cut/0.png", root="loose")
-    fails(lambda: MVTecAD(loose, "test"), loose / "test", "0.png lies directly in it")
+    fails(lambda: MVTecAD(loose, "test"), loose / "test", "got 0.png directly in it")
     with pytest.raises(ConfigError, match="split must be train or test, but got 'valid'"):
         MVTecAD(root, "valid")  # type: ignore[arg-type]
 
 
-def test_masks_cannot_be_promised_and_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a mask of an image with label 1"):
+def test_dataset_rejects_has_masks_without_a_mask(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"0\.png must have a mask .* but got None"):
         ImageDataset([Record(tmp_path / "0.png", 1)], 8, has_masks=True)
 
 
@@ -252,46 +237,46 @@ def test_masks_cannot_be_promised_and_missing(tmp_path: Path) -> None:
         (("good/0.png", "good/b/1.png"), ["good/0.png", "good/b/1.png"]),
     ],
 )
-def test_what_train_opens(tree: Tree, names: tuple[str, ...], expected: list[str]) -> None:
+def test_open_dataset_finds_normal_images_for_train(tree: Tree, names: tuple[str, ...], expected: list[str]) -> None:
     root = tree(*names)
     dataset = open_dataset(root, "train", 8)
     assert relative(dataset, root) == expected
     assert set(dataset.labels) == {0}
 
 
-def test_what_train_refuses_rather_than_guess(tree: Tree, tmp_path: Path) -> None:
+def test_open_dataset_rejects_ambiguous_layouts_for_train(tree: Tree, tmp_path: Path) -> None:
     root = tree("good/0.png", "bad/0.png", root="mixed")
-    fails(lambda: open_dataset(root, "train"), root, "bad, good", f"as {root / 'good'}")
+    fails(lambda: open_dataset(root, "train"), root, "bad, good", f"such as {root / 'good'}")
     root = tree("0.png", "masks/0.png", root="beside")
-    fails(lambda: open_dataset(root, "train"), root, "images and also folders", "masks")
+    fails(lambda: open_dataset(root, "train"), root, "both images and folders", "masks")
     root = tree("train/good/0.png", "train/bad/0.png", root="deep")
     fails(lambda: open_dataset(root, "train"), root / "train", "bad, good")
     root = tree("test/good/0.png", root="testonly")
-    fails(lambda: open_dataset(root, "train"), root, "expected train/ beside test/")
+    fails(lambda: open_dataset(root, "train"), root, "must contain train/ beside test/")
     root = tree("screw/train/good/0.png", "pill/train/good/0.png", root="all")
-    fails(lambda: open_dataset(root, "train"), root, "pill, screw", f"as {root / 'pill'}")
+    fails(lambda: open_dataset(root, "train"), root, "pill, screw", f"name {root / 'pill'}")
     fails(lambda: open_dataset(root, "test"), root, "pill, screw")
     assert len(open_dataset(root, "train", category="pill")) == 1
-    fails(lambda: open_dataset(root / "pill", "train", category="pill"), root / "pill", "it is one itself")
-    fails(lambda: open_dataset(root / "pill", "train", category="../screw"), root / "pill", "it is one itself")
-    fails(lambda: open_dataset(root, "train", category="cable"), root, "expected a category cable", "pill, screw")
+    fails(lambda: open_dataset(root / "pill", "train", category="pill"), root / "pill", "got a single category")
+    fails(lambda: open_dataset(root / "pill", "train", category="../screw"), root / "pill", "got a single category")
+    fails(lambda: open_dataset(root, "train", category="cable"), root, "must contain the category cable", "pill, screw")
     (tmp_path / "empty").mkdir()
     for split in ("train", "test", "predict"):
         fails(lambda split=split: open_dataset(tmp_path / "empty", split), tmp_path / "empty", "none")
         fails(lambda split=split: open_dataset(tmp_path / "missing", split), tmp_path / "missing", "check the path")
     file = root / "pill/train/good/0.png"
-    fails(lambda: open_dataset(file, "train"), file, "it is a file")
+    fails(lambda: open_dataset(file, "train"), file, "got a file")
     with pytest.raises(ConfigError, match="split must be one of train, test, predict, but got 'val'"):
         open_dataset(root, "val")  # type: ignore[arg-type]
 
 
-def test_what_test_opens(tree: Tree) -> None:
+def test_open_dataset_finds_labels_and_masks_for_test(tree: Tree) -> None:
     root = tree(*CATEGORY)
     assert isinstance(open_dataset(root, "test", 8), MVTecAD)
 
-    labelled = open_dataset(tree("good/0.png", "hole/0.png", "hole/a/1.png", root="labelled"), "test", 8)
-    assert labelled.labels == (0, 1, 1)
-    assert all(labelled[k].anomaly_mask is None for k in range(3))
+    labeled = open_dataset(tree("good/0.png", "hole/0.png", "hole/a/1.png", root="labeled"), "test", 8)
+    assert labeled.labels == (0, 1, 1)
+    assert all(labeled[k].anomaly_mask is None for k in range(3))
 
     no_masks = open_dataset(tree("test/good/0.png", "test/hole/0.png", root="nomasks"), "test", 8)
     assert no_masks.labels == (0, 1)
@@ -302,16 +287,16 @@ def test_what_test_opens(tree: Tree) -> None:
     assert open_dataset(Path(unknown.paths[0]), "test", 8).labels == (-1,)
 
 
-def test_what_test_refuses(tree: Tree) -> None:
+def test_open_dataset_rejects_incomplete_layouts_for_test(tree: Tree) -> None:
     root = tree("good/0.png", "hole/0.png", "1.png")
-    fails(lambda: open_dataset(root, "test"), root / "1.png", "lies outside")
+    fails(lambda: open_dataset(root, "test"), root / "1.png", "an image outside")
     root = tree("train/good/0.png", root="trainonly")
-    fails(lambda: open_dataset(root, "test"), root, "expected test/ beside train/")
+    fails(lambda: open_dataset(root, "test"), root, "must contain test/ beside train/")
 
 
-def test_what_predict_opens(tree: Tree) -> None:
+def test_open_dataset_finds_all_images_for_predict(tree: Tree) -> None:
     root = tree(*CATEGORY)
-    (root / "ground_truth/hole/001_mask.png").unlink()  # no mask is looked for
+    (root / "ground_truth/hole/001_mask.png").unlink()  # masks are not needed
     dataset = open_dataset(root, "predict", 8)
     assert relative(dataset, root) == [name for name in sorted(CATEGORY) if name.startswith("test")]
     assert set(dataset.labels) == {-1}
@@ -323,7 +308,7 @@ def test_what_predict_opens(tree: Tree) -> None:
     assert single[0].anomaly_mask is None
 
 
-def test_synthesis_works_on_these_samples(tree: Tree) -> None:
+def test_synthetic_anomalies_accept_samples(tree: Tree) -> None:
     dataset = open_dataset(tree(*CATEGORY), "train", 64)
     batch = next(iter(DataLoader(SyntheticAnomalies(dataset), batch_size=4, collate_fn=collate)))
     assert batch.labels.tolist() == [0, 1, 1, 1]
@@ -332,7 +317,7 @@ def test_synthesis_works_on_these_samples(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(("category", "counts"), [("screw", (320, 41, 119)), ("toothbrush", (48, 12, 30))])
-def test_the_real_data(category: str, counts: tuple[int, int, int]) -> None:
+def test_open_dataset_opens_the_real_mvtec_categories(category: str, counts: tuple[int, int, int]) -> None:
     if not (MVTEC / category).is_dir():
         pytest.skip("the development data beside the repository are absent")
     train, test = (open_dataset(MVTEC / category, split) for split in ("train", "test"))

@@ -1,4 +1,4 @@
-"""Videos: any frame in any order is the frame that decoding from the start yields."""
+"""Videos: reading a frame in any order gives the frame of sequential decoding."""
 
 import pickle
 import sys
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from helpers.data_cases import fails, in_a_forked_child, places_in
+from helpers.data_cases import fails, in_a_forked_child, positions_in
 from semflow.data import ShanghaiTech, collate
 from semflow.data.videos import VideoFrames
 from semflow.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ from semflow.errors import ConfigError, DataError
 av = pytest.importorskip("av", reason="PyAV, the extra `video`, is not installed")
 
 FRAMES = 40
-# With and without B-frames, and of key frames alone. In AVI, H.264's time stamps are wrong where B-frames reorder.
+# With and without B-frames, and with key frames only. In AVI, B-frames make the time stamps of H.264 wrong.
 CODECS = {
     "mpeg4": ("mpeg4", {"g": "12"}),
     "mpeg4-b": ("mpeg4", {"g": "12", "bf": "2"}),
@@ -29,7 +29,7 @@ CODECS = {
 
 
 def write_video(path: Path, codec: str, options: dict[str, str], frames: int = FRAMES) -> Path:
-    """A bright bar that moves on a ground that flickers: no two frames are alike."""
+    """Write a bright bar that moves over a flickering background: no two frames are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24, options=options)
@@ -44,7 +44,7 @@ def write_video(path: Path, codec: str, options: dict[str, str], frames: int = F
 
 
 def decoded(path: Path) -> list[np.ndarray]:
-    """The truth: everything from the start."""
+    """Decode all frames from the start."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -59,11 +59,11 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(f"this FFmpeg cannot write {codec}")
     frames = decoded(path)
     assert len(frames) == FRAMES
-    assert len({frame.tobytes() for frame in frames}) == FRAMES, "the frames must differ for a wrong one to be seen"
+    assert len({frame.tobytes() for frame in frames}) == FRAMES, "all frames must differ to detect a wrong one"
     return path, frames
 
 
-def test_in_order(video: tuple[Path, list[np.ndarray]]) -> None:
+def test_video_reads_frames_in_order(video: tuple[Path, list[np.ndarray]]) -> None:
     path, frames = video
     read = VideoFrames(path)
     assert len(read) == FRAMES
@@ -75,22 +75,20 @@ def test_in_order(video: tuple[Path, list[np.ndarray]]) -> None:
 
 @settings(max_examples=15)
 @given(order=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=8))
-def test_in_any_order(video: tuple[Path, list[np.ndarray]], order: list[int]) -> None:
+def test_video_reads_frames_in_any_order(video: tuple[Path, list[np.ndarray]], order: list[int]) -> None:
     path, frames = video
     read = VideoFrames(path)
     for k in order:
         assert np.array_equal(np.asarray(read.read(k)), frames[k]), k
-    again = pickle.loads(pickle.dumps(read))  # as a spawned worker gets it
+    again = pickle.loads(pickle.dumps(read))  # like the copy of a spawned worker
     assert np.array_equal(np.asarray(again.read(order[0])), frames[order[0]])
 
 
-def test_reading_on_decodes_every_frame_once_and_reading_elsewhere_only_from_the_key_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_decodes_frames_once_and_seeks_to_key_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = VideoFrames(write_video(tmp_path / "a.avi", *CODECS["mpeg4"]))
     starts: list[int] = []
-    began = VideoFrames._started
-    monkeypatch.setattr(VideoFrames, "_started", lambda self, start: starts.append(start) or began(self, start))
+    began = VideoFrames._start_at
+    monkeypatch.setattr(VideoFrames, "_start_at", lambda self, start: starts.append(start) or began(self, start))
     for k in range(FRAMES):
         read.read(k)
     assert starts == [0]
@@ -107,7 +105,7 @@ def stc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_videos_of_a_scene(stc: Path) -> None:
+def test_shanghaitech_opens_the_videos_of_a_scene(stc: Path) -> None:
     train = ShanghaiTech(stc, "train", 48, category="01")
     assert len(train) == 24
     names = [Path(path).name for path in train.paths]
@@ -119,21 +117,21 @@ def test_the_videos_of_a_scene(stc: Path) -> None:
         assert sample.label == 0
         assert sample.anomaly_mask is not None
         assert not sample.anomaly_mask.any()
-        # Squeezed from 64 to 48 columns: the ground at the right edge tells the frame.
+        # Resized from 64 to 48 columns: the background at the right edge identifies the frame.
         ground = float(truth[k][:, -8:].mean()) / 255
         assert sample.image[:, :, -4:].mean().item() == pytest.approx(ground, abs=0.005)
 
 
-def test_workers_read_what_one_process_reads(stc: Path) -> None:
+def test_video_frames_are_equal_with_workers(stc: Path) -> None:
     train = ShanghaiTech(stc, "train", 16, category="01")
-    train[10]  # an open decoder in the parent is not the workers' to use
+    train[10]  # the workers must not use the open decoder of their parent
     batches = [list(DataLoader(train, batch_size=8, num_workers=n, collate_fn=collate)) for n in (0, 2)]
     for one, two in zip(*batches, strict=True):
         assert torch.equal(one.images, two.images)
 
 
-def test_a_worker_does_not_move_its_parents_place(tmp_path: Path) -> None:
-    path = tmp_path / "noise.avi"  # larger than what is read ahead
+def test_forked_worker_keeps_the_file_position_of_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "noise.avi"  # larger than the read-ahead buffer
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=24)
@@ -144,48 +142,48 @@ def test_a_worker_does_not_move_its_parents_place(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     read = VideoFrames(path)
     read.read(3)
-    before = places_in(path)
+    before = positions_in(path)
     in_a_forked_child(lambda: [read.read(k) for k in range(4, 26)])
     assert len(before) == 1
-    assert places_in(path) == before
+    assert positions_in(path) == before
 
 
-def test_a_frame_that_was_read_leaves_no_thread_for_workers_to_wait_for(stc: Path) -> None:
-    """A forked worker lets go of the frame that its parent read last; threads of its converter would be missing."""
+def test_reading_a_frame_leaves_no_threads(stc: Path) -> None:
+    """A forked worker that releases its parent's last frame would wait for the threads of its converter."""
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
-        pytest.skip("threads are counted in /proc, which this system does not have")
+        pytest.skip("threads are counted in /proc, which this system lacks")
     before = {path.name for path in tasks.iterdir()}
     read = VideoFrames(stc / "training/videos/01_001.avi")
     read.read(10)
     assert {path.name for path in tasks.iterdir()} <= before
 
 
-def test_a_video_cut_short_is_named_at_once(stc: Path) -> None:
+def test_video_rejects_truncated_and_broken_files(stc: Path) -> None:
     path = stc / "training/videos/01_002.avi"
     path.write_bytes(path.read_bytes()[:-3000])
-    fails(lambda: ShanghaiTech(stc, category="01"), path, "cut short")
+    fails(lambda: ShanghaiTech(stc, category="01"), path, "a truncated file")
     path.write_bytes(b"no video at all" * 10)
-    fails(lambda: ShanghaiTech(stc, category="01"), path, "that FFmpeg reads")
+    fails(lambda: ShanghaiTech(stc, category="01"), path, "a complete video")
     path.write_bytes(b"")
     fails(lambda: ShanghaiTech(stc, category="01"), path)
-    fails(lambda: VideoFrames(stc / "none.avi"), stc / "none.avi", "there is none")
+    fails(lambda: VideoFrames(stc / "none.avi"), stc / "none.avi", "no such file")
 
 
-def test_a_video_that_shrinks_after_opening(tmp_path: Path) -> None:
+def test_video_reports_a_file_that_shrank_after_opening(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", *CODECS["mjpeg"])
     read = VideoFrames(path)
     write_video(path, *CODECS["mjpeg"], frames=5)
-    fails(lambda: read.read(20), path, "40 frames", "ends after")
+    fails(lambda: read.read(20), path, "40 frames, but got 5")
 
 
-def test_without_pyav_the_error_says_what_to_install(stc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_error_without_pyav_names_the_extra(stc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match=r'av must be installed.* pip install "semflow\[video\]"'):
         ShanghaiTech(stc, category="01")
 
 
-def test_a_sound_file_is_no_video(tmp_path: Path) -> None:
+def test_video_rejects_sound_files(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
@@ -193,5 +191,5 @@ def test_a_sound_file_is_no_video(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(DataError, match="it holds no pictures"):
+    with pytest.raises(DataError, match="got no video stream"):
         VideoFrames(path)

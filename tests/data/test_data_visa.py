@@ -1,4 +1,4 @@
-"""VisA: the official split over the raw layout, and what stands in for it only when asked."""
+"""VisA: the raw layout with the official split, or a holdout split on request."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data_cases import fails, left_half_is_anomalous, relative, save_grey, save_index_mask
+from helpers.data_cases import fails, left_half_is_anomalous, relative, save_gray, save_index_mask
 from semflow.data import MVTecAD, VisA, open_dataset
 from semflow.errors import ConfigError
 
@@ -16,15 +16,15 @@ NORMAL, ANOMALOUS = 12, 3
 
 def make_category(folder: Path) -> None:
     for k in range(NORMAL):
-        save_grey(folder / f"Data/Images/Normal/{k:04}.JPG", 40)
+        save_gray(folder / f"Data/Images/Normal/{k:04}.JPG", 40)
     for k in range(ANOMALOUS):
-        save_grey(folder / f"Data/Images/Anomaly/{k:03}.JPG", 220)
+        save_gray(folder / f"Data/Images/Anomaly/{k:03}.JPG", 220)
         save_index_mask(folder / f"Data/Masks/Anomaly/{k:03}.png", (k + 1, 0))  # one type of defect after another
     (folder / "image_anno.csv").write_text("image,label,mask\n")
 
 
 def csv_lines(category: str, test: tuple[int, ...] = (4, 7)) -> list[str]:
-    """The official form, shuffled as there, with tests among the training images."""
+    """Return rows in the official form, shuffled, with test images among the training images."""
     lines = []
     for k in sorted(range(NORMAL), key=lambda k: k * 5 % NORMAL):
         split = "test" if k in test else "train"
@@ -51,7 +51,7 @@ def write_split(root: Path, lines: list[str], head: str = "object,split,label,im
     return path
 
 
-def test_the_official_split(visa: Path) -> None:
+def test_visa_opens_the_official_split(visa: Path) -> None:
     train, test = VisA(visa, "train", 8, category="candle"), VisA(visa, "test", 8, category="candle")
     kept = [k for k in range(NORMAL) if k not in (4, 7)]
     assert relative(train, visa) == [f"candle/Data/Images/Normal/{k:04}.JPG" for k in kept]
@@ -65,7 +65,7 @@ def test_the_official_split(visa: Path) -> None:
     assert len(VisA(visa, "test", 8, category="pcb1")) == 4
 
 
-def test_a_category_alone_finds_the_split_beside_it(visa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visa_finds_the_split_file_beside_a_category(visa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "test"):
         expected = relative(VisA(visa, split, 8, category="pcb1"), visa / "pcb1")
         assert relative(VisA(visa / "pcb1", split, 8), visa / "pcb1") == expected
@@ -76,11 +76,11 @@ def test_a_category_alone_finds_the_split_beside_it(visa: Path, monkeypatch: pyt
             within.chdir(visa / "pcb1")
             assert list(VisA(".", split, 8).paths) == expected
     images = open_dataset(visa / "pcb1", "predict", 8)
-    assert len(images) == NORMAL + ANOMALOUS  # and none of the masks
+    assert len(images) == NORMAL + ANOMALOUS  # without the masks
     assert set(images.labels) == {-1}
 
 
-def test_a_category_that_is_a_link_keeps_its_name_and_its_split(visa: Path, tmp_path: Path) -> None:
+def test_visa_opens_a_category_that_is_a_link(visa: Path, tmp_path: Path) -> None:
     expected = relative(VisA(visa, "test", category="pcb1"), visa)
     (visa / "pcb1").rename(tmp_path / "elsewhere")
     (visa / "pcb1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -88,11 +88,11 @@ def test_a_category_that_is_a_link_keeps_its_name_and_its_split(visa: Path, tmp_
         assert relative(linked, visa) == expected
 
 
-def test_without_a_split_file_nothing_is_guessed(visa: Path) -> None:
+def test_visa_requires_a_split_file(visa: Path) -> None:
     shutil.rmtree(visa / "split_csv")
     file = visa / "split_csv" / "1cls.csv"
     for open_it in (lambda: VisA(visa, category="candle"), lambda: open_dataset(visa / "candle", "test")):
-        fails(open_it, file, "there is none", "holdout=10")
+        fails(open_it, file, "no such file", "holdout=10")
     elsewhere = visa.parent / "mine.csv"
     elsewhere.write_text("\n".join(["object,split,label,image,mask", *csv_lines("candle", (1,))]))
     test = VisA(visa, "test", 8, category="candle", split_file=elsewhere)
@@ -100,7 +100,7 @@ def test_without_a_split_file_nothing_is_guessed(visa: Path) -> None:
 
 
 @given(holdout=st.integers(1, NORMAL + 3))
-def test_a_held_out_split_parts_the_normal_images(tmp_path_factory: pytest.TempPathFactory, holdout: int) -> None:
+def test_visa_holdout_divides_the_normal_images(tmp_path_factory: pytest.TempPathFactory, holdout: int) -> None:
     root = tmp_path_factory.getbasetemp() / "visa-holdout"
     if not root.exists():
         make_category(root)
@@ -122,30 +122,30 @@ def test_a_held_out_split_parts_the_normal_images(tmp_path_factory: pytest.TempP
     assert sorted(parts["train"] + parts["test"]) == every
 
 
-def test_holdout_and_split_file_exclude_each_other(visa: Path) -> None:
+def test_visa_rejects_holdout_with_a_split_file(visa: Path) -> None:
     for options in ({"holdout": 0}, {"holdout": 10, "split_file": "1cls.csv"}):
-        with pytest.raises(ConfigError, match="VisA: expected holdout to be at least 1, and no split_file with it"):
+        with pytest.raises(ConfigError, match="holdout must be at least 1 and given without split_file, but got"):
             VisA(visa, category="candle", **options)
 
 
-def test_what_a_split_file_may_not_hold(visa: Path) -> None:
-    def refused(lines: list[str], *parts: object, head: str = "object,split,label,image,mask") -> None:
+def test_visa_rejects_invalid_split_files(visa: Path) -> None:
+    def rejects(lines: list[str], *parts: object, head: str = "object,split,label,image,mask") -> None:
         file = write_split(visa, lines, head)
         fails(lambda: VisA(visa, "test", category="candle"), file, *parts)
 
     lines = csv_lines("candle")
-    refused(lines, "object, split, label, image, mask", "label is missing", head="object,split,image,mask")
-    refused(csv_lines("pcb1"), "rows of the object candle", "only pcb1")
+    rejects(lines, "object, split, label, image, mask", "got no label", head="object,split,image,mask")
+    rejects(csv_lines("pcb1"), "rows of candle", "only pcb1")
     two_class = [line.replace("test,anomaly", "train,anomaly") for line in lines]
-    refused(two_class, "one-class split", f"line {NORMAL + 2} trains on an anomaly")
-    refused([line.replace(",test,", ",valid,") for line in lines], "train or test", "'valid'")
-    refused([line for line in lines if ",train," in line], "test rows of candle")
-    refused([line.rpartition(",")[0] + "," for line in lines], "a mask of the anomaly")
+    rejects(two_class, "train on normal images", f"line {NORMAL + 2}")
+    rejects([line.replace(",test,", ",valid,") for line in lines], "train or test", "'valid'")
+    rejects([line for line in lines if ",train," in line], "test rows of candle")
+    rejects([line.rpartition(",")[0] + "," for line in lines], "name a mask in line")
     write_split(visa, lines).write_bytes(b"\xff\xfe\x00")
     fails(lambda: VisA(visa, category="candle"), visa / "split_csv/1cls.csv", "a CSV file")
 
 
-def test_half_a_data_set(visa: Path) -> None:
+def test_visa_reports_missing_files_and_categories(visa: Path) -> None:
     pcb = visa / "pcb1"
     (pcb / "Data/Masks/Anomaly/001.png").unlink()
     fails(lambda: VisA(pcb, "test"), pcb / "Data/Masks/Anomaly/001.png", "the mask", "1 of 3 are missing")
@@ -157,15 +157,15 @@ def test_half_a_data_set(visa: Path) -> None:
     save_index_mask(visa / "candle/Data/Masks/Anomaly/000.png", size=(8, 12))
     fails(lambda: VisA(visa, "test", category="candle"), visa / "candle/Data/Masks/Anomaly/000.png", "8 x 12")
     shutil.rmtree(pcb)
-    fails(lambda: VisA(visa, category="pcb1"), pcb, "the category pcb1", "holds only candle")
-    fails(lambda: VisA(visa), visa, "it holds candle")
-    fails(lambda: open_dataset(visa, "train"), visa, "it holds candle", f"as {visa / 'candle'}")
+    fails(lambda: VisA(visa, category="pcb1"), pcb, "the category pcb1", "got only candle")
+    fails(lambda: VisA(visa), visa, "got the categories candle")
+    fails(lambda: open_dataset(visa, "train"), visa, "got the categories candle", f"name {visa / 'candle'}")
     shutil.rmtree(visa / "candle")
     (visa / "VisA_20220922.tar").write_bytes(b"")
-    fails(lambda: VisA(visa, category="pcb1"), pcb, f"VisA_20220922.tar in {visa} is still packed")
+    fails(lambda: VisA(visa, category="pcb1"), pcb, f"the archive VisA_20220922.tar in {visa}")
 
 
-def test_what_the_preparation_script_writes_is_mvtecs_layout(visa: Path, tmp_path: Path) -> None:
+def test_mvtec_opens_the_output_of_visas_preparation_script(visa: Path, tmp_path: Path) -> None:
     raw, prepared = VisA(visa, "test", 8, category="candle"), tmp_path / "VisA_pytorch/1cls/candle"
     for record in (*raw.records, *VisA(visa, "train", category="candle").records):
         split = "test" if record in raw.records else "train"

@@ -1,4 +1,4 @@
-"""Calibration of a detector: what is held out, what is kept, what is said of images, and what survives a file."""
+"""Calibration of a detector: held-out images, decisions, and files."""
 
 import math
 
@@ -18,12 +18,10 @@ from semflow.training import (
     evaluate,
     fit,
     hold_out,
-    load_into,
-    read_config,
     results,
-    save_model,
     summarize,
 )
+from semflow.training.checkpoint import load_into, read_config, save_model
 
 
 def stack(images):
@@ -38,7 +36,7 @@ def perturb(detector, seed: int = 1):
     return detector
 
 
-def test_decisions_are_the_conformal_rule_on_scores_and_map_maxima(build, images) -> None:
+def test_decisions_follow_the_conformal_rule(build, images) -> None:
     detector = perturb(build())
     detector.fit_score([stack(images)])
     assert detector.predict(stack(images))[3:] == (None, None, None)
@@ -59,8 +57,8 @@ def test_decisions_are_the_conformal_rule_on_scores_and_map_maxima(build, images
 
 
 @pytest.mark.parametrize(("count", "rate"), [(9, 0.1), (41, 0.05), (99, 0.01)])
-def test_the_rates_of_a_detector_on_exchangeable_images(build, count, rate) -> None:
-    """Images of one kind, dealt anew many times: given the images, the rank of the last one is uniform exactly."""
+def test_false_alarm_rate_of_a_detector_on_exchangeable_images(build, count, rate) -> None:
+    """Shuffle images of one kind many times, so that the rank of the last one is exactly uniform."""
     detector = perturb(build())
     detector.fit_score([stack(make_images(20, seed=5))])
     prediction = detector.predict(stack(make_images(120, seed=6)))
@@ -74,13 +72,13 @@ def test_the_rates_of_a_detector_on_exchangeable_images(build, count, rate) -> N
         assert stats.binom.ppf(1e-6, trials, exact) <= alarms <= stats.binom.ppf(1 - 1e-6, trials, exact)
 
 
-def test_too_few_images_say_how_many_are_needed_and_change_nothing(build, images) -> None:
+def test_too_few_calibration_images_raise_and_change_nothing(build, images) -> None:
     detector = build()
-    with pytest.raises(ConfigError, match=r"needs at least 99 calibration images, but got 10; .* at least 0\.091$"):
+    with pytest.raises(ConfigError, match=r"at least 99 images for .* 0\.01, but got 10; .* at least 0\.091$"):
         calibrate(detector, images, 0.01)
-    with pytest.raises(ConfigError, match=r"0\.1 needs at least 9 calibration images, but got 8"):
+    with pytest.raises(ConfigError, match=r"at least 9 images for false_alarm_rate 0\.1, but got 8"):
         calibrate(detector, images[:8])
-    with pytest.raises(ShapeError, match="one of each an image"):
+    with pytest.raises(ShapeError, match=r"must both be \(n,\)"):
         detector.calibrate([])
     assert detector.calibration.count == 0
     assert detector.false_alarm_rate is None
@@ -88,13 +86,13 @@ def test_too_few_images_say_how_many_are_needed_and_change_nothing(build, images
         detector.calibration.set_rate(0.1)
     calibrate(detector, images)
     before = detector.calibration.state_dict()
-    with pytest.raises(ConfigError, match="needs at least 19"):
+    with pytest.raises(ConfigError, match="at least 19 images"):
         detector.calibration.set_rate(0.05)
     assert detector.false_alarm_rate == 0.1
     assert all(torch.equal(x, before[name]) for name, x in detector.calibration.state_dict().items())
 
 
-def test_constants_that_are_taken_anew_forget_the_calibration(build, images) -> None:
+def test_fit_score_clears_the_calibration(build, images) -> None:
     detector = build()
     calibrate(detector, images)
     detector.fit_score([stack(images)])
@@ -102,7 +100,7 @@ def test_constants_that_are_taken_anew_forget_the_calibration(build, images) -> 
 
 
 @pytest.mark.parametrize("count", [10, 30])
-def test_a_calibration_is_part_of_the_model(build, count, tmp_path) -> None:
+def test_calibration_is_saved_with_the_model(build, count, tmp_path) -> None:
     detector = perturb(build())
     calibrate(detector, make_images(count, seed=1), 1 / 10)
     save_model(detector, tmp_path)
@@ -115,14 +113,14 @@ def test_a_calibration_is_part_of_the_model(build, count, tmp_path) -> None:
     again = build(seed=4)
     again.load_state_dict(detector.state_dict())
     assert torch.equal(again.calibration.thresholds, detector.calibration.thresholds)
-    # And one without a calibration leaves none, whatever was there.
+    # A model without calibration removes an existing one.
     save_model(build(seed=3), tmp_path)
     assert load_into(again, tmp_path).calibration.count == 0
     assert not [name for name in build().state_dict() if name.startswith("calibration")]
     assert again.predict(new).p_value is None
 
 
-def test_a_calibrated_detector_is_copied_and_cast(build, images) -> None:
+def test_calibration_survives_a_change_of_dtype(build, images) -> None:
     detector = build()
     calibrate(detector, images)
     for cast in (detector.double(), detector.float()):
@@ -146,7 +144,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_no_file_brings_a_calibration_that_is_none(build, images, what, tmp_path) -> None:
+def test_load_rejects_invalid_calibrations(build, images, what, tmp_path) -> None:
     detector = build()
     calibrate(detector, images)
     path = save_model(detector, tmp_path)
@@ -163,7 +161,7 @@ def test_no_file_brings_a_calibration_that_is_none(build, images, what, tmp_path
         build().load_state_dict(tensors, strict=False)
 
 
-def test_what_is_held_out() -> None:
+def test_hold_out_splits_the_images() -> None:
     data = list(range(60))
     train, held = hold_out(data, automatic_count(60), seed=3)
     assert (len(train), len(held)) == (48, 12)
@@ -183,7 +181,7 @@ def test_what_is_held_out() -> None:
         hold_out(data, [])
 
 
-def test_every_image_is_as_likely_to_be_held_out() -> None:
+def test_hold_out_draws_images_uniformly() -> None:
     counts = torch.zeros(20)
     for seed in range(500):
         counts[list(hold_out(range(20), 5, seed)[1])] += 1
@@ -204,16 +202,16 @@ def test_fit_holds_out_and_calibrates(build, tmp_path) -> None:
     assert given.false_alarm_rate == 0.2
     resumed = fit(build(), images, calibration=10, epochs=1, output=tmp_path / "run", resume=True, progress=False)
     assert torch.equal(resumed.calibration.maxima, detector.calibration.maxima)
-    with pytest.raises(CheckpointError, match="images = 14, but now got 13"):
+    with pytest.raises(CheckpointError, match="images = 14, but got 13"):
         fit(build(), images, calibration=11, epochs=1, output=tmp_path / "run", resume=True, progress=False)
-    with pytest.raises(ConfigError, match="needs at least 99"):  # said before the work
+    with pytest.raises(ConfigError, match="at least 99 images"):  # before training
         fit(build(), images, calibration=10, false_alarm_rate=0.01, output=tmp_path / "no", progress=False)
     assert not (tmp_path / "no").exists()
     assert fit(build(), images, epochs=1, progress=False).calibration.count == 0
     assert semflow.calibrate is calibrate
 
 
-def test_evaluation_counts_what_was_decided(build) -> None:
+def test_evaluation_reports_the_rates_of_decisions(build) -> None:
     detector = perturb(build())
     detector.fit_score([stack(make_images(10))])
     test = make_images(12, seed=3)
@@ -230,13 +228,13 @@ def test_evaluation_counts_what_was_decided(build) -> None:
     assert {name: found[name] for name in plain} == pytest.approx(plain, abs=1e-6)
     prediction = detector.predict(stack(test))
     labels = torch.tensor([s.label for s in test])
-    said = prediction.is_anomalous
-    assert found["false_alarm_rate"] == pytest.approx(said[labels == 0].double().mean().item())
-    assert found["detection_rate"] == pytest.approx(said[labels == 1].double().mean().item())
+    decisions = prediction.is_anomalous
+    assert found["false_alarm_rate"] == pytest.approx(decisions[labels == 0].double().mean().item())
+    assert found["detection_rate"] == pytest.approx(decisions[labels == 1].double().mean().item())
     marked = prediction.mask.flatten(1).any(1)[labels == 0].double().mean().item()
     assert found["mask_false_alarm_rate"] == pytest.approx(marked)
     listed = list(results(detector, test, batch_size=5))
-    assert [r.is_anomalous for r in listed] == said.tolist()
+    assert [r.is_anomalous for r in listed] == decisions.tolist()
     assert [r.p_value for r in listed] == prediction.p_value.tolist()
     normal = [r for r in listed if r.sample.label == 0]
     with pytest.raises(ShapeError):

@@ -26,7 +26,7 @@ CASES = [(9, 0.1), (12, 0.1), (19, 0.05), (41, 0.05), (41, 0.1), (99, 0.01), (12
 
 
 def bounds(rate: float) -> tuple[float, float]:
-    """Between which the number of alarms in TRIALS trials lies."""
+    """Return bounds of the number of alarms in TRIALS trials."""
     return stats.binom.ppf(CHANCE, TRIALS, rate), stats.binom.ppf(1 - CHANCE, TRIALS, rate)
 
 
@@ -43,7 +43,7 @@ def draws(kind: str, *shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "rate"), CASES)
 @pytest.mark.parametrize("kind", ["normal", "heavy", "ties", "nearly all tied"])
-def test_the_false_alarm_rate_of_exchangeable_normals(kind, count, rate, record_property) -> None:
+def test_false_alarm_rate_of_exchangeable_scores(kind, count, rate, record_property) -> None:
     scores = draws(kind, TRIALS, count + 1)
     p_values = conformal_p_values(scores[:, :count], scores[:, count:])[:, 0]
     alarms = int((p_values <= rate).sum())
@@ -58,7 +58,7 @@ def test_the_false_alarm_rate_of_exchangeable_normals(kind, count, rate, record_
     assert torch.equal(p_values <= rate, scores[:, count] > conformal_threshold(scores[:, :count], rate))
 
 
-def test_p_values_of_exchangeable_normals_are_uniform_on_their_grid() -> None:
+def test_p_values_of_exchangeable_scores_are_uniform() -> None:
     scores = draws("normal", TRIALS, 12)
     p_values = conformal_p_values(scores[:, :11], scores[:, 11:])[:, 0]
     counts = (p_values * 12).round().long().bincount(minlength=13)[1:]
@@ -67,7 +67,7 @@ def test_p_values_of_exchangeable_normals_are_uniform_on_their_grid() -> None:
 
 
 def maps_of(count: int, trials: int) -> torch.Tensor:
-    """Maps whose pixels depend on each other: a level of the image, and noise that runs over four pixels each way."""
+    """Return maps with dependent pixels: a level per image and noise smoothed over four pixels."""
     generator = torch.Generator().manual_seed(count)
     level = torch.randn(trials, count + 1, 1, 1, generator=generator)
     noise = torch.randn(trials, count + 1, 2, 2, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -75,7 +75,7 @@ def maps_of(count: int, trials: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rate", [1 - 1e-12, 1 - 1e-10, 1.0, 0.0, 1e-12, -0.5, float("nan"), float("inf")])
-def test_a_rate_that_is_none_or_all_is_refused_before_anything_changes(rate) -> None:
+def test_rates_outside_0_and_1_raise_and_change_nothing(rate) -> None:
     calibration = Calibration()
     calibration.fit(torch.arange(9.0), torch.arange(9.0), 0.1)
     for use in (images_needed, calibration.set_rate, lambda r: rate_interval(9, r)):
@@ -87,7 +87,7 @@ def test_a_rate_that_is_none_or_all_is_refused_before_anything_changes(rate) -> 
 
 
 @pytest.mark.parametrize(("count", "rate"), [(14, 0.1), (41, 0.05), (99, 0.01)])
-def test_the_masks_of_normals_are_empty_however_their_pixels_depend(count, rate) -> None:
+def test_masks_of_normal_images_are_empty_at_the_rate(count, rate) -> None:
     trials = TRIALS // 10
     maps = maps_of(count, trials)
     threshold = conformal_threshold(maps[:, :count].amax((2, 3)), rate)
@@ -96,16 +96,16 @@ def test_the_masks_of_normals_are_empty_however_their_pixels_depend(count, rate)
     assert low <= marked <= high
 
 
-def test_a_quantile_of_pooled_pixels_has_no_such_guarantee() -> None:
-    """Why it is not the rule: 5 images are not 320 observations, though there are so many pixels."""
+def test_quantile_of_pooled_pixels_exceeds_the_rate() -> None:
+    """Five images are not 320 independent observations."""
     maps = maps_of(5, TRIALS // 2)
     threshold = conformal_threshold(maps[:, :5].flatten(1), 0.1)
     rates = (maps[:, 5] > threshold[:, None, None]).double().mean((1, 2))  # of the pixels, not even of the image
     assert rates.mean() - 4 * rates.std() / len(rates) ** 0.5 > 0.1
 
 
-def test_what_one_calibration_makes_of_the_rate() -> None:
-    """With uniform scores the rate of a calibration is one minus its threshold."""
+def test_rate_interval_covers_the_rate_of_one_calibration() -> None:
+    """The rate of a calibration on uniform scores is one minus its threshold."""
     for count, rate in ((19, 0.1), (99, 0.01), (120, 0.05)):
         scores = torch.rand(TRIALS, count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
         rates = 1 - conformal_threshold(scores, rate)
@@ -120,7 +120,7 @@ values = st.integers(-3, 3).map(float) | st.floats(-1e3, 1e3, width=32)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(values, min_size=1, max_size=40), st.lists(values, min_size=1, max_size=5), st.integers(1, 999))
-def test_the_rank_formula_against_counting(calibration, scores, thousandths) -> None:
+def test_thresholds_agree_with_counted_p_values(calibration, scores, thousandths) -> None:
     count, rate = len(calibration), thousandths / 1000
     exact = Fraction(thousandths, 1000)
     kept, new = torch.tensor(calibration), torch.tensor(scores)
@@ -130,7 +130,7 @@ def test_the_rank_formula_against_counting(calibration, scores, thousandths) -> 
     needed = next(n for n in range(1000) if math.ceil((n + 1) * (1 - exact)) <= n)
     assert images_needed(rate) == needed
     if count < needed:
-        with pytest.raises(ConfigError, match=f"needs at least {needed} calibration images, but got {count}"):
+        with pytest.raises(ConfigError, match=f"calibration must have at least {needed} images .* but got {count}"):
             conformal_threshold(kept, rate)
         return
     threshold = conformal_threshold(kept, rate).item()
@@ -149,7 +149,7 @@ def test_the_rank_formula_against_counting(calibration, scores, thousandths) -> 
 
 @given(st.integers(1, 300))
 @settings(max_examples=30, deadline=None)
-def test_what_is_advised_can_be_asked_for(count) -> None:
+def test_advised_rate_is_accepted(count) -> None:
     with pytest.raises(ConfigError) as error:
         conformal_threshold(torch.zeros(count), 1e-4)
     least = float(str(error.value).rsplit(" ", 1)[1])
@@ -157,21 +157,21 @@ def test_what_is_advised_can_be_asked_for(count) -> None:
     assert conformal_threshold(torch.zeros(count), 1 / (count + 1)).item() == 0
 
 
-def test_mistakes() -> None:
+def test_conformal_functions_reject_invalid_arguments() -> None:
     for rate in (0, 1, -0.1, 2, float("nan")):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             images_needed(rate)
-    with pytest.raises(ConfigError, match="at least 9 calibration images, but got 8"):
+    with pytest.raises(ConfigError, match=r"at least 9 images .* but got 8"):
         default_rate(8)
     with pytest.raises(ConfigError, match="level"):
         rate_interval(99, 0.01, 1.0)
-    with pytest.raises(ConfigError, match="needs at least 99"):
+    with pytest.raises(ConfigError, match="at least 99 images"):
         rate_interval(98, 0.01)
     with pytest.raises(ShapeError, match="at least one score"):
         conformal_p_values(torch.empty(0), torch.zeros(1))
 
 
-def test_what_is_not_a_number_is_no_evidence_of_a_normal_image() -> None:
+def test_nan_scores_are_anomalous() -> None:
     calibration = Calibration()
     calibration.fit(torch.arange(9.0), torch.arange(9.0), 0.1)
     decision = calibration(

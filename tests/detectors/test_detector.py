@@ -13,14 +13,14 @@ from torch import nn
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Scorer
 from semflow.errors import ConfigError, DataError, ShapeError
-from semflow.features import ModuleFeatures
+from semflow.features import FrozenFeatures
 from semflow.flows import Standardize
 from semflow.metrics import aupro, auroc, f1_max
 from semflow.training import evaluate
 
 
 def perturb(detector: Detector, seed: int = 1) -> Detector:
-    """Away from the initialisation, where errors hide."""
+    """Move the weights away from their initialization, which hides errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in detector.trainable():
@@ -33,7 +33,7 @@ def stack(images):
 
 
 @pytest.mark.parametrize("score_log_det", [False, True])
-def test_a_score_does_not_depend_on_the_batch(build, images, score_log_det) -> None:
+def test_score_is_independent_of_the_batch(build, images, score_log_det) -> None:
     detector = perturb(build(score_log_det=score_log_det))
     detector.fit_score([stack(images[:5])])
     batch = stack(images)
@@ -46,8 +46,8 @@ def test_a_score_does_not_depend_on_the_batch(build, images, score_log_det) -> N
             torch.testing.assert_close(a[0], b[i], rtol=1e-5, atol=1e-6)
 
 
-def test_predict_leaves_the_mode_and_the_statistics_alone(build, images) -> None:
-    """Of every module: a user may keep a part in eval mode while the rest is trained."""
+def test_predict_restores_modes_and_keeps_statistics(build, images) -> None:
+    """A user may keep some modules in eval mode while others are trained."""
     detector = build().train()
     detector.head.eval()
     modes = {name: module.training for name, module in detector.named_modules()}
@@ -61,14 +61,14 @@ def test_predict_leaves_the_mode_and_the_statistics_alone(build, images) -> None
     assert {name: module.training for name, module in detector.named_modules()} == modes
 
 
-def test_predict_says_what_it_wants(build) -> None:
+def test_predict_rejects_invalid_images(build) -> None:
     detector = build()
     for wrong in (torch.rand(3, 32, 32), torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(ShapeError, match="images must be float"):
             detector.predict(wrong)
 
 
-def test_the_score_is_its_formula(build, images) -> None:
+def test_score_follows_its_formula(build, images) -> None:
     """-log mean_k upsample(exp(log p_k / C - max over training)), and of the mean over the top pixels."""
     detector = perturb(build())
     train, test = stack(images[:6]), stack(images[6:])
@@ -94,7 +94,7 @@ def test_the_score_is_its_formula(build, images) -> None:
     np.testing.assert_allclose(prediction.score.numpy(), -np.log(least), rtol=1e-4)
 
 
-def test_calibration_does_not_depend_on_the_batching_and_only_on_training_images(build, images) -> None:
+def test_fit_score_is_independent_of_the_batching(build, images) -> None:
     detector = perturb(build())
     detector.fit_score([stack(images[:6])])
     offsets, bounds = detector.scorer.offsets.clone(), detector.map_range
@@ -112,7 +112,7 @@ def test_calibration_does_not_depend_on_the_batching_and_only_on_training_images
     st.integers(0, 2**31 - 1),
 )
 @settings(deadline=None, max_examples=30)
-def test_a_less_likely_location_never_lowers_the_score(scales, top, aggregate, seed) -> None:
+def test_less_likely_locations_do_not_lower_the_score(scales, top, aggregate, seed) -> None:
     generator = torch.Generator().manual_seed(seed)
     scorer = Scorer(scales, top=top, aggregate=aggregate)
     log_probs = [-torch.rand(2, 4, 4, generator=generator) * 5 for _ in range(scales)]
@@ -141,7 +141,7 @@ def test_scorer_extremes() -> None:
         Scorer(1, aggregate="max")
 
 
-def test_prepare_fits_the_standardisation_and_it_counts_in_the_log_det(build, images) -> None:
+def test_prepare_fits_the_standardization_with_its_log_det(build, images) -> None:
     detector = build()
     detector.prepare([stack(images[:4]), stack(images[4:])])
     maps = detector.features(stack(images))
@@ -153,8 +153,8 @@ def test_prepare_fits_the_standardisation_and_it_counts_in_the_log_det(build, im
         torch.testing.assert_close(log_det[0, 0, 0], -standardize.std.log().sum())
 
 
-def test_a_head_is_not_needed_and_flows_must_match_the_scales() -> None:
-    features = ModuleFeatures(nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
+def test_detector_without_a_head_and_with_wrong_number_of_flows() -> None:
+    features = FrozenFeatures(nn.Conv2d(3, 4, 4, stride=4), channels=(4,), strides=(4,))
     detector = Detector(features, [Standardize(4)], StandardNormal())
     with pytest.raises(ConfigError, match="flows must be 1"):
         Detector(features, [], StandardNormal())
@@ -162,7 +162,7 @@ def test_a_head_is_not_needed_and_flows_must_match_the_scales() -> None:
     assert detector.trainable() == []
 
 
-def test_evaluate_is_the_metrics_of_the_predictions(build, images) -> None:
+def test_evaluate_equals_the_metrics_of_predictions(build, images) -> None:
     detector = perturb(build())
     test = list(images)
     for i in (7, 8, 9):
@@ -190,13 +190,13 @@ def test_evaluate_is_the_metrics_of_the_predictions(build, images) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_detector_in_half_precision_is_refused_and_autocast_is_not(build, images, dtype) -> None:
+def test_predict_rejects_half_precision_but_allows_autocast(build, images, dtype) -> None:
     batch = torch.stack([sample.image for sample in images[:2]])
     detector = build().eval()
     right = detector.predict(batch).score
     detector.to(dtype)
     for wrong in (batch, batch.to(dtype)):
-        with pytest.raises(ShapeError, match=f"^the detector must be torch.float32 or torch.float64, but is {dtype}"):
+        with pytest.raises(ShapeError, match=f"^detector must be torch.float32 or torch.float64, but got {dtype}"):
             detector.predict(wrong)
     detector = build().eval()
     with torch.autocast("cpu", torch.bfloat16):

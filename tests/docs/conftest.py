@@ -1,4 +1,4 @@
-"""What docs/build.py imports is imported from docs/, as it does; the site is built once for all tests that read it."""
+"""Import modules of docs/, and build the site once for all tests that read it."""
 
 import subprocess
 import sys
@@ -13,12 +13,12 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; a warning of its build fails what asks for it."""
-    missing = [name for name in ("sphinx", "furo", "mkdocs", "material") if find_spec(name) is None]
+    """Return the folder of the built site; a warning of the build is an error."""
+    missing = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
     if missing:
-        pytest.skip(f"the extra docs installs {', '.join(missing)}")
+        pytest.skip(f"needs {', '.join(missing)}, which the extra docs installs")
     folder = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, str(ROOT / "docs" / "build.py"), "--output", str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-    assert ended.returncode == 0, ended.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    assert result.returncode == 0, result.stderr
     return folder

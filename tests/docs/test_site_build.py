@@ -1,55 +1,81 @@
-"""The site builds without a warning; what docstrings look like before Sphinx reads them."""
+"""The built site: complete reference, links in the guide, and no file from another host."""
 
-from importlib.util import find_spec
+import re
+from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-MISSING = [name for name in ("sphinx", "furo", "mkdocs", "material") if find_spec(name) is None]
-needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"the extra docs installs {', '.join(MISSING)}")
+import semflow
+
+pytestmark = pytest.mark.slow
+MODULES = ["semflow", *(f"semflow.{name}" for name in semflow._MODULES if name != "app")]
+MODULES += [f"semflow.app.{name}" for name in semflow.app.__all__]
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_its_halves_link_to_each_other(site: Path) -> None:
+@pytest.fixture(scope="module")
+def reference(site: Path) -> dict[str, str]:
+    """Return the HTML of each reference page by module."""
+    return {page.stem: page.read_text(encoding="utf-8") for page in (site / "reference").glob("semflow*.html")}
+
+
+def test_every_public_module_has_a_reference_page(reference: dict[str, str]) -> None:
+    assert reference.keys() == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_reference_page_contains_every_public_name(reference: dict[str, str], module: str) -> None:
+    anchors = set(re.findall(r'id="([^"]+)"', reference[module]))
+    submodules = {name.rpartition(".")[2] for name in MODULES} | {"app"}
+    names = set(import_module(module).__all__) - (submodules if module == "semflow" else set())
+    assert {name for name in names if not {f"{module}.{name}", f"{module}.{name}.{name}"} & anchors} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_reference_documents_names_and_not_modules_of_the_same_name(reference: dict[str, str], module: str) -> None:
+    assert (
+        re.findall(r'doc-heading">\s*<code class="doc-symbol doc-symbol-heading doc-symbol-module"', reference[module])
+        == []
+    )
+
+
+def test_reference_contains_call_methods_and_type_aliases(reference: dict[str, str]) -> None:
+    assert 'id="semflow.synthesis.CutPaste.__call__"' in reference["semflow.synthesis"]
+    assert 'id="semflow.nn.Context"' in reference["semflow.nn"]
+    assert 'id="semflow.nn.SubnetFactory"' in reference["semflow.nn"]
+
+
+def test_doctests_are_code_and_not_quotes(reference: dict[str, str]) -> None:
+    assert [module for module, page in reference.items() if "<blockquote>" in page] == []
+
+
+def test_names_in_the_guide_link_to_the_reference(site: Path) -> None:
     components = (site / "components.html").read_text(encoding="utf-8")
-    assert 'href="api/flows.html#semflow.flows.AffineCoupling"' in components
-    assert 'href="../api/' in (site / "adapters" / "freia.html").read_text(encoding="utf-8")
-    assert 'href="../components.html"' in (site / "api" / "flows.html").read_text(encoding="utf-8")
+    assert 'href="reference/semflow.flows.html#semflow.flows.AffineCoupling"' in components
+    adapter = (site / "adapters" / "freia.html").read_text(encoding="utf-8")
+    assert 'href="../reference/semflow.flows.html#semflow.flows.SoftPermutation"' in adapter
 
 
-@needs_extra
-def test_code_in_cells_may_break_and_other_text_is_as_it_was() -> None:
-    from sitebuild.hooks import breakable
+class Loads(HTMLParser):
+    """Addresses of files that a page loads."""
 
-    cell = '<td>a_b <a href="x_y/z"><code>tests/a_b.py::test_c, d</code></a></td>'
-    broken = breakable(cell)
-    assert "<code>tests/<wbr>a_<wbr>b.py::<wbr>test_<wbr>c, d</code>" in broken
-    assert broken.replace("<wbr>", "") == cell
-    assert breakable("<td><code>semflow.app.report.plots</code></td>").count("<wbr>") == 2
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(text)
 
-
-@needs_extra
-def test_plain_formulas_stay_plain() -> None:
-    from sitebuild.reference import escaped, public_names, untyped
-
-    lines = ["log |det dz/dx| of `f(*a)` and *b*, x_ too", "", ">>> f(*a) | b", "1 | 2", "", "c*d"]
-    assert escaped(lines) == [r"log \|det dz/dx\| of `f(*a)` and \*b\*, x\_ too", "", *lines[2:5], r"c\*d"]
-    assert untyped(["A map: of x.", "", "Returns:", "    The labels: in order."], attribute=True) == [
-        ": A map: of x.", "", "Returns:", "    : The labels: in order.",
-    ]  # fmt: skip
-    assert public_names()["semflow.flows.coupling.AffineCoupling"] == "semflow.flows.AffineCoupling"
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.addresses.append(values.get("src") or "")
+        elif tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload", "preconnect"):
+            self.addresses.append(values.get("href") or "")
 
 
-@needs_extra
-def test_a_class_under_two_names_of_one_place_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sitebuild.hooks import _names
-    from sitebuild.inventory import Entry, write_inventory
-
-    names = ("semflow.flows.Flow", "semflow.flows.base.Flow", "semflow.app.hub.Load", "semflow.recipes.Load")
-    places = ("flows.html#f", "flows.html#f", "hub.html#l", "recipes.html#l")
-    entries = [Entry(name, "py:class", place) for name, place in zip(names, places, strict=True)]
-    write_inventory(tmp_path / "objects.inv", "x", entries)
-    monkeypatch.setenv("SEMFLOW_REFERENCE", str(tmp_path / "objects.inv"))
-    found = _names()
-    assert found["Flow"].uri == "flows.html#f"
-    assert "Load" not in found  # of two places: which one is meant?
+def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        external = [a for a in Loads(page.read_text(encoding="utf-8")).addresses if re.match(r"https?:|//", a)]
+        assert external == [], page
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", sheet.read_text(encoding="utf-8")) == [], sheet

@@ -1,4 +1,4 @@
-"""Folding changes no map, whatever the statistics, and leaves alone what it may not touch."""
+"""Folding of batch normalizations: equal maps, and no folding of layers with another use."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from semflow.features.timm_module import build
 
 
 def with_statistics(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Statistics far from the identity, which would hide a wrong pair."""
+    """Set statistics far from the identity, which would hide a wrong pair."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -32,6 +32,7 @@ def count(network: nn.Module) -> int:
 
 
 def check(network: nn.Module, left: int) -> None:
+    """Fold a network, compare its maps, and count the normalizations left in it."""
     with_statistics(network)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     before, layers = maps_of(network, x), count(network)
@@ -44,26 +45,26 @@ def check(network: nn.Module, left: int) -> None:
 @pytest.mark.parametrize(
     ("backbone", "left"),
     [
-        ("tf_efficientnet_lite0", 0),  # TensorFlow's padding; normalisation and activation in one layer
+        ("tf_efficientnet_lite0", 0),  # TensorFlow's padding; normalization and activation in one layer
         ("test_resnet", 0),  # separate activations, downsampling branches
         ("mobilenetv3_small_050", 0),  # squeeze and excite
         ("regnety_002", 0),
-        ("densenet121", 62),  # normalisation before convolution: only the second of each pair
+        ("densenet121", 62),  # normalization before convolution: only the second of each pair
     ],
 )
-def test_maps_stay_the_same(backbone: str, left: int) -> None:
+def test_folding_keeps_the_maps_of_timm_networks(backbone: str, left: int) -> None:
     check(build(backbone, features_only=True), left)
 
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_with_and_without_bias_affine_and_groups(affine: bool, bias: bool, groups: int) -> None:
+def test_folding_supports_bias_affine_and_groups(affine: bool, bias: bool, groups: int) -> None:
     check(nn.Sequential(nn.Conv2d(3, 6, 3, bias=bias, groups=groups), nn.BatchNorm2d(6, affine=affine)), left=0)
 
 
 class Tapped(nn.Module):
-    """A convolution whose output is used beside its normalisation, in one of several ways."""
+    """Network with a second use of a convolution or its normalization."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -86,11 +87,11 @@ class Tapped(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["added", "returned", "two norms", "norm twice", "conv twice", "activated"])
-def test_an_output_with_a_second_use_is_not_folded(way: str) -> None:
+def test_folding_skips_outputs_with_a_second_use(way: str) -> None:
     check(Tapped(way), left=2)
 
 
-def test_a_layer_with_hooks_is_left_alone() -> None:
+def test_folding_skips_layers_with_hooks() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network[1].register_forward_hook(lambda *_: None)
     check(network, left=1)

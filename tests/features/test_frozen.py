@@ -1,4 +1,4 @@
-"""What every frozen backbone promises, on a small network of our own."""
+"""Guarantees of every frozen backbone, tested with a small network."""
 
 from collections import OrderedDict
 
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError, ShapeError
-from semflow.features import FeatureExtractor, ImageNormalization, ModuleFeatures, average_pool
+from semflow.features import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class Pyramid(nn.Module):
-    """Two maps, with everything that training would change."""
+    """Network of two maps, with layers that training would change."""
 
     def __init__(self, form: str = "list") -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class Pyramid(nn.Module):
         return {"list": [a, b], "tuple": (a, b), "dict": OrderedDict(a=a, b=b), "one": a, "text": "maps"}[self.form]
 
 
-def pyramid(form: str = "list", **options: object) -> ModuleFeatures:
+def pyramid(form: str = "list", **options: object) -> FrozenFeatures:
     torch.manual_seed(0)
-    return ModuleFeatures(Pyramid(form), channels=(6, 10), strides=(4, 8), **options)
+    return FrozenFeatures(Pyramid(form), channels=(6, 10), strides=(4, 8), **options)
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -44,46 +44,46 @@ def state_of(features: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["list", "tuple", "dict"])
-def test_every_container_of_maps_gives_the_same_list(form: str) -> None:
+def test_frozen_features_return_a_list_for_every_container(form: str) -> None:
     maps = pyramid(form)(images(2, 3, 32, 24))
     assert [tuple(m.shape) for m in maps] == [(2, 6, 8, 6), (2, 10, 4, 3)]
     for m, reference in zip(maps, pyramid()(images(2, 3, 32, 24)), strict=True):
         torch.testing.assert_close(m, reference)
 
 
-def test_a_single_map_becomes_a_list_of_one() -> None:
-    features = ModuleFeatures(Pyramid("one"), channels=[6], strides=[4])
+def test_frozen_features_return_a_list_for_a_single_map() -> None:
+    features = FrozenFeatures(Pyramid("one"), channels=[6], strides=[4])
     assert [tuple(m.shape) for m in features(images(1, 3, 16, 16))] == [(1, 6, 4, 4)]
     assert features.channels == (6,)
     assert isinstance(features, FeatureExtractor)
 
 
-def test_training_the_model_around_it_changes_nothing() -> None:
+def test_frozen_features_are_unchanged_by_training_the_model() -> None:
     features = pyramid(**PLAIN)
     model = nn.ModuleDict({"features": features, "head": nn.Conv2d(6, 1, 1)}).train()
     for parameter in model.parameters():
-        parameter.requires_grad_(True)  # even so: forward records no graph
+        parameter.requires_grad_(True)  # without effect: forward records no graph
     before = state_of(features)
     reference = features(images(2, 3, 32, 32))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     for seed in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model["head"](features(images(4, 3, 32, 32, seed=seed))[0]).square().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert model["head"].weight.grad is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in features.state_dict().items())
     for m, r in zip(features(images(2, 3, 32, 32)), reference, strict=True):
         torch.testing.assert_close(m, r, rtol=0, atol=0)
 
 
-def test_no_way_to_training_mode() -> None:
+def test_frozen_features_stay_in_eval_mode() -> None:
     features = pyramid()
     assert not any(p.requires_grad for p in features.parameters())
     nn.Sequential(features).train()
     assert not any(m.training for m in features.modules())
     before = state_of(features)
-    for module in features.modules():  # what `model.apply(lambda m: m.train())` and BatchNorm helpers do
+    for module in features.modules():  # like `model.apply(lambda m: m.train())` and BatchNorm helpers
         if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
             module.train()
     first, second = features(images(4, 3, 32, 32)), features(images(4, 3, 32, 32))
@@ -91,7 +91,7 @@ def test_no_way_to_training_mode() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in features.state_dict().items())
 
 
-def test_maps_enter_the_autograd_of_what_follows() -> None:
+def test_maps_can_enter_autograd() -> None:
     m = pyramid()(images(1, 3, 16, 16))[0]
     assert not m.requires_grad
     assert not m.is_inference()
@@ -100,28 +100,28 @@ def test_maps_enter_the_autograd_of_what_follows() -> None:
     torch.testing.assert_close(weight.grad, m.sum().reshape(1))
 
 
-def test_normalised_once_by_the_constants_given() -> None:
+def test_frozen_features_normalize_images_once() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
-    features = ModuleFeatures(nn.Identity(), channels=[3], strides=[1], mean=mean, std=std)
+    features = FrozenFeatures(nn.Identity(), channels=[3], strides=[1], mean=mean, std=std)
     x = images(2, 3, 5, 7)
     expected = np.stack([(x[:, c].numpy() - mean[c]) / std[c] for c in range(3)], axis=1)
     np.testing.assert_allclose(features(x)[0].numpy(), expected, rtol=1e-6, atol=1e-6)
     assert {"image_normalization.mean", "image_normalization.std"} <= set(features.state_dict())
 
 
-def test_locations_are_a_free_view() -> None:
+def test_locations_of_maps_are_a_view() -> None:
     for m in pyramid(smoothing=3)(images(2, 3, 32, 24)):
         rows = m.permute(0, 2, 3, 1).reshape(-1, m.shape[1])
         assert rows.data_ptr() == m.data_ptr()
 
 
-def test_one_image_gives_the_same_maps_in_any_batch() -> None:
+def test_maps_of_an_image_are_independent_of_the_batch() -> None:
     features, x = pyramid(smoothing=3), images(5, 3, 32, 32)
     for whole, alone in zip(features(x), features(x[3:4]), strict=True):
         torch.testing.assert_close(whole[3:4], alone)
 
 
-def test_autocast_gives_its_dtype_and_the_image_is_normalised_in_float32() -> None:
+def test_autocast_computes_maps_in_bfloat16() -> None:
     features, x = pyramid(), images(1, 3, 32, 32)
     reference = features(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -131,7 +131,7 @@ def test_autocast_gives_its_dtype_and_the_image_is_normalised_in_float32() -> No
     torch.testing.assert_close(maps[0].float(), reference[0], rtol=0.05, atol=0.05)
 
 
-def test_compiles_without_a_graph_break() -> None:
+def test_frozen_features_compile_without_graph_breaks() -> None:
     features, x = pyramid(smoothing=3), images(2, 3, 32, 32)
     compiled = torch.compile(features, fullgraph=True, backend="eager")
     for m, r in zip(compiled(x), features(x), strict=True):
@@ -152,14 +152,14 @@ def test_average_pool_is_the_mean_over_the_window_inside_the_map(
             torch.testing.assert_close(pooled[:, :, i, j], window.mean(dim=(2, 3)))
 
 
-def test_smoothing_is_the_average_pool_of_the_maps() -> None:
+def test_smoothing_averages_the_maps() -> None:
     x = images(1, 3, 32, 32)
     for m, r in zip(pyramid(smoothing=5)(x), average_pool(pyramid()(x), 5), strict=True):
         torch.testing.assert_close(m, r)
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "part"),
     [
         (torch.rand(3, 32, 32), "(3, 32, 32)"),
         (torch.rand(1, 1, 32, 32), "(1, 1, 32, 32)"),
@@ -169,50 +169,59 @@ def test_smoothing_is_the_average_pool_of_the_maps() -> None:
         (torch.full((1, 3, 32, 32), torch.nan), "nan"),
     ],
 )
-def test_images_of_the_wrong_kind(bad: Tensor, says: str) -> None:
+def test_frozen_features_reject_invalid_images(bad: Tensor, part: str) -> None:
     with pytest.raises(ShapeError) as caught:
         pyramid()(bad)
-    assert says in str(caught.value)
+    assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("form", "channels", "strides", "says"),
+    ("form", "channels", "strides", "part"),
     [
         ("list", (6, 11), (4, 8), "(1, 10, 4, 4)"),  # channels
         ("list", (6, 10), (4, 16), "strides=(4, 16)"),  # strides
         ("list", (6,), (4,), "[(1, 6, 8, 8), (1, 10, 4, 4)]"),  # number
-        ("text", (6,), (4,), "str"),  # not maps at all
+        ("text", (6,), (4,), "str"),  # not a container of maps
     ],
 )
-def test_what_a_module_returns_is_compared_with_what_was_declared(
-    form: str, channels: tuple[int, ...], strides: tuple[int, ...], says: str
+def test_frozen_features_reject_undeclared_maps(
+    form: str, channels: tuple[int, ...], strides: tuple[int, ...], part: str
 ) -> None:
-    features = ModuleFeatures(Pyramid(form), channels, strides)
+    features = FrozenFeatures(Pyramid(form), channels, strides)
     with pytest.raises(ShapeError, match="Pyramid") as caught:
         features(images(1, 3, 32, 32))
-    assert says in str(caught.value)
+    assert part in str(caught.value)
 
 
-def test_a_token_sequence_is_no_map() -> None:
-    features = ModuleFeatures(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2)), [8], [4])
+def test_frozen_features_reject_token_sequences() -> None:
+    features = FrozenFeatures(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2)), [8], [4])
     with pytest.raises(ShapeError, match=r"\(1, 8, 16\)"):
         features(images(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"smoothing": 2}, {"smoothing": 0}, {"std": (1.0, 0.0, 1.0)}, {"mean": (0.5,)}],
+    ("options", "message"),
+    [
+        ({"smoothing": 2}, "smoothing must be an odd number"),
+        ({"smoothing": 0}, "smoothing must be an odd number"),
+        ({"reduction": 0}, "reduction must be at least 1"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
+        ({"mean": (0.5,)}, "mean and std must have three values"),
+    ],
 )
-def test_options_that_make_no_sense(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+def test_frozen_features_reject_invalid_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         pyramid(**options)
-    with pytest.raises(ConfigError, match="one entry a map"):
-        ModuleFeatures(Pyramid(), channels=(6, 10), strides=(4,))
-    with pytest.raises(ConfigError, match="odd"):
+
+
+def test_frozen_features_and_average_pool_reject_invalid_shapes() -> None:
+    with pytest.raises(ConfigError, match="one entry per map"):
+        FrozenFeatures(Pyramid(), channels=(6, 10), strides=(4,))
+    with pytest.raises(ConfigError, match="kernel must be an odd number"):
         average_pool([torch.ones(1, 1, 2, 2)], 2)
 
 
-def test_normalisation_is_shown() -> None:
+def test_repr_shows_normalization_and_channels() -> None:
     assert "0.485" in repr(ImageNormalization())
     assert "channels=(6, 10)" in repr(pyramid())

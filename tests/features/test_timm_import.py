@@ -1,4 +1,4 @@
-"""timm comes late, and beside a torch that cannot load torchvision's operators."""
+"""The import of timm is lazy, and works if torchvision's operators do not load."""
 
 import subprocess
 import sys
@@ -25,22 +25,20 @@ print(timm.__version__)
 """
 
 
-def test_a_fresh_process_imports_timm_only_when_asked() -> None:
+def test_features_import_timm_lazily() -> None:
     result = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "part"),
     [
         (ModuleNotFoundError("No module named 'timm'"), "pip install timm"),
-        (RuntimeError("compiled with different\nCUDA major versions"), "do not match"),
+        (RuntimeError("compiled with different\nCUDA major versions"), "torch and torchvision must match"),
     ],
 )
-def test_an_import_that_fails_for_another_reason_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
-) -> None:
+def test_load_timm_reports_failed_imports(monkeypatch: pytest.MonkeyPatch, error: Exception, part: str) -> None:
     def fail(name: str) -> None:
         raise error
 
@@ -49,6 +47,6 @@ def test_an_import_that_fails_for_another_reason_is_one_line(
     monkeypatch.setattr("semflow._optional.import_module", fail)
     with pytest.raises(ConfigError) as caught:
         load_timm.__wrapped__()
-    assert says in str(caught.value)
+    assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(timm_module._declared) == before

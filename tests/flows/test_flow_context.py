@@ -1,4 +1,4 @@
-"""The separable position tables give what concatenating the code to every location gives, and never build that."""
+"""Separable position tables give the same results as the concatenated code, without building it."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -26,15 +26,15 @@ from semflow.nn import (
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
 
 class Concatenating(Subnet):
-    """The published form: W2 relu(W1 [x; code] + b1) + b2, the code repeated for every location of every image."""
+    """Published form, W2 relu(W1 [x; code] + b1) + b2, with the code repeated for every location of every image."""
 
     def __init__(self, subnet: LocationSubnet) -> None:
         super().__init__()
@@ -79,10 +79,10 @@ def to(context: Context, dtype: torch.dtype) -> Context:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("channels", "size"), [(2, (1, 1)), (7, (5, 3)), (40, (4, 6))])
-def test_the_factored_form_is_the_concatenating_one(
+def test_position_tables_match_the_concatenated_code(
     channels: int, size: tuple[int, int], kind: str, dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Values, the way back, and the gradients of x and of all parameters."""
+    """Compares values, inverses, and the gradients of x and of all parameters."""
     flow = AffineCoupling(channels, context_channels=16, gain=1.0).to(dtype)
     published = concatenating(flow)
     context = to(contexts(*size)[kind], dtype)
@@ -96,8 +96,8 @@ def test_the_factored_form_is_the_concatenating_one(
         return [z, log_det, back], list(torch.autograd.grad(loss, [given, *module.parameters()], retain_graph=True))
 
     (ours, gradients), (theirs, published_gradients) = results(flow), results(published)
-    for came, right in zip(ours, theirs, strict=True):
-        assert (came - right).abs().max() <= tolerance * max(1, right.abs().max())
+    for actual, right in zip(ours, theirs, strict=True):
+        assert (actual - right).abs().max() <= tolerance * max(1, right.abs().max())
     x_gradient, *by_parameter = gradients
     named = dict(zip([name for name, _ in flow.named_parameters()], by_parameter, strict=True))
     ours = [
@@ -105,22 +105,22 @@ def test_the_factored_form_is_the_concatenating_one(
         torch.cat((named["subnet.weight_x"], named["subnet.weight_context"]), dim=1),
         *(named[f"subnet.{name}"] for name in ("bias", "output.weight", "output.bias")),
     ]
-    for came, right in zip(ours, published_gradients, strict=True):
-        assert (came - right).abs().max() <= tolerance * max(1, right.abs().max())
+    for actual, right in zip(ours, published_gradients, strict=True):
+        assert (actual - right).abs().max() <= tolerance * max(1, right.abs().max())
 
 
 @pytest.mark.parametrize("subnet", [LocationSubnet, partial(ConvSubnet, hidden=6)])
-def test_a_dense_code_gives_the_same_as_its_tables(subnet: Any) -> None:
+def test_dense_code_matches_its_tables(subnet: Any) -> None:
     flow, x = AffineCoupling(6, subnet, context_channels=16), features(3, 6, 4, 5)
     tables = SinusoidalPosition2d(16)(4, 5)
     dense = tables.dense()
     expected = flow(x, tables)
     for context in (dense, dense[None], dense.expand(3, -1, -1, -1)):
-        for came, right in zip(flow(x, context), expected, strict=True):
-            assert torch.allclose(came, right, atol=1e-5)
+        for actual, right in zip(flow(x, context), expected, strict=True):
+            assert torch.allclose(actual, right, atol=1e-5)
 
 
-def test_a_context_of_each_image_reaches_that_image() -> None:
+def test_context_per_image_conditions_that_image() -> None:
     flow, x = AffineCoupling(6, context_channels=16), features(1, 6, 4, 5).expand(2, -1, -1, -1)
     context = features(2, 16, 4, 5, seed=3)
     z, _ = flow(x, context)
@@ -129,7 +129,7 @@ def test_a_context_of_each_image_reaches_that_image() -> None:
         assert torch.allclose(flow(x[i : i + 1], context[i : i + 1])[0], z[i : i + 1], atol=1e-6)
 
 
-def test_learned_tables_are_given_gradients() -> None:
+def test_learned_tables_have_gradients() -> None:
     code = LearnedPosition2d(16, 6, 6)
     z, log_det = AffineCoupling(6, context_channels=16)(features(2, 6, 4, 5), code(4, 5))
     (z.sum() + log_det.sum()).backward()
@@ -139,7 +139,7 @@ def test_learned_tables_are_given_gradients() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes, views not counted."""
+    """Records the size of the largest tensor that an operation creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,8 +153,8 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_condition_of_every_location_is_built() -> None:
-    """With few hidden units the condition would be the largest tensor: B H W D numbers, forward or backward."""
+def test_condition_per_location_is_never_built() -> None:
+    """With few hidden units the condition would be the largest tensor, with B H W D numbers."""
     batch, height, width, d = 4, 8, 8, 512
     flow = AffineCoupling(6, partial(LocationSubnet, hidden=4), context_channels=d)
     tables, x = SinusoidalPosition2d(d)(height, width), features(batch, 6, height, width)

@@ -1,4 +1,4 @@
-"""Every flow keeps every law, at all sizes that have bitten anyone: few channels, odd ones, one location, no square."""
+"""Laws of all flows for few and odd channels, one location and non-square maps; precision; rejected input."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -26,8 +26,8 @@ SIZES = [(3, 2, 3), (2, 1, 1), (2, 3, 2)]  # B, H, W; the last has B == W
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -35,7 +35,7 @@ def _same_parameters() -> Iterator[None]:
 
 @pytest.mark.parametrize("channels", [2, 3, 8, 41])
 @pytest.mark.parametrize("name", CASES)
-def test_laws_in_float64(name: str, channels: int) -> None:
+def test_flows_satisfy_all_laws_in_float64(name: str, channels: int) -> None:
     with default_dtype(torch.float64):
         flow = CASES[name](channels)
         batch, height, width = SIZES[0] if channels > 3 else SIZES[2]
@@ -47,7 +47,7 @@ def test_laws_in_float64(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_laws_in_float32(name: str) -> None:
+def test_flows_satisfy_all_laws_in_float32(name: str) -> None:
     for channels, (batch, height, width) in ((3, SIZES[1]), (8, SIZES[0])):
         flow = CASES[name](channels)
         x = features(batch, channels, height, width)
@@ -60,13 +60,13 @@ def test_flows_compile_to_one_graph(name: str) -> None:
     check_flow(flow, features(2, 5, 2, 3), context_of(flow, 2, 3))
 
 
-def test_a_sequence_compiles_to_one_graph() -> None:
+def test_sequence_compiles_to_one_graph() -> None:
     check_flow(blocks(4, count=2), features(2, 4, 2, 3), SinusoidalPosition2d(D)(2, 3))
 
 
 @pytest.mark.parametrize("name", ["location-context-atan", "conv-context-swap", "eight-blocks"])
-def test_contexts_of_every_kind(name: str) -> None:
-    """A map for all images and one for each, learned tables, and x in channels_last."""
+def test_flows_satisfy_all_laws_with_every_kind_of_context(name: str) -> None:
+    """A map for all images, one for each image, and learned tables, with x in channels_last."""
     flow = CASES[name](6)
     x = features(2, 6, 3, 4).contiguous(memory_format=torch.channels_last)
     for context in (features(1, D, 3, 4, seed=2)[0], features(2, D, 3, 4, seed=2), LearnedPosition2d(D, 5, 5)(3, 4)):
@@ -74,7 +74,7 @@ def test_contexts_of_every_kind(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["location", "conv", "global-affine", "eight-blocks", "mixed-events"])
-def test_large_scales_still_invert_in_float64(name: str) -> None:
+def test_flows_with_large_scales_satisfy_all_laws(name: str) -> None:
     with default_dtype(torch.float64):
         flow = CASES[name](8)
         x = features(2, 8, 2, 3)
@@ -82,8 +82,8 @@ def test_large_scales_still_invert_in_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_float64_is_kept(name: str) -> None:
-    """What passes through float32 on its way loses a step of 1e-11, or makes it a hundred times as large."""
+def test_float64_input_is_not_rounded(name: str) -> None:
+    """A step of 1e-11 would vanish, or grow a hundred times, in float32."""
     with default_dtype(torch.float64):
         flow = CASES[name](6)
         context, x = context_of(flow, 2, 3), features(2, 6, 2, 3)
@@ -94,7 +94,7 @@ def test_float64_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_results_under_autocast_are_near(name: str) -> None:
+def test_results_under_autocast_are_close(name: str) -> None:
     channels = 64
     flow = CASES[name](channels)
     x, context = features(2, channels, 4, 3), context_of(flow, 4, 3)
@@ -104,7 +104,7 @@ def test_results_under_autocast_are_near(name: str) -> None:
             half_z, half_log_det = flow(x, context)
             x_again = flow.inverse(half_z, context)
     assert half_log_det.dtype == torch.float32
-    # A scale is off by 2^-9 of itself, and errors of the channels and locations add up like a random walk.
+    # The relative error of a scale is 2^-9, and errors of channels and locations add up like a random walk.
     terms = channels * (12 if flow.event == "sample" else 1)
     assert (half_log_det - log_det).abs().max() < 0.05 * terms**0.5
     assert (half_z.float() - z).abs().max() < 0.1 * z.abs().max()
@@ -112,7 +112,7 @@ def test_results_under_autocast_are_near(name: str) -> None:
 
 
 def test_log_dets_are_summed_in_float32_under_autocast() -> None:
-    """A thousand equal scales: their sum in bfloat16 would be off by whole units."""
+    """The sum of a thousand equal scales in bfloat16 would have an error above 1."""
     flow = AffineCoupling(2048, gain=1.0)
     with torch.no_grad():
         flow.subnet.weight_x.zero_()
@@ -127,7 +127,7 @@ def test_log_dets_are_summed_in_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "context" in name or name == "eight-blocks"])
-def test_a_context_that_does_not_fit_is_refused(name: str) -> None:
+def test_conditional_flows_reject_wrong_contexts(name: str) -> None:
     flow, x = CASES[name](4), features(2, 4, 3, 5)
     code = SinusoidalPosition2d(D)
     for context in (None, code(5, 3), SinusoidalPosition2d(2 * D)(3, 5), torch.zeros(3, D, 3, 5), torch.zeros(3, 5)):
@@ -138,7 +138,7 @@ def test_a_context_that_does_not_fit_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_map_of_other_channels_is_refused(name: str) -> None:
+def test_flows_reject_another_number_of_channels(name: str) -> None:
     flow = CASES[name](4)
     for x in (features(2, 5, 3, 5), features(2, 4, 3, 5)[0]):
         for call in (flow, flow.inverse):
@@ -147,24 +147,24 @@ def test_a_map_of_other_channels_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [0, 1])
-def test_a_coupling_needs_two_channels(channels: int) -> None:
-    with pytest.raises(ConfigError, match="at least 2"):
+def test_coupling_rejects_fewer_than_two_channels(channels: int) -> None:
+    with pytest.raises(ConfigError, match="channels must be at least 2"):
         AffineCoupling(channels)
 
 
 @pytest.mark.parametrize("clamp", [0.0, -1.9])
-def test_a_clamp_that_leaves_no_room_is_refused(clamp: float) -> None:
+def test_couplings_reject_nonpositive_clamp(clamp: float) -> None:
     for build in (partial(AffineCoupling, 4), partial(CrossScaleCoupling, (4, 4)), partial(coupling_stack, 4, 1)):
-        with pytest.raises(ConfigError, match=f"clamp must be a positive bound of the log-scales, but got {clamp}"):
+        with pytest.raises(ConfigError, match=f"clamp must be positive, but got {clamp}"):
             build(clamp=clamp)
 
 
-def test_an_unknown_clamp_is_refused() -> None:
+def test_coupling_rejects_unknown_clamp_form() -> None:
     with pytest.raises(ConfigError, match="form must be one of"):
         AffineCoupling(4, clamp_form="hard")(features(1, 4, 2, 2))  # type: ignore[arg-type]
 
 
-def test_the_passive_half_is_the_larger_one_and_is_kept() -> None:
+def test_coupling_keeps_the_larger_half() -> None:
     x = features(2, 5, 2, 2)
     for swap, kept, moved in ((False, slice(0, 3), slice(3, 5)), (True, slice(2, 5), slice(0, 2))):
         flow = AffineCoupling(5, swap=swap)
@@ -173,15 +173,15 @@ def test_the_passive_half_is_the_larger_one_and_is_kept() -> None:
         assert (z[:, moved] != x[:, moved]).all()
 
 
-def test_couplings_keep_channels_last() -> None:
-    """The locations are then a view from one flow to the next, and no flow copies."""
+def test_flows_keep_channels_last() -> None:
+    """Then no flow copies the map to get its locations."""
     x = features(2, 8, 3, 5).contiguous(memory_format=torch.channels_last)
     for flow in (AffineCoupling(8), GlobalAffine(8), HardPermutation(8), CASES["standardize"](8)):
         z, _ = flow(x)
         assert z.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_event_of_a_sequence_is_that_of_its_most_mixing_member() -> None:
+def test_sequence_event_is_sample_if_one_member_is() -> None:
     location, sample = AffineCoupling(4), AffineCoupling(4, ConvSubnet)
     assert (location.event, sample.event) == ("location", "sample")
     for parts, event in (([location], "location"), ([sample, location], "sample"), ([location, sample], "sample")):
@@ -196,8 +196,8 @@ def test_the_event_of_a_sequence_is_that_of_its_most_mixing_member() -> None:
         assert torch.allclose(total if event == "sample" else total.sum((1, 2)), expected, atol=1e-5)
 
 
-def test_a_sequence_refuses_what_is_no_flow() -> None:
-    with pytest.raises(ConfigError, match="at least one"):
+def test_sequence_rejects_modules_without_event() -> None:
+    with pytest.raises(ConfigError, match="at least one flow"):
         FlowSequence([])
     with pytest.raises(ConfigError, match=r"flows\[1\] \(Linear\) must declare event"):
         FlowSequence([GlobalAffine(2), nn.Linear(2, 2)])
@@ -207,7 +207,7 @@ def test_a_sequence_refuses_what_is_no_flow() -> None:
         FlowSequence([flow])
 
 
-def test_a_sequence_is_a_sequence() -> None:
+def test_sequence_supports_len_iteration_and_indexing() -> None:
     parts = [GlobalAffine(2), HardPermutation(2)]
     flow = FlowSequence(parts)
     assert len(flow) == 2
@@ -215,20 +215,20 @@ def test_a_sequence_is_a_sequence() -> None:
     assert flow[1] is parts[1]
 
 
-def test_a_flow_that_defines_nothing_says_what_it_must_define() -> None:
+def test_flow_without_methods_raises_type_error() -> None:
     for call in (Flow(), Flow().inverse):
         with pytest.raises(TypeError, match="Flow must define"):
             call(features(1, 2, 1, 1))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_repr_names_the_flow(name: str) -> None:
+def test_repr_shows_class_and_channels(name: str) -> None:
     flow = CASES[name](4)
     assert repr(flow).startswith(f"{type(flow).__name__}(")
     assert "4" in repr(flow)
 
 
-def test_every_combination_of_clamp_and_bound_keeps_scales_within_it() -> None:
+def test_log_scales_stay_within_the_clamp() -> None:
     x = 50 * features(2, 6, 2, 2)
     for form, bound in product(("tanh", "tanh_unit", "atan"), (0.5, 1.9)):
         flow = AffineCoupling(6, clamp=bound, clamp_form=form, gain=100.0)

@@ -1,4 +1,4 @@
-"""Flows of a whole pyramid: inverse, log-det against autograd's slogdet, shares of scales, what is joint."""
+"""Pyramid flows: inverse, log-det compared with the Jacobian, events, and coupling of scales."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ from semflow.nn import ConvSubnet, CrossScaleConvs, FusionSubnet, LocationSubnet
 from semflow.testing.case import perturb
 
 CHANNELS = (3, 4)
-SIZES = ((4, 3), (2, 2))  # 3 halves to 2: a size that is not exactly half
+SIZES = ((4, 3), (2, 2))  # 2 is not exactly half of 3
 
 
 def scale_wise() -> ScaleWise:
@@ -68,7 +68,7 @@ def make(name: str) -> tuple[PyramidFlow, list[Tensor], list]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_inverse_and_log_det_are_those_of_the_whole_map(name) -> None:
+def test_inverse_and_log_det_match_the_jacobian(name) -> None:
     flow, maps, contexts = make(name)
     latents, log_dets = flow(maps, contexts)
     assert any(not torch.allclose(z, x) for z, x in zip(latents, maps, strict=True))
@@ -91,7 +91,7 @@ def test_inverse_and_log_det_are_those_of_the_whole_map(name) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_events_and_shapes_are_as_declared_and_no_image_hears_another(name) -> None:
+def test_shapes_follow_the_events_and_images_are_independent(name) -> None:
     flow, maps, contexts = make(name)
     latents, log_dets = flow(maps, contexts)
     for event, z, x, log_det in zip(flow.events, latents, maps, log_dets, strict=True):
@@ -105,8 +105,7 @@ def test_events_and_shapes_are_as_declared_and_no_image_hears_another(name) -> N
         assert set(flow.events) == {"sample"}
 
 
-def test_what_a_log_det_is_of_is_declared_and_not_read_off_its_shape() -> None:
-    """A flow that gives another log-det than it declares is not mended in silence."""
+def test_log_det_that_contradicts_the_event_raises() -> None:
     member = ScaleWise([GlobalAffine(3), GlobalAffine(4)])
     member.events = ("sample", "sample")
     flow = PyramidSequence([member, CrossScaleCoupling(CHANNELS)])
@@ -114,14 +113,14 @@ def test_what_a_log_det_is_of_is_declared_and_not_read_off_its_shape() -> None:
         flow([torch.zeros(5, 3, 4, 3), torch.zeros(5, 4, 2, 2)])
 
 
-def test_a_cross_scale_flow_starts_as_the_identity() -> None:
+def test_cross_scale_coupling_starts_as_the_identity() -> None:
     maps = [torch.randn(2, c, *size) for c, size in zip(CHANNELS, SIZES, strict=True)]
     latents, log_dets = CrossScaleCoupling(CHANNELS)(maps)
     assert all(torch.equal(z, x) for z, x in zip(latents, maps, strict=True))
     assert all((d == 0).all() for d in log_dets)
 
 
-def test_standardizers_are_found_where_features_enter() -> None:
+def test_standardizers_are_the_first_flows_of_scales() -> None:
     scales = scale_wise()
     assert [type(s) for s in scales.standardizers()] == [Standardize, Standardize]
     assert PyramidSequence([scales, CrossScaleCoupling(CHANNELS)]).standardizers() == scales.standardizers()
@@ -129,29 +128,29 @@ def test_standardizers_are_found_where_features_enter() -> None:
     assert CrossScaleCoupling(CHANNELS).standardizers() == [None, None]
 
 
-def test_state_dict_of_a_scale_wise_flow_names_the_scale_first() -> None:
+def test_state_dict_keys_of_scale_wise_start_with_the_scale() -> None:
     assert "1.shift" in ScaleWise([GlobalAffine(3), GlobalAffine(4)]).state_dict()
 
 
-def test_what_pyramid_flows_refuse() -> None:
+def test_pyramid_flows_reject_invalid_arguments() -> None:
     with pytest.raises(ConfigError, match=r"flows\[1\] \(Linear\) must declare event"):
         ScaleWise([GlobalAffine(3), nn.Linear(2, 2)])
-    with pytest.raises(ConfigError, match="one number of scales"):
+    with pytest.raises(ConfigError, match="the same number of scales"):
         PyramidSequence([ScaleWise([GlobalAffine(3)]), CrossScaleCoupling(CHANNELS)])
-    with pytest.raises(ConfigError, match="at least 2 at every scale"):
+    with pytest.raises(ConfigError, match="at least 2 for each scale"):
         CrossScaleCoupling((4, 1))
     with pytest.raises(ConfigError, match="kernel must be odd"):
         CrossScaleConvs((2,), (2,), kernel=2)
     flow = sample_wise()
-    with pytest.raises(ShapeError, match="maps must be 2"):
+    with pytest.raises(ShapeError, match="maps must have 2 entries"):
         flow([torch.zeros(1, 3, 2, 2)])
-    with pytest.raises(ShapeError, match="contexts must be 2"):
+    with pytest.raises(ShapeError, match="contexts must have 2 entries"):
         flow([torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 1, 1)], [None])
     with pytest.raises(ShapeError, match=r"x must be \(B, 4, H, W\)"):
         CrossScaleCoupling(CHANNELS)([torch.zeros(1, 3, 2, 2), torch.zeros(1, 5, 1, 1)])
 
 
-def test_a_coupling_stack_takes_its_subnets_in_turn_and_ends_at_the_scale_asked_for() -> None:
+def test_coupling_stack_alternates_subnets_and_scales_latents() -> None:
     flow = coupling_stack(6, 3, (ConvSubnet, partial(ConvSubnet, kernel=1)), permutation="soft", start=0.25)
     kinds = [layer for layer in flow if isinstance(layer, AffineCoupling)]
     assert [layer.event for layer in kinds] == ["sample", "location", "sample"]

@@ -1,4 +1,4 @@
-"""The soft clamps' laws: bounded, odd, increasing, with the slopes they declare."""
+"""Soft clamps are bounded, odd and increasing, with the documented slopes."""
 
 import math
 
@@ -29,7 +29,7 @@ def value_and_slope(x, bound, form):
 
 @given(st.floats(-30, 30), bounds, forms)
 @settings(max_examples=80)
-def test_value_and_slope(x, bound, form):
+def test_soft_clamp_matches_its_formula_and_slope(x, bound, form):
     value, slope = value_and_slope(x, bound, form)
     at, c = ctx.mpf(x), ctx.mpf(bound)
     assert value == pytest.approx(float(VALUES[form](at, c)), rel=1e-13, abs=1e-300)
@@ -43,7 +43,7 @@ def test_value_and_slope(x, bound, form):
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20), bounds, forms)
 @settings(max_examples=40)
-def test_order_is_kept(numbers, bound, form):
+def test_soft_clamp_is_increasing(numbers, bound, form):
     x = torch.tensor(sorted(numbers))
     y = soft_clamp(x, bound, form)
     assert (y.diff() >= 0).all()
@@ -51,17 +51,17 @@ def test_order_is_kept(numbers, bound, form):
     assert y.dtype == x.dtype
 
 
-def test_the_bound_is_approached():
+def test_soft_clamp_approaches_the_bound():
     far = torch.tensor([-1e9, 1e9], dtype=torch.float64)
     for form in CLAMPS:
         assert soft_clamp(far, 1.9, form).tolist() == pytest.approx([-1.9, 1.9], rel=1e-8)
 
 
-def test_defaults_are_those_of_the_published_couplings():
+def test_soft_clamp_defaults_are_the_published_ones():
     x = torch.linspace(-3, 3, 7)
     assert torch.allclose(soft_clamp(x), 1.9 * torch.tanh(x))
 
 
-def test_an_unknown_form():
+def test_soft_clamp_rejects_unknown_form():
     with pytest.raises(ConfigError, match=r"^form must be one of tanh, tanh_unit, atan, but got 'sigmoid'"):
         soft_clamp(torch.zeros(1), 1.9, "sigmoid")

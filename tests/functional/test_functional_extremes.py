@@ -1,4 +1,4 @@
-"""Value and gradient over twelve decades of alpha and beta, up to 2048 channels, in every dtype and way of running.
+"""Accuracy of values and gradients over twelve decades of alpha and beta, for up to 2048 channels and all dtypes.
 
 Errors are measured against the largest term of the sum (see functional_truths): 1e-5 in float32, 1e-10 in float64.
 """
@@ -18,12 +18,12 @@ CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available
 
 decades = st.floats(-6, 6).map(lambda x: 10**x)
 dtypes, channel_counts, forms, seeds = (st.sampled_from(x) for x in (DTYPES, CHANNELS, FORMS, range(1000)))
-# exact in float32, so that a mean is the same number in either dtype
+# Exact in float32, so that a mean is the same number in both dtypes.
 exact_means = st.sampled_from([0.0, 1.0, -0.5, 1.5])
 
 
 def inputs(z, a, b, dtype, device="cpu"):
-    """One location: z (1, C), alpha and beta (1, 1), rounded to the dtype, as leaves."""
+    """Make leaves z (1, C), alpha and beta (1, 1) of one location, rounded to the dtype."""
     return [torch.as_tensor(x, dtype=dtype).reshape(1, -1).to(device).requires_grad_() for x in (z, a, b)]
 
 
@@ -58,7 +58,7 @@ def check_log_odds(z, a, b, normal, anomaly, form, dtype, device="cpu"):
 
 @given(decades, decades, channel_counts, st.floats(-3, 2), exact_means, forms, dtypes, seeds)
 @settings(max_examples=120)
-def test_log_prob(a, b, channels, log_size, mean, form, dtype, seed):
+def test_log_prob_is_accurate_over_twelve_decades(a, b, channels, log_size, mean, form, dtype, seed):
     z = np.random.default_rng(seed).normal(size=channels) * 10**log_size
     check_log_prob(z, a, b, mean, form, dtype)
 
@@ -67,15 +67,15 @@ def test_log_prob(a, b, channels, log_size, mean, form, dtype, seed):
     decades, decades, channel_counts, st.floats(-6, 4), exact_means, exact_means, forms, dtypes, seeds, st.booleans()
 )
 @settings(max_examples=120)
-def test_log_odds(a, b, channels, log_size, normal, anomaly, form, dtype, seed, near):
-    """Also right at the anomalous mean, where training puts anomalies and 2 b + q_a is tiny beside 2 b + q_n."""
+def test_log_odds_are_accurate_over_twelve_decades(a, b, channels, log_size, normal, anomaly, form, dtype, seed, near):
+    """Includes latents near the anomalous mean, where 2 b + q_a is much smaller than 2 b + q_n."""
     z = np.random.default_rng(seed).normal(size=channels) * 10**log_size + (anomaly if near else 0)
     check_log_odds(z, a, b, normal, anomaly, form, dtype)
 
 
 @given(decades, decades, channel_counts, forms, dtypes, seeds)
 @settings(max_examples=60)
-def test_log_odds_with_a_mean_per_channel(a, b, channels, form, dtype, seed):
+def test_log_odds_are_accurate_with_a_mean_per_channel(a, b, channels, form, dtype, seed):
     rng = np.random.default_rng(seed)
     z, normal, anomaly = rng.normal(size=(3, channels)).astype(np.float32).astype(np.float64)
     check_log_odds(z, a, b, normal, anomaly, form, dtype)
@@ -84,7 +84,7 @@ def test_log_odds_with_a_mean_per_channel(a, b, channels, form, dtype, seed):
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
-def test_at_the_corners(form, dtype, device):
+def test_log_prob_and_log_odds_are_accurate_at_extremes(form, dtype, device):
     for channels in (1, 2048):
         z = np.linspace(-1.5, 2, channels)
         for a, b in ((1e-6, 1e-6), (1e-6, 1e6), (59.5, 6.05), (1e6, 1e-6), (1e6, 1e6)):
@@ -92,8 +92,8 @@ def test_at_the_corners(form, dtype, device):
             check_log_odds(z, a, b, 0.0, 1.0, form, dtype, device)
 
 
-def test_marginal_odds_at_the_anomalous_mean_in_float32():
-    """1 + gap / (2 b + q) is 1 - (almost 1) there: in float32 a third of these locations would be NaN."""
+def test_marginal_log_odds_are_finite_at_the_anomalous_mean_in_float32():
+    """With 1 + gap / (2 b + q), which is 1 - (almost 1) there, a third of these locations would be NaN."""
     z = 0.7 + 1e-5 * torch.randn(64, 512, generator=torch.Generator().manual_seed(1))
     a, b = torch.full((64, 1), 59.5), torch.full((64, 1), 1e-6)
     z.requires_grad_()
@@ -104,8 +104,8 @@ def test_marginal_odds_at_the_anomalous_mean_in_float32():
     assert z.grad.isfinite().all()
 
 
-def test_log_odds_at_the_boundary_have_a_gradient():
-    """Where both means are equally far, the two ways to write the marginal odds meet."""
+def test_log_odds_have_a_gradient_at_equal_distance():
+    """The two branches of the marginal log-odds meet there."""
     z = torch.full((1, 4), 0.5, dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, 1, dtype=torch.float64)
     for form, expected in (("exact", -1.0), ("mode", -2.0), ("marginal", -(1 + 2) * 2 / (2 + 4 * 0.25))):
@@ -114,7 +114,7 @@ def test_log_odds_at_the_boundary_have_a_gradient():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_derivatives_by_finite_differences(form):
+def test_derivatives_match_finite_differences(form):
     rng = np.random.default_rng(0)
     z, mean, other = (torch.from_numpy(rng.normal(size=(2, 3))).requires_grad_() for _ in range(3))
     a, b = (torch.from_numpy(np.exp(rng.uniform(-1, 4, size=(2, 1)))).requires_grad_() for _ in range(2))
@@ -124,7 +124,7 @@ def test_derivatives_by_finite_differences(form):
     assert torch.autograd.gradgradcheck(lambda *x: normal_log_odds(*x, form), (z, a, b, mean, other))
 
 
-# half precision, autocast, compilation
+# Half precision, autocast, compilation
 
 
 def example(dtype=torch.float32):
@@ -155,7 +155,7 @@ def test_half_precision_is_computed_in_float32(half, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_autocast_changes_nothing(form):
+def test_autocast_does_not_change_results(form):
     z, a, b, normal, anomaly = example()
     z, a, b = (x.requires_grad_() for x in (z.bfloat16(), a, b))
 
@@ -172,13 +172,13 @@ def test_autocast_changes_nothing(form):
 
 
 def loss(z, a, b):
-    """A use of everything: likelihood, marginal likelihood, divergence and log-odds."""
+    """Use all functions: likelihood, marginal likelihood, divergence and log-odds."""
     likelihood = normal_log_prob(z, a, b) + normal_log_prob(z, a, b, 1.0, "marginal")
     odds = normal_log_odds(z, a, b) + normal_log_odds(z, a, b, form="marginal")
     return (inverse_gamma_kl(a, b, 59.5, 6.05)[:, 0] - likelihood - torch.nn.functional.logsigmoid(odds / 512)).mean()
 
 
-def test_compiled_whole():
+def test_functions_compile_to_one_graph():
     leaves = [x.requires_grad_() for x in example()[:3]]
     eager = loss(*leaves)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves)
@@ -187,7 +187,7 @@ def test_compiled_whole():
         assert torch.allclose(x, y, rtol=1e-5, atol=1e-6 * y.abs().max().item())
 
 
-def test_per_location_gradients_by_vmap():
+def test_vmap_gives_gradients_per_location():
     z, a, b = (x.double() for x in example()[:3])
     rows = [x.movedim(1, -1).flatten(0, -2) for x in (z, a, b)]
     each = torch.func.vmap(torch.func.grad(lambda *x: normal_log_prob(*x, form="marginal", dim=0), argnums=(0, 1, 2)))(

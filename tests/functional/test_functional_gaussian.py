@@ -1,4 +1,4 @@
-"""log p(z) under an uncertain variance, against quadrature over the variance, scipy and torch's distributions."""
+"""log p(z) with inverse-gamma variance compared with quadrature, scipy and torch distributions."""
 
 import math
 
@@ -21,29 +21,29 @@ means = st.sampled_from([0.0, 1.0, -0.7, 3])
 
 @st.composite
 def locations(draw, channels=(1, 2, 8)):
-    """One location: z (C,), alpha, beta and a mean."""
+    """Draw z (C,), alpha, beta and a mean of one location."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     z = rng.normal(size=draw(st.sampled_from(channels))) * draw(st.floats(0.05, 4))
     return z, draw(shapes), draw(scales), draw(means)
 
 
 def log_p(z, a, b, mean=0.0, form="exact"):
-    """`normal_log_prob` at one location, in float64."""
+    """Compute `normal_log_prob` at one location in float64."""
     a, b = (torch.as_tensor(x, dtype=torch.float64).reshape(1, 1) for x in (a, b))
     return normal_log_prob(torch.as_tensor(z)[None], a, b, mean, form)[0]
 
 
 def log_densities(z, mean, s):
-    """Sum over channels of scipy's log N(z; mean, s), for every s."""
+    """Sum scipy's log N(z; mean, s) over channels, for every s."""
     return stats.norm.logpdf(z[:, None], mean, np.sqrt(s)).sum(0)
 
 
-# each form against what defines it
+# Each form compared with its definition
 
 
 @given(locations())
 @settings(max_examples=40)
-def test_exact_is_the_expectation_of_the_log(location):
+def test_exact_form_is_the_expectation_of_the_log(location):
     z, a, b, mean = location
     integral = expectation(lambda s: log_densities(z, mean, s), a, b)
     assert log_p(z, a, b, mean).item() == pytest.approx(integral, rel=1e-9, abs=1e-9)
@@ -52,7 +52,7 @@ def test_exact_is_the_expectation_of_the_log(location):
 @given(locations())
 @example((np.random.default_rng(0).normal(size=512), 59.5, 6.05, 1.0))
 @settings(max_examples=30)
-def test_marginal_is_the_log_of_the_expectation(location):
+def test_marginal_form_is_the_log_of_the_expectation(location):
     z, a, b, mean = location
     q = ((z - mean) ** 2).sum()
     t, step = log_variance_grid((a, b), (a + z.size / 2, b + q / 2))
@@ -63,7 +63,7 @@ def test_marginal_is_the_log_of_the_expectation(location):
 
 @given(locations())
 @settings(max_examples=40)
-def test_marginal_is_a_student_t(location):
+def test_marginal_form_is_a_student_t(location):
     z, a, b, mean = location
     t = stats.multivariate_t(np.full(z.size, mean), b / a * np.eye(z.size), df=2 * a)
     assert log_p(z, a, b, mean, "marginal").item() == pytest.approx(t.logpdf(z), rel=1e-10, abs=1e-10)
@@ -71,7 +71,7 @@ def test_marginal_is_a_student_t(location):
 
 @given(locations())
 @settings(max_examples=40)
-def test_mode_is_a_normal_of_the_most_probable_variance(location):
+def test_mode_form_is_a_normal_with_the_most_probable_variance(location):
     z, a, b, mean = location
     loc = torch.full((z.size,), float(mean), dtype=torch.float64)
     normal = torch.distributions.Normal(loc, math.sqrt(b / (a + 1)), validate_args=False)
@@ -82,7 +82,7 @@ def test_mode_is_a_normal_of_the_most_probable_variance(location):
 
 @given(locations())
 @settings(max_examples=40)
-def test_printed_and_published_forms(location):
+def test_paper_and_reference_forms_match_their_formulas(location):
     z, a, b, mean = location
     uncertain, distance = np.log(b) - special.digamma(a), ((z - mean) ** 2).sum()
     paper = -np.log(2 * np.pi) / 2 - uncertain / 2 - a / (2 * b) * distance
@@ -97,21 +97,21 @@ def test_printed_and_published_forms(location):
     ("channels", "a", "b", "exact", "paper"),
     [(8, 2.5, 1.3, -7.300, -2.410), (512, 59.5, 6.05, -147.31, -259.64)],
 )
-def test_monte_carlo_figures(channels, a, b, exact, paper):
-    """Two averages of log N over samples of the variance: whatever z was, it fixes one of the figures by the other."""
+def test_exact_and_paper_forms_match_monte_carlo_estimates(channels, a, b, exact, paper):
+    """Two averages of log N over samples of the variance, which determine each other for any z."""
     q = (paper + (LOG_2PI + math.log(b) - special.digamma(a)) / 2) * -2 * b / a
     z = np.full(channels, math.sqrt(q / channels))
     assert log_p(z, a, b, form="paper").item() == pytest.approx(paper, rel=1e-12)
     assert log_p(z, a, b, form="exact").item() == pytest.approx(exact, abs=0.01)
 
 
-# how the forms hang together
+# Relations between the forms
 
 
 @given(locations((1, 2, 8, 512)))
 @settings(max_examples=40)
-def test_marginal_is_never_below_exact(location):
-    """Jensen: log E is at least E log."""
+def test_marginal_form_is_at_least_the_exact_form(location):
+    """Jensen's inequality: log E is at least E log."""
     z, a, b, mean = location
     exact, marginal = log_p(z, a, b, mean), log_p(z, a, b, mean, "marginal")
     assert (marginal - exact).item() > 0
@@ -119,8 +119,8 @@ def test_marginal_is_never_below_exact(location):
 
 @given(locations((1, 2, 8, 512)), st.floats(0.2, 5), st.floats(0.2, 5))
 @settings(max_examples=40)
-def test_the_best_variance_is_the_conjugate_posterior(location, shape_factor, scale_factor):
-    """E[log N] - KL is highest at IG(a0 + C/2, b0 + q/2), where it is the marginal likelihood, and flat there."""
+def test_elbo_is_maximal_at_the_conjugate_posterior(location, shape_factor, scale_factor):
+    """E[log N] - KL is maximal at IG(a0 + C/2, b0 + q/2), where it equals the marginal likelihood."""
     z, a0, b0, mean = location
     q = ((z - mean) ** 2).sum()
     a = torch.tensor(a0 + z.size / 2, dtype=torch.float64, requires_grad=True)
@@ -143,8 +143,8 @@ def test_the_best_variance_is_the_conjugate_posterior(location, shape_factor, sc
 
 @given(locations(), st.floats(0.1, 10))
 @settings(max_examples=25)
-def test_a_certain_variance_is_the_limit(location, variance):
-    """alpha and beta to infinity at a fixed ratio: a normal, and 1 / alpha times a known distance before that."""
+def test_known_variance_is_the_limit_of_the_exact_form(location, variance):
+    """For large alpha at a fixed ratio, the difference from a normal is a known constant over alpha."""
     z, _, _, mean = location
     a, h, half_q = 1e6, z.size / 2, (z**2).sum() / 2
     gauss = log_densities(np.sqrt(variance) * z, 0, np.array([variance])).item()
@@ -154,8 +154,8 @@ def test_a_certain_variance_is_the_limit(location, variance):
         assert a * (got - gauss) == pytest.approx(expected, abs=1e-4 + (h + half_q) ** 3 / a), form
 
 
-def test_as_a_loss_the_printed_form_has_no_bottom():
-    """Let the flow inflate z by k and the variance follow: above C = 1 + 2 kl alpha_0 the printed loss always falls."""
+def test_paper_form_is_unbounded_as_a_loss():
+    """If the flow scales z by k and the variance follows, the loss has no lower bound above C = 1 + 2 kl alpha_0."""
     z, weight, a0, b0 = np.random.default_rng(0).normal(size=512) * 0.3, 0.2, 59.5, 6.05
 
     def loss(k, form):
@@ -169,12 +169,12 @@ def test_as_a_loss_the_printed_form_has_no_bottom():
     assert slope("exact") == pytest.approx(2 * weight * a0, rel=1e-3)
 
 
-# log-odds
+# Log-odds
 
 
 @st.composite
 def pairs_of_means(draw, channels):
-    """Two means: numbers, or tensors that broadcast to (2, C, 3, 2)."""
+    """Draw two means, numbers or tensors that broadcast to (2, C, 3, 2)."""
 
     def one():
         shape = draw(st.sampled_from([None, (1, channels, 1, 1), (2, 1, 3, 2), (2, channels, 3, 2), ()]))
@@ -226,8 +226,8 @@ def test_log_odds_in_closed_form(location):
         assert got == pytest.approx(expected[form], rel=1e-9, abs=1e-9 * a / b * z.size), form
 
 
-def test_log_odds_hold_where_float32_log_probabilities_cancel():
-    """C = 2048 with a broad variance: the odds are a small difference of two large numbers, which float32 loses."""
+def test_log_odds_are_accurate_if_float32_log_probabilities_cancel():
+    """At C = 2048 with a broad variance, the odds are a small difference of two large numbers."""
     rng = np.random.default_rng(0)
     z = torch.from_numpy(rng.normal(size=(64, 2048))).float()
     a, b = torch.full((64, 1), 0.01), torch.full((64, 1), 1e6)
@@ -241,19 +241,19 @@ def test_log_odds_hold_where_float32_log_probabilities_cancel():
         assert ((subtracted - truth).abs() > 1e-4 * truth.abs().mean()).any()
 
 
-def test_log_odds_are_finite_where_probabilities_are_not():
-    """The paper's own setting at C = 2048: log p = -2e7, whose exponential is 0 in any precision."""
+def test_log_odds_are_finite_if_probabilities_underflow():
+    """In the paper's setting at C = 2048, log p = -2e7, whose exponential is 0 in any precision."""
     z = torch.tensor([[3.0], [-3.0], [0.5]]).expand(3, 2048)
     a, b = torch.full((3, 1), 59.5), torch.full((3, 1), 0.05)
     odds = normal_log_odds(z, a, b)
     assert odds.tolist() == pytest.approx([59.5 / 0.05 * 2048 * -2.5, 59.5 / 0.05 * 2048 * 3.5, 0.0], rel=1e-6)
 
 
-# interface
+# Interface
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_axis_of_the_channels_is_free(form):
+def test_channel_axis_may_be_any(form):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 5, 3, 4, generator=generator)
     a, b = torch.rand(2, 1, 3, 4, generator=generator) + 0.5, torch.rand(2, 1, 3, 4, generator=generator) + 0.5
@@ -271,7 +271,7 @@ def test_the_axis_of_the_channels_is_free(form):
 
 
 @pytest.mark.parametrize("function", [normal_log_prob, normal_log_odds])
-def test_wrong_arguments(function):
+def test_functions_reject_wrong_arguments(function):
     z, one = torch.zeros(2, 5, 3, 4), torch.ones(2, 1, 3, 4)
     with pytest.raises(ShapeError, match=r"^alpha must .*\(2, 5, 3, 4\).*got \(2, 5, 3, 4\)"):
         function(z, z + 1, one)

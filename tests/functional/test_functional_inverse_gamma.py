@@ -1,4 +1,4 @@
-"""The inverse gamma against scipy's density, quadrature and 40-digit arithmetic."""
+"""Inverse-gamma functions compared with scipy, quadrature and 40-digit arithmetic."""
 
 import math
 
@@ -18,7 +18,8 @@ from semflow.functional import (
     inverse_gamma_precision,
     inverse_gamma_prior,
 )
-from semflow.functional.inverse_gamma import _stirling_tail, lgamma_step, narrow
+from semflow.functional.inverse_gamma import lgamma_step, narrow
+from semflow.functional.series import stirling_tail
 
 shapes, scales = st.floats(0.4, 40), st.floats(0.05, 20)
 decades = st.floats(-6, 6).map(lambda x: 10**x)
@@ -44,13 +45,13 @@ def mode_by_search(a, b):
 
 @given(st.floats(1.6, 40), st.floats(0.01, 10))
 @settings(max_examples=25)
-def test_the_mode_of_the_prior_is_the_mode(window, mode):
+def test_prior_has_the_given_mode(window, mode):
     alpha, beta = inverse_gamma_prior(window, mode)
     assert alpha == pytest.approx(window**2 / 2 - 1, rel=1e-12)
     assert mode_by_search(alpha, beta) == pytest.approx(mode, rel=1e-6)
 
 
-def test_the_prior_of_the_paper():
+def test_default_prior_is_that_of_the_paper():
     assert inverse_gamma_prior() == pytest.approx((59.5, 6.05), rel=1e-14)
 
 
@@ -65,14 +66,14 @@ def test_the_prior_of_the_paper():
         ("mode", {"mode": math.nan}),
     ],
 )
-def test_a_prior_that_is_none(wrong, options):
+def test_prior_rejects_invalid_window_and_mode(wrong, options):
     with pytest.raises(ConfigError, match=f"^{wrong} must be"):
         inverse_gamma_prior(**options)
 
 
 @given(shapes, scales)
 @settings(max_examples=25)
-def test_moments(a, b):
+def test_moments_match_scipy(a, b):
     alpha, beta = tensor(a), tensor(b)
     assert inverse_gamma_mode(alpha, beta).item() == pytest.approx(mode_by_search(a, b), rel=1e-6)
     log_mean = expectation(lambda s: torch.from_numpy(s).log().numpy(), a, b)
@@ -85,7 +86,7 @@ def test_moments(a, b):
 
 @given(shapes, scales, shapes, scales)
 @settings(max_examples=40)
-def test_kl_is_the_integral_that_defines_it(a, b, a0, b0):
+def test_kl_matches_quadrature(a, b, a0, b0):
     def log_ratio(s):
         return stats.invgamma.logpdf(s, a, scale=b) - stats.invgamma.logpdf(s, a0, scale=b0)
 
@@ -94,7 +95,7 @@ def test_kl_is_the_integral_that_defines_it(a, b, a0, b0):
     assert got == pytest.approx(integral, rel=1e-8, abs=1e-8)
 
 
-def test_kl_in_known_digits():
+def test_kl_matches_known_digits():
     got = inverse_gamma_kl(tensor(2.5), tensor(1.3), 1.7, 0.4).item()
     assert got == pytest.approx(0.45497900764778, abs=1e-14)
     a, b, a0, b0 = (ctx.mpf(x) for x in ("2.5", "1.3", "1.7", "0.4"))
@@ -113,7 +114,7 @@ def test_kl_in_known_digits():
 
 @given(decades, decades, decades, decades)
 @settings(max_examples=60)
-def test_kl_is_never_negative_and_zero_at_the_prior(a, b, a0, b0):
+def test_kl_is_nonnegative_and_zero_at_the_prior(a, b, a0, b0):
     alpha, beta = tensor(a), tensor(b)
     assert inverse_gamma_kl(alpha, beta, a0, b0).item() >= -4e-15 * kl(a, b, a0, b0)["value"].scale
     at_prior = inverse_gamma_kl(alpha, beta, a, b)
@@ -126,7 +127,7 @@ def test_kl_is_never_negative_and_zero_at_the_prior(a, b, a0, b0):
 
 @given(st.floats(0.5, 50), st.floats(0.1, 20), st.floats(0.2, 5), st.floats(0.2, 5))
 @settings(max_examples=25)
-def test_kl_is_positive_elsewhere(a, b, shape_factor, scale_factor):
+def test_kl_is_positive_away_from_the_prior(a, b, shape_factor, scale_factor):
     got = inverse_gamma_kl(tensor(a), tensor(b), a * shape_factor, b * scale_factor).item()
     distance = max(abs(math.log(shape_factor)), abs(math.log(scale_factor)))
     assert got > 0 or distance < 1e-4
@@ -145,19 +146,19 @@ def check_kl(a, b, a0, b0, dtype, device="cpu"):
 
 @given(decades, decades, decades, decades, st.sampled_from([torch.float32, torch.float64]))
 @settings(max_examples=80)
-def test_kl_and_its_gradient_at_extremes(a, b, a0, b0, dtype):
+def test_kl_and_its_gradient_are_accurate_at_extremes(a, b, a0, b0, dtype):
     check_kl(a, b, a0, b0, dtype)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kl_on_a_grid(device, dtype):
+def test_kl_is_accurate_on_a_grid(device, dtype):
     for a in EDGES:
         for b in EDGES:
             check_kl(a, b, 59.5, 6.05, dtype, device)
 
 
-def test_kl_takes_priors_of_any_kind():
+def test_kl_accepts_numbers_and_tensors_as_prior():
     a, b = torch.rand(2, 1, 3, 4) + 1, torch.rand(2, 1, 3, 4) + 1
     number = inverse_gamma_kl(a, b, 59.5, 6.05)
     assert number.shape == a.shape
@@ -167,24 +168,24 @@ def test_kl_takes_priors_of_any_kind():
     assert torch.equal(each.view_as(number), number)
 
 
-# digamma
+# Digamma
 
 
 @given(st.floats(-7, 7).map(lambda x: 10**x))
 @settings(max_examples=100)
-def test_digamma_and_its_gradient(x):
+def test_digamma_and_its_gradient_are_accurate(x):
     t = tensor(x)
     value = digamma(t)
     value.backward()
     psi, trigamma = ctx.digamma(ctx.mpf(x)), ctx.zeta(2, ctx.mpf(x))
-    # next to the root of psi, at 1.4616, x itself is not known better than this
+    # near the root of psi at 1.4616, rounding of x limits the accuracy
     conditioning = 4 * 2.3e-16 * x * float(trigamma)
     assert value.item() == pytest.approx(float(psi), rel=1e-12, abs=conditioning)
     assert t.grad.item() == pytest.approx(float(trigamma), rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_digamma_on_a_device(device):
+def test_digamma_is_accurate_on_devices(device):
     x = torch.tensor(EDGES, dtype=torch.float64, device=device, requires_grad=True)
     value = digamma(x)
     value.sum().backward()
@@ -193,7 +194,7 @@ def test_digamma_on_a_device(device):
         assert slope == pytest.approx(float(ctx.zeta(2, at)), rel=1e-13, abs=0)
 
 
-def test_digamma_differentiates_again():
+def test_digamma_has_second_derivatives():
     x = torch.tensor([1e-2, 0.3, 1.0, 1.46, 7.0, 100.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(digamma, x, eps=1e-7, rtol=1e-5)
     assert torch.autograd.gradgradcheck(digamma, x, eps=1e-7, rtol=1e-5)
@@ -201,7 +202,7 @@ def test_digamma_differentiates_again():
     assert second.tolist() == pytest.approx([float(-2 * ctx.zeta(3, t)) for t in x.tolist()], rel=1e-13, abs=0)
 
 
-def test_functions_differentiate_again():
+def test_functions_have_second_derivatives():
     x = torch.tensor([0.3, 2.0, 15.0, 17.0, 60.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda t: lgamma_step(t, 2.5), x)
     y = torch.tensor([0.2, 3.0, 1.0, 0.5, 6.0], dtype=torch.float64, requires_grad=True)
@@ -210,7 +211,7 @@ def test_functions_differentiate_again():
     assert torch.autograd.gradgradcheck(inverse_gamma_kl, (x, y, a0, b0))
 
 
-def test_digamma_under_vmap_and_grad():
+def test_digamma_supports_vmap_and_grad():
     x = torch.tensor([[0.2, 1.0], [3.0, 50.0]], dtype=torch.float64)
     assert torch.equal(torch.func.vmap(digamma)(x), digamma(x))
     assert torch.equal(torch.func.vmap(digamma, in_dims=1, out_dims=1)(x), digamma(x))
@@ -224,15 +225,15 @@ def test_digamma_under_vmap_and_grad():
 
 @given(st.floats(-6, 6).map(lambda x: 10**x), st.sampled_from([0.5, 1.0, 4.0, 256.0, 1024.0]))
 @settings(max_examples=100)
-def test_the_ratio_of_gamma_functions(x, step):
-    """Relative to the ratio itself, not to the two large logarithms, and so is its derivative."""
+def test_lgamma_step_and_its_gradient_are_accurate(x, step):
+    """Relative to the difference, not to the two large logarithms; the same for the derivative."""
     t = tensor(x)
     value = lgamma_step(t, step)
     value.backward()
     at = ctx.mpf(x)
     rising = ctx.loggamma(at + step) - ctx.loggamma(at)
     slope = ctx.digamma(at + step) - ctx.digamma(at)
-    # below 17 it is a difference, and where it passes through zero (as log x does for a step of 1) as good as its terms
+    # below 17 it is a plain difference, whose accuracy near zero is that of its terms
     rounding = 2e-15 * float(1 + abs(ctx.loggamma(at))) if x < 17 else 0.0
     assert value.item() == pytest.approx(float(rising), rel=1e-13, abs=rounding)
     assert t.grad.item() == pytest.approx(float(slope), rel=1e-13, abs=0)
@@ -240,16 +241,16 @@ def test_the_ratio_of_gamma_functions(x, step):
 
 @given(st.floats(16, 1e4))
 @settings(max_examples=40)
-def test_the_rest_of_stirlings_series(x):
+def test_stirling_tail_is_accurate(x):
     at = ctx.mpf(x)
     rest = ctx.loggamma(at) - (at - 0.5) * ctx.log(at) + at - ctx.log(2 * ctx.pi) / 2
-    assert _stirling_tail(tensor(x)).item() == pytest.approx(float(rest), abs=5e-18)
+    assert stirling_tail(tensor(x)).item() == pytest.approx(float(rest), abs=5e-18)
 
 
 @given(st.floats(-2, 3).map(lambda x: 10**x), st.floats(0.1, 100), st.sampled_from([1.7, 59.5]))
 @settings(max_examples=30)
-def test_the_second_derivative_of_kl(a, b, a0):
-    """To more digits than torch's own derivative of digamma has."""
+def test_second_derivative_of_kl_is_accurate(a, b, a0):
+    """More accurate than with torch's derivative of digamma."""
     t = tensor(a)
     (slope,) = torch.autograd.grad(inverse_gamma_kl(t, tensor(b), a0, 1.0), t, create_graph=True)
     (bend,) = torch.autograd.grad(slope, t)
@@ -258,7 +259,7 @@ def test_the_second_derivative_of_kl(a, b, a0):
     assert bend.item() == pytest.approx(float(sum(terms)), abs=1e-13 * float(max(abs(x) for x in terms)))
 
 
-# dtypes
+# Dtypes
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
@@ -279,7 +280,7 @@ def test_half_precision_is_computed_in_float32(half):
     assert torch.equal(x.grad, y.grad.to(half))
 
 
-def test_autocast_changes_nothing():
+def test_autocast_does_not_change_results():
     a, b = torch.rand(2, 3) + 0.1, torch.rand(2, 3) + 0.1
     outside = inverse_gamma_kl(a, b, 59.5, 6.05), digamma(a)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -289,7 +290,7 @@ def test_autocast_changes_nothing():
         assert torch.equal(x, y)
 
 
-def test_narrow_keeps_what_is_wide():
+def test_narrow_keeps_float64():
     for dtype, expected in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),

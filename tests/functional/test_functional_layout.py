@@ -1,4 +1,4 @@
-"""Maps as rows of locations, and pixel masks on a feature map's grid."""
+"""Conversions between maps and locations, and masks on the grid of a feature map."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ sizes = st.integers(1, 40)
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 @settings(max_examples=30)
-def test_rows_are_locations_in_reading_order(batch, channels, height, width):
+def test_to_locations_is_row_major(batch, channels, height, width):
     x = torch.arange(batch * channels * height * width, dtype=torch.float32).view(batch, channels, height, width)
     rows = to_locations(x)
     assert rows.shape == (batch * height * width, channels)
@@ -27,7 +27,7 @@ def test_rows_are_locations_in_reading_order(batch, channels, height, width):
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_channels_last_costs_no_copy():
+def test_channels_last_maps_are_not_copied():
     x = torch.randn(2, 5, 3, 4).to(memory_format=torch.channels_last)
     rows = to_locations(x)
     back = from_locations(rows, (3, 4))
@@ -39,16 +39,16 @@ def test_channels_last_costs_no_copy():
 
 
 @pytest.mark.parametrize("shape", [(11, 5), (2, 12, 5), (24,)])
-def test_rows_that_fill_no_map(shape):
+def test_from_locations_rejects_wrong_sizes(shape):
     with pytest.raises(ShapeError, match=r"^x must be \(B \* 3 \* 4, C\)"):
         from_locations(torch.zeros(shape), (3, 4))
 
 
-# masks
+# Masks
 
 
 def cells(pixels, cells):
-    """First pixel and one past the last of every cell that `pixels` pixels are divided into; cells may share pixels."""
+    """Return start and end of every cell of `pixels` pixels; cells may share pixels."""
     return [(i * pixels // cells, -(-(i + 1) * pixels // cells)) for i in range(cells)]
 
 
@@ -63,18 +63,18 @@ def slow_grid(mask, size, mode):
 
 @given(st.tuples(sizes, sizes), st.tuples(sizes, sizes), st.sampled_from([0.02, 0.3]), st.integers(0, 1000))
 @settings(max_examples=50)
-def test_every_cell_is_its_first_pixel_or_any_of_its_pixels(pixels, size, density, seed):
+def test_mask_to_grid_reads_first_or_any_pixel_of_each_cell(pixels, size, density, seed):
     mask = torch.rand(2, *pixels, generator=torch.Generator().manual_seed(seed)) < density
     nearest, largest = mask_to_grid(mask, size), mask_to_grid(mask, size, "max")
     assert nearest.dtype == largest.dtype == torch.bool
     assert torch.equal(nearest, slow_grid(mask, size, "nearest"))
     assert torch.equal(largest, slow_grid(mask, size, "max"))
     assert (largest >= nearest).all()
-    assert torch.equal(largest.flatten(1).any(1), mask.flatten(1).any(1))  # max loses no region at any size
+    assert torch.equal(largest.flatten(1).any(1), mask.flatten(1).any(1))  # max keeps every region
 
 
-def test_a_border_that_float_arithmetic_misses():
-    """26 rows on 22: cell 11 begins at row 13, which 11 * float32(26 / 22) falls just short of."""
+def test_mask_to_grid_uses_exact_cell_borders():
+    """For 26 rows and 22 cells, cell 11 starts at row 13, but 11 * float32(26 / 22) < 13."""
     mask = torch.zeros(2, 26, 26, dtype=torch.bool)
     mask[0, 12], mask[1, 13] = True, True
     nearest, largest = mask_to_grid(mask, (22, 22)), mask_to_grid(mask, (22, 22), "max")
@@ -83,7 +83,7 @@ def test_a_border_that_float_arithmetic_misses():
     assert (largest >= nearest).all()
 
 
-def test_a_scar_of_two_pixels():
+def test_max_keeps_thin_scars_that_nearest_loses():
     mask = torch.zeros(1, 256, 256, dtype=torch.bool)
     mask[0, 100:140, 101:103] = True
     assert not mask_to_grid(mask, (16, 16)).any()
@@ -91,7 +91,7 @@ def test_a_scar_of_two_pixels():
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.bfloat16])
-def test_a_mask_of_any_dtype(dtype):
+def test_mask_may_have_any_dtype(dtype):
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, 4, 4] = True
     for mode in ("nearest", "max"):
@@ -100,7 +100,7 @@ def test_a_mask_of_any_dtype(dtype):
     assert mask_to_grid(-mask.float(), (4, 4), "max").sum() == 0
 
 
-def test_wrong_masks():
+def test_mask_to_grid_rejects_invalid_arguments():
     with pytest.raises(ShapeError, match=r"^mask must be \(B, H, W\), but got \(8, 8\)"):
         mask_to_grid(torch.zeros(8, 8), (2, 2))
     with pytest.raises(ConfigError, match=r"^resize must be nearest or max, but got 'mean'"):

@@ -1,4 +1,4 @@
-"""Rows of the table: data sets, and the commands on them."""
+"""Bad input: data sets, and commands that read them."""
 
 import json
 import shutil
@@ -8,34 +8,34 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers.bad_rows import SIZE, CommandError, Room, Row, Works, refused, stripes
+from helpers.bad_rows import SIZE, CommandError, Row, Works, Workspace, refused, stripes
 from semflow.data import MVTecAD, load_mask, open_dataset
 from semflow.errors import ConfigError, DataError
 
 __all__ = ["FOLDERS"]
 
 
-def after(spoil: Callable[[Path], object], *words: object, command: str = "evaluate") -> Callable[[Room], object]:
-    """A command on a data set that has been spoiled."""
+def after(change: Callable[[Path], object], *words: object, command: str = "evaluate") -> Callable[[Workspace], object]:
+    """Run a command on a changed data set."""
 
-    def act(room: Room) -> object:
-        spoil(room.dataset())
-        return getattr(room, command)(*words)
-
-    return act
-
-
-def spoiled(spoil: Callable[[Path], object]) -> Callable[[Room], object]:
-    """Every sample of the test half of a data set that has been spoiled."""
-
-    def act(room: Room) -> object:
-        spoil(room.dataset())
-        return [sample.label for sample in MVTecAD(room.path / "data", "test", SIZE)]
+    def act(workspace: Workspace) -> object:
+        change(workspace.dataset())
+        return getattr(workspace, command)(*words)
 
     return act
 
 
-def one_off(data: Path) -> None:
+def changed(change: Callable[[Path], object]) -> Callable[[Workspace], object]:
+    """Read every test sample of a changed data set."""
+
+    def act(workspace: Workspace) -> object:
+        change(workspace.dataset())
+        return [sample.label for sample in MVTecAD(workspace.path / "data", "test", SIZE)]
+
+    return act
+
+
+def off_by_one(data: Path) -> None:
     Image.fromarray(np.full((SIZE, SIZE - 1), 255, np.uint8)).save(data / "ground_truth/hole/1_mask.png")
 
 
@@ -44,203 +44,219 @@ def copied(data: Path) -> None:
 
 
 def warned(text: object) -> object:
-    """Whether the warning names both files, and the command went on to its end."""
+    """Check that the command warned and named both files."""
     line = next((line for line in str(text).splitlines() if line.startswith("warning:")), "")
     return "test/good/9.png" in line and "train/good/1.png" in line and "too good" in line
 
 
-def all_anomalous(inside: bool) -> Callable[[Room], object]:
-    def act(room: Room) -> object:
-        room.dataset()
-        room.mask("data/ground_truth/hole/0_mask.png", inside=inside)
+def all_anomalous(inside: bool) -> Callable[[Workspace], object]:
+    def act(workspace: Workspace) -> object:
+        workspace.dataset()
+        workspace.mask("data/ground_truth/hole/0_mask.png", inside=inside)
         if inside:
-            shutil.rmtree(room.path / "data/test/good")
-            (room.path / "data/test/good").mkdir()
-        return room.evaluate("--json", room.path / "figures.json")
+            shutil.rmtree(workspace.path / "data/test/good")
+            (workspace.path / "data/test/good").mkdir()
+        return workspace.evaluate("--json", workspace.path / "metrics.json")
 
     return act
 
 
-def mask_that_is_all_anomalous(room: Room) -> object:
-    all_anomalous(inside=False)(room)
-    room.mask("data/ground_truth/hole/0_mask.png", inside=True)
-    room.evaluate("--json", room.path / "figures.json")
-    return 0 <= json.loads((room.path / "figures.json").read_text())["pixel_auroc"] <= 1
+def mask_all_anomalous(workspace: Workspace) -> object:
+    all_anomalous(inside=False)(workspace)
+    workspace.mask("data/ground_truth/hole/0_mask.png", inside=True)
+    workspace.evaluate("--json", workspace.path / "metrics.json")
+    return 0 <= json.loads((workspace.path / "metrics.json").read_text())["pixel_auroc"] <= 1
 
 
-def mask_that_marks_nothing(room: Room) -> object:
-    room.dataset()
-    room.mask("data/ground_truth/hole/0_mask.png", level=0)
-    line = room.evaluate().splitlines()[0]
-    return line.startswith("warning:") and "0_mask.png: marks nothing" in line
+def empty_mask(workspace: Workspace) -> object:
+    workspace.dataset()
+    workspace.mask("data/ground_truth/hole/0_mask.png", level=0)
+    line = workspace.evaluate().splitlines()[0]
+    return line.startswith("warning:") and "0_mask.png is empty" in line
 
 
-def mask_values(values: list[int]) -> Callable[[Room], object]:
-    return lambda room: load_mask(
-        room.picture("mask.png", Image.fromarray(np.array([values], np.uint8).repeat(len(values), 0))), len(values)
+def mask_values(values: list[int]) -> Callable[[Workspace], object]:
+    return lambda workspace: load_mask(
+        workspace.picture("mask.png", Image.fromarray(np.array([values], np.uint8).repeat(len(values), 0))), len(values)
     )[0].tolist()
 
 
-def trained(count: int, image: Image.Image | None = None) -> Callable[[Room], object]:
-    """Whether training ends, on so many images or on so many copies of one, and a score is finite afterwards."""
+def trained(count: int, image: Image.Image | None = None) -> Callable[[Workspace], object]:
+    """Train on `count` images, or on copies of one, and check that a score is finite."""
 
-    def act(room: Room) -> object:
+    def act(workspace: Workspace) -> object:
         for number in range(count):
-            room.picture(f"data/{number}.png", image, seed=number)
-        room.fit()
-        room.picture("photos/a.png", seed=99)
-        room.run = room.path / "run"
-        room.predict()
-        return bool(np.isfinite(json.loads((room.path / "results/scores.json").read_text())["images"][0]["score"]))
+            workspace.picture(f"data/{number}.png", image, seed=number)
+        workspace.fit()
+        workspace.picture("photos/a.png", seed=99)
+        workspace.run = workspace.path / "run"
+        workspace.predict()
+        return bool(np.isfinite(json.loads((workspace.path / "results/scores.json").read_text())["images"][0]["score"]))
 
     return act
 
 
-def mixed_sizes(room: Room) -> object:
+def mixed_sizes(workspace: Workspace) -> object:
     for number, size in enumerate([(40, 80), (200, 30), (64, 64)]):
-        room.picture(f"data/{number}.png", stripes(number, size))
-    return [tuple(sample.image.shape) for sample in open_dataset(room.path / "data", "train", SIZE)]
+        workspace.picture(f"data/{number}.png", stripes(number, size))
+    return [tuple(sample.image.shape) for sample in open_dataset(workspace.path / "data", "train", SIZE)]
 
 
-def photos(*names: str, broken: tuple[str, ...] = ()) -> Callable[[Room], None]:
-    def make(room: Room) -> None:
+def photos(*names: str, broken: tuple[str, ...] = ()) -> Callable[[Workspace], None]:
+    def make(workspace: Workspace) -> None:
         for number, name in enumerate(names):
-            room.picture(f"photos/{name}", seed=number)
+            workspace.picture(f"photos/{name}", seed=number)
         for name in broken:
-            room.file(f"photos/{name}", b"no image")
+            workspace.file(f"photos/{name}", b"not an image")
 
     return make
 
 
-def predicted(make: Callable[[Room], object], *words: object) -> Callable[[Room], object]:
-    def act(room: Room) -> object:
-        make(room)
-        return room.predict(*words)
+def predicted(make: Callable[[Workspace], object], *words: object) -> Callable[[Workspace], object]:
+    def act(workspace: Workspace) -> object:
+        make(workspace)
+        return workspace.predict(*words)
 
     return act
 
 
-def skipped(room: Room) -> object:
-    photos("a.png", "c.png", broken=("b.png",))(room)
-    written = room.predict("--on-error", "skip")
-    content = json.loads((room.path / "results/scores.json").read_text())
-    page = (room.path / "results/index.html").read_text()
+def skipped(workspace: Workspace) -> object:
+    photos("a.png", "c.png", broken=("b.png",))(workspace)
+    written = workspace.predict("--on-error", "skip")
+    content = json.loads((workspace.path / "results/scores.json").read_text())
+    page = (workspace.path / "results/index.html").read_text()
     reason = content["left_out"][0]["reason"]
     return (
         [record["image"] for record in content["images"]] == ["a.png", "c.png"]
         and [record["image"] for record in content["left_out"]] == ["b.png"]
         and "b.png" in reason
-        and f"left out 'b.png': {reason}" in written
-        and "Left out: b.png" in page
+        and f"skipped 'b.png': {reason}" in written
+        and "Skipped b.png" in page
     )
 
 
-def same_picture_twice(room: Room) -> object:
+def same_image_twice(workspace: Workspace) -> object:
     for name in ("a.png", "sub/a.png"):
-        room.picture(f"photos/{name}")
-    room.predict()
-    content = json.loads((room.path / "results/scores.json").read_text())
+        workspace.picture(f"photos/{name}")
+    workspace.predict()
+    content = json.loads((workspace.path / "results/scores.json").read_text())
     return len({record["score"] for record in content["images"]}), len(content["images"])
 
 
 FOLDERS = [
-    Row("no such folder", after(shutil.rmtree, command="fit"), refused(CommandError, "data", "no such folder")),
-    Row("folder without images", lambda room: open_dataset(room.path, "train"), refused(DataError, "it holds none")),
+    Row("missing folder", after(shutil.rmtree, command="fit"), refused(CommandError, "data", "no such path")),
     Row(
-        "file in place of a folder",
-        lambda room: open_dataset(room.file("a.zip", b"PK"), "train"),
+        "folder without images",
+        lambda workspace: open_dataset(workspace.path, "train"),
+        refused(DataError, "must contain images"),
+    ),
+    Row(
+        "file instead of a folder",
+        lambda workspace: open_dataset(workspace.file("a.zip", b"PK"), "train"),
         refused(DataError, "file"),
     ),
     Row(
         "no good images",
         after(lambda data: [path.unlink() for path in (data / "train/good").iterdir()], command="fit"),
-        refused(CommandError, "train", "it holds none"),
+        refused(CommandError, "train", "must contain images"),
     ),
     Row(
-        "folder of good and bad images for training",
-        lambda room: (room.picture("good/a.png"), room.picture("bad/a.png"), open_dataset(room.path, "train"))[2],
+        "folder with good and bad training images",
+        lambda workspace: (
+            workspace.picture("good/a.png"),
+            workspace.picture("bad/a.png"),
+            open_dataset(workspace.path, "train"),
+        )[2],
         refused(DataError, "bad, good", "name the one folder"),
     ),
     Row(
         "broken training image",
-        after(lambda data: (data / "train/good/2.png").write_bytes(b"no image"), command="fit"),
+        after(lambda data: (data / "train/good/2.png").write_bytes(b"not an image"), command="fit"),
         refused(CommandError, "2.png", "cannot identify"),
     ),
-    Row("one training image", trained(1), Works("trains, and scores are finite")),
-    Row("training images that are all the same", trained(4, stripes()), Works("trains, and scores are finite")),
+    Row("one training image", trained(1), Works("trains; scores are finite")),
+    Row("identical training images", trained(4, stripes()), Works("trains; scores are finite")),
     Row(
-        "training images of one colour",
+        "training images of one color",
         trained(3, Image.new("RGB", (SIZE, SIZE), (90, 90, 90))),
-        Works("trains, and scores are finite"),
+        Works("trains; scores are finite"),
     ),
-    Row("images of mixed sizes", mixed_sizes, Works("all at one size", [(3, SIZE, SIZE)] * 3)),
+    Row("images of different sizes", mixed_sizes, Works("resized to one size", [(3, SIZE, SIZE)] * 3)),
     Row(
         "test image among the training images, in evaluate",
-        lambda room: warned(after(copied)(room)),
-        Works("a warning names both"),
+        lambda workspace: warned(after(copied)(workspace)),
+        Works("warns and names both files"),
     ),
     Row(
         "test image among the training images, in fit",
-        lambda room: warned(after(copied, command="fit")(room)),
-        Works("a warning names both"),
+        lambda workspace: warned(after(copied, command="fit")(workspace)),
+        Works("warns and names both files"),
     ),
-    Row("mask file off by one pixel", spoiled(one_off), refused(DataError, "1_mask.png", "64 x 64", "63 x 64")),
-    Row("mask off by one pixel, in evaluate", after(one_off), refused(CommandError, "1_mask.png", "63 x 64")),
+    Row("mask file off by one pixel", changed(off_by_one), refused(DataError, "1_mask.png", "64 x 64", "63 x 64")),
+    Row("mask off by one pixel, in evaluate", after(off_by_one), refused(CommandError, "1_mask.png", "63 x 64")),
     Row(
-        "mask that is missing",
-        spoiled(lambda data: (data / "ground_truth/hole/1_mask.png").unlink()),
+        "missing mask",
+        changed(lambda data: (data / "ground_truth/hole/1_mask.png").unlink()),
         refused(DataError, "hole/1.png", "add the mask"),
     ),
     Row(
-        "mask that is broken",
-        after(lambda data: (data / "ground_truth/hole/1_mask.png").write_bytes(b"no image")),
+        "broken mask",
+        after(lambda data: (data / "ground_truth/hole/1_mask.png").write_bytes(b"not an image")),
         refused(CommandError, "1_mask.png", "cannot identify"),
     ),
-    Row("mask file that is all anomalous", mask_that_is_all_anomalous, Works("counted as it is")),
+    Row("mask file that is all anomalous", mask_all_anomalous, Works("used as it is")),
     Row(
         "no normal image and no normal pixel",
         all_anomalous(inside=True),
         refused(CommandError, "only anomalous images"),
     ),
-    Row("mask that marks nothing", mask_that_marks_nothing, Works("a warning names it")),
-    Row("mask of 0 and 1", mask_values([0, 1, 0, 1]), Works("1 is anomalous", [False, True, False, True])),
-    Row("mask of class numbers", mask_values([0, 3, 7, 0]), Works("all but 0", [False, True, True, False])),
+    Row("empty mask of an anomalous image", empty_mask, Works("warns and names the mask")),
+    Row("mask with values 0 and 1", mask_values([0, 1, 0, 1]), Works("1 is anomalous", [False, True, False, True])),
+    Row(
+        "mask with class numbers",
+        mask_values([0, 3, 7, 0]),
+        Works("all but 0 are anomalous", [False, True, True, False]),
+    ),
     Row(
         "only good test images",
         after(lambda data: shutil.rmtree(data / "test/hole")),
         refused(CommandError, "only normal images"),
     ),
     Row(
-        "test image outside the folders of kinds",
-        spoiled(lambda data: shutil.copy(data / "test/good/0.png", data / "test/0.png")),
-        refused(DataError, "0.png lies directly in it", "move it"),
+        "test image outside the defect folders",
+        changed(lambda data: shutil.copy(data / "test/good/0.png", data / "test/0.png")),
+        refused(DataError, "0.png directly in it"),
     ),
     Row(
-        "category that is not there",
-        lambda room: open_dataset(room.dataset().parent, "test", category="screw"),
-        refused(DataError, "screw", "it holds data"),
+        "unknown category",
+        lambda workspace: open_dataset(workspace.dataset().parent, "test", category="screw"),
+        refused(DataError, "screw", "got data"),
     ),
-    Row("split of another name", lambda room: open_dataset(room.path, "valid"), refused(ConfigError, "split", "valid")),  # type: ignore[arg-type]
     Row(
-        "predict: a broken image stops",
+        "unknown split", lambda workspace: open_dataset(workspace.path, "valid"), refused(ConfigError, "split", "valid")
+    ),  # type: ignore[arg-type]
+    Row(
+        "predict: broken image",
         predicted(photos("a.png", "c.png", broken=("b.png",))),
         refused(CommandError, "b.png", "cannot identify"),
     ),
-    Row("predict --on-error skip: a broken image", skipped, Works("the others are scored, it is listed in all places")),
+    Row(
+        "predict --on-error skip: broken image", skipped, Works("scores the others; all outputs list the broken image")
+    ),
     Row(
         "predict --on-error skip: only broken images",
         predicted(photos(broken=("a.png", "b.png")), "--on-error", "skip"),
-        refused(CommandError, "none of 2 can", "a.png"),
+        refused(CommandError, "got none in 2", "a.png"),
     ),
-    Row("predict: the same picture in two folders", same_picture_twice, Works("one score, two entries", (1, 2))),
+    Row("predict: the same image in two folders", same_image_twice, Works("two entries with one score", (1, 2))),
     Row(
-        "predict: an output that is not empty",
-        predicted(lambda room: (photos("a.png")(room), room.file("results/precious.txt"))),
+        "predict: output folder that is not empty",
+        predicted(lambda workspace: (photos("a.png")(workspace), workspace.file("results/notes.txt"))),
         refused(CommandError, "results", "not empty"),
     ),
     Row(
-        "predict: an output below a file",
-        predicted(lambda room: (photos("a.png")(room), room.file("file")), "--output", "file/results"),
+        "predict: output inside a file",
+        predicted(lambda workspace: (photos("a.png")(workspace), workspace.file("file")), "--output", "file/results"),
         refused(CommandError, "file"),
     ),
 ]

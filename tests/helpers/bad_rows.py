@@ -1,4 +1,4 @@
-"""What a row of the table of bad input is, and how it is tried."""
+"""Rows of the table of bad input, and how they are tried."""
 
 import contextlib
 import io
@@ -17,18 +17,18 @@ from semflow.app.cli import main
 from semflow.errors import SemflowError
 
 SIZE = 64
-SECONDS = 60  # a row that takes longer hangs
+SECONDS = 60  # limit per row
 SMALL = ("--backbone", "test_efficientnet", "--weights", "random", "--image-size", str(SIZE))
-SMALL_ARGUMENTS = ("--set", "blocks", "1", "position_channels", "8")
+SMALL_ARGUMENTS = ("--set", "couplings.blocks", "1", "couplings.position_channels", "8")
 
 
 class CommandError(Exception):
-    """A command that ended with exit code 2; the message is what it wrote on standard error."""
+    """Exit code 2 of a command; the message is its standard error."""
 
 
 @dataclass
-class Room:
-    """Where a row makes its input: an empty folder, a trained run and its detector."""
+class Workspace:
+    """Empty folder in which a row creates its input, with a trained run and its detector."""
 
     path: Path
     run: Path
@@ -41,14 +41,14 @@ class Room:
         return path
 
     def picture(self, name: str, image: Image.Image | None = None, seed: int = 0, **options: Any) -> Path:
-        """An image file; stripes with noise unless an image is given."""
+        """Save an image; noisy stripes by default."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         (image if image is not None else stripes(seed)).save(path, **options)
         return path
 
     def dataset(self, train: int = 4, good: int = 2, bad: int = 2) -> Path:
-        """A small data set in the layout of MVTec AD."""
+        """Create a small data set in the layout of MVTec AD."""
         seed = 0
         for folder, count in (("train/good", train), ("test/good", good), ("test/hole", bad)):
             for number in range(count):
@@ -64,7 +64,7 @@ class Room:
         return self.picture(name, Image.fromarray(values))
 
     def command(self, *words: object) -> str:
-        """What a command writes, standard error first; CommandError if it ends with 2."""
+        """Run a command. Return its standard error and output, or raise CommandError for exit code 2."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([str(word) for word in words])
@@ -89,7 +89,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Refused:
-    """The error that must come, and words of its message."""
+    """Expected error, and words that its message must contain."""
 
     kind: type[Exception]
     words: tuple[str, ...]
@@ -97,25 +97,25 @@ class Refused:
 
 @dataclass(frozen=True)
 class Works:
-    """What the row's function must give; told in words for the page."""
+    """Expected value, and its description for the page."""
 
-    told: str
+    description: str
     equals: object = True
 
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of bad input.
+    """One kind of bad input.
 
     Args:
-        name: what it is, for a reader.
-        act: makes it in a room and does with it what a user would.
-        expected: what must happen.
-        needs: why this machine cannot try it, or "".
+        name: name for the page.
+        act: creates the input in a workspace and uses it.
+        expected: expected error or value.
+        needs: returns why this machine cannot try it, or "".
     """
 
     name: str
-    act: Callable[[Room], object]
+    act: Callable[[Workspace], object]
     expected: Refused | Works
     needs: Callable[[], str] = field(default=lambda: "")
 
@@ -137,27 +137,27 @@ def batch(count: int = 2) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Observed:
-    """What happened: a value, or an error with its message."""
+    """Outcome of a row: a value or an error."""
 
     value: object = None
     error: Exception | None = None
 
 
-def observe(row: Row, room: Room) -> Observed:
-    """Try a row; only the errors that a user is promised are caught."""
+def observe(row: Row, workspace: Workspace) -> Observed:
+    """Try a row. Catch only the errors that the library may raise."""
     with _time_limit(SECONDS):
         try:
-            return Observed(value=row.act(room))
+            return Observed(value=row.act(workspace))
         except (SemflowError, CommandError) as error:
             return Observed(error=error)
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    def give_up(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"hangs for more than {seconds} s")  # no handler for Exception swallows it
+    def stop(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"must finish within {seconds} s")  # not an Exception, which the library might catch
 
-    former = signal.signal(signal.SIGALRM, give_up)
+    former = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
     try:
         yield

@@ -1,18 +1,13 @@
-"""The table of bad input, and what it gives as Markdown: `python tests/bad_input/bad_table.py`."""
+"""Table of bad input and its Markdown page: `PYTHONPATH=tests python -m helpers.bad_table --write`."""
 
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.bad_files import FILES
 from helpers.bad_folders import FOLDERS
 from helpers.bad_options import OPTIONS
-from helpers.bad_rows import CommandError, Observed, Refused, Room, Row, observe
+from helpers.bad_rows import Observed, Refused, Row, Workspace
 from helpers.bad_tensors import TENSORS
-from semflow.recipes import load
 
 TABLE: dict[str, list[Row]] = {
     "Files": FILES,
@@ -21,19 +16,19 @@ TABLE: dict[str, list[Row]] = {
     "Data sets and commands": FOLDERS,
 }
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "robustness.md"
-BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->\n"
+BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->"
 
 
 def trained_run(folder: Path) -> Path:
-    """A run directory to predict with."""
-    room = Room(folder, folder, None)
-    room.dataset(train=8)
-    room.fit()
+    """Train a run directory for the rows."""
+    workspace = Workspace(folder, folder, None)
+    workspace.dataset(train=8)
+    workspace.fit()
     return folder / "run"
 
 
 def wrong(row: Row, observed: Observed) -> str:
-    """What is not as the row says, or ""."""
+    """Return how the outcome differs from the row, or ""."""
     expected = row.expected
     if not isinstance(expected, Refused):
         same = observed.error is None and observed.value == expected.equals
@@ -44,58 +39,38 @@ def wrong(row: Row, observed: Observed) -> str:
     if type(observed.error) is not expected.kind:
         return f"expected {expected.kind.__name__}, but got {type(observed.error).__name__}: {message}"
     missing = [word for word in expected.words if word not in message]
-    lines = [line for line in message.splitlines() if not line.startswith("checking ")]
+    lines = [line for line in message.splitlines() if not line.startswith("scoring ")]
     return f"{missing} missing in: {message}" if missing or len(lines) != 1 else ""
 
 
-def lines() -> Iterator[str]:
-    """Every row as it happened on this machine, in Markdown."""
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as name:
-        run = trained_run(Path(name) / "model")
-        detector = load(run)
-        for group, rows in TABLE.items():
-            yield from (f"### {group}", "", "| what | what happens |", "| --- | --- |")
-            for number, row in enumerate(rows):
-                room = Room(Path(name) / group.replace(" ", "_") / str(number), run, detector)
-                room.path.mkdir(parents=True)
-                os.chdir(room.path)
-                yield f"| {row.name} | {told(row, room)} |"
-            yield ""
-        os.chdir(PAGE.parent)
-
-
-def told(row: Row, room: Room) -> str:
-    """What happened in a row, for a cell of the table."""
-    if reason := row.needs():
-        return f"not tried: {reason}"
-    observed = observe(row, room)
-    if problem := wrong(row, observed):
-        raise SystemExit(f"{row.name}: {problem}")
-    if not isinstance(row.expected, Refused):
-        return f"works: {row.expected.told}"
-    message = " ".join(str(observed.error).replace(f"{room.path}{os.sep}", "").replace(str(room.path), ".").split())
-    kind = "exit code 2" if isinstance(observed.error, CommandError) else f"`{type(observed.error).__name__}`"
-    return f"{kind}: {shortened(message)}"
-
-
-def shortened(message: str, most: int = 220) -> str:
-    """A message for a cell: no markup, no folder of this machine, not longer than need be."""
-    words = [Path(word).name if word.startswith(tempfile.gettempdir()) else word for word in message.split(" ")]
-    words = [word if len(word) < 60 else f"{word[:20]}..." for word in words]
-    text = " ".join(words).replace("error: ", "", 1).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-    return text if len(text) <= most else f"{text[:most].rstrip()} ..."
+def page_table() -> str:
+    """Return the tables as Markdown: unusual input that works, and for each error the input that raises it."""
+    lines = []
+    for group, rows in TABLE.items():
+        errors: dict[str, list[str]] = {}
+        lines += [f"### {group}", "", "| unusual input | result |", "| --- | --- |"]
+        for row in rows:
+            if not isinstance(row.expected, Refused):
+                lines.append(f"| {row.name} | {row.expected.description} |")
+                continue
+            kind = row.expected.kind.__name__
+            errors.setdefault("exit code 2" if kind == "CommandError" else f"`{kind}`", []).append(row.name)
+        count = sum(map(len, errors.values()))
+        lines += ["", f'<details markdown="1"><summary>{count} kinds of invalid input</summary>', ""]
+        lines += ["| error | input |", "| --- | --- |"]
+        lines += [f"| {error} | {'; '.join(names)} |" for error, names in errors.items()]
+        lines += ["", "</details>", ""]
+    return "\n".join(lines)
 
 
 def main(words: list[str]) -> None:
-    """Print the table, or with --write put it into its place in docs/robustness.md."""
-    table = "\n".join(lines())
+    """Print the table, or insert it into docs/robustness.md with --write."""
     if "--write" not in words:
-        print(table)
+        print(page_table())
         return
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{page_table()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

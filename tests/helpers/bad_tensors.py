@@ -1,4 +1,4 @@
-"""Rows of the table: tensors given to a detector, its loss, its score and the metrics."""
+"""Bad input: tensors for a detector, its loss, its score and the metrics."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.bad_rows import SIZE, Room, Row, Works, batch, refused
+from helpers.bad_rows import SIZE, Row, Works, Workspace, batch, refused
 from semflow import metrics
 from semflow.data import Sample, collate
 from semflow.detectors import Scorer
@@ -17,17 +17,17 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 __all__ = ["TENSORS"]
 
 
-def given(change: Callable[[Tensor], object]) -> Callable[[Room], object]:
-    """The scores of a changed batch."""
-    return lambda room: room.detector.predict(change(batch())).score
+def given(change: Callable[[Tensor], object]) -> Callable[[Workspace], object]:
+    """Score a changed batch."""
+    return lambda workspace: workspace.detector.predict(change(batch())).score
 
 
-def same(change: Callable[[Tensor], Tensor], tolerance: float = 0.0) -> Callable[[Room], object]:
-    """Whether a changed batch scores as the batch does."""
+def same(change: Callable[[Tensor], Tensor], tolerance: float = 0.0) -> Callable[[Workspace], object]:
+    """Check that a changed batch has the scores of the original."""
 
-    def act(room: Room) -> object:
-        expected = room.detector.predict(batch()).score
-        found = room.detector.predict(change(batch())).score
+    def act(workspace: Workspace) -> object:
+        expected = workspace.detector.predict(batch()).score
+        found = workspace.detector.predict(change(batch())).score
         return bool(((found - expected).abs() <= tolerance * expected.abs()).all())
 
     return act
@@ -41,37 +41,37 @@ def with_pixel(value: float) -> Callable[[Tensor], Tensor]:
     return change
 
 
-def masked(mask: Tensor) -> Callable[[Room], object]:
-    return lambda room: room.detector.loss(batch(), mask).total
+def masked(mask: Tensor) -> Callable[[Workspace], object]:
+    return lambda workspace: workspace.detector.loss(batch(), mask).total
 
 
-def all_anomalous(room: Room) -> object:
-    return bool(room.detector.loss(batch(), torch.ones(2, SIZE, SIZE)).total.isfinite())
+def all_anomalous(workspace: Workspace) -> object:
+    return bool(workspace.detector.loss(batch(), torch.ones(2, SIZE, SIZE)).total.isfinite())
 
 
-def mask_of_255(room: Room) -> object:
+def mask_of_255(workspace: Workspace) -> object:
     marked = torch.zeros(2, SIZE, SIZE)
     marked[:, 8:24, 8:24] = 1
-    one, many = (room.detector.loss(batch(), mask).total for mask in (marked, (marked * 255).byte()))
+    one, many = (workspace.detector.loss(batch(), mask).total for mask in (marked, (marked * 255).byte()))
     return bool(one == many)
 
 
-def scored(*maps: Tensor, size: tuple[int, int] = (16, 16)) -> Callable[[Room], object]:
+def scored(*maps: Tensor, size: tuple[int, int] = (16, 16)) -> Callable[[Workspace], object]:
     return lambda _: Scorer(2)(list(maps), size)[1]
 
 
-def constant_images(room: Room) -> object:
-    prediction = room.detector.predict(torch.full((2, 3, SIZE, SIZE), 0.5))
+def constant_images(workspace: Workspace) -> object:
+    prediction = workspace.detector.predict(torch.full((2, 3, SIZE, SIZE), 0.5))
     return bool(prediction.score.isfinite().all() and prediction.score[0] == prediction.score[1])
 
 
-def constant_features(_: Room) -> object:
+def constant_features(_: Workspace) -> object:
     flow = Standardize(3).fit([torch.full((2, 3, 4, 4), 7.0)])
     z, log_det = flow(torch.full((1, 3, 4, 4), 7.0))
     return z.abs().max().item(), log_det.abs().max().item()
 
 
-def one_dead_channel(_: Room) -> object:
+def one_dead_channel(_: Workspace) -> object:
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 7.0
     z, _ = Standardize(3).fit([x])(x)
@@ -82,13 +82,13 @@ def normal(count: int) -> list[Sample]:
     return [Sample(image, 0, None, f"{index}.png") for index, image in enumerate(batch(count))]
 
 
-def synthesis_of_one(_: Room) -> object:
+def synthesis_of_one(_: Workspace) -> object:
     sample = SyntheticAnomalies(normal(1))[0]
     return bool(sample.image.isfinite().all())
 
 
-def donor(change: Callable[[Tensor], Tensor]) -> Callable[[Room], object]:
-    def act(_: Room) -> object:
+def donor(change: Callable[[Tensor], Tensor]) -> Callable[[Workspace], object]:
+    def act(_: Workspace) -> object:
         image = batch(1)[0]
         return CutPaste()(image, change(image), "small", np.random.default_rng(0))
 
@@ -102,74 +102,84 @@ TENSORS = [
     Row("one NaN in a batch", given(with_pixel(torch.nan)), refused(ShapeError, "images", "nan", "leave out")),
     Row("one infinite pixel", given(with_pixel(torch.inf)), refused(ShapeError, "images", "inf", "leave out")),
     Row("pixels from 0 to 255", given(lambda x: x * 255), refused(ShapeError, "[0, 1]", "divide bytes by 255")),
+    Row("normalized pixels", given(lambda x: (x - 0.45) / 0.22), refused(ShapeError, "[0, 1]", "normali")),
+    Row("pixels slightly above 1 by rounding", same(lambda x: x * (1 + 1e-7), 1e-5), Works("the same score")),
+    Row("uint8 images", given(lambda x: (x * 255).byte()), refused(ShapeError, "must be float", "torch.uint8")),
+    Row("complex images", given(lambda x: x + 0j), refused(ShapeError, "must be float", "complex64")),
     Row(
-        "pixels normalised already", given(lambda x: (x - 0.45) / 0.22), refused(ShapeError, "[0, 1]", "normalisation")
+        "float64 images", given(lambda x: x.double()), refused(ShapeError, "torch.float32", "torch.float64", "convert")
     ),
-    Row("pixels a rounding beyond 1", same(lambda x: x * (1 + 1e-7), 1e-5), Works("the same score")),
-    Row("bytes", given(lambda x: (x * 255).byte()), refused(ShapeError, "must be float", "torch.uint8")),
-    Row("complex numbers", given(lambda x: x + 0j), refused(ShapeError, "must be float", "complex64")),
-    Row("float64", given(lambda x: x.double()), refused(ShapeError, "torch.float32", "torch.float64", "convert")),
-    Row("one image without the batch", given(lambda x: x[0]), refused(ShapeError, "(B, 3, H, W)", "(3, 64, 64)")),
+    Row("image without batch dimension", given(lambda x: x[0]), refused(ShapeError, "(B, 3, H, W)", "(3, 64, 64)")),
     Row("five dimensions", given(lambda x: x[None]), refused(ShapeError, "(1, 2, 3, 64, 64)")),
     Row("one channel", given(lambda x: x[:, :1]), refused(ShapeError, "(2, 1, 64, 64)")),
     Row("four channels", given(lambda x: torch.cat((x, x[:, :1]), 1)), refused(ShapeError, "(2, 4, 64, 64)")),
-    Row("channels last as a shape", given(lambda x: x.permute(0, 2, 3, 1)), refused(ShapeError, "(2, 64, 64, 3)")),
+    Row("channels last shape", given(lambda x: x.permute(0, 2, 3, 1)), refused(ShapeError, "(2, 64, 64, 3)")),
     Row("empty batch", given(lambda x: x[:0]), refused(ShapeError, "at least one image", "(0, 3, 64, 64)")),
-    Row("images without rows", given(lambda x: x[:, :, :0]), refused(ShapeError, "one pixel", "(2, 3, 0, 64)")),
-    Row("an array of numpy", given(lambda x: x.numpy()), refused(ShapeError, "must be a tensor", "ndarray")),
-    Row("a list", given(lambda x: [x]), refused(ShapeError, "must be a tensor", "list")),
-    Row("on another device", given(lambda x: x.to("meta")), refused(ShapeError, "on cpu", "on meta", "move them")),
+    Row("images with zero rows", given(lambda x: x[:, :, :0]), refused(ShapeError, "one pixel", "(2, 3, 0, 64)")),
+    Row("NumPy array", given(lambda x: x.numpy()), refused(ShapeError, "must be a tensor", "ndarray")),
+    Row("list", given(lambda x: [x]), refused(ShapeError, "must be a tensor", "list")),
     Row(
-        "not contiguous",
+        "images on another device", given(lambda x: x.to("meta")), refused(ShapeError, "on cpu", "on meta", "move them")
+    ),
+    Row(
+        "images that are not contiguous",
         same(lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), 1e-6),
         Works("the same score"),
     ),
     Row(
-        "a view of every second pixel",
+        "strided view",
         same(lambda x: x.repeat_interleave(2, 3)[..., ::2], 1e-6),
         Works("the same score"),
     ),
     Row(
-        "one image expanded to a batch",
-        lambda room: room.detector.predict(batch(1).expand(3, -1, -1, -1)).score.unique().numel(),
-        Works("one score", 1),
+        "expanded image",
+        lambda workspace: workspace.detector.predict(batch(1).expand(3, -1, -1, -1)).score.unique().numel(),
+        Works("equal scores", 1),
     ),
     Row(
         "images that require a gradient",
-        lambda room: room.detector.predict(batch().requires_grad_()).score.requires_grad,
-        Works("scored, without a graph", False),
+        lambda workspace: workspace.detector.predict(batch().requires_grad_()).score.requires_grad,
+        Works("scores without a gradient", False),
     ),
-    Row("constant images", constant_images, Works("one finite score")),
+    Row("constant images", constant_images, Works("equal finite scores")),
     Row("features without variance", constant_features, Works("z = 0, log-det 0", (0.0, 0.0))),
-    Row("one feature without variance", one_dead_channel, Works("z = 0 there, the others as ever", (0.0, 1.0))),
+    Row(
+        "one feature without variance",
+        one_dead_channel,
+        Works("z = 0 there; other channels are unaffected", (0.0, 1.0)),
+    ),
     Row(
         "features with NaN",
         lambda _: Standardize(2).fit([torch.full((1, 2, 4, 4), torch.nan)]),
         refused(DataError, "finite"),
     ),
-    Row("no feature map at all", lambda _: Standardize(2).fit([]), refused(ShapeError, "at least one feature map")),
+    Row("no feature map", lambda _: Standardize(2).fit([]), refused(ShapeError, "at least one feature map")),
     Row("mask of another size", masked(torch.zeros(2, 32, 32)), refused(ShapeError, "anomaly_masks", "(2, 64, 64)")),
     Row("mask off by one pixel", masked(torch.zeros(2, SIZE, SIZE - 1)), refused(ShapeError, "(2, 64, 63)")),
     Row(
         "mask of another batch", masked(torch.zeros(3, SIZE, SIZE)), refused(ShapeError, "anomaly_masks", "(3, 64, 64)")
     ),
-    Row("mask with a channel", masked(torch.zeros(2, 1, SIZE, SIZE)), refused(ShapeError, "(2, 1, 64, 64)")),
+    Row("mask with a channel dimension", masked(torch.zeros(2, 1, SIZE, SIZE)), refused(ShapeError, "(2, 1, 64, 64)")),
     Row("mask with NaN", masked(torch.full((2, SIZE, SIZE), torch.nan)), refused(ShapeError, "anomaly_masks", "NaN")),
-    Row("mask of 0 and 255", mask_of_255, Works("as 0 and 1")),
+    Row("mask of 0 and 255", mask_of_255, Works("same as 0 and 1")),
     Row("mask that is all anomalous", all_anomalous, Works("a finite loss")),
     Row(
         "loss of an empty batch",
-        lambda room: room.detector.loss(batch()[:0]).total,
+        lambda workspace: workspace.detector.loss(batch()[:0]).total,
         refused(ShapeError, "at least one"),
     ),
     Row("too few maps to score", scored(torch.zeros(2, 4, 4)), refused(ShapeError, "must be 2 maps")),
-    Row("maps of two batches", scored(torch.zeros(2, 4, 4), torch.zeros(1, 4, 4)), refused(ShapeError, "of one batch")),
-    Row("maps with a channel", scored(*[torch.zeros(2, 1, 4, 4)] * 2), refused(ShapeError, "(B, H, W)")),
-    Row("a score map of no pixels", scored(*[torch.zeros(2, 4, 4)] * 2, size=(0, 4)), refused(ShapeError, "size")),
     Row(
-        "log-probabilities of minus infinity",
+        "maps of different batches",
+        scored(torch.zeros(2, 4, 4), torch.zeros(1, 4, 4)),
+        refused(ShapeError, "of one batch"),
+    ),
+    Row("maps with a channel dimension", scored(*[torch.zeros(2, 1, 4, 4)] * 2), refused(ShapeError, "(B, H, W)")),
+    Row("score map with zero pixels", scored(*[torch.zeros(2, 4, 4)] * 2, size=(0, 4)), refused(ShapeError, "size")),
+    Row(
+        "log-probabilities of -inf",
         lambda _: bool(Scorer(2)([torch.full((1, 4, 4), -torch.inf)] * 2, (8, 8))[1].isfinite().all()),
-        Works("a finite score, the highest there is"),
+        Works("finite score"),
     ),
     Row(
         "metrics of NaN",
@@ -177,7 +187,7 @@ TENSORS = [
         refused(ShapeError, "scores", "1 NaN in 2"),
     ),
     Row(
-        "metrics of one class",
+        "metrics of one label only",
         lambda _: metrics.auroc(RANKS, torch.zeros(4)),
         refused(ShapeError, "labels", "0 anomalous"),
     ),
@@ -186,16 +196,20 @@ TENSORS = [
         lambda _: metrics.auroc(RANKS, LABELS * 255),
         refused(ShapeError, "labels", "255"),
     ),
-    Row("metrics of nothing", lambda _: metrics.auroc([], []), refused(ShapeError, "0 normal and 0 anomalous")),
+    Row("metrics without scores", lambda _: metrics.auroc([], []), refused(ShapeError, "0 normal and 0 anomalous")),
     Row(
-        "metrics of two lengths", lambda _: metrics.auroc(RANKS, LABELS[:3]), refused(ShapeError, "one shape for both")
+        "scores and labels of different lengths",
+        lambda _: metrics.auroc(RANKS, LABELS[:3]),
+        refused(ShapeError, "must have one shape"),
     ),
-    Row("metrics of words", lambda _: metrics.auroc(["a", "b"], [0, 1]), refused(ShapeError, "real numbers")),
+    Row("metrics of strings", lambda _: metrics.auroc(["a", "b"], [0, 1]), refused(ShapeError, "real numbers")),
     Row(
-        "metrics of infinite scores", lambda _: metrics.auroc([-np.inf, np.inf], [0, 1]), Works("they have a rank", 1.0)
+        "metrics of infinite scores",
+        lambda _: metrics.auroc([-np.inf, np.inf], [0, 1]),
+        Works("ranked like finite scores", 1.0),
     ),
     Row(
-        "AUPRO of masks of another size",
+        "AUPRO with masks of another size",
         lambda _: metrics.aupro(torch.zeros(4, 4), torch.zeros(4, 5)),
         refused(ShapeError, "(4, 5)"),
     ),
@@ -205,18 +219,18 @@ TENSORS = [
         refused(ShapeError, "0 normal"),
     ),
     Row(
-        "AUPRO up to a rate of 0",
+        "AUPRO with fpr_limit 0",
         lambda _: metrics.aupro(torch.rand(4, 4), torch.eye(4), 0.0),
         refused(ConfigError, "fpr_limit"),
     ),
-    Row("a batch of no samples", lambda _: collate([]), refused(ShapeError, "at least one sample")),
+    Row("batch without samples", lambda _: collate([]), refused(ShapeError, "at least one sample")),
     Row(
-        "a batch of two sizes",
+        "batch with two image sizes",
         lambda _: collate([*normal(1), Sample(torch.zeros(3, 8, 8), 0, None, "odd.png")]),
         refused(ShapeError, "one size", "odd.png"),
     ),
-    Row("synthesis of one image", synthesis_of_one, Works("the image is its own donor")),
-    Row("synthesis of no image", lambda _: SyntheticAnomalies([]), refused(DataError, "at least one image")),  # type: ignore[arg-type]
-    Row("synthesis of bytes", donor(lambda x: (x * 255).byte()), refused(ShapeError, "donor", "torch.uint8")),
-    Row("synthesis of two sizes", donor(lambda x: x[:, :32]), refused(ShapeError, "one size", "(3, 32, 64)")),
+    Row("synthesis from one image", synthesis_of_one, Works("the image is its own donor")),
+    Row("synthesis without images", lambda _: SyntheticAnomalies([]), refused(DataError, "at least one image")),  # type: ignore[arg-type]
+    Row("synthesis with a uint8 donor", donor(lambda x: (x * 255).byte()), refused(ShapeError, "donor", "torch.uint8")),
+    Row("synthesis with two image sizes", donor(lambda x: x[:, :32]), refused(ShapeError, "one size", "(3, 32, 64)")),
 ]

@@ -1,4 +1,4 @@
-"""Pictures, command lines and comparisons for the tests of the command line."""
+"""Images, command lines and comparisons for the tests of the command line."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ IMAGES = 12
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
-    """Stripes with noise; enough for a detector to have something to learn."""
+    """Return noisy stripes."""
     stripes = 120 + 60 * np.sin(np.arange(SIZE) / 3)[None, :, None]
     return (stripes + rng.normal(0, 8, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
 
@@ -25,7 +25,7 @@ def save(values: np.ndarray, path: Path) -> Path:
 
 SMALL = [
     *("--backbone", "resnet18", "--weights", "random", "--image-size", str(SIZE)),
-    *("--set", "blocks", "1", "position_channels", "16", "strides", "8,16"),
+    *("--set", "couplings.blocks", "1", "couplings.position_channels", "16", "backbone.strides", "8,16"),
 ]
 
 
@@ -35,6 +35,7 @@ def fit_words(data: Path, output: Path, *more: str) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Return the content of every file under a folder; None for folders."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -42,6 +43,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return standard error, which must be one line."""
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -64,18 +66,18 @@ def hidden(folder: Path) -> list[str]:
 
 
 def same_results(first: Path, second: Path) -> float:
-    """The same files in both, of the same content but for what is a rounding away; the largest difference of a score.
+    """Compare two output folders, up to rounding. Return the largest relative difference of the scores.
 
-    Other batches are scored after a kill, and sums of other batches are rounded otherwise.
+    A restarted command forms other batches, whose sums are rounded differently.
     """
     largest = 0.0
     ours, theirs = snapshot(first), snapshot(second)
     assert ours.keys() == theirs.keys()
     tables = [list(csv.DictReader((folder / "scores.csv").open(newline=""))) for folder in (first, second)]
     for a, b in zip(*tables, strict=True):
-        came, expected = float(a.pop("score")), float(b.pop("score"))
-        assert came == pytest.approx(expected, rel=1e-5)
-        largest = max(largest, abs(came - expected) / max(abs(expected), 1.0))
+        found, expected = float(a.pop("score")), float(b.pop("score"))
+        assert found == pytest.approx(expected, rel=1e-5)
+        largest = max(largest, abs(found - expected) / max(abs(expected), 1.0))
         assert a == b
     for name in ours:
         if name.endswith(".npy"):
@@ -84,16 +86,16 @@ def same_results(first: Path, second: Path) -> float:
 
 
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C when so many images are done."""
+    """Raise KeyboardInterrupt after `count` images."""
     from semflow.app.cli import predict
 
-    finish = predict._finish_image
+    write = predict._write_image
     calls: list[object] = []
 
     def stop(*arguments: object) -> object:
         calls.append(arguments)
         if len(calls) > count:
             raise KeyboardInterrupt
-        return finish(*arguments)  # type: ignore[arg-type]
+        return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "_finish_image", stop)
+    monkeypatch.setattr(predict, "_write_image", stop)

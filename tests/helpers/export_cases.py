@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from semflow.bases import SemanticGaussian
-from semflow.detectors import Detector, Scorer
-from semflow.features import ModuleFeatures
+from semflow.detectors import Detector, Provenance, Scorer
+from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
 from semflow.recipes import build
@@ -19,12 +19,12 @@ PACKAGES = {"torch": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "openvin
 """What writing and running a format needs."""
 
 SMALL = {
-    "sanflow": {"blocks": 1, "position_channels": 8},
-    "cflow_ad": {"blocks": 1, "position_channels": 8},
-    "fastflow": {"steps": 2},
-    "differnet": {"blocks": 1, "hidden": 8, "views": 8, "levels": 2},
-    "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2},
-    "msflow": {"blocks": (1, 1, 1), "position_channels": 8},
+    "sanflow": {"couplings.blocks": 1, "couplings.position_channels": 8},
+    "cflow_ad": {"couplings.blocks": 1, "couplings.position_channels": 8},
+    "fastflow": {"couplings.blocks": 2},
+    "differnet": {"couplings.blocks": 1, "couplings.hidden": 8, "views": 8, "levels": 2},
+    "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
+    "msflow": {"couplings.blocks": (1, 1, 1), "couplings.position_channels": 8},
 }
 
 
@@ -42,7 +42,7 @@ def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
     """Of modules, without timm: two scales, one block each, a predicted variance."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        features = ModuleFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
+        features = FrozenFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
         flows = [
             FlowSequence([Standardize(c), AffineCoupling(c, context_channels=8), GlobalAffine(c), HardPermutation(c)])
             for c in features.channels
@@ -55,9 +55,8 @@ def own_detector(form: str = "exact", calibrated: bool = True) -> Detector:
             SinusoidalPosition2d(8),
             scorer=Scorer(2),
             score_log_det=True,
-            image_size=SIZE,
-            config={"recipe": "own", "arguments": {}},
         )
+        detector.provenance = Provenance("own", image_size=SIZE)
         return settle(detector, calibrated)
 
 
@@ -71,10 +70,10 @@ def format_or_skip(name: str):
 FORMATS = [format_or_skip(name) for name in PACKAGES]
 
 
-def recipe_detector(name: str, calibrated: bool = True, **arguments) -> Detector:
+def recipe_detector(name: str, calibrated: bool = True, **settings) -> Detector:
     given = {"statistics": True} if name != "sanflow" else {}
-    common = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
-    return settle(build(name, **{**common, **SMALL[name], **given, **arguments}), calibrated)
+    common = {"backbone": "test_efficientnet", "backbone.weights": "random", "image_size": 64}
+    return settle(build(name, {**common, **SMALL[name], **given, **settings}), calibrated)
 
 
 def settle(detector: Detector, calibrated: bool) -> Detector:
@@ -83,11 +82,11 @@ def settle(detector: Detector, calibrated: bool) -> Detector:
         torch.manual_seed(1)
         for parameter in detector.trainable():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        normal = pictures(detector.image_size, 12, seed=2, spoiled=0).float() / 255
+        normal = pictures(detector.provenance.image_size, 12, seed=2, spoiled=0).float() / 255
         detector.eval().prepare([normal])
         detector.fit_score([normal])
         if calibrated:
-            detector.calibrate([pictures(detector.image_size, 39, seed=3, spoiled=0).float() / 255], 0.1)
+            detector.calibrate([pictures(detector.provenance.image_size, 39, seed=3, spoiled=0).float() / 255], 0.1)
     return detector
 
 

@@ -1,11 +1,11 @@
-"""A small sound flow, and flows that each have one planted fault."""
+"""Correct flows, and flows with one planted fault each."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Sound(nn.Module):
-    """A coupling that keeps every law."""
+    """Coupling that satisfies every law."""
 
     event = "location"
 
@@ -46,7 +46,7 @@ class WrongSign(Sound):
 
 
 class WrongSignAtTheIdentity(WrongSign):
-    """The fault does not show before the parameters have moved."""
+    """The fault has no effect at the initial parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class WrongSignAtTheIdentity(WrongSign):
 
 
 class WrongAxis(Sound):
-    """Sums over rows, which gives the right shape where half of the channels are as many as the rows."""
+    """Sums over rows, which has the right shape if H = C / 2."""
 
     def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
         passive, _ = x.chunk(2, dim=1)
@@ -63,7 +63,7 @@ class WrongAxis(Sound):
 
 
 class WrongSpan(SoundSample):
-    """The mean over the locations where the sum is due."""
+    """Takes the mean over locations instead of the sum."""
 
     def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
         z, log_det = super().forward(x)
@@ -71,7 +71,7 @@ class WrongSpan(SoundSample):
 
 
 class Broadcasts(Sound):
-    """Adds a log-det of the sample, (B,), to that of the locations, (B, H, W): silent where B == W."""
+    """Adds a log-det (B,) of the sample to one (B, H, W) of locations, which broadcasts if B == W."""
 
     def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
         z, log_det = super().forward(x)
@@ -89,7 +89,7 @@ class UndeclaredSample(Sound):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation as a flow: in training an image's latents depend on the images around it."""
+    """Batch normalization as a flow; in training the latents of an image depend on the batch."""
 
     event = "location"
 
@@ -110,7 +110,7 @@ class BatchNorm(nn.Module):
 
 
 class BatchMean(Sound):
-    """Leaks the batch without a gradient and without a state."""
+    """Depends on the batch without a gradient and without state."""
 
     def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = super().terms(passive)
@@ -118,7 +118,7 @@ class BatchMean(Sound):
 
 
 class BatchSize(Sound):
-    """Knows nothing of the other images but how many they are."""
+    """Depends on the batch size only."""
 
     def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = super().terms(passive)
@@ -149,15 +149,15 @@ class HalfUnderAutocast(Sound):
         return torch.tanh(scale), shift
 
 
-class Neighbours(Sound):
-    """Sees its neighbours and says that it does not."""
+class Neighbors(Sound):
+    """Depends on neighbors, but declares that it does not."""
 
     def __init__(self) -> None:
         super().__init__(kernel=3)
 
 
-class DetachedNeighbours(Sound):
-    """Sees its neighbours where autograd does not look: the Jacobian is that of a sound flow."""
+class DetachedNeighbors(Sound):
+    """Depends on neighbors through `detach`, so that its Jacobian is that of a correct flow."""
 
     def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = super().terms(passive)
@@ -165,7 +165,7 @@ class DetachedNeighbours(Sound):
 
 
 class ForgottenBuffer(Sound):
-    """A random permutation that is not saved."""
+    """Has a random permutation that is not saved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class ForgottenBuffer(Sound):
 
 
 class ForgottenTensor(Sound):
-    """A random tensor that is no buffer at all."""
+    """Has a random tensor that is not a buffer."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class InverseInPlace(Sound):
 
 
 class Dropout(Sound):
-    """Random in z alone."""
+    """z is random, log_det is not."""
 
     def terms(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = super().terms(passive)
@@ -246,14 +246,14 @@ class Detached(Sound):
 
 
 class Branches(Sound):
-    """Looks at its numbers to decide what to do, which no graph can."""
+    """Branches on values, which a graph cannot."""
 
     def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
         return super().forward(x if x.sum() > 0 else x * 1.0)
 
 
 class Views(Sound):
-    """Takes for granted that memory is contiguous."""
+    """Assumes contiguous memory."""
 
     def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
         return super().forward(x.view(-1).view(x.shape))

@@ -1,4 +1,4 @@
-"""What the functional core must give, in 40 digits, with the size of the largest term that goes into it.
+"""Expected results of the functional core in 40 digits, with the magnitude of their largest term.
 
 A sum of terms cannot be better than the rounding of its largest one, so that is what errors are measured against.
 """
@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 class Truth(NamedTuple):
-    """Numbers and the largest magnitude in the computation of each."""
+    """Numbers, and the largest magnitude in the computation of each."""
 
     value: float | np.ndarray
     scale: float | np.ndarray
@@ -36,7 +36,7 @@ def sum_of_squares(x: np.ndarray):
 
 
 def assert_close(got, truth, tolerance, what=""):
-    """Every number of `got` within tolerance times its truth's scale."""
+    """Assert that every number of `got` is within tolerance times the scale of its truth."""
     got = got.detach().double().cpu().flatten().numpy()
     value, scale = (np.atleast_1d(x) for x in truth)
     assert got.shape == value.shape
@@ -46,24 +46,24 @@ def assert_close(got, truth, tolerance, what=""):
 
 
 def kl(a, b, a0, b0):
-    """Eq. 4 and its derivatives: {"value", "alpha", "beta"}."""
+    """Compute Eq. 4 and its derivatives: {"value", "alpha", "beta"}."""
     a, b, a0, b0 = (ctx.mpf(x) for x in (a, b, a0, b0))
     psi, trigamma = ctx.digamma(a), ctx.zeta(2, a)
     terms = [(a - a0) * psi, ctx.loggamma(a0), -ctx.loggamma(a), a0 * ctx.log(b), -a0 * ctx.log(b0), a * b0 / b, -a]
     return {
         "value": total(terms),
-        "alpha": total([(a - a0) * trigamma, b0 / b, -1], [psi]),  # psi comes in twice, with both signs
+        "alpha": total([(a - a0) * trigamma, b0 / b, -1], [psi]),  # psi occurs twice, with both signs
         "beta": total([a0 / b, -a * b0 / b**2]),
     }
 
 
-def log_prob(form, centred, a, b, size):
-    """log p of one location and its derivatives: {"value", "alpha", "beta", "z"}, the last over all channels.
+def log_prob(form, centered, a, b, size):
+    """Compute log p of one location and its derivatives: {"value", "alpha", "beta", "z"}, the last over all channels.
 
-    `centred` is z - mean and `size` the magnitude that its rounding is relative to, both per channel.
+    `centered` is z - mean and `size` the magnitude that its rounding is relative to, both per channel.
     """
-    a, b, c = ctx.mpf(a), ctx.mpf(b), len(centred)
-    q, q_size, log_2pi = sum_of_squares(centred), sum_of_squares(size), ctx.log(2 * ctx.pi)
+    a, b, c = ctx.mpf(a), ctx.mpf(b), len(centered)
+    q, q_size, log_2pi = sum_of_squares(centered), sum_of_squares(size), ctx.log(2 * ctx.pi)
     h = ctx.mpf(c) / 2
     if form == "marginal":
         value = total(
@@ -94,12 +94,12 @@ def log_prob(form, centred, a, b, size):
         beta = total([-of_variance / b, rate * q / b], [rate * q_size / b])
         slope, bend = -rate, 0
     slope, bend = float(slope), float(bend)
-    z = Truth(2 * slope * centred, abs(2 * slope) * (size + bend * np.abs(centred)))
+    z = Truth(2 * slope * centered, abs(2 * slope) * (size + bend * np.abs(centered)))
     return {"value": value, "alpha": alpha, "beta": beta, "z": z}
 
 
 def log_odds(form, z, normal, anomaly, a, b):
-    """log p(z | normal) - log p(z | anomalous) of one location and its derivatives, like `log_prob`."""
+    """Compute log p(z | normal) - log p(z | anomalous) of one location and its derivatives, like `log_prob`."""
     a, b, near, far, gap = ctx.mpf(a), ctx.mpf(b), z - normal, z - anomaly, normal - anomaly
     qn, qa = sum_of_squares(near), sum_of_squares(far)
     difference = ctx.mpf(math.fsum(gap * (near + far)))
@@ -126,7 +126,7 @@ def log_odds(form, z, normal, anomaly, a, b):
 
 
 def log_variance_grid(*shapes_and_scales):
-    """A grid of t = log s that holds all the mass of the inverse gammas given, and its step.
+    """Return a grid of t = log s that covers the mass of the given inverse gammas, and its step.
 
     On it the trapezoidal rule converges exponentially: the densities are smooth and vanish at both ends.
     """
@@ -136,7 +136,7 @@ def log_variance_grid(*shapes_and_scales):
 
 
 def expectation(f, a, b):
-    """E[f(s)] for s ~ IG(a, b), by quadrature of scipy's density."""
+    """Compute E[f(s)] for s ~ IG(a, b) by quadrature of scipy's density."""
     t, step = log_variance_grid((a, b))
     s = np.exp(t)
     weight = np.exp(stats.invgamma.logpdf(s, a, scale=b) + t) * step

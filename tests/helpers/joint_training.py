@@ -1,6 +1,6 @@
-"""Runs that one process and several must bring to the same weights; as a program, the several.
+"""Training runs for one process and for several; run as a program, it starts several processes.
 
-python joint.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
+python joint_training.py COUNT FOLDER    writes FOLDER/CASE.RANK.safetensors
 """
 
 import json
@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
-from semflow.detectors import Detector, Training
-from semflow.features import ModuleFeatures
+from semflow.detectors import Detector, Provenance
+from semflow.features import FrozenFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
-from semflow.training import Processes, evaluate, fit
+from semflow.training import Processes, TrainingConfig, evaluate, fit
 from semflow.training.distributed import ALONE
 
 
@@ -35,10 +35,11 @@ def images(count: int = 10):
 
 
 def whole_maps(**changes) -> Detector:
-    """Synthesis, guard, predicted variance with batch norms, standardised channels."""
+    """Synthesis, guard, predicted variance with batch norms, standardized channels."""
     detector = make_detector(**{k: v for k, v in changes.items() if k == "synthesis"})
-    detector.guard = 1
-    detector.plan = replace(detector.plan, epochs=2, **{k: v for k, v in changes.items() if k != "synthesis"})
+    changes = {"guard": 1, "epochs": 2, **{k: v for k, v in changes.items() if k != "synthesis"}}
+    training = replace(detector.provenance.training, **changes)
+    detector.provenance = replace(detector.provenance, training=training)
     return detector
 
 
@@ -52,9 +53,11 @@ def samples() -> Detector:
     """A flow whose event is the sample, with 3x3 subnets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        features = ModuleFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
+        features = FrozenFeatures(torch.nn.Conv2d(3, 6, 4, stride=4), channels=(6,), strides=(4,))
         flows = [coupling_stack(6, 2, (ConvSubnet,))]
-        return Detector(features, flows, StandardNormal(), plan=Training(2, 4, 1e-3, "constant"), image_size=32)
+        detector = Detector(features, flows, StandardNormal())
+    detector.provenance = Provenance(training=TrainingConfig(2, 4, 1e-3, "constant"), image_size=32)
+    return detector
 
 
 CASES: dict[str, Callable[[], Detector]] = {
@@ -73,7 +76,7 @@ def train(
     return fit(CASES[case](), dataset or images(), output=output, progress=False, processes=processes, **options)
 
 
-def labelled():
+def labeled():
     """5 normal images and 4 with stripes."""
     found = make_images(5, seed=1)
     stripes = (torch.arange(32) % 2).float().expand(3, 32, 32)
@@ -98,7 +101,7 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
             again = train(case, processes, folder / case, resume=True).state_dict()
             if any(not torch.equal(again[name], x) for name, x in detector.state_dict().items()):
                 raise RuntimeError("a finished run was not read back")
-            found = evaluate(detector, labelled(), batch_size=2, processes=processes)
+            found = evaluate(detector, labeled(), batch_size=2, processes=processes)
             (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

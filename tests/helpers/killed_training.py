@@ -1,6 +1,6 @@
 """Training killed by SIGKILL again and again, and resumed, in children of one process that has imported torch once.
 
-python killing.py KILLS SEED FOLDER    prints what happened as JSON; FOLDER/whole and FOLDER/killed are left
+python killed_training.py KILLS SEED FOLDER    prints counts as JSON; writes FOLDER/whole and FOLDER/killed
 """
 
 import json

@@ -1,4 +1,4 @@
-"""For the server that processes are forked from: everything is imported once, and nothing is computed."""
+"""Module for the fork server of the tests: imports everything once and computes nothing."""
 
 from semflow.app.cli import main
 from semflow.features.timm_module import load_timm

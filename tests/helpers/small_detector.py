@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from semflow.bases import SemanticGaussian
 from semflow.data import Sample
-from semflow.detectors import Detector, Scorer, Training
-from semflow.features import ModuleFeatures
+from semflow.detectors import Detector, Provenance, Scorer
+from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
 from semflow.nn import InverseGammaVariance, SinusoidalPosition2d, StatisticsNetwork
 from semflow.synthesis import CutPaste
+from semflow.training import TrainingConfig
 
 SIZE = 32
 
@@ -30,7 +31,7 @@ class Pyramid(nn.Module):
 def make_detector(seed: int = 0, synthesis: bool = True, score_log_det: bool = False) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        features = ModuleFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
+        features = FrozenFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
         flows = [
             FlowSequence(
                 [Standardize(c)]
@@ -42,19 +43,24 @@ def make_detector(seed: int = 0, synthesis: bool = True, score_log_det: bool = F
             )
             for c in features.channels
         ]
-        return Detector(
+        detector = Detector(
             features,
             flows,
             SemanticGaussian(),
             InverseGammaVariance(StatisticsNetwork(filters=8, stride=4)),
             SinusoidalPosition2d(8),
             scorer=Scorer(2),
-            synthesis=CutPaste() if synthesis else None,
             score_log_det=score_log_det,
-            plan=Training(epochs=3, batch_size=4, learning_rate=1e-3),
-            image_size=SIZE,
-            config={"recipe": "small", "arguments": {"seed": seed}},
         )
+    detector.provenance = Provenance(
+        "small",
+        __name__,
+        {"seed": seed},
+        image_size=SIZE,
+        training=TrainingConfig(epochs=3, batch_size=4, learning_rate=1e-3, mask_resize="nearest", guard=0),
+        synthesis=CutPaste() if synthesis else None,
+    )
+    return detector
 
 
 def make_images(count: int, seed: int = 0) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Work for processes of their own, in a module that they can import, and without torch so that they start quickly."""
+"""Work for separate processes, in a module that they can import, and without torch so that they start quickly."""
 
 import os
 import signal

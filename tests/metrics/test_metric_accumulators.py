@@ -1,4 +1,4 @@
-"""Accumulators give what the functions give, however the data came in."""
+"""Accumulators give the metrics of the functions for any division into batches."""
 
 import multiprocessing
 import pickle
@@ -26,7 +26,7 @@ def splits(n):
 
 
 @pytest.mark.parametrize("sizes", splits(10))
-def test_batches_do_not_matter(data, sizes):
+def test_accumulators_do_not_depend_on_the_batches(data, sizes):
     maps, masks = data
     scores, labels = maps.amax((1, 2)), masks.any(2).any(1)
     image, pixel = ImageAccumulator(), PixelAccumulator()
@@ -36,10 +36,10 @@ def test_batches_do_not_matter(data, sizes):
     assert image.compute() == image_metrics(scores, labels)
     assert pixel.compute() == pytest.approx(pixel_metrics(maps, masks), abs=1e-12)
     assert pixel.compute(fpr_limit=0.05) == pytest.approx(pixel_metrics(maps, masks, 0.05), abs=1e-12)
-    assert pixel.compute() == pixel.compute()  # computing changes nothing
+    assert pixel.compute() == pixel.compute()  # computing does not change the state
 
 
-def test_merge_and_reset(data):
+def test_merge_adds_the_data_and_reset_removes_it(data):
     maps, masks = data
     shards = []
     for part in (slice(0, 3), slice(3, 10)):
@@ -60,15 +60,15 @@ def test_merge_and_reset(data):
 
 
 def shard(kind, scores, labels):
-    """What one process sees; its arguments and its result are pickled on their way."""
+    """Accumulate the data of one process; arguments and result are pickled."""
     accumulator = kind()
     for one, label in zip(scores, labels, strict=True):
         accumulator.update(one[None], label[None])
     return accumulator
 
 
-def test_processes_together_give_what_one_gives(data):
-    """Split over this process and another, merged in either order, in both of the ways that others have: the same."""
+def test_merge_of_processes_gives_the_metrics_of_one(data):
+    """The order of merging does not matter, nor does merging one by one or all at once."""
     maps, masks = (x.numpy() for x in data)
     scores, labels = maps.max((1, 2)), masks.any((1, 2))
     jobs = ((PixelAccumulator, maps, masks), (ImageAccumulator, scores, labels))
@@ -81,16 +81,16 @@ def test_processes_together_give_what_one_gives(data):
     ):
         for order in (parts, parts[::-1]):
             at_once, one_by_one = kind(), kind()
-            at_once.merge(iter(order))  # torcheval's way
+            at_once.merge(iter(order))
             for part in order:
-                one_by_one.merge(part)  # torchmetrics' way
+                one_by_one.merge(part)
             for merged in (at_once, one_by_one):
-                assert merged.compute()[:3] == alone[:3]  # ranks are integers: not a bit differs
-                assert merged.compute() == pytest.approx(alone, rel=1e-14)  # AUPRO sums weights, in some order
-    assert repr(here[0]) == "PixelAccumulator(3 updates)"  # merging leaves them as they are
+                assert merged.compute()[:3] == alone[:3]  # ranks are integers, so the result is exact
+                assert merged.compute() == pytest.approx(alone, rel=1e-14)  # AUPRO depends on the order of a sum
+    assert repr(here[0]) == "PixelAccumulator(3 updates)"  # unchanged by merging
 
 
-def test_unlike_accumulators_do_not_merge(data):
+def test_merge_rejects_other_classes(data):
     maps, masks = data
     pixel, image = PixelAccumulator(), ImageAccumulator()
     pixel.update(maps, masks)
@@ -107,33 +107,33 @@ def test_unlike_accumulators_do_not_merge(data):
     assert repr(pixel) == "PixelAccumulator(1 updates)"
 
 
-def test_kept_scores_are_copies(data):
+def test_accumulators_copy_scores(data):
     maps, masks = data
     expected = pixel_metrics(maps, masks)
     accumulator = PixelAccumulator()
     buffer, mask_buffer = torch.empty_like(maps[:1]), torch.empty_like(masks[:1])
-    for i in range(len(maps)):  # one buffer, written again for every image
+    for i in range(len(maps)):  # one buffer, overwritten for every image
         buffer.copy_(maps[i : i + 1])
         mask_buffer.copy_(masks[i : i + 1])
         accumulator.update(buffer, mask_buffer)
     assert accumulator.compute() == pytest.approx(expected, abs=1e-12)
 
 
-def test_one_kind_only():
+def test_accumulators_require_both_kinds():
     image, pixel = ImageAccumulator(), PixelAccumulator()
-    with pytest.raises(ShapeError, match=r"labels: .* got 0 normal and 0 anomalous"):
+    with pytest.raises(ShapeError, match=r"labels must have .* got 0 normal and 0 anomalous"):
         image.compute()
     image.update([0.1, 0.2], [0, 0])
     pixel.update(np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool))
-    with pytest.raises(ShapeError, match=r"labels: .* got 2 normal and 0 anomalous"):
+    with pytest.raises(ShapeError, match=r"labels must have .* got 2 normal and 0 anomalous"):
         image.compute()
-    with pytest.raises(ShapeError, match=r"anomaly_masks: .* got 18 normal and 0 anomalous"):
+    with pytest.raises(ShapeError, match=r"anomaly_masks must have .* got 18 normal and 0 anomalous"):
         pixel.compute()
     with pytest.raises(ConfigError, match="fpr_limit"):
         pixel.compute(fpr_limit=2.0)
 
 
-def test_a_refused_batch_leaves_no_trace(data):
+def test_rejected_batch_does_not_change_the_state(data):
     maps, masks = data
     pixel = PixelAccumulator()
     pixel.update(maps, masks)
@@ -142,7 +142,7 @@ def test_a_refused_batch_leaves_no_trace(data):
     assert pixel.compute() == pixel_metrics(maps, masks)
 
 
-def test_types_and_sizes_may_change_between_batches():
+def test_accumulators_accept_changing_types_and_sizes():
     image = ImageAccumulator()
     image.update(torch.tensor([1, 4]), torch.tensor([0, 1]))
     image.update(np.float32(2.5), 1)

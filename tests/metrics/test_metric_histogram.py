@@ -1,4 +1,4 @@
-"""Metrics of histograms: the exact ones lie within the bounds, merging is exact, and fine bins are exact."""
+"""Metrics of histograms: bounds contain the exact metrics, and merging is exact."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def maps(seed: int, kind: str, count: int = 4, size: int = 24) -> tuple[np.ndarr
         scores = np.sinh(6 * scores)
     elif kind == "tied":
         scores = np.round(scores * 2) / 2
-    elif kind == "crowded":  # ties of some pixels of a bin, beside others
+    elif kind == "crowded":  # bins with tied and other pixels
         scores = 1 + 1e-6 * np.round(4 * scores)
     elif kind == "constant":
         scores = np.full_like(scores, -3.0)
@@ -38,7 +38,7 @@ def maps(seed: int, kind: str, count: int = 4, size: int = 24) -> tuple[np.ndarr
     st.sampled_from([0.05, 0.3, 1.0]),
 )
 @settings(max_examples=60)
-def test_the_exact_metrics_lie_within_the_bounds(seed, kind, bits, limit) -> None:
+def test_bounds_contain_the_exact_metrics(seed, kind, bits, limit) -> None:
     scores, masks = maps(seed, kind)
     metrics = HistogramAccumulator(bits)
     metrics.update(scores, masks)
@@ -51,8 +51,8 @@ def test_the_exact_metrics_lie_within_the_bounds(seed, kind, bits, limit) -> Non
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.05, 0.3, 1.0]))
 @settings(max_examples=30)
-def test_scores_with_bins_of_their_own_give_the_exact_metrics(seed, limit) -> None:
-    """Quarters between -4 and 4 differ in their first ten bits after the exponent."""
+def test_histogram_is_exact_if_each_score_has_its_own_bin(seed, limit) -> None:
+    """Multiples of 1/4 between -4 and 4 differ in the first ten bits after the exponent."""
     scores, masks = maps(seed, "plain")
     scores = np.clip(np.round(scores * 4) / 4, -4, 4).astype(np.float32)
     metrics = HistogramAccumulator(16)
@@ -63,7 +63,7 @@ def test_scores_with_bins_of_their_own_give_the_exact_metrics(seed, limit) -> No
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=50))
-def test_bins_order_as_the_numbers_do(values) -> None:
+def test_bins_have_the_order_of_the_scores(values) -> None:
     numbers = np.sort(np.array(values, dtype=np.float32))
     for bits in (10, 24):
         bins = HistogramAccumulator(bits)._bins(numbers)
@@ -72,7 +72,7 @@ def test_bins_order_as_the_numbers_do(values) -> None:
         assert bins.max() < 2**bits
 
 
-def test_anomalous_pixels_that_tie_above_the_normal_ones_of_their_bin() -> None:
+def test_upper_bound_contains_ties_of_anomalous_pixels_within_a_bin() -> None:
     scores = np.float32([[2.0] * 10 + [1.0001] * 100 + [1.00005]])
     masks = np.array([[False] * 10 + [True] * 100 + [False]])
     metrics = HistogramAccumulator(20)
@@ -81,7 +81,7 @@ def test_anomalous_pixels_that_tie_above_the_normal_ones_of_their_bin() -> None:
     assert pixel_metrics(scores, masks).average_precision == pytest.approx(100 / 110)
 
 
-def test_the_bounds_close_with_more_bits() -> None:
+def test_bounds_narrow_with_more_bits() -> None:
     scores, masks = maps(0, "plain", count=8, size=64)
     widths = []
     for bits in (10, 14, 18, 22):
@@ -93,7 +93,7 @@ def test_the_bounds_close_with_more_bits() -> None:
     assert min(widths[0]) > 1e-2
 
 
-def test_merged_shards_are_the_whole() -> None:
+def test_merge_of_histograms_gives_the_metrics_of_all_data() -> None:
     scores, masks = maps(1, "wide")
     whole, first, second = (HistogramAccumulator(18) for _ in range(3))
     whole.update(torch.from_numpy(scores), torch.from_numpy(masks))
@@ -107,8 +107,8 @@ def test_merged_shards_are_the_whole() -> None:
         first.compute()
 
 
-def test_what_it_refuses() -> None:
-    with pytest.raises(ConfigError, match="bits: expected 10 to 24"):
+def test_histogram_rejects_invalid_input() -> None:
+    with pytest.raises(ConfigError, match="bits must be 10 to 24, but got 30"):
         HistogramAccumulator(30)
     metrics = HistogramAccumulator(12)
     with pytest.raises(ConfigError, match=r"12 bits, but got HistogramAccumulator\(bits=16"):

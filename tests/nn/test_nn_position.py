@@ -1,4 +1,4 @@
-"""Position codes against a slow loop over their definition, and the one interface of the three."""
+"""Position codes compared with loops over their definitions."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,15 +22,15 @@ lengths = st.integers(1, 9)
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
 
 def slow_sinusoids(channels: int, height: int, width: int) -> Tensor:
-    """First D/2 channels for the column, last D/2 for the row; sines even, cosines odd; integer positions."""
+    """Compute the code with the column in the first half, sines at even channels and cosines at odd ones."""
     half = channels // 2
     code = torch.zeros(channels, height, width, dtype=torch.float64)
     for row in range(height):
@@ -44,13 +44,13 @@ def slow_sinusoids(channels: int, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(4, 3, 2), (128, 2, 5), (512, 4, 3), (12, 1, 1)])
-def test_sinusoids_are_those_of_the_paper(channels: int, height: int, width: int) -> None:
+def test_sinusoidal_position_matches_the_definition(channels: int, height: int, width: int) -> None:
     dense = SinusoidalPosition2d(channels)(height, width).dense()
     assert torch.allclose(dense.double(), slow_sinusoids(channels, height, width), atol=1e-7)
 
 
-def test_sinusoids_keep_their_digits_far_out() -> None:
-    table = SinusoidalPosition2d(16).axis(4000)[0]
+def test_sinusoidal_position_is_accurate_at_large_positions() -> None:
+    table = SinusoidalPosition2d(16).axis(4000)
     for k in range(4):
         angle = 3999 * math.exp(-2 * k * math.log(1e4) / 8)
         assert table[3999, 2 * k].item() == pytest.approx(math.sin(angle), abs=1e-7)
@@ -59,8 +59,8 @@ def test_sinusoids_keep_their_digits_far_out() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 1), (8, 2)])
 @pytest.mark.parametrize("highest", [0.5, 4.0, 32.0])
-def test_fourier_features_are_of_the_relative_position(height: int, width: int, highest: float) -> None:
-    count = 5  # frequencies an axis, from half a period per side to `highest`, geometrically
+def test_fourier_position_matches_the_definition(height: int, width: int, highest: float) -> None:
+    count = 5  # frequencies per axis, from half a period per side to `highest`, geometrically
     dense = FourierPosition2d(4 * count, highest)(height, width).dense()
     for k in range(count):
         frequency = 0.5 * (highest / 0.5) ** (k / (count - 1))
@@ -72,13 +72,13 @@ def test_fourier_features_are_of_the_relative_position(height: int, width: int, 
                     assert cosine.item() == pytest.approx(math.cos(2 * math.pi * frequency * u), abs=1e-6)
 
 
-def test_fourier_features_say_the_same_of_the_middle_at_every_size() -> None:
+def test_fourier_position_of_the_center_is_independent_of_size() -> None:
     code = FourierPosition2d(32)
     assert torch.allclose(code(3, 3).dense()[:, 1, 1], code(9, 7).dense()[:, 4, 3], atol=1e-6)
 
 
 @given(name=st.sampled_from(sorted(CODES)), channels=quarters, height=lengths, width=st.integers(1, 7))
-def test_tables_and_their_dense_form(name: str, channels: int, height: int, width: int) -> None:
+def test_dense_code_joins_column_and_row_tables(name: str, channels: int, height: int, width: int) -> None:
     code = CODES[name](channels)
     tables = code(height, width)
     assert isinstance(tables, PositionTables)
@@ -92,14 +92,14 @@ def test_tables_and_their_dense_form(name: str, channels: int, height: int, widt
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_locations_are_told_apart(name: str) -> None:
+def test_locations_have_distinct_codes(name: str) -> None:
     flat = CODES[name](32)(9, 7).dense().flatten(1).T
     distances = torch.cdist(flat, flat) + 10 * torch.eye(len(flat))
     assert distances.min() > 0.1
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_a_larger_map_begins_like_a_smaller_one(name: str) -> None:
+def test_absolute_codes_do_not_depend_on_the_map_size(name: str) -> None:
     code = CODES[name](16)
     same = torch.allclose(code(9, 7).dense()[:, :4, :5], code(4, 5).dense())
     assert same == (name != "fourier")  # whose positions are relative
@@ -107,45 +107,45 @@ def test_a_larger_map_begins_like_a_smaller_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", CODES)
 @pytest.mark.parametrize("channels", [0, -4, 2, 6, 130])
-def test_channels_must_be_a_multiple_of_four(name: str, channels: int) -> None:
+def test_position_code_rejects_channels_that_are_not_a_multiple_of_four(name: str, channels: int) -> None:
     with pytest.raises(ConfigError, match=f"positive multiple of 4, but got {channels}"):
         CODES[name](channels)
 
 
 @pytest.mark.parametrize("highest", [0.25, float("nan")])
-def test_frequencies_below_half_a_period_are_refused(highest: float) -> None:
+def test_fourier_position_rejects_low_frequencies(highest: float) -> None:
     with pytest.raises(ConfigError, match=r"highest must be (at least 0\.5|a finite number)"):
         FourierPosition2d(16, highest)
 
 
 @pytest.mark.parametrize("size", [(10, 7), (9, 8)])
-def test_learned_tables_refuse_a_larger_map(size: tuple[int, int]) -> None:
+def test_learned_position_rejects_larger_maps(size: tuple[int, int]) -> None:
     with pytest.raises(ShapeError, match=r"size must be at most \(9, 7\)"):
         CODES["learned"](16)(*size)
 
 
-def test_a_code_without_an_axis_says_what_it_must_define() -> None:
+def test_position_code_without_axis_raises_type_error() -> None:
     with pytest.raises(TypeError, match=r"PositionCode must define axis\(length\)"):
         PositionCode(4)(2, 2)
 
 
 @pytest.mark.parametrize("name", ["sinusoidal", "fourier"])
-def test_fixed_codes_have_nothing_to_learn_or_save_and_survive_casts(name: str) -> None:
+def test_fixed_codes_have_no_state_and_survive_casts(name: str) -> None:
     code = CODES[name](64)
     expected = code(9, 7).dense()
     assert not list(code.parameters())
     assert not code.state_dict()
-    for cast in (torch.float16, torch.bfloat16, torch.float64):  # frequencies cast to bfloat16 would be another code
+    for cast in (torch.float16, torch.bfloat16, torch.float64):  # bfloat16 frequencies would give another code
         assert torch.equal(code.to(cast)(9, 7).dense(), expected)
 
 
-def test_only_learned_tables_are_learned() -> None:
+def test_learned_position_has_two_parameters_of_unit_scale() -> None:
     code = CODES["learned"](16)
     assert {name for name, _ in code.named_parameters()} == {"column", "row"}
     assert code(2, 3).row.requires_grad
-    assert code(9, 7).dense().square().mean().item() == pytest.approx(0.5, rel=0.3)  # as strong as sinusoids
+    assert code(9, 7).dense().square().mean().item() == pytest.approx(0.5, rel=0.3)  # the mean square of sinusoids
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_repr_says_the_channels(name: str) -> None:
+def test_repr_shows_the_channels(name: str) -> None:
     assert "16" in repr(CODES[name](16))

@@ -1,4 +1,4 @@
-"""The statistics networks h: as published where they say so, and right at any size."""
+"""Statistics networks: the published architecture, output sizes and invariances."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,8 @@ from semflow.nn import FeatureStatisticsNetwork, StatisticsNetwork
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -23,13 +23,13 @@ def images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_published_size() -> None:
+def test_parameter_count_is_the_published_one() -> None:
     assert sum(p.numel() for p in StatisticsNetwork().parameters()) == 113_856 + 2  # and the biases of its two maps
     assert sum(p.numel() for p in StatisticsNetwork(outputs=4).parameters()) == 113_856 + 2 * 64 * 9 + 4
 
 
-def test_the_published_wiring() -> None:
-    """Five convolutions, the first activation added to the fourth; batch norms after the middle three."""
+def test_forward_matches_the_published_architecture() -> None:
+    """Five convolutions, batch norm after the middle three, the first activation added to the fourth."""
     h = StatisticsNetwork().eval()
     for norm in h.norms:
         nn.init.uniform_(norm.running_mean, -0.1, 0.1)
@@ -45,8 +45,8 @@ def test_the_published_wiring() -> None:
     assert torch.allclose(h(x), expected, atol=1e-5)
 
 
-def test_the_receptive_field_is_eleven_pixels() -> None:
-    """The window of the prior: p = 1 + 2 x 5."""
+def test_receptive_field_is_eleven_pixels() -> None:
+    """This is the window of the prior, p = 1 + 2 x 5."""
     h = StatisticsNetwork().eval()
     x = images(1, 3, 21, 21).requires_grad_()
     h(x)[0, :, 10, 10].sum().backward()
@@ -56,13 +56,13 @@ def test_the_receptive_field_is_eleven_pixels() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 5])
 @pytest.mark.parametrize("size", [(16, 16), (15, 17), (1, 3), (8, 30)])
-def test_sizes_round_up(stride: int, size: tuple[int, int]) -> None:
+def test_output_size_rounds_up(stride: int, size: tuple[int, int]) -> None:
     maps = StatisticsNetwork(outputs=3, filters=8, stride=stride)(images(2, 3, *size))
     assert maps.shape == (2, 3, -(-size[0] // stride), -(-size[1] // stride))
     assert maps.isfinite().all()
 
 
-def test_stride_folds_pixels_and_loses_none() -> None:
+def test_every_pixel_has_a_gradient_at_stride_four() -> None:
     h = StatisticsNetwork(filters=8, stride=4).eval()
     x = images(1, 3, 16, 16).requires_grad_()
     h(x).sum().backward()
@@ -70,15 +70,15 @@ def test_stride_folds_pixels_and_loses_none() -> None:
 
 
 @pytest.mark.parametrize("stride", [0, -1])
-def test_a_stride_that_is_none_is_refused(stride: int) -> None:
-    with pytest.raises(ConfigError, match="stride must be a positive number"):
+def test_statistics_network_rejects_nonpositive_stride(stride: int) -> None:
+    with pytest.raises(ConfigError, match="stride must be at least 1"):
         StatisticsNetwork(stride=stride)
 
 
 @pytest.mark.parametrize("stride", [1, 4])
-def test_in_evaluation_an_image_does_not_know_its_batch(stride: int) -> None:
+def test_evaluation_is_independent_of_the_batch(stride: int) -> None:
     h = StatisticsNetwork(filters=8, stride=stride)
-    h(images(4, 3, 16, 16))  # running statistics other than those it starts with
+    h(images(4, 3, 16, 16))  # running statistics that differ from the initial ones
     h.eval()
     x = images(3, 3, 16, 16)
     together = h(x)
@@ -86,7 +86,7 @@ def test_in_evaluation_an_image_does_not_know_its_batch(stride: int) -> None:
         assert torch.allclose(h(x[i : i + 1]), together[i : i + 1], atol=1e-6)
 
 
-def test_feature_network_takes_features_of_any_scale() -> None:
+def test_feature_network_is_invariant_to_the_scale_of_features() -> None:
     h, x = FeatureStatisticsNetwork(40), torch.randn(2, 40, 5, 7, generator=torch.Generator().manual_seed(0))
     expected = h(x)
     assert expected.shape == (2, 2, 5, 7)
@@ -96,7 +96,7 @@ def test_feature_network_takes_features_of_any_scale() -> None:
         assert torch.allclose(h(x[i : i + 1] * (1 + 100 * i)), expected[i : i + 1], atol=1e-5)
 
 
-def test_each_network_says_what_it_is_run_on() -> None:
+def test_networks_declare_their_source() -> None:
     assert (StatisticsNetwork().source, FeatureStatisticsNetwork(4).source) == ("image", "features")
     assert FeatureStatisticsNetwork(4, outputs=4, filters=8)(torch.zeros(1, 4, 2, 2)).shape == (1, 4, 2, 2)
 

@@ -1,4 +1,4 @@
-"""Subnets: sizes, what they see, and how they start."""
+"""Subnets: sizes, receptive fields and initialization."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ from semflow.nn import ConvSubnet, LocationSubnet, SinusoidalPosition2d
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -23,7 +23,7 @@ def features(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("kernel", "event", "reach"), [(1, "location", 0), (3, "sample", 2), (5, "sample", 4)])
-def test_a_convolution_sees_as_far_as_it_says(kernel: int, event: str, reach: int) -> None:
+def test_conv_subnet_has_the_declared_receptive_field(kernel: int, event: str, reach: int) -> None:
     subnet = ConvSubnet(4, 6, kernel=kernel)
     assert subnet.event == event
     x = features(1, 4, 11, 11)
@@ -34,7 +34,7 @@ def test_a_convolution_sees_as_far_as_it_says(kernel: int, event: str, reach: in
     assert (columns - 5).abs().max() == reach
 
 
-def test_a_location_subnet_sees_its_location_only() -> None:
+def test_location_subnet_sees_one_location() -> None:
     subnet, x = LocationSubnet(4, 6), features(2, 4, 3, 5)
     changed = x.clone()
     changed[1, :, 2, 3] += 10
@@ -44,12 +44,12 @@ def test_a_location_subnet_sees_its_location_only() -> None:
 
 
 @pytest.mark.parametrize("kernel", [0, 2, -3])
-def test_an_even_kernel_is_refused(kernel: int) -> None:
+def test_conv_subnet_rejects_even_kernels(kernel: int) -> None:
     with pytest.raises(ConfigError, match="kernel must be odd"):
         ConvSubnet(4, 6, kernel=kernel)
 
 
-def test_a_location_subnet_is_two_linear_layers() -> None:
+def test_location_subnet_equals_two_linear_layers() -> None:
     subnet = LocationSubnet(3, 5)
     x = features(2, 3, 4, 6)
     plain = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5))
@@ -60,8 +60,8 @@ def test_a_location_subnet_is_two_linear_layers() -> None:
     assert torch.allclose(subnet(x), plain(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), atol=1e-6)
 
 
-def test_sizes_are_those_of_the_published_networks() -> None:
-    """Hidden units: twice what comes in, x and code; the split of the weight changes neither count nor start."""
+def test_subnets_have_the_published_sizes_and_initialization() -> None:
+    """The hidden layer has twice the channels of x and code; splitting its weight keeps the initialization."""
     subnet = LocationSubnet(256, 512, context_channels=512)
     assert sum(p.numel() for p in subnet.parameters()) == (256 + 512) * 1536 + 1536 + 1536 * 512 + 512
     bound = (256 + 512) ** -0.5  # of a linear layer of both
@@ -72,13 +72,13 @@ def test_sizes_are_those_of_the_published_networks() -> None:
 
 
 @pytest.mark.parametrize("make", [LocationSubnet, ConvSubnet])
-def test_without_context_channels_a_context_is_for_others(make: type[nn.Module]) -> None:
-    """A sequence gives all its flows the same context; those that do not want one leave it."""
+def test_unconditional_subnet_ignores_the_context(make: type[nn.Module]) -> None:
+    """A sequence gives the same context to all its flows, including unconditional ones."""
     subnet, x = make(3, 5), features(2, 3, 4, 6)
     assert torch.equal(subnet(x, SinusoidalPosition2d(8)(4, 6)), subnet(x))
 
 
-def test_results_do_not_depend_on_the_memory_layout() -> None:
+def test_subnets_accept_any_memory_layout() -> None:
     x = features(2, 3, 4, 6)
     for subnet in (LocationSubnet(3, 5), ConvSubnet(3, 5)):
         expected = subnet(x)
@@ -86,5 +86,5 @@ def test_results_do_not_depend_on_the_memory_layout() -> None:
         assert torch.allclose(subnet(x.mT.contiguous().mT), expected, atol=1e-6)
 
 
-def test_repr_says_the_sizes() -> None:
+def test_repr_shows_the_sizes() -> None:
     assert "in=3, context=8, hidden=22" in repr(LocationSubnet(3, 5, 8))

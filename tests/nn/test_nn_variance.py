@@ -1,4 +1,4 @@
-"""Variance heads: where they start, what they are bounded by, and what they are run on."""
+"""Variance heads: initialization, bounds, inputs and precision."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ CHANNELS = (6, 10, 14)
 
 
 @pytest.fixture(autouse=True)
-def _same_parameters() -> Iterator[None]:
-    """Layers draw from torch's global generator: a fork of it, seeded, makes a failure come again."""
+def _seeded_parameters() -> Iterator[None]:
+    """Seed torch's global generator, from which layers draw their parameters, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -64,7 +64,7 @@ HEADS: dict[str, Callable[[], VarianceHead]] = {
 
 
 class Calls(nn.Module):
-    """Maps of one's own, and a count of the calls."""
+    """Network with given maps that records the shapes of its inputs."""
 
     def __init__(self, outputs: int = 2, source: str = "image", scale: float = 0.0) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Calls(nn.Module):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_one_statistics_a_scale_of_its_size(name: str) -> None:
+def test_heads_return_statistics_of_each_scale(name: str) -> None:
     for sizes in (SIZES, ((7, 5), (4, 3), (2, 2)), ((1, 1), (1, 1), (1, 1))):
         found = HEADS[name]()(images(), features(sizes=sizes))
         assert len(found) == 3
@@ -91,15 +91,14 @@ def test_one_statistics_a_scale_of_its_size(name: str) -> None:
             assert statistics.kl is None or statistics.kl.shape == (2, height, width)
 
 
-def test_what_each_head_says() -> None:
-    """Who predicts a distribution has alpha and a divergence; who predicts means has shifts."""
-    says = {
+def test_heads_fill_the_fields_that_they_predict() -> None:
+    filled = {
         name: (s.alpha is not None, s.kl is not None, s.normal_shift is not None, s.anomaly_shift is not None)
         for name in HEADS
         for s in HEADS[name]()(images(), features())[:1]
     }
     distribution, means = (True, True, False, False), (False, False, True, True)
-    assert says == {
+    assert filled == {
         "fixed": (False,) * 4,
         "learned": (False,) * 4,
         "inverse-gamma": distribution,
@@ -112,8 +111,8 @@ def test_what_each_head_says() -> None:
 
 @pytest.mark.parametrize("networks", [StatisticsNetwork, lambda: StatisticsNetwork(outputs=4, stride=4)])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_training_starts_at_the_prior(networks: Callable[[], nn.Module], mode: str) -> None:
-    """Within a nat at every location; a default initialisation starts 114 nats away."""
+def test_inverse_gamma_variance_starts_at_the_prior(networks: Callable[[], nn.Module], mode: str) -> None:
+    """KL is below 1 nat at every location; with the default initialization it is 114 nats."""
     head = InverseGammaVariance(networks()).train(mode == "train")
     for statistics in head(images(), features()):
         assert (statistics.alpha.log() - math.log(59.5)).abs().max() < 0.2
@@ -124,7 +123,7 @@ def test_training_starts_at_the_prior(networks: Callable[[], nn.Module], mode: s
             assert shift is None or shift.abs().max() < 0.2
 
 
-def test_the_prior_is_that_of_window_and_mode() -> None:
+def test_prior_follows_window_and_mode() -> None:
     for window, mode in ((11, 0.1), (5, 2.0)):
         head = InverseGammaVariance(Calls(), window=window, mode=mode)
         alpha, beta = window**2 / 2 - 1, window**2 * mode / 2
@@ -137,41 +136,41 @@ def test_the_prior_is_that_of_window_and_mode() -> None:
 
 
 @given(log_alpha=st.floats(-30, 30), log_beta=st.floats(-30, 30))
-def test_parameters_are_bounded_and_the_divergence_is_positive(log_alpha: float, log_beta: float) -> None:
+def test_parameters_are_clamped_and_kl_is_nonnegative(log_alpha: float, log_beta: float) -> None:
     calls = Calls()
     head = InverseGammaVariance(calls)
     with torch.no_grad():
         calls.output.bias.copy_(torch.tensor([log_alpha, log_beta]))
     (statistics,) = head(images(1, 2), [torch.zeros(1, 4, 2, 2)])
     low, high = 1e-8, 1e4
-    for came, log in ((statistics.alpha, log_alpha), (statistics.beta, log_beta)):
-        wanted = min(max(math.exp(log), low), high)
-        assert came.flatten().tolist() == pytest.approx([wanted] * 4, rel=1e-4)
+    for parameter, log in ((statistics.alpha, log_alpha), (statistics.beta, log_beta)):
+        expected = min(max(math.exp(log), low), high)
+        assert parameter.flatten().tolist() == pytest.approx([expected] * 4, rel=1e-4)
     assert statistics.kl.isfinite().all()
     assert (statistics.kl >= 0).all()
 
 
 @pytest.mark.parametrize("make", [InverseGammaVariance, PredictedMean])
-def test_one_network_is_run_once_for_all_scales(make: Any) -> None:
+def test_shared_network_runs_once(make: Any) -> None:
     calls = Calls()
     make(calls)(images(), features())
     assert calls.seen == [(2, 3, 32, 32)]
 
 
 @pytest.mark.parametrize("make", [InverseGammaVariance, PredictedMean])
-def test_networks_of_each_scale_are_run_on_its_features_once(make: Any) -> None:
+def test_feature_networks_run_once_on_the_features_of_their_scale(make: Any) -> None:
     calls = [Calls(source="features") for _ in CHANNELS]
     make(calls)(images(), features())
     assert [c.seen for c in calls] == [[(2, c, *size)] for c, size in zip(CHANNELS, SIZES, strict=True)]
 
 
-def test_image_networks_of_each_scale_are_run_on_the_images() -> None:
+def test_image_networks_per_scale_run_on_the_images() -> None:
     calls = [Calls() for _ in CHANNELS]
     InverseGammaVariance(calls)(images(), features())
     assert [c.seen for c in calls] == [[(2, 3, 32, 32)]] * 3
 
 
-def test_average_pools_the_logs_and_nearest_takes_one_pixel() -> None:
+def test_resize_averages_logs_or_takes_the_nearest() -> None:
     x = images()
     for resize, expected in (
         ("average", [F.avg_pool2d(x[:, :1], 32 // size) for size, _ in SIZES]),
@@ -183,7 +182,7 @@ def test_average_pools_the_logs_and_nearest_takes_one_pixel() -> None:
             assert torch.allclose(statistics.beta.log() - math.log(6.05), right, atol=1e-5)
 
 
-def test_maps_are_enlarged_by_repetition() -> None:
+def test_smaller_maps_are_enlarged_by_repetition() -> None:
     head = InverseGammaVariance(Calls(scale=1.0))
     x = images(size=4)
     (statistics,) = head(x, [torch.zeros(2, 4, 8, 8)])
@@ -191,21 +190,23 @@ def test_maps_are_enlarged_by_repetition() -> None:
     assert torch.allclose(statistics.alpha.log() - math.log(59.5), right, atol=1e-5)
 
 
-def test_the_divergence_is_that_of_the_pooled_parameters() -> None:
+def test_kl_matches_samples_of_the_resized_parameters() -> None:
     head = InverseGammaVariance(Calls(scale=2.0))
     a0, b0 = head.prior
     for s in head(images(), features()):
-        p, q = (torch.distributions.InverseGamma(a.double(), b.double()) for a, b in ((s.alpha, s.beta), ts(a0, b0)))
+        p, q = (
+            torch.distributions.InverseGamma(a.double(), b.double()) for a, b in ((s.alpha, s.beta), scalars(a0, b0))
+        )
         samples = p.rsample((4000,))
         estimate = (p.log_prob(samples) - q.log_prob(samples)).mean(0)[:, 0]
         assert torch.allclose(s.kl.double(), estimate, atol=0.1, rtol=0.1)
 
 
-def ts(*values: float) -> tuple[Tensor, ...]:
+def scalars(*values: float) -> tuple[Tensor, ...]:
     return tuple(torch.tensor(value, dtype=torch.float64) for value in values)
 
 
-def test_gradients_reach_the_network_from_the_divergence_alone() -> None:
+def test_kl_has_gradients_for_all_network_parameters() -> None:
     head = HEADS["inverse-gamma"]()
     torch.stack([s.kl.mean() for s in head(images(), features())]).sum().backward()
     for name, parameter in head.named_parameters():
@@ -213,13 +214,13 @@ def test_gradients_reach_the_network_from_the_divergence_alone() -> None:
         assert parameter.grad.any(), name
 
 
-def test_fixed_variance_is_what_was_given() -> None:
+def test_fixed_variance_is_constant_and_has_no_parameters() -> None:
     for s in FixedVariance(0.25)(images(), features()):
         assert s.variance().unique().tolist() == [0.25]
     assert not list(FixedVariance().parameters())
 
 
-def test_learned_variance_is_one_number_a_scale() -> None:
+def test_learned_variance_is_one_number_per_scale() -> None:
     head = LearnedVariance(scales=3, start=0.4)
     with torch.no_grad():
         head.log_variance[1] = math.log(2.0)
@@ -230,7 +231,7 @@ def test_learned_variance_is_one_number_a_scale() -> None:
     assert head.log_variance.grad.tolist() == pytest.approx([0.4, 2.0, 0.0])
 
 
-def test_predicted_means_are_the_two_maps() -> None:
+def test_predicted_mean_reads_shifts_from_the_two_maps() -> None:
     calls = Calls(scale=1.0)
     head = PredictedMean(calls, variance=0.3)
     with torch.no_grad():
@@ -243,7 +244,7 @@ def test_predicted_means_are_the_two_maps() -> None:
     assert statistics.variance().unique().tolist() == pytest.approx([0.3])
 
 
-def test_four_maps_are_both_logs_and_both_shifts() -> None:
+def test_inverse_gamma_variance_reads_shifts_from_four_maps() -> None:
     calls = Calls(outputs=4)
     head = InverseGammaVariance(calls)
     with torch.no_grad():
@@ -257,7 +258,7 @@ def test_four_maps_are_both_logs_and_both_shifts() -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_double_precision_is_kept(name: str) -> None:
-    """A float64 head that differs from its float32 self in the eighth digit passed through float32 on its way."""
+    """A float64 head must not pass through float32."""
     head = HEADS[name]().double().eval()
     x, maps = images().double(), [f.double() for f in features()]
     for statistics in head(x, maps):
@@ -286,16 +287,16 @@ def test_under_autocast_statistics_are_float32(name: str) -> None:
     expected = head(images(), features())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = head(images(), features())
-    for came, right in zip(found, expected, strict=True):
-        for part in came:
+    for statistics, right in zip(found, expected, strict=True):
+        for part in statistics:
             assert part is None or (part.dtype == torch.float32 and part.isfinite().all())
-        assert torch.allclose(came.variance(), right.variance(), rtol=0.1)
+        assert torch.allclose(statistics.variance(), right.variance(), rtol=0.1)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_in_evaluation_an_image_does_not_know_its_batch(name: str) -> None:
+def test_evaluation_is_independent_of_the_batch(name: str) -> None:
     head = HEADS[name]()
-    head(images(4), features(4))  # running statistics other than those it starts with
+    head(images(4), features(4))  # running statistics that differ from the initial ones
     head.eval()
     x, maps = images(3), features(3)
     together = head(x, maps)
@@ -306,7 +307,7 @@ def test_in_evaluation_an_image_does_not_know_its_batch(name: str) -> None:
                 assert part is None or torch.allclose(part, whole[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
-def test_detach_cuts_every_gradient() -> None:
+def test_detach_removes_all_gradients() -> None:
     (statistics, *_) = HEADS["inverse-gamma-and-mean"]()(images(), features())
     assert statistics.kl.requires_grad
     assert not any(part.requires_grad for part in statistics.detach())
@@ -319,7 +320,7 @@ def test_detach_cuts_every_gradient() -> None:
     [
         (lambda: FixedVariance(0.0), "variance must be positive"),
         (lambda: FixedVariance(float("nan")), "variance must be a finite number"),
-        (lambda: LearnedVariance(start=-1.0), "start must be a positive variance"),
+        (lambda: LearnedVariance(start=-1.0), "start must be positive"),
         (lambda: PredictedMean(network(), variance=0.0), "variance must be positive"),
         (lambda: InverseGammaVariance(network(), resize="bilinear"), "resize must be average or nearest"),
         (lambda: PredictedMean(network(), resize="bilinear"), "resize must be average or nearest"),
@@ -327,20 +328,23 @@ def test_detach_cuts_every_gradient() -> None:
         (lambda: PredictedMean(network(outputs=1)), "networks must have 2 outputs, but got 1"),
         (lambda: InverseGammaVariance(nn.Conv2d(3, 2, 1)), "must end in a layer named output"),
         (lambda: InverseGammaVariance(network(), window=1.0), "window must be above"),
-        (lambda: InverseGammaVariance(network(), mode=0.0), "mode must be a positive variance"),
-        (lambda: InverseGammaVariance(feature_networks()[:2])(images(), features()), "networks must be 1 or 3"),
+        (lambda: InverseGammaVariance(network(), mode=0.0), "mode must be positive"),
+        (
+            lambda: InverseGammaVariance(feature_networks()[:2])(images(), features()),
+            "networks must have 1 or 3 members",
+        ),
     ],
 )
-def test_options_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+def test_heads_reject_invalid_options(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_learned_variances_must_be_as_many_as_the_scales() -> None:
-    with pytest.raises(ShapeError, match="features must be 2 maps, one a scale, but got 3"):
+def test_learned_variance_rejects_another_number_of_scales() -> None:
+    with pytest.raises(ShapeError, match="features must have 2 maps, but got 3"):
         LearnedVariance(scales=2)(images(), features())
 
 
-def test_a_head_that_defines_nothing_says_what_it_must_define() -> None:
+def test_head_without_forward_raises_type_error() -> None:
     with pytest.raises(TypeError, match="VarianceHead must define forward"):
         VarianceHead()(images(), features())

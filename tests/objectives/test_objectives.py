@@ -1,4 +1,4 @@
-"""The objective against numpy, location by location, and the laws that training rests on."""
+"""The objective compared with numpy, and properties that training relies on."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from semflow.objectives import PRESETS, Objective, log_likelihood
 
 PRIOR = inverse_gamma_prior()
 EVENTS = ("location", "sample")
-# all sizes equal: a log_det (B,) would broadcast against (B, H, W) without a word
+# Includes B = H = W, where a log_det (B,) broadcasts against (B, H, W).
 SIZES = [(2, 5, 3, 4), (3, 2, 3, 3), (1, 8, 2, 1)]
 
 sizes, seeds, events = st.sampled_from(SIZES), st.integers(0, 2**32), st.sampled_from(EVENTS)
@@ -23,7 +23,7 @@ weights = st.floats(0, 5)
 
 
 class Case:
-    """What a scale of a detector hands to an objective, in float64, every leaf with a gradient."""
+    """Arguments of an objective for one scale, in float64; every leaf has a gradient."""
 
     def __init__(self, size=SIZES[0], seed=0, event="location"):
         rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ class Case:
         return self.z, self.log_det, self.alpha, self.beta
 
     def numpy(self):
-        """Eq. 6, 7 (exact), 8 and 4 with scipy: log p of each location as the mask has it, log-odds and divergence."""
+        """Compute log p, log-odds, KL (Eq. 6, 7, 8 and 4) and log_det of each location with scipy."""
         z, a, b = self.z.detach().numpy(), self.alpha.detach().numpy()[:, 0], self.beta.detach().numpy()[:, 0]
         channels = z.shape[1]
         normal, anomalous = (
@@ -75,12 +75,12 @@ def cross_entropy(odds, anomalous):
     return np.where(anomalous, -special.log_expit(-odds), -special.log_expit(odds))
 
 
-# change of variables
+# Change of variables
 
 
 @given(sizes, seeds)
 @settings(max_examples=20)
-def test_log_likelihood_adds_over_the_event(size, seed):
+def test_log_likelihood_sums_over_the_event(size, seed):
     rng = np.random.default_rng(seed)
     log_p = rng.normal(size=(size[0], *size[2:]))
     for event in EVENTS:
@@ -92,20 +92,20 @@ def test_log_likelihood_adds_over_the_event(size, seed):
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_the_event_is_declared_and_not_guessed(event):
-    """At B = H = W either log_det would broadcast."""
+def test_log_det_of_another_event_is_rejected(event):
+    """At B = H = W either log_det broadcasts."""
     per_location, per_sample = torch.zeros(3, 3, 3), torch.zeros(3)
     right, wrong = (per_location, per_sample) if event == "location" else (per_sample, per_location)
     assert log_likelihood(per_location, right, event).shape == right.shape
     for bad in (wrong, torch.zeros(3, 1, 1), torch.zeros(())):
-        with pytest.raises(ShapeError, match=rf"^log_det of a '{event}' flow must be"):
+        with pytest.raises(ShapeError, match=rf"^log_det must be .* for event '{event}', but got"):
             log_likelihood(per_location, bad, event)
         with pytest.raises(ShapeError, match=r"^log_det"):
             Objective()(torch.zeros(3, 2, 3, 3), bad, event, StandardNormal())
 
 
-def test_a_linear_flow_has_the_density_of_its_gaussian():
-    """x = z / k, log_det = C log k: log p(x) is that of N(0, 1 / k^2), over a location or a sample."""
+def test_linear_flow_gives_a_gaussian_density():
+    """With x = z / k and log_det = C log k, x is distributed as N(0, 1 / k^2)."""
     x, k = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 5, 3, 4))), 3.0
     log_p = StandardNormal().log_prob(k * x)
     expected = stats.norm.logpdf(x.numpy(), 0, 1 / k).sum(1)
@@ -118,15 +118,15 @@ def test_a_linear_flow_has_the_density_of_its_gaussian():
         ("sample", torch.full((2,), 60 * np.log(k))),
     ):
         terms = Objective()(k * x, log_det.double(), event, StandardNormal())
-        assert terms.nll.item() == pytest.approx(-expected.mean() / 5, rel=1e-6)  # per dimension, whatever the event
+        assert terms.nll.item() == pytest.approx(-expected.mean() / 5, rel=1e-6)  # per dimension for both events
 
 
-# the terms
+# Terms
 
 
 @given(sizes, seeds, events, weights, weights, st.sampled_from([None, 0.5, 40.0]))
 @settings(max_examples=50)
-def test_the_terms_in_numpy(size, seed, event, bce, kl, temperature):
+def test_terms_match_numpy(size, seed, event, bce, kl, temperature):
     case, channels = Case(size, seed, event), size[1]
     got = case(Objective(bce, kl, temperature))
     log_p, odds, divergence, log_det = case.numpy()
@@ -144,8 +144,8 @@ def test_the_terms_in_numpy(size, seed, event, bce, kl, temperature):
 
 @given(sizes, seeds, events, weights, weights)
 @settings(max_examples=30)
-def test_squash_and_double_softmax_in_numpy(size, seed, event, bce, kl):
-    """-log sigmoid(-(NLL + kl KL + bce CE) / C) as the published code has it, CE of a softmax of probabilities."""
+def test_squash_and_double_softmax_match_numpy(size, seed, event, bce, kl):
+    """The published code computes -log sigmoid(-(NLL + kl KL + bce CE) / C), with CE of a softmax of probabilities."""
     case, channels = Case(size, seed, event), size[1]
     got = case(Objective(bce, kl, squash=True, double_softmax=True))
     log_p, odds, divergence, log_det = case.numpy()
@@ -162,8 +162,8 @@ def test_squash_and_double_softmax_in_numpy(size, seed, event, bce, kl):
     assert got.bce.item() == pytest.approx(entropy if bce else 0.0, rel=1e-9)
 
 
-def test_presets():
-    """The paper: lambda_1 = 1 (BCE), lambda_2 = 0.2 (KL); its published code has them the other way round."""
+def test_presets_have_the_published_weights():
+    """The paper has lambda_1 = 1 (BCE) and lambda_2 = 0.2 (KL); its published code exchanges them."""
     paper, reference = PRESETS["paper"], PRESETS["reference"]
     assert (paper.bce, paper.kl, paper.squash, paper.double_softmax) == (1.0, 0.2, False, False)
     assert (reference.bce, reference.kl, reference.squash, reference.double_softmax) == (0.2, 1.0, True, True)
@@ -173,11 +173,11 @@ def test_presets():
     assert terms.total.item() == pytest.approx((terms.nll + terms.bce + 0.2 * terms.kl).item(), rel=1e-12)
 
 
-# switches
+# Weights
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_switches(event):
+def test_zero_weights_remove_their_terms(event):
     case = Case(event=event)
     both, no_bce, no_kl, neither = (case(Objective(b, k)) for b, k in ((1, 1), (0, 1), (1, 0), (0, 0)))
     assert neither.total.item() == neither.nll.item() == both.nll.item()
@@ -185,16 +185,16 @@ def test_switches(event):
     assert no_kl.total.item() == pytest.approx((both.nll + both.bce).item(), rel=1e-12)
     assert no_bce.bce.item() == 0
     assert both.bce.item() > 0
-    # with the BCE off a base needs no anomalous distribution
+    # without BCE, the base needs no anomalous distribution
     assert case(Objective(bce=0), StandardNormal()).nll.isfinite()
-    # and without a mask there is none
+    # without a mask, there is no BCE
     unmasked = case(Objective(5.0, 0.0), mask=False)
     assert unmasked.bce.item() == 0
     assert unmasked.total.item() == unmasked.nll.item()
     assert case(Objective(), StandardNormal(), mask=False).bce.item() == 0
 
 
-def test_without_a_divergence():
+def test_kl_is_zero_without_a_divergence():
     case = Case()
     for statistics in (Statistics(case.beta), Statistics(case.beta, case.alpha)):
         terms = Objective()(case.z, case.log_det, "location", SemanticGaussian(), statistics, case.mask)
@@ -203,7 +203,7 @@ def test_without_a_divergence():
     assert Objective()(case.z, case.log_det, "location", StandardNormal()).kl.item() == 0
 
 
-def test_an_empty_mask_counts_as_normal():
+def test_empty_mask_marks_all_locations_normal():
     case = Case()
     case.mask = torch.zeros_like(case.mask)
     masked, unmasked = case(Objective()), case(Objective(), mask=False)
@@ -214,23 +214,23 @@ def test_an_empty_mask_counts_as_normal():
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
-def test_a_mask_of_any_dtype(dtype):
+def test_mask_may_have_any_dtype(dtype):
     case = Case()
     expected = case(Objective())
     case.mask = case.mask.to(dtype)
     assert [x.item() for x in case(Objective())] == [x.item() for x in expected]
 
 
-def test_temperature_softens_the_odds():
+def test_temperature_divides_the_log_odds():
     case = Case((2, 64, 3, 4))
     hot, cold, default = (case(Objective(temperature=t)).bce.item() for t in (1e6, 64.0, None))
     assert hot == pytest.approx(np.log(2), abs=1e-3)
     assert cold == pytest.approx(default, rel=1e-12)
 
 
-def test_odds_of_thousands_stay_finite():
-    """Logits at C = 2048 are beyond the range of exp in float32, on the wrong side too."""
-    z = torch.full((1, 2048, 2, 2), 4.0).requires_grad_()  # beyond the anomalous mean, but called normal
+def test_large_log_odds_give_finite_loss_and_gradients():
+    """At C = 2048 the logits exceed the range of exp in float32."""
+    z = torch.full((1, 2048, 2, 2), 4.0).requires_grad_()  # beyond the anomalous mean, but labeled normal
     statistics = Statistics(torch.full((1, 1, 2, 2), 1e-3), torch.full((1, 1, 2, 2), 50.0))
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
     terms = Objective(temperature=1.0)(z, torch.zeros(1, 2, 2), "location", SemanticGaussian(), statistics, mask)
@@ -239,13 +239,13 @@ def test_odds_of_thousands_stay_finite():
     assert gradient.isfinite().all()
 
 
-# locations that do not count
+# Ignored locations
 
 
 @given(sizes, seeds, events, st.booleans(), st.sampled_from([torch.bool, torch.float32]))
 @settings(max_examples=40)
-def test_ignored_locations_in_numpy(size, seed, event, squash, dtype):
-    """Means over the locations left; the likelihood of a sample is of all of them."""
+def test_ignored_locations_match_numpy(size, seed, event, squash, dtype):
+    """Means are over the remaining locations; the likelihood of a sample is over all of them."""
     case, channels = Case(size, seed, event), size[1]
     ignore = torch.from_numpy(np.random.default_rng(seed + 1).random((size[0], *size[2:])) < 0.5)
     ignore[:, 0, 0] = False
@@ -267,27 +267,27 @@ def test_ignored_locations_in_numpy(size, seed, event, squash, dtype):
     assert got.total.item() == pytest.approx(total, rel=1e-9, abs=1e-10)
 
 
-def test_where_nothing_counts_there_is_no_loss():
+def test_loss_is_zero_if_all_locations_are_ignored():
     case = Case()
     terms = case(PRESETS["paper"], ignore=torch.ones_like(case.mask))
     assert [x.item() for x in terms] == [0.0] * 4
     assert all((g == 0).all() for g in torch.autograd.grad(terms.total, case.leaves()))
 
 
-def test_an_ignore_of_another_shape():
-    """(1, H, W) would broadcast, and the sum over the batch be divided by the locations of one image."""
+def test_ignore_of_another_shape_is_rejected():
+    """A mask (1, H, W) would broadcast and give a wrong mean."""
     case = Case()
     for wrong in (case.mask[:1], case.mask[:, None], case.mask[0]):
         with pytest.raises(ShapeError, match=r"^ignore must be \(B, H, W\) = \(2, 3, 4\), but got"):
             case(Objective(), ignore=wrong)
 
 
-# laws
+# Properties
 
 
 @given(sizes, seeds, events, st.sampled_from([PRESETS["paper"], Objective(0, 0, squash=True), Objective(0, 1.0)]))
 @settings(max_examples=30)
-def test_a_batch_is_the_mean_of_its_samples(size, seed, event, objective):
+def test_loss_of_a_batch_is_the_mean_over_its_samples(size, seed, event, objective):
     case = Case(size, seed, event)
     together = case(objective)
     alone = [case(objective, part=slice(i, i + 1)) for i in range(size[0])]
@@ -298,7 +298,7 @@ def test_a_batch_is_the_mean_of_its_samples(size, seed, event, objective):
 
 @pytest.mark.parametrize("objective", [*PRESETS.values(), Objective(temperature=2.0)])
 @pytest.mark.parametrize("event", EVENTS)
-def test_gradients_flow_and_are_right(objective, event):
+def test_gradients_match_finite_differences(objective, event):
     case = Case((2, 3, 2, 2), event=event)
     gradients = torch.autograd.grad(case(objective).total, case.leaves())
     assert all((g != 0).all() for g in gradients)
@@ -312,8 +312,8 @@ def test_gradients_flow_and_are_right(objective, event):
 
 @given(seeds, st.sampled_from([1, 8, 512]))
 @settings(max_examples=20)
-def test_at_weight_one_the_best_statistics_are_the_posterior(seed, channels):
-    """IG(a0 + C / 2, b0 + ||z||^2 / 2), which the paper's weight 0.2 and its printed likelihood both miss."""
+def test_minimum_at_weight_one_is_the_conjugate_posterior(seed, channels):
+    """IG(a0 + C / 2, b0 + ||z||^2 / 2) is not the minimum for weight 0.2, nor for the printed likelihood."""
     case = Case((2, channels, 3, 3), seed)
     a0, b0 = PRIOR
     best_b = b0 + case.z.detach().square().sum(1, keepdim=True) / 2
@@ -337,17 +337,17 @@ def test_at_weight_one_the_best_statistics_are_the_posterior(seed, channels):
             assert moved(objective, mask=False).total.item() > lowest
 
 
-def test_training_on_it_separates_the_locations():
-    """A few steps on z itself move every location towards its own mean."""
+def test_minimizing_the_loss_separates_normal_and_anomalous_latents():
+    """Forty steps on z give every location log-odds of the right sign."""
     case = Case((4, 6, 3, 3))
     before = case.numpy()[1]
     z = case.z.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([z], lr=0.05)
+    optimizer = torch.optim.Adam([z], lr=0.05)
     fixed = Statistics(*(x.detach() for x in (case.beta, case.alpha)))
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         PRESETS["paper"](z, case.log_det.detach(), "location", SemanticGaussian(), fixed, case.mask).total.backward()
-        optimiser.step()
+        optimizer.step()
     after = SemanticGaussian().log_odds(z, fixed).detach().numpy()
     anomalous = case.mask.numpy()
     assert (after[~anomalous] > 0).all()
@@ -358,18 +358,18 @@ def test_training_on_it_separates_the_locations():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bce": -1.0}, r"^bce must be a weight of at least 0, but got -1.0"),
-        ({"kl": -0.1}, r"^kl must be a weight of at least 0, but got -0.1"),
+        ({"bce": -1.0}, r"^bce must be at least 0, but got -1.0"),
+        ({"kl": -0.1}, r"^kl must be at least 0, but got -0.1"),
         ({"temperature": 0.0}, r"^temperature must be positive"),
         ({"temperature": -2.0}, r"^temperature must be positive"),
     ],
 )
-def test_wrong_options(options, message):
+def test_objective_rejects_invalid_options(options, message):
     with pytest.raises(ConfigError, match=message):
         Objective(**options)
 
 
-def test_wrong_masks():
+def test_mask_of_another_shape_is_rejected():
     case = Case()
     case.mask = case.mask[:, :2]
     with pytest.raises(ShapeError, match=r"^anomaly_mask must be"):
@@ -377,8 +377,8 @@ def test_wrong_masks():
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 16))
-def test_a_variance_of_the_base_is_a_scaling_of_the_flow(seed, channels) -> None:
-    """log N(z; 0, s^2) + log_det = log N(z / s; 0, 1) + log_det of z / s: what docs/mathematics.md says of Table S5."""
+def test_variance_of_the_base_equals_a_scaling_of_the_flow(seed, channels) -> None:
+    """log N(z; 0, s^2) + log_det = log N(z / s; 0, 1) + log_det of z / s, as in docs/mathematics.md (Table S5)."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(2, channels, 3, 4, dtype=torch.float64, generator=generator)
     log_det = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator)

@@ -1,23 +1,27 @@
-"""One image, one score, on whatever device: nothing is made on another one, and what a GPU computes is the same."""
+"""Scores and devices: tensors stay on the device of the images, and GPUs compute the same scores."""
 
 import pytest
 import torch
 from torch import nn
 
+from helpers.recipe_cases import PUBLISHED
 from semflow.detectors import Detector
 from semflow.features.frozen import FrozenFeatures
 from semflow.flows import AffineCoupling
-from semflow.recipes import RECIPES, build
+from semflow.recipes import build
 from semflow.testing.case import perturb
 
 SIDE = 64
-COMMON = {"backbone": "test_byobnet", "weights": "random", "image_size": SIDE}
-SMALL = {"differnet": {"blocks": 1}, "cs_flow": {"blocks": 1, "hidden": 8, "levels": 2}}
+COMMON = {"backbone": "test_byobnet", "backbone.weights": "random", "image_size": SIDE}
+SMALL = {
+    "differnet": {"couplings.blocks": 1},
+    "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
+}
 
 
 def detector(name: str) -> Detector:
-    """Small, perturbed, in eval mode."""
-    made = build(name, **COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True}))
+    """Return a small perturbed detector in eval mode."""
+    made = build(name, {**COMMON, **SMALL.get(name, {}), **({} if name == "sanflow" else {"statistics": True})})
     perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
     made.eval().fit_score([images(4)])
     return made
@@ -31,9 +35,9 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device `meta`, which has no values, and refuses to meet a tensor of another device as a GPU does."""
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device `meta` rejects tensors of other devices, like a GPU."""
     made = detector(name).to("meta")
     # Whether images lie in [0, 1] is a question about values.
     monkeypatch.setattr(FrozenFeatures, "_check_state", lambda *_: None)
@@ -48,9 +52,9 @@ def test_everything_is_made_where_the_images_are(name: str, monkeypatch: pytest.
     assert sum(x is not None for x in gradients) > len(gradients) / 2
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fused blocks are for CPUs; elsewhere the plain composition runs, here on a CPU too."""
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scores_without_fused_kernels_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused blocks run on CPUs only; GPUs run the composition, as this test does on a CPU."""
     made = detector(name)
     fused = made.predict(images(5))
     asked = []
@@ -62,9 +66,9 @@ def test_the_way_that_a_gpu_goes_gives_the_same_scores(name: str, monkeypatch: p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", RECIPES)
-def test_scores_on_a_gpu_are_those_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32: 1e-4 of the score, or of one nat, and the same decisions."""
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scores_on_gpu_equal_those_on_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores agree to 1e-4, with the same decisions."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     made, given = detector(name), images(9)

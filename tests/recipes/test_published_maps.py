@@ -17,11 +17,11 @@ from semflow.recipes import build
 
 SIZE = (40, 56)
 SHAPES = ((6, 10, 14), (8, 5, 7), (12, 3, 4))
-COMMON = {"backbone": "test_efficientnet", "weights": "random"}
+COMMON = {"backbone": "test_efficientnet", "backbone.weights": "random"}
 
 
 def upsample(maps: np.ndarray, align_corners: bool) -> np.ndarray:
-    """(B, h, w) to (B, *SIZE), bilinear; beyond the outermost centres the value of the border."""
+    """(B, h, w) to (B, *SIZE), bilinear; beyond the outermost centers the border value."""
     axes = []
     for small, large in zip(maps.shape[1:], SIZE, strict=True):
         if align_corners:
@@ -42,7 +42,7 @@ def latents() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def log_probs(latents, with_log_det: bool) -> list[torch.Tensor]:
-    """What a detector gives its scorer: log p per dimension."""
+    """Return log p per dimension, the input of a scorer."""
     base = StandardNormal()
     return [(base.log_prob(z) + (log_det if with_log_det else 0)) / z.shape[1] for z, log_det in latents]
 
@@ -52,28 +52,30 @@ def mean_square(z: torch.Tensor) -> np.ndarray:
 
 
 def test_fastflow(latents) -> None:
-    scorer = build("fastflow", **COMMON, steps=1).scorer
+    scorer = build("fastflow", {**COMMON, "couplings.blocks": 1}).scorer
     anomaly_map, _ = scorer(log_probs(latents, with_log_det=False), SIZE)
     published = np.mean([upsample(-np.exp(-0.5 * mean_square(z)), align_corners=False) for z, _ in latents], axis=0)
     np.testing.assert_allclose(-np.exp(-anomaly_map.double().numpy()), published, rtol=1e-5)
-    scorer.take([3.0, 3.0, 3.0])  # its constant is no training image's: published maps have none
+    scorer.set_maxima([3.0, 3.0, 3.0])  # no effect: published maps use no maxima
     torch.testing.assert_close(scorer(log_probs(latents, False), SIZE)[0], anomaly_map)
 
 
 def test_fastflow_takes_the_maximum_as_published_when_asked(latents) -> None:
-    anomaly_map, score = build("fastflow", **COMMON, steps=1, top=0.0).scorer(log_probs(latents, False), SIZE)
+    anomaly_map, score = build("fastflow", {**COMMON, "couplings.blocks": 1, "top": 0.0}).scorer(
+        log_probs(latents, False), SIZE
+    )
     torch.testing.assert_close(score, anomaly_map.amax((1, 2)))
 
 
 def test_cflow_ad(latents) -> None:
-    scorer = build("cflow_ad", **COMMON, blocks=1, position_channels=8).scorer
+    scorer = build("cflow_ad", {**COMMON, "couplings.blocks": 1, "couplings.position_channels": 8}).scorer
     scores = log_probs(latents, with_log_det=True)
     per_scale = []
     for z, log_det in latents:
         c = z.shape[1]
         log_likelihood = -0.5 * c * (np.log(2 * np.pi) + mean_square(z)) + log_det.double().numpy()
         per_scale.append(log_likelihood / c)
-    scorer.take([p.max() for p in per_scale])
+    scorer.set_maxima([p.max() for p in per_scale])
     anomaly_map, _ = scorer(scores, SIZE)
     summed = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
     published = summed.max() - summed
@@ -83,13 +85,13 @@ def test_cflow_ad(latents) -> None:
 
 
 def test_msflow(latents) -> None:
-    """One image at a time, since its maxima are each image's own."""
-    scorer = build("msflow", **COMMON, blocks=(1, 1, 1), position_channels=8).scorer
+    """One image at a time, since published maxima are those of each image."""
+    scorer = build("msflow", {**COMMON, "couplings.blocks": (1, 1, 1), "couplings.position_channels": 8}).scorer
     for image in range(4):
         one = [(z[image : image + 1], log_det[image : image + 1]) for z, log_det in latents]
         per_scale = [-0.5 * mean_square(z) for z, _ in one]
-        normaliser = -0.5 * np.log(2 * np.pi)
-        scorer.take([p.max() + normaliser for p in per_scale])
+        log_normalizer = -0.5 * np.log(2 * np.pi)
+        scorer.set_maxima([p.max() + log_normalizer for p in per_scale])
         anomaly_map, score = scorer(log_probs(one, with_log_det=False), SIZE)
         added = sum(upsample(np.exp(p - p.max()), align_corners=True) for p in per_scale)
         np.testing.assert_allclose(3 * np.exp(-anomaly_map.double().numpy()), added, rtol=1e-5)
@@ -102,9 +104,9 @@ def test_msflow(latents) -> None:
 
 
 def test_cs_flow(latents) -> None:
-    """As the recipe changes it: the mean over all scales of mean_c z^2 / 2, and the mean of that."""
-    scorer = build("cs_flow", **COMMON, image_size=64, blocks=1, hidden=4).scorer
-    scorer.take([-0.5 * np.log(2 * np.pi)] * 3)
+    """The recipe's map is the mean over all scales of mean_c z^2 / 2, its score the mean of the map."""
+    scorer = build("cs_flow", {**COMMON, "image_size": 64, "couplings.blocks": 1, "couplings.hidden": 4}).scorer
+    scorer.set_maxima([-0.5 * np.log(2 * np.pi)] * 3)
     anomaly_map, score = scorer(log_probs(latents, with_log_det=False), SIZE)
     expected = np.mean([upsample(mean_square(z), align_corners=False) for z, _ in latents], axis=0) / 2
     np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=1e-5)

@@ -1,20 +1,20 @@
-"""One image, one score: alone, in any batch, in any order, after reload, for every recipe, away from its start."""
+"""Every recipe gives an image the same score alone, in any batch, in any order and after loading."""
 
 import pytest
 import torch
 
 from helpers.recipe_cases import WITH_AND_WITHOUT, images, small, stack
-from semflow.training import load_into, save_model
+from semflow.training.checkpoint import load_into, save_model
 
 # float32 keeps a log-density near one nat per dimension to 1e-7, so a score near 0 cannot be had to 1e-6 of itself.
 CLOSE = {"rtol": 1e-6, "atol": 2e-7}
-# A single pixel is no mean over others.
+# Single pixels are not averaged.
 PIXEL = {"rtol": 2e-6, "atol": 1e-6}
 
 
-def perturbed(name: str, statistics: bool | None):
-    """Weights as far from the start as training takes them: the scores stay those of trained models, 0.01 to 10."""
-    detector = small(name) if statistics is None else small(name, statistics=statistics)
+def perturbed(name: str, settings: dict):
+    """Return a detector with weights as far from their start as after training, with scores of 0.01 to 10."""
+    detector = small(name, settings)
     detector.prepare([stack(images(8))])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -25,9 +25,9 @@ def perturbed(name: str, statistics: bool | None):
     return detector
 
 
-@pytest.mark.parametrize(("name", "statistics"), [*WITH_AND_WITHOUT, ("sanflow", None)])
-def test_an_image_has_one_score(name, statistics, tmp_path, record_property) -> None:
-    detector = perturbed(name, statistics)
+@pytest.mark.parametrize(("name", "settings"), WITH_AND_WITHOUT)
+def test_image_has_one_score(name, settings, tmp_path, record_property) -> None:
+    detector = perturbed(name, settings)
     batch = stack(images(9, seed=1))
     together = detector.predict(batch)
     assert together.score.unique().numel() == 9
@@ -43,7 +43,7 @@ def test_an_image_has_one_score(name, statistics, tmp_path, record_property) -> 
         assert torch.equal(found.p_value, together.p_value[group])
         assert torch.equal(found.is_anomalous, together.is_anomalous[group])
     save_model(detector, tmp_path)
-    again = small(name, seed=5) if statistics is None else small(name, statistics=statistics, seed=5)
+    again = small(name, {**settings, "seed": 5})
     reloaded = load_into(again, tmp_path).predict(batch)
     for a, b in zip(reloaded[:2] + reloaded[3:], together[:2] + together[3:], strict=True):
         assert torch.equal(a, b)

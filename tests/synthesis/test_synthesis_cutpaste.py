@@ -1,4 +1,4 @@
-"""CutPaste: sizes of the paper, a mask that tells the truth, reproducible draws."""
+"""CutPaste: sizes of the paper, exact masks, reproducible draws."""
 
 import time
 
@@ -31,7 +31,7 @@ SIZES = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", [256, 128, 64])
-def test_sizes_are_the_papers_scaled_with_the_image(kind: str, side: int) -> None:
+def test_patch_sizes_are_those_of_the_paper_scaled_with_the_image(kind: str, side: int) -> None:
     paste = CutPaste(rotation=0.0, border=0.0)
     image, donor = torch.zeros(3, side, side), torch.ones(3, side, side)
     boxes = np.array([box(paste(image, donor, kind, np.random.default_rng(k))[1]) for k in range(150)])
@@ -40,12 +40,12 @@ def test_sizes_are_the_papers_scaled_with_the_image(kind: str, side: int) -> Non
         sizes = boxes[:, axis]
         assert sizes.min() >= low - 1
         assert sizes.max() <= high + 1
-        # The whole range is drawn, not a corner of it.
+        # The sizes cover the whole range.
         assert sizes.min() <= low + 0.15 * (high - low) + 1
         assert sizes.max() >= high - 0.15 * (high - low) - 1
 
 
-def test_a_non_square_image_counts_its_shorter_side() -> None:
+def test_patch_sizes_scale_with_the_shorter_side() -> None:
     paste = CutPaste(rotation=0.0, border=0.0)
     image, donor = torch.zeros(3, 64, 512), torch.ones(3, 64, 512)
     widths = [box(paste(image, donor, "medium", np.random.default_rng(k))[1])[1] for k in range(100)]
@@ -60,8 +60,8 @@ def test_a_non_square_image_counts_its_shorter_side() -> None:
     st.sampled_from([CutPaste(), CutPaste(rotation=0.0), CutPaste(jitter=0.0, border=0.0), CutPaste(rotation=180.0)]),
 )
 @settings(max_examples=150, deadline=None)
-def test_the_mask_is_where_the_image_changed(kind: str, size: tuple[int, int], seed: int, paste: CutPaste) -> None:
-    """Black image, white donor: every touched pixel differs, so mask and difference must agree bit for bit."""
+def test_mask_is_true_where_the_image_changed(kind: str, size: tuple[int, int], seed: int, paste: CutPaste) -> None:
+    """Every pasted pixel changes, because the image is black and the donor white."""
     image, donor = torch.zeros(3, *size), torch.ones(3, *size)
     out, anomaly_mask = paste(image, donor, kind, np.random.default_rng(seed))
     assert anomaly_mask.dtype == torch.bool
@@ -70,12 +70,12 @@ def test_the_mask_is_where_the_image_changed(kind: str, size: tuple[int, int], s
     assert torch.equal((out != image).any(0), anomaly_mask)
     assert out.min() >= 0.0
     assert out.max() <= 1.0
-    assert out.max() > 0.7  # somewhere the patch is opaque, but for jitter
+    assert out.max() > 0.7  # some pixel is opaque, up to jitter
 
 
 @given(st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_inputs_stay_and_the_rest_of_the_image_too(kind: str, seed: int) -> None:
+def test_paste_changes_neither_inputs_nor_unmasked_pixels(kind: str, seed: int) -> None:
     image, donor = noise(96, 64, 1), noise(96, 64, 2)
     kept = image.clone(), donor.clone()
     out, anomaly_mask = CutPaste()(image, donor, kind, np.random.default_rng(seed))
@@ -87,8 +87,8 @@ def test_inputs_stay_and_the_rest_of_the_image_too(kind: str, seed: int) -> None
     assert torch.equal(anomaly_mask, again[1])
 
 
-def test_an_unturned_patch_is_the_donors_own_pixels() -> None:
-    """Without jitter, rotation and border, a patch is found in the donor, perhaps flipped, pixel for pixel."""
+def test_paste_without_rotation_copies_donor_pixels() -> None:
+    """Without jitter, rotation and border, a patch equals a window of the donor up to flips."""
     image, donor = torch.zeros(3, 64, 64), noise(64, 64, 3)
     paste = CutPaste(jitter=0.0, rotation=0.0, border=0.0)
     flips = set()
@@ -107,8 +107,8 @@ def test_an_unturned_patch_is_the_donors_own_pixels() -> None:
 
 
 @pytest.mark.parametrize("kind", ["small", "medium", "scar", "circle"])
-def test_shape_and_content_turn_together_and_keep_their_size(kind: str) -> None:
-    """The donor's channels hold its own coordinates, so a patch says where each of its pixels came from."""
+def test_shape_and_content_rotate_together_without_scaling(kind: str) -> None:
+    """The channels of the donor are its coordinates, so a patch shows the origin of each pixel."""
     rows, columns = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
     donor = torch.stack([rows, columns, torch.full_like(rows, 255.0)]) / 255
     paste, angles = CutPaste(jitter=0.0, border=0.0), []
@@ -118,54 +118,54 @@ def test_shape_and_content_turn_together_and_keep_their_size(kind: str) -> None:
         origins = out[:2, mask].T.double() * 255
         if len(places) < 100:
             continue
-        # origin = place @ turn + shift, with an orthogonal turn: nothing is stretched, and nothing is off the line.
+        # origin = place @ turn + shift with an orthogonal turn: a rotation without scaling or distortion.
         low, high = origins.amin(0), origins.amax(0)
-        inner = ((origins > low + 0.01) & (origins < high - 0.01)).all(1)  # the crop's outermost half pixel repeats
+        inner = ((origins > low + 0.01) & (origins < high - 0.01)).all(1)  # the crop repeats its outermost half pixel
         design = torch.cat([places, torch.ones(len(places), 1, dtype=torch.float64)], 1)[inner]
         fit = torch.linalg.lstsq(design, origins[inner]).solution
         turn = fit[:2]
         assert (design @ fit - origins[inner]).abs().max() < 0.02
         assert torch.allclose(turn @ turn.T, torch.eye(2, dtype=torch.float64), atol=0.02)
-        angle = float(torch.rad2deg(torch.atan2(turn[0, 1], turn[0, 0]))) % 180  # flips turn by 180 degrees or mirror
+        angle = float(torch.rad2deg(torch.atan2(turn[0, 1], turn[0, 0]))) % 180  # flips rotate by 180 degrees or mirror
         angles.append(min(angle, 180 - angle))
-        if kind != "circle":  # the place it came from is an upright rectangle, filled
+        if kind != "circle":  # the origin is a filled upright rectangle
             assert len(places) > 0.85 * float((high - low + 1).prod())
     assert max(angles) <= 45.5
     assert max(angles) > 30
     assert min(angles) < 10
 
 
-def test_min_change_draws_again_until_something_is_seen() -> None:
-    """Most of image and donor is black, so that most patches change nothing."""
+def test_min_change_draws_patches_again() -> None:
+    """Most of the image and donor is black, so most patches change nothing."""
     image = torch.zeros(3, 128, 128)
     image[:, 56:72, 56:72] = 1.0
-    plain, choosy = CutPaste(jitter=0.0), CutPaste(jitter=0.0, min_change=0.05)
+    plain, visible = CutPaste(jitter=0.0), CutPaste(jitter=0.0, min_change=0.05)
 
-    def unseen(paste: CutPaste) -> int:
+    def invisible(paste: CutPaste) -> int:
         results = [paste(image, image, "small", np.random.default_rng(seed)) for seed in range(60)]
         return sum(float((out - image)[:, mask].abs().mean()) < 0.05 for out, mask in results)
 
-    assert unseen(plain) > 30
-    assert unseen(choosy) < unseen(plain) / 2
+    assert invisible(plain) > 30
+    assert invisible(visible) < invisible(plain) / 2
 
 
-def test_what_cannot_be_pasted_is_refused_in_one_line() -> None:
+def test_paste_rejects_invalid_arguments() -> None:
     rng, image = np.random.default_rng(0), torch.zeros(3, 32, 32)
     with pytest.raises(ConfigError, match="small, medium, circle, scar, but got 'square'"):
         CutPaste()(image, image, "square", rng)
-    with pytest.raises(ShapeError, match=r"expected image to be .* but got torch.float32 \(1, 32, 32\)"):
+    with pytest.raises(ShapeError, match=r"image must be a float32 .* but got torch.float32 \(1, 32, 32\)"):
         CutPaste()(image[:1], image, "small", rng)
-    with pytest.raises(ShapeError, match="donor to be a float32"):
+    with pytest.raises(ShapeError, match="donor must be a float32"):
         CutPaste()(image, (image * 255).to(torch.uint8), "small", rng)
-    with pytest.raises(ShapeError, match="of one size"):
+    with pytest.raises(ShapeError, match="must have one size"):
         CutPaste()(image, torch.zeros(3, 32, 40), "small", rng)
     for option in ("jitter", "rotation", "border", "min_change"):
-        with pytest.raises(ConfigError, match=f"expected {option} between 0"):
+        with pytest.raises(ConfigError, match=f"{option} must be between 0"):
             CutPaste(**{option: -0.5})
 
 
-def test_a_patch_costs_little_beside_a_network() -> None:
-    """About half a millisecond of CPU at 256 px; the bound leaves room for a slow machine."""
+def test_paste_takes_less_than_five_milliseconds() -> None:
+    """A patch takes about half a millisecond of CPU time at 256 px; the limit allows for slow machines."""
     image, donor, rng = noise(256, 256, 0), noise(256, 256, 1), np.random.default_rng(0)
     paste, times = CutPaste(), []
     for _ in range(5):

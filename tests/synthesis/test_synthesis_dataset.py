@@ -1,4 +1,4 @@
-"""SyntheticAnomalies: equal parts, and the same tensors whoever draws them."""
+"""SyntheticAnomalies: equal parts, and tensors that depend only on seed, epoch and position."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ class Item(NamedTuple):
 
 
 class Normal(Dataset[Item]):
-    """Image k is noise of its own seed; which images were read is recorded."""
+    """Dataset of noise images that records which images were read."""
 
     def __init__(self, count: int, side: int = 32) -> None:
         self.count, self.side, self.read = count, side, []
@@ -55,17 +55,17 @@ def same(first: list[Item], second: list[Item]) -> bool:
 
 @given(st.lists(st.sampled_from(KINDS), max_size=4, unique=True), st.booleans(), st.integers(0, 50), st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
-def test_every_window_holds_each_kind_once(kinds: list[str], normal: bool, epoch: int, count: int) -> None:
+def test_consecutive_positions_contain_each_kind_once(kinds: list[str], normal: bool, epoch: int, count: int) -> None:
     if not kinds and not normal:
         return
-    dataset = SyntheticAnomalies(Normal(count), tuple(kinds), normal)
+    dataset = SyntheticAnomalies(Normal(count), CutPaste(kinds=tuple(kinds)) if kinds else None, normal=normal)
     dataset.set_epoch(epoch)
     parts = sorted((["normal"] if normal else []) + kinds)
     for start in range(count - len(parts) + 1):
         assert sorted(dataset.kind(start + k) for k in range(len(parts))) == parts
 
 
-def test_a_batch_of_eight_has_two_of_each_and_labels_say_which() -> None:
+def test_batch_contains_equal_numbers_of_each_kind_with_labels() -> None:
     dataset = SyntheticAnomalies(Normal(16), seed=3)
     for epoch in range(5):
         dataset.set_epoch(epoch)
@@ -77,15 +77,15 @@ def test_a_batch_of_eight_has_two_of_each_and_labels_say_which() -> None:
             assert bool(item.anomaly_mask.any()) == bool(item.label)
 
 
-def test_normal_items_are_the_images_themselves() -> None:
+def test_normal_items_are_unchanged_images() -> None:
     source = Normal(12)
-    items = list(draw(SyntheticAnomalies(source, (), True)))
+    items = list(draw(SyntheticAnomalies(source, None)))
     assert [item.label for item in items] == [0] * 12
     for item in items:
         assert torch.equal(item.image, source[int(item.path.removesuffix(".png"))].image)
 
 
-def test_an_epoch_holds_every_image_once_and_in_another_order_each_time() -> None:
+def test_epochs_are_different_permutations_of_the_images() -> None:
     dataset = SyntheticAnomalies(Normal(20), seed=5)
     orders = []
     for epoch in range(3):
@@ -95,9 +95,9 @@ def test_an_epoch_holds_every_image_once_and_in_another_order_each_time() -> Non
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_the_donor_is_another_image_and_each_other_image_is_one() -> None:
+def test_every_other_image_is_a_donor() -> None:
     source = Normal(4)
-    dataset = SyntheticAnomalies(source, ("small",), normal=False)
+    dataset = SyntheticAnomalies(source, CutPaste(kinds=("small",)), normal=False)
     donors = set()
     for epoch in range(30):
         dataset.set_epoch(epoch)
@@ -110,23 +110,23 @@ def test_the_donor_is_another_image_and_each_other_image_is_one() -> None:
     assert len(donors) == 12
 
 
-def test_a_single_image_is_its_own_donor() -> None:
+def test_single_image_is_its_own_donor() -> None:
     source = Normal(1)
-    item = SyntheticAnomalies(source, ("circle",), normal=False)[0]
+    item = SyntheticAnomalies(source, CutPaste(kinds=("circle",)), normal=False)[0]
     assert source.read == [0, 0]
     assert item.label == 1
     assert item.anomaly_mask is not None
     assert item.anomaly_mask.any()
 
 
-def test_the_same_tensors_with_and_without_workers() -> None:
-    dataset = SyntheticAnomalies(Normal(10), KINDS, seed=7)
+def test_items_are_equal_with_workers() -> None:
+    dataset = SyntheticAnomalies(Normal(10), CutPaste(kinds=KINDS), seed=7)
     dataset.set_epoch(2)
     assert same(draw(dataset), draw(dataset, workers=2))
 
 
-def test_the_thread_count_changes_nothing() -> None:
-    dataset = SyntheticAnomalies(Normal(4, side=256), ("medium",), normal=False, seed=1)
+def test_items_do_not_depend_on_the_thread_count() -> None:
+    dataset = SyntheticAnomalies(Normal(4, side=256), CutPaste(kinds=("medium",)), normal=False, seed=1)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -138,7 +138,7 @@ def test_the_thread_count_changes_nothing() -> None:
     assert same(one, two)
 
 
-def test_epochs_and_seeds_differ_and_come_back() -> None:
+def test_items_depend_on_epoch_and_seed() -> None:
     dataset = SyntheticAnomalies(Normal(8), seed=0)
     first = draw(dataset)
     dataset.set_epoch(1)
@@ -153,7 +153,7 @@ def test_epochs_and_seeds_differ_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_workers_see_a_new_epoch(persistent: bool) -> None:
+def test_workers_use_a_new_epoch(persistent: bool) -> None:
     dataset = SyntheticAnomalies(Normal(6), seed=0)
     loader = DataLoader(dataset, batch_size=3, num_workers=1, collate_fn=as_lists, persistent_workers=persistent)
     for epoch in (0, 3):
@@ -162,7 +162,7 @@ def test_workers_see_a_new_epoch(persistent: bool) -> None:
         assert same(items, [dataset[p] for p in range(6)])
 
 
-def test_copies_and_pickles_draw_the_same() -> None:
+def test_copies_and_pickles_give_equal_items() -> None:
     dataset = SyntheticAnomalies(Normal(5), seed=4)
     dataset.set_epoch(3)
     for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
@@ -170,30 +170,30 @@ def test_copies_and_pickles_draw_the_same() -> None:
         assert same([dataset[p] for p in range(5)], [other[p] for p in range(5)])
 
 
-def test_positions_count_from_the_end_too_and_stop() -> None:
+def test_dataset_supports_negative_positions_and_rejects_large_ones() -> None:
     dataset = SyntheticAnomalies(Normal(5))
     assert torch.equal(dataset[-1].image, dataset[4].image)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="position must be from -5 to 4, but got 5"):
         dataset[5]
     assert len(list(dataset)) == 5
 
 
-def test_wrong_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected kinds out of small, medium, circle, scar, but got perlin"):
-        SyntheticAnomalies(Normal(2), ("small", "perlin"))
-    with pytest.raises(ConfigError, match="nothing is left"):
-        SyntheticAnomalies(Normal(2), (), normal=False)
-    with pytest.raises(ConfigError, match="seed to be 0 or more"):
+def test_dataset_rejects_invalid_options() -> None:
+    for kinds in (("small", "perlin"), ()):
+        with pytest.raises(ConfigError, match="kinds must be at least one of small, medium, circle, scar, but got"):
+            CutPaste(kinds=kinds)
+    with pytest.raises(ConfigError, match="normal must be True without cut_paste"):
+        SyntheticAnomalies(Normal(2), None, normal=False)
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
         SyntheticAnomalies(Normal(2), seed=-1)
-    with pytest.raises(ConfigError, match="epoch to be 0 or more"):
+    with pytest.raises(ConfigError, match="epoch must be at least 0"):
         SyntheticAnomalies(Normal(2)).set_epoch(-1)
     with pytest.raises(DataError, match="at least one image"):
         SyntheticAnomalies(Normal(0))
 
 
-def test_another_way_to_paste_can_be_given() -> None:
-    hard = SyntheticAnomalies(
-        Normal(2), ("small",), normal=False, cut_paste=CutPaste(jitter=0.0, rotation=0.0, border=0.0)
-    )
-    soft = SyntheticAnomalies(Normal(2), ("small",), normal=False)
+def test_dataset_uses_the_given_cut_paste() -> None:
+    plain = CutPaste(jitter=0.0, rotation=0.0, border=0.0, kinds=("small",))
+    hard = SyntheticAnomalies(Normal(2), plain, normal=False)
+    soft = SyntheticAnomalies(Normal(2), CutPaste(kinds=("small",)), normal=False)
     assert not torch.equal(hard[0].image, soft[0].image)

@@ -1,6 +1,6 @@
-"""Base distributions: `base.log_prob(z, statistics)` per location."""
+"""Base distributions with `base.log_prob(z, statistics)` at every location."""
 
-from . import divergences as divergences  # registers them
+from . import divergences as divergences  # registers them with torch
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
 from .semantic import Base, SemanticGaussian, StandardNormal

@@ -1,10 +1,10 @@
-"""Statistics prediction as one switch: what a recipe puts under its flow, from none at all to SANFlow's."""
+"""Choice of a base and its variance head, from a standard normal to SANFlow's predicted statistics."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Form
 from semflow.nn import (
@@ -22,10 +22,11 @@ from .semantic import Base, SemanticGaussian, StandardNormal
 __all__ = ["BaseAndHead", "Variance", "base_and_head"]
 
 Variance = Literal["predicted", "learned", "fixed", "unit"]
+"""Source of the variance, see `base_and_head`."""
 
 
 class BaseAndHead(NamedTuple):
-    """A base, the variance head that it needs or None, and the scale at which latents should start.
+    """A base with its variance head (or None), and the standard deviation at which latents should start.
 
     Example:
         >>> base, head, start = base_and_head("learned", (40, 112))
@@ -44,7 +45,6 @@ def base_and_head(
     channels: Sequence[int] = (),
     strides: Sequence[int] = (),
     *,
-    statistics: bool = True,
     margin: float = 1.0,
     mode: float = 0.1,
     form: Form = "exact",
@@ -54,49 +54,40 @@ def base_and_head(
     source: Literal["image", "features"] = "image",
     neighbors: bool = True,
 ) -> BaseAndHead:
-    """The base and the head of a detector, by the source of the variance.
+    """Make the base and the variance head of a detector.
 
     Args:
-        variance: `predicted` by the network h at every location (inverse-gamma); one `learned` variance a scale; one
-            `fixed` at `mode`; or `unit`: the standard normal of a flow without statistics prediction.
-        channels, strides: of the feature maps, one a scale.
-        statistics: False for the standard normal, whatever h might predict.
-        margin: the anomalous mean; the normal one is 0.
-        mode: of the variance's prior, where training starts.
-        form: of the likelihood, see `semflow.functional.normal_log_prob`.
-        predicted_mean: predict shifts of both means as well.
-        anomalies: whether training marks locations as anomalous, which takes a base that knows them.
-        stride: pixels that h folds into one location of its output, if it looks at the image; never more than the
-            finest of `strides`.
-        source: what h looks at: the `image`, once for all scales, or the `features` of each scale.
-        neighbors: whether h on features looks at a location's neighbors too.
+        variance: `predicted` by the network h at every location (inverse-gamma), `learned` as one number per scale,
+            `fixed` at `mode`, or `unit` for a standard normal without a head.
+        channels: Channels of the feature maps, one per scale.
+        strides: Strides of the feature maps, one per scale.
+        margin: The anomalous mean; the normal mean is 0.
+        mode: Mode of the variance's prior, where training starts.
+        form: Form of the likelihood, see `semflow.functional.normal_log_prob`.
+        predicted_mean: Predict shifts of both means too.
+        anomalies: Whether training marks anomalous locations, which a standard normal does not support.
+        stride: Pixels that h on the image folds into one location, at most the finest of `strides`.
+        source: Input of h: the `image`, once for all scales, or the `features` of each scale.
+        neighbors: Whether h on features also sees neighboring locations.
+
+    Returns:
+        The base, the head and the initial scale.
 
     Raises:
-        ConfigError: an argument does not exist or does not go with the others.
+        ConfigError: If an argument is invalid or contradicts another.
 
     Example:
         >>> base, head, start = base_and_head("fixed", channels=(40, 112), mode=0.25)
         >>> type(base).__name__, head, start
         ('SemanticGaussian', FixedVariance(0.25), 0.5)
     """
-    if variance not in get_args(Variance):
-        raise ConfigError(f"variance must be {', '.join(get_args(Variance))}, but got {variance!r}")
-    if not mode > 0:
-        raise ConfigError(f"mode must be a positive variance, but got {mode}")
+    positive(mode=mode)
     if margin == 0:
-        raise ConfigError("margin must not be 0: it is how far the anomalous mean is from the normal one, but got 0")
-    if source not in ("image", "features"):
-        raise ConfigError(f"source must be image or features, but got {source!r}")
-    if not statistics:
-        if variance not in ("predicted", "unit"):
-            raise ConfigError(f"variance {variance} belongs to statistics=True, but statistics is False")
-        if form != "exact":
-            raise ConfigError(f"form {form} belongs to statistics=True, but statistics is False")
-        variance = "unit"
+        raise ConfigError("margin must not be 0, the normal mean, but got 0")
     if variance == "unit" and anomalies:
-        raise ConfigError("variance unit is one standard normal for all: train it without synthetic anomalies")
+        raise ConfigError("variance must not be unit with synthetic anomalies, but got unit; train without them")
     if predicted_mean and variance not in ("predicted", "fixed"):
-        raise ConfigError(f"predicted_mean needs variance predicted or fixed, but got {variance!r}")
+        raise ConfigError(f"variance must be predicted or fixed with predicted_mean, but got {variance!r}")
     if variance == "unit":
         return BaseAndHead(StandardNormal(), None, 1.0)
 

@@ -1,15 +1,13 @@
-"""The base of a flow as `torch.distributions` objects: for Pyro, for zuko, for any code that takes a distribution.
+"""The base of a flow as `torch.distributions` objects, for Pyro, zuko and other code that takes distributions.
 
-The variance is torch's own `InverseGamma`, and no second class: its divergence is there already (an inverse gamma is a
-transformed Gamma, and the divergence does not change under 1 / s), so nothing is registered on types that are not ours.
-`kl_divergence` of two computes `semflow.functional.inverse_gamma_kl` in the precision of the parameters; the function
-computes in float64, which in float32 and near the prior (terms of 240 nats that cancel) is what keeps its digits.
-
-What torch lacks is the normal whose variance is inverse-gamma distributed, an isotropic multivariate Student-t.
+The distribution of the variance is torch's `InverseGamma`. `torch.distributions.kl_divergence` of two of them equals
+`semflow.functional.inverse_gamma_kl`, but in the precision of the parameters. Prefer the function near the prior, where
+terms of 240 nats cancel: it computes in float64. `SemanticNormal` is the normal with an inverse-gamma variance, an
+isotropic multivariate Student-t, which torch does not have.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,16 +21,17 @@ from semflow.nn import Statistics
 __all__ = ["Density", "SemanticNormal", "variance_distribution"]
 
 Density = Literal["marginal", "mode"]
+"""Form of a density, see `SemanticNormal`."""
 
 
 def variance_distribution(statistics: Statistics) -> InverseGamma:
-    """The inverse gamma of the variance at every location, batch shape (B, H, W).
+    """Return the inverse-gamma distribution of the variance, with batch shape (B, H, W).
 
     Args:
-        statistics: of one scale, with alpha and beta.
+        statistics: Statistics of one scale, with alpha and beta.
 
     Raises:
-        ConfigError: the variance is certain.
+        ConfigError: If the variance is known, so that alpha is None.
 
     Example:
         >>> from torch.distributions import kl_divergence
@@ -45,37 +44,38 @@ def variance_distribution(statistics: Statistics) -> InverseGamma:
         True
     """
     if statistics.alpha is None:
-        raise ConfigError("statistics must have alpha, but got a certain variance, which is beta; take head predicted")
+        raise ConfigError("statistics must have alpha, but got None; use a head that predicts an inverse gamma")
     alpha, beta = (narrow(x, statistics.alpha, statistics.beta)[:, 0] for x in (statistics.alpha, statistics.beta))
     return InverseGamma(alpha, beta, validate_args=False)
 
 
 class SemanticNormal(Distribution):
-    """p(z) of one location: N(loc, s I) of C channels, with s ~ IG(alpha, beta) or certain (SANFlow, Eq. 5 to 7).
+    """Normal N(loc, s I) of C channels whose variance s is IG(alpha, beta) distributed or known (SANFlow, Eq. 5 to 7).
 
-    - `marginal`: s is integrated out: a Student-t of 2 alpha degrees of freedom and squared scale beta / alpha.
-    - `mode`: s is its mode beta / (alpha + 1): a normal. So it is in either form where `alpha` is None and beta is s.
+    - `marginal` integrates s out, giving a Student-t with 2 alpha degrees of freedom and squared scale beta / alpha.
+    - `mode` sets s to its mode beta / (alpha + 1), giving a normal.
 
-    The other forms of `normal_log_prob` are no densities, their exponential does not integrate to 1. The `exact` one
-    is a lower bound of `marginal`, see `expected_log_prob`.
+    If `alpha` is None, the variance is beta, and both forms are the same normal. The other forms of `normal_log_prob`
+    do not integrate to 1; the `exact` form is a lower bound of `marginal`, see `expected_log_prob`.
 
-    `rsample` is reparameterised, s through torch's implicit gradients of the Gamma. Densities are computed in
-    float64. Divergences from normals, this one in the form `mode` or torch's, are registered with
-    `torch.distributions.kl_divergence`; that from a Student-t has no closed form.
+    `rsample` is reparameterized, with torch's implicit gradients of the Gamma distribution. Densities are computed in
+    float64. Divergences from normals (torch's, or this class in form `mode`) are registered with
+    `torch.distributions.kl_divergence`; the divergence from a Student-t has no closed form.
 
-    Pyro samples its own kinds of distributions: `class Base(SemanticNormal, TorchDistributionMixin): ...` is one.
+    For Pyro, derive a class: `class Base(SemanticNormal, TorchDistributionMixin): ...`.
 
     Args:
-        alpha, beta: positive numbers or tensors that broadcast to the batch shape; `alpha` may be None.
-        loc: (..., C), the last axis the event. Not `mean`, which a Student-t of alpha up to 1/2 does not have.
+        alpha: Positive number or tensor that broadcasts to the batch shape, or None.
+        beta: Positive number or tensor that broadcasts to the batch shape.
+        loc: Location (..., C), whose last axis is the event.
         form: `marginal` or `mode`.
-        validate_args: check values, here and in `log_prob`, as torch's distributions do. It is never torch's global
-            default, which other libraries switch.
+        validate_args: Check parameters, and values in `log_prob`, like torch's distributions. Torch's global default,
+            which other libraries change, is not used.
 
     Raises:
-        ConfigError: `form` is no density.
-        ShapeError: the shapes do not broadcast, or `loc` has no axis.
-        ValueError: torch's, with `validate_args`, for a value outside its range.
+        ConfigError: If `form` is not a density.
+        ShapeError: If the shapes do not broadcast, or `loc` is a scalar.
+        ValueError: From torch, with `validate_args`, if a value is out of range.
 
     Example:
         >>> base = SemanticNormal(torch.tensor([2.0, 3.0]), 1.0, torch.zeros(8))
@@ -105,13 +105,12 @@ class SemanticNormal(Distribution):
         form: Density = "marginal",
         validate_args: bool = True,
     ) -> None:
-        if form not in ("marginal", "mode"):
+        if form not in get_args(Density):
             raise ConfigError(
-                f"form must be marginal or mode, but got {form!r}: exact is a bound and no form but the two integrates "
-                "to 1; expected_log_prob gives the exact one"
+                f"form must be marginal or mode, but got {form!r}; call expected_log_prob for the exact form"
             )
         if not isinstance(loc, Tensor) or loc.dim() == 0:
-            raise ShapeError(f"loc must be a tensor (..., C), channels last, but got {loc}; expand it to its channels")
+            raise ShapeError(f"loc must be a tensor (..., C), but got {loc}; expand it to its channels")
         loc = narrow(loc, loc, *(x for x in (alpha, beta) if isinstance(x, Tensor)))
         like: dict[str, Any] = {"dtype": loc.dtype, "device": loc.device}
         scale = torch.as_tensor(beta, **like)
@@ -132,15 +131,19 @@ class SemanticNormal(Distribution):
         form: Density = "marginal",
         validate_args: bool = False,
     ) -> "SemanticNormal":
-        """Of every location of one scale: batch shape (B, H, W), event shape (C,).
+        """Make the distributions of all locations of one scale, with batch shape (B, H, W) and event shape (C,).
 
-        Maps of latents have their channels first, so `log_prob` takes `z.movedim(1, -1)`.
+        Latents have their channels first, so call `log_prob(z.movedim(1, -1))`.
 
         Args:
-            statistics: from a variance head. Its shifts are not applied: add them to `mean`.
+            statistics: Statistics from a variance head. Its shifts are not applied; add them to `mean`.
             channels: C.
-            mean: a number, or a tensor that broadcasts to (B, C, H, W).
-            form, validate_args: of the class.
+            mean: Number or tensor that broadcasts to (B, C, H, W).
+            form: As in the class.
+            validate_args: As in the class.
+
+        Raises:
+            ShapeError: If `mean` does not broadcast to (B, C, H, W).
 
         Example:
             >>> statistics = Statistics(beta=torch.full((2, 1, 4, 4), 0.1))
@@ -157,7 +160,7 @@ class SemanticNormal(Distribution):
         return cls(alpha, beta[:, 0], loc.expand(shape).movedim(1, -1), form, validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "SemanticNormal":
-        """The same over a larger batch, which takes no memory."""
+        """Expand to a larger batch shape without copying."""
         new: SemanticNormal = self._get_checked_instance(SemanticNormal, _instance)  # type: ignore[no-untyped-call]
         batch = torch.Size(batch_shape)
         new.alpha = None if self.alpha is None else self.alpha.expand(batch)
@@ -169,34 +172,34 @@ class SemanticNormal(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """`loc`, or NaN where a Student-t has no mean: alpha up to 1/2."""
+        """Mean `loc`; NaN for a Student-t with alpha <= 1/2, whose mean is undefined."""
         if not self._is_student:
             return self.loc
         return torch.where(self._a[..., None] > 0.5, self.loc, math.nan)
 
     @property
     def mode(self) -> Tensor:
-        """`loc`."""
+        """Mode `loc`."""
         return self.loc
 
     @property
     def variance(self) -> Tensor:
-        """Of every channel; of a Student-t infinite for alpha up to 1, NaN up to 1/2, where there is no mean."""
+        """Variance of each channel; for a Student-t infinite if alpha <= 1 and NaN if alpha <= 1/2."""
         variance = self._spread()
         if self._is_student:
             variance = torch.where(self._a > 0.5, variance, math.nan)
         return narrow(variance, self.loc)[..., None].expand(self.loc.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log p(value), value (..., C) to the broadcast batch shape."""
+        """Compute log p(value) for values (..., C), in the broadcast batch shape."""
         return self._log_prob(value, self.form)
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
-        """E[log N(value; loc, s I)] over s: the `exact` form, a lower bound of the log of the marginal density."""
+        """Compute E[log N(value; loc, s I)] over s, the `exact` form and a lower bound of the marginal log density."""
         return self._log_prob(value, "exact")
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Loc + sqrt(s) e, e ~ N(0, I), with gradients into all parameters."""
+        """Draw loc + sqrt(s) e with e ~ N(0, I), differentiable in all parameters."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         if self._is_student:
@@ -206,9 +209,10 @@ class SemanticNormal(Distribution):
         return self.loc + drawn.sqrt()[..., None] * noise
 
     def entropy(self) -> Tensor:
-        """-E[log p(z)] in nats, the batch shape.
+        """Compute -E[log p(z)] in nats, in the batch shape.
 
-        C/2 log 2 pi b - log(Gamma(a + C/2) / Gamma(a)) + (a + C/2) (psi(a + C/2) - psi(a)), or C/2 (1 + log 2 pi s).
+        It is C/2 log 2 pi b - log(Gamma(a + C/2) / Gamma(a)) + (a + C/2) (psi(a + C/2) - psi(a)) for a Student-t and
+        C/2 (1 + log 2 pi s) for a normal.
         """
         return narrow(self._entropy(), self.loc)
 
@@ -218,11 +222,11 @@ class SemanticNormal(Distribution):
 
     @property
     def _a(self) -> Tensor:
-        """Alpha; 0 for a certain variance, which makes beta the mode beta / (alpha + 1)."""
+        """Alpha, or 0 for a known variance, so that the mode beta / (alpha + 1) is beta."""
         return torch.zeros_like(self.beta) if self.alpha is None else self.alpha
 
     def _spread(self) -> Tensor:
-        """E[(z_c - loc_c)^2], in float64: infinite for a Student-t of alpha up to 1."""
+        """Compute E[(z_c - loc_c)^2] in float64; infinite for a Student-t with alpha <= 1."""
         a, b = wide(self._a), wide(self.beta)
         if not self._is_student:
             return b / (a + 1)
@@ -239,7 +243,7 @@ class SemanticNormal(Distribution):
 
     def _log_prob(self, value: Tensor, form: Literal["exact", "marginal", "mode"]) -> Tensor:
         if value.shape[-1:] != self.event_shape:
-            raise ShapeError(f"value must be (..., {self.event_shape[0]}), channels last, but got {tuple(value.shape)}")
+            raise ShapeError(f"value must be (..., {self.event_shape[0]}), but got {tuple(value.shape)}")
         batch = _broadcast("value and the distribution", value.shape[:-1], self.batch_shape)
         if self._validate_args:
             self._validate_sample(value)
@@ -248,8 +252,8 @@ class SemanticNormal(Distribution):
         return normal_log_prob(value.expand(*batch, -1), alpha, beta, self.loc, form, dim=-1)
 
 
-def _broadcast(what: str, *shapes: Any) -> torch.Size:
+def _broadcast(names: str, *shapes: Any) -> torch.Size:
     try:
         return torch.Size(torch.broadcast_shapes(*shapes))
     except RuntimeError:
-        raise ShapeError(f"{what} must broadcast, but got {', '.join(str(tuple(s)) for s in shapes)}") from None
+        raise ShapeError(f"{names} must broadcast, but got {', '.join(str(tuple(s)) for s in shapes)}") from None

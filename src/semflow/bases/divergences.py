@@ -1,10 +1,10 @@
-"""Divergences between the base of a location and normals, this library's or torch's, for `kl_divergence`.
+"""KL divergences between `SemanticNormal` and normals, registered with `torch.distributions.kl_divergence`.
 
-For p of any kind, with mean m and covariance S, and a normal q,
+For p with mean m_p and covariance S_p, and a normal q,
 
     KL(p || q) = (C log 2 pi + log det S_q + tr S_q^-1 S_p + (m_p - m_q)^T S_q^-1 (m_p - m_q)) / 2 - H(p)
 
-in float64. They are registered for pairs of which one is a `SemanticNormal`, never for two types that are not ours.
+computed in float64. One distribution of each registered pair is a `SemanticNormal`.
 """
 
 import math
@@ -19,17 +19,17 @@ from semflow.functional.inverse_gamma import narrow, wide
 
 from .distributions import SemanticNormal
 
-__all__ = ["Kind", "NoClosedFormError", "divergence"]
+__all__ = ["NoClosedFormError", "Supported", "divergence"]
 
-Kind: TypeAlias = "SemanticNormal | MultivariateNormal | Independent[Any]"
+Supported: TypeAlias = "SemanticNormal | MultivariateNormal | Independent[Any]"
 
 
 class NoClosedFormError(ConfigError, NotImplementedError):
-    """Also what callers of `kl_divergence` catch before they estimate one."""
+    """No closed form; a NotImplementedError too, which callers of `kl_divergence` catch to estimate by samples."""
 
 
 class Moments(NamedTuple):
-    """What a divergence needs; the covariance by its diagonal (..., C), or by its Cholesky factor (..., C, C)."""
+    """Mean, entropy, and the covariance as its diagonal (..., C) or its Cholesky factor (..., C, C)."""
 
     mean: Tensor
     entropy: Tensor
@@ -37,12 +37,16 @@ class Moments(NamedTuple):
     triangle: Tensor | None
 
 
-def divergence(p: Kind, q: Kind) -> Tensor:
-    """KL(p || q) in nats, the broadcast batch shape, in the precision of p and q; infinite where p has no variance.
+def divergence(p: Supported, q: Supported) -> Tensor:
+    """Compute KL(p || q) in nats, in the broadcast batch shape; infinite if the variance of p is.
+
+    Args:
+        p: `SemanticNormal`, `MultivariateNormal` or `Independent(Normal(...), 1)`.
+        q: As `p`, but not a Student-t.
 
     Raises:
-        NoClosedFormError: q is a Student-t, or one is an `Independent` of something else than a `Normal`.
-        ShapeError: the event shapes differ.
+        NoClosedFormError: If q is a Student-t, or either is an `Independent` of another distribution.
+        ShapeError: If the event shapes differ.
 
     Example:
         >>> from torch.distributions import kl_divergence
@@ -51,7 +55,9 @@ def divergence(p: Kind, q: Kind) -> Tensor:
         0.182
     """
     if p.event_shape != q.event_shape:
-        raise ShapeError(f"p and q must have one event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}")
+        raise ShapeError(
+            f"p and q must have the same event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}"
+        )
     if isinstance(q, SemanticNormal) and q._is_student:
         raise NoClosedFormError(
             "q must be a normal (form mode), but got a Student-t; estimate the divergence by samples"
@@ -67,13 +73,13 @@ def divergence(p: Kind, q: Kind) -> Tensor:
         inner = _solve(b.triangle, off[..., None]).square().sum((-2, -1))
         if a.triangle is not None:
             inner = inner + _solve(b.triangle, a.triangle).square().sum((-2, -1))
-        else:  # rows are summed up first: an infinite variance times the zeros above the diagonal would be no number
+        else:  # sum the rows first, because an infinite variance times a zero above the diagonal is NaN
             eye = torch.eye(off.shape[-1], dtype=off.dtype, device=off.device)
             inner = inner + (_solve(b.triangle, eye).square().sum(-2) * cast(Tensor, a.variance)).sum(-1)
     return narrow(_half(p) + 0.5 * (log_det + inner) - a.entropy, p.mean, q.mean)
 
 
-def _moments(name: str, d: Kind) -> Moments:
+def _moments(name: str, d: Supported) -> Moments:
     if isinstance(d, SemanticNormal):
         return Moments(wide(d.loc), d._entropy(), d._spread()[..., None].expand(d.loc.shape), None)
     if isinstance(d, MultivariateNormal):
@@ -88,7 +94,7 @@ def _moments(name: str, d: Kind) -> Moments:
     return Moments(wide(normal.loc), entropy, scale.square(), None)
 
 
-def _half(d: Kind) -> float:
+def _half(d: Supported) -> float:
     """C/2 log 2 pi."""
     return 0.5 * float(d.event_shape[0]) * math.log(2 * math.pi)
 

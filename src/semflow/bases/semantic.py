@@ -1,4 +1,4 @@
-"""The base distributions of a flow: the same normal everywhere, or one that differs from location to location."""
+"""Base distributions of a flow: a standard normal, or a normal that depends on the location."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.functional import FORMS, Form, normal_log_odds, normal_log_prob
+from semflow.functional import Form, normal_log_odds, normal_log_prob
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
@@ -15,10 +15,9 @@ __all__ = ["Base", "SemanticGaussian", "StandardNormal"]
 
 
 class Base(nn.Module):
-    """The interface: log-probabilities per location, (B, H, W), and no shape but that.
+    """Base class of base distributions, which return one log-probability per location.
 
-    `log_prob(z, statistics, anomaly_mask)` with z (B, C, H, W), statistics of its locations or None, and a mask
-    (B, H, W) that is 1 where anomalous; `log_odds(z, statistics)` of normal against anomalous.
+    A subclass defines `log_prob` and, if it has an anomalous distribution, `log_odds`.
 
     Example:
         >>> class Laplace(Base):
@@ -29,16 +28,25 @@ class Base(nn.Module):
     """
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Log p(z) at every location, (B, H, W)."""
-        raise TypeError(f"{type(self).__name__} must define log_prob(z, statistics, anomaly_mask)")
+        """Compute log p(z) at every location.
+
+        Args:
+            z: Latents (B, C, H, W).
+            statistics: Statistics of the locations, or None.
+            anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
+
+        Returns:
+            Tensor of shape (B, H, W), in nats.
+        """
+        raise TypeError(f"{type(self).__name__} must define log_prob, but got a class without it")
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """Log p(z | normal) - log p(z | anomalous) at every location, (B, H, W)."""
-        raise TypeError(f"{type(self).__name__} has no anomalous distribution, so it has no log_odds")
+        """Compute log p(z | normal) - log p(z | anomalous) at every location, (B, H, W)."""
+        raise TypeError(f"{type(self).__name__} must define log_odds, but got a base without an anomalous distribution")
 
 
 class StandardNormal(Base):
-    """N(0, I) at every location, whatever the statistics: the base of CFLOW-AD and FastFlow.
+    """N(0, I) at every location, the base of CFLOW-AD and FastFlow; it ignores statistics and masks.
 
     Example:
         >>> StandardNormal().log_prob(torch.zeros(2, 4, 3, 3)).shape
@@ -46,20 +54,21 @@ class StandardNormal(Base):
     """
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """-C/2 log 2pi - ||z||^2 / 2, (B, H, W)."""
+        """Compute -C/2 log 2pi - ||z||^2 / 2, (B, H, W)."""
         return -0.5 * (z.shape[1] * math.log(2 * math.pi) + narrow(z).square().sum(1))
 
 
 class SemanticGaussian(Base):
-    """N(m, s_i I): one mean for normal and one for anomalous locations, a variance for each (SANFlow, Eq. 5 to 8).
+    """Normal N(m, s_i I) with one mean for normal, one for anomalous locations (SANFlow, Eq. 5 to 8).
 
-    The variance comes with the statistics: inverse-gamma distributed (`form` says how it enters), or certain.
+    The variance s_i of each location comes from the statistics, inverse-gamma distributed or known.
 
     Args:
-        normal_mean: 0 in the paper.
-        anomaly_mean: 1 in the paper: the margin.
-        form: see `semflow.functional.normal_log_prob`. `reference` follows the published code in full: the mode of the
-            variance at test time and, without a gradient, for anomalous locations.
+        normal_mean: Mean of normal locations, 0 in the paper.
+        anomaly_mean: Mean of anomalous locations, 1 in the paper.
+        form: How an inverse-gamma variance enters, see `semflow.functional.normal_log_prob`. `reference` follows the
+            published code, which uses the mode of the variance at test time and, without gradients, for anomalous
+            locations.
 
     Example:
         >>> from semflow.nn import Statistics
@@ -73,19 +82,22 @@ class SemanticGaussian(Base):
     @checked
     def __init__(self, normal_mean: float = 0.0, anomaly_mean: float = 1.0, form: Form = "exact") -> None:
         super().__init__()
-        if form not in FORMS:
-            raise ConfigError(f"form must be one of {', '.join(FORMS)}, but got {form!r}")
         if normal_mean == anomaly_mean:
-            raise ConfigError(f"anomaly_mean must differ from normal_mean, but both are {normal_mean}")
+            raise ConfigError(f"anomaly_mean must differ from normal_mean, but got {anomaly_mean} for both")
         self.normal_mean, self.anomaly_mean, self.form = normal_mean, anomaly_mean, form
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Eq. 5: Eq. 6 where the mask is 0 or absent, Eq. 7 where it is 1.
+        """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W).
+
+        Args:
+            z: Latents (B, C, H, W).
+            statistics: Statistics of the locations from a variance head.
+            anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
 
         Raises:
-            ShapeError: no statistics, or a mask of another shape than (B, H, W).
+            ShapeError: If statistics are missing, or the mask is not (B, H, W).
         """
-        statistics = self._given(statistics)
+        statistics = _given(statistics)
         normal, anomalous = self._means(statistics)
         if anomaly_mask is None:
             form: Form = "mode" if self.form == "reference" and not self.training else self.form
@@ -103,8 +115,8 @@ class SemanticGaussian(Base):
         return self._normal(z, statistics, torch.where(marked[:, None], anomalous, normal), self.form)
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """The logit of s(z) in Eq. 8, (B, H, W)."""
-        statistics = self._given(statistics)
+        """Compute the logit of s(z) in Eq. 8, (B, H, W)."""
+        statistics = _given(statistics)
         normal, anomalous = self._means(statistics)
         if statistics.alpha is None:
             return normal_log_odds(z, torch.ones_like(statistics.beta), statistics.beta, normal, anomalous)
@@ -126,12 +138,12 @@ class SemanticGaussian(Base):
             anomalous = anomalous + narrow(statistics.anomaly_shift)
         return normal, anomalous
 
-    @staticmethod
-    def _given(statistics: Statistics | None) -> Statistics:
-        if statistics is None:
-            raise ShapeError("statistics must be given to a semantic-aware base, from a variance head, but got None")
-        return statistics
-
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the arguments that `repr` shows."""
         return f"normal_mean={self.normal_mean}, anomaly_mean={self.anomaly_mean}, form={self.form}"
+
+
+def _given(statistics: Statistics | None) -> Statistics:
+    if statistics is None:
+        raise ShapeError("statistics must be given, but got None; take them from a variance head")
+    return statistics

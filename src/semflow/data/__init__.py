@@ -2,12 +2,11 @@
 
 from .btad import BTAD
 from .cifar import CIFAR10, CIFAR10_CLASSES
+from .dataset import Batch, ImageDataset, ImageFolder, Record, Sample, collate
 from .decoding import decode_image, load_image, load_mask
 from .duplicate_images import duplicates
-from .folder import ImageDataset, ImageFolder, Record
 from .mvtec import MVTecAD
 from .opening import open_dataset
-from .samples import Batch, Sample, collate
 from .shanghaitech import ShanghaiTech
 from .visa import VisA
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from semflow._validation import checked
 
+from .dataset import ImageDataset, Record
 from .files import find_images, list_images, require_folder
-from .folder import ImageDataset, Record
 from .layouts import UNPACK, category_folder, with_masks
 
 __all__ = ["BTAD", "is_btad"]

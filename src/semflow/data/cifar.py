@@ -13,11 +13,10 @@ from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
 from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
+from .dataset import ImageDataset, Record
 from .decoding import decode_image
-from .files import find_images, require_folder
-from .folder import ImageDataset, Record
+from .files import ZipFiles, find_images, require_folder
 from .layouts import UNPACK
-from .zips import ZipFiles
 
 __all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
 

@@ -1,7 +1,6 @@
 """The Python batches of CIFAR-10: pickles, read without executing code from them."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +19,7 @@ def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch.
 
     A pickle may name any function for its reader to call. A batch needs only an array and its dtype, so any other name
-    is an error and a malicious file cannot run code.
-
-    Raises:
-        DataError: If the file does not exist, is truncated, or has other content.
+    is an error, and a malicious file cannot run code.
     """
     try:
         with file.open("rb") as opened:
@@ -36,7 +32,7 @@ def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         raise
     except Exception as error:  # a broken pickle raises errors of any class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} must be a complete batch of CIFAR-10, but got {reason}; unpack it again") from None
+        raise DataError(f"{file} must be a batch of CIFAR-10, but got the error {reason!r}; unpack it again") from None
     data, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
     if not (
         isinstance(data, np.ndarray)
@@ -63,32 +59,15 @@ class _BatchUnpickler(pickle.Unpickler):
         super().__init__(file, encoding="bytes")  # Python 2 wrote the batches
 
     def find_class(self, module: str, name: str) -> object:
+        # The lambdas are new at each use: a pickle can set attributes of functions and must not affect later reads.
         match module, name:
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return _new_array_maker()
+                # An empty array; the pickle then sets dtype, shape and bytes, which NumPy checks.
+                return lambda subtype, shape, dtype: np.ndarray((0,), np.uint8)
             case "numpy", "ndarray":
                 return np.ndarray
             case "numpy", "dtype":
                 return np.dtype
             case "_codecs", "encode":
-                return _new_encoder()
+                return lambda text, encoding: text.encode("latin1")  # Python 3 writes bytes so for old protocols
         raise DataError(f"{self.path} must contain only arrays and lists, but got {module}.{name}; delete the file")
-
-
-# New functions at each use: a pickle can set attributes of the functions it gets and must not affect later reads.
-
-
-def _new_array_maker() -> Callable[[object, object, object], NDArray[np.generic]]:
-    def make(subtype: object, shape: object, dtype: object) -> NDArray[np.generic]:
-        """Return an empty array; the pickle then sets dtype, shape and bytes, which NumPy checks."""
-        return np.ndarray((0,), np.uint8)
-
-    return make
-
-
-def _new_encoder() -> Callable[[str, str], bytes]:
-    def encode(text: str, encoding: str) -> bytes:
-        """Return bytes from the string that Python 3 writes for old protocols."""
-        return text.encode("latin1")
-
-    return encode

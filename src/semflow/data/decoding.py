@@ -207,7 +207,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF data of an image with intact pixels: it has no orientation then
+    except Exception:  # the EXIF data are broken, but the pixels are intact
         return image
 
 
@@ -242,9 +242,9 @@ def _diagnosis(path: Path, error: Exception) -> tuple[str, str, str]:
         case Image.DecompressionBombError():
             return f"have at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels", "more", "cut it into tiles"
         case OSError(strerror=str(reason)):  # from the system: a loop of links, a name too long, a failing disk
-            return "be a readable image file", reason, "repair, replace or delete it"
+            return "be a readable image file", f"the error {reason!r}", "repair, replace or delete it"
     if os.path.exists(path) and path.stat().st_size == 0:  # noqa: PTH110 - returns False for a name too long
         return "be an image file", "an empty file", "replace or delete it"
     # Pillow's message without the file name, which the error starts with.
     reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "") or type(error).__name__
-    return f"be an intact image ({' '.join(_FORMATS)})", reason, "replace or delete it"
+    return f"be an intact image ({' '.join(_FORMATS)})", f"the error {reason!r}", "replace or delete it"

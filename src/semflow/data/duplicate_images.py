@@ -1,5 +1,6 @@
 """Images that are in two datasets at once, such as a test image among the training images."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,21 +36,19 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
     for path in map(Path, first):
         if path.is_file():
             by_length[path.stat().st_size].append(path)
-    known: dict[Path, str] = {}
+    digest = functools.cache(_digest)
     found = []
     for path in map(Path, second):
         if path.is_file():
             for other in by_length.get(path.stat().st_size, ()):
-                if _digest(path, known) == _digest(other, known):
+                if digest(path) == digest(other):
                     found.append((str(other), str(path)))
                     break
     return found
 
 
-def _digest(path: Path, known: dict[Path, str]) -> str:
-    if path not in known:
-        try:
-            known[path] = hash_file(path)
-        except OSError as error:
-            raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None
-    return known[path]
+def _digest(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from semflow.errors import DataError
 
+from .dataset import Record
 from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
 from .files import archives, find_images, listed, require_folder, subfolders
-from .folder import Record
 
 __all__ = ["UNPACK", "category_folder", "check_mask", "with_masks"]
 
@@ -18,17 +18,9 @@ UNPACK = "unpack the dataset completely"
 def category_folder(
     root: str | PathLike[str], category: str | None, name: str, is_category: Callable[[Path], bool], layout: str
 ) -> Path:
-    """Return the folder of a category: `root / category`, or `root` itself without a category.
+    """Return `root / category`, or `root` without a category; raise DataError unless the folder is a category.
 
-    Args:
-        root: The folder of a category, or of all categories.
-        category: A folder in `root`.
-        name: Name of the dataset, for errors.
-        is_category: Returns True if a folder has the layout of a category.
-        layout: The folders that a category must contain, for errors.
-
-    Raises:
-        DataError: If the category does not exist, none of several is named, or the layout is different.
+    `name` is the name of the dataset, and `layout` the folders that a category contains, for errors.
     """
     top = require_folder(Path(root), f"the folder of {name}")
     folder = top / category if category else top
@@ -51,17 +43,10 @@ def category_folder(
 def with_masks(
     images: Sequence[Path], folder: Path, ground_truth: Path, *, suffix: str = "", normal: str = "good"
 ) -> list[Record]:
-    """Return records with label 1 and the mask of each image: the file with the same relative name in any format.
+    """Return records of anomalous images with their masks; raise DataError for a missing mask or a wrong size.
 
-    Args:
-        images: The anomalous images.
-        folder: The folder that their names are relative to.
-        ground_truth: The folder of the masks.
-        suffix: Optional suffix of a mask's name, before its extension.
-        normal: The folder for normal images, for errors.
-
-    Raises:
-        DataError: If a mask is missing or differs in size from its image.
+    The mask of an image has its name relative to `folder`, optionally with a suffix, in any image format. `normal` is
+    the folder for normal images, for errors.
     """
     if not images:
         return []

@@ -7,8 +7,8 @@ from typing import Literal
 from semflow._validation import checked
 from semflow.errors import DataError
 
+from .dataset import ImageDataset, Record
 from .files import find_images, list_images, subfolders
-from .folder import ImageDataset, Record
 from .layouts import category_folder, with_masks
 
 __all__ = ["MVTecAD"]
@@ -64,7 +64,7 @@ class MVTecAD(ImageDataset):
 
 def _test_records(folder: Path) -> list[Record]:
     test = folder / "test"
-    list_images(test)  # raises DataError if there are no images
+    list_images(test)  # raises DataError without images
     if outside := find_images(test, recursive=False):
         raise DataError(
             f"{test} must contain images only in subfolders, good/ and one per defect type, but got {outside[0].name} "

@@ -9,8 +9,8 @@ from semflow.errors import ConfigError, DataError
 
 from .btad import BTAD, is_btad
 from .cifar import CIFAR10, is_cifar10
+from .dataset import ImageDataset, ImageFolder, Record
 from .files import find_images, list_images, listed, subfolders
-from .folder import ImageDataset, ImageFolder, Record
 from .mvtec import MVTecAD
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
@@ -62,6 +62,8 @@ def open_dataset(
     if not root.exists():
         raise DataError(f"{root} must be a folder or file of images, but got no such path; check the path")
     if category is not None:
+        if split == "predict":
+            raise ConfigError(f"category must be None with split predict, but got {category!r}")
         return _open_category(root, split, image_size, category, cache)
     if root.is_file():
         if split == "train":
@@ -91,17 +93,16 @@ def open_dataset(
     return _labeled_by_folder(root / "test", "ok" if is_btad(root) else "good", image_size, cache)
 
 
-def _open_category(root: Path, split: str, image_size: int, category: str, cache: bool) -> ImageDataset:
+def _open_category(
+    root: Path, split: Literal["train", "test"], image_size: int, category: str, cache: bool
+) -> ImageDataset:
     """Open one category of a dataset with several."""
-    if split == "predict":
-        raise ConfigError(f"category must be None with split predict, but got {category!r}")
-    half: Literal["train", "test"] = "train" if split == "train" else "test"
     if is_shanghaitech(root):
-        return ShanghaiTech(root, half, image_size, category=category, cache=cache)
+        return ShanghaiTech(root, split, image_size, category=category, cache=cache)
     if is_cifar10(root):
-        return CIFAR10(root, half, image_size, category=category, cache=cache)
+        return CIFAR10(root, split, image_size, category=category, cache=cache)
     if Path(category).name == category and (root / category).is_dir():
-        return open_dataset(root / category, half, image_size, cache=cache)
+        return open_dataset(root / category, split, image_size, cache=cache)
     if root.is_dir() and _is_category(root):
         raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
     names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
@@ -123,7 +124,7 @@ def _normal_folder(root: Path) -> Path:
     if (root / "test").is_dir():
         raise DataError(f"{root} must contain train/ beside test/, but got none; add it or name a folder of images")
     _check_not_categories(root)
-    list_images(root)  # raises DataError if there are no images
+    list_images(root)  # raises DataError without images
     folders = [folder.name for folder in subfolders(root) if find_images(folder)]
     direct = bool(find_images(root, recursive=False))
     if direct and not folders:

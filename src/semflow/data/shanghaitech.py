@@ -1,7 +1,8 @@
 """The layout of the ShanghaiTech Campus dataset (STC)."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -14,9 +15,9 @@ from PIL import Image
 from semflow._validation import checked
 from semflow.errors import DataError
 
+from .dataset import ImageDataset, Record
 from .decoding import check_mask_size, oriented_size, resize_mask
-from .files import find_images, listed, require_folder, subfolders
-from .folder import ImageDataset, Record
+from .files import find_images, listed, require_folder
 from .layouts import UNPACK
 from .videos import VideoFrames
 
@@ -34,7 +35,7 @@ class ShanghaiTech(ImageDataset):
       masks from ROOT/testing/test_pixel_mask/SCENE_CLIP.npy (T, H, W), of which only the requested rows are read.
 
     The constructor lists files and reads headers: for each clip it compares the number of frames with the number of
-    labels and masks, and the size of the masks with that of the first frame. There are no test clips of scene 13.
+    labels and masks, and the size of the masks with that of the first frame. Scene 13 has training clips only.
 
     Args:
         root: The folder that contains training/ and testing/.
@@ -102,13 +103,9 @@ class ShanghaiTech(ImageDataset):
 
     def _train(self, root: Path, scene: str) -> list[Record]:
         training = require_folder(root / "training", "the folder of ShanghaiTech's training clips", UNPACK)
-        folders, videos = _clips(training / "frames"), _clips(training / "videos", ".avi")
-        if not folders and not videos:
-            raise DataError(
-                f"{training} must contain frames/SCENE_CLIP/ or videos/SCENE_CLIP.avi, but got no clips; {UNPACK}"
-            )
-        _check_scene(training, scene, [*folders, *videos])
-        chosen, films = _of_scene(folders, scene), _of_scene(videos, scene)
+        all_folders, all_videos = _clips(training / "frames"), _clips(training / "videos", ".avi")
+        _check_scene(training, "frames/SCENE_CLIP/ or videos/SCENE_CLIP.avi", scene, {*all_folders, *all_videos})
+        chosen, films = all_folders[scene], all_videos[scene]
         missing = sorted({path.stem for path in films} - {path.name for path in chosen})
         if chosen and missing:
             raise DataError(
@@ -129,9 +126,9 @@ class ShanghaiTech(ImageDataset):
         labels = require_folder(testing / "test_frame_mask", "the folder of the labels, SCENE_CLIP.npy", UNPACK)
         masks = require_folder(testing / "test_pixel_mask", "the folder of the masks, SCENE_CLIP.npy", UNPACK)
         folders = _clips(frames)
-        _check_scene(frames, scene, folders)
+        _check_scene(frames, "SCENE_CLIP/", scene, folders)
         records: list[Record] = []
-        for folder in _of_scene(folders, scene):
+        for folder in folders[scene]:
             paths = _frames(folder)
             label_file, mask_file = (parent / f"{folder.name}.npy" for parent in (labels, masks))
             rows, shape = _load_rows(label_file, ("T",)), _load_rows(mask_file, ("T", "H", "W")).shape
@@ -149,24 +146,20 @@ def is_shanghaitech(path: Path) -> bool:
     return any((path / name).is_dir() for name in ("testing/frames", "training/videos", "training/frames"))
 
 
-def _clips(folder: Path, suffix: str = "") -> list[Path]:
-    """Return the clips in a folder: subfolders, or files with a suffix, named SCENE_CLIP."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.suffix.lower() == suffix] if suffix else subfolders(folder)
-    return sorted(path for path in found if _CLIP.fullmatch(path.stem))
+def _clips(folder: Path, suffix: str = "") -> defaultdict[str, list[Path]]:
+    """Return the clips in a folder by scene: subfolders, or files with a suffix, named SCENE_CLIP."""
+    clips: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _CLIP.fullmatch(path.stem) and (path.suffix.lower() == suffix if suffix else path.is_dir()):
+            clips[path.stem.split("_")[0]].append(path)
+    return clips
 
 
-def _of_scene(clips: Sequence[Path], scene: str) -> list[Path]:
-    return [path for path in clips if path.stem.split("_")[0] == scene]
-
-
-def _check_scene(folder: Path, scene: str, clips: Sequence[Path]) -> None:
-    """Raise DataError if no clip is of the scene."""
-    scenes = sorted({path.stem.split("_")[0] for path in clips})
+def _check_scene(folder: Path, layout: str, scene: str, scenes: Collection[str]) -> None:
+    """Raise DataError unless the scene is one of the scenes with clips."""
     if scene not in scenes:
-        found = f"only scenes {', '.join(scenes)}" if scenes else "no clips"
-        raise DataError(f"{folder} must contain clips of scene {scene!r}, but got {found}; {UNPACK}")
+        found = f"only scenes {', '.join(sorted(scenes))}" if scenes else "no clips"
+        raise DataError(f"{folder} must contain clips of scene {scene!r} in {layout}, but got {found}; {UNPACK}")
 
 
 def _frames(folder: Path) -> list[Path]:
@@ -194,7 +187,7 @@ def _load_rows(file: Path, axes: tuple[str, ...]) -> NDArray[np.generic]:
         raise DataError(f"{file} must be {expected}, but got no such file; {UNPACK}") from None
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{file} must be {expected}, but got {reason}; copy or unpack it again") from None
+        raise DataError(f"{file} must be {expected}, but got the error {reason!r}; copy or unpack it again") from None
     if rows.ndim != len(axes) or rows.dtype.kind not in "biuf":
         raise DataError(f"{file} must be {expected}, but got {rows.dtype} {rows.shape}; use the official file")
     return rows

@@ -26,13 +26,6 @@ class VideoFrames:
     frames. With a codec that reorders them (B-frames), time stamps in AVI files are not reliable, so such reads start
     at the beginning of the video: correct, but slow for shuffled access. Copies for worker processes open the file
     themselves.
-
-    Args:
-        path: The file, in any format of FFmpeg.
-
-    Raises:
-        ConfigError: If PyAV is not installed.
-        DataError: If the file does not exist, is not a video, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,7 +112,7 @@ class VideoFrames:
         except import_optional("av").FFmpegError as error:
             reason = " ".join(str(error.strerror or error).split())
             raise DataError(
-                f"{self.path} must be a complete video that FFmpeg reads, but got {reason}; copy or unpack it again"
+                f"{self.path} must be a complete video, but got the error {reason!r}; copy or unpack it again"
             ) from None
 
 

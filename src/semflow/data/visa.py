@@ -1,20 +1,20 @@
 """The layout of VisA, with its official split."""
 
 import csv
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
+from .dataset import ImageDataset, Record
 from .files import list_images, listed, require_folder
-from .folder import ImageDataset, Record
 from .layouts import UNPACK, category_folder, check_mask, with_masks
 
 __all__ = ["VisA", "is_visa"]
 
+_COLUMNS = ("object", "split", "label", "image", "mask")
 _OFFICIAL = "use the official split file"
 
 
@@ -38,7 +38,7 @@ class VisA(ImageDataset):
         split_file: A CSV file with the columns object, split, label, image, mask; split_csv/1cls.csv by default.
             Splits that train on anomalies (the two-class ones) are an error.
         holdout: Use no split file: in the order of their names, every `holdout`-th normal image is in "test", with all
-            anomalies, and the others are in "train". The official split holds out about one in ten, but other images.
+            anomalies, and the others are in "train". The official split also holds out about one in ten, but different images.
 
     Raises:
         ConfigError: If both a split file and `holdout` are given, or `holdout` is below 1.
@@ -110,17 +110,6 @@ def _held_out(folder: Path, split: str, holdout: int) -> list[Record]:
     return records
 
 
-class _Row(NamedTuple):
-    """One line of the split file; the fields after `line` are its columns."""
-
-    line: int
-    object: str
-    split: str
-    label: str
-    image: str
-    mask: str
-
-
 def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
     """Return the images of one split, normal ones first, each in the order of their names."""
     if not file.is_file():
@@ -129,51 +118,50 @@ def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
             "github.com/amazon-science/spot-diff, or split the images with holdout=10"
         )
     name = folder.absolute().name
-    rows = list(_rows(file))
-    chosen = [row for row in rows if row.object == name]
+    rows = _rows(file)
+    chosen = [row for row in rows if row["object"] == name]
     if not chosen:
-        found = listed(sorted({row.object for row in rows}))
+        found = listed(sorted({row["object"] for row in rows}))
         raise DataError(f"{file} must have rows of {name}, but got only {found}; restore the original folder name")
     for row in chosen:
-        if row.split == "train" and row.label != "normal":
-            raise DataError(f"{file} must train on normal images, but got an anomaly in line {row.line}; use 1cls.csv")
-    chosen = sorted((row for row in chosen if row.split == split), key=lambda row: row.image)
-    if not chosen:
+        if row["split"] == "train" and row["label"] != "normal":
+            raise DataError(f"{file} must train on normal images, but got line {row['line']}; use 1cls.csv")
+    records = []
+    for row in sorted(chosen, key=lambda row: (row["label"] != "normal", row["image"])):
+        if row["split"] == split:
+            anomalous = row["label"] != "normal"
+            if anomalous and not row["mask"]:
+                raise DataError(f"{file} must name a mask in line {row['line']}, but got none; {_OFFICIAL}")
+            # Names start with the category's folder, which may be a link or the working directory.
+            image, mask = (folder.joinpath(*PurePosixPath(row[column]).parts[1:]) for column in ("image", "mask"))
+            records.append(Record(image, int(anomalous), mask if anomalous else None))
+    if not records:
         raise DataError(f"{file} must have {split} rows of {name}, but got none; {_OFFICIAL}")
-    for row in chosen:
-        if row.label != "normal" and not row.mask:
-            raise DataError(f"{file} must name a mask of the anomaly in line {row.line}, but got none; {_OFFICIAL}")
-
-    def located(name: str) -> Path:
-        # Names start with the category's folder, which may be a link or the working directory.
-        return folder.joinpath(*PurePosixPath(name).parts[1:])
-
-    records = [Record(located(row.image), 0) for row in chosen if row.label == "normal"]
-    records += [Record(located(row.image), 1, located(row.mask)) for row in chosen if row.label != "normal"]
     _check_files(file, records)
     return records
 
 
-def _rows(file: Path) -> Iterator[_Row]:
-    columns = _Row._fields[1:]
+def _rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise DataError(
-                    f"{file} must have the columns {', '.join(columns)}, but got no {', '.join(missing)}; {_OFFICIAL}"
+                    f"{file} must have the columns {', '.join(_COLUMNS)}, but got no {', '.join(missing)}; {_OFFICIAL}"
                 )
+            rows = []
             for cells in reader:
-                row = _Row(reader.line_num, *((cells[column] or "").strip() for column in columns))
-                if row.split not in ("train", "test") or not row.image:
+                row = {column: (cells[column] or "").strip() for column in _COLUMNS}
+                rows.append({**row, "line": str(reader.line_num)})
+                if row["split"] not in ("train", "test") or not row["image"]:
                     raise DataError(
-                        f"{file} must have a split, train or test, and an image in line {row.line}, but got "
-                        f"{row.split!r} and {row.image!r}; {_OFFICIAL}"
+                        f"{file} must have a split, train or test, and an image in line {reader.line_num}, but got "
+                        f"{row['split']!r} and {row['image']!r}; {_OFFICIAL}"
                     )
-                yield row
+            return rows
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} must be a CSV file, but got {error}; {_OFFICIAL}") from None
+        raise DataError(f"{file} must be a CSV file, but got the error {str(error)!r}; {_OFFICIAL}") from None
 
 
 def _check_files(file: Path, records: list[Record]) -> None:

@@ -2,10 +2,10 @@
 
 from .calibration import Calibration, Decision
 from .conformal import conformal_p_values, conformal_threshold, default_rate, images_needed, rate_interval
-from .detector import Detector, Prediction
+from .detector import Detector
 from .inputs import location_masks
 from .likelihood import Latents, LikelihoodModel
-from .predictor import Predictor
+from .outputs import Prediction, Predictor
 from .provenance import Provenance
 from .scoring import STANDARD_NORMAL_PEAK, Scorer
 

@@ -1,15 +1,16 @@
-"""Split conformal p-values and thresholds: pure functions of the scores of held-out normal images.
+"""Split conformal p-values and thresholds, as functions of the scores of held-out normal images.
 
 With the scores s_1 .. s_n of n normal images that were not trained on, the p-value of a score s is
 
     p(s) = (1 + #{i : s_i >= s}) / (n + 1).
 
 If the image is normal and exchangeable with the n, its rank among the n + 1 is uniform, so P(p <= a) <= a for every a,
-at this n and whatever the distribution of the scores. Ties count against an alarm. Without ties
-P(p <= a) = floor(a (n + 1)) / (n + 1). The probability is over the calibration images too, see `rate_interval`.
+every n and every distribution of the scores. Ties count against an alarm. Without ties
+P(p <= a) = floor(a (n + 1)) / (n + 1). The probability includes the draw of the calibration images; see
+`rate_interval`.
 
-Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, 2005; Bates and others: Testing for Outliers with
-Conformal p-values, 2023.
+References: Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, 2005; Bates et al.: Testing for Outliers
+with Conformal p-values, 2023.
 """
 
 import math
@@ -37,7 +38,7 @@ FINEST = 10**9  # the largest denominator of a rate
 
 
 def images_needed(false_alarm_rate: float) -> int:
-    """The least number of calibration images that allows an alarm at this rate: ceil(1 / rate) - 1.
+    """Return the smallest number of calibration images that allows an alarm at a rate: ceil(1 / rate) - 1.
 
     >>> [images_needed(rate) for rate in (0.1, 0.05, 0.01)]
     [9, 19, 99]
@@ -46,13 +47,13 @@ def images_needed(false_alarm_rate: float) -> int:
 
 
 def default_rate(images: int) -> float:
-    """The lowest of 1, 5 and 10 % that this many calibration images allow.
+    """Return the lowest of 1, 5 and 10 % that a number of calibration images allows.
 
     >>> [default_rate(n) for n in (9, 41, 99)]
     [0.1, 0.05, 0.01]
 
     Raises:
-        ConfigError: they are fewer than the 9 that 10 % takes.
+        ConfigError: If there are fewer than 9 images, the number that 10 % needs.
     """
     allowed = [rate for rate in RATES if images_needed(rate) <= images]
     if not allowed:
@@ -61,10 +62,10 @@ def default_rate(images: int) -> float:
 
 
 def check_count(images: int, false_alarm_rate: float | None) -> float:
-    """The rate that this many images are to give, None being `default_rate`'s.
+    """Return a rate, or `default_rate` for None, after checking that there are enough images for it.
 
     Raises:
-        ConfigError: they are too few for it; the message says how many are needed.
+        ConfigError: If there are too few images; the message names the number needed.
 
     >>> check_count(12, None)
     0.1
@@ -77,15 +78,15 @@ def check_count(images: int, false_alarm_rate: float | None) -> float:
 
 
 def conformal_p_values(calibration: Tensor, scores: Tensor) -> Tensor:
-    """p-values (1 + #{s_i >= s}) / (n + 1), float64, of scores (..., B) against calibration scores (..., n).
+    """Compute p-values (1 + #{s_i >= s}) / (n + 1), float64, of scores (..., B) with calibration scores (..., n).
 
-    A score that is not a number gets the least p-value, 1 / (n + 1): it is no evidence that the image is normal.
+    A score of NaN gets the smallest p-value, 1 / (n + 1), since it is no evidence that the image is normal.
 
     >>> conformal_p_values(Tensor([1.0, 2.0, 2.0, 3.0]), Tensor([0.0, 2.0, 5.0])).tolist()
     [1.0, 0.8, 0.2]
 
     Raises:
-        ShapeError: there is no calibration score.
+        ShapeError: If there is no calibration score.
     """
     _check_scores(calibration)
     at_least = (calibration.double()[..., None, :] >= scores.double()[..., :, None]).sum(-1)
@@ -93,14 +94,14 @@ def conformal_p_values(calibration: Tensor, scores: Tensor) -> Tensor:
 
 
 def conformal_threshold(calibration: Tensor, false_alarm_rate: float) -> Tensor:
-    """The ceil((n + 1)(1 - rate))-th smallest of the calibration scores (..., n): a score above it has p <= rate.
+    """Return the ceil((n + 1)(1 - rate))-th smallest of the calibration scores (..., n): scores above have p <= rate.
 
     >>> conformal_threshold(Tensor(range(1, 20)), 0.1).item()
     18.0
 
     Raises:
-        ConfigError: the images are fewer than `images_needed`, or the rate is not between 0 and 1.
-        ShapeError: there is no calibration score.
+        ConfigError: If there are fewer images than `images_needed`, or the rate is not between 0 and 1.
+        ShapeError: If there is no calibration score.
     """
     _check_scores(calibration)
     count = calibration.shape[-1]
@@ -109,10 +110,13 @@ def conformal_threshold(calibration: Tensor, false_alarm_rate: float) -> Tensor:
 
 
 def rate_interval(images: int, false_alarm_rate: float, level: float = 0.9) -> tuple[float, float]:
-    """Where the false-alarm rate of one calibration lies with probability `level`.
+    """Return the interval in which the false-alarm rate of one particular calibration lies with probability `level`.
 
-    Over all calibrations the rate is at most the one asked for; with given calibration images it is what these images
-    make of it, Beta(m, n + 1 - m) with m = floor(rate (n + 1)) where no scores tie: more images narrow it.
+    On average over calibrations the rate is at most the one asked for. For particular calibration images it is
+    distributed as Beta(m, n + 1 - m) with m = floor(rate (n + 1)) if no scores tie; more images narrow it.
+
+    Raises:
+        ConfigError: If `level` is not between 0 and 1, or there are too few images.
 
     >>> [round(x, 4) for x in rate_interval(99, 0.01)]
     [0.0005, 0.0298]
@@ -128,25 +132,28 @@ def rate_interval(images: int, false_alarm_rate: float, level: float = 0.9) -> t
 
 def _check_scores(calibration: Tensor) -> None:
     if calibration.dim() == 0 or calibration.shape[-1] == 0:
-        raise ShapeError(f"calibration must hold at least one score, but got {tuple(calibration.shape)}")
+        raise ShapeError(f"calibration must hold at least one score, but got shape {tuple(calibration.shape)}")
 
 
 def exact_rate(rate: float) -> Fraction:
-    """The rate as the fraction that was meant: of the double 0.1, (9 + 1) * 0.1 must make one whole image.
+    """Return the fraction closest to a rate, so that (9 + 1) * 0.1 is exactly one image.
+
+    Raises:
+        ConfigError: If the rate is not between 0 and 1.
 
     >>> exact_rate(0.1), exact_rate(1 / 42)
     (Fraction(1, 10), Fraction(1, 42))
     """
     exact = Fraction(rate).limit_denominator(FINEST) if 1 / FINEST <= rate < 1 else Fraction(1)
-    if exact == 1:  # or so near to it that it is the same
+    if exact == 1:  # or so close that it rounds to 1
         raise ConfigError(f"false_alarm_rate must be between 0 and 1, such as 0.01, but got {rate!r}")
     return exact
 
 
 def _refuse_few(images: int, rate: float) -> NoReturn:
-    allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it can be asked for
-    hint = f" or take a rate of at least {allowed:g}" if images else ""
+    allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it is allowed
+    hint = f" or use a rate of at least {allowed:g}" if images else ""
     raise ConfigError(
-        f"false_alarm_rate {rate:g} needs at least {images_needed(rate)} calibration images, but got {images}; "
+        f"calibration must have at least {images_needed(rate)} images for false_alarm_rate {rate:g}, but got {images}; "
         f"add images{hint}"
     )

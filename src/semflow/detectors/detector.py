@@ -1,4 +1,4 @@
-"""The detector: frozen features, a flow a scale, a base with its variance head, an objective and a score."""
+"""The detector: features, a likelihood model of them, a score and its calibration."""
 
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, cast
@@ -22,26 +22,29 @@ from .outputs import Gather, ImageBatch, Prediction
 from .provenance import Provenance
 from .scoring import Scorer
 
-__all__ = ["Detector", "Gather", "ImageBatch", "Prediction"]
+__all__ = ["Detector"]
 
 
 class Detector(LikelihoodModel):
-    """Everything between an image and its heat map.
+    """Detector of anomalies in images: frozen features, flows, a base with its variance head, and a score.
 
     Args:
-        features: frozen backbone, images (B, 3, H, W) in [0, 1] to K maps.
-        flows: one a scale, or a `PyramidFlow` of them all. One that begins with `Standardize` has it fitted by
-            `prepare`.
-        base: of the latents.
+        features: frozen backbone that maps images (B, 3, H, W) in [0, 1] to K feature maps.
+        flows: one per scale, or a `PyramidFlow` of all scales. `prepare` fits a leading `Standardize`.
+        base: distribution of the latents.
         head: variance head, or None for a base that needs no statistics.
-        position: position code given to all flows as their context, or None.
-        objective: the training loss.
-        scorer: from log-probabilities to scores.
-        score_log_det: score log p of the features, log-det included, instead of log p of the latents (Eq. 6).
-        localizes: True if the anomaly map tells where; a detector of whole images has a map of one value.
+        position: position code that all flows receive as their context, or None.
+        objective: training loss.
+        scorer: computes scores from log-probabilities.
+        score_log_det: score log p of the features, with the log-det, instead of log p of the latents (Eq. 6).
+        localizes: False for a detector of whole images, whose map has one value.
 
     Attributes:
-        provenance: how the detector was made, see `Provenance`. Nothing in the detector depends on it.
+        calibration: scores of held-out normal images, see `Calibration`.
+        provenance: how the detector was made, see `Provenance`. The detector does not depend on it.
+
+    Raises:
+        ConfigError: If the number of flows differs from that of the feature maps.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, sanflow
@@ -52,7 +55,7 @@ class Detector(LikelihoodModel):
     """
 
     flexible: ClassVar[tuple[str, ...]] = ("calibration.",)
-    """Prefixes of what a saved state may lack, or hold in another size."""
+    """Prefixes of names that a saved state may lack or hold in another size."""
 
     @checked
     def __init__(
@@ -70,7 +73,7 @@ class Detector(LikelihoodModel):
         super().__init__(flows, base, head, position, objective)
         self.features = cast(nn.Module, features)
         if (scales := len(self.flows.events)) != len(features.channels):
-            raise ConfigError(f"flows must be {len(features.channels)}, one a feature map, but got {scales}")
+            raise ConfigError(f"flows must be {len(features.channels)}, one per feature map, but got {scales}")
         self.scorer = scorer or Scorer(scales)
         self.calibration = Calibration()
         self.score_log_det, self.localizes = score_log_det, localizes
@@ -78,27 +81,27 @@ class Detector(LikelihoodModel):
 
     @property
     def map_range(self) -> tuple[float, float]:
-        """A colour range for anomaly maps, from the normal training images: typical to hardly ever seen."""
+        """Color range for anomaly maps, from the typical to the rarest values of normal training images."""
         low, high = self.scorer.map_bounds.tolist()
         return low, high
 
     @property
     def device(self) -> torch.device:
-        """Where its score is computed, and where images are to be."""
+        """Device of the detector, and of the images that it takes."""
         return self.scorer.offsets.device
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """The rate that its decisions are made at; None where it is not calibrated."""
+        """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
 
     def trainable(self) -> list[nn.Parameter]:
-        """The parameters that training changes: all but the backbone's."""
+        """Return the parameters that training changes: all but those of the backbone."""
         frozen = {id(p) for p in self.features.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
     def encode(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> list[Latents]:
-        """Images (B, 3, H, W) in [0, 1] to the latents and statistics of each scale; `maps` are their features."""
+        """Map images (B, 3, H, W) in [0, 1], with their feature maps if known, to the latents of each scale."""
         maps = self.features(images) if maps is None else maps
         return self.encode_maps(maps, images)
 
@@ -110,12 +113,17 @@ class Detector(LikelihoodModel):
         mask_resize: Literal["nearest", "max"] = "max",
         guard: int = 1,
     ) -> Terms:
-        """The objective of all scales.
+        """Compute the objective over all scales, see `LikelihoodModel.latent_loss`.
 
-        Where each scale has a flow of its own, the sum: it is one step for each of them. Where the flow is joint, the
-        mean weighted by the scales' dimensions: the terms per dimension of one distribution. Of images (B, 3, H, W) in
-        [0, 1], masks (B, H, W), 1 where anomalous, or None if all is normal, and the images' features, if known. For
-        `mask_resize` and `guard` see `location_masks`.
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
+            maps: feature maps of the images, if known.
+            mask_resize: see `location_masks`.
+            guard: see `location_masks`.
+
+        Raises:
+            ShapeError: If the masks do not fit the images.
         """
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
@@ -126,7 +134,7 @@ class Detector(LikelihoodModel):
     def log_probs(
         self, images: Tensor, maps: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Log-probability per dimension of being normal, and the variance, of each scale: maps (B, H_k, W_k)."""
+        """Compute log-probability per dimension and variance at each scale, as maps (B, H_k, W_k)."""
         latents = self.encode(images, maps)
         variances = tuple(scale.statistics.variance() for scale in latents if scale.statistics is not None)
         return self.latent_log_probs(latents, self.score_log_det), variances
@@ -146,20 +154,20 @@ class Detector(LikelihoodModel):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """Scores, anomaly maps, variance maps and decisions. An image's are the same whatever it is batched with.
+        """Predict scores, anomaly maps, variance maps and decisions, independent of the other images of the batch.
 
         Args:
             images: (B, 3, H, W), float, RGB in [0, 1].
 
         Raises:
-            ShapeError: the images are not of that shape, type or range, or not on the detector's device.
+            ShapeError: If the images have another shape, type or range, or are on another device.
         """
         check_images(images, next(self.flows.parameters(), images))
         with self.evaluating():
             return cast(Prediction, self(images))
 
     def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
-        """The anomaly map at that size and the image score; one value all over where the detector does not localise."""
+        """Return the anomaly map at a size, constant if the detector does not localize, and the image score."""
         if self.localizes:
             anomaly_map, score = self.scorer(log_probs, (size[0], size[1]))
             return anomaly_map, score
@@ -168,17 +176,17 @@ class Detector(LikelihoodModel):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Fit the standardisation of each scale to normal images, before training.
+        """Fit the standardization of each scale to normal images, before training.
 
         Args:
-            batches: images, perhaps with their maps; iterated over once.
-            gather: brings the accounts of batches together where several processes share them out.
+            batches: images, with their feature maps if known; iterated over once.
+            gather: collects the results for batches of several processes.
         """
         fitted = {k: flow for k, flow in enumerate(self.flows.standardizers()) if flow is not None}
         if not fitted:
             return
 
-        def account(batch: ImageBatch) -> dict[int, ChannelMoments]:
+        def moments_of(batch: ImageBatch) -> dict[int, ChannelMoments]:
             _, maps = self._with_maps(batch)
             moments = {k: flow.moments() for k, flow in fitted.items()}
             for k, moment in moments.items():
@@ -186,21 +194,24 @@ class Detector(LikelihoodModel):
             return moments
 
         moments = {k: flow.moments() for k, flow in fitted.items()}
-        for accounts in gather(map(account, batches)):
+        for found in gather(map(moments_of, batches)):
             for k, moment in moments.items():
-                moment.merge(accounts[k])
+                moment.merge(found[k])
         for k, flow in fitted.items():
             flow.set_moments(moments[k])
 
     @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Take the score's constants from normal training images: each scale's maximum, and the colour range.
+        """Compute the constants of the score from normal training images: maxima of the scales, and the color range.
 
-        Scores then mean something else than before: a calibration is forgotten.
+        This changes the scores, so it clears the calibration.
 
         Args:
-            batches: images, perhaps with their maps; iterated over once.
-            gather: brings what was made of each batch together where several processes share them out.
+            batches: images, with their feature maps if known; iterated over once.
+            gather: collects the results for batches of several processes.
+
+        Raises:
+            ShapeError: If there is no batch.
         """
         with self.evaluating():
             pairs = (self._with_maps(batch) for batch in batches)
@@ -211,33 +222,32 @@ class Detector(LikelihoodModel):
         device = self.scorer.offsets.device
         scales = zip(*(log_probs for log_probs, _ in kept), strict=True)
         self.calibration.clear()
-        self.scorer.take([max(p.max().item() for p in scale) for scale in scales])
-        # A colour range needs no more than about a million pixels, whatever the data set.
-        # An odd step does not fall into a column.
+        self.scorer.set_maxima([max(p.max().item() for p in scale) for scale in scales])
+        # About a million pixels are enough for a color range; an odd step does not follow a column.
         step = sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20 | 1
         maps = (self._score([p.to(device) for p in ps], size)[0] for ps, size in kept)
         ordered = torch.cat([m.float().flatten()[::step].cpu() for m in maps]).sort().values
         low = ordered[len(ordered) // 2].item()
         high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
-        # The colours run from a typical location to well beyond the rarest of training.
+        # From a typical location to well beyond the rarest of training.
         self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
 
     @torch.no_grad()
     def calibrate(
         self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter
     ) -> None:
-        """Score normal images that were not trained on, for p-values, decisions and masks (see `Calibration`).
+        """Calibrate on scores of held-out normal images, for p-values, decisions and masks (see `Calibration`).
 
         Args:
-            batches: images, perhaps with their maps; iterated over once. They must be as those to be judged will be:
-                another camera, light or size makes the rates wrong, and so does an image that was trained on.
-            false_alarm_rate: how many of the normal images may be called anomalous; None takes the lowest of 1, 5 and
+            batches: images, with their feature maps if known; iterated over once. They must not be training images,
+                and must resemble later images: another camera, light or size makes the rates wrong.
+            false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
                 10 % that the number of images allows.
-            gather: as in `fit_score`.
+            gather: collects the results for batches of several processes.
 
         Raises:
-            ConfigError: there are too few images for the rate; the message says how many are needed.
-            ShapeError: a score is not finite.
+            ConfigError: If there are too few images for the rate; the message names the number needed.
+            ShapeError: If a score is not finite.
         """
 
         def highest(batch: ImageBatch) -> Tensor:

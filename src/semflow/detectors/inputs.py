@@ -1,4 +1,4 @@
-"""What a detector refuses to look at, so that a wrong image never gets a number that looks like a score."""
+"""Checks of images and masks, so that invalid ones get an error instead of a score."""
 
 from typing import Literal
 
@@ -11,22 +11,22 @@ from semflow.functional import border, mask_to_grid
 __all__ = ["check_images", "check_masks", "location_masks"]
 
 SLACK = 0.05
-"""How far beyond [0, 1] a pixel may lie, as rounding and resampling leave it; other scales lie far outside."""
+"""Tolerance around [0, 1] for rounding and resampling; images of other scales lie far outside."""
 
 
 def check_images(images: Tensor, like: Tensor) -> None:
-    """Raise ShapeError unless images are (B, 3, H, W), float, finite and RGB in about [0, 1].
+    """Raise ShapeError unless images are finite floats (B, 3, H, W) in about [0, 1].
 
-    The values are looked at where they can be: not while a graph of the detector is being recorded.
+    Values are not checked while a graph of the detector is being traced.
 
     Args:
-        images: what a user gave.
-        like: a parameter of the detector, whose device and precision they must have.
+        images: images of the user.
+        like: parameter of the detector, whose device and precision the images must have.
 
     >>> check_images(torch.full((1, 3, 4, 4), 255.0), like=torch.zeros(1))
     Traceback (most recent call last):
     ...
-    semflow.errors.ShapeError: images must lie in [0, 1], but run from 255 to 255; divide bytes by 255, and ...
+    semflow.errors.ShapeError: images must lie in [0, 1], but got values from 255 to 255; divide bytes by 255 and ...
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
@@ -36,42 +36,42 @@ def check_images(images: Tensor, like: Tensor) -> None:
         )
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
-    _refuse_empty(images)
+    _check_not_empty(images)
     if images.device != like.device:
-        raise ShapeError(f"images must be on {like.device}, as the detector is, but are on {images.device}; move them")
+        raise ShapeError(f"images must be on the detector's device, {like.device}, but got {images.device}; move them")
     if like.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
-            f"the detector must be torch.float32 or torch.float64, but is {like.dtype}, in which log-probabilities "
-            "lose their digits; call detector.float(), and torch.autocast around predict where that is fast"
+            f"detector must be torch.float32 or torch.float64, but got {like.dtype}, whose precision is too low for "
+            "log-probabilities; call detector.float(), and use torch.autocast around predict if that is faster"
         )
     if images.dtype == torch.float64 and like.dtype != torch.float64:
-        raise ShapeError(f"images must be {like.dtype}, as the detector is, but got {images.dtype}; convert them")
-    low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if one pixel is
+        raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
+    low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if any pixel is NaN
     if not (low >= -SLACK and high <= 1 + SLACK):
-        advice = "leave out images with NaN or infinite pixels"
+        advice = "remove images with NaN or infinite pixels"
         if abs(low) < float("inf") and abs(high) < float("inf"):
-            advice = "divide bytes by 255, and leave the backbone's normalisation to it"
-        raise ShapeError(f"images must lie in [0, 1], but run from {low:g} to {high:g}; {advice}")
+            advice = "divide bytes by 255 and do not normalize, which the backbone does"
+        raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
 
 
 def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
-    """Raise ShapeError unless there are images, and masks, if there are any, are (B, H, W) of their size, and numbers.
+    """Raise ShapeError unless there are images, and masks, if any, are numbers (B, H, W) of the same size.
 
     >>> check_masks(torch.zeros(2, 8, 8), torch.zeros(2, 3, 16, 16))
     Traceback (most recent call last):
     ...
-    semflow.errors.ShapeError: anomaly_masks must be (B, H, W) = (2, 16, 16), as the images are, but got (2, 8, 8)
+    semflow.errors.ShapeError: anomaly_masks must be (B, H, W) = (2, 16, 16) like the images, but got (2, 8, 8)
     """
-    _refuse_empty(images)
+    _check_not_empty(images)
     if anomaly_masks is None:
         return
     expected = (images.shape[0], *images.shape[2:])
     if tuple(anomaly_masks.shape) != expected:
         raise ShapeError(
-            f"anomaly_masks must be (B, H, W) = {expected}, as the images are, but got {tuple(anomaly_masks.shape)}"
+            f"anomaly_masks must be (B, H, W) = {expected} like the images, but got {tuple(anomaly_masks.shape)}"
         )
     if anomaly_masks.is_floating_point() and bool(anomaly_masks.isnan().any()):
-        raise ShapeError("anomaly_masks must be numbers, positive where anomalous, but hold NaN")
+        raise ShapeError("anomaly_masks must be numbers, positive where anomalous, but got NaN")
 
 
 def location_masks(
@@ -101,6 +101,6 @@ def location_masks(
     return mask, border(mask, guard)
 
 
-def _refuse_empty(images: Tensor) -> None:
+def _check_not_empty(images: Tensor) -> None:
     if 0 in images.shape:
-        raise ShapeError(f"images must hold at least one image of one pixel, but got {tuple(images.shape)}")
+        raise ShapeError(f"images must hold at least one image of one pixel, but got shape {tuple(images.shape)}")

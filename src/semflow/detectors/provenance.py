@@ -11,7 +11,7 @@ __all__ = ["Provenance"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a detector was made. Recipes and training write it; the detector itself never reads it.
+    """Record of how a detector was made. Recipes and training write it; the detector itself never reads it.
 
     Args:
         recipe: name of the registered recipe, "" for a detector that was assembled by hand.

@@ -1,4 +1,4 @@
-"""From log-probabilities per scale to an anomaly map and an image score."""
+"""Anomaly maps and image scores from log-probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -16,35 +16,38 @@ __all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
 Aggregate = Literal["exp", "sum", "product"]
 
 STANDARD_NORMAL_PEAK = -0.5 * math.log(2 * math.pi)
-"""log N(0; 0, 1): the highest log-probability per dimension that a standard normal gives."""
+"""log N(0; 0, 1), the highest log-probability per dimension of a standard normal."""
 
 
 class Scorer(nn.Module):
-    """The anomaly map of log-probabilities l_k per dimension at K scales, and an image score.
+    """Anomaly map and image score of log-probabilities l_k per dimension at K scales.
 
-    With d_k = l_k - c_k and up() bilinear to the size of the image, the map is -log p, in nats per dimension, of
+    With d_k = l_k - c_k and up() the bilinear interpolation to the size of the image, the map is -log p, in nats per
+    dimension, with
 
-    - `exp`      p = 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, the localisation of MSFlow
-    - `product`  p = exp(sum_k up(d_k)): the detection of MSFlow
+    - `exp`      p = 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, localization of MSFlow
+    - `product`  p = exp(sum_k up(d_k)): detection of MSFlow
     - `sum`      log p = 1/K sum_k up(d_k): CS-Flow, DifferNet
 
-    Published maps of the first two are 1 - p or max - p, which order pixels alike; but in float32 all that is 17 nats
-    away is 1. The map is near 0 at the most typical training location. That of `exp` ends at 87, where float32 has no
-    smaller p; the others grow without bound.
+    Published maps of the first two are 1 - p or max - p. They order pixels in the same way, but round to 1 in float32
+    beyond 17 nats. The map is near 0 at the most typical training location. With `exp` it is at most 87, where float32
+    has no smaller p; the others are unbounded. The exponential limits the effect of outliers of a single scale.
 
-    c_k is the maximum of l_k over the normal training images, taken once by `take` and stored (published codes
-    take it from the test set): a score never depends on what else is scored with it. The exponential keeps one scale's
-    outliers from drowning the others.
+    c_k is the maximum of l_k over the normal training images, set once by `set_maxima` (published codes compute it
+    from the test set), so that scores do not depend on the other images.
 
     Args:
         scales: K.
-        top: the image score is -log of the mean p of this fraction of the pixels, those of the highest map (of `sum`
-            the mean of the map itself); 0 means the maximum.
-        aggregate: of the map.
-        image_aggregate: of the map that the image score is read from; by default the same.
-        offset: a fixed c for all scales instead of training's maxima; `STANDARD_NORMAL_PEAK` makes exp d_k
-            exp(-mean_c z_c^2 / 2), as FastFlow has it.
-        align_corners: of the bilinear interpolation: CFLOW-AD and MSFlow align, FastFlow does not.
+        top: the image score is -log of the mean p over this fraction of the pixels, those with the highest map (with
+            `sum` the mean of the map itself); 0 means the maximum.
+        aggregate: aggregate of the map.
+        image_aggregate: aggregate of the map that the image score is computed from; by default the same.
+        offset: fixed c of all scales instead of the maxima; `STANDARD_NORMAL_PEAK` gives FastFlow's
+            exp d_k = exp(-mean_c z_c^2 / 2).
+        align_corners: option of the interpolation, true in CFLOW-AD and MSFlow, false in FastFlow.
+
+    Raises:
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> scorer = Scorer(scales=2)
@@ -80,10 +83,10 @@ class Scorer(nn.Module):
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))
 
     def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """K maps (B, H_k, W_k) to the anomaly map (B, H, W) and the image score (B,).
+        """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k).
 
         Raises:
-            ShapeError: there are not K maps of one batch, or the size is none.
+            ShapeError: If there are not K maps of one batch, or the size is not positive.
         """
         shapes = [tuple(x.shape) for x in log_probs]
         if len(shapes) != len(self.offsets) or any(len(s) != 3 or s[0] != shapes[0][0] or 0 in s[1:] for s in shapes):
@@ -96,12 +99,12 @@ class Scorer(nn.Module):
         return anomaly_map, self.image_score(self.map(log_probs, size, self.image_aggregate))
 
     def map(self, log_probs: Sequence[Tensor], size: tuple[int, int], aggregate: Aggregate) -> Tensor:
-        """The map of one aggregate, (B, H, W)."""
+        """Compute the map (B, H, W) of one aggregate."""
         total = torch.zeros((), device=log_probs[0].device)
         for log_prob, offset in zip(log_probs, self.offsets, strict=True):
             typical = log_prob.float() - offset
             if aggregate == "exp":
-                # A location more likely than any of training must not overflow, and it is not "more than normal".
+                # A location more likely than all training locations must not overflow.
                 typical = torch.exp(typical.clamp(max=1.0))
             total = total + F.interpolate(
                 typical[:, None], size=size, mode="bilinear", align_corners=self.align_corners
@@ -112,24 +115,24 @@ class Scorer(nn.Module):
         return -torch.log(mean.clamp(min=torch.finfo(mean.dtype).tiny)) if aggregate == "exp" else -mean
 
     def image_score(self, image_map: Tensor) -> Tensor:
-        """A map (B, H, W) of `image_aggregate` to (B,), over the top fraction of its pixels."""
+        """Compute the score (B,) over the top fraction of the pixels of a map (B, H, W) of `image_aggregate`."""
         pixels = image_map.flatten(1)
         highest = pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values
         if self.image_aggregate == "sum":
             return highest.mean(1)
-        # -log mean exp(-m), around the least of them: log n - logsumexp would round at the size of log n.
-        least = highest[:, -1:]
-        return least[:, 0] - torch.log1p(torch.expm1(least - highest).mean(1))
+        # -log mean exp(-m) relative to the lowest: log n - logsumexp would round at the size of log n.
+        lowest = highest[:, -1:]
+        return lowest[:, 0] - torch.log1p(torch.expm1(lowest - highest).mean(1))
 
-    def take(self, maxima: Sequence[float]) -> None:
-        """Take c_k, unless it is fixed.
+    def set_maxima(self, maxima: Sequence[float]) -> None:
+        """Set c_k, unless it is fixed.
 
         Args:
-            maxima: of l_k over normal training images, one a scale.
+            maxima: maximum of l_k over normal training images, one per scale.
         """
         if not self.fixed:
             self.offsets.copy_(torch.tensor(list(maxima)))
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Show the options."""
         return f"{len(self.offsets)}, top={self.top}, aggregate={self.aggregate}, image={self.image_aggregate}"

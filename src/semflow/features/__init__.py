@@ -1,11 +1,10 @@
-"""Frozen backbones: images in [0, 1] in, a list of feature maps out.
+"""Frozen backbones: they map images in [0, 1] to a list of feature maps.
 
-Importing this package does not import timm (2.5 s); building a `TimmFeatures` does.
+Importing this package does not import timm (2.5 s); creating a `TimmFeatures` does.
 """
 
 from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
 from .levels import available_strides, fitting_strides
-from .module import ModuleFeatures
 from .timm_features import TimmFeatures
 from .views import ImagePyramid, PooledViews, rotations
 
@@ -14,7 +13,6 @@ __all__ = [
     "FrozenFeatures",
     "ImageNormalization",
     "ImagePyramid",
-    "ModuleFeatures",
     "PooledViews",
     "TimmFeatures",
     "available_strides",

@@ -1,4 +1,4 @@
-"""What all backbones share: one normalisation, no training, checked shapes."""
+"""The base of all backbones: fixed weights, normalized images, checked maps."""
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -27,11 +27,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """What a detector needs of a backbone: `features(images) -> maps`, with one of `channels` and `strides` a map.
+    """Interface of a backbone: `features(images) -> maps`, with one entry of `channels` and `strides` per map.
 
     Example:
-        >>> from semflow.features import ModuleFeatures
-        >>> features = ModuleFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,))
+        >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,))
         >>> isinstance(features, FeatureExtractor), [tuple(m.shape) for m in features(torch.rand(2, 3, 16, 16))]
         (True, [(2, 8, 4, 4)])
     """
@@ -45,35 +44,55 @@ class FeatureExtractor(Protocol):
 
 
 def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> list[Tensor]:
-    """Average each location with its neighbours, at the border the mean of those that exist; keep every `stride`-th.
+    """Average each location with its neighbors inside the map, and keep every `stride`-th location.
 
-    >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
-    [torch.Size([2, 8, 5, 7])]
+    Args:
+        maps: Maps (B, C_k, H_k, W_k).
+        kernel: Odd side of the window; 1 disables pooling.
+        stride: Distance between the locations that are kept.
+
+    Raises:
+        ConfigError: If `kernel` is not odd, or `kernel` or `stride` is below 1.
+
+    Example:
+        >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
+        [torch.Size([2, 8, 5, 7])]
     """
-    if kernel < 1 or kernel % 2 == 0:
-        raise ConfigError(f"kernel must be an odd number of at least 1 (1: no pooling), got {kernel}.")
+    check_pooling(kernel, stride, names=("kernel", "stride"))
     if kernel == stride == 1:
         return list(maps)
     return [F.avg_pool2d(m, kernel, stride, padding=kernel // 2, count_include_pad=False) for m in maps]
 
 
 def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Each map of each image to mean 0 and variance 1 over channels and locations together, as FastFlow wants it.
+    """Normalize each map of each image to mean 0 and variance 1 over channels and locations, as in FastFlow.
 
-    There is no affine. A likelihood of what comes out is one of normalised features: the map has forgotten its mean and
-    its variance, so there is no log-det to count.
+    The normalization has neither affine parameters nor a log-determinant: a likelihood of the result is a likelihood of
+    normalized features.
 
-    >>> layer_norm([2 + 3 * torch.randn(2, 8, 16, 16)])[0].std((1, 2, 3), correction=0).round(decimals=2).tolist()
-    [1.0, 1.0]
+    Args:
+        maps: Maps (B, C_k, H_k, W_k).
+
+    Example:
+        >>> layer_norm([2 + 3 * torch.randn(2, 8, 16, 16)])[0].std((1, 2, 3), correction=0).round(decimals=2).tolist()
+        [1.0, 1.0]
     """
     return [F.layer_norm(m, m.shape[1:]) for m in maps]
 
 
 class ImageNormalization(nn.Module):
-    """`(images - mean) / std` per colour channel, as the weights were trained: images (B, 3, H, W) in [0, 1].
+    """Normalization `(images - mean) / std` per color channel, as the weights were trained.
 
-    >>> ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
-    tensor([1.])
+    Args:
+        mean: Mean of red, green and blue, for images in [0, 1].
+        std: Standard deviation of red, green and blue.
+
+    Raises:
+        ConfigError: If there are not three values each, or `std` is not positive.
+
+    Example:
+        >>> ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
+        tensor([1.])
     """
 
     mean: Tensor
@@ -83,42 +102,51 @@ class ImageNormalization(nn.Module):
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3:
-            raise ConfigError(f"mean and std need three values each (red, green, blue), got {mean} and {std}.")
+            raise ConfigError(f"mean and std must have three values each (red, green, blue), but got {mean} and {std}")
         if min(std) <= 0:
-            raise ConfigError(f"std must be positive, got {tuple(std)}.")
+            raise ConfigError(f"std must be positive, but got {tuple(std)}")
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise images (B, 3, H, W)."""
+        """Normalize images (B, 3, H, W)."""
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
-        """Show the constants."""
-        return f"mean={_rounded(self.mean)}, std={_rounded(self.std)}"
+        """Return the constants for `repr`."""
+        mean, std = (tuple(round(float(v), 4) for v in values.flatten()) for values in (self.mean, self.std))
+        return f"mean={mean}, std={std}"
 
 
 class FrozenFeatures(nn.Module):
-    """A network whose weights and statistics never change, whatever the caller does to the model it is part of.
+    """Any network as a backbone whose weights and statistics never change, whatever happens to the model around it.
 
-    No parameter requires a gradient, `train()` leaves it in eval mode, and the forward pass records no graph
-    (`no_grad`, not `inference_mode`: the maps must be able to enter the autograd of what follows).
+    No parameter requires a gradient, `train()` keeps the network in eval mode, and the forward pass records no graph
+    (`no_grad`, not `inference_mode`, so that the maps can enter the autograd graph of later layers). Each call compares
+    the maps with `channels` and `strides`. They are in channels_last memory format, so that
+    `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
 
-    Arguments:
-        network: maps normalised images (B, 3, H, W) to a map, a list, tuple or dict of maps.
-        channels: C_k of each map.
-        strides: image pixels per location of each map.
-        mean, std: the normalisation the weights were trained with.
-        smoothing: odd kernel of an average pooling over each map; 1 means none, 3 is common.
-        reduction: stride of that pooling: 2 halves the maps.
-        normalize: bring each map of each image to mean 0 and variance 1, see `layer_norm`.
+    Args:
+        network: Module that maps normalized images (B, 3, H, W) to one map or a list, tuple or dict of maps. It is
+            frozen in place, not copied.
+        channels: Number of channels of each map.
+        strides: Image pixels per location of each map.
+        mean: Mean of the normalization that the weights were trained with; zeros if the network normalizes itself.
+        std: Standard deviation of that normalization; ones if the network normalizes itself.
+        smoothing: Odd kernel of an average pooling over each map; 1 disables it, 3 is common.
+        reduction: Stride of that pooling: 2 halves the maps.
+        normalize: Normalize each map of each image to mean 0 and variance 1, see `layer_norm`.
 
-    The maps come out in channels_last memory, so that `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
+    Raises:
+        ConfigError: If the numbers of channels and strides differ, or the pooling is invalid.
 
-    >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)).train()
-    >>> features.training, [m.shape for m in features(torch.rand(2, 3, 32, 32))]
-    (False, [torch.Size([2, 8, 8, 8])])
+    Example:
+        >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)).train()
+        >>> features.training, [m.shape for m in features(torch.rand(2, 3, 32, 32))]
+        (False, [torch.Size([2, 8, 8, 8])])
     """
+
+    _exact_sizes = True  # False in a subclass whose strides are nominal
 
     @checked
     def __init__(
@@ -135,7 +163,7 @@ class FrozenFeatures(nn.Module):
         super().__init__()
         if len(channels) != len(strides) or not channels:
             raise ConfigError(
-                f"channels and strides need one entry a map each, got {tuple(channels)} and {tuple(strides)}."
+                f"channels and strides must have one entry per map, but got {tuple(channels)} and {tuple(strides)}"
             )
         check_pooling(smoothing, reduction)
         self.channels = tuple(int(c) for c in channels)
@@ -148,7 +176,7 @@ class FrozenFeatures(nn.Module):
         super().train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: normalisation statistics and dropout belong to the pretraining."""
+        """Stay in eval mode, whatever `mode` is."""
         return super().train(False)
 
     @torch.no_grad()
@@ -157,21 +185,21 @@ class FrozenFeatures(nn.Module):
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ShapeError(
                 "images must be a float tensor (B, 3, H, W) with values in [0, 1], "
-                f"got {images.dtype} of shape {tuple(images.shape)}."
+                f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():
             self._check_state(images)
-        normalised = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
-        maps = self._run(normalised)
+        normalized = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
+        maps = self._run(normalized)
         self._check_maps(maps, images)
         maps = average_pool(
             [m.contiguous(memory_format=torch.channels_last) for m in maps], self.smoothing, self.reduction
         )
         return layer_norm(maps) if self.normalize else maps
 
-    def _run(self, normalised: Tensor) -> list[Tensor]:
-        """Run the network; the place where a subclass brings its output into the form of a list of maps."""
-        output = self.network(normalised)
+    def _run(self, normalized: Tensor) -> list[Tensor]:
+        """Run the network and return a list of maps; subclasses extend this."""
+        output = self.network(normalized)
         if isinstance(output, Tensor):
             return [output]
         if isinstance(output, Mapping):
@@ -179,61 +207,50 @@ class FrozenFeatures(nn.Module):
         if isinstance(output, (list, tuple)):
             return list(output)
         raise ShapeError(
-            f"{type(self.network).__name__} must return a tensor, a list, a tuple or a dict of feature maps, "
-            f"got {type(output).__name__}."
+            f"the output of {type(self.network).__name__} must be a tensor or a list, tuple or dict of feature maps, "
+            f"but got {type(output).__name__}"
         )
 
     def _check_state(self, images: Tensor) -> None:
-        # `model.apply` and helpers that look for BatchNorm layers set the mode of submodules without calling our train.
+        # `model.apply` and helpers for BatchNorm layers set the mode of submodules without calling our `train`.
         if any(module.training for module in self.network.modules()):
             self.network.eval()
         if self._range_checked or images.numel() == 0:
             return
-        # Only once: on a GPU the question waits for the device. Normalising twice or passing 0..255 is systematic.
+        # Checked once, because it synchronizes a GPU; images normalized twice or in 0..255 are a systematic mistake.
         low, high = (float(v) for v in images.detach().aminmax())
         if not (low >= -0.05 and high <= 1.05):
             raise ShapeError(
-                f"images must have values in [0, 1], got {low:.3g} to {high:.3g}; "
-                "divide 8-bit images by 255 and leave the mean and standard deviation to the backbone."
+                f"images must have values in [0, 1], but got {low:.3g} to {high:.3g}; "
+                "divide 8-bit images by 255 and leave mean and standard deviation to the backbone"
             )
         self._range_checked = True
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
-        got = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
-        declared = zip(self.channels, self.network_strides, strict=True)
-        expected = [(images.shape[0], c, f"H/{s}", f"W/{s}") for c, s in declared]
         fits = len(maps) == len(self.channels) and all(
-            isinstance(m, Tensor) and m.dim() == 4 and m.shape[:2] == e[:2] for m, e in zip(maps, expected, strict=True)
+            isinstance(m, Tensor) and m.dim() == 4 and m.shape[:2] == (images.shape[0], c) and self._fits(m, s, images)
+            for m, c, s in zip(maps, self.channels, self.network_strides, strict=True)
         )
-        if not (fits and self._sizes_fit(maps, images)):
+        if not fits:
+            got = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
             raise ShapeError(
-                f"{type(self.network).__name__} returned maps of shape {got} for images {tuple(images.shape)}, "
-                f"but channels={self.channels} and strides={self.network_strides} were declared."
+                f"maps of {type(self.network).__name__} must have channels={self.channels} and "
+                f"strides={self.network_strides}, but got {got} for images {tuple(images.shape)}"
             )
 
-    def _sizes_fit(self, maps: Sequence[Tensor], images: Tensor) -> bool:
-        return all(
-            size in (full // stride, -(-full // stride))
-            for m, stride in zip(maps, self.network_strides, strict=True)
-            for size, full in zip(m.shape[2:], images.shape[2:], strict=True)
-        )
+    def _fits(self, m: Tensor, stride: int, images: Tensor) -> bool:
+        """Return True if the height and width of a map are those of the images over its stride."""
+        sides = zip(m.shape[2:], images.shape[2:], strict=True)
+        return not self._exact_sizes or all(size in (full // stride, -(-full // stride)) for size, full in sides)
 
     def extra_repr(self) -> str:
-        """Show what comes out."""
+        """Return channels, strides and smoothing for `repr`."""
         return f"channels={self.channels}, strides={self.strides}, smoothing={self.smoothing}"
 
 
-def check_pooling(smoothing: int, reduction: int) -> None:
-    """Refuse a pooling of the maps that there is none of.
-
-    Raises:
-        ConfigError: `smoothing` is not odd, or one of the two is below 1.
-    """
-    if smoothing < 1 or smoothing % 2 == 0:
-        raise ConfigError(f"smoothing must be an odd number of at least 1 (1: none), got {smoothing}.")
-    if reduction < 1:
-        raise ConfigError(f"reduction must be at least 1 (1: none), got {reduction}.")
-
-
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(v), 4) for v in values.flatten())
+def check_pooling(kernel: int, stride: int, names: tuple[str, str] = ("smoothing", "reduction")) -> None:
+    """Raise ConfigError if the kernel of a pooling is not odd, or kernel or stride is below 1."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise ConfigError(f"{names[0]} must be an odd number of at least 1 (1 disables pooling), but got {kernel}")
+    if stride < 1:
+        raise ConfigError(f"{names[1]} must be at least 1, but got {stride}")

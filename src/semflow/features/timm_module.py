@@ -1,4 +1,4 @@
-"""The one place that imports timm, and what that takes."""
+"""The import of timm, and models built with it."""
 
 __all__ = ["build", "check_backbone", "load_timm", "one_line"]
 
@@ -16,34 +16,33 @@ from semflow.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# torchvision's own declarations of the two operators its Python code refers to while it is being imported.
+# torchvision's own declarations of the two operators that its Python code uses during import.
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[torch.library.Library] = []  # a Library that is collected takes its declarations with it
+_declared: list[torch.library.Library] = []  # keeps the declarations alive
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
-    """The text of someone else's error, as part of a line of ours."""
+    """Return the message of another library's error in one line of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @functools.cache
 def load_timm() -> ModuleType:
-    """Import timm, with a CPU build of torch beside a CUDA build of torchvision too.
+    """Import timm, even if a CPU build of torch is combined with a CUDA build of torchvision.
 
-    In that combination torchvision's compiled operators cannot load, and `import torchvision` fails with
-    `operator torchvision::nms does not exist`. timm needs none of them: declaring the two that are looked up during
-    the import is enough. It is done only after the import has failed for that reason.
+    In that combination `import torchvision` fails with `operator torchvision::nms does not exist`. timm does not need
+    torchvision's compiled operators, so declaring the two used during the import is enough.
     """
     try:
         return import_optional("timm")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise ConfigError(
-                f"timm cannot be imported, torch and torchvision do not match: {one_line(error)}"
+                f"torch and torchvision must match to import timm, but got the error {one_line(error)!r}"
             ) from error
     _declare_torchvision_operators()
     return importlib.import_module("timm")
@@ -59,29 +58,27 @@ def _declare_torchvision_operators() -> None:
 
 
 def check_backbone(backbone: str) -> None:
-    """Raise a ConfigError with the closest names if timm does not know the backbone."""
+    """Raise ConfigError with the closest names if timm does not have the backbone."""
     timm = load_timm()
     base, _, tag = backbone.partition(".")
     if timm.is_model(base):
         tagged = timm.list_pretrained(f"{base}.*") if tag else []
         if tag and backbone not in tagged:
-            tags = [name.partition(".")[2] for name in tagged]
-            raise ConfigError(f"backbone '{backbone}': timm has no weights '{tag}' for {base}; it has {_join(tags)}.")
+            tags = ", ".join(name.partition(".")[2] for name in tagged) or "none"
+            raise ConfigError(f"backbone must have a tag of {base} in timm ({tags}), but got {backbone!r}")
         return
     close = difflib.get_close_matches(base, timm.list_models(), n=4, cutoff=0.5)
-    hint = f"did you mean {_join(close)}?" if close else "timm.list_models() lists them."
-    raise ConfigError(f"backbone '{backbone}' is unknown to timm {timm.__version__}; {hint}")
+    advice = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+    raise ConfigError(f"backbone must be a model of timm {timm.__version__}, but got {backbone!r}; {advice}")
 
 
 def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -> Any:
-    """`timm.create_model` that draws its initial weights from `seed` and leaves the global generators alone.
+    """Call `timm.create_model` with initial weights drawn with `seed`, without changing the global generators.
 
-    Arguments:
-        meta: build the structure only, without memory or computing (falls back to the CPU where timm cannot).
-        options: passed on to `timm.create_model`.
+    `meta` builds only the structure, without memory or computation (on the CPU if timm does not support it).
     """
     timm = load_timm()
-    # devices=[] and default_generator: neither touches the generators of CUDA devices.
+    # devices=[] and default_generator: neither changes the generators of CUDA devices.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if meta:
@@ -92,7 +89,3 @@ def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -
                 _log.debug("%s cannot be built on the meta device", backbone)
         with torch.device("cpu"):
             return timm.create_model(backbone, **options)
-
-
-def _join(names: list[str]) -> str:
-    return ", ".join(names) if names else "none"

@@ -1,4 +1,4 @@
-"""A backbone's maps of several versions of one image: smaller ones, and rotated ones."""
+"""Feature maps of several versions of an image: smaller sizes and rotations."""
 
 __all__ = ["ImagePyramid", "PooledViews", "rotations"]
 
@@ -15,16 +15,20 @@ from .frozen import FeatureExtractor
 
 
 class ImagePyramid(nn.Module):
-    """The maps of the image, of half of it, of a quarter, ...: what CS-Flow and DifferNet look at.
+    """Feature maps of an image at full size, half size, quarter size and so on, as in CS-Flow and DifferNet.
 
-    Arguments:
-        features: a frozen backbone; all its maps are taken at every level.
-        levels: how many sizes of the image; each has half the side of the one before.
+    Args:
+        features: A frozen backbone; all its maps are computed at every level.
+        levels: Number of image sizes; each has half the side of the previous one.
 
-    >>> from semflow.features import ModuleFeatures
-    >>> features = ImagePyramid(ModuleFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)))
-    >>> features.strides, [m.shape[2:] for m in features(torch.rand(1, 3, 64, 64))]
-    ((4, 8, 16), [torch.Size([16, 16]), torch.Size([8, 8]), torch.Size([4, 4])])
+    Raises:
+        ConfigError: If `levels` is below 1.
+
+    Example:
+        >>> from semflow.features import FrozenFeatures
+        >>> features = ImagePyramid(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)))
+        >>> features.strides, [m.shape[2:] for m in features(torch.rand(1, 3, 64, 64))]
+        ((4, 8, 16), [torch.Size([16, 16]), torch.Size([8, 8]), torch.Size([4, 4])])
     """
 
     @checked
@@ -38,30 +42,34 @@ class ImagePyramid(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in [0, 1] to the maps of all levels, the largest image's first."""
+        """Map images (B, 3, H, W) in [0, 1] to the maps of all levels, from the largest image to the smallest."""
         maps: list[Tensor] = []
         for level in range(self.levels):
             size = [max(1, side // 2**level) for side in images.shape[2:]]
-            # Averaging on the way down: a plain bilinear half would skip pixels. Rounding can leave [0, 1] by a hair.
+            # Antialiased, because plain bilinear resizing skips pixels; clamped, because rounding can leave [0, 1].
             smaller = images if level == 0 else F.interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
             maps += self.features(smaller)
         return maps
 
 
 class PooledViews(nn.Module):
-    """One vector an image: the global averages of all maps; one row for each of `views` rotations of the image.
+    """Global averages of all maps, for each of `views` rotations of the image.
 
-    The rows are locations of a map (B, C, views, 1), so a flow of locations gives each view its own likelihood, and the
-    mean over the map is the mean over the views (DifferNet's score).
+    The rotations are locations of one map (B, C, views, 1), so a flow over locations gives a likelihood of each view,
+    and the mean over the map is the mean over the views (the score of DifferNet).
 
-    Arguments:
-        features: a frozen backbone or an `ImagePyramid`.
-        views: rotations, evenly spaced over the full turn; 1 for the image as it is.
+    Args:
+        features: A frozen backbone or an `ImagePyramid`.
+        views: Number of rotations, evenly spaced over the full turn; 1 for the unrotated image.
 
-    >>> from semflow.features import ModuleFeatures
-    >>> features = PooledViews(ModuleFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)), views=4)
-    >>> features.channels, features(torch.rand(2, 3, 32, 32))[0].shape
-    ((8,), torch.Size([2, 8, 4, 1]))
+    Raises:
+        ConfigError: If `views` is below 1.
+
+    Example:
+        >>> from semflow.features import FrozenFeatures
+        >>> features = PooledViews(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)), views=4)
+        >>> features.channels, features(torch.rand(2, 3, 32, 32))[0].shape
+        ((8,), torch.Size([2, 8, 4, 1]))
     """
 
     @checked
@@ -71,11 +79,11 @@ class PooledViews(nn.Module):
         self.features = cast(nn.Module, features)
         self.views = views
         self.channels: tuple[int, ...] = (sum(features.channels),)
-        self.strides: tuple[int, ...] = (0,)  # no location has a place in the image
+        self.strides: tuple[int, ...] = (0,)  # locations without a position in the image
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in [0, 1] to one map (B, C, views, 1)."""
+        """Map images (B, 3, H, W) in [0, 1] to one map (B, C, views, 1)."""
         rows = [
             torch.cat([m.mean((2, 3)) for m in self.features(turned)], dim=1)
             for turned in rotations(images, self.views)
@@ -84,13 +92,21 @@ class PooledViews(nn.Module):
 
 
 def rotations(images: Tensor, count: int) -> list[Tensor]:
-    """The images turned about their centre by k / count of a full turn, k = 0 ... count - 1; mirrored at the border.
+    """Rotate images about their center by k / count of a full turn, k = 0 ... count - 1, with reflection at the border.
 
-    Quarter turns of square images move pixels; other angles are bilinear.
+    Quarter turns of square images are exact; other angles are bilinear.
 
-    >>> x = torch.rand(1, 3, 8, 8)
-    >>> torch.equal(rotations(x, 4)[1], x.rot90(1, (2, 3)))
-    True
+    Args:
+        images: Images (B, 3, H, W) in [0, 1].
+        count: Number of rotations.
+
+    Returns:
+        One tensor (B, 3, H, W) per rotation.
+
+    Example:
+        >>> x = torch.rand(1, 3, 8, 8)
+        >>> torch.equal(rotations(x, 4)[1], x.rot90(1, (2, 3)))
+        True
     """
     square = images.shape[2] == images.shape[3]
     turned = []

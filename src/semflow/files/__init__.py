@@ -16,16 +16,6 @@ from .atomic import (
 from .digests import hash_file, hash_parts, hash_tensor, hash_tensors
 
 __all__ = [
-    "hash_file",
-    "hash_parts",
-    "hash_tensor",
-    "hash_tensors",
-    "refuse_occupied",
-    "refuse_unwritable",
-    "remove_partial",
-    "replace_file",
-    "staged_folder",
-    "staging",
-    "write_atomic",
-    "writing",
-]
+    "hash_file", "hash_parts", "hash_tensor", "hash_tensors", "refuse_occupied", "refuse_unwritable", "remove_partial",
+    "replace_file", "staged_folder", "staging", "write_atomic", "writing",
+]  # fmt: skip

@@ -1,16 +1,5 @@
 """Atomic writes of files and folders: a killed process leaves the old content or the new one, never a part."""
 
-__all__ = [
-    "refuse_occupied",
-    "refuse_unwritable",
-    "remove_partial",
-    "replace_file",
-    "staged_folder",
-    "staging",
-    "write_atomic",
-    "writing",
-]
-
 import errno
 import glob
 import os
@@ -22,7 +11,7 @@ from pathlib import Path
 
 from semflow.errors import DataError, SemflowError
 
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows lacks EDQUOT
 
 
 def replace_file(path: Path, write: Callable[[Path], object], durable: bool = False) -> None:
@@ -56,12 +45,6 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
 
     Raises:
         DataError: If the system refuses.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomic(Path(folder) / "a" / "scores.csv", "name,score").read_text()
-        'name,score'
     """
     path = Path(path)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
@@ -81,13 +64,6 @@ def writing(
         path: The output. An error of the system need not name it: that of a full disk names no file.
         advice: End of the message, in the imperative.
         error: Class to raise.
-
-    Example:
-        >>> with writing(Path("results")):
-        ...     raise OSError(28, "No space left on device")
-        Traceback (most recent call last):
-        ...
-        semflow.errors.DataError: results must be writable, but got No space left on device; free some space, or ...
     """
     try:
         yield
@@ -169,14 +145,7 @@ def refuse_occupied(path: Path, replaces: str | None = None) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise DataError if nothing can be created at `path`, to fail before the work instead of after it.
-
-    Example:
-        >>> refuse_unwritable(Path(__file__) / "results")
-        Traceback (most recent call last):
-        ...
-        semflow.errors.DataError: ...atomic.py must be a folder, but got a file; choose another location than ...
-    """
+    """Raise DataError if nothing can be created at `path`, to fail before the work instead of after it."""
     for folder in path.absolute().parents:
         if folder.is_dir():
             if not os.access(folder, os.W_OK | os.X_OK):

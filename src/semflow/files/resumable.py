@@ -25,10 +25,12 @@ class Unfinished:
         stage: Hidden folder that contains the unfinished folder and its journal.
         origin: What the entries are made from; entries of another origin are deleted.
         journal: The open journal. The lock on it lasts while this process is alive.
+
+    With `keep = True` the complete entries are kept after an error, as they are after an interrupt.
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
-        self.folder = stage / FOLDER
+        self.folder, self.keep = stage / FOLDER, False
         self.done: dict[str, dict[str, Any]] = {}
         self._files: dict[str, list[str]] = {}
         self._journal = journal
@@ -103,9 +105,6 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
         path: The folder to create.
         origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
 
-    Yields:
-        The unfinished folder.
-
     Raises:
         DataError: If `path` is occupied, another process is creating it, or the system refuses.
 
@@ -134,7 +133,7 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
                     path.rmdir()  # Windows does not rename onto an empty folder
                 work.folder.replace(path)
         except BaseException as error:
-            keep = work is not None and work.done and not isinstance(error, Exception)
+            keep = work is not None and work.done and (work.keep or not isinstance(error, Exception))
             if not keep:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
@@ -147,7 +146,7 @@ def _locked(stage: Path, path: Path) -> IO[str]:
         stage.mkdir(parents=True, exist_ok=True)
         file = (stage / JOURNAL).open("a+", encoding="utf-8", errors="replace")
         try:
-            if sys.platform != "win32":  # Windows has no such lock
+            if sys.platform != "win32":  # Windows lacks such locks
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,9 @@
-"""Invertible maps of feature maps: `z, log_det = flow(x, context)`."""
+"""Invertible maps of feature maps, `z, log_det = flow(x, context)`."""
 
 from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
-from .kernels.fused import fused_kernels
+from .kernels import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence

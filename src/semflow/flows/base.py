@@ -1,30 +1,33 @@
-"""What a flow is."""
+"""Base class of flows."""
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
-__all__ = ["Event", "Flow", "Result", "check_channels", "check_clamp"]
+__all__ = ["Event", "Flow", "Result", "check_channels", "check_event"]
 
 Event = Literal["location", "sample"]
-"""Over what a log-det is taken: each location by itself, or the sample as a whole."""
+"""Scope of a log-det: each location, or the whole sample."""
 
 Result = tuple[Tensor, Tensor]
+"""The pair (z, log_det)."""
 
 
 class Flow(nn.Module):
-    """An invertible map of a feature map to latents of the same shape.
+    """Invertible map of a feature map to latents of the same shape.
 
-    `z, log_det = flow(x, context)` with x and z of shape (B, C, H, W) and `log_det = log |dz/dx|` in float32 or better;
-    `x = flow.inverse(z, context)`. `event` is declared, never inferred from a shape:
+    `z, log_det = flow(x, context)` with x, z of shape (B, C, H, W) and `log_det = log |dz/dx|` in float32 or float64;
+    `x = flow.inverse(z, context)`. A flow declares its `event`:
 
-    - `"location"`: z at a location depends on x at that location alone; `log_det` is (B, H, W);
+    - `"location"`: z at a location depends on x at that location alone; `log_det` is (B, H, W).
     - `"sample"`: locations are mixed; `log_det` is (B,).
 
-    Any `nn.Module` that keeps this may take the place of a `Flow`; `semflow.testing.check_flow` tells whether it does.
+    `channels` is C, or 0 for a flow of any number of channels.
+
+    Any `nn.Module` with this interface may replace a `Flow`; check it with `semflow.testing.check_flow`.
 
     Example:
         >>> import math
@@ -40,31 +43,37 @@ class Flow(nn.Module):
     """
 
     event: Event = "location"
+    channels: int = 0
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Features to latents: (z, log_det)."""
-        raise TypeError(f"{type(self).__name__} must define forward(x, context), which gives (z, log_det)")
+        """Map features to (z, log_det).
+
+        Args:
+            x: Features (B, C, H, W).
+            context: Condition of the flow, if it takes one.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward(x, context), but got a class without it")
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Latents back to features."""
-        raise TypeError(f"{type(self).__name__} must define inverse(z, context)")
+        """Map latents (B, C, H, W) back to features."""
+        raise TypeError(f"{type(self).__name__} must define inverse(z, context), but got a class without it")
+
+    def extra_repr(self) -> str:
+        """Return the channels, if the flow declares them, to be shown by `repr`."""
+        return str(self.channels or "")
 
 
 def check_channels(x: Tensor, channels: int) -> None:
-    """Refuse a map of another number of channels.
-
-    Raises:
-        ShapeError: `x` is not (B, channels, H, W).
-    """
+    """Raise ShapeError if `x` is not (B, channels, H, W)."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ShapeError(f"x must be (B, {channels}, H, W), but got {tuple(x.shape)}")
 
 
-def check_clamp(clamp: float) -> None:
-    """Refuse a bound of log-scales that leaves them no room.
-
-    Raises:
-        ConfigError: `clamp` is not positive.
-    """
-    if not clamp > 0:
-        raise ConfigError(f"clamp must be a positive bound of the log-scales, but got {clamp}")
+def check_event(flow: nn.Module, name: str) -> Event:
+    """Return the declared event of a flow; raise ConfigError if it is missing."""
+    event = getattr(flow, "event", None)
+    if event not in get_args(Event):
+        raise ConfigError(
+            f"{name} ({type(flow).__name__}) must declare event as 'location' or 'sample', but got {event!r}"
+        )
+    return cast(Event, event)

@@ -1,37 +1,38 @@
-"""The affine coupling across the scales of a pyramid: CS-Flow's, and the fusion of MSFlow."""
+"""Affine coupling across the scales of a pyramid, from CS-Flow and MSFlow."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from semflow._validation import checked
+from semflow._validation import checked, positive
 from semflow.errors import ConfigError
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
 
-from .base import check_channels, check_clamp
+from .base import check_channels
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 
 __all__ = ["CrossScaleCoupling"]
 
 
 class CrossScaleCoupling(PyramidFlow):
-    """Half of the channels of all scales scale and shift the other half of each.
+    """Affine coupling that transforms half of the channels of each scale, given the other halves of all scales.
 
     With x_k = [p_k, a_k] and (s_1, t_1, ..., s_K, t_K) = gain subnet(p_1, ..., p_K):
-    z_k = [p_k, a_k exp(c(s_k)) + t_k], and the share of scale k of the log-det is sum c(s_k), c a soft clamp.
-    Rudolph et al., "Fully Convolutional Cross-Scale-Flows" (WACV 2022); with another subnet the fusion flow of Zhou
+    z_k = [p_k, a_k exp(c(s_k)) + t_k], and scale k contributes sum c(s_k) to the log-det, where c is a soft clamp.
+    Rudolph et al., "Fully Convolutional Cross-Scale-Flows" (WACV 2022); with `FusionSubnet` the fusion flow of Zhou
     et al., "MSFlow" (TNNLS 2024).
 
     Args:
-        channels: C_k of each scale, fine to coarse, at least 2; the passive half is the larger where C_k is odd.
-        subnet: `factory(in_channels, out_channels)`, of lists: `CrossScaleConvs` or `FusionSubnet`, with options bound
-            by `functools.partial`.
-        clamp, clamp_form: see `semflow.functional.soft_clamp`; as published by default.
-        gain: factor on the subnet's output.
-        swap: exchange the roles of the halves: the first is transformed.
+        channels: C_k of each scale, fine to coarse, at least 2; if C_k is odd, the passive half is the larger one.
+        subnet: Callable `factory(in_channels, out_channels)` for lists: `CrossScaleConvs` or `FusionSubnet`, with
+            options bound by `functools.partial`.
+        clamp: Bound of the log-scales.
+        clamp_form: See `semflow.functional.soft_clamp`.
+        gain: Factor on the subnet's output.
+        swap: Transform the first half instead of the second.
 
     Example:
         >>> flow = CrossScaleCoupling((4, 6))
@@ -55,8 +56,8 @@ class CrossScaleCoupling(PyramidFlow):
     ) -> None:
         super().__init__()
         if not channels or min(channels) < 2:
-            raise ConfigError(f"channels must be at least 2 at every scale, but got {tuple(channels)}")
-        check_clamp(clamp)
+            raise ConfigError(f"channels must be at least 2 for each scale, but got {tuple(channels)}")
+        positive(clamp=clamp)
         self.channels, self.swap = tuple(channels), swap
         self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
         self.events = tuple("sample" for _ in channels)
@@ -65,7 +66,7 @@ class CrossScaleCoupling(PyramidFlow):
         self.subnet = subnet(passive, [2 * c for c in active])
 
     def forward(self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> PyramidResult:
-        """K maps (B, C_k, H_k, W_k) to latents of these shapes and K shares (B,) of the log-det."""
+        """Map K maps (B, C_k, H_k, W_k) to latents of the same shapes and K terms (B,) of the log-det."""
         passive, active = self._halves(maps)
         latents, log_dets = [], []
         for p, a, (log_scale, shift) in zip(passive, active, self._scales_and_shifts(passive), strict=True):
@@ -74,7 +75,7 @@ class CrossScaleCoupling(PyramidFlow):
         return latents, log_dets
 
     def inverse(self, latents: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> list[Tensor]:
-        """The maps that `forward` takes to `latents`."""
+        """Map latents back to K maps."""
         passive, active = self._halves(latents)
         return [
             self._join(p, (a - shift) * torch.exp(-log_scale))
@@ -97,5 +98,5 @@ class CrossScaleCoupling(PyramidFlow):
         return [(soft_clamp(narrow(s, s), self.clamp, self.clamp_form), t) for s, t in halves]
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the arguments that `repr` shows."""
         return f"{self.channels}, clamp={self.clamp} ({self.clamp_form}), swap={self.swap}"

@@ -1,4 +1,4 @@
-"""Flows that mix or scale channels, the same at every location: permutations and a global affine."""
+"""Flows that mix or scale channels in the same way at every location: permutations and a global affine."""
 
 import math
 from typing import Any
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
-from semflow.errors import ConfigError
+from semflow._validation import at_least, checked, positive
 from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context
@@ -19,16 +18,16 @@ __all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "constant_log_d
 
 
 def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
-    """A log-det that is the same everywhere, as (B, H, W)."""
+    """Expand a log-det that is the same at every location to (B, H, W)."""
     return torch.as_tensor(value, dtype=narrow(x[:0], x).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
 
 
 class HardPermutation(Flow):
-    """A fixed random permutation of the channels: an index, not a product with a matrix. log_det = 0.
+    """Fixed random permutation of the channels, by an index instead of a matrix; log_det = 0.
 
     Args:
         channels: C.
-        generator: source of the permutation; torch's global one by default.
+        generator: Random number generator; by default torch's global one.
 
     Example:
         >>> flow = HardPermutation(8)
@@ -44,28 +43,25 @@ class HardPermutation(Flow):
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         at_least(1, channels=channels)
+        self.channels = channels
         index = torch.randperm(channels, generator=generator)
         self.register_buffer("index", index)
         self.register_buffer("inverse_index", torch.argsort(index), persistent=False)
         self.register_load_state_dict_post_hook(_restore_inverse_index)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Channel c of z is channel `index[c]` of x."""
-        check_channels(x, len(self.index))
+        """Permute the channels: channel c of z is channel `index[c]` of x."""
+        check_channels(x, self.channels)
         return _permute(x, self.index, self.inverse_index), constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Every channel back to its place."""
-        check_channels(z, len(self.index))
+        """Undo the permutation."""
+        check_channels(z, self.channels)
         return _permute(z, self.inverse_index, self.index)
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"{len(self.index)}"
 
 
 class _Gather(torch.autograd.Function):
-    """Columns in another order: the gradient of a permutation gathers as well, where that of an index scatters."""
+    """Permutation of columns whose gradient is a gather too; that of indexing would be a slower scatter."""
 
     generate_vmap_rule = True
 
@@ -89,14 +85,14 @@ class _Gather(torch.autograd.Function):
 
 
 def _gather(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # which takes no custom forward derivative
+    if torch.compiler.is_compiling():  # does not support a custom jvp
         return x.index_select(1, index)
     result: Tensor = _Gather.apply(x, index, inverse)  # type: ignore[no-untyped-call]
     return result
 
 
 def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    # Of two dimensions: torch gathers from a matrix ten times as fast as from the map, and it stays channels_last.
+    # torch gathers ten times faster from matrices than from maps, and the result stays channels_last.
     return from_locations(_gather(to_locations(x), index, inverse), (x.shape[2], x.shape[3]))
 
 
@@ -106,11 +102,11 @@ def _restore_inverse_index(module: nn.Module, _incompatible: object) -> None:
 
 
 class SoftPermutation(Flow):
-    """A fixed random rotation of the channels, Haar-distributed: z = Q x at every location. log_det = 0.
+    """Fixed random rotation of the channels, z = Q x with Q from the Haar distribution; log_det = 0.
 
     Args:
         channels: C.
-        generator: source of the rotation; torch's global one by default.
+        generator: Random number generator; by default torch's global one.
 
     Example:
         >>> z, log_det = SoftPermutation(8)(torch.randn(1, 8, 2, 2))
@@ -124,38 +120,36 @@ class SoftPermutation(Flow):
     def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         at_least(1, channels=channels)
-        # The QR decomposition of a Gaussian matrix is Haar-distributed once R has a positive diagonal.
+        self.channels = channels
+        # The Q of a Gaussian matrix is Haar-distributed if the diagonal of R is made positive.
         q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
         q = q * torch.sign(torch.diagonal(r))
         q[:, 0] *= torch.sign(torch.linalg.det(q))
         self.register_buffer("matrix", q.to(torch.get_default_dtype()))
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """The channels of every location, rotated."""
+        """Rotate the channels of every location."""
         return self._apply_matrix(self.matrix, x), constant_log_det(x, 0.0)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Rotated back by the transpose."""
+        """Rotate back by the transpose."""
         return self._apply_matrix(self.matrix.T, z)
 
     def _apply_matrix(self, matrix: Tensor, x: Tensor) -> Tensor:
-        check_channels(x, len(matrix))
+        check_channels(x, self.channels)
         return F.conv2d(x, matrix[:, :, None, None])
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"{len(self.matrix)}"
 
 
 class GlobalAffine(Flow):
-    """A learned scale and shift of each channel: z = s x + b, log_det = sum_c log s.
+    """Learned scale and shift of each channel, z = s x + b with log_det = sum_c log s.
 
-    s = softplus(g) with g learned, so that scales stay positive and large ones grow no faster than linearly; it starts
-    at the identity unless told otherwise. It is the ActNorm of Glow without its data-dependent start.
+    s = 0.1 softplus(g; beta = 0.5) with g learned, so that scales stay positive and grow at most linearly in g. Unlike
+    Glow's ActNorm, which has the same form, it is initialized to a constant and not from the first batch. The name is
+    FrEIA's.
 
     Args:
         channels: C.
-        start: the scale that training starts from.
+        start: Initial scale.
 
     Example:
         >>> x = torch.randn(1, 8, 2, 2)
@@ -164,36 +158,32 @@ class GlobalAffine(Flow):
         (True, True)
     """
 
-    # s = 0.1 softplus(g; beta = 0.5): the parametrisation of FrEIA's all-in-one block, whose steps suit Adam's.
+    # The parameterization of FrEIA's all-in-one block, whose step size suits Adam.
     gain, beta = 0.1, 0.5
 
     @checked
     def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
         at_least(1, channels=channels)
-        if not start > 0:
-            raise ConfigError(f"start must be a positive scale, but got {start}")
-        wanted = start * self.beta / self.gain  # softplus^-1 of it, without the overflow of its exponential
-        raw = (wanted + math.log(-math.expm1(-wanted))) / self.beta
+        self.channels = channels
+        positive(start=start)
+        target = start * self.beta / self.gain
+        raw = (target + math.log(-math.expm1(-target))) / self.beta  # softplus^-1 without overflow
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def scale(self) -> Tensor:
-        """s, (C)."""
+        """Return s, (C)."""
         return self.gain * F.softplus(self.raw_scale, beta=self.beta)
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Every channel scaled and shifted."""
-        check_channels(x, len(self.shift))
+        """Scale and shift every channel."""
+        check_channels(x, self.channels)
         scale = self.scale()
         z = torch.addcmul(self.shift[:, None, None], x, scale[:, None, None])
         return z, constant_log_det(x, torch.log(narrow(scale, scale)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Shifted and scaled back."""
-        check_channels(z, len(self.shift))
+        """Undo the shift and the scale."""
+        check_channels(z, self.channels)
         return (z - self.shift[:, None, None]) / self.scale()[:, None, None]
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"{len(self.shift)}"

@@ -1,4 +1,4 @@
-"""Flows of all scales of a feature pyramid at once: each scale by itself, or scales that exchange."""
+"""Flows on all scales of a feature pyramid, which treat scales independently or couple them."""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -8,28 +8,29 @@ from torch import Tensor, nn
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
-from .base import Event, Flow
+from .base import Event, Flow, check_event
 from .sequence import FlowSequence
 from .standardize import Standardize
 
 __all__ = ["PyramidFlow", "PyramidResult", "PyramidSequence", "ScaleWise", "check_scales"]
 
 PyramidResult = tuple[list[Tensor], list[Tensor]]
+"""The pair (latents, log_dets), one entry per scale each."""
 
 
 class PyramidFlow(nn.Module):
-    """An invertible map of K feature maps to K latents of the same shapes.
+    """Invertible map of K feature maps to K latents of the same shapes.
 
-    `latents, log_dets = flow(maps, contexts)` with one entry a scale; `maps = flow.inverse(latents, contexts)`.
+    `latents, log_dets = flow(maps, contexts)` with one entry per scale; `maps = flow.inverse(latents, contexts)`.
 
-    - `joint = False`: scales do not meet. `events[k]` is the event of scale k and `log_dets[k]` is its log-det.
-    - `joint = True`: scales exchange. Every event is `"sample"`, and `log_dets[k]`, (B,), is the share of scale k: the
-      shares add up to log |det d latents / d maps|, and only their sum means something.
+    - `joint = False`: scales are independent. `events[k]` is the event of scale k and `log_dets[k]` its log-det.
+    - `joint = True`: scales are coupled. Every event is `"sample"`, and only the sum of the terms `log_dets[k]`, (B,),
+      is defined: it is log |det d latents / d maps|.
 
     Example:
         >>> import torch
         >>> from semflow.flows import AffineCoupling, ScaleWise
-        >>> flow = ScaleWise([AffineCoupling(4), AffineCoupling(6)])  # the one whose scales do not meet
+        >>> flow = ScaleWise([AffineCoupling(4), AffineCoupling(6)])
         >>> latents, log_dets = flow([torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)])
         >>> flow.joint, flow.events, [tuple(log_det.shape) for log_det in log_dets]
         (False, ('location', 'location'), [(2, 8, 8), (2, 4, 4)])
@@ -39,23 +40,28 @@ class PyramidFlow(nn.Module):
     events: tuple[Event, ...] = ()
 
     def forward(self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> PyramidResult:
-        """Feature maps to latents: (latents, log_dets), K each."""
-        raise TypeError(f"{type(self).__name__} must define forward(maps, contexts), which gives (latents, log_dets)")
+        """Map K feature maps to (latents, log_dets).
+
+        Args:
+            maps: Feature maps (B, C_k, H_k, W_k), fine to coarse.
+            contexts: One context per scale, or None.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward(maps, contexts), but got a class without it")
 
     def inverse(self, latents: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> list[Tensor]:
-        """Latents back to feature maps."""
-        raise TypeError(f"{type(self).__name__} must define inverse(latents, contexts)")
+        """Map latents back to feature maps."""
+        raise TypeError(f"{type(self).__name__} must define inverse(latents, contexts), but got a class without it")
 
     def standardizers(self) -> list[Standardize | None]:
-        """The `Standardize` that each scale begins with, or None: what is fitted to features before training."""
+        """Return the `Standardize` at the start of each scale, which is fitted to features before training, or None."""
         return [None] * len(self.events)
 
 
 class ScaleWise(nn.ModuleList, PyramidFlow):
-    """A flow for each scale, none of which sees another's.
+    """Independent flows, one per scale.
 
     Args:
-        flows: one a scale, modules with an `event`.
+        flows: One flow per scale, modules with an `event`.
 
     Example:
         >>> import torch
@@ -68,30 +74,30 @@ class ScaleWise(nn.ModuleList, PyramidFlow):
 
     def __init__(self, flows: Iterable[nn.Module]) -> None:
         super().__init__(flows)
-        self.events = tuple(_declared_event(flow, f"flows[{k}]") for k, flow in enumerate(self))
+        self.events = tuple(check_event(flow, f"flows[{k}]") for k, flow in enumerate(self))
 
     def forward(self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> PyramidResult:
-        """Each map through the flow of its scale."""
+        """Map each feature map through the flow of its scale."""
         contexts = check_scales(maps, contexts, len(self))
         results = [flow(x, c) for flow, x, c in zip(self, maps, contexts, strict=True)]
         return [z for z, _ in results], [log_det for _, log_det in results]
 
     def inverse(self, latents: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> list[Tensor]:
-        """Each latent back through the flow of its scale."""
+        """Map each latent back through the flow of its scale."""
         contexts = check_scales(latents, contexts, len(self))
         return [cast(Flow, flow).inverse(z, c) for flow, z, c in zip(self, latents, contexts, strict=True)]
 
     def standardizers(self) -> list[Standardize | None]:
-        """The flow of a scale itself, or the first of its sequence, where that is a `Standardize`."""
+        """Return the flow of each scale, or the first of its sequence, if it is a `Standardize`."""
         first = [flow[0] if isinstance(flow, FlowSequence) else flow for flow in self]
         return [flow if isinstance(flow, Standardize) else None for flow in first]
 
 
 class PyramidSequence(PyramidFlow):
-    """Pyramid flows one after the other; joint as soon as one of them is.
+    """Composition of pyramid flows; joint if one of them is.
 
     Args:
-        flows: at least one, all of the same number of scales; all are given the same contexts.
+        flows: At least one flow, all with the same number of scales; all get the same contexts.
 
     Example:
         >>> import torch
@@ -108,7 +114,7 @@ class PyramidSequence(PyramidFlow):
         members = [cast(PyramidFlow, flow) for flow in self.flows]
         if len({len(flow.events) for flow in members}) != 1:
             raise ConfigError(
-                f"flows must be pyramid flows of one number of scales, but got {[len(flow.events) for flow in members]}"
+                f"flows must have the same number of scales, but got {[len(flow.events) for flow in members]}"
             )
         self.joint = any(flow.joint for flow in members)
         self.events = tuple(
@@ -117,7 +123,7 @@ class PyramidSequence(PyramidFlow):
         )
 
     def forward(self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> PyramidResult:
-        """Through all flows; log-dets are added, those of locations summed first where the event is the sample."""
+        """Apply all flows; log-dets are summed, over locations too if the event is `"sample"`."""
         latents = list(maps)
         totals: list[Tensor] | None = None
         for flow in self.flows:
@@ -130,36 +136,21 @@ class PyramidSequence(PyramidFlow):
         return latents, cast(list[Tensor], totals)
 
     def inverse(self, latents: Sequence[Tensor], contexts: Sequence[Context] | None = None) -> list[Tensor]:
-        """Back through all flows, last to first."""
+        """Apply the inverses, last to first."""
         maps = list(latents)
         for flow in reversed(self.flows):
             maps = cast(PyramidFlow, flow).inverse(maps, contexts)
         return maps
 
     def standardizers(self) -> list[Standardize | None]:
-        """Those of the first flow: later ones do not see features."""
+        """Return those of the first flow, since later ones do not see features."""
         return cast(PyramidFlow, self.flows[0]).standardizers()
 
 
 def check_scales(maps: Sequence[Tensor], contexts: Sequence[Context] | None, scales: int) -> Sequence[Context]:
-    """The contexts, one a scale.
-
-    Raises:
-        ShapeError: the maps or the contexts are not as many as the scales.
-    """
-    if len(maps) != scales:
-        raise ShapeError(f"maps must be {scales}, one a scale, but got {len(maps)}")
-    if contexts is None:
-        return [None] * scales
-    if len(contexts) != scales:
-        raise ShapeError(f"contexts must be {scales}, one a scale, but got {len(contexts)}")
+    """Return one context per scale; raise ShapeError if the number of maps or contexts is not `scales`."""
+    contexts = [None] * scales if contexts is None else contexts
+    for name, entries in (("maps", maps), ("contexts", contexts)):
+        if len(entries) != scales:
+            raise ShapeError(f"{name} must have {scales} entries, one per scale, but got {len(entries)}")
     return contexts
-
-
-def _declared_event(flow: nn.Module, name: str) -> Event:
-    event = getattr(flow, "event", None)
-    if event not in ("location", "sample"):
-        raise ConfigError(
-            f"{name} ({type(flow).__name__}) must declare event as 'location' or 'sample', but got {event!r}"
-        )
-    return cast(Event, event)

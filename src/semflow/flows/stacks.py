@@ -1,4 +1,4 @@
-"""The stack of couplings that SANFlow, CFLOW-AD, FastFlow and MSFlow share, with its switches."""
+"""Stack of couplings shared by SANFlow, CFLOW-AD, FastFlow and MSFlow."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 from torch import nn
 
 from semflow._validation import at_least, checked
-from semflow.errors import ConfigError
 from semflow.functional import Clamp
 from semflow.nn import LocationSubnet, SubnetFactory
 
@@ -31,20 +30,24 @@ def coupling_stack(
     clamp: float = 1.9,
     clamp_form: Clamp = "tanh",
 ) -> FlowSequence:
-    """`blocks` times coupling, global affine and permutation (RealNVP, as FrEIA's all-in-one block has it).
+    """Stack `blocks` blocks of coupling, global affine and permutation (RealNVP; FrEIA's all-in-one block).
 
     Args:
         channels: C.
-        blocks: L.
-        subnets: factories that the blocks take in turn: `(conv3x3, conv1x1)` alternates, as FastFlow does.
+        blocks: Number of blocks, at least 1.
+        subnets: Subnet factories that the blocks use in turn; FastFlow alternates 3x3 and 1x1 convolutions.
         context_channels: D of the context of every coupling, 0 for none.
         permutation: `hard` permutes the channels, `soft` rotates them.
-        standardize: begin with a `Standardize`, to be fitted to the features.
-        start: the scale of the last global affine at the start, which brings latents of unit variance to the base's.
-        clamp, clamp_form: of the couplings.
+        standardize: Start with a `Standardize`, which must be fitted to the features.
+        start: Initial scale of the last global affine, which gives latents the variance of the base.
+        clamp: Bound of the log-scales of the couplings.
+        clamp_form: See `semflow.functional.soft_clamp`.
+
+    Returns:
+        The sequence of flows.
 
     Raises:
-        ConfigError: no block, or no such permutation.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> flow = coupling_stack(40, blocks=2, context_channels=128, standardize=True)
@@ -52,8 +55,6 @@ def coupling_stack(
         ['Standardize', 'AffineCoupling', 'GlobalAffine', 'HardPermutation']
     """
     at_least(1, blocks=blocks)
-    if permutation not in ("hard", "soft"):
-        raise ConfigError(f"permutation must be hard or soft, but got {permutation!r}")
     mixing = HardPermutation if permutation == "hard" else SoftPermutation
     layers: list[nn.Module] = [Standardize(channels)] if standardize else []
     for block in range(blocks):

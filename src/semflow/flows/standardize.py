@@ -1,4 +1,4 @@
-"""Features brought to mean 0 and standard deviation 1 by constants of the training data."""
+"""Standardization of features by constants of the training data."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,11 +18,11 @@ __all__ = ["ChannelMoments", "Standardize"]
 
 
 class ChannelMoments:
-    """Mean and sum of squared deviations of each channel over feature maps that come one by one, in float64.
+    """Running mean and sum of squared deviations of each channel over feature maps, in float64.
 
     Args:
         channels: C.
-        device: where the maps are.
+        device: Device of the maps.
 
     Example:
         >>> moments = ChannelMoments(1)
@@ -39,26 +39,30 @@ class ChannelMoments:
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Add a map (B, C, H, W)."""
+        """Add feature maps (B, C, H, W)."""
         check_channels(x, len(self.mean))
         x = wide(x)
         n = x.numel() // x.shape[1]
         if not n:
             return
         delta = x.mean((0, 2, 3)) - self.mean
-        # Chan's update: sums of squares about the running mean do not cancel.
+        # Chan's update, in which sums of squares about the running mean do not cancel.
         self.squares += x.var((0, 2, 3), correction=0) * n + delta.square() * (self.count * n / (self.count + n))
         self.mean += delta * (n / (self.count + n))
         self.count += n
 
     def merge(self, other: "ChannelMoments") -> None:
-        """Take in what another account has seen; merging accounts of single maps is, bit by bit, updating with them.
+        """Add the moments of other maps; for single maps the result equals that of `update` bit for bit.
 
-        >>> moments, other = ChannelMoments(1), ChannelMoments(1)
-        >>> other.update(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
-        >>> moments.merge(other)
-        >>> moments.count, moments.mean.item(), moments.squares.item()
-        (2, 2.0, 2.0)
+        Args:
+            other: Moments with the same channels.
+
+        Example:
+            >>> moments, other = ChannelMoments(1), ChannelMoments(1)
+            >>> other.update(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
+            >>> moments.merge(other)
+            >>> moments.count, moments.mean.item(), moments.squares.item()
+            (2, 2.0, 2.0)
         """
         if not other.count:
             return
@@ -69,19 +73,19 @@ class ChannelMoments:
         self.count = total
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process, whose device is another one."""
+        """Return the state on the CPU, since another process may use another device."""
         return {"count": self.count, "mean": self.mean.cpu(), "squares": self.squares.cpu()}
 
 
 class Standardize(Flow):
-    """Each channel to mean 0 and standard deviation 1 over the training data: z = (x - m) / s, log_det = -sum_c log s.
+    """Standardization of each channel over the training data, z = (x - m) / s with log_det = -sum_c log s.
 
-    The constants are fitted once and then fixed; their log-det counts, so a likelihood stays one of the raw features.
+    The constants are fitted once. Their log-det is included, so the likelihood is that of the raw features.
 
     Args:
         channels: C.
-        floor: smallest standard deviation, relative to the median of the channels that are not dead: a dead channel
-            must not explode.
+        floor: Smallest standard deviation, relative to the median over channels that are not dead, so that dead
+            channels are not amplified.
 
     Example:
         >>> x = 3 + 2 * torch.randn(4, 8, 16, 16)
@@ -99,17 +103,23 @@ class Standardize(Flow):
         super().__init__()
         at_least(1, channels=channels)
         if floor < 0:
-            raise ConfigError(f"floor must be a share of at least 0, but got {floor}")
-        self.floor = floor
+            raise ConfigError(f"floor must be at least 0, but got {floor}")
+        self.channels, self.floor = channels, floor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
     def fit(self, features: Iterable[Tensor]) -> "Standardize":
-        """Take the constants from feature maps (B, C, H, W), in one pass.
+        """Compute the constants from feature maps in one pass.
+
+        Args:
+            features: Feature maps (B, C, H, W).
+
+        Returns:
+            The flow itself.
 
         Raises:
-            ShapeError: there is no feature map, or one has other channels.
-            DataError: a feature is infinite or not a number.
+            ShapeError: If `features` is empty, or a map has another number of channels.
+            DataError: If a feature is not finite.
         """
         moments = self.moments()
         for x in features:
@@ -117,34 +127,41 @@ class Standardize(Flow):
         return self.set_moments(moments)
 
     def moments(self) -> "ChannelMoments":
-        """An empty account of features, to be filled and taken."""
-        return ChannelMoments(len(self.mean), self.mean.device)
+        """Return empty moments for the channels of this flow."""
+        return ChannelMoments(self.channels, self.mean.device)
 
     @torch.no_grad()
     def set_moments(self, moments: "ChannelMoments") -> "Standardize":
-        """Take the constants from an account of the features; errors as in `fit`."""
+        """Set the constants from moments of the features.
+
+        Args:
+            moments: Moments of at least one feature map.
+
+        Returns:
+            The flow itself.
+
+        Raises:
+            ShapeError: If `moments` is empty.
+            DataError: If a feature is not finite.
+        """
         if not moments.count:
-            raise ShapeError("features must hold at least one feature map (B, C, H, W), but got none")
+            raise ShapeError("features must contain at least one feature map (B, C, H, W), but got none")
         std = (moments.squares / moments.count).sqrt()
         if not std.isfinite().all():
-            raise DataError("features must be finite, but a map holds an infinite number or one that is none")
-        # Dead channels are left out of the median: they may be the most, and what is left of theirs is rounding.
+            raise DataError("features must be finite, but got inf or NaN")
+        # Dead channels, whose deviation is rounding, are left out of the median, since they may be the majority.
         alive = std[std > 1e-6 * torch.maximum(std.max(), moments.mean.abs())]
         self.mean.copy_(moments.mean)
         self.std.copy_(std.clamp(min=self.floor * alive.median()) if len(alive) else torch.ones_like(std))
         return self
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Standardised channels."""
-        check_channels(x, len(self.mean))
+        """Standardize the channels."""
+        check_channels(x, self.channels)
         z = (x - self.mean[:, None, None]) / self.std[:, None, None]
         return z, constant_log_det(x, -torch.log(narrow(self.std, self.std)).sum())
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
-        """Features in their own units."""
-        check_channels(z, len(self.mean))
+        """Map back to the units of the features."""
+        check_channels(z, self.channels)
         return z * self.std[:, None, None] + self.mean[:, None, None]
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"{len(self.mean)}"

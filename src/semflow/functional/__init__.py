@@ -1,4 +1,4 @@
-"""Pure tensor functions: the mathematics of semantic-aware flows, one function an equation."""
+"""Pure tensor functions for the mathematics of semantic-aware flows."""
 
 from .clamp import CLAMPS, Clamp, soft_clamp
 from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob

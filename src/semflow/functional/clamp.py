@@ -1,4 +1,4 @@
-"""Soft clamps of a coupling's log-scale, which keep a flow invertible in float32."""
+"""Soft clamps for the log-scale of a coupling; they keep a flow invertible in float32."""
 
 import math
 from typing import Literal, get_args
@@ -10,28 +10,30 @@ from semflow.errors import ConfigError
 
 __all__ = ["CLAMPS", "Clamp", "soft_clamp"]
 
-
 Clamp = Literal["tanh", "tanh_unit", "atan"]
+"""Name of a soft clamp, see `soft_clamp`."""
+
 CLAMPS: tuple[Clamp, ...] = get_args(Clamp)
+"""All names of soft clamps."""
 
 
 def soft_clamp(x: Tensor, bound: float = 1.9, form: Clamp = "tanh") -> Tensor:
-    """`x` softly bounded to (-bound, bound), odd and increasing.
+    """Bound `x` to (-bound, bound) by an odd, increasing function.
 
-    - `tanh`       bound tanh(x): slope `bound` at 0; the coupling blocks of FrEIA 0.2, which SANFlow and CFLOW-AD use
-    - `tanh_unit`  bound tanh(x / bound): slope 1 at 0; FrEIA's development version
-    - `atan`       bound 2/pi atan(x / bound): slope 2/pi at 0 and the slowest tails; Glow-style couplings
+    - `tanh`: bound tanh(x), slope `bound` at 0; used by FrEIA 0.2, SANFlow and CFLOW-AD
+    - `tanh_unit`: bound tanh(x / bound), slope 1 at 0; used by FrEIA's development version
+    - `atan`: bound 2/pi atan(x / bound), slope 2/pi at 0 and the slowest tails; used by Glow-style couplings
 
     Args:
-        x: any shape.
-        bound: positive.
-        form: one of the three.
+        x: Tensor of any shape.
+        bound: Positive bound.
+        form: `tanh`, `tanh_unit` or `atan`.
 
     Returns:
-        Same shape and dtype.
+        Tensor of the shape and dtype of `x`.
 
     Raises:
-        ConfigError: `form` is none of the three.
+        ConfigError: If `form` is unknown.
 
     Example:
         >>> soft_clamp(torch.tensor([-1e6, 0.0, 1e6])).tolist()

@@ -1,13 +1,4 @@
-"""log p(z) of a Gaussian whose variance is inverse-gamma distributed, and the log-odds of two such means.
-
-With q = ||z - mean||^2 over C channels, s ~ IG(alpha, beta) and E the expectation over s:
-
-- `exact`      E[log N(z; mean, s I)] = -C/2 log 2pi - C/2 (log beta - psi(alpha)) - alpha / (2 beta) q
-- `paper`      -1/2 log 2pi - 1/2 (log beta - psi(alpha)) - alpha / (2 beta) q; Eq. 6, 7 as printed, right for C = 1
-- `reference`  -C/2 log 2pi - C (log beta - psi(alpha)) - alpha / (2 beta) q; what the published code trains on
-- `marginal`   log E[N(z; mean, s I)], a multivariate Student-t of 2 alpha degrees of freedom
-- `mode`       log N(z; mean, beta / (alpha + 1) I), the plug-in variance of the published code at test time
-"""
+"""Log-probability of a Gaussian with inverse-gamma variance, and log-odds between two means."""
 
 import math
 from typing import Literal, get_args
@@ -22,7 +13,10 @@ from .inverse_gamma import digamma, lgamma_step, narrow, wide
 __all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]
 
 Form = Literal["exact", "paper", "reference", "marginal", "mode"]
+"""How an inverse-gamma variance enters the log-probability, see `normal_log_prob`."""
+
 FORMS: tuple[Form, ...] = get_args(Form)
+"""All forms."""
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -35,21 +29,30 @@ def normal_log_prob(
     form: Form = "exact",
     dim: int = 1,
 ) -> Tensor:
-    """log p(z) at every location, with the variance of z inverse-gamma distributed (SANFlow, Eq. 6 and 7).
+    """Compute log p(z) at every location for an inverse-gamma distributed variance (SANFlow, Eq. 6 and 7).
+
+    With q = ||z - mean||^2 over C channels and s ~ IG(alpha, beta), the forms are
+
+    - `exact`: E[log N(z; mean, s I)] = -C/2 log 2pi - C/2 (log beta - psi(alpha)) - alpha / (2 beta) q
+    - `marginal`: log E[N(z; mean, s I)], a multivariate Student-t with 2 alpha degrees of freedom
+    - `mode`: log N(z; mean, beta / (alpha + 1) I), used at test time by the published code
+    - `paper`: -1/2 log 2pi - 1/2 (log beta - psi(alpha)) - alpha / (2 beta) q, as printed, correct for C = 1
+    - `reference`: -C/2 log 2pi - C (log beta - psi(alpha)) - alpha / (2 beta) q, the loss of the published code
 
     Args:
-        z: latents, (B, C, H, W) or any shape with the channels along `dim`.
-        alpha, beta: positive, (B, 1, H, W): size 1 along `dim`, broadcastable to `z` elsewhere.
-        mean: the mean, a number or a tensor broadcastable to `z`: 0 for normal, 1 for anomalous locations.
-        form: see the head of this module. All but `exact` and `marginal` are there for study.
-        dim: the axis of the channels, which is summed away.
+        z: Latents of shape (B, C, H, W), or any shape with the channels along `dim`.
+        alpha: Positive shape parameters of size 1 along `dim`, e.g. (B, 1, H, W), broadcastable to `z`.
+        beta: Positive scale parameters, like `alpha`.
+        mean: Number or tensor broadcastable to `z`; 0 for normal and 1 for anomalous locations in SANFlow.
+        form: One of the five forms.
+        dim: Axis of the channels, which is summed over.
 
     Returns:
-        (B, H, W), nats, float32 or better.
+        Tensor of shape (B, H, W) in nats, float32 or float64.
 
     Raises:
-        ShapeError: `alpha` or `beta` does not have size 1 along `dim`.
-        ConfigError: `form` is none of the five.
+        ShapeError: If `alpha` or `beta` does not have size 1 along `dim`.
+        ConfigError: If `form` is unknown.
 
     Example:
         >>> z = torch.zeros(2, 8, 4, 4)
@@ -59,8 +62,8 @@ def normal_log_prob(
     """
     _check(z, alpha, beta, dim, form)
     channels = z.shape[dim]
-    centred = narrow(z) if isinstance(mean, float | int) and mean == 0 else narrow(z) - mean
-    q = wide(centred.square().sum(dim))
+    deviation = narrow(z) if isinstance(mean, float | int) and mean == 0 else narrow(z) - mean
+    q = wide(deviation.square().sum(dim))
     a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
     if form == "marginal":
         half = channels / 2
@@ -87,17 +90,26 @@ def normal_log_odds(
     form: Form = "exact",
     dim: int = 1,
 ) -> Tensor:
-    """log p(z | normal) - log p(z | anomalous) at every location: the logit of s(z), SANFlow's Eq. 8.
+    """Compute log p(z | normal) - log p(z | anomalous) at every location, the logit of s(z) in SANFlow's Eq. 8.
 
-    Both hypotheses share the variance, so its normalisation cancels and with it the log-det. What is left is linear in
-    z, alpha / beta sum_c (m_n - m_a)(z_c - (m_n + m_a) / 2): no difference of two large numbers is ever taken.
+    Both hypotheses share the variance, so its normalization and the log-det cancel. The rest is linear in z,
+    alpha / beta sum_c (m_n - m_a)(z_c - (m_n + m_a) / 2), and is computed without subtracting large numbers.
 
     Args:
-        z, alpha, beta, form, dim: as in `normal_log_prob`.
-        normal_mean, anomaly_mean: numbers or tensors broadcastable to `z`.
+        z: Latents, as in `normal_log_prob`.
+        alpha: Shape parameters, as in `normal_log_prob`.
+        beta: Scale parameters, as in `normal_log_prob`.
+        normal_mean: Number or tensor broadcastable to `z`.
+        anomaly_mean: Number or tensor broadcastable to `z`.
+        form: As in `normal_log_prob`.
+        dim: Axis of the channels.
 
     Returns:
-        (B, H, W), nats, positive where `z` is nearer to the normal mean.
+        Tensor of shape (B, H, W) in nats, positive where `z` is nearer to the normal mean.
+
+    Raises:
+        ShapeError: If `alpha` or `beta` does not have size 1 along `dim`.
+        ConfigError: If `form` is unknown.
 
     Example:
         >>> one = torch.ones(1, 1, 1, 1)
@@ -110,8 +122,8 @@ def normal_log_odds(
     gap = wide(_quadratic_gap(z, normal_mean, anomaly_mean, dim))
     a, b = wide(alpha).squeeze(dim), wide(beta).squeeze(dim)
     if form == "marginal":
-        # log (2b + q_a) / (2b + q_n), as 1 + a positive ratio on either side: near the anomalous mean the other way
-        # round is 1 - (almost 1), which rounding can make negative.
+        # log (2b + q_a) / (2b + q_n), written as log1p of a positive ratio on either side: near the anomalous mean the
+        # other ratio is 1 - (almost 1), which rounding can make negative.
         q_normal, q_anomaly = (wide((z - m).square().sum(dim)) for m in (normal_mean, anomaly_mean))
         nearer_normal = torch.log1p(gap.clamp(min=0) / (2 * b + q_normal))
         nearer_anomaly = torch.log1p((-gap).clamp(min=0) / (2 * b + q_anomaly))
@@ -124,7 +136,7 @@ def normal_log_odds(
 
 
 def _quadratic_gap(z: Tensor, normal_mean: Tensor | float, anomaly_mean: Tensor | float, dim: int) -> Tensor:
-    """||z - m_a||^2 - ||z - m_n||^2 = sum_c (m_n - m_a)(2 z_c - m_n - m_a); one sum of z if the means are numbers."""
+    """Compute ||z - m_a||^2 - ||z - m_n||^2 = sum_c (m_n - m_a)(2 z_c - m_n - m_a)."""
     difference, total = normal_mean - anomaly_mean, normal_mean + anomaly_mean
     if isinstance(difference, Tensor):
         return (difference * (2 * z - total)).sum(dim)

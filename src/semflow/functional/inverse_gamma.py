@@ -1,7 +1,7 @@
-"""The inverse-gamma distribution of a variance: IG(s; a, b) = b^a / Gamma(a) s^(-a-1) exp(-b / s).
+"""Inverse-gamma distribution of a variance, IG(s; a, b) = b^a / Gamma(a) s^(-a-1) exp(-b / s).
 
-Its terms are maps of one channel, so they are computed in float64 wherever the device has it (the latents they meet
-have hundreds of channels: the cost does not show) and returned in the dtype of the input, float32 at least.
+Its parameters are maps with one channel, so float64 costs little: terms are computed in float64 where the device
+supports it and returned in the dtype of the input, float32 or wider.
 """
 
 from typing import Any
@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semflow._validation import positive
 from semflow.errors import ConfigError
+
+from .series import stirling_tail
 
 __all__ = [
     "digamma",
@@ -25,12 +28,12 @@ __all__ = [
 
 
 def wide(x: Tensor) -> Tensor:
-    """`x` in float64, or in float32 on devices without it (Apple's MPS)."""
+    """Cast `x` to float64, or to float32 on devices without it (Apple's MPS)."""
     return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 def narrow(x: Tensor, *like: Tensor) -> Tensor:
-    """`x` in the widest dtype of `like`, or its own, float32 at least: what a function of half-precision returns."""
+    """Cast `x` to the widest dtype of `like` (by default its own), float32 or wider."""
     dtype = torch.float32
     for other in like or (x,):
         dtype = torch.promote_types(dtype, other.dtype)
@@ -38,10 +41,10 @@ def narrow(x: Tensor, *like: Tensor) -> Tensor:
 
 
 class _Digamma(torch.autograd.Function):
-    """psi(x), whose derivative is the Hurwitz zeta function zeta(2, x).
+    """psi(x), differentiated by the Hurwitz zeta function zeta(2, x).
 
-    torch differentiates digamma through `polygamma(1, x)`, whose series is cut at a relative error of 5e-10 for x near
-    1; zeta(2, x) is the same function, right to 1e-16.
+    torch differentiates digamma by `polygamma(1, x)`, whose relative error is 5e-10 near x = 1; that of zeta(2, x),
+    the same function, is 1e-16.
     """
 
     generate_vmap_rule = True
@@ -63,13 +66,13 @@ class _Digamma(torch.autograd.Function):
 
 
 def digamma(x: Tensor) -> Tensor:
-    """psi(x) = d log Gamma(x) / dx for x > 0, right in value and gradient.
+    """Compute psi(x) = d log Gamma(x) / dx for x > 0, accurate in value and gradient.
 
     Args:
-        x: any shape, positive.
+        x: Positive tensor of any shape.
 
     Returns:
-        Same shape, float32 or better.
+        Tensor of the same shape, float32 or float64.
 
     Example:
         >>> x = torch.ones((), dtype=torch.float64, requires_grad=True)
@@ -82,17 +85,17 @@ def digamma(x: Tensor) -> Tensor:
 
 
 def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, float]:
-    """The prior of the variance: alpha = p^2 / 2 - 1 and beta = p^2 xi / 2 (SANFlow, section 3.4.2).
+    """Return the prior of the variance, alpha = p^2 / 2 - 1 and beta = p^2 xi / 2 (SANFlow, section 3.4.2).
 
     Args:
-        window: side p of the receptive field in pixels; 11 is that of five 3x3 convolutions. Above sqrt(2).
-        mode: mode xi = beta / (alpha + 1) of the distribution, a variance.
+        window: Side p of the receptive field in pixels, above sqrt(2); 11 is that of five 3x3 convolutions.
+        mode: Mode xi = beta / (alpha + 1) of the distribution, a variance.
 
     Returns:
-        (alpha, beta).
+        The pair (alpha, beta).
 
     Raises:
-        ConfigError: `window` gives no positive alpha, or `mode` is not positive.
+        ConfigError: If `window` gives no positive alpha, or `mode` is not positive.
 
     Example:
         >>> alpha, beta = inverse_gamma_prior()
@@ -100,23 +103,24 @@ def inverse_gamma_prior(window: float = 11, mode: float = 0.1) -> tuple[float, f
         (59.5, 6.05)
     """
     if not window * window > 2:
-        raise ConfigError(f"window must be above sqrt(2) (alpha = window^2 / 2 - 1 is positive), but got {window}")
-    if not mode > 0:
-        raise ConfigError(f"mode must be a positive variance, but got {mode}")
+        raise ConfigError(f"window must be above sqrt(2), so that alpha is positive, but got {window}")
+    positive(mode=mode)
     return window * window / 2 - 1, window * window * mode / 2
 
 
 def inverse_gamma_kl(alpha: Tensor, beta: Tensor, prior_alpha: Tensor | float, prior_beta: Tensor | float) -> Tensor:
-    """KL(IG(alpha, beta) || IG(prior_alpha, prior_beta)), elementwise (SANFlow, Eq. 4).
+    """Compute KL(IG(alpha, beta) || IG(prior_alpha, prior_beta)) elementwise (SANFlow, Eq. 4).
 
     (a - a0) psi(a) + log Gamma(a0) - log Gamma(a) + a0 (log b - log b0) + a (b0 / b - 1)
 
     Args:
-        alpha, beta: the predicted distribution, positive, any shapes that broadcast.
-        prior_alpha, prior_beta: the prior, numbers or tensors.
+        alpha: Positive shape parameters of the predicted distribution.
+        beta: Positive scale parameters, broadcastable with `alpha`.
+        prior_alpha: Shape parameter of the prior, a number or a tensor.
+        prior_beta: Scale parameter of the prior.
 
     Returns:
-        The divergence in nats, in the broadcast shape.
+        Divergence in nats, of the broadcast shape.
 
     Example:
         >>> a, b = torch.tensor(2.5, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64)
@@ -130,7 +134,7 @@ def inverse_gamma_kl(alpha: Tensor, beta: Tensor, prior_alpha: Tensor | float, p
 
 
 class _LogGamma(torch.autograd.Function):
-    """log Gamma(x), differentiated through our digamma, so that second derivatives are right as well."""
+    """log Gamma(x), differentiated by `digamma` above, so that second derivatives are accurate too."""
 
     generate_vmap_rule = True
 
@@ -154,29 +158,23 @@ def _lgamma(x: Tensor) -> Tensor:
 
 
 def lgamma_step(x: Tensor, step: float) -> Tensor:
-    """log Gamma(x + step) - log Gamma(x), for x, step > 0.
+    """Compute log Gamma(x + step) - log Gamma(x) for x, step > 0.
 
-    Beyond 16 by the difference of Stirling's series, since there the two are large and nearly equal: subtracted in
-    float64 at x = 1e6 and step 1/2 they leave an error of 1e-8, and their derivatives one of 5e-8 of the difference.
+    Above 16 the two terms are large and nearly equal, so Stirling's series is subtracted term by term: in float64, at
+    x = 1e6 and step 1/2, the plain difference has an error of 1e-8, and its derivative one of 5e-8.
     """
     far = x.clamp(min=16.0)
     ratio = step * torch.log(far) + (far + (step - 0.5)) * torch.log1p(step / far) - step
-    series = ratio + _stirling_tail(far + step) - _stirling_tail(far)
+    series = ratio + stirling_tail(far + step) - stirling_tail(far)
     return torch.where(x > 16, series, _lgamma(x + step) - _lgamma(x))
 
 
-def _stirling_tail(x: Tensor) -> Tensor:
-    """log Gamma(x) - (x - 1/2) log x + x - 1/2 log 2pi, to 2e-18 for x >= 16."""
-    inverse = 1 / x
-    square = inverse * inverse
-    result = torch.zeros_like(x)
-    for coefficient in (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
-        result = result * square + coefficient
-    return result * inverse
-
-
 def inverse_gamma_mode(alpha: Tensor, beta: Tensor) -> Tensor:
-    """The mode beta / (alpha + 1): the variance that maps and plug-in likelihoods use.
+    """Compute the mode beta / (alpha + 1), the variance used in maps and plug-in likelihoods.
+
+    Args:
+        alpha: Positive shape parameters.
+        beta: Positive scale parameters, broadcastable with `alpha`.
 
     Example:
         >>> inverse_gamma_mode(torch.tensor(59.5), torch.tensor(6.05)).item()
@@ -186,7 +184,11 @@ def inverse_gamma_mode(alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def inverse_gamma_log_mean(alpha: Tensor, beta: Tensor) -> Tensor:
-    """E[log s] = log beta - psi(alpha), for s ~ IG(alpha, beta).
+    """Compute E[log s] = log beta - psi(alpha) for s ~ IG(alpha, beta).
+
+    Args:
+        alpha: Positive shape parameters.
+        beta: Positive scale parameters, broadcastable with `alpha`.
 
     Example:
         >>> inverse_gamma_log_mean(torch.tensor(1.0), torch.tensor(1.0)).item()  # Euler's constant
@@ -196,7 +198,11 @@ def inverse_gamma_log_mean(alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def inverse_gamma_precision(alpha: Tensor, beta: Tensor) -> Tensor:
-    """E[1 / s] = alpha / beta, for s ~ IG(alpha, beta).
+    """Compute E[1 / s] = alpha / beta for s ~ IG(alpha, beta).
+
+    Args:
+        alpha: Positive shape parameters.
+        beta: Positive scale parameters, broadcastable with `alpha`.
 
     Example:
         >>> inverse_gamma_precision(torch.tensor(59.5), torch.tensor(6.05)).item()

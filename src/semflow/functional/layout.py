@@ -1,4 +1,4 @@
-"""Images and locations: (B, C, H, W) and the same numbers as (B H W, C), and masks on a feature map's grid."""
+"""Conversions between maps (B, C, H, W) and locations (B H W, C), and masks on the grids of feature maps."""
 
 from typing import Literal
 
@@ -12,7 +12,10 @@ __all__ = ["border", "from_locations", "mask_to_grid", "take_locations", "to_loc
 
 
 def to_locations(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B H W, C), location by location in row-major order; a view where `x` is channels_last.
+    """Reshape (B, C, H, W) to (B H W, C) in row-major order; a view if `x` is channels_last.
+
+    Args:
+        x: Map of shape (B, C, H, W).
 
     Example:
         >>> to_locations(torch.zeros(2, 5, 3, 4)).shape
@@ -22,14 +25,14 @@ def to_locations(x: Tensor) -> Tensor:
 
 
 def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B H W, C) back to (B, C, H, W), as a channels_last view; the inverse of `to_locations`.
+    """Reshape (B H W, C) back to (B, C, H, W), as a channels_last view; the inverse of `to_locations`.
 
     Args:
-        x: (B H W, C).
+        x: Locations of shape (B H W, C).
         size: (H, W).
 
     Raises:
-        ShapeError: the number of locations is no multiple of H W.
+        ShapeError: If the number of locations is not a multiple of H W.
 
     Example:
         >>> x = torch.randn(2, 5, 3, 4)
@@ -43,14 +46,13 @@ def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def take_locations(x: Tensor, index: Tensor) -> Tensor:
-    """Some locations of a batch as one map of height 1: (B, C, H, W) and n numbers to (1, C, 1, n).
+    """Select n locations of a batch as one map of height 1 with shape (1, C, 1, n).
 
-    What works on each location by itself cannot tell such a map from the whole. Location (b, row, column) has the
-    number (b H + row) W + column.
+    Modules that treat every location independently give the same results for such a map as for the whole batch.
 
     Args:
-        x: (B, C, H, W), or (B, H, W), which gives (1, 1, n).
-        index: (n,), integers.
+        x: Map of shape (B, C, H, W), or (B, H, W), which gives (1, 1, n).
+        index: Integers of shape (n,); location (b, row, column) has index (b H + row) W + column.
 
     Example:
         >>> x = torch.arange(12.0).view(1, 2, 2, 3)
@@ -63,16 +65,20 @@ def take_locations(x: Tensor, index: Tensor) -> Tensor:
 
 
 def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest", "max"] = "nearest") -> Tensor:
-    """A pixel mask on the grid of a feature map.
+    """Resize a pixel mask to the size of feature maps.
 
     Args:
-        mask: (B, H, W), bool, or numbers that count as true when positive.
+        mask: Mask of shape (B, H, W); numbers count as true if they are positive.
         size: (H_k, W_k) of the feature map.
-        resize: `nearest` takes one pixel of each cell (SANFlow, section 3.5), `max` marks a cell when any of its pixels
-            is marked: `nearest` can lose a scar of two pixels at stride 16, `max` cannot.
+        resize: `nearest` reads one pixel per cell (SANFlow, section 3.5); `max` marks a cell if any of its pixels is
+            marked, so that it never loses a thin scar as `nearest` can.
 
     Returns:
-        (B, H_k, W_k), bool.
+        Boolean tensor of shape (B, H_k, W_k).
+
+    Raises:
+        ShapeError: If `mask` is not (B, H, W).
+        ConfigError: If `resize` is unknown.
 
     Example:
         >>> mask = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -84,7 +90,7 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest",
         raise ShapeError(f"mask must be (B, H, W), but got {tuple(mask.shape)}")
     marked = mask > 0
     if resize == "nearest":
-        # In integers: F.interpolate's float scale can land a pixel before the cell (26 rows to 22: row 12 for 13).
+        # Integers, because the float scale of F.interpolate can select the pixel before (26 rows to 22: 12, not 13).
         rows = torch.arange(size[0], device=mask.device) * mask.shape[1] // size[0]
         columns = torch.arange(size[1], device=mask.device) * mask.shape[2] // size[1]
         return marked[:, rows[:, None], columns]
@@ -94,14 +100,14 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest",
 
 
 def border(mask: Tensor, width: int = 1) -> Tensor:
-    """The locations within `width` rows and columns of a mask, but not in it.
+    """Return the locations outside a mask that are within `width` rows and columns of it.
 
     Args:
-        mask: (B, H, W), bool.
-        width: 0 gives nothing.
+        mask: Boolean mask of shape (B, H, W).
+        width: Width of the border in locations; 0 gives an empty border.
 
     Returns:
-        (B, H, W), bool.
+        Boolean tensor of shape (B, H, W).
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Exact metrics of detection and localisation, as functions and as accumulators.
+"""Exact metrics of anomaly detection and localization, as functions and as accumulators.
 
-No threshold is sampled and no curve is resampled: ties are merged, and one sort of the scores gives every number.
-Where the scores do not fit into memory, `HistogramAccumulator` gives the same metrics with bounds on their error.
+No thresholds are sampled and no curves are resampled: ties are merged, and one sort of the scores gives every metric.
+For scores that do not fit into memory, `HistogramAccumulator` gives the same metrics with error bounds.
 """
 
 from .accumulators import ImageAccumulator, PixelAccumulator

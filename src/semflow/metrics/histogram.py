@@ -1,4 +1,4 @@
-"""Pixel metrics in constant memory: for video, for shards, for data sets whose scores do not fit."""
+"""Pixel metrics in constant memory, for datasets whose scores do not fit into memory."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Self
@@ -7,16 +7,17 @@ import numpy as np
 from scipy.special import digamma
 
 from semflow._validation import checked
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ConfigError
 
 from .inputs import Array, Maps
-from .regions import split_pixels
+from .ranking import check_both_kinds
+from .regions import check_fpr_limit, split_pixels
 
 __all__ = ["Bounded", "BoundedPixelMetrics", "HistogramAccumulator"]
 
 
 class Bounded(NamedTuple):
-    """A metric of histograms: what it is with every bin counted as one score, and what it is at least and at most.
+    """A metric of histograms: its value if each bin counts as one score, with lower and upper bounds.
 
     Example:
         >>> Bounded(0.93, low=0.92, high=0.94).low
@@ -29,7 +30,7 @@ class Bounded(NamedTuple):
 
 
 class BoundedPixelMetrics(NamedTuple):
-    """The four metrics of `PixelMetrics`, each between two bounds that hold whatever the scores in a bin are.
+    """The four metrics of `PixelMetrics` with bounds that hold for any scores within the bins.
 
     Example:
         >>> import torch
@@ -46,38 +47,42 @@ class BoundedPixelMetrics(NamedTuple):
 
 
 class HistogramAccumulator:
-    """Pixel AUROC, average precision, F1-max and AUPRO over any number of maps, with bounds on their error.
+    """Pixel AUROC, average precision, F1-max and AUPRO over any number of maps, with error bounds.
 
-    A score is counted in the bin of its highest bits: as float32, with the sign folded in, the bits of a number order
-    as the number does, so bins are as fine as 2^(9 - bits) of the score itself, near zero and far from it. Memory and
-    the size of what is merged do not depend on the number of pixels. Every order of the scores within a bin gives a
-    metric between `low` and `high`; scores that crowd into a few bins widen the bounds, and more bits narrow them.
+    The highest bits of a score, as float32 with transformed sign, select its bin. These bits have the order of the
+    numbers, so the relative width of a bin is 2^(9 - bits), near zero and far from it. Memory does not depend on the
+    number of pixels. Any order of the scores within a bin gives a metric between `low` and `high`; more bits narrow
+    these bounds.
 
     Args:
-        bits: 10 to 24; 2^bits bins of 24 bytes each.
+        bits: 10 to 24; there are 2^bits bins of 24 bytes each.
 
-    >>> import torch
-    >>> metrics = HistogramAccumulator()
-    >>> metrics.update(torch.tensor([[0.1, 0.2, 0.7, 0.5]]), torch.tensor([[0, 0, 0, 1]]))
-    >>> metrics.compute(fpr_limit=0.5).aupro
-    Bounded(value=0.333..., low=0.333..., high=0.333...)
+    Raises:
+        ConfigError: If `bits` is out of range.
+
+    Example:
+        >>> import torch
+        >>> metrics = HistogramAccumulator()
+        >>> metrics.update(torch.tensor([[0.1, 0.2, 0.7, 0.5]]), torch.tensor([[0, 0, 0, 1]]))
+        >>> metrics.compute(fpr_limit=0.5).aupro
+        Bounded(value=0.333..., low=0.333..., high=0.333...)
     """
 
     @checked
     def __init__(self, bits: int = 20) -> None:
         if not 10 <= bits <= 24:
-            raise ConfigError(f"bits: expected 10 to 24, got {bits}; 20 takes 24 MiB")
+            raise ConfigError(f"bits must be 10 to 24, but got {bits}; 20 uses 24 MiB")
         self.bits = bits
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all data."""
         self.normal = np.zeros(2**self.bits, np.int64)
         self.anomalous = np.zeros(2**self.bits, np.int64)
         self.weights = np.zeros(2**self.bits)  # of anomalous pixels: 1 / |region|
 
     def update(self, scores: Maps, anomaly_masks: Maps) -> None:
-        """Add maps with their masks, shaped as in `aupro`; scores count as float32."""
+        """Add maps with their masks, shaped as in `aupro`; scores are rounded to float32."""
         part = split_pixels(scores, anomaly_masks)
         self.normal += self._count(part.normal)
         self.anomalous += self._count(part.anomalous)
@@ -99,23 +104,16 @@ class HistogramAccumulator:
             self.weights += other.weights
 
     def compute(self, fpr_limit: float = 0.3) -> BoundedPixelMetrics:
-        """The metrics of everything seen since the last reset, AUPRO up to a false-positive rate of `fpr_limit`.
+        """Compute the metrics of all data since the last reset, AUPRO up to a false-positive rate of `fpr_limit`.
 
         Raises:
-            ShapeError: no normal or no anomalous pixel has been seen.
-            ConfigError: `fpr_limit` is not in (0, 1].
+            ShapeError: If there is not at least one normal and one anomalous pixel.
+            ConfigError: If `fpr_limit` is not in (0, 1].
         """
-        if not 0 < fpr_limit <= 1:
-            raise ConfigError(
-                f"fpr_limit: expected a rate above 0 and at most 1, got {fpr_limit}; the usual one is 0.3"
-            )
+        check_fpr_limit(fpr_limit)
         filled = np.flatnonzero(self.normal + self.anomalous)[::-1]  # from the highest score down
         n, m, w = self.normal[filled], self.anomalous[filled], self.weights[filled]
-        if not n.sum() or not m.sum():
-            raise ShapeError(
-                f"anomaly_masks: expected at least one normal (0) and one anomalous (1) pixel, got {n.sum()} normal "
-                f"and {m.sum()} anomalous; no ranking metric is defined without both"
-            )
+        check_both_kinds(n.sum(), m.sum(), "anomaly_masks")
         counts = _Counts(n, m, w, np.cumsum(n) - n, np.cumsum(m) - m)
         return BoundedPixelMetrics(
             _auroc(counts), _average_precision(counts), _f1_max(counts), _aupro(counts, fpr_limit)
@@ -125,7 +123,7 @@ class HistogramAccumulator:
         return np.bincount(self._bins(scores), minlength=2**self.bits)
 
     def _bins(self, scores: Array) -> Array:
-        # Adding zero makes -0 a 0. Negative numbers order backwards by their bits, and below the others.
+        # Adding zero turns -0 into 0. The bits of negative numbers have the reverse order and must sort first.
         words = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
         words ^= np.where(words >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
         return (words >> np.uint32(32 - self.bits)).astype(np.int64)
@@ -135,7 +133,7 @@ class HistogramAccumulator:
 
 
 class _Counts(NamedTuple):
-    """Bins from the highest score down: normal and anomalous pixels, region weights, and what lies above each bin."""
+    """Pixels and region weights of each bin, from the highest score down, and numbers of pixels above it."""
 
     n: Array
     m: Array
@@ -145,7 +143,7 @@ class _Counts(NamedTuple):
 
 
 def _auroc(c: _Counts) -> Bounded:
-    # Pairs of one bin count for a half; they may all be right, or all wrong.
+    # Pairs within a bin count as one half; they may all be correct, or all wrong.
     pairs = float(c.n.sum()) * float(c.m.sum())
     inside = float(np.dot(c.n.astype(float), c.m.astype(float))) / pairs
     above = float(np.dot(c.m.astype(float), c.n_above.astype(float))) / pairs
@@ -158,14 +156,14 @@ def _f1(found: Array, alarms: Array, anomalous: int) -> Array:
 
 
 def _f1_max(c: _Counts) -> Bounded:
-    # A threshold within a bin finds at most all of its anomalous pixels and raises at least no alarm more.
+    # A threshold within a bin finds at most all of its anomalous pixels, and adds at least zero false alarms.
     total = int(c.m.sum())
     value = float(_f1(c.m_above + c.m, c.n_above + c.n, total).max())
     return Bounded(value, value, float(_f1(c.m_above + c.m, c.n_above, total).max()))
 
 
 def _average_precision(c: _Counts) -> Bounded:
-    """Of a bin all pixels come at once (the value); the anomalous ones last and apart; or first and at once."""
+    """Return the value for ties within bins, and bounds with the anomalous pixels of a bin last, or first and tied."""
     has = c.m > 0
     n, m, n_above, m_above = (x[has].astype(float) for x in (c.n, c.m, c.n_above, c.m_above))
 
@@ -181,7 +179,7 @@ def _average_precision(c: _Counts) -> Bounded:
 
 
 def _aupro(c: _Counts, fpr_limit: float) -> Bounded:
-    # The formula of `aupro` with a bin for a tie. A pixel's step lies somewhere on its bin's ramp.
+    # The formula of `aupro` with a tie per bin. The exact step of a pixel lies within the ramp of its bin.
     limit = fpr_limit * float(c.n.sum())
     early, late = np.maximum(0, limit - c.n_above), np.maximum(0, limit - c.n_above - c.n)
     ramp = np.clip(limit - c.n_above, 0, c.n)

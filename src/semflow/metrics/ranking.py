@@ -1,4 +1,4 @@
-"""AUROC, average precision and F1-max: all three read off the ranks of the anomalous scores among the normal ones."""
+"""AUROC, average precision and F1-max from the ranks of the anomalous scores among the normal ones."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class ImageMetrics(NamedTuple):
-    """The three metrics of scores with labels, as fractions.
+    """AUROC, average precision and F1-max of scores with labels, in [0, 1].
 
     Example:
         >>> image_metrics([0.1, 0.7, 0.9], [0, 0, 1]).auroc
@@ -35,19 +35,20 @@ class ImageMetrics(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """What lies at and above every distinct anomalous score.
+    """Counts of the entries at and above each of T distinct anomalous scores, ascending.
 
-    The three metrics change with the anomalous scores only: a threshold at a score that just normal entries have adds
-    false alarms and no hit, which leaves recall alone and lowers F1. So normal scores need no grouping, only counting.
+    Only anomalous scores matter as thresholds: a threshold at a score of normal entries alone adds false alarms without
+    a hit, so it does not change recall and lowers F1. Normal scores are counted, not grouped.
 
-    Fields, T distinct anomalous scores in rising order:
-        thresholds: the scores, (T,).
-        starts: where each begins among the sorted anomalous scores, (T,).
-        hits: anomalous entries with exactly this score, (T,).
-        found: anomalous entries with this score or a higher one, (T,).
-        alarms: normal entries with this score or a higher one, (T,).
-        alarms_above: normal entries with a higher score, (T,).
-        normal, anomalous: how many entries there are of either kind.
+    Attributes:
+        thresholds: Distinct anomalous scores, (T,).
+        starts: Index of the first of each among the sorted anomalous scores, (T,).
+        hits: Number of anomalous entries with this score, (T,).
+        found: Number of anomalous entries with at least this score, (T,).
+        alarms: Number of normal entries with at least this score, (T,).
+        alarms_above: Number of normal entries with a higher score, (T,).
+        normal: Number of normal entries.
+        anomalous: Number of anomalous entries.
     """
 
     thresholds: Array
@@ -60,40 +61,36 @@ class Ranking(NamedTuple):
     anomalous: int
 
     def auroc(self) -> float:
-        """P(anomalous > normal) + P(equal) / 2, from a sum of integers."""
+        """Return P(anomalous > normal) + P(equal) / 2, from a sum of integers."""
         inversions = int(np.dot(self.hits, self.alarms + self.alarms_above))
         return 1.0 - inversions / (2 * self.normal * self.anomalous)
 
     def average_precision(self) -> float:
-        """Sum over thresholds of (step in recall) * precision."""
+        """Return the sum over thresholds of (step in recall) * precision."""
         return float(np.dot(self.hits, self.found / (self.found + self.alarms))) / self.anomalous
 
     def f1(self) -> Array:
-        """2 TP / (2 TP + FP + FN) at every threshold, (T,)."""
+        """Return 2 TP / (2 TP + FP + FN) at every threshold, (T,)."""
         f1: Array = 2 * self.found / (self.anomalous + self.found + self.alarms)
         return f1
 
     def image_metrics(self) -> ImageMetrics:
-        """All three."""
+        """Return all three metrics."""
         return ImageMetrics(self.auroc(), self.average_precision(), float(self.f1().max()))
 
 
 def split(scores: Values, labels: Values) -> tuple[Array, Array]:
-    """The scores of the normal entries and those of the anomalous ones, as copies."""
+    """Return copies of the scores of the normal and of the anomalous entries."""
     values, flags = as_scores("scores", scores), as_flags("labels", labels)
     check_same_shape("scores", values, "labels", flags)
     return values[~flags], values[flags]
 
 
 def rank(normal: Array, anomalous: Array, labels: str = "labels") -> Ranking:
-    """Rank sorted anomalous scores among sorted normal ones; `labels` is the argument that an error names."""
+    """Rank sorted anomalous scores among sorted normal ones; `labels` is the name in errors."""
     n, m = len(normal), len(anomalous)
-    if not n or not m:
-        raise ShapeError(
-            f"{labels}: expected at least one normal (0) and one anomalous (1) entry, "
-            f"got {n} normal and {m} anomalous; no ranking metric is defined without both"
-        )
-    # Compared, not subtracted: infinity minus infinity is NaN.
+    check_both_kinds(n, m, labels)
+    # Compared, not subtracted, because inf - inf is NaN.
     starts = np.flatnonzero(np.concatenate(([True], anomalous[1:] != anomalous[:-1])))
     thresholds = anomalous[starts]
     return Ranking(
@@ -108,6 +105,15 @@ def rank(normal: Array, anomalous: Array, labels: str = "labels") -> Ranking:
     )
 
 
+def check_both_kinds(normal: int, anomalous: int, name: str) -> None:
+    """Raise ShapeError unless there are normal and anomalous entries; no ranking metric is defined otherwise."""
+    if not normal or not anomalous:
+        raise ShapeError(
+            f"{name} must have at least one normal (0) and one anomalous (1) entry, "
+            f"but got {normal} normal and {anomalous} anomalous"
+        )
+
+
 def _rank(scores: Values, labels: Values) -> Ranking:
     normal, anomalous = split(scores, labels)
     normal.sort()
@@ -116,7 +122,7 @@ def _rank(scores: Values, labels: Values) -> Ranking:
 
 
 def image_metrics(scores: Values, labels: Values) -> ImageMetrics:
-    """AUROC, average precision and F1-max from one sort; arguments as in `auroc`.
+    """Compute AUROC, average precision and F1-max with one sort; arguments and errors as in `auroc`.
 
     Example:
         >>> image_metrics([0.1, 0.7, 0.6, 0.9], [0, 0, 1, 1])
@@ -126,54 +132,58 @@ def image_metrics(scores: Values, labels: Values) -> ImageMetrics:
 
 
 def auroc(scores: Values, labels: Values) -> float:
-    """Area under the ROC curve: the probability that an anomalous entry scores higher than a normal one.
+    """Compute the area under the ROC curve: the probability that an anomalous entry scores higher than a normal one.
 
     AUROC = (1 / n m) sum over normal i and anomalous j of [s_j > s_i] + [s_j = s_i] / 2, the Mann-Whitney statistic,
     which is the trapezoid area of the ROC curve with ties merged.
 
     Args:
-        scores: higher is more anomalous; tensor or array of any shape and real type, infinities allowed.
+        scores: Tensor or array of any shape and real dtype, higher is more anomalous; infinities are valid.
         labels: 1 or True where anomalous, else 0; the shape of `scores`.
 
     Raises:
-        ShapeError: shapes differ, a score is NaN, a label is neither 0 nor 1, or one of the two kinds is absent.
+        ShapeError: If the shapes differ, a score is NaN, a label is neither 0 nor 1, or all labels are equal.
 
-    >>> auroc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
-    0.875
+    Example:
+        >>> auroc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
+        0.875
     """
     return _rank(scores, labels).auroc()
 
 
 def average_precision(scores: Values, labels: Values) -> float:
-    """Average precision: AP = sum_t (R_t - R_(t-1)) P_t over the distinct scores t, falling; no interpolation.
+    """Compute average precision: AP = sum_t (R_t - R_(t-1)) P_t over the distinct scores t, descending.
 
-    Arguments and errors as in `auroc`.
+    Recall is not interpolated. Arguments and errors are those of `auroc`.
 
-    >>> average_precision([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
-    0.8333333333333333
+    Example:
+        >>> average_precision([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
+        0.8333333333333333
     """
     return _rank(scores, labels).average_precision()
 
 
 def f1_max(scores: Values, labels: Values) -> float:
-    """The highest F1 = 2 TP / (2 TP + FP + FN) that any threshold on the scores reaches.
+    """Compute the highest F1 = 2 TP / (2 TP + FP + FN) over all thresholds.
 
-    The threshold is chosen on the very labels it is judged by: an upper bound, not what a deployed threshold gives.
-    Arguments and errors as in `auroc`.
+    The labels select the threshold, so this is an upper bound for a threshold in use. Arguments and errors are those
+    of `auroc`.
 
-    >>> f1_max([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
-    0.8
+    Example:
+        >>> f1_max([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
+        0.8
     """
     return float(_rank(scores, labels).f1().max())
 
 
 def f1_max_threshold(scores: Values, labels: Values) -> float:
-    """The score t for which `scores >= t` has the F1 of `f1_max`; the highest one if several do.
+    """Return the highest score t for which `scores >= t` has the F1 of `f1_max`.
 
-    Arguments and errors as in `auroc`.
+    Arguments and errors are those of `auroc`.
 
-    >>> f1_max_threshold([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
-    0.3
+    Example:
+        >>> f1_max_threshold([0.1, 0.4, 0.3, 0.8], [0, 0, 1, 1])
+        0.3
     """
     ranking = _rank(scores, labels)
     f1 = ranking.f1()

@@ -1,10 +1,9 @@
-"""Networks around a flow: position codes, subnets, and the statistics network with its variance heads."""
+"""Networks used by flows: position codes, subnets, the statistics network and variance heads."""
 
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
-from .perceptron import PerceptronSubnet
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
 from .statistics_network import FeatureStatisticsNetwork, StatisticsNetwork
-from .subnets import Context, ConvSubnet, LocationSubnet, Subnet, SubnetFactory
+from .subnets import Context, ConvSubnet, LocationSubnet, PerceptronSubnet, Subnet, SubnetFactory
 from .variance import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean, Statistics, VarianceHead
 
 __all__ = [

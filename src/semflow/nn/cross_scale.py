@@ -1,4 +1,4 @@
-"""Subnets of couplings across scales: lists of maps in, lists of maps out, fine to coarse."""
+"""Subnets of couplings across scales; they map a list of maps, fine to coarse, to another list."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,11 +12,11 @@ from semflow.errors import ConfigError
 __all__ = ["ChannelNorm", "CrossScaleConvs", "CrossScaleSubnetFactory", "FusionSubnet"]
 
 CrossScaleSubnetFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
-"""`factory(in_channels, out_channels)`, one number a scale, what a cross-scale coupling is given to make its subnet."""
+"""Callable `factory(in_channels, out_channels)`, with one number per scale, that makes the subnet of a coupling."""
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each location of a map (B, C, H, W), with an affine.
+    """Layer normalization over the channels of each location of a map (B, C, H, W), with a learned affine.
 
     Example:
         >>> ChannelNorm(8)(torch.randn(2, 8, 4, 4)).mean(1).abs().max().item() < 1e-5
@@ -24,20 +24,21 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Normalize a map (B, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class CrossScaleConvs(nn.Module):
-    """Each scale hears itself and its two neighbours: the subnet of CS-Flow (Rudolph et al., WACV 2022).
+    """Convolutions that connect each scale with its two neighbors, the subnet of CS-Flow (Rudolph et al., WACV 2022).
 
     h_k = leaky(conv x_k); y_k = g_k (conv h_k + conv up(h_(k+1)) + conv down(h_(k-1))), with a learned factor g_k that
     starts at zero, so that a coupling starts as the identity.
 
     Args:
-        in_channels, out_channels: one number a scale, fine to coarse; each scale has about half the size of the last.
-        hidden: channels of h.
-        kernel: odd size of all kernels.
+        in_channels: Channels of each input, fine to coarse; each scale has about half the size of the previous one.
+        out_channels: Channels of each output.
+        hidden: Channels of h.
+        kernel: Odd size of all kernels.
 
     Example:
         >>> subnet = CrossScaleConvs((3, 4), (6, 8), hidden=16)
@@ -51,7 +52,7 @@ class CrossScaleConvs(nn.Module):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
-            raise ConfigError(f"kernel must be odd, so that the maps keep their sizes, but got {kernel}")
+            raise ConfigError(f"kernel must be odd, so that maps keep their sizes, but got {kernel}")
         at_least(1, hidden=hidden)
 
         def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -64,27 +65,28 @@ class CrossScaleConvs(nn.Module):
         self.gain = nn.Parameter(torch.zeros(len(out_channels)))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """K maps (B, in_k, H_k, W_k) to K maps (B, out_k, H_k, W_k)."""
+        """Map K maps (B, in_k, H_k, W_k) to K maps (B, out_k, H_k, W_k)."""
         hidden = [F.leaky_relu(conv(x), 0.1) for conv, x in zip(self.first, maps, strict=True)]
         outputs = [conv(h) for conv, h in zip(self.same, hidden, strict=True)]
         for k, conv in enumerate(self.from_coarse):
             up = F.interpolate(hidden[k + 1], size=hidden[k].shape[2:], mode="bilinear", align_corners=False)
             outputs[k] = outputs[k] + conv(up)
         for k, conv in enumerate(self.from_fine):
-            # Halving rounds up; where a map is one location smaller, the average brings it to size.
+            # Halving rounds up, so the coarser map can be one location smaller: average to its size.
             down = F.adaptive_avg_pool2d(conv(hidden[k]), _size(hidden[k + 1]))
             outputs[k + 1] = outputs[k + 1] + down
         return [gain * y for gain, y in zip(self.gain, outputs, strict=True)]
 
 
 class FusionSubnet(nn.Module):
-    """All scales meet at the coarsest: the fusion of MSFlow (Zhou et al., TNNLS 2024).
+    """Fusion of all scales at the size of the coarsest, from MSFlow (Zhou et al., TNNLS 2024).
 
     m = relu(conv relu(norm conv [pool x_1, ..., pool x_K])); y_k = conv(x_k + up(m_k)).
 
     Args:
-        in_channels, out_channels: one number a scale, fine to coarse.
-        hidden: channels between; by default a quarter of those of all scales together.
+        in_channels: Channels of each input, fine to coarse.
+        out_channels: Channels of each output.
+        hidden: Hidden channels; by default a quarter of the sum of `in_channels`.
 
     Example:
         >>> subnet = FusionSubnet((3, 4), (6, 8))
@@ -107,12 +109,12 @@ class FusionSubnet(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """K maps (B, in_k, H_k, W_k) to K maps (B, out_k, H_k, W_k)."""
-        met = torch.cat([F.adaptive_avg_pool2d(x, _size(maps[-1])) for x in maps], dim=1)
-        met = F.relu(self.second(F.relu(self.norm(self.first(met)))))
+        """Map K maps (B, in_k, H_k, W_k) to K maps (B, out_k, H_k, W_k)."""
+        fused = torch.cat([F.adaptive_avg_pool2d(x, _size(maps[-1])) for x in maps], dim=1)
+        fused = F.relu(self.second(F.relu(self.norm(self.first(fused)))))
         return [
             conv(x + F.interpolate(part, size=x.shape[2:], mode="bilinear", align_corners=True))
-            for conv, x, part in zip(self.output, maps, met.split(self.channels, dim=1), strict=True)
+            for conv, x, part in zip(self.output, maps, fused.split(self.channels, dim=1), strict=True)
         ]
 
 

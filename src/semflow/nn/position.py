@@ -1,7 +1,7 @@
-"""Two-dimensional position codes as two small tables, since all of them are separable.
+"""Separable two-dimensional position codes, stored as one table per axis.
 
-code(row, column) = [column part, row part], so a linear layer of it is a table of W rows plus a table of H rows: a flow
-never needs the (D, H, W) code, let alone one for each image of a batch.
+code(row, column) = [column part, row part], so a linear layer applied to it is the sum of a table of W rows and a table
+of H rows. A flow never builds the (D, H, W) code, let alone one per image.
 """
 
 import math
@@ -18,11 +18,11 @@ __all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTa
 
 
 class PositionTables(NamedTuple):
-    """A separable position code: what a conditional flow takes as its `context`.
+    """Separable position code, the `context` of a conditional flow.
 
     Args:
-        column: (W, D_column), the code of each column.
-        row: (H, D_row), the code of each row.
+        column: Codes of the columns, (W, D_column).
+        row: Codes of the rows, (H, D_row).
 
     Example:
         >>> tables = PositionTables(torch.zeros(5, 6), torch.zeros(4, 6))
@@ -35,27 +35,30 @@ class PositionTables(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """D = D_column + D_row."""
+        """Number of channels D = D_column + D_row."""
         return self.column.shape[1] + self.row.shape[1]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """Size (H, W) of the map."""
         return self.row.shape[0], self.column.shape[0]
 
     def dense(self) -> Tensor:
-        """The code as a map, (D, H, W): the column part first."""
+        """Return the code as a map (D, H, W), the column part first."""
         height, width = self.size
         column = self.column.T[:, None, :].expand(-1, height, -1)
         row = self.row.T[:, :, None].expand(-1, -1, width)
         return torch.cat((column, row))
 
     def take(self, index: Tensor) -> Tensor:
-        """The code of some locations, (D, 1, n); they are numbered as in `semflow.functional.take_locations`.
+        """Return the codes (D, 1, n) of n locations, see `semflow.functional.take_locations`.
+
+        Args:
+            index: Indices of the locations in the batch, (n,).
 
         Example:
             >>> tables = PositionTables(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[10.0], [20.0]]))
-            >>> tables.take(torch.tensor([5, 6])).flatten(1).tolist()  # row 1, column 2; and the next image's first
+            >>> tables.take(torch.tensor([5, 6])).flatten(1).tolist()  # the last location, and the next image's first
             [[2.0, 0.0], [20.0, 10.0]]
         """
         height, width = self.size
@@ -63,7 +66,12 @@ class PositionTables(NamedTuple):
 
 
 class PositionCode(nn.Module):
-    """The interface of a position code: `code(height, width)` gives `PositionTables` of `code.channels` in all.
+    """Base class of position codes; `code(height, width)` returns `PositionTables` with `code.channels` channels.
+
+    A subclass defines `axis`, or `forward` itself.
+
+    Args:
+        channels: D, a positive multiple of 4.
 
     Example:
         >>> tables = SinusoidalPosition2d(8)(height=3, width=5)
@@ -77,27 +85,27 @@ class PositionCode(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         if channels < 4 or channels % 4:
-            raise ConfigError(f"channels of a position code must be a positive multiple of 4, but got {channels}")
+            raise ConfigError(f"channels must be a positive multiple of 4, but got {channels}")
         self.channels = channels
-        # The numbers of the frequencies. Integers: whatever a module is cast to, and on devices without float64, the
-        # frequencies are then made in the widest dtype there is.
+        # Indices of the frequencies. As integers they survive casts of the module, so that the frequencies are computed
+        # in the widest dtype of the device.
         self.register_buffer("steps", torch.arange(channels // 4), persistent=False)
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """The tables (length, D/2) of a column axis and of a row axis of that length."""
-        raise TypeError(f"{type(self).__name__} must define axis(length), which gives the two tables of an axis")
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis."""
+        raise TypeError(f"{type(self).__name__} must define axis(length), but got a class without it")
 
     def forward(self, height: int, width: int) -> PositionTables:
-        """The tables of a feature map of that size."""
-        return PositionTables(self.axis(width)[0], self.axis(height)[1])
+        """Return the tables for a feature map of that size."""
+        return PositionTables(self.axis(width), self.axis(height))
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the arguments that `repr` shows."""
         return f"{self.channels}"
 
 
 class SinusoidalPosition2d(PositionCode):
-    """Sinusoids at integer positions: half of the channels for the column, half for the row.
+    """Sinusoidal code of integer positions, half of the channels for the column and half for the row.
 
     code(x)[2k] = sin(x w_k), code(x)[2k + 1] = cos(x w_k), w_k = 10000^(-2k / (D/2))
 
@@ -112,20 +120,21 @@ class SinusoidalPosition2d(PositionCode):
     def __init__(self, channels: int = 512) -> None:
         super().__init__(channels)
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """One table for both axes, computed in float64: positions times frequencies lose digits otherwise."""
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis."""
+        # In float64, because the product of positions and frequencies loses digits in float32.
         frequencies = torch.exp(-2 * wide(self.steps) * (math.log(1e4) / (self.channels // 2)))
-        return (table := _sines(torch.arange(length, device=self.steps.device), frequencies)), table
+        return _sines(torch.arange(length, device=self.steps.device), frequencies)
 
 
 class FourierPosition2d(PositionCode):
     """Fourier features of the relative position u in (0, 1): sin and cos of 2 pi f u, f geometric from 1/2 up.
 
-    Unlike the sinusoids on the grid it says the same of the same place at every scale and image size.
+    Unlike `SinusoidalPosition2d`, a place has the same code at every scale and image size.
 
     Args:
         channels: D, a multiple of 4.
-        highest: the highest frequency, in periods per image side.
+        highest: Highest frequency in periods per image side.
 
     Example:
         >>> FourierPosition2d(64)(8, 8).row.shape
@@ -139,20 +148,21 @@ class FourierPosition2d(PositionCode):
             raise ConfigError(f"highest must be at least 0.5 periods per image side, but got {highest}")
         self.highest = highest
 
-    def axis(self, length: int) -> tuple[Tensor, Tensor]:
-        """One table for both axes, of the centres of `length` equal cells."""
+    def axis(self, length: int) -> Tensor:
+        """Return the table (length, D/2) of an axis, at the centers of `length` equal cells."""
         octaves = math.log2(self.highest / 0.5) / max(1, len(self.steps) - 1)
         frequencies = math.pi * torch.exp2(wide(self.steps) * octaves)
-        centres = (wide(torch.arange(length, device=self.steps.device)) + 0.5) / length
-        return (table := _sines(centres, frequencies)), table
+        centers = (wide(torch.arange(length, device=self.steps.device)) + 0.5) / length
+        return _sines(centers, frequencies)
 
 
 class LearnedPosition2d(PositionCode):
-    """A learned code: one vector for each row and one for each column.
+    """Learned code with one vector per row and one per column.
 
     Args:
         channels: D, a multiple of 4.
-        height, width: the largest feature map; smaller ones use the first rows.
+        height: Height of the largest feature map; smaller maps use the first rows.
+        width: Width of the largest feature map.
 
     Example:
         >>> LearnedPosition2d(16, height=8, width=8)(4, 8).size
@@ -167,15 +177,14 @@ class LearnedPosition2d(PositionCode):
         self.row = nn.Parameter(torch.randn(height, channels // 2) / math.sqrt(2))
 
     def forward(self, height: int, width: int) -> PositionTables:
-        """The tables of a feature map of that size.
+        """Return the tables for a feature map of that size.
 
         Raises:
-            ShapeError: the map is larger than the tables.
+            ShapeError: If the map is larger than the tables.
         """
         if height > self.row.shape[0] or width > self.column.shape[0]:
             raise ShapeError(
-                f"size must be at most {(self.row.shape[0], self.column.shape[0])}, the learned tables, "
-                f"but got {(height, width)}"
+                f"size must be at most {(self.row.shape[0], self.column.shape[0])}, but got {(height, width)}"
             )
         return PositionTables(self.column[:width], self.row[:height])
 

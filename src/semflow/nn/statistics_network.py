@@ -1,4 +1,4 @@
-"""The statistics network h of SANFlow: from the image, or from the features, to maps of log-parameters."""
+"""Statistics network h of SANFlow, which maps an image or features to maps of log-parameters."""
 
 import math
 from typing import Literal
@@ -17,16 +17,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class StatisticsNetwork(nn.Module):
-    """h on the image: five 3x3 convolutions of 64 filters with one skip connection (SANFlow, section 3.4.2 and B.1).
+    """h on the image: five 3x3 convolutions with 64 filters and one skip connection (SANFlow, section 3.4.2 and B.1).
 
     a1 = relu(conv x); three times relu(norm(conv .)); out = conv(a4 + a1). At full resolution this costs 15 GFLOP for
-    an image of 256 px, more than many a backbone with its flows; `stride` s first folds s x s pixels into channels and
-    costs about 1 / s^2 of it, at no loss of resolution as long as s divides the finest stride of the features.
+    an image of 256 px, more than many backbones with their flows. A `stride` s folds s x s pixels into channels first,
+    which costs about 1 / s^2 of it and loses no resolution if s divides the finest stride of the features.
 
     Args:
-        outputs: maps to predict; 2 for (log alpha, log beta).
-        filters: width.
-        stride: 1 is the paper's; 4 is a good default.
+        outputs: Maps to predict; 2 for (log alpha, log beta).
+        filters: Hidden channels.
+        stride: Pixels folded into one location; 1 as in the paper, 4 is a good choice.
 
     Example:
         >>> h = StatisticsNetwork()
@@ -43,9 +43,7 @@ class StatisticsNetwork(nn.Module):
     @checked
     def __init__(self, outputs: int = 2, filters: int = 64, stride: int = 1) -> None:
         super().__init__()
-        if stride < 1:
-            raise ConfigError(f"stride must be a positive number of pixels, but got {stride}")
-        at_least(1, outputs=outputs, filters=filters)
+        at_least(1, outputs=outputs, filters=filters, stride=stride)
         self.stride = stride
         self.first = nn.Conv2d(3 * stride**2, filters, 3, padding=1, bias=False)
         self.middle = nn.ModuleList(nn.Conv2d(filters, filters, 3, padding=1, bias=False) for _ in range(3))
@@ -55,7 +53,7 @@ class StatisticsNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to maps (B, outputs, H / stride, W / stride)."""
+        """Map images (B, 3, H, W) in [0, 1] to maps (B, outputs, H / stride, W / stride)."""
         x = (images - self.mean) / self.std
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
@@ -68,15 +66,16 @@ class StatisticsNetwork(nn.Module):
 
 
 class FeatureStatisticsNetwork(nn.Module):
-    """h on the features of one scale: 1x1, ReLU, 3x3; next to free, since the frozen backbone has done the work.
+    """h on the features of one scale: 1x1 convolution, ReLU, 3x3 convolution.
 
-    The paper's introduction speaks of "conditioned on image features and semantics" where its Figure 3 shows the image.
+    It costs far less than `StatisticsNetwork`. SANFlow's introduction describes "conditioned on image features and
+    semantics", while its Figure 3 shows the image as the input.
 
     Args:
         channels: C_k of the feature map.
-        outputs: maps to predict; 2 for (log alpha, log beta).
-        filters: width.
-        kernel: of the last layer; 1 looks at each location alone.
+        outputs: Maps to predict; 2 for (log alpha, log beta).
+        filters: Hidden channels.
+        kernel: Odd kernel size of the last layer; 1 sees each location alone.
 
     Example:
         >>> FeatureStatisticsNetwork(40)(torch.randn(2, 40, 8, 8)).shape
@@ -90,14 +89,14 @@ class FeatureStatisticsNetwork(nn.Module):
         super().__init__()
         at_least(1, channels=channels, outputs=outputs, filters=filters)
         if kernel < 1 or kernel % 2 == 0:
-            raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
+            raise ConfigError(f"kernel must be odd, so that maps keep their sizes, but got {kernel}")
         self.first = nn.Conv2d(channels, filters, 1)
         self.output = nn.Conv2d(filters, outputs, kernel, padding=kernel // 2)
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) to maps (B, outputs, H, W)."""
-        # Features come with any scale: bring each location to unit length, whatever else is in the batch.
+        """Map features (B, C, H, W) to maps (B, outputs, H, W)."""
+        # Features can have any scale, so each location is scaled to a root mean square of 1.
         x = features / (features.norm(dim=1, keepdim=True) * self.scale + 1e-6)
         maps: Tensor = self.output(F.relu(self.first(x)))
         return maps

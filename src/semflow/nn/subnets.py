@@ -1,30 +1,31 @@
-"""The networks inside a coupling: from the passive half of the channels to the scale and shift of the active half."""
+"""Networks of a coupling, which map the passive half of the channels to scale and shift of the active half."""
 
 from collections.abc import Callable
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
+from semflow._validation import at_least, checked, positive
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import from_locations, to_locations
 
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 
-__all__ = ["Context", "ConvSubnet", "LocationSubnet", "Subnet", "SubnetFactory"]
+__all__ = ["Context", "ConvSubnet", "LocationSubnet", "PerceptronSubnet", "Subnet", "SubnetFactory", "check_context"]
 
 Context = PositionTables | Tensor | None
-"""What a flow may be conditioned on: position tables, or a map (D, H, W) or (B, D, H, W), or nothing."""
+"""Condition of a flow: position tables, a map (D, H, W) or (B, D, H, W), or None."""
 
 
 class Subnet(nn.Module):
-    """The interface: `subnet(x, context)` maps (B, in, H, W) to (B, out, H, W).
+    """Base class of subnets; `subnet(x, context)` maps (B, in, H, W) to (B, out, H, W).
 
-    `event` declares whether the output at a location depends on that location alone (`"location"`) or on its
-    neighbours too (`"sample"`); the flow around it inherits the declaration.
+    `event` declares whether the output at a location depends on that location alone (`"location"`) or on other
+    locations too (`"sample"`). The coupling around the subnet has the same event.
 
     Example:
         >>> subnet = LocationSubnet(4, 6)
@@ -36,19 +37,20 @@ class Subnet(nn.Module):
 
 
 SubnetFactory = Callable[[int, int, int], Subnet]
-"""`factory(in_channels, out_channels, context_channels)`, what a coupling is given to make its subnet."""
+"""Callable `factory(in_channels, out_channels, context_channels)` that makes the subnet of a coupling."""
 
 
 class LocationSubnet(Subnet):
-    """Linear, ReLU, linear at every location (a 1x1 subnet), conditioned on a position code or on a map.
+    """Linear, ReLU, linear at every location (a 1x1 subnet), conditioned on a position code or a map of vectors.
 
-    W2 relu(Wx x + Wc c + b1) + b2. With a separable code, Wc c is two tables of W + H rows which are broadcast over the
-    batch: the (B H W, D) condition of the concatenating form, W1 [x; c], is never built, and the result is the same.
+    W2 relu(Wx x + Wc c + b1) + b2. With a separable code, Wc c is two tables of W + H rows that are broadcast over the
+    batch. The result equals that of the usual concatenation, W1 [x; c], without its condition of (B H W, D) numbers.
 
     Args:
-        in_channels, out_channels: of the map.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
         context_channels: D; 0 for an unconditional subnet.
-        hidden: hidden units; by default 2 (in_channels + D), as in SANFlow and CFLOW-AD.
+        hidden: Hidden units; by default 2 (in_channels + D), as in SANFlow and CFLOW-AD.
 
     Example:
         >>> from semflow.nn import SinusoidalPosition2d
@@ -65,7 +67,7 @@ class LocationSubnet(Subnet):
         hidden = 2 * (in_channels + context_channels) if hidden is None else hidden
         at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
         at_least(0, context_channels=context_channels)
-        # One default initialisation for [x; c], so that the split changes nothing, then its two parts.
+        # Initialize one layer for [x; c] and split it, so that the split does not change the initialization.
         joint = nn.Linear(in_channels + context_channels, hidden)
         self.weight_x = nn.Parameter(joint.weight.detach()[:, :in_channels].clone())
         self.weight_context = nn.Parameter(joint.weight.detach()[:, in_channels:].clone()) if context_channels else None
@@ -74,29 +76,36 @@ class LocationSubnet(Subnet):
         self.context_channels = context_channels
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
-        """(B, in, H, W) and a context to (B, out, H, W)."""
+        """Map (B, in, H, W) and a context to (B, out, H, W)."""
         batch, _, height, width = x.shape
         table = self.table(x, context)
-        if table.shape[:2] == (1, 1):  # the same everywhere: a bias
+        if table.shape[:2] == (1, 1):  # the same at every location, so a bias
             hidden = F.relu_(F.linear(to_locations(x), self.weight_x, table[0, 0]))
         else:
-            # The sum is not taken in place: autograd pays for a change through a view with copies of the whole.
+            # Not in place, because autograd copies the whole tensor for an in-place change through a view.
             hidden = F.linear(to_locations(x), self.weight_x).view(batch, height * width, -1) + table
             hidden = F.relu_(hidden).view(batch * height * width, -1)
         return from_locations(self.output(hidden), (height, width))
 
     def table(self, x: Tensor, context: Context = None) -> Tensor:
-        """What the hidden units get besides Wx x: Wc c + b1 as (B, H W, hidden); either may be 1.
+        """Return Wc c + b1, which is added to Wx x in the hidden units.
+
+        Args:
+            x: Input map (B, in, H, W).
+            context: Context of the subnet.
+
+        Returns:
+            Tensor of shape (B or 1, H W or 1, hidden).
 
         Raises:
-            ShapeError: the context does not fit x and the subnet.
+            ShapeError: If the context does not match `x` and the subnet.
         """
         check_context(context, self.context_channels, x)
         weight = self.weight_context
         if context is None or weight is None:
             return self.bias[None, None]
         if isinstance(context, PositionTables):
-            # A split: two slices would each be given a gradient of the whole weight, mostly zeros.
+            # Split instead of two slices, whose gradients would each be as large as the whole weight.
             of_column, of_row = weight.split((context.column.shape[1], context.row.shape[1]), dim=1)
             column = F.linear(context.column.to(weight), of_column)
             row = F.linear(context.row.to(weight), of_row, self.bias)
@@ -105,19 +114,21 @@ class LocationSubnet(Subnet):
         return F.linear(dense.view(-1, *dense.shape[-3:]).flatten(2).transpose(1, 2), weight, self.bias)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Return the arguments that `repr` shows."""
         return f"in={self.weight_x.shape[1]}, context={self.context_channels}, hidden={self.weight_x.shape[0]}"
 
 
 class ConvSubnet(Subnet):
-    """Convolution, ReLU, convolution: a subnet that sees the neighbourhood (FastFlow's), so its event is the sample.
+    """Convolution, ReLU, convolution (FastFlow's subnet); its event is `"sample"` unless the kernel size is 1.
 
     Args:
-        in_channels, out_channels, context_channels: as in `LocationSubnet`.
-        hidden: hidden channels; by default those of the input and context together, times `hidden_ratio`.
-        kernel: odd kernel size; 1 makes it see one location only and its event `"location"`.
-        norm: normalise the hidden channels of each location (MSFlow's).
-        hidden_ratio: see `hidden`.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        context_channels: D; 0 for an unconditional subnet.
+        hidden: Hidden channels; by default `hidden_ratio` (in_channels + D).
+        kernel: Odd kernel size; 1 sees each location alone, and the event is then `"location"`.
+        norm: Normalize the hidden channels of each location, as in MSFlow.
+        hidden_ratio: Hidden channels per channel of the input and context.
 
     Example:
         >>> ConvSubnet(4, 8)(torch.randn(2, 4, 6, 6)).shape
@@ -137,11 +148,10 @@ class ConvSubnet(Subnet):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or kernel < 1:
-            raise ConfigError(f"kernel must be odd, so that the map keeps its size, but got {kernel}")
+            raise ConfigError(f"kernel must be odd, so that maps keep their sizes, but got {kernel}")
         self.event = "location" if kernel == 1 else "sample"
         self.context_channels = context_channels
-        if not hidden_ratio > 0:
-            raise ConfigError(f"hidden_ratio must be positive, but got {hidden_ratio}")
+        positive(hidden_ratio=hidden_ratio)
         hidden = max(1, int(hidden_ratio * (in_channels + context_channels))) if hidden is None else hidden
         at_least(1, in_channels=in_channels, out_channels=out_channels, hidden=hidden)
         at_least(0, context_channels=context_channels)
@@ -150,7 +160,7 @@ class ConvSubnet(Subnet):
         self.second = nn.Conv2d(hidden, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
-        """(B, in, H, W) and a context to (B, out, H, W)."""
+        """Map (B, in, H, W) and a context to (B, out, H, W)."""
         check_context(context, self.context_channels, x)
         if context is not None and self.context_channels:
             dense = context.dense() if isinstance(context, PositionTables) else context
@@ -159,21 +169,48 @@ class ConvSubnet(Subnet):
         return result
 
 
-def check_context(context: Context, channels: int, x: Tensor) -> None:
-    """Refuse a context of other channels or another size than the subnet and its input have.
+class PerceptronSubnet(Subnet):
+    """Multilayer perceptron with ReLU at every location, DifferNet's subnet; it takes no context.
 
-    Raises:
-        ShapeError: the context is missing, or its channels or size differ.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        context_channels: Must be 0; present because subnet factories are called with it.
+        hidden: Units of each hidden layer.
+        layers: Number of hidden layers.
+
+    Example:
+        >>> PerceptronSubnet(8, 16, hidden=32)(torch.randn(4, 8, 1, 1)).shape
+        torch.Size([4, 16, 1, 1])
     """
+
+    @checked
+    def __init__(
+        self, in_channels: int, out_channels: int, context_channels: int = 0, hidden: int = 2048, layers: int = 3
+    ) -> None:
+        super().__init__()
+        if context_channels:
+            raise ConfigError(f"context_channels must be 0, but got {context_channels}")
+        at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
+        widths = [in_channels, *[hidden] * layers, out_channels]
+        parts: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*parts[:-1])
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        return cast(Tensor, self.layers(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+def check_context(context: Context, channels: int, x: Tensor) -> None:
+    """Raise ShapeError if the context is missing, or its channels or size do not match the subnet and `x`."""
     if not channels:
         return
     batch, _, *size = x.shape
     expected = (channels, *size)
     if context is None:
-        raise ShapeError(f"context must be given: this flow was made for {channels} context channels, but got None")
-    if isinstance(context, PositionTables):
-        came: tuple[int, ...] = (context.channels, *context.size)
-    else:
-        came = tuple(context.shape)
-    if came not in (expected, (1, *expected), (batch, *expected)):
-        raise ShapeError(f"context must be (D, H, W) = {expected} or (B, D, H, W), B = {batch}, but got {came}")
+        raise ShapeError(f"context must be given: this flow has {channels} context channels, but got None")
+    shape = (context.channels, *context.size) if isinstance(context, PositionTables) else tuple(context.shape)
+    if shape not in (expected, (1, *expected), (batch, *expected)):
+        raise ShapeError(f"context must be (D, H, W) = {expected} or (B, D, H, W), B = {batch}, but got {shape}")

@@ -1,4 +1,4 @@
-"""Training objectives: the one place where log p(z) and log_det are added."""
+"""Training objectives, which add log p(z) and log_det."""
 
 from .objective import PRESETS, Objective, Terms, log_likelihood, mean_over_locations, means_over_locations
 

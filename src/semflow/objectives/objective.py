@@ -1,4 +1,4 @@
-"""SANFlow's objective, Eq. 9: L = NLL + lambda_1 BCE + lambda_2 KL."""
+"""SANFlow's objective (Eq. 9), L = NLL + lambda_1 BCE + lambda_2 KL."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,13 @@ __all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locatio
 
 
 class Terms(NamedTuple):
-    """The loss and what it is made of: scalars, means over locations, in nats (NLL and KL per dimension).
+    """The loss and its terms: scalars, means over locations, in nats (NLL and KL per dimension).
+
+    Args:
+        total: The loss, with gradients.
+        nll: Negative log-likelihood per dimension.
+        bce: Binary cross-entropy.
+        kl: Divergence from the variance's prior per dimension.
 
     Example:
         >>> terms = Terms(*torch.tensor([1.5, 1.2, 0.2, 0.5]))
@@ -33,18 +39,18 @@ class Terms(NamedTuple):
 
 
 def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
-    """log p(x) = log p(z) + log |det dz/dx|: the change of variables (SANFlow, Eq. 3).
+    """Compute log p(x) = log p(z) + log |det dz/dx| (SANFlow, Eq. 3).
 
     Args:
-        log_prob: (B, H, W), of a base.
-        log_det: (B, H, W) of a `"location"` flow, (B,) of a `"sample"` flow.
-        event: the flow's declaration.
+        log_prob: Log-probability of a base, (B, H, W).
+        log_det: (B, H, W) from a `"location"` flow, (B,) from a `"sample"` flow.
+        event: Event of the flow.
 
     Returns:
-        (B, H, W) or (B,), as `log_det`.
+        Tensor with the shape of `log_det`.
 
     Raises:
-        ShapeError: `log_det` does not have the shape that `event` declares.
+        ShapeError: If the shape of `log_det` contradicts `event`.
 
     Example:
         >>> log_likelihood(torch.zeros(4, 2, 4), torch.ones(4), "sample").shape
@@ -52,17 +58,20 @@ def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
     """
     expected = log_prob.shape if event == "location" else log_prob.shape[:1]
     if log_det.shape != expected:
-        raise ShapeError(f"log_det of a {event!r} flow must be {tuple(expected)}, but got {tuple(log_det.shape)}")
+        raise ShapeError(f"log_det must be {tuple(expected)} for event {event!r}, but got {tuple(log_det.shape)}")
     return (log_prob if event == "location" else log_prob.sum((1, 2))) + log_det
 
 
 def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int, ...] = (0, 1, 2)) -> Tensor:
-    """The mean over the locations that count; of anything but a map of locations, the mean.
+    """Compute the mean of a map over the locations that are not ignored.
 
     Args:
-        x: (B, H, W), or of another shape.
-        ignore: (B, H, W), true where a location does not count; None counts all.
-        dim: what a map's mean is over.
+        x: Map (B, H, W); the plain mean is taken of any other shape.
+        ignore: Mask (B, H, W), positive at ignored locations, or None.
+        dim: Axes of the mean.
+
+    Returns:
+        The mean; 0 if all locations are ignored.
 
     Example:
         >>> mean_over_locations(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.tensor([[[0, 0, 1]]])).item()
@@ -75,7 +84,11 @@ def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int,
 
 
 def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -> Sequence[Tensor]:
-    """`mean_over_locations` of several maps, at once as several processes may have to agree on them.
+    """Compute `mean_over_locations` for several maps; distributed training replaces it by a mean over processes.
+
+    Args:
+        maps: Maps (B, H, W), or tensors of other shapes.
+        ignore: Mask (B, H, W), positive at ignored locations, or None.
 
     Example:
         >>> means_over_locations([torch.ones(2, 4, 4), torch.zeros(2, 4, 4)])
@@ -86,7 +99,7 @@ def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -
 
 @dataclass(frozen=True)
 class Objective:
-    """Negative log-likelihood, binary cross-entropy of the log-odds, and divergence from the variance's prior.
+    """Sum of negative log-likelihood, cross-entropy of the log-odds, and divergence from the variance's prior.
 
     With C channels and means over all locations:
     L = mean(-log p(x) + kl KL) / C + bce mean(BCE(sigmoid(log-odds / T), normal)).
@@ -95,13 +108,13 @@ class Objective:
     hierarchical model, whose best variance is the conjugate posterior IG(alpha_0 + C/2, beta_0 + ||z||^2 / 2).
 
     Args:
-        bce: lambda_1; 0 switches the term off.
-        kl: lambda_2; 0 switches the term off.
-        temperature: T of the log-odds, which grow with C; None means C.
-        squash: wrap the whole into -log sigmoid(-L) at every location, as the published code does: it saturates where
-            the likelihood is high already, so that training turns to the worst locations.
-        double_softmax: BCE as in the published code, softmax applied to probabilities; kept for study.
-        means: of maps, given what to ignore in them; where several processes hold a batch, over all of them.
+        bce: lambda_1; 0 removes the term.
+        kl: lambda_2; 0 removes the term.
+        temperature: T, which divides the log-odds because they grow with C; None for C.
+        squash: Use -log sigmoid(-L) at every location, as the published code does. It saturates where the likelihood is
+            high, so that training concentrates on the worst locations.
+        double_softmax: Apply softmax to probabilities in the BCE, as the published code does.
+        means: Function of maps and an ignore mask that returns their means; distributed training replaces it.
 
     Example:
         >>> from semflow.bases import StandardNormal
@@ -124,11 +137,9 @@ class Objective:
         check_arguments(Objective.__init__, vars(self))
         for name, value in (("bce", self.bce), ("kl", self.kl)):
             if value < 0:
-                raise ConfigError(f"{name} must be a weight of at least 0, but got {value}")
+                raise ConfigError(f"{name} must be at least 0, but got {value}")
         if self.temperature is not None and not self.temperature > 0:
-            raise ConfigError(
-                f"temperature must be positive, or None for the number of channels, got {self.temperature}"
-            )
+            raise ConfigError(f"temperature must be positive or None, but got {self.temperature}")
 
     def __call__(
         self,
@@ -140,23 +151,23 @@ class Objective:
         anomaly_mask: Tensor | None = None,
         ignore: Tensor | None = None,
     ) -> Terms:
-        """The loss of one scale.
+        """Compute the loss of one scale.
 
         Args:
-            z: latents (B, C, H, W).
-            log_det: (B, H, W) or (B,), after `event`.
-            event: the flow's declaration.
-            base: gives log p(z) and the log-odds.
-            statistics: of the locations, for a base that wants them.
-            anomaly_mask: (B, H, W), 1 where anomalous; without it all is normal and there is no BCE.
-            ignore: (B, H, W), true where a location is neither: it counts in no mean. A `"sample"` flow's
-                likelihood is of the whole sample and heeds it not.
+            z: Latents (B, C, H, W).
+            log_det: (B, H, W) or (B,), depending on `event`.
+            event: Event of the flow.
+            base: Base that computes log p(z) and the log-odds.
+            statistics: Statistics of the locations, if the base needs them.
+            anomaly_mask: Mask (B, H, W), positive at anomalous locations; None for all normal and no BCE.
+            ignore: Mask (B, H, W), positive at locations that are left out of the means. The likelihood of a
+                `"sample"` flow covers the whole sample and is unaffected.
 
         Returns:
-            `Terms`.
+            The loss and its terms.
 
         Raises:
-            ShapeError: `log_det` is not of the shape that `event` declares, or a mask not (B, H, W).
+            ShapeError: If the shape of `log_det` contradicts `event`, or a mask is not (B, H, W).
         """
         batch, channels, height, width = z.shape
         if ignore is not None and ignore.shape != (batch, height, width):
@@ -185,7 +196,7 @@ class Objective:
 
 
 def _over_event(nll: Tensor, kl: Tensor, ignore: Tensor | None) -> Tensor:
-    """Add a per-location divergence to an NLL per location or per sample."""
+    """Add a divergence per location to an NLL per location or per sample."""
     return nll + (mean_over_locations(kl, ignore, (1, 2)) if nll.dim() == 1 else kl)
 
 
@@ -193,4 +204,4 @@ PRESETS: dict[str, Objective] = {
     "paper": Objective(bce=1.0, kl=0.2),
     "reference": Objective(bce=0.2, kl=1.0, squash=True, double_softmax=True),
 }
-"""Weights as the paper prints them, and as its published code has them (there the two are exchanged)."""
+"""Weights printed in the paper, and those of its published code, where the two are exchanged."""

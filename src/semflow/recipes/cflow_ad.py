@@ -14,12 +14,12 @@ __all__ = ["cflow_ad"]
 
 @recipe
 def cflow_ad(
-    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32)),  # noqa: B008
+    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32)),
     image_size: int = 256,
     statistics: StatisticsPrediction | None = None,
-    couplings: Couplings = Couplings(8, 128, "soft"),  # noqa: B008
+    couplings: Couplings = Couplings(8, 128, "soft"),
     top: float = 0.01,
-    training: TrainingConfig = TrainingConfig(200, 32, 2e-4, locations=256),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(200, 32, 2e-4, locations=256),
     seed: int = 0,
 ) -> Detector:
     """Build CFLOW-AD: one conditional flow per scale, applied location by location.
@@ -45,7 +45,7 @@ def cflow_ad(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> small = Backbone("resnet18", "random")

@@ -12,7 +12,7 @@ from semflow.flows import (
     PyramidSequence,
     ScaleWise,
     Standardize,
-)  # fmt: skip
+)
 from semflow.nn import CrossScaleConvs
 from semflow.objectives import Objective
 from semflow.training import TrainingConfig
@@ -25,13 +25,13 @@ __all__ = ["cs_flow"]
 
 @recipe
 def cs_flow(
-    backbone: AnyBackbone = Backbone("tf_efficientnet_b5", "hub", (32,)),  # noqa: B008
+    backbone: AnyBackbone = Backbone("tf_efficientnet_b5", "hub", (32,)),
     image_size: int = 768,
     levels: int = 3,
     statistics: StatisticsPrediction | None = None,
-    couplings: PairedCouplings = PairedCouplings(4, 1024),  # noqa: B008
+    couplings: PairedCouplings = PairedCouplings(4, 1024),
     top: float = 1.0,
-    training: TrainingConfig = TrainingConfig(240, 16, 2e-4, "constant", weight_decay=1e-5, clip=1.0),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(240, 16, 2e-4, "constant", weight_decay=1e-5, clip=1.0),
     seed: int = 0,
 ) -> Detector:
     """Build CS-Flow: one flow of three sizes of the image, whose couplings see all of them.
@@ -58,7 +58,7 @@ def cs_flow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = cs_flow(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(1, 16))

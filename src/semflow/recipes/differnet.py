@@ -19,13 +19,13 @@ __all__ = ["differnet"]
 
 @recipe
 def differnet(
-    backbone: AnyBackbone = Backbone("resnet18", "hub", (32,)),  # noqa: B008
+    backbone: AnyBackbone = Backbone("resnet18", "hub", (32,)),
     image_size: int = 448,
     levels: int = 3,
     views: int = 8,
     statistics: StatisticsPrediction | None = None,
-    couplings: PairedCouplings = PairedCouplings(8, 2048),  # noqa: B008
-    training: TrainingConfig = TrainingConfig(192, 24, 2e-4, "constant", weight_decay=1e-5),  # noqa: B008
+    couplings: PairedCouplings = PairedCouplings(8, 2048),
+    training: TrainingConfig = TrainingConfig(192, 24, 2e-4, "constant", weight_decay=1e-5),
     seed: int = 0,
 ) -> Detector:
     """Build DifferNet: one flow of the image's pooled features. It scores images and does not localize.
@@ -51,7 +51,7 @@ def differnet(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = differnet(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(2, 16))

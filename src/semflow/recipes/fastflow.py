@@ -18,12 +18,12 @@ __all__ = ["fastflow"]
 
 @recipe
 def fastflow(
-    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),  # noqa: B008
+    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),
     image_size: int = 256,
     statistics: StatisticsPrediction | None = None,
-    couplings: ConvCouplings = ConvCouplings(),  # noqa: B008
+    couplings: ConvCouplings = ConvCouplings(),
     top: float = 0.01,
-    training: TrainingConfig = TrainingConfig(500, 32, 1e-3, weight_decay=1e-5),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(500, 32, 1e-3, weight_decay=1e-5),
     seed: int = 0,
 ) -> Detector:
     """Build FastFlow: one convolutional flow per scale, with one log-det per image.
@@ -52,7 +52,7 @@ def fastflow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = fastflow(Backbone("resnet18", "random", (4, 8, 16)), statistics=StatisticsPrediction())

@@ -13,7 +13,7 @@ from semflow.flows import (
     PyramidSequence,
     ScaleWise,
     coupling_stack,
-)  # fmt: skip
+)
 from semflow.nn import ConvSubnet, FusionSubnet, SinusoidalPosition2d
 from semflow.objectives import Objective
 from semflow.training import TrainingConfig
@@ -26,12 +26,12 @@ __all__ = ["msflow"]
 
 @recipe
 def msflow(
-    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16), smoothing=3, reduction=2),  # noqa: B008
+    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16), smoothing=3, reduction=2),
     image_size: int = 512,
     statistics: StatisticsPrediction | None = None,
-    couplings: PyramidCouplings = PyramidCouplings((2, 5, 8), 64),  # noqa: B008
+    couplings: PyramidCouplings = PyramidCouplings((2, 5, 8), 64),
     top: float = 0.03,
-    training: TrainingConfig = TrainingConfig(100, 8, 1e-4, clip=2.0),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(100, 8, 1e-4, clip=2.0),
     seed: int = 0,
 ) -> Detector:
     """Build MSFlow: one convolutional flow per scale, deeper at coarse scales, and a flow that fuses the scales.
@@ -43,8 +43,7 @@ def msflow(
     interpolated with aligned corners; the image score is that of the top 3 % of the map that multiplies the scales.
 
     Changed: cosine schedule (published: steps down at the end). The maxima come from training images (published: from
-    each image itself, so that an image which is anomalous everywhere looks normal). The pooling does not count the
-    padding.
+    each image itself, so an image that is anomalous everywhere looks normal). The pooling ignores the padding.
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
@@ -52,12 +51,11 @@ def msflow(
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows.
         top: fraction of the pixels that the image score averages.
-        training: default settings of `semflow.fit`. As published, `clip` applies to the loss summed over
-            all dimensions.
+        training: default settings of `semflow.fit`. `clip` is that of the published, summed loss.
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> backbone = Backbone("resnet18", "random", (4, 8, 16))
@@ -96,7 +94,7 @@ def msflow(
         Objective(bce=0.0, kl=statistics.kl if statistics else 0.0),
         Scorer(len(channels), top=top, image_aggregate="product", align_corners=True),
     )
-    dimensions = sum(c * (image_size // s) ** 2 for c, s in zip(channels, features.strides, strict=True))
-    per_dimension = None if training.clip is None else training.clip / dimensions
-    detector.provenance = Provenance(training=replace(training, clip=per_dimension))
+    if training.clip is not None:
+        dimensions = sum(c * (image_size // s) ** 2 for c, s in zip(channels, features.strides, strict=True))
+        detector.provenance = Provenance(training=replace(training, clip=training.clip / dimensions))
     return detector

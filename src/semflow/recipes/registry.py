@@ -36,7 +36,7 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
 
     Raises:
         ConfigError: If another module has registered a recipe of this name. From the returned function: if an argument
-            is unknown or does not fit.
+            is unknown or invalid.
 
     Example:
         >>> from semflow.bases import StandardNormal
@@ -98,7 +98,7 @@ def build(recipe: str | Callable[..., Detector], settings: Mapping[str, Any] | N
         settings: see `resolve_settings`; what they leave out keeps the recipe's default.
 
     Raises:
-        ConfigError: If the recipe or a setting is unknown, or a value does not fit.
+        ConfigError: If the recipe or a setting is unknown, or a value is invalid.
 
     Example:
         >>> small = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 1, "synthesis": None}

@@ -15,14 +15,14 @@ __all__ = ["sanflow"]
 
 @recipe
 def sanflow(
-    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32), smoothing=3),  # noqa: B008
+    backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32), smoothing=3),
     image_size: int = 256,
-    couplings: Couplings = Couplings(8, 512, "hard", standardize=True),  # noqa: B008
-    statistics: SemanticStatistics = SemanticStatistics(),  # noqa: B008
-    synthesis: CutPaste | None = CutPaste(),  # noqa: B008
+    couplings: Couplings = Couplings(8, 512, "hard", standardize=True),
+    statistics: SemanticStatistics = SemanticStatistics(),
+    synthesis: CutPaste | None = CutPaste(),
     score_log_det: bool = True,
     top: float = 0.01,
-    training: TrainingConfig = TrainingConfig(80, 4, 2e-3, "cosine", mask_resize="max", guard=1),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(80, 4, 2e-3, "cosine", mask_resize="max", guard=1),
     seed: int = 0,
 ) -> Detector:
     """Build SANFlow: one conditional flow per scale, to Gaussians with predicted variance and mean 0 or 1.
@@ -50,7 +50,7 @@ def sanflow(
         seed: seed of the initial weights and the permutations.
 
     Raises:
-        ConfigError: If an argument does not fit.
+        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = sanflow(Backbone("resnet18", "random"), couplings=Couplings(2, 16), synthesis=None)

@@ -83,7 +83,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
             be replaced as a whole, be True for its defaults, or be None, False or "none" if the recipe allows None.
 
     Raises:
-        ConfigError: If a name is unknown or a value does not fit.
+        ConfigError: If a name is unknown or a value is invalid.
 
     Example:
         >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
@@ -95,22 +95,24 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
     parameters = inspect.signature(recipe).parameters
     known = setting_names(recipe)
     arguments = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    for name, value in sorted(_flattened(settings), key=lambda item: "." in item[0]):
+    flat = dict(_flattened(settings))
+    for name, value in sorted(flat.items(), key=lambda item: "." in item[0]):
         if name not in known:
-            raise ConfigError(f"settings must be of {', '.join(known)}, but got {name!r}")
+            raise ConfigError(f"settings must have known names, but got {name!r}; use some of {', '.join(known)}")
         parameter, _, field = name.partition(".")
         default, group = parameters[parameter].default, _group(recipe, parameter)
         if not field:
             arguments[parameter] = complete(recipe, parameter, _value(value, group, default))
             continue
         before = arguments.get(parameter)
-        before = group() if before is None and parameter not in settings and group else before
+        before = group() if before is None and parameter not in flat and group else before
         if not isinstance(before, Settings):
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
         try:
             arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]
         except ConfigError as error:
-            raise ConfigError(f"{parameter}.{error}") from None
+            message = f"{parameter}.{error}"
+            raise ConfigError(message) from None
     check_arguments(inspect.unwrap(recipe), arguments)
     return arguments
 

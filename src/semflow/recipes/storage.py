@@ -68,7 +68,7 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
 
     Raises:
         CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
-            missing or does not fit.
+            missing or has another structure.
     """
     config = read_config(path)
     name, module, arguments = (config.get(key) for key in ("recipe", "module", "arguments"))

@@ -1,10 +1,8 @@
-"""Synthetic anomalies: patches cut from one normal image and pasted, softly, into another."""
+"""Synthetic anomalies: patches cut from one normal image and pasted into another with a soft border."""
 
-from .blending import blend, soft_alpha
 from .cutpaste import KINDS, CutPaste
 from .dataset import SyntheticAnomalies
-from .jitter import jitter_colors
-from .masks import circle, rectangle, scar
+from .patches import blend, circle, jitter_colors, rectangle, soft_alpha
 
 __all__ = [
     "KINDS",
@@ -14,6 +12,5 @@ __all__ = [
     "circle",
     "jitter_colors",
     "rectangle",
-    "scar",
     "soft_alpha",
 ]

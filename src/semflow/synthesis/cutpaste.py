@@ -1,60 +1,59 @@
-"""Cut-and-paste anomalies with the paper's shapes, jitter and soft borders."""
+"""Cut-and-paste anomalies with shapes, color jitter and soft borders of the paper."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semflow._validation import Settings
 from semflow.errors import ConfigError, ShapeError
 
-from .blending import blend, soft_alpha
-from .jitter import jitter_colors
-from .masks import circle, rectangle, scar
+from .patches import Array, blend, circle, jitter_colors, rectangle, soft_alpha
 
 __all__ = ["KINDS", "CutPaste"]
 
 KINDS = ("small", "medium", "circle", "scar")
-"""The kinds of synthetic anomalies; the paper uses the first three, the scar is CutPaste's."""
+"""Kinds of synthetic anomalies: the first three of SANFlow, and the scar of CutPaste (Li et al. 2021)."""
 
 _REFERENCE_SIZE = 256
 _ATTEMPTS = 10
-# (rows or radius, columns) in pixels at 256 px: SANFlow's supplement B.2, and Li et al. 2021 for the scar.
+# Ranges of (rows, columns), radius and (columns, rows) in pixels at 256 px: supplement B.2 of SANFlow, and Li et al.
 _SMALL = ((2, 32), (10, 50))
 _MEDIUM = ((16, 64), (64, 256))
 _RADIUS = (10, 25)
 _SCAR = ((2, 16), (10, 25))
 
-Array = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class CutPaste(Settings):
-    """Cut a patch out of another normal image, change it, and paste it with a soft border (SANFlow, section 3.2).
+    """Patches cut out of another normal image, changed, and pasted with a soft border (SANFlow, section 3.2).
 
-    Sizes in pixels at 256 px, scaled with the image's shorter side: `small` rectangle 2-32 x 10-50, `medium` rectangle
-    16-64 x 64-256, `circle` of radius 10-25, `scar` 2-16 wide and 10-25 long. The patch comes from a uniform place of
-    the donor and goes to a uniform place of the image; each axis is flipped with probability 1/2. The paper says only
-    "rotation": here shape and content turn together by an angle uniform in +-`rotation` degrees (for a circle the
-    content alone). Brightness, contrast, saturation and hue each change by an amount uniform in +-`jitter`.
-    The mask is true wherever the image was touched, the soft border included (alpha > 0, as in the authors' code).
+    Sizes in pixels at 256 px, scaled with the shorter side of the image: `small` rectangle 2-32 x 10-50, `medium`
+    rectangle 16-64 x 64-256, `circle` of radius 10-25, `scar` 2-16 wide and 10-25 long. The positions in the donor and
+    in the image are uniform; each axis is flipped with probability 1/2. Shape and content rotate together by an angle
+    uniform in +-`rotation` degrees (the paper gives no range; of a circle only the content rotates). Brightness,
+    contrast, saturation and hue each change by an amount uniform in +-`jitter`. The mask is true for every changed
+    pixel, including the soft border (alpha > 0, as in the authors' code).
 
     Args:
-        jitter: largest relative change of brightness, contrast and saturation, and of hue in turns.
-        rotation: largest angle in degrees; 0 pastes the pixels without any interpolation.
-        border: width of the soft border in pixels at 256 px; narrower on thin patches, 0 for a hard edge.
-        min_change: draw a patch again, up to ten times, while its mean absolute change over the mask is below this. The
-            paper takes every patch (0), so that some change nothing one can see, such as background on background.
-        kinds: kinds of anomalies that training uses in equal parts, of `KINDS`.
+        jitter: Largest relative change of brightness, contrast and saturation, and of hue in full turns.
+        rotation: Largest angle in degrees; 0 pastes the pixels without interpolation.
+        border: Width of the soft border in pixels at 256 px, narrower for thin patches; 0 for a hard edge.
+        min_change: Draw a patch again, up to ten times, while its mean absolute change over the mask is below this
+            value. The paper keeps every patch (0), so some changes are invisible, such as background on background.
+        kinds: Kinds of anomalies that training uses in equal parts, from `KINDS`.
 
-    >>> rng = np.random.default_rng(0)
-    >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
-    >>> out, anomaly_mask = CutPaste()(image, donor, "circle", rng)
-    >>> out.shape, anomaly_mask.dtype, bool(((out != image).any(0) == anomaly_mask).all())
-    (torch.Size([3, 64, 64]), torch.bool, True)
+    Raises:
+        ConfigError: If an argument is out of range.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
+        >>> out, anomaly_mask = CutPaste()(image, donor, "circle", rng)
+        >>> out.shape, anomaly_mask.dtype, bool(((out != image).any(0) == anomaly_mask).all())
+        (torch.Size([3, 64, 64]), torch.bool, True)
     """
 
     jitter: float = 0.1
@@ -77,13 +76,17 @@ class CutPaste(Settings):
         """Paste a patch of `donor` into a copy of `image`.
 
         Args:
-            image: (3, H, W) float32 in [0, 1], a normal image.
-            donor: (3, H, W), another normal image.
-            kind: one of `KINDS`.
-            rng: every draw comes from it.
+            image: A normal image (3, H, W), float32 in [0, 1], on the CPU; not changed.
+            donor: Another normal image of the same shape.
+            kind: Kind of the anomaly, one of `KINDS`.
+            rng: Source of all random draws.
 
         Returns:
-            (image, anomaly_mask): (3, H, W) float32 and (H, W) bool.
+            (image, anomaly_mask): (3, H, W) float32, and (H, W) bool, true where the image changed.
+
+        Raises:
+            ConfigError: If `kind` does not exist.
+            ShapeError: If the images are invalid or differ in size.
         """
         _check_images(image, donor)
         out, anomaly_mask = self._paste(image, donor, kind, rng)
@@ -95,7 +98,7 @@ class CutPaste(Settings):
         return out, anomaly_mask
 
     def _paste(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One patch, whatever it changes."""
+        """Paste one patch, without a minimum change."""
         rows, columns = image.shape[1:]
         depth, y, x, box = self._shape(kind, (rows, columns), rng)
         alpha = soft_alpha(depth, self.border * min(rows, columns) / _REFERENCE_SIZE)
@@ -109,7 +112,7 @@ class CutPaste(Settings):
     def _shape(
         self, kind: str, size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[Array, Array, Array, tuple[int, int]]:
-        """Draw a shape: its depth map, the coordinates of its frame, and the (height, width) of its content."""
+        """Draw a shape; return its depth map, the coordinates of its frame, and the (height, width) of its content."""
         scale = min(size) / _REFERENCE_SIZE
         angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation > 0.0 else 0.0
         if kind == "circle":
@@ -119,7 +122,7 @@ class CutPaste(Settings):
             return *circle(diameter / 2, angle, size), (side, side)
         if kind == "scar":
             thickness, length = _draw(_SCAR[0], scale, size[1], rng), _draw(_SCAR[1], scale, size[0], rng)
-            return *scar(thickness, length, angle, size), (length, thickness)
+            return *rectangle(length, thickness, angle, size), (length, thickness)
         if kind not in KINDS:
             raise ConfigError(f"kind must be one of {', '.join(KINDS)}, but got {kind!r}")
         ranges = _SMALL if kind == "small" else _MEDIUM
@@ -128,7 +131,7 @@ class CutPaste(Settings):
 
 
 def _draw(span: tuple[int, int], scale: float, largest: int, rng: np.random.Generator) -> int:
-    """A whole number of pixels, uniform in the scaled span, at least 1 and never larger than the image."""
+    """Draw a number of pixels, uniform in the scaled span, at least 1 and at most the size of the image."""
     low, high = (min(max(round(end * scale), 1), largest) for end in span)
     return int(rng.integers(low, high + 1))
 
@@ -136,7 +139,7 @@ def _draw(span: tuple[int, int], scale: float, largest: int, rng: np.random.Gene
 def _cut(
     donor: Tensor, box: tuple[int, int], y: Array, x: Array, shape: tuple[int, ...], rng: np.random.Generator
 ) -> Array:
-    """Content of the patch: a `box` of the donor, flipped at random, seen in the frame (y, x) of a turned shape."""
+    """Cut a `box` out of the donor, flip it at random, and resample it in the frame (y, x) of a rotated shape."""
     height, width = box
     top = int(rng.integers(0, donor.shape[1] - height + 1))
     left = int(rng.integers(0, donor.shape[2] - width + 1))
@@ -144,16 +147,16 @@ def _cut(
     flips = [axis for axis, flip in ((1, rng.random() < 0.5), (2, rng.random() < 0.5)) if flip]
     if flips:
         crop = crop.flip(flips)
-    if shape == (height, width) and y.shape[1] == 1:  # not turned: the donor's own pixels
+    if shape == (height, width) and y.shape[1] == 1:  # not rotated: the pixels of the donor
         return crop.numpy()
-    # grid_sample's coordinates run from -1 at the crop's first edge to 1 at its last (align_corners=False).
+    # Coordinates of grid_sample are -1 at the first edge of the crop and 1 at the last (align_corners=False).
     grid = np.empty((1, *shape, 2), dtype=np.float32)
     grid[0, :, :, 0] = x * np.float32(2.0 / width)
     grid[0, :, :, 1] = y * np.float32(2.0 / height)
     turned = F.grid_sample(
         crop.unsqueeze(0), torch.from_numpy(grid), mode="bilinear", padding_mode="border", align_corners=False
     )
-    # Bilinear weights may sum to a hair more than 1.
+    # Rounding of bilinear weights can exceed 1.
     content: Array = np.clip(turned[0].numpy(), 0.0, 1.0)
     return content
 
@@ -162,11 +165,11 @@ def _check_images(image: Tensor, donor: Tensor) -> None:
     for name, value in (("image", image), ("donor", donor)):
         if value.ndim != 3 or value.shape[0] != 3 or value.dtype != torch.float32 or value.device.type != "cpu":
             raise ShapeError(
-                f"CutPaste: expected {name} to be a float32 tensor (3, H, W) on the CPU, "
-                f"but got {value.dtype} {tuple(value.shape)} on {value.device}."
+                f"{name} must be a float32 tensor (3, H, W) on the CPU, "
+                f"but got {value.dtype} {tuple(value.shape)} on {value.device}"
             )
     if image.shape != donor.shape:
         raise ShapeError(
-            f"CutPaste: expected image and donor of one size, but got {tuple(image.shape)} and {tuple(donor.shape)}; "
-            "load all images at one size."
+            f"image and donor must have one size, but got {tuple(image.shape)} and {tuple(donor.shape)}; "
+            "load all images at one size"
         )

@@ -1,4 +1,4 @@
-"""Normal images and synthetic anomalies in equal parts, as a map-style data set."""
+"""Dataset of normal images and synthetic anomalies in equal parts."""
 
 from collections.abc import Sized
 from typing import Protocol, Self, TypeVar, cast
@@ -17,14 +17,14 @@ __all__ = ["SampleLike", "SyntheticAnomalies"]
 
 
 class SampleLike(Protocol):
-    """What an item of the wrapped data set must offer: a named tuple with these fields does."""
+    """Interface of the items of the wrapped dataset, such as a named tuple with these fields."""
 
     @property
     def image(self) -> Tensor:
-        """(3, H, W), float32 in [0, 1]."""
+        """Image (3, H, W), float32 in [0, 1]."""
 
     def _replace(self, *, image: Tensor = ..., label: int = ..., anomaly_mask: Tensor | None = ...) -> Self:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
 
 
 S = TypeVar("S", bound=SampleLike)
@@ -32,31 +32,36 @@ _DEFAULT = CutPaste()
 
 
 class SyntheticAnomalies(Dataset[S]):
-    """The positions of an epoch over a data set of normal images, some of them with a pasted anomaly.
+    """Dataset of the positions of an epoch over normal images, some of them with a pasted anomaly.
 
-    Position p of epoch e holds image perm_e[p] and kind (normal, *kinds)[(p + e) mod n], n = 1 + len(kinds): any n
-    consecutive positions, and so any batch of a multiple of n, hold each kind once. Everything at position p is drawn
-    from `numpy.random.default_rng((seed, e, p))`: the same tensors whatever the number of workers. The positions are
-    already shuffled, so give it to a DataLoader with `shuffle=False`.
+    Position p of epoch e has image perm_e[p] and kind (normal, *kinds)[(p + e) mod n] with n = 1 + len(kinds): any n
+    consecutive positions, and so any batch of a multiple of n, contain equal numbers of each kind. All draws for
+    position p come from `numpy.random.default_rng((seed, e, p))`, so the tensors do not depend on the number of
+    workers. The positions are already shuffled, so use a DataLoader with `shuffle=False`.
 
     Args:
-        dataset: normal images, a map-style data set of named tuples with fields image, label and anomaly_mask.
-        cut_paste: the kinds of anomalies and how patches are made; None leaves all images normal.
-        normal: whether unchanged images are one of the parts.
-        seed: a whole number, not negative.
+        dataset: Map-style dataset of normal images: named tuples with fields image, label and anomaly_mask.
+        cut_paste: Kinds of anomalies and options of the patches; None leaves all images normal.
+        normal: True if unchanged images are one of the parts.
+        seed: Seed of at least 0.
 
-    >>> from typing import NamedTuple
-    >>> class Item(NamedTuple):
-    ...     image: Tensor
-    ...     label: int = 0
-    ...     anomaly_mask: Tensor | None = None
-    >>> images = [Item(torch.full((3, 64, 64), k / 10)) for k in range(8)]
-    >>> epoch = SyntheticAnomalies(images, seed=1)
-    >>> [epoch[p].label for p in range(8)]
-    [0, 1, 1, 1, 0, 1, 1, 1]
-    >>> epoch.set_epoch(1)
-    >>> [epoch.kind(p) for p in range(4)]
-    ['small', 'medium', 'circle', 'normal']
+    Raises:
+        ConfigError: If there are neither anomalies nor normal images, or the seed is negative.
+        DataError: If the dataset is empty.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> class Item(NamedTuple):
+        ...     image: Tensor
+        ...     label: int = 0
+        ...     anomaly_mask: Tensor | None = None
+        >>> images = [Item(torch.full((3, 64, 64), k / 10)) for k in range(8)]
+        >>> epoch = SyntheticAnomalies(images, seed=1)
+        >>> [epoch[p].label for p in range(8)]
+        [0, 1, 1, 1, 0, 1, 1, 1]
+        >>> epoch.set_epoch(1)
+        >>> [epoch.kind(p) for p in range(4)]
+        ['small', 'medium', 'circle', 'normal']
     """
 
     @checked
@@ -68,7 +73,7 @@ class SyntheticAnomalies(Dataset[S]):
             raise ConfigError("normal must be True without cut_paste, but got False")
         at_least(0, seed=seed)
         if len(cast(Sized, dataset)) == 0:
-            raise DataError("dataset must hold at least one image, but got none")
+            raise DataError("dataset must contain at least one image, but got none")
         self.dataset, self.seed, self.cut_paste = dataset, seed, cut_paste or _DEFAULT
         self.parts = (("normal",) if normal else ()) + kinds
         # In shared memory, so that persistent workers see a new epoch too.
@@ -77,24 +82,23 @@ class SyntheticAnomalies(Dataset[S]):
 
     @property
     def epoch(self) -> int:
-        """The epoch that items are drawn for."""
+        """Current epoch."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; call it before the DataLoader's iterator is made."""
-        if epoch < 0:
-            raise ConfigError(f"epoch must be at least 0, but got {epoch}")
+        """Set the epoch; call this before creating the iterator of the DataLoader."""
+        at_least(0, epoch=epoch)
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
     def kind(self, position: int) -> str:
-        """What position `position` of the epoch holds: "normal" or a kind of anomaly."""
+        """Return "normal" or the kind of anomaly at a position of the epoch."""
         return self.parts[(position + self.epoch) % len(self.parts)]
 
     def index(self, position: int) -> int:
-        """Which image of the wrapped data set position `position` of the epoch holds."""
+        """Return the index in the wrapped dataset of the image at a position of the epoch."""
         return self._permutation()[position]
 
     def __getitem__(self, position: int) -> S:
@@ -108,7 +112,7 @@ class SyntheticAnomalies(Dataset[S]):
             nothing = torch.zeros(sample.image.shape[-2:], dtype=torch.bool)
             return sample._replace(label=0, anomaly_mask=nothing)
         rng = np.random.default_rng((self.seed, self.epoch, position))
-        # A step of 1 to count - 1 around the circle of indices: uniform over all images but this one.
+        # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
         image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
         return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
@@ -116,7 +120,7 @@ class SyntheticAnomalies(Dataset[S]):
     def _permutation(self) -> list[int]:
         epoch, order = self._order
         if epoch != self.epoch:
-            # The third word is no position's: `default_rng((s, e))` would equal `default_rng((s, e, 0))`.
+            # The third word differs from every position; without one, the generator would equal that of position 0.
             epoch = self.epoch
             order = np.random.default_rng((self.seed, epoch, len(self))).permutation(len(self)).tolist()
             self._order = (epoch, order)

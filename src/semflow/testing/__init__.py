@@ -1,4 +1,4 @@
-"""The laws that a flow must keep, to be run on flows of one's own: `check_flow(flow, x, context)`."""
+"""Checks for user-defined flows: `check_flow(flow, x, context)` tests the laws that every flow must satisfy."""
 
 from .check import LawError, check_flow
 from .laws import LAWS

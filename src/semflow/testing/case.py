@@ -1,4 +1,4 @@
-"""What a law is tried on: an own, perturbed copy of the flow and the tensors that go in."""
+"""Input of a law: a perturbed copy of the flow with its tensors, and the findings that laws yield."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -11,31 +11,31 @@ from torch import Tensor, nn
 from semflow.flows import Event, Flow
 from semflow.nn import Context, PositionTables
 
-__all__ = ["Case", "Finding", "deviation", "fact", "noise", "perturb", "scramble"]
+__all__ = ["Case", "Finding", "fact", "noise", "perturb", "scramble"]
 
 
 class Finding(NamedTuple):
-    """One measurement of a law: what must be, what came, and by how much it may and does deviate."""
+    """One measurement of a law: a claim "... must ...", what was found instead, and the deviation."""
 
-    expected: str
-    came: str
+    claim: str
+    found: str
     deviation: float
     allowed: float
 
     @property
     def holds(self) -> bool:
-        """Whether the deviation is allowed; a deviation that is not a number is not."""
+        """True if the deviation is allowed; NaN is not."""
         return self.deviation <= self.allowed
 
 
-def fact(expected: str, came: str, holds: bool) -> Finding:
-    """The finding of what holds or does not."""
-    return Finding(expected, came, 0.0 if holds else float("inf"), 0.0)
+def fact(claim: str, found: str, holds: bool) -> Finding:
+    """Make the finding of a claim that holds or not."""
+    return Finding(claim, found, 0.0 if holds else float("inf"), 0.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A flow under test and its input; laws read it and change none of it."""
+    """A flow under test and its input, which laws do not change."""
 
     module: nn.Module
     x: Tensor
@@ -47,16 +47,16 @@ class Case:
 
     @property
     def flow(self) -> Flow:
-        """The module, which is a flow by what it does, not by its class."""
+        """The module as a flow, whatever its class."""
         return cast(Flow, self.module)
 
     @property
     def event(self) -> Event:
-        """As the flow declares it."""
+        """The event that the flow declares."""
         return self.flow.event
 
     def to(self, dtype: torch.dtype) -> "Case":
-        """A copy in that precision; on the CPU where the device has no float64 (Apple's MPS)."""
+        """Copy to a dtype; float64 goes to the CPU if the device does not support it (Apple's MPS)."""
         device = torch.device("cpu") if self.x.device.type == "mps" and dtype == torch.float64 else self.x.device
         context = self.context
         if isinstance(context, PositionTables):
@@ -67,47 +67,42 @@ class Case:
         return replace(self, module=module, x=self.x.to(device, dtype, copy=True), context=context)
 
     def context_of(self, image: int) -> Context:
-        """The context of one image: a map of its own where each image has one, otherwise that of all."""
+        """Return the context of one image."""
         if isinstance(self.context, Tensor) and self.context.dim() == 4 and len(self.context) == len(self.x):
             return self.context[image : image + 1]
         return self.context
 
     def generator(self) -> torch.Generator:
-        """The same numbers for every law, whichever laws were tried before."""
+        """Return a generator with the seed of the case, so that laws do not depend on their order."""
         return torch.Generator().manual_seed(self.seed)
 
-    def allowed(self, *results: Tensor) -> float:
-        """How far results may deviate: as far as the narrowest of them can be trusted."""
-        if self.tolerance is not None:
-            return self.tolerance
-        return 1e-6 if all(result.dtype == torch.float64 for result in results) else 1e-4
-
-    def equal(self, expected: str, came: Tensor, right: Tensor) -> Finding:
-        """The finding that `came` equals `right`."""
-        allowed = self.allowed(came, right)
-        off = deviation(came, right)
-        dtype = str(came.dtype).removeprefix("torch.")
-        return Finding(f"{expected} to {allowed:.1g} in {dtype}", f"it deviates by {off:.2g}", off, allowed)
+    def equal(self, claim: str, found: Tensor, right: Tensor) -> Finding:
+        """Make the finding that two tensors are equal up to the tolerance, 1e-6 if both are float64, otherwise 1e-4."""
+        default = 1e-6 if found.dtype == right.dtype == torch.float64 else 1e-4
+        allowed = default if self.tolerance is None else self.tolerance
+        off = _deviation(found, right)
+        dtype = str(found.dtype).removeprefix("torch.")
+        return Finding(f"{claim} to {allowed:.1g} in {dtype}", f"a deviation of {off:.2g}", off, allowed)
 
 
-def deviation(came: Tensor, right: Tensor) -> float:
-    """The largest difference, relative to the largest right number or to 1; infinite where it cannot be taken."""
-    if came.shape != right.shape:
+def _deviation(found: Tensor, right: Tensor) -> float:
+    """Return the largest difference relative to the largest right value or 1; inf for other shapes and NaN."""
+    if found.shape != right.shape:
         return float("inf")
-    if not came.numel():
+    if not found.numel():
         return 0.0
-    difference = (came.detach() - right.detach()).abs().max().item() / max(1.0, right.detach().abs().max().item())
+    difference = (found.detach() - right.detach()).abs().max().item() / max(1.0, right.detach().abs().max().item())
     return difference if difference == difference else float("inf")
 
 
 def noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers that are the same in every precision and on every device."""
+    """Draw standard normal numbers that are the same for every dtype and device."""
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
 @torch.no_grad()
 def perturb(module: nn.Module, scale: float, generator: torch.Generator) -> None:
-    """Move every learned parameter, by `scale` of its size and of what keeps a layer's output of that order."""
+    """Add noise to every learned parameter, relative to its size and to the size that keeps a layer's output near 1."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             size = parameter.square().mean().sqrt() + (parameter[0].numel() if parameter.dim() > 1 else 1) ** -0.5
@@ -116,7 +111,7 @@ def perturb(module: nn.Module, scale: float, generator: torch.Generator) -> None
 
 @torch.no_grad()
 def scramble(module: nn.Module, generator: torch.Generator) -> None:
-    """Overwrite every tensor that a module holds, registered or not, as if it had been constructed anew."""
+    """Overwrite every tensor of a module, registered or not, as if the module were another instance."""
     for tensor in _tensors(module):
         if tensor.is_floating_point() or tensor.is_complex():
             tensor.copy_(noise(tensor.real, generator) if tensor.is_complex() else noise(tensor, generator))

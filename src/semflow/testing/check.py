@@ -1,4 +1,4 @@
-"""`check_flow`: the laws of flows, tried on any module that says it is one."""
+"""`check_flow`, which checks the laws of flows on any module."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,21 +15,24 @@ from .laws import LAWS, Law
 __all__ = ["LawError", "check_flow"]
 
 LARGEST = 2048
-"""Rows of the largest Jacobian that is taken: one backward pass a row."""
-
+"""Rows of the largest Jacobian; each row takes one backward pass."""
 
 OTHER_EVENT = {
     ("locality", "location"): "; if it maps (C, H, W), its event is 'sample'",
-    ("log_det", "sample"): "; if it maps vectors (C,), one a location, its event is 'location'",
+    ("log_det", "sample"): "; if it maps vectors (C,) of locations, its event is 'location'",
 }
-"""What may be declared wrongly where a law is broken, by the law and the event that was declared."""
+"""Advice for a flow that may declare the wrong event, by violated law and declared event."""
 
 
 class LawError(AssertionError):
-    """A flow breaks a law. `laws` holds the names of all that it breaks.
+    """A flow violates the laws in the attribute `laws`.
+
+    Args:
+        message: One line per violated law.
+        laws: Names of the violated laws.
 
     Example:
-        >>> error = LawError("Scale: its log_det is not log |det dz/dx|", ("log_det",))
+        >>> error = LawError("Scale must satisfy all laws, but got violations of log_det", ("log_det",))
         >>> error.laws
         ('log_det',)
     """
@@ -50,31 +53,30 @@ def check_flow(
     compile_backend: str | None = "aot_eager",
     factory: Callable[[], nn.Module] | None = None,
 ) -> dict[str, float]:
-    """Try every law of `LAWS` on a flow, which need not be a `Flow` but must do what one does.
+    """Check every law of `LAWS` on a flow, which may be any module with the interface of `semflow.flows.Flow`.
 
-    The laws are tried on a copy whose parameters are perturbed, since near its initialisation many a wrong flow is
-    next to the identity; the flow given is left as it is. Deviations are relative to the largest value, or to 1.
+    The laws are checked on a copy with perturbed parameters, because many wrong flows are close to the identity when
+    they are initialized. Deviations are relative to the largest value or 1.
 
     Args:
-        flow: a module with `forward(x, context)`, which gives (z, log_det), `inverse(z, context)` and `event`, tried in
-            the mode (training or evaluation) it is in.
-        x: (B, C, H, W), at least two images that differ, in the flow's dtype and on its device. Small, since the
-            Jacobian is taken row by row: C, or C H W for a flow whose event is `"sample"`, is at most 2048.
-        context: what the flow is conditioned on, if it is.
-        seed: of the perturbation and of everything else that is drawn.
-        tolerance: largest deviation; by default 1e-4, and 1e-6 where a result is float64 (that it is not less leaves
-            room for constants which a flow keeps in float32).
-        perturbation: relative size of the change of the parameters; 0 for none.
-        compile_backend: of `torch.compile`; `"inductor"` needs a C++ compiler, None skips the law.
-        factory: makes a new flow like this one, for the law `state_dict`. Without it every tensor of a copy is
-            overwritten instead, also constants which are rightly not in the state dict.
+        flow: Module with `forward(x, context)` returning (z, log_det), `inverse(z, context)` and `event`. It is checked
+            in its current mode (training or evaluation).
+        x: At least two different images (B, C, H, W) in the flow's dtype and on its device. C, or C H W if the event is
+            `"sample"`, must be at most 2048, because the Jacobian is computed row by row.
+        context: Context of a conditional flow.
+        seed: Seed of the perturbation and of all other random numbers.
+        tolerance: Largest allowed deviation; by default 1e-4, or 1e-6 if all tensors compared are float64.
+        perturbation: Relative size of the change of the parameters; 0 for none.
+        compile_backend: Backend of `torch.compile`; `"inductor"` needs a C++ compiler, None skips the law `compiled`.
+        factory: Makes a new flow of the same kind for the law `state_dict`. Without it, every tensor of a copy is
+            overwritten, including constants that need not be in the state dict.
 
     Returns:
-        The largest deviation found, by law.
+        The largest deviation per law.
 
     Raises:
-        LawError: an AssertionError that names each broken law, what was expected and the deviation found.
-        ShapeError: x is not fit for the check.
+        LawError: An AssertionError that lists each violated law with what was expected and found.
+        ShapeError: If `x` cannot be used for the check.
 
     Example:
         >>> class Stretch(nn.Module):
@@ -94,57 +96,58 @@ def check_flow(
         ...         return z * self.log_scale.exp()
         >>> check_flow(Wrong(4), x)
         Traceback (most recent call last):
-        semflow.testing.check.LawError: Wrong breaks the law inverse
-            inverse: inverse(forward(x)) must equal x to 0.0001 in float32, but it deviates by ...
+        semflow.testing.check.LawError: Wrong must satisfy all laws of flows, but got violations of inverse
+            inverse: inverse(forward(x)) must equal x to 0.0001 in float32, but got a deviation of ...
     """
     event = getattr(flow, "event", None)
     if event not in ("location", "sample"):
-        raise LawError(
-            f"{type(flow).__name__} breaks the law shapes\n    shapes: event must be 'location' or 'sample', but it is "
-            f"{event!r}",
-            ("shapes",),
-        )
+        raise _law_error(flow, {"shapes": f"event must be 'location' or 'sample', but got {event!r}"})
     if x.dim() != 4 or len(x) < 2 or not x.is_floating_point():
-        raise ShapeError(f"x must be (B, C, H, W), B at least 2, of floats, but got {tuple(x.shape)} of {x.dtype}")
+        raise ShapeError(f"x must be (B, C, H, W) of floats with B at least 2, but got {tuple(x.shape)} of {x.dtype}")
     rows = x.shape[1] if event == "location" else x[0].numel()
     if rows > LARGEST:
         raise ShapeError(
-            f"x must give a Jacobian of at most {LARGEST} rows, but got {tuple(x.shape)} and {rows} rows for event "
-            f"{event!r}: take a smaller map or fewer channels"
+            f"x must have a Jacobian of at most {LARGEST} rows, but got {tuple(x.shape)} with {rows} rows for event "
+            f"{event!r}; use a smaller map or fewer channels"
         )
     module = deepcopy(flow)
     perturb(module, perturbation, torch.Generator().manual_seed(seed))
     case = Case(module, x.detach().clone(), context, tolerance, seed, compile_backend, factory)
 
     deviations: dict[str, float] = {}
-    broken: dict[str, str] = {}
+    violations: dict[str, str] = {}
     cause: Exception | None = None
     for name, law in LAWS.items():
         try:
-            largest, complaint = _try(law, case)
-        except Exception as error:  # whatever a flow raises where a law needs a result breaks that law
-            largest, complaint = float("inf"), f"it raised {type(error).__name__}: {_first_line(error)}"
+            deviations[name], violation = _check(law, case)
+        except Exception as error:
+            deviations[name] = float("inf")
+            violation = f"the flow must run, but got {type(error).__name__}: {_first_line(error)}"
             cause = cause or error
-        deviations[name] = largest
-        if complaint:
-            broken[name] = complaint + OTHER_EVENT.get((name, event), "")
+        if violation:
+            violations[name] = violation + OTHER_EVENT.get((name, event), "")
             if name == "shapes":
-                break  # without these the others mean nothing
-    if broken:
-        lines = "".join(f"\n    {name}: {complaint}" for name, complaint in broken.items())
-        laws = f"the law{'s' * (len(broken) > 1)} {', '.join(broken)}"
-        raise LawError(f"{type(flow).__name__} breaks {laws}{lines}", tuple(broken)) from cause
+                break  # the other laws rely on the shapes
+    if violations:
+        raise _law_error(flow, violations) from cause
     return deviations
 
 
-def _try(law: Law, case: Case) -> tuple[float, str]:
-    """The largest deviation of a law, and what is wrong, if anything is."""
+def _check(law: Law, case: Case) -> tuple[float, str]:
+    """Return the largest deviation of a law and the violation, if there is one."""
     largest = 0.0
-    for finding in law(case.to(case.x.dtype)):  # a copy: what one law makes a flow do is not another's to bear
+    for finding in law(case.to(case.x.dtype)):  # a copy, so that laws do not affect each other
         largest = max(largest, finding.deviation)
         if not finding.holds:
-            return largest, f"{finding.expected}, but {finding.came}"
+            return largest, f"{finding.claim}, but got {finding.found}"
     return largest, ""
+
+
+def _law_error(flow: nn.Module, violations: dict[str, str]) -> LawError:
+    lines = "".join(f"\n    {name}: {violation}" for name, violation in violations.items())
+    names = ", ".join(violations)
+    message = f"{type(flow).__name__} must satisfy all laws of flows, but got violations of {names}{lines}"
+    return LawError(message, tuple(violations))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The frozen backbone's maps of the normal training images, computed once where nothing changes the images."""
+"""Feature maps of the normal training images, computed once."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -22,20 +22,20 @@ DIGITS, LARGEST_COUNT = 12, 2**16
 
 
 class NormalImages:
-    """Batches of (images, feature maps) in the order of the data set, as often as one iterates over them.
+    """Batches of (images, feature maps) in the order of the data set, for any number of passes.
 
-    The maps are kept after the first pass if all of them fit into `limit` bytes on the device, and computed anew in
-    each pass otherwise. Of several processes each makes the pass over the batches that were dealt to it, and all keep
-    the maps of all.
+    The first pass keeps the maps if all of them fit into `limit` bytes on the device; otherwise every pass computes
+    them. With several processes each computes the maps of its batches, and all keep the maps of all.
 
     Args:
-        features: the frozen backbone.
-        loader: of the normal images, in their order; of `dealt_batches` where there are several processes.
-        device: where the maps are computed and kept.
+        features: frozen backbone.
+        loader: loader of the images, in order; with several processes one of `dealt_batches`.
+        device: device for the maps.
         limit: bytes.
-        processes: that the batches are dealt to.
+        processes: processes that share the batches.
 
-    `keep = False` lets later passes keep nothing new: there is none to come.
+    Attributes:
+        keep: False stops later passes from keeping maps.
     """
 
     def __init__(
@@ -53,13 +53,12 @@ class NormalImages:
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = False
-        self._fingerprint = ""
-        self._fingerprints: tuple[str, ...] = ()
+        self._digests: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
-            if not self._fingerprint:
+            if not self._digests:
                 digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
             span = slice(positions[0], positions[-1] + 1)
@@ -68,62 +67,57 @@ class NormalImages:
             else:
                 maps = self.features(images)
                 if number == 0:
-                    self._kept = self._room([(tuple(x.shape[1:]), x.dtype) for x in maps])
+                    self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):
                     kept[span] = x
                 yield images, maps
-        self._take(digests)
+        self._add_digests(digests)
         self._share()
 
     def fill(self) -> None:
-        """Make a pass now, if none has been made and the maps fit."""
+        """Compute the maps now, unless they are kept already or do not fit."""
         if not self._full:
             for _ in self:
                 if not self._kept and self.processes.count == 1:
                     return
 
     def maps(self, indices: Sequence[int]) -> list[Tensor] | None:
-        """The kept maps of some images, by their place in the data set; None where they are not kept."""
+        """Return the kept maps of images by their index in the data set, or None if maps are not kept."""
         if not self._full:
             return None
         index = torch.as_tensor(indices, device=self.device, dtype=torch.int64)
         return [kept[index] for kept in self._kept]
 
     def fingerprint(self) -> str:
-        """SHA-256 over those of the images, in their order: 64 hexadecimal digits that tell these images from others.
-
-        It comes with a pass over the images, and costs one where there has been none.
-        """
-        if not self._fingerprint:
-            self._take([[hash_tensor(image) for image in batch.images] for batch in self.loader])
-        return self._fingerprint
+        """Return the SHA-256 of all images in order; costs a pass over the images if there has been none."""
+        if not self._digests:
+            self._add_digests([[hash_tensor(image) for image in batch.images] for batch in self.loader])
+        return hash_parts(self._digests)
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the first 12 hexadecimal digits of each image's SHA-256, sorted; none for more than 65,536 images."""
         self.fingerprint()
-        return self._fingerprints
+        return tuple(sorted(x[:DIGITS] for x in self._digests)) if self.count <= LARGEST_COUNT else ()
 
-    def _take(self, digests: list[list[str]]) -> None:
-        if not self._fingerprint:
-            found = [digest for batch in self.processes.gather(digests) for digest in batch]
-            self._fingerprint = hash_parts(found)
-            self._fingerprints = tuple(sorted(x[:DIGITS] for x in found)) if len(found) <= LARGEST_COUNT else ()
+    def _add_digests(self, digests: list[list[str]]) -> None:
+        if not self._digests:
+            self._digests = [digest for batch in self.processes.gather(digests) for digest in batch]
 
     def _share(self) -> None:
-        """Each batch's maps from the process that has computed them to all; then the cache is full."""
+        """Send each batch's maps from the process that computed them to all others."""
         if not self._full and self.processes.count > 1:
             layouts = self.processes.gather_all([(tuple(x.shape[1:]), x.dtype) for x in self._kept])
-            if not self._kept:  # no batch was dealt to this process, or the maps did not fit, then for none
-                self._kept = self._room(next((layout for layout in layouts if layout), []))
+            if not self._kept:  # this process has no batch, or the maps fit for no process
+                self._kept = self._allocate(next((layout for layout in layouts if layout), []))
             dealt = self.processes.gather_all([(positions[0], positions[-1] + 1) for positions in self._batches])
             for owner, spans in enumerate(dealt):
                 for start, stop in spans:
-                    # Rows of a channels_last tensor, as the contiguous memory that they are.
+                    # Rows of a channels_last tensor are contiguous in this order.
                     self.processes.spread((kept[start:stop].permute(0, 2, 3, 1) for kept in self._kept), owner)
         self._full = bool(self._kept)
 
-    def _room(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-        """Tensors for the maps of all images, given shape and type of an image's; none if they are too large."""
+    def _allocate(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+        """Allocate maps for all images from shape and type for one image; return none if they do not fit."""
         size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
         if not self.keep or size * self.count > self.limit:
             return []
@@ -135,10 +129,9 @@ class NormalImages:
 
 
 def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Batch]:
-    """Yield batches of images that are not among the trained ones, whose scores are too low for calibration.
+    """Yield batches, and raise DataError for the first image with one of the fingerprints.
 
-    Raises:
-        DataError: If an image has one of the fingerprints.
+    Scores of training images are too low to calibrate on.
     """
     known = set(fingerprints)
     for batch in batches:

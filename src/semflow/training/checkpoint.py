@@ -1,14 +1,13 @@
-"""What a run directory holds: `config.json`, `log.jsonl`, `checkpoint.safetensors` while training, `model.safetensors`.
+"""Files of a run directory: `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors`.
 
-Every file is written beside its place and moved there, so that a reader or a killed process never meets half of one.
-The metadata of the tensors' files is JSON: the format, recipe, arguments, training plan, versions and the fingerprint
-of the training images. Nothing is ever unpickled.
+Every file is written beside its final path and then moved there, so that neither a reader nor a killed process leaves
+half a file. Metadata is JSON; nothing is ever unpickled.
 """
 
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -46,33 +45,39 @@ __all__ = [
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 LARGEST_CONFIG = 2**20
-LOG_TERMS = 4
 
 
 @dataclass
 class Position:
-    """How far training has come, and what it has counted in the epoch that it is in.
+    """Progress of training, with the statistics of the current epoch.
 
     Args:
-        epoch, step: epochs done, and batches of the next.
-        sums: (4,), of the loss's terms over these batches.
-        steps, clipped, largest: the optimiser's steps, those that were clipped, and the largest norm of a gradient.
-        seconds: spent on these batches.
-        fingerprint: of the training images.
+        epoch, step: finished epochs, and finished batches of the current one.
+        sums: (4,), sums of the loss's terms over these batches.
+        steps, clipped, largest: optimizer steps, clipped steps, and the largest norm of a gradient.
+        seconds: time spent on these batches.
+        fingerprint: digest of the training images.
     """
 
     epoch: int = 0
     step: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(LOG_TERMS))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
     steps: int = 0
     clipped: int = 0
     largest: float = 0.0
     seconds: float = 0.0
     fingerprint: str = ""
 
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}" if self.step == 0 else f"step {self.step} of epoch {self.epoch + 1}"
+
+    def counts(self) -> dict[str, Any]:
+        """Return all fields but `sums`."""
+        return {name: value for name, value in asdict(self).items() if name != "sums"}
+
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the numbers depend on."""
+    """Return the versions of Python and of the packages that affect the numbers."""
     found = {"semflow": __version__, "python": platform.python_version()}
     for name in ("torch", "timm", "numpy", "pillow"):
         try:
@@ -83,14 +88,10 @@ def versions() -> dict[str, str]:
 
 
 def origin(detector: Detector) -> dict[str, Any]:
-    """Return recipe, module and arguments of a detector, as JSON gives them back; nothing if it has no recipe."""
+    """Return recipe, module and arguments of a detector as JSON values, or nothing if it has no recipe."""
     made = detector.provenance
-    if not made.recipe:
-        return {}
-    found: dict[str, Any] = json.loads(
-        json.dumps({"recipe": made.recipe, "module": made.module, "arguments": made.arguments})
-    )
-    return found
+    found = {"recipe": made.recipe, "module": made.module, "arguments": made.arguments} if made.recipe else {}
+    return dict(json.loads(json.dumps(found)))
 
 
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
@@ -100,67 +101,53 @@ def write_config(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
-    """The `config.json` of a run directory.
+    """Read the `config.json` of a run directory.
 
     Raises:
-        CheckpointError: it is missing, broken or of another format.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     _ = write_config(Path(run), {"recipe": "sanflow", "arguments": {}})
-        ...     read_config(run)["recipe"]
-        'sanflow'
+        CheckpointError: If it is missing, invalid or of another format.
     """
     path = Path(run) / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{run}: not a run directory, expected {CONFIG} in it; make one with semflow fit")
+        raise CheckpointError(f"{run} must contain {CONFIG}, but got a path without it; create a run with semflow fit")
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise ValueError("too large")
+            raise ValueError
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = config["format"]
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read, {error.strerror}; allow it or copy the run again") from error
+        raise CheckpointError(f"{path} must be readable, but got {error.strerror}; check its permissions") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: broken, expected JSON with a format number; fit the model again") from error
+        raise CheckpointError(
+            f"{path} must be JSON with a format number, but got something else; fit the model again"
+        ) from error
     _check_format(found, path)
     for name, kind in (("recipe", str), ("module", str), ("arguments", dict), ("training", dict)):
-        if not isinstance(config.get(name, kind()), kind):
-            came = type(config[name]).__name__
-            raise CheckpointError(f"{path}: broken, expected {name} to be a {kind.__name__} but got a {came}")
+        value = config.get(name, kind())
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path} must hold a {kind.__name__} as {name}, but got {type(value).__name__}; fit the model again"
+            )
     return config
 
 
 def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | None = None) -> Path:
-    """Write `model.safetensors`: all weights, the backbone's included, so that a run needs nothing else.
+    """Write `model.safetensors` with all weights, including those of the backbone, and return its path.
 
     Args:
-        detector: trained.
+        detector: the detector.
         run: the directory.
-        about: what its metadata says besides the recipe, its arguments and the versions; None keeps what a model that
-            is there says.
-
-    Example:
-        >>> import tempfile
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     save_model(detector, run).name
-        'model.safetensors'
+        about: further metadata; None keeps the metadata of the model that is replaced.
     """
     path = Path(run) / MODEL
     if about is None:
         about = read_about(path) if path.is_file() else {}
-        about = {} if "format" in about and not isinstance(about["format"], int) else about
-    fingerprints = {"fingerprints": detector.provenance.fingerprints}
-    whole = {**about, "format": FORMAT, **origin(detector), **fingerprints, "versions": versions()}
-    save_tensors(path, detector.state_dict(), whole)
+    own = {**origin(detector), "fingerprints": detector.provenance.fingerprints, "versions": versions()}
+    save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path
 
 
 def save_run(detector: Detector, run: Path) -> None:
-    """Write `config.json` and `model.safetensors` to a new or empty folder, or a new model to a run of this detector.
+    """Write a detector to a new or empty folder, or replace the model in a run of the same detector.
 
     Raises:
         CheckpointError: If the folder holds something else or cannot be written.
@@ -179,41 +166,36 @@ def save_run(detector: Detector, run: Path) -> None:
 
 
 def read_model_about(run: str | Path) -> dict[str, Any]:
-    """What the metadata of a trained model says: recipe, arguments, training, images, fingerprint, versions.
+    """Read the metadata of a trained model: recipe, arguments, training, images, fingerprint and versions.
 
     Raises:
-        CheckpointError: there is no model, or it is broken.
+        CheckpointError: If there is no model, or it is damaged.
     """
     return read_about(Path(run) / MODEL)
 
 
 def load_into(detector: Detector, run: str | Path) -> Detector:
-    """Load `model.safetensors` into a detector built alike.
+    """Load `model.safetensors` into a detector of the same structure, and return the detector.
 
     Raises:
-        CheckpointError: the file is missing, broken, or of a detector built otherwise.
+        CheckpointError: If the file is missing, damaged, or of a detector of another structure.
 
     Example:
         >>> import tempfile
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> def alike(seed):
-        ...     return cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, seed=seed)
-        >>> images = torch.rand(2, 3, 32, 32)
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> small = Backbone("test_efficientnet", "random", (8,))
         >>> with tempfile.TemporaryDirectory() as run:
-        ...     _ = save_model(alike(0), run)
-        ...     detector = load_into(alike(1), run)
-        >>> torch.equal(detector.predict(images).score, alike(0).predict(images).score)
+        ...     _ = save_model(cflow_ad(small, seed=0), run)
+        ...     detector = load_into(cflow_ad(small, seed=1), run)
+        >>> torch.equal(next(detector.flows.parameters()), next(cflow_ad(small, seed=0).flows.parameters()))
         True
     """
     path = Path(run) / MODEL
     if not path.is_file():
         unfinished = (Path(run) / CHECKPOINT).is_file()
-        advice = "training has not finished, go on with fit --resume" if unfinished else "make one with semflow fit"
-        raise CheckpointError(f"{path}: expected a trained model, but there is none; {advice}")
-    tensors, about = load_tensors(path, detector.state_dict(), flexible=_flexible(detector))
-    _check_format(about.get("format", FORMAT), path)
-    _check_finite(tensors, path)
-    check_digest(path, tensors, about)
+        advice = "finish training with semflow fit --resume" if unfinished else "create one with semflow fit"
+        raise CheckpointError(f"{path} must be a trained model, but got no file; {advice}")
+    tensors, about = _checked_tensors(path, detector.state_dict(), flexible=detector.flexible)
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
@@ -222,54 +204,48 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
 
 
 def save_training(detector: Detector, optimizer: torch.optim.Optimizer, at: Position, run: Path) -> None:
-    """Write `checkpoint.safetensors`. The frozen backbone is not in it."""
+    """Write `checkpoint.safetensors`, without the frozen backbone."""
     tensors = {f"model.{n}": x for n, x in detector.state_dict().items() if not n.startswith("features.")}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(x) for name, x in state.items()})
-    counts = {k: v for k, v in asdict(at).items() if k != "sums"}
-    save_tensors(
-        run / CHECKPOINT, {**tensors, "sums": at.sums}, {"format": FORMAT, "at": counts, "versions": versions()}
-    )
+    about = {"format": FORMAT, "at": at.counts(), "versions": versions()}
+    save_tensors(run / CHECKPOINT, {**tensors, "sums": at.sums}, about)
 
 
 def read_training(
     detector: Detector, optimizer: torch.optim.Optimizer, run: Path
 ) -> tuple[dict[str, Tensor], Position]:
-    """The tensors of `checkpoint.safetensors` and where training stood.
+    """Read the tensors of `checkpoint.safetensors` and the position of training.
 
     Raises:
-        CheckpointError: the file is broken or of a detector built otherwise.
+        CheckpointError: If the file is damaged or of a detector of another structure.
     """
     path = run / CHECKPOINT
-    model = {n: x for n, x in detector.state_dict().items() if not n.startswith("features.")}
-    expected = {f"model.{name}": x for name, x in model.items()}
+    expected = {f"model.{n}": x for n, x in detector.state_dict().items() if not n.startswith("features.")}
     for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         expected[f"optimizer.{index}.step"] = torch.zeros(())
         expected[f"optimizer.{index}.exp_avg"] = expected[f"optimizer.{index}.exp_avg_sq"] = parameter
-    expected["sums"] = torch.zeros(LOG_TERMS)
-    flexible = [f"model.{name}" for name in _flexible(detector)]
-    tensors, about = load_tensors(path, expected, ("optimizer.", "sums"), flexible)
-    _check_finite(tensors, path)
-    check_digest(path, tensors, about)
-    sums = tensors.pop("sums", torch.zeros(LOG_TERMS))
+    expected["sums"] = Position().sums
+    flexible = tuple(f"model.{name}" for name in detector.flexible)
+    tensors, about = _checked_tensors(path, expected, ("optimizer.",), flexible)
     try:
-        _check_format(int(about["format"]), path)
-        # Of before there were checkpoints within an epoch: the epoch alone.
-        found = about["at"] if "at" in about else {**asdict(Position()), "epoch": int(about["epoch"])}
-        kinds = {name: type(value) for name, value in asdict(Position()).items() if name != "sums"}
-        at = Position(sums=sums, **{name: kind(found[name]) for name, kind in kinds.items()})
-        counted = (at.epoch, at.step, at.steps, at.clipped, at.largest, at.seconds)
-        if not all(0 <= x < math.inf for x in counted) or any(not _whole_state(tensors, name) for name in tensors):
-            raise ValueError("incomplete")
+        counts = {name: type(value)(about["at"][name]) for name, value in Position().counts().items()}
+        at = Position(sums=tensors.pop("sums"), **counts)
+        numbers = [value for value in counts.values() if not isinstance(value, str)]
+        # Adam has all of a parameter's state or none of it.
+        states = {name.rsplit(".", 1)[0] for name in tensors if name.startswith("optimizer.")}
+        complete = all(f"{state}.{k}" in tensors for state in states for k in ("step", "exp_avg", "exp_avg_sq"))
+        if not (complete and all(0 <= x < math.inf for x in numbers)):
+            raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: broken, expected where training stood; start the run anew") from error
+        raise CheckpointError(
+            f"{path} must hold the complete state of training, but got an invalid one; start a new run"
+        ) from error
     return tensors, at
 
 
 def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the tensors of a checkpoint back into detector and optimiser."""
+    """Load the tensors of a checkpoint into detector and optimizer."""
     model = {n.removeprefix("model."): x for n, x in tensors.items() if n.startswith("model.")}
     detector.load_state_dict(model, strict=False)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -277,35 +253,28 @@ def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tenso
     for name, x in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            # Fused Adam reads all memory in its own order, and does not notice that a parameter has another.
+            # Fused Adam assumes that moments have the memory layout of their parameter.
             moment = torch.empty_like(parameters[int(index)]).copy_(x) if x.dim() else x
             state.setdefault(int(index), {})[key] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Of statistics and constants too: one that is not a number makes every score one."""
+def _checked_tensors(
+    path: Path, expected: Mapping[str, Tensor], optional: tuple[str, ...] = (), flexible: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and metadata; check format, digest, and that weights, statistics and constants are finite."""
+    tensors, about = load_tensors(path, expected, optional, flexible)
+    _check_format(about.get("format"), path)
     for name, x in tensors.items():
         if x.is_floating_point() and not name.startswith("calibration.") and not x.isfinite().all():
-            raise CheckpointError(f"{path}: broken, expected finite numbers in {name}; fit the model again")
-
-
-def _whole_state(tensors: Mapping[str, Tensor], name: str) -> bool:
-    """Adam knows all of a parameter's state or nothing of it."""
-    beginning = name.rsplit(".", 1)[0]
-    return not name.startswith("optimizer.") or all(
-        f"{beginning}.{k}" in tensors for k in ("step", "exp_avg", "exp_avg_sq")
-    )
-
-
-def _flexible(detector: Detector) -> Sequence[str]:
-    """Names of buffers whose length belongs to a run, such as calibration scores, and which older runs do not have."""
-    return tuple(getattr(detector, "flexible", ()))
+            raise CheckpointError(f"{path} must hold finite numbers, but got inf or NaN in {name}; fit the model again")
+    check_digest(path, tensors, about)
+    return tensors, about
 
 
 def _check_format(found: object, path: Path) -> None:
     if str(found) != str(FORMAT):
         raise CheckpointError(
-            f"{path}: made by another version of semflow, expected format {FORMAT} but got {str(found)[:40]}; "
-            "fit the model again or use the version that made it"
+            f"{path} must have format {FORMAT}, but got {str(found)[:40]}; fit the model again or use the version of "
+            "semflow that made it"
         )

@@ -1,8 +1,7 @@
-"""Several processes that train one detector: the few collectives that it takes.
+"""Collectives of several processes that train one detector.
 
-Each process holds a part of every batch, or every n-th batch. What one process computes from a batch - means in the
-loss, statistics of a batch norm, gradients - is computed from sums over all of them, so that any number of processes
-takes the steps that one takes.
+Each process holds a part of every batch, or every n-th batch. Means in the loss, statistics of batch norms and
+gradients are computed from sums over all processes, so that any number of processes makes the same steps as one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,11 +22,11 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes that work together, of which this one is number `rank` of `count`.
+    """Processes that work together; this one is number `rank` of `count`.
 
     Args:
-        group: of `torch.distributed`, initialised; None is a process alone, for which every method is the trivial one.
-        store: through which processes agree on who says what, outside the collectives.
+        group: initialized group of `torch.distributed`; None is a single process.
+        store: store in which processes agree on who reports an error.
 
     Example:
         >>> alone = Processes()
@@ -41,7 +40,7 @@ class Processes:
         self.rank, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def span(self, total: int) -> tuple[int, int]:
-        """Where this process's part of `total` things begins and ends; the parts differ by one at most.
+        """Return begin and end of this process's part of `total` items; parts differ by one item at most.
 
         >>> processes = Processes()
         >>> processes.rank, processes.count = 1, 3
@@ -51,28 +50,25 @@ class Processes:
         return total * self.rank // self.count, total * (self.rank + 1) // self.count
 
     def part(self, items: Sequence[T]) -> list[T]:
-        """This process's part of a sequence: one piece of it, which may be empty."""
+        """Return this process's contiguous part of a sequence, which may be empty."""
         start, stop = self.span(len(items))
         return list(items[start:stop])
 
     def deal(self, items: Sequence[T]) -> list[T]:
-        """Every n-th item, from this process's on."""
+        """Return every n-th item, starting at this process's rank."""
         return list(items[self.rank :: self.count])
 
     def gather(self, items: Iterable[T]) -> Iterator[T]:
-        """What each process has made of its items, in the order of the items before they were dealt.
-
-        Alone it passes them on one by one.
-        """
+        """Yield the results of all processes in the order of the items before `deal`."""
         if self.count == 1:
             yield from items
             return
-        nothing = object()
-        for dealt in zip_longest(*self.gather_all(list(items)), fillvalue=nothing):
-            yield from (cast(T, item) for item in dealt if item is not nothing)
+        missing = object()
+        for dealt in zip_longest(*self.gather_all(list(items)), fillvalue=missing):
+            yield from (cast(T, item) for item in dealt if item is not missing)
 
     def gather_all(self, value: T) -> list[T]:
-        """The value of each process, by rank."""
+        """Return the values of all processes by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -81,10 +77,11 @@ class Processes:
         return values
 
     def first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, for all.
+        """Call a function in process 0 and return its result in all processes.
 
         Raises:
-            SemflowError, OSError: process 0 could not make it; the others raise ProcessError.
+            Exception: Whatever the function raises in process 0.
+            ProcessError: In the other processes, if the function raises.
         """
         if self.count == 1:
             return make()
@@ -100,29 +97,29 @@ class Processes:
         if failure is not None:
             raise failure
         if made[1] is not None:
-            raise ProcessError(f"process 0 of {self.count} has stopped: {made[1]}")
+            raise ProcessError(f"process 0 of {self.count} must succeed, but got an error: {made[1]}")
         return cast(T, made[0])
 
-    def says(self, message: str, of_another: bool = False) -> bool:
-        """Whether this process is the one to say a message that others may have too: the first that asks.
+    def reports(self, message: str, of_another: bool = False) -> bool:
+        """Return True if this process is the first to ask, and so should print an error that others may have too.
 
         Args:
-            message: one that ends the run.
-            of_another: it says that another process has failed: not needed if that one has said anything.
+            message: the error message.
+            of_another: True if the message only says that another process failed, which that one may have reported.
         """
         if self.store is None:
             return True
         try:
-            if of_another and self.store.add("said", 0):
+            if of_another and self.store.add("reported", 0):
                 return False
-            self.store.add("said", 1)
-            return bool(self.store.add(f"said {message}", 1) == 1)
-        except RuntimeError:  # who kept the store is gone
+            self.store.add("reported", 1)
+            return bool(self.store.add(f"reported {message}", 1) == 1)
+        except RuntimeError:  # the process that holds the store has ended
             return True
 
     @torch.no_grad()
     def spread(self, tensors: Iterable[Tensor], source: int = 0) -> None:
-        """Overwrite tensors by those of one process."""
+        """Overwrite tensors with those of one process."""
         if self.count > 1:
             for x in tensors:
                 with _peers():
@@ -132,28 +129,28 @@ class Processes:
                         x.copy_(whole)
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum of a tensor over the processes; a new tensor, without a gradient."""
+        """Return the sum of a tensor over the processes, without a gradient."""
         x = x.detach().clone(memory_format=torch.contiguous_format)
         with _peers():
             dist.all_reduce(x, group=self.group)
         return x
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, which knows its gradient.
+        """Return the differentiable sum of a tensor over the processes.
 
-        The gradient is that of the sum of what all processes make of it. Of a loss that all have in common, each
+        The gradient is the sum of the gradients of all processes: of a loss that all have in common, each
         differentiates its share, loss / count.
         """
         return x if self.count == 1 else cast(Tensor, _Sum.apply(x, self))  # type: ignore[no-untyped-call]
 
     def means(self, maps: Sequence[Tensor], ignore: Tensor | None = None) -> list[Tensor]:
-        """`semflow.objectives.means_over_locations` over all processes: each location counts alike, wherever it is."""
+        """Compute `semflow.objectives.means_over_locations` over all processes; every location has the same weight."""
         summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore, self.idle)]))
         return [summed[2 * k] / summed[2 * k + 1].clamp(min=1) for k in range(len(maps))]
 
     @contextmanager
     def idling(self, idle: bool) -> Iterator[None]:
-        """Let what is computed count for nothing, where no part of a batch is this process's and steps go on."""
+        """Give the computation of the block weight 0 if this process has no part of a batch."""
         before, self.idle = self.idle, idle
         try:
             yield
@@ -161,7 +158,7 @@ class Processes:
             self.idle = before
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give all processes the sums of their gradients, in one message."""
+        """Replace gradients by their sums over the processes, in one message."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -170,16 +167,16 @@ class Processes:
             gradient.copy_(value.view_as(gradient))
 
     def _process(self, rank: int) -> int:
-        """The rank among all processes, where the group is not all of them."""
+        """Return the global rank of a rank in the group."""
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
 
 
 ALONE = Processes()
-"""One process."""
+"""A single process."""
 
 
 def _sum_and_count(x: Tensor, ignore: Tensor | None, idle: bool) -> tuple[Tensor, Tensor]:
-    """Of the locations that count; of anything but a map of locations, of all numbers."""
+    """Return sum and count over the locations that are not ignored."""
     counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
     counted = torch.zeros_like(x) if idle else counted
     return torch.where(counted > 0, x, 0.0).sum(), counted.sum()
@@ -198,10 +195,10 @@ class _Sum(torch.autograd.Function):
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """A collective that fails says that another process is gone."""
+    """Turn the failure of a collective into a ProcessError."""
     try:
         yield
     except SemflowError:
         raise
     except RuntimeError as error:
-        raise ProcessError("another process of this run has stopped, its own message says why") from error
+        raise ProcessError("all processes of a run must stay alive, but got a failure of another one") from error

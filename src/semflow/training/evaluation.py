@@ -1,4 +1,4 @@
-"""A detector over a whole data set: one result per image, and the metrics of all of them."""
+"""Results of a detector on a data set, and their metrics."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._validation import at_least
 from semflow.data import ImageDataset, Sample
-from semflow.detectors.predictor import Predictor
-from semflow.errors import ConfigError, DataError
+from semflow.detectors import Predictor
+from semflow.errors import DataError
 from semflow.metrics import ImageAccumulator, PixelAccumulator
 
 from .distributed import ALONE, Processes
@@ -23,9 +24,9 @@ RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
 
 
 class ImageResult(NamedTuple):
-    """What the detector says of one image: the sample, its score and its anomaly map (H, W), on the CPU.
+    """Prediction for one image: its sample, score and anomaly map (H, W), on the CPU.
 
-    The p-value, the decision and the mask (H, W) of pixels are None where the detector is not calibrated.
+    P-value, decision and mask (H, W) are None if the detector is not calibrated.
 
     Example:
         >>> result = ImageResult(Sample(torch.rand(3, 8, 8), -1, None, "a.png"), 1.5, torch.rand(8, 8))
@@ -43,11 +44,11 @@ class ImageResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a labelled data set as fractions; the pixel metrics are None where the pixels are not labelled.
+    """Metrics of a labeled data set, as fractions; pixel metrics are None if the pixels are not labeled.
 
-    The last three are None where the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the shares
-    of the normal and of the anomalous images called anomalous, `mask_false_alarm_rate` that of the normal images whose
-    mask is not empty.
+    The last three are None if the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the fractions
+    of normal and of anomalous images that are called anomalous, `mask_false_alarm_rate` the fraction of normal images
+    whose mask is not empty.
 
     Example:
         >>> Evaluation(0.9, None, None, 0.8, images=20, anomalous_images=10).as_dict()["image_auroc"]
@@ -65,7 +66,7 @@ class Evaluation:
     mask_false_alarm_rate: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The fields by name, for JSON."""
+        """Return the fields by name."""
         return asdict(self)
 
 
@@ -77,16 +78,19 @@ def results(
     workers: int = 0,
     processes: Processes = ALONE,
 ) -> Iterator[ImageResult]:
-    """Predict a data set in its order, one result per image, on the device that the detector is on.
+    """Predict the images of a data set in order, on the detector's device.
 
-    A detector that does not localise gets no masks, so that it has no pixel metrics.
+    Samples of a detector that does not localize have no masks, so that it has no pixel metrics.
 
     Args:
-        detector: a fitted detector.
+        detector: trained detector.
         dataset: samples of one size.
-        batch_size: images at a time; it changes the speed, not the scores.
+        batch_size: images per batch; it does not change the scores.
         workers: processes that decode images.
-        processes: that share out the batches, each of which gets the results of its own.
+        processes: processes that share the batches; each yields its own results.
+
+    Yields:
+        One result per image.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
@@ -95,10 +99,8 @@ def results(
         >>> [(result.sample.path, tuple(result.anomaly_map.shape)) for result in found]
         [('0.png', (32, 32)), ('1.png', (32, 32)), ('2.png', (32, 32))]
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
-    if workers < 0:
-        raise ConfigError(f"workers is {workers}, expected 0 or more")
+    at_least(1, batch_size=batch_size)
+    at_least(0, workers=workers)
     device = detector.device
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     for batch in batches(dataset, batch_size, workers, dealt):
@@ -123,25 +125,27 @@ def results(
 
 
 class Tally:
-    """What the metrics need of results that come one by one; those of several processes merge."""
+    """Accumulator of results for the metrics."""
 
     def __init__(self) -> None:
         self.images, self.pixels = ImageAccumulator(), PixelAccumulator()
         self.labels: list[int] = []
         self.alarms: dict[int, list[bool]] = {0: [], 1: []}
-        self.marked: list[bool] = []
+        self.mask_alarms: list[bool] = []
         self.masked = True
 
     def update(self, result: ImageResult) -> None:
-        """Take in a result; DataError if its image has no label."""
+        """Add a result; raise DataError if its image has no label."""
         sample, score, anomaly_map, _, is_anomalous, mask = result
         if sample.label < 0:
-            raise DataError(f"{sample.path}: a label is needed to evaluate, put good images into a folder named good")
+            raise DataError(
+                f"{sample.path} must have a label, but got none; put normal images into a folder named good"
+            )
         self.labels.append(sample.label)
         if is_anomalous is not None:
             self.alarms[sample.label].append(is_anomalous)
         if mask is not None and sample.label == 0:
-            self.marked.append(bool(mask.any()))
+            self.mask_alarms.append(bool(mask.any()))
         self.images.update(torch.tensor([score]), torch.tensor([sample.label]))
         if sample.anomaly_mask is None:
             self.masked = False
@@ -149,17 +153,17 @@ class Tally:
             self.pixels.update(anomaly_map, sample.anomaly_mask)
 
     def merge(self, other: "Tally") -> None:
-        """Take in what another has seen: the metrics are those of one that has seen it all."""
+        """Add all results of another accumulator."""
         self.images.merge(other.images)
         self.pixels.merge(other.pixels)
         self.labels += other.labels
         for label, alarms in self.alarms.items():
             alarms += other.alarms[label]
-        self.marked += other.marked
+        self.mask_alarms += other.mask_alarms
         self.masked = self.masked and other.masked
 
     def evaluation(self) -> Evaluation:
-        """The metrics; ShapeError without a normal and an anomalous image."""
+        """Compute the metrics; raise ShapeError without a normal and an anomalous image."""
         of_images = self.images.compute()
         of_pixels = self.pixels.compute() if self.masked else None
         return Evaluation(
@@ -169,18 +173,25 @@ class Tally:
             image_f1_max=of_images.f1_max,
             images=len(self.labels),
             anomalous_images=sum(self.labels),
-            false_alarm_rate=_share(self.alarms[0]),
-            detection_rate=_share(self.alarms[1]),
-            mask_false_alarm_rate=_share(self.marked),
+            false_alarm_rate=_fraction(self.alarms[0]),
+            detection_rate=_fraction(self.alarms[1]),
+            mask_false_alarm_rate=_fraction(self.mask_alarms),
         )
 
 
 def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> Evaluation:
-    """The metrics of results that come one by one; the pixel metrics need a mask with every image.
+    """Compute the metrics of results; pixel metrics need a mask for every image.
 
     Args:
-        results: of this process.
-        processes: that have results each; all are told the metrics of all results.
+        results: results of this process.
+        processes: processes with results; each returns the metrics of all results.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        DataError: If an image has no label.
+        ShapeError: If all images are normal or all are anomalous.
 
     Example:
         >>> samples = [Sample(torch.rand(3, 8, 8), label, None, f"{label}.png") for label in (0, 1)]
@@ -196,12 +207,12 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
     return whole.evaluation()
 
 
-def _share(said: Sequence[bool]) -> float | None:
-    return sum(said) / len(said) if said else None
+def _fraction(decisions: Sequence[bool]) -> float | None:
+    return sum(decisions) / len(decisions) if decisions else None
 
 
 def check_labels(dataset: ImageDataset) -> None:
-    """Raise DataError before any work if the metrics will not be defined.
+    """Raise DataError unless a data set has normal and anomalous images, as the metrics need.
 
     Example:
         >>> from pathlib import Path
@@ -212,14 +223,14 @@ def check_labels(dataset: ImageDataset) -> None:
         semflow.errors.DataError: ...
     """
     labels = set(dataset.labels)
-    where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "the data set")
+    where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "dataset")
     if labels == {0, 1}:
         return
-    came = {0: "only normal images", 1: "only anomalous images", -1: "images without labels"}
-    found = came[min(labels)] if labels else "no image"
+    kinds = {0: "only normal images", 1: "only anomalous images", -1: "images without labels"}
+    found = kinds[min(labels)] if labels else "no images"
     raise DataError(
-        f"{where}: expected normal and anomalous test images (test/good and test/DEFECT, or good and DEFECT), "
-        f"but it holds {found}; to score images without labels use semflow predict"
+        f"{where} must hold normal and anomalous test images (test/good and test/DEFECT, or good and DEFECT), "
+        f"but got {found}; score images without labels with semflow predict"
     )
 
 
@@ -230,21 +241,22 @@ def evaluate(
     workers: int = 0,
     processes: Processes = ALONE,
 ) -> dict[str, float | None]:
-    """Image AUROC, pixel AUROC, AUPRO (up to a false-positive rate of 0.3) and image F1-max, as fractions.
+    """Compute image AUROC, pixel AUROC, AUPRO (up to a false-positive rate of 0.3) and image F1-max, as fractions.
 
     Args:
-        detector: trained.
-        dataset: of `semflow.data.Sample`, with labels 0 and 1. Pixel metrics are None unless every sample has a mask.
-        batch_size, workers: of the loader; they do not change the result.
-        processes: that share out the images; each is told the metrics of all of them.
+        detector: trained detector.
+        dataset: samples with labels 0 and 1; pixel metrics are None unless every sample has a mask.
+        batch_size: images per batch; it does not change the result.
+        workers: processes that load images.
+        processes: processes that share the images; each returns the metrics of all images.
 
     Returns:
-        `image_auroc`, `pixel_auroc`, `aupro`, `image_f1_max`; of a calibrated detector also `false_alarm_rate`,
+        `image_auroc`, `pixel_auroc`, `aupro` and `image_f1_max`; for a calibrated detector also `false_alarm_rate`,
         `detection_rate` and `mask_false_alarm_rate`, see `Evaluation`.
 
     Raises:
-        DataError: an image is not labelled.
-        ShapeError: the images are all normal, or all anomalous.
+        DataError: If an image has no label.
+        ShapeError: If all images are normal or all are anomalous.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad

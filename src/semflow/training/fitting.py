@@ -1,9 +1,9 @@
-"""Training a detector on pictures of good parts."""
+"""Training a detector on normal images."""
 
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,8 +27,7 @@ from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
 from .sharing import shared
-from .stepping import adam, check_locations, train_on_batch
-from .watch import Watch
+from .stepping import Watch, adam, check_locations, train_on_batch
 
 __all__ = ["fit"]
 
@@ -55,45 +54,45 @@ def fit(
     on_epoch: Callable[[Detector, int], object] | None = None,
     processes: Processes = ALONE,
 ) -> Detector:
-    """Train a detector on normal images; the model of the last epoch is the result, always.
+    """Train a detector on normal images. The result is always the model of the last epoch.
 
-    Standardisation is fitted first, then the flows are trained, then the score's constants are taken from them.
-    All draws come from (seed, epoch, position), so a resumed run ends where an uninterrupted one does.
+    Standardization is fitted first, then the flows are trained, then the constants of the score are computed. All
+    random draws depend on (seed, epoch, position), so a resumed run ends like an uninterrupted one.
 
     Args:
-        detector: from a recipe, or put together by hand.
+        detector: detector of a recipe, or assembled by hand.
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains on normal images
             alone.
-        epochs, batch_size, learning_rate, seed: override these fields of `training`. The initial weights depend on the
-            recipe's own seed.
-        calibration: normal images to calibrate on after training, see `Calibration`: a number or a fraction of
-            `dataset` to hold out of training, or a data set of others, none of which may be trained on. None trains on
-            all, and leaves no p-values.
-        false_alarm_rate: of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
+        epochs: overrides `training.epochs`.
+        batch_size: overrides `training.batch_size`.
+        learning_rate: overrides `training.learning_rate`.
+        seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
+        calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
+            `dataset` to hold out of training, or a data set of other images. None gives no p-values.
+        false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
-        resume: go on from the checkpoint in `output`, or start if there is none; the images must be the same.
+        resume: continue from the checkpoint in `output`, or start if there is none; the images must be the same.
         workers: processes that load images.
         device: `auto`, `cpu`, `cuda`, ...
-        checkpoint_seconds: write a checkpoint after a batch if the last one is older than this.
-        cache_bytes: most memory for the backbone's maps of the normal images, on the device: they are computed once if
-            they fit. Without synthetic anomalies training itself then needs no backbone.
-        progress: show progress; plain lines where the output is no terminal.
-        on_epoch: called with the detector and the number of epochs done after each of them, to look and not to touch;
-            the score has no constants yet (`Detector.fit_score`). With several processes, in each of them.
-        processes: that train this detector together, each on its part of every batch: `batch_size` is that of all of
-            them, and so are the steps, whatever their number. All call `fit` alike; the first alone reads and writes
-            `output`.
+        checkpoint_seconds: smallest time between two checkpoints, which are written after a batch.
+        cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
+            computed once; training without synthetic anomalies then does not run the backbone.
+        progress: show progress, as plain lines if the output is no terminal.
+        on_epoch: called with the detector and the number of finished epochs after each epoch, in every process. It must
+            not change the detector, whose score has no constants yet.
+        processes: processes that train together, each on its part of every batch. All call `fit` with the same
+            arguments and make the steps of a single process; only the first reads and writes `output`.
 
     Returns:
         The same detector, trained, in eval mode.
 
     Raises:
-        ConfigError, DataError, DeviceError: an argument does not fit.
-        CheckpointError: `output` holds a run already, or one of other options or images, or cannot be written.
-        TrainingError: a loss or a gradient is not finite; the step is named, and the last checkpoint is kept.
-        ProcessError: another process has failed.
+        ConfigError, DataError, DeviceError: If an argument is invalid.
+        CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
+        TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
+        ProcessError: If another process fails.
 
     Example:
         >>> from semflow.data import Sample
@@ -104,18 +103,13 @@ def fit(
         >>> detector.predict(torch.rand(2, 3, 32, 32)).score.shape
         torch.Size([2])
     """
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     training = training or detector.provenance.training or TrainingConfig()
     training = replace(training, **{k: v for k, v in given.items() if v is not None})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     if not detector.trainable():
-        raise ConfigError("detector must have parameters to train, but all of its parts are fixed")
+        raise ConfigError("detector must have trainable parameters, but got fixed parts only")
     check_locations(detector, training)
     dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
@@ -123,49 +117,40 @@ def fit(
     images = len(cast(Sized, dataset))
     if training.batch_size < processes.count:
         raise ConfigError(
-            f"batch_size must be at least the number of processes, {processes.count}, as each takes a part of every "
-            f"batch, but got {training.batch_size}; take a larger one or fewer processes"
+            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}; "
+            "use a larger batch or fewer processes"
         )
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
     normal = NormalImages(features, dealt, _device(detector), cache_bytes, processes)
-    run = Run(
-        None if output is None else Path(output),
-        detector,
-        optimizer,
-        training,
-        paste,
-        images,
-        checkpoint_seconds,
-        processes,
-    )
+    settings = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    folder = None if output is None else Path(output)
+    run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
     if at is None:
-        _same_rate(cast(Path, run.folder), detector, false_alarm_rate)
-        _same_images(cast(Path, run.folder), Position(fingerprint=run.fingerprint()), normal.fingerprint())
+        _check_rate(cast(Path, folder), detector, false_alarm_rate)
+        _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         return detector.eval()
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
     if paste is None:
         normal.fill()
-    if run.folder is not None:
-        _same_images(run.folder, at, normal.fingerprint())
-    if held_out is not None:  # now, and not when training has ended
+    if folder is not None:
+        _check_images(folder, at.fingerprint, normal.fingerprint())
+        at.fingerprint = normal.fingerprint()
+    if held_out is not None:  # before training, not after it
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
         for _ in unseen(batches(held_out, training.batch_size, workers), known):
             pass
     source = SyntheticAnomalies(dataset, paste, seed=training.seed)
     parts = split_batches(images, training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
-    watch = Watch(training.clip, every=1 if _device(detector).type == "cpu" else 32)
-    job = _Job(detector, training, paste is not None, optimizer, loader, parts, source, normal, run, processes, watch)
+    every = 1 if _device(detector).type == "cpu" else 32
+    watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
+    job = _Job(detector, training, optimizer, loader, parts, source, paste is not None, normal, run, processes, watch)
     show = progress and processes.rank == 0
-    with (
-        _diverging(training, run),
-        shared(detector, processes),
-        Progress(training.epochs, at.epoch, show=show) as display,
-    ):
+    with shared(detector, processes), Progress(training.epochs, at.epoch, show) as display:
         while at.epoch < training.epochs:
             record = _train_epoch(job, at, display)
             display.epoch(record)
@@ -179,27 +164,25 @@ def fit(
     normal.keep = False
     detector.fit_score(normal, processes.gather)
     if held_out is not None:
-        calibrate(
-            detector, held_out, false_alarm_rate, batch_size=training.batch_size, workers=workers, processes=processes
-        )
-    fingerprints = detector.provenance.fingerprints + normal.fingerprints()
+        options: dict[str, Any] = {"batch_size": training.batch_size, "workers": workers, "processes": processes}
+        calibrate(detector, held_out, false_alarm_rate, **options)
+    fingerprint, fingerprints = normal.fingerprint(), detector.provenance.fingerprints + normal.fingerprints()
     detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
-    fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
 
 
 @dataclass(frozen=True)
 class _Job:
-    """All that an epoch needs."""
+    """Parts of a training run that an epoch needs."""
 
     detector: Detector
     training: TrainingConfig
-    synthetic: bool
     optimizer: torch.optim.Optimizer
     loader: DataLoader[Batch]
     parts: Parts
     source: SyntheticAnomalies[Any]
+    synthetic: bool
     normal: NormalImages
     run: Run
     processes: Processes
@@ -211,7 +194,7 @@ def _device(detector: Detector) -> torch.device:
 
 
 def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
-    """The rest of an epoch, from where training stands; the line of the log, with the means of the loss's terms."""
+    """Train the rest of an epoch; return its line of the log, with the means of the loss's terms."""
     detector, training, watch, steps = job.detector, job.training, job.watch, len(job.parts)
     detector.train()
     device, began, before = _device(detector), time.monotonic(), at.seconds
@@ -227,8 +210,7 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in job.optimizer.param_groups:
             group["lr"] = rate
-        masks = None if batch.anomaly_masks is None else batch.anomaly_masks.to(device)
-        masks = masks if job.synthetic else None
+        masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
         with _naming_images(batch):
             at.sums += train_on_batch(
                 detector,
@@ -261,52 +243,39 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
 
 
 def _with_maps(job: _Job, start: int) -> Iterator[tuple[Batch, list[Tensor] | None]]:
-    """The batches of an epoch, with their maps where no synthetic anomaly changes the images and they are kept."""
+    """Yield the batches of an epoch, with the kept maps of images that synthesis does not change."""
     job.parts.start = start
     for positions, batch in zip(job.parts.batches[start:], job.loader, strict=True):
-        maps = None
-        if not job.synthetic:
-            maps = job.normal.maps([job.source.index(p) for p in positions or [0]])
-        yield batch, maps
+        known = None if job.synthetic else job.normal.maps([job.source.index(p) for p in positions or [0]])
+        yield batch, known
 
 
-def _same_images(folder: Path, at: Position, fingerprint: str) -> None:
-    """Note the images that training begins with; refuse to go on with others."""
-    if at.fingerprint and at.fingerprint != fingerprint:
+def _check_images(folder: Path, before: str, now: str) -> None:
+    """Raise CheckpointError if a run is resumed with other images."""
+    if before and before != now:
         raise CheckpointError(
-            f"{folder}: cannot resume, it was started with images of fingerprint {at.fingerprint[:12]}, but now got "
-            f"{fingerprint[:12]}; give it the same images, or start a new run"
+            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; use the same "
+            "images or start a new run"
         )
-    at.fingerprint = fingerprint
 
 
-def _same_rate(folder: Path, detector: Detector, asked: float | None) -> None:
-    """Refuse a rate that a finished run does not decide at: it would be passed over in silence."""
+def _check_rate(folder: Path, detector: Detector, asked: float | None) -> None:
+    """Raise CheckpointError if a finished run is calibrated at another rate than the one asked for."""
     found = detector.false_alarm_rate
     if asked is not None and (found is None or exact_rate(asked) != exact_rate(found)):
         raise CheckpointError(
-            f"{folder}: ended already, with false_alarm_rate = {found}, but now got {asked}; calibrate the finished "
-            "model at another rate, or leave it out"
+            f"{folder} must be resumed with false_alarm_rate = {found}, since it is finished, but got {asked}; "
+            "calibrate the finished model instead"
         )
 
 
 @contextmanager
 def _naming_images(batch: Batch) -> Iterator[None]:
-    """A loss that is not finite because of an image names the image."""
+    """Name the image if a loss is not finite because a pixel is not."""
     try:
         yield
     except TrainingError:
         for image, path in zip(batch.images, batch.paths, strict=True):
             if not image.isfinite().all():
-                raise DataError(f"{path}: expected finite pixels in [0, 1], but one is not; leave it out") from None
+                raise DataError(f"{path} must have finite pixels in [0, 1], but got inf or NaN; remove it") from None
         raise
-
-
-@contextmanager
-def _diverging(training: TrainingConfig, run: Run) -> Iterator[None]:
-    """What to do about a loss that is not finite."""
-    try:
-        yield
-    except TrainingError as error:
-        advice = f"learning_rate {training.learning_rate} may be too large: start a new run with a smaller one"
-        raise TrainingError(f"{error}; {advice}{run.kept()}") from None

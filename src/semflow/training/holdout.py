@@ -1,4 +1,4 @@
-"""Normal images that training leaves alone, so that decisions can rest on them."""
+"""Normal images held out of training for calibration."""
 
 import numbers
 from collections.abc import Sized
@@ -21,10 +21,9 @@ LEAST, MOST = images_needed(0.1), images_needed(0.01)
 
 
 def automatic_count(images: int) -> int:
-    """How many of the training images to hold out where nobody says: a fifth, from 9 to 99, or none.
+    """Return the default number of images to hold out: a fifth, at most 99, or 0 if a fifth is fewer than 9.
 
-    9 is what a false-alarm rate of 10 % takes and 99 what 1 % takes. Where a fifth is fewer than 9 training needs the
-    images more: none is held out, and there are no p-values.
+    A false-alarm rate of 10 % needs 9 images, one of 1 % needs 99.
 
     >>> [automatic_count(n) for n in (10, 44, 45, 60, 320, 2000)]
     [0, 0, 9, 12, 64, 99]
@@ -36,39 +35,41 @@ def automatic_count(images: int) -> int:
 def hold_out(
     dataset: Dataset[Any], calibration: float | int | Dataset[Any] | None, seed: int = 0
 ) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """What to train on, and what to calibrate on.
+    """Split a data set into images to train on and images to calibrate on.
 
     Args:
         dataset: normal images.
-        calibration: a number of them to hold out, or a fraction below 1; a data set of its own, which leaves `dataset`
-            whole; or None or 0 for neither.
-        seed: of the draw. Each half keeps the order of the data set.
+        calibration: number of images to hold out, or a fraction below 1; a data set of other images, which leaves
+            `dataset` whole; None or 0 for no calibration.
+        seed: seed of the draw. Both parts keep the order of the data set.
+
+    Returns:
+        The two data sets; the second is None without calibration.
+
+    Raises:
+        ConfigError: If `calibration` is too large or empty.
 
     >>> train, held_out = hold_out(range(10), 0.2)
     >>> len(train), len(held_out), sorted([*train, *held_out]) == list(range(10))
     (8, 2, True)
-
-    Raises:
-        ConfigError: it is more than there are, or leaves none to train on.
     """
     if calibration is None:
         return dataset, None
     if not isinstance(calibration, numbers.Real):
         if not len(cast(Sized, calibration)):
-            raise ConfigError("calibration must hold at least one image, but is empty")
+            raise ConfigError("calibration must hold at least one image, but got none")
         return dataset, cast(Dataset[Any], calibration)
     images = len(cast(Sized, dataset))
     share = float(calibration)
     held = round(share * images) if share < 1 and not isinstance(calibration, numbers.Integral) else share
-    # In this order: what is not a number is no integer either. Nor is True a number of images.
+    # NaN fails the comparison; True is not a number of images.
     if calibration is True or not 0 <= held < images or held != int(held):
         raise ConfigError(
-            f"calibration must be a fraction below 1, or a number of images that leaves one of {images} to train on, "
-            f"but got {calibration}"
+            f"calibration must be a fraction below 1 or a number of images below {images}, but got {calibration}"
         )
     if held == 0:
         return dataset, None
-    # Four words, where the draws of training take three: no two of them are the same stream.
+    # Training seeds its generators with three numbers, so these draws are independent.
     order = np.random.default_rng((seed, images, int(held), 1)).permutation(images)
     taken, left = sorted(order[: int(held)].tolist()), sorted(order[int(held) :].tolist())
     return Subset(dataset, left), Subset(dataset, taken)
@@ -83,25 +84,29 @@ def calibrate(
     workers: int = 0,
     processes: Processes = ALONE,
 ) -> Detector:
-    """Let a trained detector say p-values, decisions and masks, from normal images that it was not trained on.
+    """Calibrate a trained detector on normal images, so that it predicts p-values, decisions and masks.
 
     Args:
-        detector: trained; it is changed, and returned.
-        dataset: normal images.
+        detector: trained detector; it is changed in place.
+        dataset: normal images that it was not trained on.
         false_alarm_rate: see `Detector.calibrate`.
-        batch_size, workers: of the loader; they do not change the result.
-        processes: that share the images out.
+        batch_size: images per batch; it does not change the result.
+        workers: processes that load images.
+        processes: processes that share the images.
+
+    Returns:
+        The same detector.
 
     Raises:
-        ConfigError: there are too few images for the rate; the message says how many are needed.
-        DataError: an image is one that the detector was trained on (see `Provenance.fingerprints`).
+        ConfigError: If there are too few images for the rate; the message names the number needed.
+        DataError: If the detector was trained on one of the images.
 
     Example:
         >>> import torch
         >>> from semflow.data import Sample
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(9)]  # what 10 % needs
+        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(9)]  # enough for 10 %
         >>> detector = calibrate(detector, good, false_alarm_rate=0.1)
         >>> detector.predict(good[0].image[None]).p_value.item() > 0.1
         True

@@ -1,4 +1,4 @@
-"""The processes that a launcher such as torchrun has started."""
+"""Processes started by a launcher such as torchrun."""
 
 import os
 import signal
@@ -18,23 +18,22 @@ from .loading import check_device
 
 __all__ = ["launched_processes"]
 
-# Whoever comes late has been looking at its images.
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)  # a process may check its images for long before the first collective
 
 
 @contextmanager
 def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that were launched together, and this one's device; alone where none were.
+    """Connect the processes that a launcher started together; yield them and this process's device.
 
-    The launcher says so by the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The
-    processes speak NCCL where the device is CUDA, each with the GPU of its local rank, and gloo elsewhere.
+    The launcher sets the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without them
+    there is a single process. Processes use NCCL on CUDA, each with the GPU of its local rank, and gloo elsewhere.
 
     Args:
-        device: `auto`, `cpu` or `cuda`, as of `semflow.fit`.
+        device: `auto`, `cpu` or `cuda`, as in `semflow.fit`.
 
     Raises:
-        ConfigError: the environment is not complete, or the processes do not find each other.
-        DeviceError: there is no such device, or there are more processes than GPUs.
+        ConfigError: If the environment is incomplete, or the processes cannot connect.
+        DeviceError: If there is no such device, or there are more processes than GPUs.
 
     Example:
         >>> with launched_processes("cpu") as (processes, device):
@@ -46,26 +45,32 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise ConfigError(f"environment has WORLD_SIZE but not {', '.join(missing)}; start the processes with torchrun")
+        raise ConfigError(
+            f"environment must have WORLD_SIZE and {', '.join(missing)}, but got WORLD_SIZE only; start the processes "
+            "with torchrun"
+        )
     own = _own_device(device)
-    # Objects travel by gloo, which takes no GPU memory for them.
+    # Objects are sent by gloo, which needs no GPU memory for them.
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     try:
-        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+        store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).split(" Exception raised from")[0]
-        raise ConfigError(f"the processes that were launched together do not find each other: {reason}") from None
+        raise ConfigError(f"processes must be able to connect, but got an error: {reason}") from None
+    processes = Processes(dist.group.WORLD, store)
     try:
         with _ended_at_once():
-            yield Processes(dist.group.WORLD, store), own
+            yield processes, own
     finally:
+        # gloo's threads end with the last reference to the group. Threads left at exit can abort the process.
+        processes.group = processes.store = store = None
         dist.destroy_process_group()
 
 
 @contextmanager
 def _ended_at_once() -> Iterator[None]:
-    """When another has failed, the launcher ends this one at once, and not after a collective that will not end."""
+    """Let the launcher's SIGTERM end this process at once instead of after a collective that cannot finish."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,18 +78,18 @@ def _ended_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:  # None where it was not set from Python
+        if before is not None:  # None if it was not set from Python
             signal.signal(signal.SIGTERM, before)
 
 
 def _own_device(device: str) -> torch.device:
-    """A GPU for each process of a machine, before anything is made on one."""
+    """Choose a GPU for each process of a machine."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return check_device("cpu")
     number, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if device in ("auto", "cuda") and 0 < there <= number:
         raise DeviceError(
-            f"device {device} must be a GPU for each process, but there are {there}; start {there} of them"
+            f"device {device} must have a GPU for each process, but got {there} GPUs; start {there} processes"
         )
     own = check_device(f"cuda:{number}" if device in ("auto", "cuda") else device)
     if own.type == "cuda":

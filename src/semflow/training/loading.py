@@ -1,4 +1,4 @@
-"""Batches out of a data set, for every pass that a detector makes over one."""
+"""Batches of a data set, and the device that they are moved to."""
 
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
@@ -15,10 +15,13 @@ __all__ = ["Parts", "batches", "check_device", "dealt_batches", "split_batches"]
 
 
 class Parts(Sampler[list[int]]):
-    """The batches of a pass as lists of positions, of which a pass may leave out the first.
+    """Batches of one pass over a data set, as lists of positions.
 
     Args:
-        batches: positions in the data set.
+        batches: positions of each batch.
+
+    Attributes:
+        start: number of batches to skip.
 
     Example:
         >>> parts = split_batches(5, 2)
@@ -32,7 +35,7 @@ class Parts(Sampler[list[int]]):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        # For an empty part any image comes: a step must be taken, in which it does not count.
+        # A process with an empty part takes the step with a placeholder image, which is not counted.
         return iter(batch or [0] for batch in self.batches[self.start :])
 
     def __len__(self) -> int:
@@ -40,24 +43,24 @@ class Parts(Sampler[list[int]]):
 
 
 def split_batches(count: int, batch_size: int, processes: Processes = ALONE) -> Parts:
-    """Batches in the order of `count` positions, and of each the part of this process, which may be empty."""
+    """Return this process's part, which may be empty, of every batch of `count` positions."""
     return Parts([processes.part(batch) for batch in _batches(count, batch_size)])
 
 
 def dealt_batches(count: int, batch_size: int, processes: Processes = ALONE) -> Parts:
-    """Every n-th batch, for a pass whose batches do not meet."""
+    """Return every n-th batch of `count` positions, for passes whose batches are independent."""
     return Parts(processes.deal(_batches(count, batch_size)))
 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Parts | None = None) -> DataLoader[Batch]:
-    """Batches in the order of the data set, or as `parts` has them.
+    """Load batches in the order of the data set, or as `parts` lists them.
 
     Raises:
-        DataError: the data set is empty.
+        DataError: If the data set is empty.
     """
     count = len(cast(Sized, dataset))
     if not count:
-        raise DataError("dataset must hold at least one image, but is empty")
+        raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
     return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=collate)
 
@@ -67,10 +70,10 @@ def _batches(count: int, batch_size: int) -> list[range]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """The device, `auto` being CUDA where there is one.
+    """Return the device; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
-        DeviceError: no such device on this machine.
+        DeviceError: If this machine has no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,5 +81,5 @@ def check_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"device {device} is not available on this machine, use auto or cpu") from error
+        raise DeviceError(f"device must be available, but got {device}; use auto or cpu") from error
     return chosen

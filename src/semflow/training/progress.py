@@ -1,20 +1,20 @@
-"""How training shows itself: a bar on a terminal, a few plain lines elsewhere."""
+"""Progress of training: a bar on a terminal, a few plain lines elsewhere."""
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, Self
+from contextlib import ExitStack
+from typing import Any
 
 __all__ = ["Progress"]
 
 
-class Progress:
-    """A context that is told of each step and epoch.
+class Progress(ExitStack):
+    """Context manager that shows progress on standard error.
 
     Args:
-        epochs: in all.
-        done: epochs that an earlier run has done.
-        show: False keeps silent.
+        epochs: number of epochs.
+        done: epochs finished by an earlier run.
+        show: False shows nothing.
 
     Example:
         >>> with Progress(epochs=2, show=False) as progress:
@@ -22,6 +22,7 @@ class Progress:
     """
 
     def __init__(self, epochs: int, done: int = 0, show: bool = True) -> None:
+        super().__init__()
         self.epochs, self.show = epochs, show
         self._start, self._done = time.monotonic(), done
         self._bar: Any = None
@@ -31,35 +32,23 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
+            columns = (
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("epochs  {task.description}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
             )
+            self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=epochs, completed=done)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+            self.enter_context(self._bar)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """`step` of `steps` of an epoch are done."""
+        """Show that `step` of `steps` of an epoch are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=epoch + step / steps)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is done; `record` is its line of the log."""
+        """Show that an epoch is done; `record` is its line of the log."""
         text = f"loss {record['loss']:.4f}"
         if record.get("clipped"):
             text += f"  {record['clipped']} of {record['steps']} steps clipped"

@@ -1,9 +1,8 @@
-"""The run directory while its detector is trained: opened, gone on with, and kept whole by one process."""
+"""The run directory during training: created, resumed, and written by one process."""
 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import remove_partial, replace_file, writing
-from semflow.synthesis import CutPaste
 
 from .checkpoint import (
     CHECKPOINT,
@@ -32,21 +30,20 @@ from .checkpoint import (
     versions,
     write_config,
 )
-from .config import TrainingConfig
 from .distributed import ALONE, Processes
 
 __all__ = ["Run"]
 
 
 class Run:
-    """A run directory, or none. Process 0 reads and writes it, and tells the others what it has read.
+    """A run directory. Process 0 reads and writes it, and sends the others what it has read.
 
     Args:
-        folder: None keeps nothing.
-        detector, optimizer, training: what is trained, and how.
-        images: how many there are.
-        seconds: between two checkpoints.
-        processes: that train together.
+        folder: the directory; None keeps nothing.
+        detector, optimizer: what is trained.
+        settings: settings that must be equal to resume.
+        seconds: time between checkpoints.
+        processes: processes that train together.
     """
 
     def __init__(
@@ -54,35 +51,70 @@ class Run:
         folder: Path | None,
         detector: Detector,
         optimizer: torch.optim.Optimizer,
-        training: TrainingConfig,
-        synthesis: CutPaste | None,
-        images: int,
+        settings: Mapping[str, Any],
         seconds: float = 60.0,
         processes: Processes = ALONE,
     ) -> None:
         self.folder, self.detector, self.optimizer = folder, detector, optimizer
         self.seconds, self.processes = seconds, processes
-        synthesized = None if synthesis is None else asdict(synthesis)
-        settings = {"training": asdict(training), "synthesis": synthesized, "images": images}
-        config = {"version": __version__, **origin(detector), **settings}
-        self.config: dict[str, Any] = json.loads(json.dumps(config))  # as it comes back: tuples become lists
+        self.config: dict[str, Any] = {**origin(detector), **json.loads(json.dumps(settings))}
         self._saved, self._last = time.monotonic(), ""
 
     def open(self, resume: bool) -> Position | None:
-        """Make the directory, or go on with it: where training stands, or None if it has ended and the model is loaded.
+        """Create or resume the run; return the position of training, or None if a finished model has been loaded.
 
         Raises:
-            ConfigError: to resume, a directory is needed.
-            CheckpointError: it holds something else, or a run of other options, or cannot be written.
+            ConfigError: If there is no directory to resume.
+            CheckpointError: If the directory holds something else or a run with other settings, or cannot be written.
         """
         if self.folder is None:
             if resume:
-                raise ConfigError("resume needs output, the run directory to go on with, but got None")
-            kept: tuple[Any, Position | None] = (None, Position())
-        else:
-            kept = self.processes.first(lambda: self._open(resume))
-        tensors, at = kept
-        if at is None:  # its buffers may have other lengths, as those of a calibration
+                raise ConfigError("output must be a run directory to resume, but got None")
+            return self._send(None, Position())
+        folder = self.folder
+        return self._send(*self.processes.first(lambda: self._open(folder, resume)))
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the images that the finished model was trained on, or "" if it has none."""
+        found = self.processes.first(lambda: read_model_about(self.folder or "").get("fingerprint"))
+        return found if isinstance(found, str) else ""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to the log."""
+        if self.folder is not None and self.processes.rank == 0:
+            path = self.folder / LOG
+            with writing(path, self._advice(), CheckpointError), path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+
+    def due(self) -> bool:
+        """Return True if it is time for a checkpoint and this process writes it."""
+        writes = self.folder is not None and self.processes.rank == 0
+        return writes and time.monotonic() - self._saved >= self.seconds
+
+    def save(self, at: Position) -> None:
+        """Write a checkpoint; the previous one stays valid until this one is complete."""
+        if self.folder is not None:
+            with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
+                save_training(self.detector, self.optimizer, at, self.folder)
+            self._saved, self._last = time.monotonic(), str(at)
+
+    def finish(self, fingerprint: str) -> None:
+        """Write the trained model with the fingerprint of its images, and remove the checkpoint."""
+        if self.folder is not None:
+            with writing(self.folder / MODEL, self._advice(), CheckpointError):
+                save_model(self.detector, self.folder, {**self.config, "fingerprint": fingerprint})
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def kept(self) -> str:
+        """Return the end of an error message that names the last checkpoint, or "" if there is none."""
+        return f"; {self.folder} keeps the checkpoint of {self._last}" if self._last else ""
+
+    def _advice(self) -> str:
+        return f"continue with resume{self.kept()}"
+
+    def _send(self, tensors: Any, at: Position | None) -> Position | None:
+        """Bring what process 0 has read into this process's detector and optimizer."""
+        if at is None:  # buffers may have other lengths, such as those of a calibration
             if self.processes.rank:
                 self.detector.load_state_dict(tensors, strict=False)
             return None
@@ -91,67 +123,22 @@ class Run:
         self.processes.spread(self.detector.state_dict().values())
         return at
 
-    def fingerprint(self) -> str:
-        """Of the images that the finished model was trained on; "" where it does not say."""
-        found = self.processes.first(lambda: read_model_about(self.folder or "").get("fingerprint"))
-        return found if isinstance(found, str) else ""
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Add a line to the log."""
-        if self.folder is not None and self.processes.rank == 0:
-            with (
-                writing(self.folder / LOG, self._advice(), CheckpointError),
-                (self.folder / LOG).open("a", encoding="utf-8") as log,
-            ):
-                log.write(json.dumps(record) + "\n")
-
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint, and this process writes it."""
-        mine = self.folder is not None and self.processes.rank == 0
-        return mine and time.monotonic() - self._saved >= self.seconds
-
-    def save(self, at: Position) -> None:
-        """Write a checkpoint; the one before is good until this one is."""
-        if self.folder is not None:
-            with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
-                save_training(self.detector, self.optimizer, at, self.folder)
-            self._saved, self._last = time.monotonic(), _told(at)
-
-    def finish(self, fingerprint: str) -> None:
-        """Write the trained model, with what tells its training images; the checkpoint has done its work."""
-        if self.folder is not None:
-            about = {k: v for k, v in self.config.items() if k != "version"}
-            with writing(self.folder / MODEL, self._advice(), CheckpointError):
-                save_model(self.detector, self.folder, {**about, "fingerprint": fingerprint})
-            (self.folder / CHECKPOINT).unlink(missing_ok=True)
-
-    def kept(self) -> str:
-        """What there is to go on with, as the end of a message."""
-        return f"; {self.folder} keeps the checkpoint of {self._last}" if self._last else ""
-
-    def _advice(self) -> str:
-        return f"continue with resume{self.kept()}"
-
-    def _open(self, resume: bool) -> tuple[Any, Position | None]:
-        folder = self.folder
-        if folder is None:
-            raise ConfigError("resume needs output, the run directory to go on with, but got None")
+    def _open(self, folder: Path, resume: bool) -> tuple[Any, Position | None]:
         with writing(folder, "choose another directory", CheckpointError):
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
                 remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL)
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or any(folder.iterdir()):
-                    raise CheckpointError(
-                        f"{folder}: expected an empty or new directory for the run, but there are other files in it"
-                    )
-                write_config(folder, {**self.config, "versions": versions()})
+                    raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")
+                write_config(folder, {"version": __version__, **self.config, "versions": versions()})
                 return None, Position()
             if not resume:
                 raise CheckpointError(
-                    f"{folder}: holds a run already; go on with it by resume, or choose another directory"
+                    f"{folder} must be a new directory, but got one that holds a run; continue that run with resume "
+                    "or choose another directory"
                 )
-            self._check_same(folder)
+            self._check_settings(folder)
             return self._reopen(folder)
 
     def _reopen(self, folder: Path) -> tuple[Any, Position | None]:
@@ -167,28 +154,22 @@ class Run:
         epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-self.config["images"] // batch):
             raise CheckpointError(
-                f"{folder / CHECKPOINT}: broken, expected training to stand within {epochs} epochs, but it stands at "
-                f"{_told(at)}; start the run anew"
+                f"{folder / CHECKPOINT} must be within {epochs} epochs of training, but got {at}; start a new run"
             )
-        self._last = _told(at)
+        self._last = str(at)
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace") if (folder / LOG).exists() else ""
-        # Lines of epochs that will be done again, and half a line.
-        lines = "".join(log.splitlines(keepends=True)[: at.epoch])
+        lines = "".join(log.splitlines(keepends=True)[: at.epoch])  # without epochs that are repeated, and half a line
         replace_file(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
         return tensors, at
 
-    def _check_same(self, folder: Path) -> None:
-        """Refuse to resume a run that was started with other options."""
+    def _check_settings(self, folder: Path) -> None:
+        """Raise CheckpointError if the run was started with other settings."""
         before = {k: v for k, v in read_config(folder).items() if k not in ("format", "version", "versions")}
-        for key in before.keys() | (self.config.keys() - {"version"}):
+        for key in before.keys() | self.config.keys():
             was, now = before.get(key), self.config.get(key)
             if was != now and isinstance(was, dict) and isinstance(now, dict):
                 key, was, now = next(
                     (f"{key}.{k}", was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)
                 )
             if was != now:
-                raise CheckpointError(f"{folder}: cannot resume, it was started with {key} = {was}, but now got {now}")
-
-
-def _told(at: Position) -> str:
-    return f"epoch {at.epoch}" if at.step == 0 else f"step {at.step} of epoch {at.epoch + 1}"
+                raise CheckpointError(f"{folder} must be resumed with {key} = {was}, but got {now}")

@@ -1,4 +1,7 @@
-"""A detector whose batch lies with several processes: means and batch norms over all of it."""
+"""Batch norms and means over a batch whose parts are in several processes.
+
+`torch.nn.SyncBatchNorm` runs on GPUs only, and would count the placeholder image of a process without a part.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +20,24 @@ __all__ = ["SharedBatchNorm", "shared"]
 
 
 class SharedBatchNorm(_BatchNorm):
-    """Batch normalisation by the statistics of all processes' parts of a batch, on any device and of any dimension.
+    """Batch norm with the statistics of all processes, on any device and for any number of dimensions.
 
     Args:
-        norm: the layer whose parameters and buffers it works with.
-        processes: that hold a part each; what an idle one has does not count.
+        norm: layer whose parameters and buffers are used.
+        processes: processes with a part of the batch each.
     """
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(norm.__dict__)  # the parameters and buffers themselves, not copies
+        self.__dict__.update(norm.__dict__)  # the same parameters and buffers, not copies
         self.processes = processes
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...), normalised; in eval mode as the layer itself does it."""
+        """Normalize (B, C, ...)."""
         if not self.training:
             return super().forward(x)
         dim, channel = (0, *range(2, x.dim())), (slice(None), *(None,) * (x.dim() - 2))
-        # One message: each process's count, means and variances stand in a row of their own, 0 in all others'.
+        # One message: a row with count, means and variances per process, 0 in the rows of the others.
         variance, mean = torch.var_mean(x, dim, correction=0)
         own = [x.new_tensor([0.0 if self.processes.idle else x.numel() / x.shape[1]]), mean, variance]
         rows = x.new_zeros(self.processes.count, 2 * x.shape[1] + 1)
@@ -45,12 +48,12 @@ class SharedBatchNorm(_BatchNorm):
         variance = (counts * (variances + (means - mean).square())).sum(0) / count
         if self.track_running_stats and self.num_batches_tracked is not None:
             self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        centred = x - mean[channel]
-        y = centred * torch.rsqrt(variance + self.eps)[channel]
+        centered = x - mean[channel]
+        y = centered * torch.rsqrt(variance + self.eps)[channel]
         return cast(Tensor, y * self.weight[channel] + self.bias[channel]) if self.affine else y
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions is right."""
+        """Allow any number of dimensions."""
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -64,30 +67,24 @@ class SharedBatchNorm(_BatchNorm):
 
 @contextmanager
 def shared(detector: Detector, processes: Processes) -> Iterator[None]:
-    """Let a detector's objective and batch norms take means over all processes while the block runs.
-
-    The backbone is left alone: it is frozen, and its norms are constants.
-    """
+    """Take the means of the objective and of trainable batch norms over all processes during the block."""
     if processes.count == 1:
         yield
         return
-    own, objective = list(_norms(detector)), detector.objective
+    frozen, objective = set(detector.features.modules()), detector.objective
+    norms = [
+        (parent, name, child)
+        for parent in detector.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, _BatchNorm) and child not in frozen
+    ]
     detector.objective = replace(objective, means=processes.means)
-    for parent, name, norm in own:
+    for parent, name, norm in norms:
         setattr(parent, name, SharedBatchNorm(norm, processes))
     try:
         yield
     finally:
         detector.objective = objective
-        for parent, name, norm in own:
+        for parent, name, norm in norms:
             norm.train(getattr(parent, name).training)
             setattr(parent, name, norm)
-
-
-def _norms(detector: Detector) -> Iterator[tuple[nn.Module, str, _BatchNorm]]:
-    """Every batch norm that is trained, with the module that holds it and its name there."""
-    frozen = set(detector.features.modules())
-    for parent in detector.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm) and child not in frozen:
-                yield parent, name, child

@@ -1,6 +1,7 @@
-"""One batch of training: one step of the optimiser on whole maps, or many on random groups of locations."""
+"""Optimizer steps on one batch: one step on whole maps, or many on random groups of locations."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,23 +10,119 @@ import torch
 from torch import Tensor, nn
 
 from semflow.detectors import Detector, location_masks
-from semflow.errors import ConfigError
+from semflow.errors import ConfigError, TrainingError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
 from semflow.nn import PositionTables, Statistics
 
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
-from .watch import Watch
 
-__all__ = ["adam", "check_locations", "train_on_batch"]
+__all__ = ["Watch", "adam", "check_locations", "train_on_batch"]
+
+
+class Watch:
+    """Clips gradients, counts clipped steps, and raises at the first loss or gradient that is not finite.
+
+    Reading values waits for the device, so on GPUs it happens only once per `every` steps, and before anything is
+    saved. With `every=1` the weights stay as they were before the step.
+
+    Args:
+        clip: largest norm of a gradient; None disables clipping.
+        every: steps between two checks.
+        advice: returns the end of error messages.
+
+    Example:
+        >>> watch, weight = Watch(clip=1.0), torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> watch.step(torch.tensor(0.5), [weight])
+        >>> watch.steps, watch.clipped(), round(watch.largest(), 3), round(weight.grad.norm().item(), 3)
+        (1, 1, 5.0, 1.0)
+        >>> watch.step(torch.tensor(float("nan")), [weight])
+        Traceback (most recent call last):
+        ...
+        semflow.errors.TrainingError: loss must be finite, but got nan at step 2, with a gradient of norm 1
+    """
+
+    def __init__(self, clip: float | None = None, every: int = 1, advice: Callable[[], str] = lambda: "") -> None:
+        self.clip, self.every, self.advice, self.steps = clip, every, advice, 0
+        self.where = ""
+        self._clipped, self._largest = 0, 0.0
+        self._unchecked: list[Tensor] = []
+
+    def step(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
+        """Clip the gradients of the parameters before an optimizer step.
+
+        Raises:
+            TrainingError: If the loss or the norm of the gradient is not finite.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
+        self.steps += 1
+        self._unchecked.append(torch.stack([loss.detach().float(), norm.detach().float()]))
+        if len(self._unchecked) >= self.every:
+            self.check()
+
+    def check(self) -> None:
+        """Check all steps so far.
+
+        Raises:
+            TrainingError: If the loss or the norm of a gradient was not finite.
+        """
+        if not self._unchecked:
+            return
+        first, values = self.steps - len(self._unchecked) + 1, torch.stack(self._unchecked).tolist()
+        self._unchecked.clear()
+        for number, (loss, norm) in enumerate(values, first):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"loss must be finite, but got {loss} at step {number}{self.where}, with a gradient of norm "
+                    f"{norm:.5g}{self.advice()}"
+                )
+            if not math.isfinite(norm):
+                raise TrainingError(
+                    f"gradient must have a finite norm, but got {norm} at step {number}{self.where}, with a loss of "
+                    f"{loss:.5g}{self.advice()}"
+                )
+            self._clipped += self.clip is not None and norm > self.clip
+            self._largest = max(self._largest, norm)
+
+    def clipped(self) -> int:
+        """Return the number of clipped steps."""
+        self.check()
+        return self._clipped
+
+    def largest(self) -> float:
+        """Return the largest norm before clipping."""
+        self.check()
+        return self._largest
+
+    def begin(self, where: str = "", steps: int = 0, clipped: int = 0, largest: float = 0.0) -> None:
+        """Restart the counts, from zero or from a checkpoint; `where` follows the step's number in messages."""
+        self.check()
+        self.where, self.steps, self._clipped, self._largest = where, steps, clipped, largest
 
 
 def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
-    """Adam over the trainable parameters, in one fused kernel where the device has it (a third of the time)."""
+    """Return Adam over the trainable parameters, as one fused kernel if the device has it (a third of the time)."""
     parameters = detector.trainable()
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+def check_locations(detector: Detector, training: TrainingConfig) -> None:
+    """Raise ConfigError if training on groups of locations is asked for, but the flows do not allow it."""
+    if training.locations is None:
+        return
+    if "sample" in detector.flows.events:
+        raise ConfigError(
+            f"flows must map each location on its own to train on {training.locations} locations per step, but got "
+            f"events {', '.join(detector.flows.events)}; set locations to None"
+        )
+    if not isinstance(detector.flows, ScaleWise):
+        raise ConfigError(
+            f"flows must be one per scale to train on {training.locations} locations per step, but got "
+            f"{type(detector.flows).__name__}; give a list of flows or set locations to None"
+        )
 
 
 def train_on_batch(
@@ -40,51 +137,53 @@ def train_on_batch(
     processes: Processes = ALONE,
     batch: int | None = None,
 ) -> Tensor:
-    """Train on a batch and tell the loss's terms, (4,): total, NLL, BCE and KL, as they were before each step.
+    """Train on a batch and return the terms of the loss before each step.
 
     Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
-    of n and every group makes a step of its scale's flow, as CFLOW-AD trains; the variance head, whose maps belong to
-    whole images, makes one step for the batch, with the gradients that all groups have left for it.
+    of n, and every group makes a step of its scale's flow, as in CFLOW-AD. The variance head, which needs whole images,
+    makes one step per batch with the gradients of all groups.
 
     Args:
-        detector: in training mode.
-        optimizer: of its trainable parameters.
-        training: n, the clipping of gradients, and how masks are resized.
-        images: (B, 3, H, W) in [0, 1]; where no part of the batch is this process's, any image: it does not count.
+        detector: detector in training mode.
+        optimizer: optimizer of its trainable parameters.
+        training: settings of which `locations`, `clip`, `mask_resize` and `guard` are used.
+        images: (B, 3, H, W) in [0, 1]; a placeholder image if this process has no part of the batch.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
-        maps: the features of the images, if they are known.
-        seed: words that the grouping is drawn from.
-        watch: clips the gradients at `training.clip`, counts, and stops at what is not finite; None takes a new one.
-        processes: that hold a part of the batch each; the detector must be `shared` among them.
-        batch: images of all parts; None where this is the whole batch.
+        maps: feature maps of the images, if known.
+        seed: integers from which the groups are drawn.
+        watch: clips and checks the gradients; None makes a new one.
+        processes: processes with a part of the batch each; the detector must be `shared` among them.
+        batch: number of images of all parts; None if this is the whole batch.
+
+    Returns:
+        (4,): total, NLL, BCE and KL.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite.
+        TrainingError: If a loss or a gradient is not finite.
     """
-    turn = _Turn(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
+    stepper = _Stepper(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
     first, last = processes.span(batch)
     with processes.idling(first == last):
         if training.locations is None:
             terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
-            turn.step(terms.total)
+            stepper.step(terms.total)
             return torch.stack([t.detach() for t in terms])
-        return _train_on_groups(turn, detector, training, images, anomaly_masks, maps, seed, batch)
+        maps = detector.features(images) if maps is None else maps
+        return _train_on_groups(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
 
 
 def _train_on_groups(
-    turn: "_Turn",
+    stepper: "_Stepper",
     detector: Detector,
     training: TrainingConfig,
     images: Tensor,
     anomaly_masks: Tensor | None,
-    maps: Sequence[Tensor] | None,
+    maps: Sequence[Tensor],
     seed: Sequence[int],
     batch: int,
 ) -> Tensor:
-    flows = cast(ScaleWise, detector.flows)  # see `check_locations`
-    locations = cast(int, training.locations)
-    maps = detector.features(images) if maps is None else maps
+    flows, locations = cast(ScaleWise, detector.flows), cast(int, training.locations)  # see `check_locations`
     statistics = detector.statistics(images, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
@@ -95,11 +194,11 @@ def _train_on_groups(
         mask, ignore = location_masks(anomaly_masks, (x.shape[2], x.shape[3]), training.mask_resize, training.guard)
         context = detector.context(x)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
-            group, nothing = _own(drawn, size, batch, turn.processes)
+            group, empty = _own_part(drawn, size, batch, stepper.processes)
             z, log_det = flows[scale](
                 take_locations(x, group), context.take(group) if isinstance(context, PositionTables) else context
             )
-            with turn.processes.idling(nothing):
+            with stepper.processes.idling(empty):
                 terms = detector.objective(
                     z,
                     log_det,
@@ -109,14 +208,14 @@ def _train_on_groups(
                     None if mask is None else take_locations(mask, group),
                     None if ignore is None else take_locations(ignore, group),
                 )
-                turn.step(terms.total)
+                stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
-    _step_head(turn, locations, batch, statistics, leaves)
+    _step_head(stepper, locations, batch, statistics, leaves)
     return sums
 
 
-def _own(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Tensor, bool]:
-    """The locations of a group in this process's part of a batch; if there are none, one that does not count."""
+def _own_part(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Tensor, bool]:
+    """Return the locations of a group in this process's part of a batch, or one placeholder and True."""
     if processes.count == 1:
         return drawn, False
     first, last = (size * image for image in processes.span(batch))
@@ -124,35 +223,15 @@ def _own(drawn: Tensor, size: int, batch: int, processes: Processes) -> tuple[Te
     return (group, False) if len(group) else (drawn.new_zeros(1), True)
 
 
-def check_locations(detector: Detector, training: TrainingConfig) -> None:
-    """Refuse groups of locations where a flow mixes them, or no flow of a scale can be given those of that scale.
-
-    Raises:
-        ConfigError: `training.locations` is given, and a flow's event is the sample, or the flows are not one a scale.
-    """
-    if training.locations is None:
-        return
-    if "sample" in detector.flows.events:
-        raise ConfigError(
-            f"locations = {training.locations} a step needs flows of location by location, but their events are "
-            f"{', '.join(detector.flows.events)}; take locations=None, whole maps"
-        )
-    if not isinstance(detector.flows, ScaleWise):
-        raise ConfigError(
-            f"locations = {training.locations} a step needs one flow a scale, but flows are a "
-            f"{type(detector.flows).__name__}; give them as a list, or take locations=None, whole maps"
-        )
-
-
 def _leaf(statistics: Statistics) -> Statistics:
-    """The statistics as the start of a graph, which collects the gradients of every group."""
+    """Detach statistics, so that they collect the gradients of all groups."""
     values = (None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)
     return Statistics(*values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """What a step takes besides a loss."""
+class _Stepper:
+    """Optimizer steps that all processes make together."""
 
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
@@ -160,26 +239,26 @@ class _Turn:
     processes: Processes
 
     def step(self, loss: Tensor) -> None:
-        """A step down a loss that all processes have in common, of which each differentiates its share."""
+        """Step down a loss that all processes have in common, of which each differentiates its share."""
         self.optimizer.zero_grad(set_to_none=True)
         (loss if self.processes.count == 1 else loss / self.processes.count).backward()
-        self.take(loss)
+        self.apply(loss)
 
-    def take(self, loss: Tensor) -> None:
-        """A step with the gradients that are there."""
+    def apply(self, loss: Tensor) -> None:
+        """Step with the gradients that the parameters have."""
         self.processes.add_gradients(self.parameters)
         self.watch.step(loss, self.parameters)
         self.optimizer.step()
 
 
 def _step_head(
-    turn: _Turn,
+    stepper: _Stepper,
     locations: int,
     batch: int,
     statistics: Sequence[Statistics | None],
     leaves: Sequence[Statistics | None],
 ) -> None:
-    """The head's own step, on the mean of the groups' gradients (their number is the same for every location)."""
+    """Step the variance head with the mean over the groups' gradients."""
     outputs, gradients = [], []
     for s, leaf in zip(statistics, leaves, strict=True):
         if s is None or leaf is None:
@@ -190,6 +269,6 @@ def _step_head(
                 outputs.append(value)
                 gradients.append(copy.grad / groups)
     if outputs:
-        turn.optimizer.zero_grad(set_to_none=True)
+        stepper.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outputs, gradients)
-        turn.take(torch.zeros((), device=outputs[0].device))
+        stepper.apply(torch.zeros((), device=outputs[0].device))

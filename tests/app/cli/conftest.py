@@ -1,4 +1,4 @@
-"""A tiny data set in the layout of MVTec AD, and a detector trained on it for one epoch."""
+"""Fixtures: a tiny data set in the layout of MVTec AD, and a detector trained on it for one epoch."""
 
 import shutil
 from pathlib import Path
@@ -18,17 +18,17 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(picture(rng), root / "train" / "good" / f"{number}.png")
     for number in range(4):
         save(picture(rng), root / "test" / "good" / f"{number}.png")
-        spoiled, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
+        defective, mask = picture(rng), np.zeros((SIZE, SIZE), np.uint8)
         mask[10:30, 20 : 40 + number] = 255
-        spoiled[mask > 0] = 255 - spoiled[mask > 0]
-        save(spoiled, root / "test" / "hole" / f"{number}.png")
+        defective[mask > 0] = 255 - defective[mask > 0]
+        save(defective, root / "test" / "hole" / f"{number}.png")
         save(mask, root / "ground_truth" / "hole" / f"{number}_mask.png")
     return root
 
 
 @pytest.fixture
 def data(shared_data: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """Copy the data set, for a test that changes it."""
     return Path(shutil.copytree(shared_data, tmp_path / "data"))
 
 

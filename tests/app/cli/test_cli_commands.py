@@ -1,3 +1,5 @@
+"""Commands of semflow: fit, evaluate and predict do and write what the library computes."""
+
 import csv
 import json
 import re
@@ -14,31 +16,31 @@ from PIL import Image
 import semflow
 from helpers.cli_cases import SIZE, fit_words, picture, save, snapshot
 from semflow.app.cli import main
-from semflow.app.cli.predict import _save_overlay
-from semflow.app.cli.prediction import Record
+from semflow.app.cli.predict import save_overlay
+from semflow.app.cli.tables import overlay_size
 from semflow.app.report import load_map
-from semflow.data import open_dataset
+from semflow.data import ImageDataset, open_dataset
 
 
-def test_fit_leaves_a_run_that_loads(shared_run: Path) -> None:
+def test_fit_writes_a_run_that_loads(shared_run: Path) -> None:
     names = {path.name for path in shared_run.iterdir()}
     assert {"config.json", "model.safetensors", "log.jsonl"} <= names
     assert not [name for name in names if name.startswith(".")]
     detector = semflow.load(shared_run)
-    assert detector.image_size == SIZE
+    assert detector.provenance.image_size == SIZE
     assert len(detector.flows) == 2
 
 
-def test_fit_again_says_how_to_go_on_and_changes_nothing(
+def test_fit_on_an_existing_run_suggests_resume_and_changes_nothing(
     shared_run: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(shared_run)
     assert main(fit_words(shared_data, shared_run)) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "resume" in capsys.readouterr().err
     assert snapshot(shared_run) == before
 
 
-def test_evaluate_shows_and_writes_what_the_library_says(
+def test_evaluate_prints_and_writes_the_library_metrics(
     shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "deep" / "metrics.json"
@@ -55,7 +57,7 @@ def test_evaluate_shows_and_writes_what_the_library_says(
     assert f"{100 * found['aupro']:.2f}" in shown
 
 
-def test_without_masks_the_pixel_metrics_are_null(shared_run: Path, data: Path, tmp_path: Path) -> None:
+def test_evaluate_without_masks_writes_null_pixel_metrics(shared_run: Path, data: Path, tmp_path: Path) -> None:
     (data / "ground_truth").rename(tmp_path / "elsewhere")
     file = tmp_path / "metrics.json"
     assert main(["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(file)]) == 0
@@ -67,7 +69,7 @@ def test_without_masks_the_pixel_metrics_are_null(shared_run: Path, data: Path, 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Names that collide without their ending, that are markup, and pictures that are no square."""
+    """Create images whose names differ in the suffix only, or contain markup, and an image that is not square."""
     rng = np.random.default_rng(1)
     folder = tmp_path / "photos"
     save(picture(rng), folder / "a.png")
@@ -107,14 +109,13 @@ def test_predict_writes_scores_overlays_maps_and_a_page(shared_run: Path, photos
 
 
 @pytest.mark.parametrize("size", [(2500, 500), (40, 30), (7, 3000)])
-def test_the_heat_lies_where_it_was_found_whatever_the_proportions(size: tuple[int, int], tmp_path: Path) -> None:
-    record = Record("a", 0.0, "", "", *size)
-    width, height = record.overlay_size
+def test_overlay_keeps_the_proportions_and_places_the_heat(size: tuple[int, int], tmp_path: Path) -> None:
+    width, height = overlay_size(*size)
     assert max(width, height) == min(max(size), 1024)
     assert abs(width / height - size[0] / size[1]) <= max(1.0 / height * width / height, 1.0 / height)
     anomaly_map = torch.zeros(64, 64)
     anomaly_map[:16, 32:] = 1.0  # the upper quarter of the right half
-    _save_overlay(tmp_path / "heat.png", Image.new("RGB", (width, height)), anomaly_map, (0.0, 1.0))
+    save_overlay(tmp_path / "heat.png", Image.new("RGB", (width, height)), anomaly_map, (0.0, 1.0))
     with Image.open(tmp_path / "heat.png") as picture:
         pixels = np.asarray(picture.convert("L").resize((8, 8), Image.Resampling.BOX))
     hot = np.zeros((8, 8), dtype=bool)
@@ -122,7 +123,7 @@ def test_the_heat_lies_where_it_was_found_whatever_the_proportions(size: tuple[i
     assert pixels[hot].min() > pixels[~hot].max() + 50
 
 
-def test_predict_odd_names_and_kinds_of_image(shared_run: Path, tmp_path: Path) -> None:
+def test_predict_handles_unusual_names_and_image_modes(shared_run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     folder, output = tmp_path / "photos", tmp_path / "results"
     odd = [
@@ -150,9 +151,9 @@ def test_predict_odd_names_and_kinds_of_image(shared_run: Path, tmp_path: Path) 
     assert sorted(sources) == sorted(row["overlay"] for row in table.values())
 
 
-def test_predict_one_file_with_a_16_bit_map(shared_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_writes_a_16_bit_map_for_one_file(shared_run: Path, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "results"
-    output.mkdir()  # an empty folder is as good as none
+    output.mkdir()  # an empty folder is accepted
     words = ["predict", "--model", str(shared_run), "--input", str(photos / "a.png"), "--output", str(output)]
     assert main([*words, "--map-format", "png16"]) == 0
     record = json.loads((output / "scores.json").read_text())["images"][0]
@@ -162,7 +163,34 @@ def test_predict_one_file_with_a_16_bit_map(shared_run: Path, photos: Path, tmp_
     np.testing.assert_allclose(load_map(output / record["map"]), expected, atol=np.ptp(expected) / 65535 + 1e-5)
 
 
-def test_a_score_does_not_depend_on_the_other_images(shared_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_decodes_each_image_once(
+    shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, decoded = ImageDataset.read_image, []
+
+    def count(self: ImageDataset, index: int) -> Image.Image:
+        decoded.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(ImageDataset, "read_image", count)
+    words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "results")]
+    assert main(words) == 0
+    assert sorted(decoded) == [0, 1, 2, 3]
+
+
+def test_predict_loads_images_in_other_processes_with_the_same_scores(
+    shared_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    scores = []
+    for workers in ("0", "2"):
+        output = tmp_path / workers
+        words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(output)]
+        assert main([*words, "--workers", workers, "--batch-size", "3"]) == 0
+        scores.append((output / "scores.csv").read_text())
+    assert scores[0] == scores[1]
+
+
+def test_score_of_an_image_is_independent_of_other_images(shared_run: Path, photos: Path, tmp_path: Path) -> None:
     scores = []
     for name, source in (("all", photos), ("one", photos / "sub")):
         words = ["predict", "--model", str(shared_run), "--input", str(source), "--output", str(tmp_path / name)]
@@ -173,7 +201,7 @@ def test_a_score_does_not_depend_on_the_other_images(shared_run: Path, photos: P
     assert scores[0]["sub/a.png"] == pytest.approx(scores[1]["a.png"], abs=1e-5)
 
 
-def test_an_interrupted_predict_shows_nothing_and_goes_on(
+def test_interrupted_predict_shows_no_output_and_continues(
     shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object) -> None:
@@ -181,16 +209,16 @@ def test_an_interrupted_predict_shows_nothing_and_goes_on(
 
     words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "results")]
     with monkeypatch.context() as patched:
-        patched.setattr("semflow.app.cli.prediction._page", stop)
+        patched.setattr("semflow.app.cli.tables._page", stop)
         assert main(words) == 130
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith("results")] == []
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert main(words) == 0
-    assert "4 of 4 images are done already" in capsys.readouterr().out
+    assert "continuing: 4 of 4 images are done" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "run"
     whole = semflow.training.fitting._train_epoch
 
@@ -208,15 +236,14 @@ def test_an_interrupted_fit_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
         assert main(words) == 130
     assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
     assert main([*words, "--resume"]) == 0
-    assert semflow.load(output).image_size == SIZE
+    assert semflow.load(output).provenance.image_size == SIZE
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
     return list(zip(["", *words], words, strict=False))
 
 
-def test_a_category_is_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The folder of all categories, and CIFAR-10, which has no folder of normal images at all."""
+def test_category_selects_the_normal_class_of_cifar10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from semflow.data import CIFAR10_CLASSES
 
     rng = np.random.default_rng(0)
@@ -228,9 +255,27 @@ def test_a_category_is_named_on_the_command_line(tmp_path: Path, capsys: pytest.
                 Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
     data, run = str(tmp_path / "cifar"), str(tmp_path / "run")
     small = ["--backbone", "test_efficientnet", "--weights", "random", "--image-size", "64", "--epochs", "1"]
-    assert main(["fit", "--data", data, "--output", run, *small, "--set", "blocks", "1", "position_channels", "8"]) == 2
-    assert "name it by category (--category" in capsys.readouterr().err
-    words = ["--category", "cat", *small, "--set", "blocks", "1", "position_channels", "8"]
+    small += ["--set", "couplings.blocks", "1", "couplings.position_channels", "8"]
+    assert (
+        main(
+            [
+                "fit",
+                "--data",
+                data,
+                "--output",
+                run,
+                *small,
+                "--set",
+                "couplings.blocks",
+                "1",
+                "couplings.position_channels",
+                "8",
+            ]
+        )
+        == 2
+    )
+    assert "--category" in capsys.readouterr().err
+    words = ["--category", "cat", *small]
     assert main(["fit", "--data", data, "--output", run, *words]) == 0
     figures = tmp_path / "figures.json"
     assert main(["evaluate", "--model", run, "--data", data, "--category", "cat", "--json", str(figures)]) == 0

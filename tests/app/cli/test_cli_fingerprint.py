@@ -1,4 +1,4 @@
-"""What tells a restarted command that its model is the one it began with."""
+"""Fingerprint by which a restarted command recognizes its model."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from semflow.app.cli.inputs import fingerprint
 
 
 @pytest.mark.parametrize("name", ["a.pt2", "a.onnx", "a.xml", ".hidden.onnx", "log.jsonl"])
-def test_an_exported_file_is_told_by_its_content_wherever_it_lies(name: str, tmp_path: Path) -> None:
+def test_fingerprint_of_a_file_depends_on_content_only(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(b"one")
     first = fingerprint(file)
@@ -23,7 +23,7 @@ def test_an_exported_file_is_told_by_its_content_wherever_it_lies(name: str, tmp
     assert fingerprint(moved) == first
 
 
-def test_openvinos_weights_count_and_no_other_file_that_is_called_so(tmp_path: Path) -> None:
+def test_fingerprint_includes_the_bin_file_of_openvino_only(tmp_path: Path) -> None:
     found = {}
     for suffix in (".xml", ".onnx"):
         (tmp_path / f"a{suffix}").write_bytes(b"graph")
@@ -34,7 +34,7 @@ def test_openvinos_weights_count_and_no_other_file_that_is_called_so(tmp_path: P
     assert len({found[".onnx", weights] for weights in (b"one", b"two", b"tw")}) == 1
 
 
-def test_a_run_is_its_configuration_and_its_weights(tmp_path: Path) -> None:
+def test_fingerprint_of_a_run_covers_config_and_weights(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.json", "model.safetensors", "log.jsonl"):
@@ -51,10 +51,9 @@ def test_a_run_is_its_configuration_and_its_weights(tmp_path: Path) -> None:
         (tmp_path / "renamed" / name).write_text(name)
 
 
-def test_results_in_the_run_itself_are_gone_on_with(
+def test_predict_into_the_run_directory_continues(
     shared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--output RUN/results`: what is written there does not make the run another model."""
     run, photos = Path(shutil.copytree(shared_run, tmp_path / "run")), make_photos(tmp_path)
     with monkeypatch.context() as patched:
         interrupt_after(7, patched)
@@ -62,8 +61,8 @@ def test_results_in_the_run_itself_are_gone_on_with(
     assert hidden(run) == [".results.partial"]
     capsys.readouterr()
     assert main(words(run, photos, run / "results")) == 0
-    assert "going on: 7 of 12 images are done already" in capsys.readouterr().out
+    assert "continuing: 7 of 12 images are done" in capsys.readouterr().out
     assert main(words(run, photos, run / "results")) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert main(words(shared_run, photos, tmp_path / "whole")) == 0
     same_results(run / "results", tmp_path / "whole")

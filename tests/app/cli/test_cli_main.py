@@ -1,4 +1,4 @@
-"""From words to a command, and from what goes wrong to one line: what holds for every command."""
+"""Behavior of every command: usage errors, one-line messages, interrupts, and help."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,16 @@ from semflow.files import staged_folder
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["fit"], "--data"), (["dance"], "dance"), (["fit", "--data"], "--data"), (["--verbose"], "--verbose")],
+    [(["evaluate"], "--data"), (["dance"], "dance"), (["fit", "--data"], "--data"), (["--verbose"], "--verbose")],
 )
-def test_words_that_are_no_command(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_names_the_option(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     line = only_line(capsys)
     assert named in line
     assert "--help" in line
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def wrong(_: object) -> None:
         raise ZeroDivisionError
 
@@ -38,14 +37,14 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, 
         main(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
 
 
-def test_a_polite_kill_ends_like_an_interrupt(
+def test_sigterm_ends_like_an_interrupt(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(_: object) -> None:
         with staged_folder(tmp_path / "results") as staged:
             (staged / "half.txt").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("SIGTERM must interrupt the command")
 
     former = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("semflow.app.cli.evaluate.run", killed)
@@ -64,7 +63,7 @@ def test_a_polite_kill_ends_like_an_interrupt(
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "error: out of memory; choose"),
     ],
 )
-def test_what_the_machine_refuses_is_one_line_too(
+def test_system_errors_and_out_of_memory_are_one_line(
     error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(_: object) -> None:
@@ -75,10 +74,9 @@ def test_what_the_machine_refuses_is_one_line_too(
     assert only_line(capsys).startswith(line)
 
 
-def test_what_libraries_log_is_not_for_the_user(
+def test_log_messages_of_libraries_are_hidden(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a download's retries are: its end is what semflow says in one line."""
     logger = logging.getLogger("somebodys.library")
     logger.addHandler(logging.StreamHandler())
 
@@ -104,8 +102,7 @@ def run_process(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_as_a_process_a_mistake_is_one_line(tmp_path: Path) -> None:
-    """With everything that libraries might print on import."""
+def test_error_of_a_process_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     done = run_process("fit", "--data", str(tmp_path / "photos"), "--output", str(tmp_path / "run"))
     assert done.returncode == 2
@@ -115,8 +112,7 @@ def test_as_a_process_a_mistake_is_one_line(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == {"photos": None}
 
 
-def test_help_takes_less_than_a_second() -> None:
-    """Of processor time, which does not depend on what else the machine is doing."""
+def test_help_takes_less_than_a_second_of_cpu_time() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run_process("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -126,7 +122,7 @@ def test_help_takes_less_than_a_second() -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "fit", "evaluate", "predict"])
-def test_each_command_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     for option in {"demo": ["--output", "--seed"], "fit": ["--recipe", "--resume"]}.get(command, ["--model"]):

@@ -1,4 +1,4 @@
-"""Every mistake of a user: exit code 2, one line on standard error that names what is wrong, nothing written."""
+"""User errors: exit code 2, one line on standard error that names the problem, and no file written."""
 
 import json
 import shutil
@@ -18,20 +18,20 @@ def truncate(path: Path) -> Path:
     return path
 
 
-# What is spoiled in a copy of the data set, and which file or folder the message must name.
-SPOILED_TRAINING: dict[str, tuple[Callable[[Path], object], str]] = {
+# Change of a copy of the data set, and the file or folder that the message must name.
+BROKEN_TRAINING: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty folder": (lambda data: [path.unlink() for path in (data / "train" / "good").iterdir()], "data/train"),
-    "no image": (lambda data: (data / "train" / "good" / "3.png").write_text("a letter"), "3.png"),
+    "not an image": (lambda data: (data / "train" / "good" / "3.png").write_text("a letter"), "3.png"),
     "empty file": (lambda data: (data / "train" / "good" / "3.png").write_bytes(b""), "3.png"),
     "truncated": (lambda data: truncate(data / "train" / "good" / "5.png"), "5.png"),
     "no folder": (shutil.rmtree, "data"),
 }
 
 
-@pytest.mark.parametrize("case", SPOILED_TRAINING)
-def test_fit_on_broken_data(case: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spoil, named = SPOILED_TRAINING[case]
-    spoil(data)
+@pytest.mark.parametrize("case", BROKEN_TRAINING)
+def test_fit_rejects_broken_data(case: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, named = BROKEN_TRAINING[case]
+    change(data)
     before = snapshot(tmp_path)
     assert main(fit_words(data, tmp_path / "run")) == 2
     assert named in only_line(capsys)
@@ -42,7 +42,7 @@ def wrong_mask(data: Path) -> None:
     save(np.full((SIZE, SIZE // 2), 255, np.uint8), data / "ground_truth" / "hole" / "2_mask.png")
 
 
-SPOILED_TESTS: dict[str, tuple[Callable[[Path], object], str]] = {
+BROKEN_TESTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "mask of another size": (wrong_mask, "2_mask.png"),
     "image without its mask": (lambda data: (data / "ground_truth" / "hole" / "1_mask.png").unlink(), "1.png"),
     "truncated image": (lambda data: truncate(data / "test" / "good" / "0.png"), "0.png"),
@@ -52,12 +52,12 @@ SPOILED_TESTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILED_TESTS)
-def test_evaluate_on_broken_data(
+@pytest.mark.parametrize("case", BROKEN_TESTS)
+def test_evaluate_rejects_broken_data(
     case: str, shared_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, named = SPOILED_TESTS[case]
-    spoil(data)
+    change, named = BROKEN_TESTS[case]
+    change(data)
     before = snapshot(tmp_path)
     capsys.readouterr()
     words = ["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(tmp_path / "metrics.json")]
@@ -66,8 +66,8 @@ def test_evaluate_on_broken_data(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("case", ["empty", "no image", "truncated", "absent", "occupied", "file in the way"])
-def test_predict_on_broken_input(
+@pytest.mark.parametrize("case", ["empty", "not an image", "truncated", "absent", "not empty", "file as output"])
+def test_predict_rejects_broken_input(
     case: str, shared_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos, output, named = tmp_path / "photos", tmp_path / "results", "photos"
@@ -76,7 +76,7 @@ def test_predict_on_broken_input(
     if case != "empty":
         for name in ("a.png", "b.png", "c.png"):
             save(picture(rng), photos / name)
-    if case == "no image":
+    if case == "not an image":
         (photos / "b.png").write_text("a letter")
         named = "b.png"
     elif case == "truncated":
@@ -84,12 +84,12 @@ def test_predict_on_broken_input(
         named = "c.png"
     elif case == "absent":
         photos, named = tmp_path / "nowhere", "nowhere"
-    elif case == "occupied":
+    elif case == "not empty":
         output.mkdir()
-        (output / "precious.txt").write_text("of the user")
+        (output / "notes.txt").write_text("text")
         named = "results must be a new or empty folder"
-    elif case == "file in the way":
-        output.write_text("of the user")
+    elif case == "file as output":
+        output.write_text("text")
         named = "results must be a new or empty folder, but got a file"
     before = snapshot(tmp_path)
     capsys.readouterr()
@@ -99,7 +99,7 @@ def test_predict_on_broken_input(
 
 
 @pytest.mark.parametrize("case", ["another version", "no run", "broken config", "no model", "broken model"])
-def test_a_run_that_cannot_be_used(
+def test_predict_rejects_a_broken_run(
     case: str, shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(shared_run, tmp_path / "run"))
@@ -130,25 +130,24 @@ WRONG_OPTIONS: dict[str, tuple[list[str], str]] = {
     "weights": (["--weights", "nowhere.pth"], "nowhere.pth"),
     "recipe": (["--recipe", "soup"], "sanflow"),
     "epochs": (["--epochs", "0"], "--epochs"),
-    "epochs that are no number": (["--epochs", "many"], "many"),
+    "epochs that are not a number": (["--epochs", "many"], "many"),
     "batch size": (["--batch-size", "-1"], "--batch-size"),
     "image size": (["--image-size", "0"], "--image-size"),
     "device": (["--device", "abacus"], "abacus"),
     "workers": (["--workers", "-1"], "--workers"),
     "seed": (["--seed", "-1"], "--seed"),
-    "seed of too many digits": (["--seed", "9" * 23], "--seed"),
-    "a file in the way": (["--output", f"{__file__}/run"], Path(__file__).name),
+    "seed that is too large": (["--seed", "9" * 23], "--seed"),
+    "file as parent of the output": (["--output", f"{__file__}/run"], Path(__file__).name),
     "unknown option": (["--epoch", "3"], "--epoch"),
-    "unknown argument of the recipe": (["--set", "blobs", "3"], "blobs"),
-    "wrong type for the recipe": (["--set", "blocks", "three"], "blocks"),
-    "wrong members of a tuple": (["--set", "strides", "8,big"], "8,16,32"),
-    "name without value": (["--set", "blocks"], "--set"),
-    "what has its own option": (["--set", "seed", "3"], "--seed"),
+    "unknown recipe argument": (["--set", "blobs", "3"], "couplings.position_channels"),
+    "wrong type of a recipe argument": (["--set", "couplings.blocks", "three"], "couplings.blocks"),
+    "wrong item of a tuple": (["--set", "backbone.strides", "8,big"], "backbone.strides"),
+    "name without value": (["--set", "couplings.blocks"], "--set"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_OPTIONS)
-def test_wrong_options(case: str, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_rejects_options(case: str, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, named = WRONG_OPTIONS[case]
     base = ["fit", "--data", str(shared_data), "--output", str(tmp_path / "run"), "--device", "cpu", "--epochs", "1"]
     base += ["--backbone", "resnet18", "--weights", "random", "--image-size", "64"]
@@ -158,7 +157,7 @@ def test_wrong_options(case: str, shared_data: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("words", [["--seed", "-1"], ["--epochs", "0"]])
-def test_wrong_numbers_of_the_demo(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_rejects_numbers(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path / "demo"), *words]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -167,10 +166,10 @@ def test_wrong_numbers_of_the_demo(words: list[str], tmp_path: Path, capsys: pyt
     assert snapshot(tmp_path) == {}
 
 
-def test_evaluate_asks_for_a_place_before_the_work(
+def test_evaluate_checks_the_json_path_before_scoring(
     shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").write_text("of the user")
+    (tmp_path / "file").write_text("text")
     place = tmp_path / "file" / "metrics.json"
     capsys.readouterr()
     assert main(["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--json", str(place)]) == 2
@@ -181,13 +180,13 @@ def test_evaluate_asks_for_a_place_before_the_work(
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_fit_that_fails_leaves_no_run_without_a_checkpoint(
+def test_failed_fit_leaves_a_run_only_with_a_checkpoint(
     checkpoint: bool, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         if checkpoint:
             (tmp_path / "run" / "checkpoint.safetensors").touch()
-        raise torch.OutOfMemoryError("of this batch")
+        raise torch.OutOfMemoryError("batch")
 
     monkeypatch.setattr("semflow.training.fitting._train_epoch", fail)
     assert main(fit_words(shared_data, tmp_path / "run")) == 2
@@ -195,9 +194,9 @@ def test_a_fit_that_fails_leaves_no_run_without_a_checkpoint(
     assert snapshot(tmp_path).keys() == expected
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that must be missing")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 @pytest.mark.parametrize("command", ["demo", "fit", "evaluate", "predict"])
-def test_cuda_that_is_not_there(
+def test_missing_cuda_is_reported(
     command: str, shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = {

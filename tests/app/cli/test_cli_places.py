@@ -1,4 +1,4 @@
-"""`semflow predict` where its output lies in its input, where names are long, and after images were left out."""
+"""Paths of `semflow predict` and `calibrate`: output inside the input, long names, a full disk."""
 
 import json
 import os
@@ -29,36 +29,36 @@ def scored(output: Path) -> list[str]:
     return [record["image"] for record in json.loads((output / "scores.json").read_text())["images"]]
 
 
-def test_an_output_within_the_input_is_none_of_the_images(
+def test_predict_ignores_its_output_inside_the_input(
     shared_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(photos)
     assert main(words(shared_run, ".", "results")) == 0
     assert scored(photos / "results") == ["a.png", "b.png"]
     assert main(words(shared_run, ".", "results")) == 0
-    assert "results is complete already" in capsys.readouterr().out
+    assert "results is already complete" in capsys.readouterr().out
     (photos.parent / "linked").symlink_to(photos)
     assert main(words(shared_run, photos.parent / "linked", photos / "results")) == 0
-    assert "results is complete already" in capsys.readouterr().out
+    assert "results is already complete" in capsys.readouterr().out
     for name in ("a.png", "b.png"):
         (photos / name).unlink()
     assert main(words(shared_run, ".", "results")) == 2
-    assert "expected images, but it holds only those of the output" in only_line(capsys)
+    assert "must contain images outside the output" in only_line(capsys)
 
 
-def test_what_skip_has_left_out_stops_a_command_that_is_to_stop(
+def test_image_skipped_before_stops_a_command_without_skip(
     shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "c.png").write_text("no image")
+    (photos / "c.png").write_text("not an image")
     assert main(words(shared_run, photos, tmp_path / "out", "--on-error", "skip")) == 0
     assert main(words(shared_run, photos, tmp_path / "out", "--on-error", "skip")) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert main(words(shared_run, photos, tmp_path / "out")) == 2
-    assert only_line(capsys).startswith(f"error: {photos / 'c.png'}: expected a whole image")
+    assert only_line(capsys).startswith(f"error: {photos / 'c.png'} must be an intact image")
 
 
 @pytest.mark.parametrize("format", ["npy", "png16"])
-def test_names_as_long_as_the_system_takes(shared_run: Path, photos: Path, tmp_path: Path, format: str) -> None:
+def test_predict_shortens_long_names(shared_run: Path, photos: Path, tmp_path: Path, format: str) -> None:
     longest = ["x" * 251, "x" * 250 + "y", "\u56fe" * 83 + "z"]
     for number, name in enumerate(longest):
         folder = photos / ("" if number else "f" * 255)
@@ -75,10 +75,10 @@ def test_names_as_long_as_the_system_takes(shared_run: Path, photos: Path, tmp_p
     assert len({record["score"] for record in records if record["image"].rpartition("/")[2] in same}) == 1
 
 
-def test_calibrating_on_a_full_disk_leaves_the_model(
+def test_calibrate_on_a_full_disk_keeps_the_model(
     shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resource = pytest.importorskip("resource", reason="sizes of files are limited by POSIX systems alone")
+    resource = pytest.importorskip("resource", reason="needs POSIX")
     run = Path(shutil.copytree(shared_run, tmp_path / "run"))
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     rng = np.random.default_rng(7)
@@ -90,5 +90,5 @@ def test_calibrating_on_a_full_disk_leaves_the_model(
         assert main(["calibrate", "--model", str(run), "--data", str(tmp_path / "normal"), "--device", "cpu"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
-    assert only_line(capsys) == f"error: {run / 'model.safetensors'}: File too large"
+    assert only_line(capsys).startswith(f"error: {run} must be writable, but got File too large")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before

@@ -1,4 +1,4 @@
-"""`semflow predict` that is killed, interrupted, or refused by the disk."""
+"""Restarts of `semflow predict` after kills, interrupts and write errors."""
 
 import json
 import multiprocessing
@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(shared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run that nobody kills makes of the photos."""
+    """Return the output of a command that is not interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     make_photos(folder)
     assert main(words(shared_run, folder / "photos", folder / "results")) == 0
@@ -49,7 +49,7 @@ def uninterrupted(shared_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="a new process takes seconds")
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) for seed in range(RUNS)])
-def test_killed_at_any_moment_it_goes_on(
+def test_predict_continues_after_kills_at_random_moments(
     seed: int,
     shared_run: Path,
     photos: Path,
@@ -57,13 +57,13 @@ def test_killed_at_any_moment_it_goes_on(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """SIGKILL when a random number of files has been written, and a random moment later; again and again."""
+    """Three times SIGKILL, after a random number of written files and a random delay."""
     output = tmp_path / "results"
     draw = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["loaded_process"])
     kills = 0
-    for killed in range(3):  # each of them later than the one before
+    for killed in range(3):  # each later than the one before
         process = context.Process(target=loaded_process.run, args=(words(shared_run, photos, output),))
         process.start()
         enough = draw.randrange(8 * killed, 8 * killed + 8)
@@ -77,7 +77,7 @@ def test_killed_at_any_moment_it_goes_on(
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-        assert not output.exists() or (output / "scores.json").is_file()  # never a half folder
+        assert not output.exists() or (output / "scores.json").is_file()  # the folder is complete or missing
     assert kills > 0
     process = context.Process(target=loaded_process.run, args=(words(shared_run, photos, output),))
     process.start()
@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_goes_on(
 @pytest.mark.parametrize(
     "change", ["nothing", "an image", "one image more", "one image less", "the model", "the format"]
 )
-def test_what_is_done_again_after_an_interrupt(
+def test_interrupted_predict_repeats_only_what_changed(
     change: str,
     shared_run: Path,
     photos: Path,
@@ -123,61 +123,64 @@ def test_what_is_done_again_after_an_interrupt(
     shown = capsys.readouterr().out
     done = {"nothing": 7, "one image more": 7, "an image": 6, "one image less": 6}.get(change, 0)
     assert (f"{done} of " in shown) == bool(done)
-    assert ("going on" in shown) == bool(done)
+    assert ("continuing" in shown) == bool(done)
     assert main(words(run, photos, whole, *more)) == 0
     same_results(output, whole)
     assert hidden(tmp_path) == []
 
 
-def test_started_again_at_the_end_it_says_so_and_touches_nothing(
+def test_repeated_predict_reports_complete_output_and_changes_nothing(
     shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "results"
     assert main(words(shared_run, photos, output)) == 0
     before = snapshot(tmp_path)
     assert main(words(shared_run, photos, output)) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert snapshot(tmp_path) == before
     save(picture(np.random.default_rng(5)), photos / "0" / "00.png")
-    assert main(words(shared_run, photos, output)) == 2  # of other images: they are not overwritten
+    assert main(words(shared_run, photos, output)) == 2  # the images changed, and results are not overwritten
     assert "not empty" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_image_that_goes_while_others_are_scored(
+def test_image_that_breaks_during_scoring_is_skipped_or_stops(
     shared_run: Path,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It was whole when it was checked: with skip it is left out all the same, by default it is named."""
     from semflow.app.cli import predict
 
-    finish = predict._finish_image
+    write = predict._write_image
 
-    def spoil(*arguments: object) -> object:
-        (photos / "2" / "11.png").write_bytes(b"no image")
-        return finish(*arguments)  # type: ignore[arg-type]
+    def damage(*arguments: object) -> object:
+        (photos / "2" / "11.png").write_bytes(b"not an image")
+        return write(*arguments)  # type: ignore[arg-type]
 
     whole = (photos / "2" / "11.png").read_bytes()
-    monkeypatch.setattr(predict, "_finish_image", spoil)
+    monkeypatch.setattr(predict, "_write_image", damage)
     assert main(words(shared_run, photos, tmp_path / "a", "--on-error", "skip")) == 0
     content = json.loads((tmp_path / "a" / "scores.json").read_text())
     assert [record["image"] for record in content["left_out"]] == ["2/11.png"]
     assert len(content["images"]) == 11
-    assert "left out '2/11.png'" in capsys.readouterr().err
+    assert "skipped '2/11.png'" in capsys.readouterr().err
     (photos / "2" / "11.png").write_bytes(whole)
     assert main(words(shared_run, photos, tmp_path / "b")) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert "11.png" in line
     assert not (tmp_path / "b").exists()
+    monkeypatch.undo()
+    (photos / "2" / "11.png").write_bytes(whole)
+    assert main(words(shared_run, photos, tmp_path / "b")) == 0
+    assert "continuing: 10 of 12 images are done" in capsys.readouterr().out
     assert hidden(tmp_path) == []
 
 
 @pytest.mark.parametrize("more", [[], ["--on-error", "skip"]])
 @pytest.mark.parametrize("call", [0, 1, 5, 24, 26])
-def test_a_disk_that_is_full_at_any_file(
+def test_full_disk_at_any_file_leaves_nothing(
     call: int,
     more: list[str],
     shared_run: Path,
@@ -201,14 +204,14 @@ def test_a_disk_that_is_full_at_any_file(
         patched.setattr(Path, "write_bytes", full)
         assert main(words(shared_run, photos, tmp_path / "results", *more)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: output ")
+    assert line.startswith(f"error: {tmp_path}")
     assert "No space left on device; free some space" in line
     assert snapshot(tmp_path) == before
 
 
 @pytest.fixture
-def small_files(shared_run: Path, photos: Path) -> object:  # which are made before
-    """The system refuses files of more than 3 kB, as a quota might."""
+def small_files(shared_run: Path, photos: Path) -> object:  # created before the limit is set
+    """Let the system reject files of more than 3 kB, like a quota."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, former[1]))
     yield
@@ -216,7 +219,7 @@ def small_files(shared_run: Path, photos: Path) -> object:  # which are made bef
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_limit_of_the_system(
+def test_file_size_limit_is_reported(
     shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(shared_run, photos, tmp_path / "results")) == 2
@@ -226,7 +229,7 @@ def test_a_limit_of_the_system(
 
 
 @pytest.mark.parametrize("error", [(28, "No space left on device"), (30, "Read-only file system")])
-def test_figures_that_cannot_be_written(
+def test_evaluate_reports_metrics_that_cannot_be_written(
     error: tuple[int, str],
     shared_run: Path,
     shared_data: Path,
@@ -245,7 +248,7 @@ def test_figures_that_cannot_be_written(
     assert snapshot(tmp_path) == {}
 
 
-def test_a_read_only_place_is_told_before_the_work(
+def test_predict_rejects_a_read_only_output(
     shared_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     allowed = os.access
@@ -254,11 +257,11 @@ def test_a_read_only_place_is_told_before_the_work(
     assert "no permission" in only_line(capsys)
 
 
-def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
+def test_resumable_folder_rejects_a_second_writer(tmp_path: Path) -> None:
     with resumable_folder(tmp_path / "results", "a") as work:
         work.add("x", {}, [])
         with (
-            pytest.raises(DataError, match="another process is making it"),
+            pytest.raises(DataError, match="must not be in use"),
             resumable_folder(tmp_path / "results", "a"),
         ):
             pass
@@ -266,7 +269,7 @@ def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_a_journal_that_was_cut_off_loses_one_line(tmp_path: Path) -> None:
+def test_truncated_journal_loses_one_line(tmp_path: Path) -> None:
     def make(origin: str, found: dict[str, object]) -> None:
         with resumable_folder(tmp_path / "results", origin) as work:
             found.update(work.done)
@@ -287,6 +290,6 @@ def test_a_journal_that_was_cut_off_loses_one_line(tmp_path: Path) -> None:
     assert begin() == {"x": {"n": 1}, "y": {"n": 1}}
     (tmp_path / ".results.partial" / "folder" / "x.txt").unlink()
     assert begin() == {"y": {"n": 1}, "\udcfc": {"n": 1}}
-    journal.write_bytes(b"\x00no journal\n")
+    journal.write_bytes(b"\x00invalid\n")
     assert begin() == {}
-    assert begin("b") == {}  # of another origin
+    assert begin("b") == {}  # another origin

@@ -1,4 +1,4 @@
-"""`torchrun` on two nodes, each a launcher of its own: the run of one process, and what becomes of it without one."""
+"""`torchrun` on two nodes, each with its own launcher, and after the loss of a node."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from semflow.app.cli import main
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs processes of Linux"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux"),
 ]
 
-# The command, with a checkpoint after every batch.
+# semflow with a checkpoint after every batch.
 PROGRAM = """\
 import sys
 from functools import partial
@@ -36,7 +36,7 @@ sys.exit(main(sys.argv[1:]))
 
 @contextmanager
 def launched(folder: Path, backend: str, words: list[str]) -> Iterator[list[Kept]]:
-    """A process on the first node and two on the second; nothing of them outlives the block."""
+    """Start one process on the first node and two on the second, and end them with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -59,15 +59,15 @@ def launched(folder: Path, backend: str, words: list[str]) -> Iterator[list[Kept
 
 
 def same_scores(run: Path, other: Path) -> None:
-    """Adam divides by what may be rounding alone: the weights of steps so small are not, but the scores are."""
+    """Compare scores. Adam amplifies rounding in weights with tiny gradients, so the weights may differ."""
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     one, two = (semflow.load(path).predict(images).score for path in (run, other))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["static", "c10d"])
-def test_two_nodes_fit_the_run_of_one_process(shared_data: Path, tmp_path: Path, backend: str) -> None:
-    """8 images in batches of 3: the last has two, and one of three processes no part in it."""
+def test_two_nodes_fit_the_same_run_as_one_process(shared_data: Path, tmp_path: Path, backend: str) -> None:
+    """With 8 images in batches of 3, one of the three processes has no image in the last batch."""
     words = ["--batch-size", "3"]
     with launched(tmp_path, backend, fit_words(shared_data, tmp_path / "run", *words)) as nodes:
         assert [node.wait() for node in nodes] == [0, 0], [node.said() for node in nodes]
@@ -76,7 +76,7 @@ def test_two_nodes_fit_the_run_of_one_process(shared_data: Path, tmp_path: Path,
     same_scores(tmp_path / "alone", tmp_path / "run")
 
 
-def test_a_run_goes_on_without_a_node_that_was_killed(shared_data: Path, tmp_path: Path) -> None:
+def test_run_resumes_after_a_node_was_killed(shared_data: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", ["--epochs", "6", "--batch-size", "3"]
     with launched(tmp_path, "static", fit_words(shared_data, run, *words)) as nodes:
         limit = time.monotonic() + 120
@@ -94,8 +94,8 @@ def test_a_run_goes_on_without_a_node_that_was_killed(shared_data: Path, tmp_pat
         with launched(tmp_path, "static", [*fit_words(shared_data, tmp_path / place, *words), *more]) as nodes:
             assert [node.wait() for node in nodes] == [0, 0], [node.said() for node in nodes]
     same_scores(tmp_path / "whole", run)
-    assert main([*fit_words(shared_data, tmp_path / "one", *words), "--resume"]) == 0  # without nodes
-    # Rounding grows from step to step in these random weights: the epoch that went on shows whether it is the same run.
+    assert main([*fit_words(shared_data, tmp_path / "one", *words), "--resume"]) == 0  # in one process
+    # Rounding errors grow with each step, so the first resumed epoch is compared.
     before = len(log)
     one, whole = losses(tmp_path / "one"), losses(tmp_path / "whole")
     assert one[: before + 1] == pytest.approx(whole[: before + 1], rel=2e-3)

@@ -1,4 +1,4 @@
-"""One small detector in every format that can be written here: conversions take seconds, so they are made once."""
+"""One small detector in every available format, converted once per session."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from semflow.app.export.runtime import SUFFIXES
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """The file of each format; the detector was in training, and is as it was."""
+    """Export a detector in training mode to each format, and check that it does not change."""
     folder, detector, made = tmp_path_factory.mktemp("exported"), own_detector().train(), {}
     before = {name: x.clone() for name, x in detector.state_dict().items()}
     gradients = [p.requires_grad for p in detector.parameters()]

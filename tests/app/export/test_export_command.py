@@ -1,4 +1,4 @@
-"""`semflow export`, and `predict` and `evaluate` from what it has written, without timm; runners without torch."""
+"""`semflow export`, and other commands on its files, without timm; runners without torch."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 from helpers.export_cases import FORMATS, SIZE, own_detector, recipe_detector
 from semflow.app.cli import main
 from semflow.data import load_image
-from semflow.training.checkpoint import save_model, write_config
+from semflow.recipes import save
 
 
 def blocked(*names: str) -> str:
@@ -35,10 +35,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    detector = recipe_detector("sanflow", backbone="test_byobnet", strides=(8,), position_channels=4)
-    write_config(folder, dict(detector.config))
-    save_model(detector, folder)
-    return folder
+    settings = {"backbone": "test_byobnet", "backbone.strides": (8,), "couplings.position_channels": 4}
+    return save(recipe_detector("sanflow", **settings), folder)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def scores(folder: Path) -> dict[str, float]:
         return {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
-def test_predict_from_a_file_gives_the_runs_scores_without_timm(run, photos, exported, tmp_path) -> None:
+def test_predict_from_a_file_without_timm_equals_the_run(run, photos, exported, tmp_path) -> None:
     words = ["predict", "--input", str(photos / "test"), "--output"]
     assert main([*words, str(tmp_path / "of_run"), "--model", str(run), "--device", "cpu"]) == 0
     arguments = [*words, str(tmp_path / "of_file"), "--model", str(exported)]
@@ -89,14 +87,14 @@ def test_predict_from_a_file_gives_the_runs_scores_without_timm(run, photos, exp
     assert ranges[0] == pytest.approx(ranges[1])
 
 
-def test_the_run_itself_needs_timm(run, photos, tmp_path) -> None:
+def test_run_needs_timm(run, photos, tmp_path) -> None:
     arguments = ["predict", "--input", str(photos), "--output", str(tmp_path / "out"), "--model", str(run)]
     done = python(f"{blocked('timm')}from semflow.app.cli import main\nprint(main({arguments!r}))")
     assert "timm" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_evaluate_takes_a_file(photos, exported, run, tmp_path) -> None:
+def test_evaluate_accepts_a_file(photos, exported, run, tmp_path) -> None:
     figures = []
     for name, model in (("run", run), ("file", exported)):
         words = ["evaluate", "--model", str(model), "--data", str(photos), "--json", str(tmp_path / f"{name}.json")]
@@ -106,7 +104,7 @@ def test_evaluate_takes_a_file(photos, exported, run, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS[1:])
-def test_a_runner_imports_neither_torch_nor_pillow(name, files) -> None:
+def test_runner_imports_neither_torch_nor_pillow(name, files) -> None:
     done = python(
         f"{blocked('torch', 'timm', 'PIL', 'scipy')}import numpy as np\n"
         "from semflow.app.export import open_runner\n"
@@ -130,8 +128,7 @@ def test_predict_from_onnx_and_openvino(name, files, photos, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS[2:])
-def test_other_weights_beside_a_file_of_openvino_are_another_model(name, files, photos, tmp_path, capsys) -> None:
-    """The graph alone stays as it is when a model of the same recipe takes its place, and another program wrote it."""
+def test_other_openvino_weights_are_another_model(name, files, photos, tmp_path, capsys) -> None:
     model = tmp_path / "own.xml"
     for suffix in (".xml", ".bin"):
         model.with_suffix(suffix).write_bytes(files[name].with_suffix(suffix).read_bytes())
@@ -139,7 +136,7 @@ def test_other_weights_beside_a_file_of_openvino_are_another_model(name, files, 
     words = ["predict", "--input", str(photos / "test"), "--output", str(tmp_path / "out"), "--model", str(model)]
     assert main([*words, "--device", "cpu"]) == 0
     assert main([*words, "--device", "cpu"]) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     weights = bytearray(model.with_suffix(".bin").read_bytes())
     weights[len(weights) // 2] ^= 1
     model.with_suffix(".bin").write_bytes(weights)
@@ -147,27 +144,27 @@ def test_other_weights_beside_a_file_of_openvino_are_another_model(name, files, 
     assert "not empty" in capsys.readouterr().err
 
 
-def test_the_command_says_what_it_found_and_overwrites_nothing(run, exported, tmp_path, capsys) -> None:
+def test_export_reports_and_overwrites_nothing(run, exported, tmp_path, capsys) -> None:
     assert main(["export", "--model", str(run), "--output", str(exported)]) == 2
     error = capsys.readouterr().err.strip()
-    assert error == f"error: {exported}: expected a new file, but it is there; choose another or delete it"
+    assert error.startswith(f"error: {exported} must be a new file, but got an existing one")
     assert main(["export", "--model", str(run), "--output", str(tmp_path / "a.pt2"), "--no-check"]) == 0
-    said = capsys.readouterr().out
-    assert "relative difference" not in said
-    assert f"semflow predict --model {tmp_path / 'a.pt2'}" in said
+    output = capsys.readouterr().out
+    assert "relative difference" not in output
+    assert f"semflow predict --model {tmp_path / 'a.pt2'}" in output
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--output", "model.pth"], "expected a file ending in .pt2, .onnx, .xml"),
-        (["--output", "model.pt2", "--format", "onnx"], "expected a file ending in .onnx"),
+        (["--output", "model.pth"], "must end in .pt2, .onnx, .xml"),
+        (["--output", "model.pt2", "--format", "onnx"], "must end in .onnx"),
         (["--output", "model.pt2", "--format", "tensorrt"], "tensorrt"),
-        (["--output", "none/model.pt2"], "expected a folder to write into"),
+        (["--output", "none/model.pt2"], "must be a folder, but got none"),
         (["--output", "model.pt2", "--images", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(words, expected, run, tmp_path, capsys, monkeypatch) -> None:
+def test_mistakes_are_one_line_errors(words, expected, run, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["export", "--model", str(run), *words]) == 2
     error = capsys.readouterr().err.strip()
@@ -177,14 +174,13 @@ def test_mistakes_are_one_line(words, expected, run, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("words", [["export", "--output", "new.pt2"], ["calibrate", "--data", "photos"]])
-def test_an_exported_file_is_neither_exported_nor_calibrated(words, tmp_path, capsys, monkeypatch) -> None:
-    """Said by its kind alone: opening it takes seconds."""
+def test_exported_file_is_neither_exported_nor_calibrated(words, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"")
     assert main([words[0], "--model", "model.onnx", *words[1:]]) == 2
-    assert capsys.readouterr().err.startswith("error: --model model.onnx is a file, expected ")
+    assert capsys.readouterr().err.startswith("error: --model must be a run directory, but got the file model.onnx")
 
 
-def test_a_folder_that_is_no_run(tmp_path, capsys) -> None:
+def test_folder_without_a_run_is_rejected(tmp_path, capsys) -> None:
     assert main(["export", "--model", str(tmp_path), "--output", str(tmp_path / "a.pt2")]) == 2
     assert "not a run directory" in capsys.readouterr().err

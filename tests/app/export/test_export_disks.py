@@ -1,4 +1,4 @@
-"""A disk that is full, an export that was killed, and what a file says of the machine that it was made on."""
+"""Full disks, killed exports, and paths of this machine in exported files."""
 
 import sys
 from pathlib import Path
@@ -11,21 +11,21 @@ from semflow.app.export import save
 from semflow.app.export.runtime import SUFFIXES
 from semflow.errors import DataError
 
-resource = pytest.importorskip("resource", reason="sizes of files are limited by POSIX systems alone")
+resource = pytest.importorskip("resource", reason="only POSIX systems limit file sizes")
 
 
 @pytest.fixture
 def full_disk():
-    """No file may grow beyond 3,000 bytes, which takes hold within the writers of other libraries too."""
+    """Limit files to 3,000 bytes, also in the writers of other libraries."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, former[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sizes of files are limited by POSIX systems alone")
+@pytest.mark.skipif(sys.platform == "win32", reason="only POSIX systems limit file sizes")
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_full_disk_is_one_line_and_no_file(name, tmp_path, full_disk) -> None:
+def test_full_disk_is_one_error_and_leaves_no_file(name, tmp_path, full_disk) -> None:
     path = tmp_path / f"own{SUFFIXES[name]}"
     with pytest.raises(DataError, match="must be writable") as caught:
         save(own_detector(), path, check=False)
@@ -33,7 +33,7 @@ def test_a_full_disk_is_one_line_and_no_file(name, tmp_path, full_disk) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_export_has_left_goes_with_the_next(tmp_path) -> None:
+def test_save_removes_leftovers_of_a_killed_export(tmp_path) -> None:
     left, others = tmp_path / ".own[1].pt2.abcdefgh.partial", tmp_path / ".own[1].pt2.mine"
     for folder in (left, others):
         folder.mkdir()
@@ -43,8 +43,7 @@ def test_what_a_killed_export_has_left_goes_with_the_next(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_does_not_tell_where_it_was_made(name, files) -> None:
-    """Exporters note of every step in which file its code lies, and these lie in somebody's folder."""
+def test_file_contains_no_paths_of_this_machine(name, files) -> None:
     content = b"".join(file.read_bytes() for file in files[name].parent.glob(f"own{SUFFIXES[name]}"))
     for folder in (Path(semflow.__file__).parent, Path(__file__).parent, files[name].parent):
         assert str(folder).encode() not in content

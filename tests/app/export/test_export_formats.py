@@ -1,4 +1,4 @@
-"""One small detector in every format: same numbers, any batch size, metadata inside, and what is refused."""
+"""One small detector in every format: results, batch sizes, metadata and errors."""
 
 import json
 import sys
@@ -23,12 +23,12 @@ needs_onnx = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_scores_maps_variances_and_decisions_are_the_detectors(name, files) -> None:
+def test_results_equal_those_of_the_detector(name, files) -> None:
     detector, exported = own_detector(), load(files[name])
     images = pictures(SIZE, 6, seed=6)
     expected = detector.predict(images.float() / 255)
     got = exported.predict(images.float() / 255)
-    assert got.score.std() > 0.1  # the images differ: equal constants would prove nothing
+    assert got.score.std() > 0.1
     for field in ("score", "anomaly_map"):
         torch.testing.assert_close(getattr(got, field), getattr(expected, field), rtol=1e-5, atol=1e-5)
     assert len(got.variance) == len(expected.variance) == 2
@@ -39,13 +39,13 @@ def test_scores_maps_variances_and_decisions_are_the_detectors(name, files) -> N
     for field in ("is_anomalous", "mask"):
         assert getattr(got, field).dtype == torch.bool
         assert torch.equal(getattr(got, field), getattr(expected, field))
-    assert expected.is_anomalous.tolist() == [False] * 3 + [True] * 3  # and both decisions were met
+    assert expected.is_anomalous.tolist() == [False] * 3 + [True] * 3
     assert expected.mask.any()
     assert not expected.mask.all()
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_batch_size_and_order_gives_an_image_one_score(name, files) -> None:
+def test_results_do_not_depend_on_the_batch(name, files) -> None:
     runner = open_runner(files[name])
     images = pictures(SIZE, 7, seed=6).numpy()
     together = runner(images)
@@ -57,22 +57,22 @@ def test_any_batch_size_and_order_gives_an_image_one_score(name, files) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_file_says_what_it_is(name, files) -> None:
+def test_metadata_of_a_file(name, files) -> None:
     exported = load(files[name])
-    said = exported.metadata
-    assert (said.recipe, said.image_size, said.input, said.localizes) == ("own", SIZE, "uint8", True)
-    assert (exported.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
+    about = exported.metadata
+    assert (about.recipe, about.image_size, about.input, about.localizes) == ("own", SIZE, "uint8", True)
+    assert (exported.provenance.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
     detector = own_detector()
     assert exported.map_range == pytest.approx(detector.map_range)
-    assert said.calibration["images"] == 39
-    assert said.calibration["false_alarm_rate"] == pytest.approx(0.1)
+    assert about.calibration["images"] == 39
+    assert about.calibration["false_alarm_rate"] == pytest.approx(0.1)
     score, value = detector.calibration.thresholds.tolist()
-    assert (said.calibration["score_threshold"], said.calibration["map_threshold"]) == pytest.approx((score, value))
-    assert {"semflow", "torch", *PACKAGES[name]} <= set(said.versions)
+    assert (about.calibration["score_threshold"], about.calibration["map_threshold"]) == pytest.approx((score, value))
+    assert {"semflow", "torch", *PACKAGES[name]} <= set(about.versions)
 
 
 @needs_onnx
-def test_onnx_is_of_the_stated_opset_and_has_named_ends(files) -> None:
+def test_onnx_has_the_opset_and_named_inputs_and_outputs(files) -> None:
     import onnx
 
     model = onnx.load(files["onnx"])
@@ -87,7 +87,7 @@ def test_onnx_is_of_the_stated_opset_and_has_named_ends(files) -> None:
     assert {x.type.tensor_type.shape.dim[0].dim_param for x in model.graph.output} == {"batch"}
 
 
-def test_a_torch_file_holds_data_alone(files) -> None:
+def test_torch_file_contains_no_pickled_data(files) -> None:
     with zipfile.ZipFile(files["torch"]) as archive:
         names = archive.namelist()
         inputs = [archive.getinfo(name).file_size for name in names if "sample_inputs" in name]
@@ -100,8 +100,8 @@ def test_a_torch_file_holds_data_alone(files) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["marginal", "mode"])
 @needs_onnx
-def test_other_forms_of_the_density(form, tmp_path) -> None:
-    """The Student-t has lgamma where the exact form has digamma."""
+def test_other_forms_of_the_density_are_exported(form, tmp_path) -> None:
+    """The marginal form, a Student-t density, needs lgamma instead of digamma."""
     detector = own_detector(form, calibrated=False)
     made = save(detector, tmp_path / "own.onnx")
     assert max(made.differences.values()) < 1e-5
@@ -109,7 +109,7 @@ def test_other_forms_of_the_density(form, tmp_path) -> None:
     assert (prediction.p_value, prediction.is_anomalous, prediction.mask) == (None, None, None)
 
 
-def test_float_input_takes_values_between_those_of_bytes(tmp_path) -> None:
+def test_float_input_accepts_any_values(tmp_path) -> None:
     detector = own_detector()
     path = save(detector, tmp_path / "own.pt2", input="float32").path
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -118,7 +118,7 @@ def test_float_input_takes_values_between_those_of_bytes(tmp_path) -> None:
     torch.testing.assert_close(load(path).predict(eight_bit).score, detector.predict(eight_bit.float() / 255).score)
 
 
-def test_bytes_do_not_take_values_between_them(files) -> None:
+def test_uint8_input_rejects_other_values(files) -> None:
     for wrong in (torch.full((1, 3, SIZE, SIZE), 0.5), torch.full((1, 3, SIZE, SIZE), 2.0), torch.tensor(float("nan"))):
         with pytest.raises(ShapeError, match="k / 255"):
             to_input(wrong, "uint8")
@@ -127,22 +127,21 @@ def test_bytes_do_not_take_values_between_them(files) -> None:
     assert torch.equal(to_input(every.float().div_(255.0), "uint8"), every)
 
 
-def test_a_file_that_differs_does_not_appear(tmp_path, monkeypatch) -> None:
-    """The comparison is of the file with the detector: a file of another detector does not pass."""
+def test_save_rejects_a_file_with_other_results(tmp_path, monkeypatch) -> None:
     other = own_detector()
     with torch.no_grad():
         other.flows[0][2].shift.add_(0.01)
     program = trace(DetectorGraph(other.requires_grad_(False)))
     monkeypatch.setattr(saving_module, "trace", lambda graph: program)
-    with pytest.raises(ExportError, match=r"of the exported model differs by .* expected at most 0\.0001"):
+    with pytest.raises(ExportError, match=r"of the exported model must differ .* by at most 0\.0001, but got"):
         save(own_detector(), tmp_path / "own.pt2")
     assert list(tmp_path.iterdir()) == []
-    made = save(own_detector(), tmp_path / "own.pt2", check=False)  # switched off, it is believed
+    made = save(own_detector(), tmp_path / "own.pt2", check=False)
     assert made.differences == {}
     assert [path.name for path in tmp_path.iterdir()] == ["own.pt2"]
 
 
-def test_the_comparison_sees_a_small_difference_a_shape_and_a_nan() -> None:
+def test_compare_detects_differences_shapes_and_nan() -> None:
     graph = DetectorGraph(own_detector())
     images = pictures(SIZE, 3, seed=0)
 
@@ -165,21 +164,21 @@ def test_the_comparison_sees_a_small_difference_a_shape_and_a_nan() -> None:
             compare(graph, runner(change), images)
 
 
-def test_what_save_refuses(tmp_path, monkeypatch) -> None:
+def test_save_rejects_invalid_arguments(tmp_path, monkeypatch) -> None:
     detector = own_detector()
     for path, options, words in (
-        ("own.pth", {}, r"expected a file ending in .pt2, .onnx, .xml"),
+        ("own.pth", {}, r"must end in .pt2, .onnx, .xml"),
         ("own", {}, "no ending"),
-        ("own.pt2", {"format": "onnx"}, "expected a file ending in .onnx"),
+        ("own.pt2", {"format": "onnx"}, "must end in .onnx"),
         ("own.pt2", {"format": "tensorrt"}, "format must be one of torch, onnx, openvino"),
         ("own.pt2", {"input": "float16"}, "input must be one of uint8, float32"),
     ):
         with pytest.raises(ConfigError, match=words):
             save(detector, tmp_path / path, **options)
-    with pytest.raises(DataError, match="expected a folder to write into"):
+    with pytest.raises(DataError, match="none must be a folder, but got none"):
         save(detector, tmp_path / "none" / "own.pt2")
     (tmp_path / "there.pt2").write_text("mine")
-    with pytest.raises(DataError, match="expected a new file, but it is there"):
+    with pytest.raises(DataError, match="must be a new file"):
         save(detector, tmp_path / "there.pt2")
     assert (tmp_path / "there.pt2").read_text() == "mine"
     for images in (torch.zeros(2, 3, 16, 16), torch.zeros(3, SIZE, SIZE), torch.zeros(0, 3, SIZE, SIZE)):
@@ -189,14 +188,14 @@ def test_what_save_refuses(tmp_path, monkeypatch) -> None:
 
 
 @needs_onnx
-def test_what_is_too_large_for_one_file_of_onnx_is_refused_before_it_is_tried(tmp_path, monkeypatch) -> None:
+def test_save_rejects_weights_too_large_for_onnx(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("semflow.app.export.formats.LARGEST", 1000)
-    with pytest.raises(ConfigError, match="holds at most 1000 bytes of weights"):
+    with pytest.raises(ConfigError, match="weights must have at most 1000 bytes"):
         save(own_detector(), tmp_path / "own.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch) -> None:
+def test_missing_package_is_named_with_its_extra(tmp_path, monkeypatch) -> None:
     for package in ("onnx", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r'onnx must be installed, but got .*; run pip install "semflow\[export\]"'):
@@ -209,24 +208,24 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_images_of_another_kind_are_refused(name, files) -> None:
+def test_runner_rejects_other_images(name, files) -> None:
     runner = open_runner(files[name])
     good = pictures(SIZE, 2, seed=0).numpy()
     for wrong in (good[:, :, :-1], good[0], good.astype(np.float32), good[:, :2], good[:0]):
-        with pytest.raises(ShapeError, match=f"images must be uint8 \\(B, 3, {SIZE}, {SIZE}\\), B at least 1"):
+        with pytest.raises(ShapeError, match=f"images must be uint8 \\(B, 3, {SIZE}, {SIZE}\\) with B >= 1"):
             runner(wrong)
     assert np.array_equal(runner(good[:, ::-1])["score"], runner(np.ascontiguousarray(good[:, ::-1]))["score"])
 
 
-def test_devices_that_are_not_there(files) -> None:
+def test_missing_devices_are_rejected(files) -> None:
     if "onnx" in files:
         import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            with pytest.raises(DeviceError, match="device cuda is not offered by onnxruntime"):
+            with pytest.raises(DeviceError, match="device must be offered by onnxruntime"):
                 open_runner(files["onnx"], "cuda")
     if "openvino" in files:
-        with pytest.raises(DeviceError, match="not offered by OpenVINO"):
+        with pytest.raises(DeviceError, match="device must be cpu for OpenVINO"):
             open_runner(files["openvino"], "cuda")
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="device cuda is not available"):
@@ -235,9 +234,9 @@ def test_devices_that_are_not_there(files) -> None:
         assert open_runner(path, "auto")(pictures(SIZE, 1, seed=0).numpy())["score"].shape == (1,), name
 
 
-def test_no_such_file_and_no_such_kind(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match="but there is none"):
+def test_load_rejects_missing_and_other_files(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="but got no file"):
         load(tmp_path / "a.onnx")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(CheckpointError, match="expected an exported model ending in"):
+    with pytest.raises(CheckpointError, match="an exported model ending in"):
         load(tmp_path / "a.txt")

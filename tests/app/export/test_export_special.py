@@ -1,4 +1,4 @@
-"""Special functions for formats that lack them, against scipy."""
+"""Special functions and resizing in elementary operations, compared with scipy and torch."""
 
 import numpy as np
 import pytest
@@ -17,31 +17,30 @@ CASES = [(digamma_series, special.digamma), (lgamma_series, special.gammaln)]
 
 @pytest.mark.parametrize(("ours", "truth"), CASES)
 @given(log_x=st.floats(np.log(1e-8), np.log(1e4)))
-def test_a_series_is_right_over_the_range_of_the_variance_head(ours, truth, log_x) -> None:
+def test_series_are_exact_over_the_range_of_the_variance_head(ours, truth, log_x) -> None:
     x = np.exp(log_x)
     got = ours(torch.tensor(x, dtype=torch.float64)).item()
-    # Zeros of the functions lie in the range: near them what counts is the size of the terms.
+    # Near the zeros of the functions, the error is relative to the size of the terms.
     assert abs(got - truth(x)) <= 2e-14 * max(abs(truth(x)), 40.0)
 
 
 @pytest.mark.parametrize(("ours", "truth"), CASES)
-def test_in_single_precision_it_is_right_to_a_millionth(ours, truth) -> None:
-    """What a runtime without float64 computes: OpenVINO's CPU plugin."""
+def test_series_are_accurate_in_single_precision(ours, truth) -> None:
+    """OpenVINO's CPU plugin has no float64."""
     x = np.exp(np.linspace(np.log(1e-8), np.log(1e4), 4001)).astype(np.float32)
     got = ours(torch.from_numpy(x)).numpy()
     want = truth(x.astype(np.float64))
     assert (np.abs(got - want) <= 1e-6 * np.maximum(np.abs(want), 40.0)).all()
 
 
-def test_the_series_is_needed_up_to_its_last_term() -> None:
-    """Without the recurrence to 8 the same series is off by a hundredth at 1: the test above would see it."""
+def test_digamma_needs_the_recurrence() -> None:
     x = torch.ones((), dtype=torch.float64)
     assert abs(digamma_series(x).item() + np.euler_gamma) < 1e-14
     assert abs((torch.log(x) - 0.5 / x - 1 / 12 / x**2).item() + np.euler_gamma) > 5e-3
 
 
 @pytest.mark.parametrize("form", ["exact", "marginal"])
-def test_a_traced_density_has_no_special_function_left_and_the_same_values(form) -> None:
+def test_traced_density_has_no_special_functions(form) -> None:
     class Density(torch.nn.Module):
         def forward(self, z, alpha, beta):
             return normal_log_prob(z, alpha, beta, form=form), lgamma_step(alpha.double(), 3.5)
@@ -62,7 +61,7 @@ def test_a_traced_density_has_no_special_function_left_and_the_same_values(form)
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_methods_are_replaced_and_other_functions_are_not() -> None:
+def test_methods_are_replaced_but_not_other_functions() -> None:
     x = torch.tensor([0.3, 7.0], dtype=torch.float64)
     with ElementaryFunctions():
         assert torch.equal(x.digamma(), digamma_series(x))
@@ -75,9 +74,9 @@ def test_methods_are_replaced_and_other_functions_are_not() -> None:
 @example(old=(4, 4), new=(1, 1))
 @example(old=(2, 1), new=(3, 1))
 @given(old=st.tuples(st.integers(1, 40), st.integers(1, 40)), new=st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_antialiased_resizing_as_two_products_is_torchs(old, new) -> None:
+def test_resize_antialiased_equals_torch(old, new) -> None:
     x = torch.rand(2, 3, *old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    if new[1] == 1:  # torch 2.13 on CPUs repeats the first row where the new width is 1, and is right when transposed
+    if new[1] == 1:  # torch 2.13 on CPUs is wrong for width 1, but not for height 1
         expected = F.interpolate(x.mT, new[::-1], mode="bilinear", antialias=True).mT
     else:
         expected = F.interpolate(x, new, mode="bilinear", antialias=True)

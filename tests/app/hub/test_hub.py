@@ -1,9 +1,10 @@
-"""Folders of the hub's form, the model card, and the ordinary client with its network replaced."""
+"""Folders for the hub, the model card, and the hub's client with a replaced network."""
 
 import inspect
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,11 +16,11 @@ import yaml
 from semflow.app import hub
 from semflow.app.hub import card, transfer
 from semflow.data import Sample
-from semflow.detectors import Detector
+from semflow.detectors import Detector, Provenance
 from semflow.errors import CheckpointError, ConfigError, DataError
-from semflow.recipes import build, load
+from semflow.recipes import Backbone, Couplings, cflow_ad, load
 from semflow.training import fit
-from semflow.training.checkpoint import save_model, write_config
+from semflow.training.checkpoint import origin, save_model, write_config
 
 METRICS = {
     "image_auroc": 0.98765,
@@ -33,13 +34,8 @@ METRICS = {
 
 
 def detector(**arguments):
-    made = build(
-        "cflow_ad",
-        **{"backbone": "test_byobnet", "weights": "random", "strides": (8,), "image_size": 32, "blocks": 1},
-        position_channels=4,
-        **arguments,
-    )
-    return made.eval()
+    backbone = Backbone("test_byobnet", "random", (8,))
+    return cflow_ad(backbone, 32, couplings=Couplings(1, 4), **arguments).eval()
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -51,8 +47,10 @@ def run(tmp_path_factory) -> Path:
     folder, made = tmp_path_factory.mktemp("run"), detector()
     made.fit_score([images()])
     made.calibrate([images(19)], 0.1)
-    arguments = {**made.config["arguments"], "weights": "/srv/secret/weights.pth"}
-    write_config(folder, {"version": "0.1.0", "recipe": "cflow_ad", "arguments": arguments})
+    arguments = dict(made.provenance.arguments)
+    arguments["backbone"] = {**arguments["backbone"], "weights": "/srv/secret/weights.pth"}
+    made.provenance = replace(made.provenance, arguments=arguments)
+    write_config(folder, {"version": "0.0.9", **origin(made), "training": {"epochs": 3}})
     save_model(made, folder)
     (folder / "log.jsonl").write_text("{}\n")
     return folder
@@ -64,34 +62,36 @@ def header(text: str) -> dict:
     return yaml.safe_load(found[1])
 
 
-def test_a_saved_folder_is_the_detector_again(run, tmp_path) -> None:
-    folder = hub.save(run, tmp_path / "screws")
+def test_prepared_folder_loads_as_the_same_detector(run, tmp_path) -> None:
+    folder = hub.prepare(run, tmp_path / "screws")
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    expected, got = load(run).predict(images()), hub.load(folder).predict(images())
+    expected, got = load(run).predict(images()), hub.pull(folder).predict(images())
     assert torch.equal(got.score, expected.score)
     assert torch.equal(got.p_value, expected.p_value)
-    again = load(folder).predict(images())  # it is a run directory as well
+    again = load(folder).predict(images())
     assert torch.equal(again.score, expected.score)
-    of_detector = hub.save(load(run), tmp_path / "of_detector")
-    assert torch.equal(hub.load(of_detector).predict(images()).score, expected.score)
+    of_detector = hub.prepare(load(run), tmp_path / "of_detector")
+    assert torch.equal(hub.pull(of_detector).predict(images()).score, expected.score)
 
 
-def test_nothing_of_the_writers_machine_goes_along(run, tmp_path) -> None:
+def test_prepare_removes_paths_and_fingerprints(run, tmp_path) -> None:
     source = Path(shutil.copytree(run, tmp_path / "run"))
-    save_model(load(source), source, {"trained_on": "0123456789ab", "fingerprint": "f" * 64})
-    folder = hub.save(source, tmp_path / "screws", metrics=METRICS)
+    trained = load(source)
+    trained.provenance = replace(trained.provenance, fingerprints=("0123456789ab",))
+    save_model(trained, source)
+    folder = hub.prepare(source, tmp_path / "screws", metrics=METRICS)
     assert b"0123456789ab" in (source / "model.safetensors").read_bytes()
-    for told in (b"secret", b"0123456789ab"):
-        assert told not in (folder / "model.safetensors").read_bytes()
+    for private in (b"secret", b"0123456789ab"):
+        assert private not in (folder / "model.safetensors").read_bytes()
     for name in ("config.json", "README.md"):
         text = (folder / name).read_text()
         assert "secret" not in text
         assert "weights.pth" in text
-    assert hub.load(folder).config["arguments"]["weights"] == "weights.pth"
+    assert hub.pull(folder).provenance.arguments["backbone"]["weights"] == "weights.pth"
 
 
-def test_the_card_has_a_header_that_the_hub_reads(run, tmp_path) -> None:
-    folder = hub.save(run, tmp_path / "screws", "me/screws", "screws of ours", METRICS, license="apache-2.0")
+def test_card_header_is_read_by_the_client(run, tmp_path) -> None:
+    folder = hub.prepare(run, tmp_path / "screws", "me/screws", "screws of ours", METRICS, license="apache-2.0")
     text = (folder / "README.md").read_text()
     data = huggingface_hub.ModelCard.load(folder / "README.md").data
     assert data.library_name == "semflow"
@@ -104,25 +104,26 @@ def test_the_card_has_a_header_that_the_hub_reads(run, tmp_path) -> None:
     for words in (
         "| image AUROC | 0.988 |",
         "Measured on 40 images, 30 of them anomalous",
-        'hub.load("me/screws")',
-        "19 held-out images of good parts, at a false-alarm rate of 0.1",
-        "| backbone | `test_byobnet` |",
+        'hub.pull("me/screws")',
+        "19 held-out images of normal parts, at a false-alarm rate of 0.1",
+        "| backbone.name | `test_byobnet` |",
         "`cflow_ad`",
+        "trained with semflow 0.0.9",
     ):
         assert words in text, words
     assert "AUPRO" not in text  # not measured
 
 
-def test_a_card_without_metrics_or_calibration_claims_none(tmp_path) -> None:
-    text = card.model_card(detector(), detector().config, "screws")
+def test_card_without_metrics_or_calibration(tmp_path) -> None:
+    text = card.model_card(detector(), "screws")
     assert "## Metrics" not in text
     assert "model-index" not in header(text)
-    assert "None: scores have no threshold yet" in text
+    assert "None: predictions contain scores only" in text
     assert "Data: not described." in text
 
 
-def test_the_cards_code_runs(run, tmp_path, monkeypatch) -> None:
-    folder = hub.save(run, tmp_path / "screws", name="screws")
+def test_card_code_runs(run, tmp_path, monkeypatch) -> None:
+    folder = hub.prepare(run, tmp_path / "screws", name="screws")
     monkeypatch.chdir(tmp_path)
     from PIL import Image
 
@@ -133,22 +134,22 @@ def test_the_cards_code_runs(run, tmp_path, monkeypatch) -> None:
     assert names["prediction"].score.shape == (1,)
 
 
-def test_metrics_come_from_the_file_of_evaluate(run, tmp_path) -> None:
+def test_metrics_are_read_from_the_file_of_evaluate(run, tmp_path) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
-    folder = hub.save(run, tmp_path / "screws", metrics=tmp_path / "metrics.json")
+    folder = hub.prepare(run, tmp_path / "screws", metrics=tmp_path / "metrics.json")
     assert "| image AUROC | 0.988 |" in (folder / "README.md").read_text()
     for content, error, words in (
-        ("{", DataError, "expected what semflow evaluate --json writes"),
-        ("{}", ConfigError, "metrics must hold one of image_auroc"),
-        ("[1]", ConfigError, "metrics must hold one of"),
+        ("{", DataError, "must be a file of semflow evaluate --json"),
+        ("{}", ConfigError, "metrics must have one of image_auroc"),
+        ("[1]", ConfigError, "metrics must have one of"),
     ):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(error, match=words):
-            hub.save(run, tmp_path / "other", metrics=tmp_path / "metrics.json")
+            hub.prepare(run, tmp_path / "other", metrics=tmp_path / "metrics.json")
     assert not (tmp_path / "other").exists()
 
 
-def test_push_uses_the_ordinary_client(run, monkeypatch) -> None:
+def test_push_uploads_through_the_client(run, monkeypatch) -> None:
     api = mock.create_autospec(huggingface_hub.HfApi, instance=True)
     api.create_repo.return_value = "https://hub/me/screws"
     made = mock.Mock(return_value=api)
@@ -170,19 +171,19 @@ def test_push_uses_the_ordinary_client(run, monkeypatch) -> None:
     hub.push(run, "me/screws", private=False)
     assert api.create_repo.call_args.kwargs["private"] is False
     api.create_repo.side_effect = PermissionError("401\nno such token")
-    with pytest.raises(ConfigError, match=r"^me/screws: could not be pushed \(PermissionError: 401 no such token\)"):
+    with pytest.raises(ConfigError, match=r"^me/screws must accept .* got PermissionError: 401 no such token"):
         hub.push(run, "me/screws")
 
 
-def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -> None:
+def test_mixin_methods_call_prepare_push_and_pull(run, tmp_path, monkeypatch) -> None:
     made = load(run)
     mixed = hub.HubDetector.of(made)
     assert isinstance(mixed, Detector)
     assert mixed.flows is made.flows
-    mixed.trained_on = "0123456789ab"
-    assert made.trained_on == "0123456789ab"  # one detector
+    mixed.note = "shared"
+    assert made.note == "shared"
     folder = mixed.save_pretrained(tmp_path / "a", repo_id="me/screws", data="ours", metrics=METRICS, license="mit")
-    same = hub.save(made, tmp_path / "b", "me/screws", "ours", METRICS, "mit")
+    same = hub.prepare(made, tmp_path / "b", "me/screws", "ours", METRICS, "mit")
     for path in same.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     again = hub.HubDetector.from_pretrained(folder)
@@ -191,7 +192,7 @@ def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -
     assert torch.equal(again.predict(images()).p_value, made.predict(images()).p_value)
 
     class Mine(hub.HubMixin, Detector):
-        """A user's own."""
+        """Detector class of a user."""
 
     assert type(Mine.from_pretrained(str(folder))) is Mine
     with pytest.raises(DataError, match="not empty"):
@@ -201,7 +202,7 @@ def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -
             hub.HubDetector.from_pretrained(wrong)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "config.json").write_text("[")
-    with pytest.raises(CheckpointError, match=r"config\.json: broken, expected JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         hub.HubDetector.from_pretrained(tmp_path / "c")
 
     api = mock.create_autospec(huggingface_hub.HfApi, instance=True)
@@ -214,8 +215,7 @@ def test_the_mixins_methods_are_save_push_and_load(run, tmp_path, monkeypatch) -
     assert (sent["repo_id"], sent["revision"], sent["commit_message"]) == ("me/screws", "v1", "first")
 
 
-def test_the_mixin_takes_the_clients_words() -> None:
-    """Whoever knows Hugging Face's own mixin need not look up these."""
+def test_mixin_signatures_match_the_client() -> None:
     for name in ("from_pretrained", "save_pretrained", "push_to_hub"):
         ours = list(inspect.signature(getattr(hub.HubMixin, name)).parameters)
         theirs = inspect.signature(getattr(huggingface_hub.ModelHubMixin, name)).parameters
@@ -223,7 +223,7 @@ def test_the_mixin_takes_the_clients_words() -> None:
         assert set(ours) - set(theirs) <= {"data", "metrics", "license"}
 
 
-def test_a_trained_mixin_trains_and_calibrates_as_any_detector() -> None:
+def test_mixin_trains_and_calibrates_like_a_detector() -> None:
     good = [Sample(x, 0, None, f"{i}.png") for i, x in enumerate(images(24))]
     made, mixed = detector(), hub.HubDetector.of(detector())
     for each in (made, mixed):
@@ -232,46 +232,45 @@ def test_a_trained_mixin_trains_and_calibrates_as_any_detector() -> None:
     assert torch.equal(made.predict(images()).score, mixed.predict(images()).score)
 
 
-def test_load_from_the_clients_cache_without_a_network(run, tmp_path) -> None:
+def test_pull_from_the_cache_without_a_network(run, tmp_path) -> None:
     commit = "0" * 40
     repository = tmp_path / "cache" / "models--me--screws"
-    hub.save(run, repository / "snapshots" / commit, "me/screws")
+    hub.prepare(run, repository / "snapshots" / commit, "me/screws")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    got = hub.load("me/screws", cache_dir=tmp_path / "cache", local_files_only=True)
+    got = hub.pull("me/screws", cache_dir=tmp_path / "cache", local_files_only=True)
     assert torch.equal(got.predict(images()).score, load(run).predict(images()).score)
-    with pytest.raises(CheckpointError, match=r"^me/other: no such folder, and it could not be fetched from the hub"):
-        hub.load("me/other", cache_dir=tmp_path / "cache", local_files_only=True)
+    with pytest.raises(CheckpointError, match=r"^me/other must be a folder or a repository of the hub"):
+        hub.pull("me/other", cache_dir=tmp_path / "cache", local_files_only=True)
 
 
-def test_only_two_files_are_asked_for(run, monkeypatch) -> None:
+def test_pull_requests_only_two_files(run, monkeypatch) -> None:
     fetch = mock.create_autospec(huggingface_hub.snapshot_download, return_value=str(run))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    hub.load("me/screws", revision="abc")
+    hub.pull("me/screws", revision="abc")
     assert fetch.call_args.kwargs["allow_patterns"] == ["config.json", "model.safetensors"]
     assert fetch.call_args.kwargs["revision"] == "abc"
 
 
-def test_what_is_refused(run, tmp_path) -> None:
+def test_invalid_sources_and_names_are_rejected(run, tmp_path) -> None:
     for name in ("screws", "a/b/c", "../x", "me/", "me/a b"):
-        with pytest.raises(CheckpointError, match="expected a folder of a detector, or owner/name"):
-            hub.load(name)
+        with pytest.raises(CheckpointError, match="must be a folder or owner/name"):
+            hub.pull(name)
         with pytest.raises(ConfigError, match="owner/name"):
             hub.push(run, name)
     own = detector()
-    own.config = {"recipe": "mine", "arguments": {}}
-    with pytest.raises(ConfigError, match="source must be a detector of sanflow, "):
-        hub.save(own, tmp_path / "own")
-    with pytest.raises(CheckpointError, match="not a run directory"):
-        hub.save(tmp_path, tmp_path / "own")
+    own.provenance = Provenance()
+    with pytest.raises(ConfigError, match="detector must have a recipe"):
+        hub.prepare(own, tmp_path / "own")
+    with pytest.raises(CheckpointError, match=r"run directory|config\.json"):
+        hub.prepare(tmp_path, tmp_path / "own")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
-        hub.save(run, tmp_path / "full")
+        hub.prepare(run, tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["a"]
 
 
-def test_importing_semflow_hub_imports_no_client() -> None:
-    """It is there through timm, but it costs a second."""
+def test_import_of_hub_imports_no_client() -> None:
     assert "huggingface_hub" not in vars(transfer)
     assert "huggingface_hub" not in vars(card)

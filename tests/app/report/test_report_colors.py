@@ -11,7 +11,7 @@ from semflow.errors import ConfigError, ShapeError
 
 
 def test_lightness_rises_evenly() -> None:
-    """Equal steps of the value look equal: CIE L* of scikit-image, an independent truth, along the whole scale."""
+    """Lightness is CIE L* as scikit-image computes it."""
     colors = heat_colors(np.linspace(0, 1, 101, dtype=np.float32))
     lightness = rgb2lab(colors[None] / 255.0)[0, :, 0]
     steps = np.diff(lightness[::10])
@@ -21,7 +21,7 @@ def test_lightness_rises_evenly() -> None:
     assert np.ptp(np.diff(anchors)) < 4
 
 
-def test_colors_at_the_anchors_are_the_anchors() -> None:
+def test_heat_colors_interpolate_the_anchors() -> None:
     positions = np.linspace(0, 1, len(HEAT_ANCHORS), dtype=np.float32)
     np.testing.assert_array_equal(heat_colors(positions), HEAT_ANCHORS)
 
@@ -40,25 +40,25 @@ def test_normalize_keeps_order_and_stays_in_range(a: float, b: float, width: flo
 
 
 @pytest.mark.parametrize("value_range", [(1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
-def test_a_range_without_width_is_refused(value_range: tuple[float, float]) -> None:
+def test_normalize_rejects_invalid_ranges(value_range: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match="value_range"):
         normalize(np.zeros(1, dtype=np.float32), value_range)
 
 
-def test_nan_has_no_colour() -> None:
+def test_heat_map_rejects_nan() -> None:
     with pytest.raises(ShapeError, match="NaN"):
         heat_map(torch.full((2, 2), torch.nan), (0.0, 1.0))
 
 
-def test_infinities_take_the_ends() -> None:
+def test_heat_map_clips_infinities() -> None:
     picture = heat_map(torch.tensor([[-torch.inf, torch.inf]]), (0.0, 1.0))
     assert picture.getpixel((0, 0)) == tuple(HEAT_ANCHORS[0])
     assert picture.getpixel((1, 0)) == tuple(HEAT_ANCHORS[-1])
 
 
-def test_overlay_leaves_normal_pixels_and_colours_the_rest() -> None:
+def test_overlay_changes_only_anomalous_pixels() -> None:
     image = torch.rand(3, 8, 6, generator=torch.Generator().manual_seed(0))
-    anomaly_map = torch.zeros(8, 6, requires_grad=True) + 0.0  # with a gradient, as a network gives it
+    anomaly_map = torch.zeros(8, 6, requires_grad=True) + 0.0
     anomaly_map[2, 3] = 1.0
     picture = np.asarray(overlay(image, anomaly_map, (0.0, 1.0)))
     plain = np.asarray(to_picture(image))
@@ -69,16 +69,15 @@ def test_overlay_leaves_normal_pixels_and_colours_the_rest() -> None:
     np.testing.assert_allclose(picture[2, 3], expected, atol=0.51)
 
 
-def test_overlay_does_not_scale_by_the_image_shown() -> None:
-    """The same value has the same colour whatever else the map holds."""
+def test_overlay_color_depends_only_on_the_value() -> None:
     image = np.zeros((3, 4, 4), np.float32)
     calm, alarm = np.full((4, 4), 0.5), np.full((4, 4), 0.5)
     alarm[3, 3] = 100.0
     assert overlay(image, calm, (0.0, 1.0)).getpixel((0, 0)) == overlay(image, alarm, (0.0, 1.0)).getpixel((0, 0))
 
 
-def test_sizes_and_shapes_are_named() -> None:
-    with pytest.raises(ShapeError, match=r"image of 6x8 and anomaly_map of 8x6"):
+def test_overlay_rejects_invalid_shapes_and_opacity() -> None:
+    with pytest.raises(ShapeError, match=r"anomaly_map must be \(8, 6\) as the image, but got \(6, 8\)"):
         overlay(np.zeros((3, 8, 6), np.float32), np.zeros((6, 8)), (0.0, 1.0))
     with pytest.raises(ShapeError, match=r"\(8, 6, 3\)"):
         overlay(np.zeros((8, 6, 3), np.float32), np.zeros((8, 6)), (0.0, 1.0))
@@ -88,7 +87,7 @@ def test_sizes_and_shapes_are_named() -> None:
         overlay(np.zeros((3, 8, 6), np.float32), np.zeros((8, 6)), (0.0, 1.0), opacity=1.5)
 
 
-def test_a_picture_keeps_the_image() -> None:
+def test_to_picture_keeps_pixel_values() -> None:
     image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(1))
     picture = to_picture(image)
     assert picture.size == (7, 5)

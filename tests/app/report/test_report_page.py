@@ -16,7 +16,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would: the tags (they must nest), the text, the sources."""
+    """Collects tags, names and sources, and checks that tags are nested."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ def section_page(*entries: Entry) -> str:
     return render_page("t", [Section("brick", entries)])
 
 
-# A browser turns a carriage return into a line feed, and NUL into a replacement character; neither is markup.
+# HTML replaces carriage returns and NUL.
 names = st.text(st.characters(exclude_characters="\r\0", exclude_categories=("Cs",)), min_size=1, max_size=20)
 
 
 @given(st.lists(names, min_size=1, max_size=4))
-def test_any_file_name_is_text_and_never_markup(files: list[str]) -> None:
+def test_page_escapes_all_names(files: list[str]) -> None:
     entries = [Entry(name, 0.0, (Picture(link(PurePath("maps") / f"x{name}"), name, (4, 2)),)) for name in files]
     page = render_page(
         files[0], [Section(files[-1], tuple(entries))], lines=files, table=Table(("a", files[0]), (("b", files[-1]),))
@@ -69,7 +69,7 @@ def test_any_file_name_is_text_and_never_markup(files: list[str]) -> None:
     assert "script" not in reader.tags
 
 
-def test_hostile_names() -> None:
+def test_page_escapes_script_in_names() -> None:
     name = '"><script>alert(1)</script>&.png'
     entry = Entry(name, 1.0, (Picture(link(PurePath(name)), name, (4, 2)),), note=name)
     page = render_page(name, [Section(name, (entry,))])
@@ -79,23 +79,23 @@ def test_hostile_names() -> None:
     assert {unquote(source) for source in reader.sources} == {name}
 
 
-def test_links_stay_relative() -> None:
+def test_links_are_relative() -> None:
     assert link(PurePath("https://x.png")) == "https%3A/x.png"
     assert link(PurePath("a b/50%#?.png")) == "a%20b/50%25%23%3F.png"
 
 
-def test_the_most_anomalous_comes_first() -> None:
+def test_page_sorts_entries_by_score() -> None:
     page = section_page(Entry("low", 0.1, ()), Entry("high", 0.9, ()), Entry("middle", 0.5, ()))
     assert read(page).names == ["high", "middle", "low"]
     assert re.findall(r"width:([\d.]+)%", page) == ["100.0", "50.0", "0.0"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_page_of_equal_scores_or_of_nothing(count: int) -> None:
+def test_page_of_equal_scores_or_without_entries(count: int) -> None:
     assert read(section_page(*[Entry("a", 0.5, ())] * count)).names == ["a"] * count
 
 
-def test_the_page_loads_nothing_from_elsewhere() -> None:
+def test_page_has_no_external_resources() -> None:
     pictures = tuple(Picture(embed(Image.new("RGB", (2, 2)), kind), "heat", (2, 2)) for kind in ("PNG", "JPEG"))
     page = section_page(Entry("a", 0.5, pictures))
     assert "http" not in page
@@ -106,8 +106,8 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     assert "color-scheme: light dark" in page
 
 
-def test_a_page_of_thousands_stays_small_and_knows_where_each_picture_goes() -> None:
-    """Without its size a picture that is not loaded has no height, and a browser loads all of them at once."""
+def test_page_of_thousands_loads_pictures_lazily() -> None:
+    """Without a size, pictures have no height until they load, and browsers load all of them at once."""
     entries = [Entry(f"{n}.png", n / 7, (Picture(f"overlays/{n}.png", "heat", (640, 10 + n)),)) for n in range(2000)]
     page = section_page(*entries)
     images = re.findall(r'<img src="overlays/(\d+)\.png"[^>]* width="640" height="(\d+)" loading="lazy">', page)
@@ -115,7 +115,7 @@ def test_a_page_of_thousands_stays_small_and_knows_where_each_picture_goes() -> 
     assert len(page) < 1_000_000
 
 
-def test_a_table_wider_than_a_telephone_scrolls_by_itself() -> None:
+def test_wide_tables_scroll() -> None:
     page = render_page("t", [], table=Table(("a", "b"), (("1", "2"),)))
     assert '<div class="wide"><table>' in page
     assert ".wide { overflow-x: auto" in page
@@ -133,10 +133,10 @@ def panel(caption: str = "brick, scratch", truth: bool = True) -> Panel:
     )
 
 
-def test_a_gallery_shows_image_truth_and_heat_of_each_panel() -> None:
+def test_gallery_shows_image_truth_and_heat() -> None:
     picture = np.asarray(gallery([panel(), panel()], columns=2, tile=40, title="t", value_range=(0.0, 1.0)))
-    for colour in ((10, 200, 10), (200, 10, 10)):
-        assert (picture == colour).all(axis=2).sum() == 2 * 40 * 40
+    for color in ((10, 200, 10), (200, 10, 10)):
+        assert (picture == color).all(axis=2).sum() == 2 * 40 * 40
     green = np.argwhere((picture == (10, 200, 10)).all(axis=2))
     top, left = green.min(axis=0)
     truth = picture[top : top + 40, left + 46 : left + 86]
@@ -144,7 +144,7 @@ def test_a_gallery_shows_image_truth_and_heat_of_each_panel() -> None:
     assert (truth[22:] == 0).all()
 
 
-def test_a_gallery_grows_with_its_panels_and_shortens_long_names() -> None:
+def test_gallery_grows_and_shortens_long_names() -> None:
     one, many = gallery([panel("n" * 500)]), gallery([panel(truth=False)] * 5, columns=2)
     assert many.width < 2.1 * one.width
     assert many.height > 2 * one.height

@@ -1,4 +1,4 @@
-"""A model, made once."""
+"""Model shared by the tests."""
 
 from pathlib import Path
 

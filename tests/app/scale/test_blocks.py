@@ -1,4 +1,4 @@
-"""Blocks of a listing: each image in one of them; committed whole or not at all; never mixed with another run's."""
+"""Blocks of a listing and their files."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ ORIGIN = {"--model": "m", "--false-alarm-rate": 0.1}
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True), st.integers(1, 60))
-def test_every_image_is_in_one_block(names: list[str], size: int) -> None:
+def test_blocks_partition_the_images(names: list[str], size: int) -> None:
     def blocks(**more: object) -> list[Any]:
         return list(BlockStore(Path("nowhere"), Listing(Path("/a"), tuple(names)), size, {**ORIGIN, **more}))
 
@@ -33,12 +33,12 @@ def test_every_image_is_in_one_block(names: list[str], size: int) -> None:
 
 
 def rows(count: int, *broken: int) -> dict[str, list[Any]]:
-    whole: list[Any] = [0.5 + index for index in range(count)]
+    scores: list[Any] = [0.5 + index for index in range(count)]
     decided: list[Any] = [index > 1 for index in range(count)]
     for index in broken:
-        whole[index] = decided[index] = None
+        scores[index] = decided[index] = None
     errors = ["no image" if index in broken else "" for index in range(count)]
-    return {"score": whole, "p_value": [None] * count, "is_anomalous": decided, "error": errors}
+    return {"score": scores, "p_value": [None] * count, "is_anomalous": decided, "error": errors}
 
 
 def make_store(
@@ -52,12 +52,12 @@ def parquet() -> Any:
     return pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra ray")
 
 
-def test_what_was_committed_is_found_again(tmp_path: Path, parquet: Any) -> None:
+def test_committed_blocks_are_found_again(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out", ("a", "b\udcff", "c", "d", "e"))
     store.open()
     first, second = store
     assert store.committed(pytest.fail) == {}
-    (tmp_path / "out" / "blocks" / f".{first.file}.x1").write_bytes(b"half of a file that a kill has left")
+    (tmp_path / "out" / "blocks" / f".{first.file}.01234567.partial").write_bytes(b"half")
     done = [
         commit_block(store.folder / "blocks", first, rows(3, 1)),
         commit_block(store.folder / "blocks", second, rows(2)),
@@ -77,7 +77,7 @@ def test_what_was_committed_is_found_again(tmp_path: Path, parquet: Any) -> None
     assert [row["p_value"] for row in table] == [None] * 5
 
 
-def test_a_block_without_a_score(tmp_path: Path, parquet: Any) -> None:
+def test_commit_block_without_scores(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out")
     store.open()
     assert commit_block(store.folder / "blocks", next(iter(store)), rows(3, 0, 1, 2))[2:] == (
@@ -90,73 +90,71 @@ def test_a_block_without_a_score(tmp_path: Path, parquet: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"--model": "n"}, "--model: it was m and is n"),
-        ({"--false-alarm-rate": None}, "--false-alarm-rate: it was 0.1 and is None"),
-        ({"size": 4}, "--block-size: it was 3 and is 4"),
-        ({"names": ("a",)}, "number of images in --input: it was 5 and is 1"),
-        ({"names": ("a", "b", "c", "d", "f")}, "--input: it was"),
+        ({"--model": "n"}, "--model must be m as in {folder}, but got n"),
+        ({"--false-alarm-rate": None}, "--false-alarm-rate must be 0.1 as in {folder}, but got None"),
+        ({"size": 4}, "--block-size must be 3 as in {folder}, but got 4"),
+        ({"names": ("a",)}, "number of images in --input must be 5 as in {folder}, but got 1"),
+        ({"names": ("a", "b", "c", "d", "f")}, "--input must be "),
     ],
 )
-def test_what_was_begun_otherwise_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_open_rejects_other_options(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     make_store(tmp_path / "out").open()
     before = (tmp_path / "out" / "score.json").read_bytes()
     with pytest.raises(DataError) as caught:
         make_store(tmp_path / "out", **change).open()
-    assert f"{tmp_path}/out was begun with another {said}" in str(caught.value)
+    assert str(caught.value).startswith(message.format(folder=tmp_path / "out"))
     assert "choose a new folder" in str(caught.value)
     assert (tmp_path / "out" / "score.json").read_bytes() == before
 
 
-def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_rejects_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path / "out").open()
     monkeypatch.setattr("semflow.app.scale.blocks.__version__", "9.9")
-    with pytest.raises(DataError, match=r"another version of semflow: it was \S+ and is 9.9"):
+    with pytest.raises(DataError, match=r"^version of semflow must be \S+ as in .*, but got 9.9"):
         make_store(tmp_path / "out").open()
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_open_rejects_folders_of_other_content(tmp_path: Path) -> None:
     (tmp_path / "other.txt").touch()
     with pytest.raises(DataError, match="not empty"):
         make_store(tmp_path).open()
     (tmp_path / "out").mkdir()
     for content in ("{", "[]", "\udcff"):
         (tmp_path / "out" / "score.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-        with pytest.raises(DataError, match=r"score.json: expected .*; choose a new folder"):
+        with pytest.raises(DataError, match=r"score.json must be .*; choose a new folder"):
             make_store(tmp_path / "out").open()
     (tmp_path / "out" / "score.json").write_text("{}")
-    with pytest.raises(DataError, match="another format"):
+    with pytest.raises(DataError, match=r"^format must be None"):
         make_store(tmp_path / "out").open()
 
 
-def test_a_broken_file_is_told_and_done_again(tmp_path: Path, parquet: Any) -> None:
+def test_broken_block_is_reported_and_missing(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out")
     store.open()
     first, second = store
     for block in store:
         commit_block(store.folder / "blocks", block, rows(len(block.names)))
-    path, told = store.folder / "blocks" / first.file, list[str]()
+    path, notices = store.folder / "blocks" / first.file, list[str]()
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2], (store.folder / "blocks" / second.file).read_bytes()):
         path.write_bytes(content)
-        assert list(store.committed(told.append)) == [1]
-        assert told[-1].startswith(f"{path}: broken, its block is done again (")
-    assert len(told) == 4
+        assert list(store.committed(notices.append)) == [1]
+        assert notices[-1].startswith(f"{path} is broken, its block is computed again: ")
+    assert len(notices) == 4
 
 
-def test_a_file_that_is_no_block_is_refused(tmp_path: Path, parquet: Any) -> None:
+def test_committed_rejects_foreign_files(tmp_path: Path, parquet: Any) -> None:
     store = make_store(tmp_path / "out")
     store.open()
     commit_block(store.folder / "blocks", next(iter(make_store(tmp_path / "out", **{"--model": "n"}))), rows(3))
-    with pytest.raises(DataError, match=r"holds 0000000-\w+.parquet, which is none of its blocks; move it away"):
+    with pytest.raises(DataError, match=r"must contain only blocks, but got 0000000-\w+.parquet; move it elsewhere"):
         store.committed(pytest.fail)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_refuses_leaves_nothing(
-    tmp_path: Path, parquet: Any, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_failed_commit_leaves_no_file(tmp_path: Path, parquet: Any, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     store = make_store(tmp_path / "out")
     store.open()
 
@@ -171,7 +169,7 @@ def test_a_disk_that_refuses_leaves_nothing(
     assert store.committed(pytest.fail) == {}
 
 
-def test_the_manifest_is_what_a_reader_needs() -> None:
+def test_manifest_contents() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder) / "out").open()
         found = json.loads((Path(folder) / "out" / "score.json").read_text())

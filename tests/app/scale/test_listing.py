@@ -1,4 +1,4 @@
-"""What a folder, a list and a table name: each image once, in one order, and what is wrong is said."""
+"""Images of folders, text files and tables."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.scale_cases import make_images
-from semflow.app.cli.predict import _names
+from semflow.app.cli.predict import image_names
 from semflow.app.scale import read_listing
 from semflow.data import open_dataset
 from semflow.errors import DataError
@@ -22,24 +22,24 @@ def table(file: Path, /, **columns: list[object]) -> Path:
     return file
 
 
-def test_a_folder_is_what_predict_takes(tmp_path: Path) -> None:
+def test_folder_has_the_images_of_predict(tmp_path: Path) -> None:
     make_images(tmp_path / "photos", 7)
     dataset = open_dataset(tmp_path / "photos", "predict")
     listing = read_listing(tmp_path / "photos")
-    assert list(listing.names) == _names(dataset)
+    assert list(listing.names) == image_names(dataset)
     assert [str(listing.root / name) for name in listing.names] == list(dataset.paths)
     single = read_listing(tmp_path / "photos" / "0" / "000.png")
     assert (single.names, single.root) == (("000.png",), tmp_path / "photos" / "0")
 
 
-# A line of a list is any file's name but for what ends a line, and for what is no name.
+# Any file name without line breaks.
 NAMES = st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), min_size=1).filter(
     lambda name: name.strip() and not name.startswith("\ufeff") and os.path.normpath(name) == name
 )
 
 
 @given(st.lists(NAMES, min_size=1, unique=True), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans())
-def test_a_list_is_read_as_it_was_written(names: list[str], end: str, mark: bool) -> None:
+def test_text_file_lists_names_in_order(names: list[str], end: str, mark: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "list.txt"
         path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + "".join(name + end for name in names).encode())
@@ -48,14 +48,14 @@ def test_a_list_is_read_as_it_was_written(names: list[str], end: str, mark: bool
         assert listing.root == Path(folder).absolute()
 
 
-def test_names_that_are_no_text_lead_to_their_files(tmp_path: Path) -> None:
+def test_undecodable_names_keep_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\xff.png\n")
     listing = read_listing(tmp_path / "list.txt")
     assert os.fsencode(listing.root / listing.names[0]) == os.fsencode(tmp_path) + b"/\xff.png"
-    assert len(listing.digest) == 32
+    assert len(listing.digest) == 64
 
 
-def test_a_table_is_its_column_path(tmp_path: Path) -> None:
+def test_table_lists_its_column_path(tmp_path: Path) -> None:
     path = table(tmp_path / "parts.parquet", line=[1, 2, 3], path=["b.png", "/far/a.png", "c.png"])
     listing = read_listing(path)
     assert listing.names == ("b.png", "/far/a.png", "c.png")
@@ -67,7 +67,7 @@ def test_a_table_is_its_column_path(tmp_path: Path) -> None:
     assert read_listing(many).names == ("1.png", "2.png")
 
 
-def test_a_digest_says_folder_names_and_order(tmp_path: Path) -> None:
+def test_digest_depends_on_folder_names_and_order(tmp_path: Path) -> None:
     def digest(folder: str, text: str) -> str:
         path = tmp_path / folder / "list.txt"
         path.parent.mkdir(exist_ok=True)
@@ -79,33 +79,33 @@ def test_a_digest_says_folder_names_and_order(tmp_path: Path) -> None:
     assert digest("a", "1\n2\n") == digests[0]
 
 
-def test_what_is_wrong_with_a_list(tmp_path: Path) -> None:
+def test_invalid_text_files_are_rejected(tmp_path: Path) -> None:
     def error(content: bytes) -> str:
         (tmp_path / "list.txt").write_bytes(content)
         with pytest.raises(DataError) as caught:
             read_listing(tmp_path / "list.txt")
         return str(caught.value)
 
-    assert "but there is none" in error(b"\n \n")
-    assert "./a.png is the 1. and the 3." in error(b"a.png\nb.png\n./a.png\n")
-    assert "it is no text" in error(b"\x89PNG\0\0")
-    with pytest.raises(DataError, match="nothing; check the path"):
+    assert "but got none" in error(b"\n \n")
+    assert "./a.png as entries 1 and 3; remove one" in error(b"a.png\nb.png\n./a.png\n")
+    assert "binary data" in error(b"\x89PNG\0\0")
+    with pytest.raises(DataError, match="but got none; check the path"):
         read_listing(tmp_path / "absent.txt")
     make_images(tmp_path / "folder.txt", 2)
     assert len(read_listing(tmp_path / "folder.txt").names) == 2
 
 
-def test_what_is_wrong_with_a_table(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a column path, but it has image, line; rename one"):
+def test_invalid_tables_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must have a column path, but got image, line; rename one"):
         read_listing(table(tmp_path / "a.parquet", image=["1"], line=[2]))
-    with pytest.raises(DataError, match="row 1 holds None"):
+    with pytest.raises(DataError, match="but got None in row 1"):
         read_listing(table(tmp_path / "b.parquet", path=["1", None]))
-    with pytest.raises(DataError, match="row 0 holds 3"):
+    with pytest.raises(DataError, match="but got 3 in row 0"):
         read_listing(table(tmp_path / "c.parquet", path=[3]))
-    with pytest.raises(DataError, match=r"x is the 1\. and the 2\."):
+    with pytest.raises(DataError, match="x as entries 1 and 2"):
         read_listing(table(tmp_path / "d.parquet", path=["x", "x"]))
-    whole = table(tmp_path / "e.parquet", path=["x"]).read_bytes()
-    for content in (b"", b"PAR1", whole[:-10], b"text"):
+    data = table(tmp_path / "e.parquet", path=["x"]).read_bytes()
+    for content in (b"", b"PAR1", data[:-10], b"text"):
         (tmp_path / "e.parquet").write_bytes(content)
-        with pytest.raises(DataError, match=r"e.parquet: expected a Parquet table, but: .*; write it again"):
+        with pytest.raises(DataError, match=r"e.parquet must be a Parquet table, but got .*; write it again"):
             read_listing(tmp_path / "e.parquet")

@@ -1,4 +1,4 @@
-"""`semflow score` on a cluster of two nodes: both work, one is killed, one has other folders."""
+"""`semflow score` on a cluster of two nodes."""
 
 import shutil
 import subprocess
@@ -25,7 +25,6 @@ pytestmark = [
 ]
 
 IMAGES, THREADS = 60, "2"
-# A machine may come back within five minutes; a test does not wait for it as long.
 PROGRAM = (
     "import sys; from semflow.app.scale import waiting; waiting.PATIENCE = float(sys.argv.pop(1)); "
     "from semflow.app.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -52,7 +51,7 @@ def score(nodes: Nodes, run: Path, photos: Path, output: Path, patience: int = 1
 
 
 def every_image_once(output: Path, photos: Path, run: Path) -> None:
-    """With the score that one process gives it."""
+    """Check that each image has one row, with the score of a single process."""
     found = parquet.read_table(output / "blocks").to_pylist()
     alone = {result.sample.path: result.score for result in results(load(run), open_dataset(photos, "predict", SIZE))}
     assert len(found) == len(alone) == IMAGES
@@ -67,8 +66,7 @@ def until_blocks(command: Kept, output: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_node_that_is_killed_is_done_without(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
-    """Neither has room for both workers: each node has one of them, and what is left goes on with its own."""
+def test_killed_node_is_replaced_by_the_other(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     nodes.add(3)
     other = nodes.add(3)
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
@@ -79,8 +77,7 @@ def test_a_node_that_is_killed_is_done_without(nodes: Nodes, tiny_run: Path, pho
     every_image_once(tmp_path / "out", photos, tiny_run)
 
 
-def test_what_is_left_may_have_no_room(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
-    """Both workers were on the node that is killed: one line, and with what is left the same folder is completed."""
+def test_too_few_cpus_after_a_kill_end_the_run(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     nodes.add(1)
     other = nodes.add(4)
     with score(nodes, tiny_run, photos, tmp_path / "out", patience=5) as command:
@@ -88,19 +85,19 @@ def test_what_is_left_may_have_no_room(nodes: Nodes, tiny_run: Path, photos: Pat
         other.kill()
         assert command.wait() == 2, command.said()
     last = command.said().splitlines()[-1]
-    assert last.startswith("error: a machine was lost, and those that are left have 1 CPUs and 0 GPUs, too few for 2")
+    assert last.startswith("error: the cluster must run 2 workers, but got 1 CPUs and 0 GPUs after losing a machine")
     kept = files(tmp_path / "out")
     assert 3 <= len(kept) < IMAGES // 2
     nodes.add(5)
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
         assert command.wait() == 0, command.said()
-    assert f"going on: {len(kept)} of {IMAGES // 2} blocks are done already" in command.said()
+    assert f"continuing: {len(kept)} of {IMAGES // 2} blocks are done" in command.said()
     assert kept.items() <= files(tmp_path / "out").items()
     every_image_once(tmp_path / "out", photos, tiny_run)
 
 
 def other_mounts() -> list[str]:
-    """The words that begin a command with mounts of its own; none where that is not allowed."""
+    """Return the command prefix for a mount namespace, or nothing if that is not allowed."""
     for words in (["unshare", "-m"], ["unshare", "-rm"]):
         if shutil.which("unshare") and subprocess.run([*words, "true"], check=False).returncode == 0:
             return words
@@ -108,17 +105,16 @@ def other_mounts() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
-        ("output", "it is another folder than where the command runs; choose one that all machines share"),
-        ("no output", "expected the manifest of a run"),
-        ("model", "is another one on a worker than where the command runs; share or copy it"),
+        ("output", "must be the same folder on all machines"),
+        ("no output", "must be the manifest of a run"),
+        ("model", "must be the same on all machines, but got another one on a worker"),
     ],
 )
-def test_a_node_with_other_folders(
-    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, said: str
+def test_node_with_other_folders_is_rejected(
+    nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path, what: str, message: str
 ) -> None:
-    """One that has something else at the place of the model or of the output, as with a disk of its own."""
     words = other_mounts()
     if not words:
         pytest.skip("mount namespaces are not allowed here")
@@ -138,16 +134,16 @@ def test_a_node_with_other_folders(
     nodes.add(3, [*words, "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(elsewhere), hidden])
     with score(nodes, run, photos, output) as command:
         assert command.wait() == 2, command.said()
-    last = command.said().splitlines()[-1]  # before it Ray may say that it tries again
+    last = command.said().splitlines()[-1]  # Ray may report retries before it
     assert last.startswith("error: ")
-    assert said in last
+    assert message in last
     assert command.said().count("error: ") == 1
 
 
-def test_a_cluster_that_wants_its_token_says_so(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_missing_token_of_a_cluster_is_named(nodes: Nodes, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     nodes.add(3)
     del nodes.environment["RAY_AUTH_MODE"]
     with score(nodes, tiny_run, photos, tmp_path / "out") as command:
         assert command.wait() == 2, command.said()
-    assert command.said().splitlines()[-1].startswith("error: RAY_ADDRESS ")
-    assert "the cluster expects its token; set RAY_AUTH_MODE=token" in command.said()
+    assert command.said().splitlines()[-1].startswith("error: RAY_AUTH_TOKEN must be ")
+    assert "set RAY_AUTH_MODE=token" in command.said()

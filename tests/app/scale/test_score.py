@@ -1,4 +1,4 @@
-"""`semflow score` on a Ray of its own: the rows of `predict`, each once, also when it is killed and started again."""
+"""`semflow score` on a local Ray: same rows as `predict`, also after kills."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ parquet: Any = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Any]:
-    """Ray, begun once for the tests that do not kill it."""
+    """Ray, started once for the tests that do not kill it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in OFF.items():
             patch.setenv(name, value)
@@ -37,7 +37,7 @@ def here() -> Iterator[Any]:
 
 
 def read(output: Path) -> dict[str, dict[str, Any]]:
-    """The rows by path; that there is no second one of any is looked at."""
+    """Return the rows by path, and check that each occurs once."""
     rows = parquet.read_table(output / "blocks").to_pylist()
     found = {row.pop("path"): row for row in rows}
     assert len(found) == len(rows)
@@ -76,7 +76,7 @@ def same_rows(output: Path, predicted: dict[str, dict[str, str]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_the_rows_are_those_of_predict(
+def test_rows_equal_those_of_predict(
     tiny_run: Path,
     photos: Path,
     predicted: dict[str, dict[str, str]],
@@ -85,39 +85,38 @@ def test_the_rows_are_those_of_predict(
 ) -> None:
     words = score_words(tiny_run, photos, tmp_path / "out", "--workers", "2", "--block-size", "2")
     assert main(words) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     same_rows(tmp_path / "out", predicted)
     assert len(files(tmp_path / "out")) == 11
     highest = max(predicted.values(), key=lambda row: float(row["score"]))
-    assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in said
-    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are called anomalous" in said
+    assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in printed
+    assert f"{sum(row['is_anomalous'] == 'True' for row in predicted.values())} are anomalous" in printed
     before = files(tmp_path / "out")
     assert main(words) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert files(tmp_path / "out") == before
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_an_image_that_cannot_be_read(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By default it stops and is named; with skip it has a row; mended, it is scored, and nothing else is done anew."""
+def test_unreadable_image_stops_or_is_a_row(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos, output = make_images(tmp_path / "photos", 8, seed=2), tmp_path / "out"
     spoiled = photos / "1" / "004.png"
-    whole = spoiled.read_bytes()
-    spoiled.write_bytes(whole[:100])
+    content = spoiled.read_bytes()
+    spoiled.write_bytes(content[:100])
     words = score_words(tiny_run, photos, output, "--block-size", "2", "--batch-size", "3")
     capsys.readouterr()
     assert main(words) == 2
     line = only_line(capsys)
-    assert line.startswith(f"error: {spoiled}: expected a whole image")
+    assert line.startswith(f"error: {spoiled} must be an intact image")
     stopped = files(output)
     assert len(stopped) < 4
     assert not stopped or "1/004.png" not in read(output)
 
     assert main([*words, "--on-error", "skip"]) == 0
     shown = capsys.readouterr()
-    assert "scored 7 images, left out 1" in shown.out
-    assert f"1 images could not be read, the first: {spoiled}: expected a whole image" in shown.err
+    assert "scored 7 images, skipped 1" in shown.out
+    assert f"1 images are not readable; the first error: {spoiled} must be an intact image" in shown.err
     skipped, rows = files(output), read(output)
     assert stopped.items() <= skipped.items()
     assert len(rows) == 8
@@ -126,20 +125,20 @@ def test_an_image_that_cannot_be_read(tiny_run: Path, tmp_path: Path, capsys: py
     assert set(broken.values()) == {None}
     assert all(row["error"] is None and row["score"] is not None for row in rows.values())
 
-    spoiled.write_bytes(whole)
+    spoiled.write_bytes(content)
     assert main(words) == 0
-    mended = files(output)
-    assert len(mended.items() & skipped.items()) == 3
+    repaired = files(output)
+    assert len(repaired.items() & skipped.items()) == 3
     assert read(output)["1/004.png"]["score"] is not None
     for name, row in rows.items():
         again = read(output)[name]
-        assert again.pop("score") == pytest.approx(row.pop("score"), rel=1e-5)  # batched with another image by now
+        assert again.pop("score") == pytest.approx(row.pop("score"), rel=1e-5)  # in a batch with another image
         assert again == row
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_a_list_of_broken_images_and_a_place_that_refuses(
+def test_unreadable_list_and_unwritable_output(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "list.txt").write_text("no.png\nnone.png\n")
@@ -147,11 +146,11 @@ def test_a_list_of_broken_images_and_a_place_that_refuses(
     capsys.readouterr()
     assert main(words) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith("list.txt: expected an image that can be read, but none of 2 can")
+    assert lines[-1].endswith("list.txt must contain a readable image, but got none in 2")
     output = tmp_path / "b"
     (output / "blocks").mkdir(parents=True)
     words = score_words(tiny_run, make_images(tmp_path / "photos", 4), output)
-    assert main(words) == 2  # not made by score
+    assert main(words) == 2
     assert "not empty" in only_line(capsys)
     (output / "blocks").rmdir()
     assert main(words) == 0
@@ -160,16 +159,15 @@ def test_a_list_of_broken_images_and_a_place_that_refuses(
     (path / "in the way").mkdir(parents=True)
     capsys.readouterr()
     assert main(words) == 2
-    told, *_, line = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"{path}: broken, its block is done again")
+    notice, *_, line = capsys.readouterr().err.splitlines()
+    assert notice.startswith(f"{path} is broken, its block is computed again")
     assert line.startswith(f"error: {path} must be writable, but got ")
 
 
 @pytest.mark.parametrize("change", ["the model", "the images", "--block-size", "--false-alarm-rate"])
-def test_what_has_changed_is_said_before_any_work(
+def test_changed_options_are_rejected_before_ray_starts(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
-    """Whatever would give other rows than those that are there; Ray is not even begun."""
     run, photos, output = tmp_path / "run", make_images(tmp_path / "photos", 4), tmp_path / "out"
     shutil.copytree(tiny_run, run)
     origin = {"--model": fingerprint(run), "--false-alarm-rate": 0.1}
@@ -180,17 +178,17 @@ def test_what_has_changed_is_said_before_any_work(
         (run / "config.json").write_text(config.replace('"images": 14', '"images": 15'))
     elif change == "the images":
         make_images(photos, 5)
-    said = {"the model": "--model: it was", "the images": "number of images in --input: it was 4 and is 5"}
+    names = {"the model": "--model", "the images": "number of images in --input"}
     capsys.readouterr()
     assert main(score_words(run, photos, output, *more.get(change, []))) == 2
     line = only_line(capsys)
-    assert line.startswith(f"error: output {output} was begun with another {said.get(change, change)}")
-    assert line.endswith("go on with what it was, or choose a new folder")
+    assert line.startswith(f"error: {names.get(change, change)} must be ")
+    assert line.endswith("use the same value or choose a new folder")
 
 
-def test_options_that_cannot_be(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_rejected(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_images(tmp_path / "photos", 2)
-    for words, said in (
+    for words, message in (
         (["--workers", "0"], "--workers must be at least 1, but got 0"),
         (["--block-size", "0"], "--block-size must be at least 1, but got 0"),
         (["--on-error", "fail"], "stop"),
@@ -198,27 +196,26 @@ def test_options_that_cannot_be(tiny_run: Path, tmp_path: Path, capsys: pytest.C
     ):
         capsys.readouterr()
         assert main(score_words(tiny_run, photos, tmp_path / "out", *words)) == 2
-        assert said in only_line(capsys)
+        assert message in only_line(capsys)
         assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_what_does_not_fit_is_said(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_resources_are_rejected(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_images(tmp_path / "photos", 2)
-    for option, value, said in (
-        ("--workers", "50", "--workers 50 of 1 threads and one that decodes need 51 CPUs"),
-        ("--device", "cuda", "--workers 1 take a GPU each, but Ray has 0"),
-        ("--block-size", "1000000", "expected at most 1 GiB; choose 349525 or less"),
+    for option, value, message in (
+        ("--workers", "50", "but got 50 with 1 threads each and one for decoding, 51 in total"),
+        ("--device", "cuda", "--workers must be at most 0, the number of GPUs, but got 1"),
+        ("--block-size", "1000000", "--block-size must be at most 349525"),
     ):
         capsys.readouterr()
         assert main(score_words(tiny_run, photos, tmp_path / option, "--workers", "1", option, value)) == 2
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
-    """And the block that it was at is done, by whoever; nothing is there twice."""
+def test_killed_worker_is_replaced(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
     store.open()
     load = partial(load_dying, tiny_run, tmp_path / "killed")
@@ -230,7 +227,7 @@ def test_a_worker_that_is_killed_is_replaced(here: Any, tiny_run: Path, photos: 
 
 
 def broken_model(folder: Path) -> Any:
-    raise CheckpointError(f"{folder}: is no model any more")
+    raise CheckpointError(f"{folder} must be a model, but got none")
 
 
 def failing_model(folder: Path) -> Any:
@@ -238,32 +235,31 @@ def failing_model(folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_a_model_that_a_worker_cannot_load(here: Any, photos: Path, tmp_path: Path) -> None:
-    """What a user can do something about keeps its kind and its line; what nobody foresaw is one line too."""
+def test_error_of_a_worker_keeps_its_type(here: Any, photos: Path, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
     store.open()
-    for load, kind, said in (
-        (broken_model, CheckpointError, r"^a: is no model any more$"),
-        (failing_model, ProcessError, r"^a worker failed: .*KeyError.*; committed blocks are kept, the same command"),
+    for load, kind, message in (
+        (broken_model, CheckpointError, r"^a must be a model, but got none$"),
+        (failing_model, ProcessError, r"^workers must finish, but got .*KeyError.*; repeat the command"),
     ):
-        with pytest.raises(kind, match=said) as caught:
+        with pytest.raises(kind, match=message) as caught:
             list(score_blocks(here, store, list(store), partial(load, Path("a")), SIZE, Workers()))
         assert "\n" not in str(caught.value)
     assert files(tmp_path / "out") == {}
 
 
 @pytest.mark.slow
-def test_another_folder_on_a_worker_is_refused(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_other_folder_on_a_worker_is_rejected(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "out", read_listing(photos), 3, {})
     store.open()
     (tmp_path / "out" / "score.json").write_text("{}")
-    with pytest.raises(DataError, match="it is another folder than where the command runs; choose one that all"):
+    with pytest.raises(DataError, match="must be the same folder on all machines"):
         list(score_blocks(here, store, list(store), partial(broken_model, tiny_run), SIZE, Workers()))
 
 
 @contextmanager
 def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, which does not outlive the test."""
+    """Run the command in a process that is killed after the test."""
     command, pipe = [sys.executable, "-m", "semflow", *words], subprocess.PIPE
     with subprocess.Popen(command, env={**os.environ, **OFF}, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -273,10 +269,9 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_killed_twice_every_image_is_there_once(
+def test_restart_after_kills_scores_every_image_once(
     tiny_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """SIGKILL for the command while two workers commit; what was committed is not done again."""
     photos, output = make_images(tmp_path / "photos", 240), tmp_path / "out"
     words = score_words(tiny_run, photos, output, "--workers", "2", "--block-size", "2")
     kept: dict[str, tuple[int, int]] = {}
@@ -285,18 +280,18 @@ def test_killed_twice_every_image_is_there_once(
             while process.poll() is None and len(files(output) if (output / "blocks").is_dir() else ()) < enough:
                 time.sleep(0.01)
             process.kill()
-            said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
-        time.sleep(3)  # its workers end by themselves, and may commit the blocks that they are at
+            printed = process.communicate()
+        assert process.returncode == -signal.SIGKILL, printed
+        time.sleep(3)  # its workers finish their blocks and exit
         there = files(output)
         assert kept.items() <= there.items()
         kept = there
         assert enough <= len(kept) < 120
     with started(words) as process:
-        said = process.communicate()
-    assert process.returncode == 0, said
-    assert f"going on: {len(kept)} of 120 blocks are done already" in said[0]
-    assert "scored 240 images;" in said[0]
+        printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert f"continuing: {len(kept)} of 120 blocks are done" in printed[0]
+    assert "scored 240 images;" in printed[0]
     assert kept.items() <= files(output).items()
     found = read(output)
     assert sorted(found) == sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
@@ -306,14 +301,13 @@ def test_killed_twice_every_image_is_there_once(
 
 
 @pytest.mark.slow
-def test_interrupted_it_says_how_to_go_on(tiny_run: Path, tmp_path: Path) -> None:
-    """SIGTERM, as a job queue sends it, which Ray would take to itself."""
+def test_interrupt_reports_how_to_continue(tiny_run: Path, tmp_path: Path) -> None:
     photos, output = make_images(tmp_path / "photos", 240), tmp_path / "out"
     with started(score_words(tiny_run, photos, output, "--block-size", "2")) as process:
         while process.poll() is None and not ((output / "blocks").is_dir() and files(output)):
             time.sleep(0.01)
         process.terminate()
-        said = process.communicate()
-    assert process.returncode == 130, said
-    assert said[1].splitlines()[-1] == "interrupted; the same command goes on"
+        printed = process.communicate()
+    assert process.returncode == 130, printed
+    assert printed[1].splitlines()[-1].startswith("interrupted; run the same command")
     assert 1 <= len(files(output)) < 120

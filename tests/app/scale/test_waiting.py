@@ -1,7 +1,7 @@
-"""Rows are passed on, with their errors; what can never come is not waited for."""
+"""Rows of a pipeline, errors, and missing resources."""
 
+import itertools
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +11,7 @@ from semflow.app.scale.waiting import rows_while_possible
 from semflow.errors import ProcessError
 
 
-def test_rows_and_the_error_that_ends_them() -> None:
+def test_rows_and_errors_are_passed_on() -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2
@@ -23,42 +23,63 @@ def test_rows_and_the_error_that_ends_them() -> None:
         next(found)
 
 
-def test_what_lacks_ends_it_only_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "EVERY", 0.02)
-    hold = threading.Event()
+class Clock:
+    """Stands in for the module `time`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_patience_counts_only_time_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, release, delivered, hold = Clock(), threading.Semaphore(0), threading.Event(), threading.Event()
+    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(waiting, "EVERY", 0.001)
+    calls = itertools.count(1)
 
     def slow() -> Iterator[int]:
         for number in range(5):
-            time.sleep(0.1)
+            release.acquire()
             yield number
+            delivered.set()
         hold.wait(60)
 
-    found = rows_while_possible(slow(), lambda: "a machine", 0.5)
-    assert [next(found) for _ in range(5)] == list(range(5))  # together as long as the patience
+    def lacking() -> str:
+        clock.now += 0.2
+        if next(calls) in range(2, 11, 2):  # a row after every 0.4 s, less than the patience
+            release.release()
+            delivered.wait(60)
+            delivered.clear()
+        return "a machine"
+
+    found = rows_while_possible(slow(), lacking, 0.5)
+    assert [next(found) for _ in range(5)] == list(range(5))
     with pytest.raises(ProcessError, match=r"^a machine$"):
         next(found)
+    assert clock.now == pytest.approx(5 * 0.4 + 0.6)
     hold.set()
 
 
-def test_what_comes_back_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "EVERY", 0.02)
-    said = iter(["gone"] * 5)
-    came = threading.Event()
+def test_resources_may_return_within_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "EVERY", 0.001)
+    messages = iter(["gone"] * 5)
+    back = threading.Event()
 
     def slow() -> Iterator[int]:
-        came.wait(60)
+        back.wait(60)
         yield 7
 
     def lacking() -> str:
-        now = next(said, "")
-        if not now:
-            came.set()
-        return now
+        message = next(messages, "")
+        if not message:
+            back.set()
+        return message
 
     assert list(rows_while_possible(slow(), lacking, 30.0)) == [7]
 
 
-def test_whoever_stops_asking_ends_the_rows() -> None:
+def test_closing_ends_the_pipeline() -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Without the extra: one line that says how to get it; and `import semflow.app.scale` needs nothing of it."""
+"""`semflow score` without Ray."""
 
 import subprocess
 import sys
@@ -11,19 +11,19 @@ from semflow.app.cli import main
 
 
 @pytest.mark.parametrize("package", ["pyarrow", "ray"])
-def test_what_is_missing_is_said(
+def test_missing_package_is_named_with_its_extra(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("pyarrow", "ray"):
         monkeypatch.setitem(sys.modules, name, None if name == package else sys)  # type: ignore[arg-type]
     assert main(score_words(tmp_path, tmp_path, tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {package} must be installed, but got ")
-    assert said.endswith('; run pip install "semflow[ray]"\n')
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {package} must be installed, but got ")
+    assert error.endswith('; run pip install "semflow[ray]"\n')
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_of_ray_is_imported_before_it_is_needed() -> None:
+def test_import_of_scale_imports_no_ray() -> None:
     code = (
         "import sys, semflow.app.scale, semflow.app.cli.score; print({'ray', 'pyarrow', 'pandas'} & set(sys.modules))"
     )

@@ -1,4 +1,4 @@
-"""The command line: `semflow demo`, `fit`, `evaluate` and `predict`. Nothing heavy is imported before it is needed."""
+"""Command line of semflow. The modules of the commands are imported when a command runs, so that help is fast."""
 
 from .main import main
 

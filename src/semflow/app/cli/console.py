@@ -1,64 +1,67 @@
-"""What the commands share to show their work: tables on standard output, progress on standard error."""
+"""Output of the commands: text and tables on standard output, progress on standard error, and PNG files."""
 
-__all__ = ["print_table", "say", "track"]
+__all__ = ["print_table", "say", "track", "write_png"]
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
+
+from PIL import Image
+
+from semflow.files import write_atomic
 
 T = TypeVar("T")
 
 
 def say(text: str = "") -> None:
-    """A line on standard output."""
+    """Print a line."""
     print(text, flush=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+    """Print a table whose first column is text and whose other columns are numbers."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(header):  # headers wrap at words, so that eight columns fit a terminal of 80
+    for index, name in enumerate(header):  # headers wrap at words, so that eight columns fit into 80 characters
         table.add_column(name, justify="right" if index else "left", min_width=max(map(len, name.split())))
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
 
 
-def track(items: Iterable[T], what: str, total: int, *, quiet_elsewhere: bool = False) -> Iterator[T]:
-    """Show how far a loop has come: a bar on a terminal that goes when it is done, elsewhere a line at each tenth.
+def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = False) -> Iterator[T]:
+    """Yield the items and show progress: a temporary bar on a terminal, otherwise one line per tenth.
 
     Args:
-        items: passed through.
-        what: such as "scoring".
-        total: how many items there are.
-        quiet_elsewhere: show nothing where standard error is no terminal.
+        items: iterable to pass through.
+        title: name of the work, for example "scoring".
+        total: number of items.
+        terminal_only: show nothing if standard error is not a terminal.
     """
     if sys.stderr.isatty():
-        yield from _bar(items, what, total)
-    elif quiet_elsewhere:
-        yield from items
-    else:
-        yield from _lines(items, what, total)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def _bar(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total)
-
-
-def _lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield from progress.track(items, total=total)
+        return
     start, shown = time.monotonic(), 0
     for count, item in enumerate(items, 1):
         yield item
         tenth = 10 * count // max(total, 1)
-        if tenth > shown or count == total:
+        if not terminal_only and (tenth > shown or count == total):
             shown = tenth
-            print(f"{what} {count}/{total}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            print(f"{title} {count}/{total}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture atomically."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

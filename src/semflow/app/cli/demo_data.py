@@ -1,8 +1,7 @@
-"""The demo's images: crops of real textures, in the layout that `fit` and `evaluate` read."""
+"""Images of the demo: crops of real textures, in the folder layout that `fit` and `evaluate` read."""
 
 __all__ = ["TEXTURES", "photograph", "write_texture"]
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,21 @@ from PIL import Image
 from semflow._optional import find_optional
 from semflow.data import decode_image
 from semflow.errors import ConfigError
-from semflow.files import write_atomic
 
-from .demo_defects import DEFECTS, Grey
+from .console import write_png
+from .demo_defects import DEFECTS, Gray
 
 TEXTURES = ("brick", "grass", "gravel")
 CROP = 128
-TRAINING_SHARE = 0.62  # of the photograph's width; what is tested on is never trained on, not by a pixel
-TRAINING_CROPS, GOOD_TESTS, TESTS_OF_A_KIND = 96, 10, 4
+TRAINING_SHARE = 0.62  # of the photograph's width; test crops share no pixel with it
+TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND = 96, 10, 4
 
 
-def photograph(name: str) -> Grey:
-    """A texture out of scikit-image's wheel, grey in [0, 1]. The file is opened where it lies: nothing is fetched.
+def photograph(name: str) -> Gray:
+    """Read a photograph of scikit-image as gray values in [0, 1]. Nothing is downloaded.
 
     Raises:
-        ConfigError: scikit-image is not installed, or came without its photographs.
+        ConfigError: If scikit-image or its photograph is not installed.
     """
     path = find_optional("skimage") / "data" / f"{name}.png"
     if not path.is_file():
@@ -34,12 +33,12 @@ def photograph(name: str) -> Grey:
 
 
 def write_texture(name: str, root: Path, seed: int) -> None:
-    """Write a data set of one texture: train/good from the left, test and ground_truth from the right.
+    """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right.
 
     Args:
         name: one of TEXTURES.
         root: folder to write into.
-        seed: of crops and defects.
+        seed: seed of crops and defects.
     """
     image = photograph(name)
     rng = np.random.default_rng((seed, TEXTURES.index(name)))
@@ -50,20 +49,18 @@ def write_texture(name: str, root: Path, seed: int) -> None:
     for number in range(GOOD_TESTS):
         _save(root / "test" / "good" / f"{number:03d}.png", _crop(right, rng))
     for kind, defect in DEFECTS.items():
-        for number in range(TESTS_OF_A_KIND):
-            spoiled, mask = defect(_crop(right, rng), rng)
-            _save(root / "test" / kind / f"{number:03d}.png", spoiled)
+        for number in range(TESTS_PER_KIND):
+            changed, mask = defect(_crop(right, rng), rng)
+            _save(root / "test" / kind / f"{number:03d}.png", changed)
             _save(root / "ground_truth" / kind / f"{number:03d}_mask.png", mask.astype(np.float64))
 
 
-def _crop(image: Grey, rng: np.random.Generator) -> Grey:
-    """A square at random, mirrored half of the time: the photographs are too few to show both ways by themselves."""
+def _crop(image: Gray, rng: np.random.Generator) -> Gray:
+    """Cut out a random square, mirrored half of the time."""
     top, left = (int(rng.integers(0, side - CROP + 1)) for side in image.shape)
     crop = image[top : top + CROP, left : left + CROP]
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def _save(path: Path, values: Grey) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray((np.clip(values, 0.0, 1.0) * 255.0).round().astype(np.uint8)).save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+def _save(path: Path, values: Gray) -> None:
+    write_png(path, Image.fromarray((np.clip(values, 0.0, 1.0) * 255.0).round().astype(np.uint8)))

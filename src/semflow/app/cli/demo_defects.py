@@ -1,7 +1,7 @@
-"""Defects for the demo, of kinds that training never makes: it pastes rectangles and circles cut from other crops.
+"""Defects of the demo, of other kinds than the rectangles and circles that training pastes.
 
-Each function takes a grey image (H, W) in [0, 1] and a generator, and returns the image with the defect and the exact
-mask (H, W) of the pixels that it may have changed.
+Each function takes a gray image (H, W) in [0, 1] and a generator. It returns the image with the defect, and the mask
+(H, W) of all pixels that may have changed.
 """
 
 __all__ = ["DEFECTS", "Defect"]
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Grey: TypeAlias = NDArray[np.float64]
+Gray: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
-Defect: TypeAlias = Callable[[Grey, np.random.Generator], tuple[Grey, Mask]]
+Defect: TypeAlias = Callable[[Gray, np.random.Generator], tuple[Gray, Mask]]
 
 
-def scratch(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
-    """A long, thin, bright curve: a quadratic Bezier two to three pixels wide."""
+def scratch(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
+    """Draw a long, bright quadratic Bezier curve, two to three pixels wide."""
     start, end = _two_ends(image.shape, rng, 0.5, 0.8)
     bend = (start + end) / 2 + rng.normal(0.0, 0.12 * min(image.shape), 2)
     t = np.linspace(0.0, 1.0, 4 * max(image.shape))[:, None]
@@ -28,8 +28,8 @@ def scratch(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
     return _blend(image, 0.95, 0.85 * cover)
 
 
-def crack(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
-    """A dark, jagged line: a random walk that keeps its direction, with one branch."""
+def crack(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
+    """Draw a dark, jagged line with one branch: a random walk that keeps its direction."""
     start, end = _two_ends(image.shape, rng, 0.45, 0.7)
     heading = np.arctan2(*(end - start))
     trunk = _walk(start, heading, int(np.hypot(*(end - start))), rng)
@@ -38,14 +38,14 @@ def crack(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
     return _blend(image, 0.05, 0.9 * cover)
 
 
-def stain(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
-    """A spill with a ragged, soft edge that brightens and flattens what lies below it."""
+def stain(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
+    """Brighten and flatten a blob with a ragged, soft edge."""
     cover = _blob(image.shape, rng, radius=0.17, raggedness=0.5)
     return _blend(image, 0.8, 0.65 * cover)
 
 
-def smear(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
-    """The texture wiped in one direction, within a blob."""
+def smear(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
+    """Average the texture in one direction, within a blob."""
     cover = _blob(image.shape, rng, radius=0.2, raggedness=0.3)
     length, angle = 15, rng.uniform(0.0, np.pi)
     reach = (np.arange(length) - length // 2)[:, None] * np.array([np.sin(angle), np.cos(angle)])
@@ -53,8 +53,8 @@ def smear(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
     return _blend(image, wiped, cover)
 
 
-def swirl(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
-    """The texture turned about a point, most in the middle, not at all from a radius on."""
+def swirl(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
+    """Turn the texture about a point, by an angle that falls from the center to 0 at a radius."""
     radius = rng.uniform(0.16, 0.22) * min(image.shape)
     y, x, distance = _polar(image.shape, _inside(image.shape, rng, radius))
     turn = rng.choice([-1.0, 1.0]) * 2.2 * np.clip(1.0 - distance / radius, 0.0, 1.0)
@@ -65,9 +65,9 @@ def swirl(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
 
 
 def most_visible(defect: Defect, tries: int = 6) -> Defect:
-    """The one of several draws that changes the image most: wiping the plain face of a brick is no defect."""
+    """Return a defect that keeps the most visible of several draws, because smearing a plain area changes little."""
 
-    def drawn(image: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
+    def drawn(image: Gray, rng: np.random.Generator) -> tuple[Gray, Mask]:
         candidates = [defect(image, rng) for _ in range(tries)]
         return max(candidates, key=lambda candidate: float(np.abs(candidate[0] - image).sum()))
 
@@ -83,12 +83,12 @@ DEFECTS: dict[str, Defect] = {
 }
 
 
-def _blend(image: Grey, other: Grey | float, cover: Grey) -> tuple[Grey, Mask]:
+def _blend(image: Gray, other: Gray | float, cover: Gray) -> tuple[Gray, Mask]:
     return (1.0 - cover) * image + cover * other, cover > 0.0
 
 
-def _two_ends(shape: tuple[int, ...], rng: np.random.Generator, shortest: float, longest: float) -> tuple[Grey, Grey]:
-    """Two points of the image, the distance between them a fraction of its side, their middle not far off centre."""
+def _two_ends(shape: tuple[int, ...], rng: np.random.Generator, shortest: float, longest: float) -> tuple[Gray, Gray]:
+    """Draw two points near the center, whose distance is a fraction of the image's side."""
     side = min(shape)
     angle = rng.uniform(0.0, 2 * np.pi)
     half = rng.uniform(shortest, longest) * side / 2 * np.array([np.sin(angle), np.cos(angle)])
@@ -96,16 +96,16 @@ def _two_ends(shape: tuple[int, ...], rng: np.random.Generator, shortest: float,
     return middle - half, middle + half
 
 
-def _walk(start: Grey, heading: float, steps: int, rng: np.random.Generator) -> Grey:
-    """Points one pixel apart whose direction wavers about `heading`; a short leg now and then breaks away from it."""
+def _walk(start: Gray, heading: float, steps: int, rng: np.random.Generator) -> Gray:
+    """Return points one pixel apart whose direction varies about `heading`, with short legs in other directions."""
     wander = ndimage.gaussian_filter1d(rng.normal(0.0, 1.2, steps), 2.0)
     angles = heading + wander + np.repeat(rng.normal(0.0, 0.5, steps // 5 + 1), 5)[:steps]
-    points: Grey = start + np.stack([np.sin(angles), np.cos(angles)], axis=1).cumsum(axis=0)
+    points: Gray = start + np.stack([np.sin(angles), np.cos(angles)], axis=1).cumsum(axis=0)
     return points
 
 
-def _near(points: Grey, shape: tuple[int, ...], half_width: float) -> Grey:
-    """1 within `half_width` of the points, falling to 0 over one pixel: an antialiased line."""
+def _near(points: Gray, shape: tuple[int, ...], half_width: float) -> Gray:
+    """Return an antialiased line: 1 within `half_width` of the points, falling to 0 over one pixel."""
     away = np.ones(shape, dtype=bool)
     rows, columns = points.round().astype(int).T
     inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
@@ -114,8 +114,8 @@ def _near(points: Grey, shape: tuple[int, ...], half_width: float) -> Grey:
     return np.clip(half_width + 0.5 - distance, 0.0, 1.0)
 
 
-def _blob(shape: tuple[int, ...], rng: np.random.Generator, radius: float, raggedness: float) -> Grey:
-    """A smooth patch, 1 inside and 0 outside: a cone plus smoothed noise on two scales, cut at a level."""
+def _blob(shape: tuple[int, ...], rng: np.random.Generator, radius: float, raggedness: float) -> Gray:
+    """Return a smooth patch, 1 inside and 0 outside: a cone plus smoothed noise on two scales, clipped."""
     side = min(shape)
     _, _, distance = _polar(shape, _inside(shape, rng, radius * side))
     noise = sum(_smooth_noise(shape, rng, scale * side) * weight for scale, weight in ((0.06, 1.0), (0.025, 0.5)))
@@ -123,16 +123,16 @@ def _blob(shape: tuple[int, ...], rng: np.random.Generator, radius: float, ragge
     return np.clip(height / 0.25, 0.0, 1.0)
 
 
-def _smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> Grey:
+def _smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> Gray:
     noise = ndimage.gaussian_filter(rng.normal(size=shape), scale, mode="wrap")
     return np.asarray(noise / noise.std() * 0.4, dtype=np.float64)
 
 
-def _inside(shape: tuple[int, ...], rng: np.random.Generator, margin: float) -> Grey:
+def _inside(shape: tuple[int, ...], rng: np.random.Generator, margin: float) -> Gray:
     return np.array([rng.uniform(margin, side - margin) for side in shape])
 
 
-def _polar(shape: tuple[int, ...], middle: Grey) -> tuple[Grey, Grey, Grey]:
+def _polar(shape: tuple[int, ...], middle: Gray) -> tuple[Gray, Gray, Gray]:
     rows, columns = np.indices(shape, dtype=np.float64)
     y, x = rows - middle[0], columns - middle[1]
     return y, x, np.hypot(y, x)

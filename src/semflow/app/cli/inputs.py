@@ -1,16 +1,20 @@
-"""What the commands check before they begin, so that hours of work do not end at a broken file."""
+"""Models, data and processes of the commands: loading them, and checks before the work starts."""
 
-__all__ = ["fingerprint", "load_detector", "readable", "verified", "warn_of_leaks"]
+__all__ = ["cache_small", "check_images", "fingerprint", "launched", "load_detector", "warn_of_leaks"]
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, duplicates, open_dataset
 from semflow.detectors import Predictor
-from semflow.errors import ConfigError, DataError
+from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
+from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
 from semflow.training.loading import check_device
 
@@ -20,75 +24,83 @@ from .options import Device
 CACHE_BYTES = 2**30
 
 
-def load_detector(model: Path, device: Device) -> Predictor:
-    """The detector of a run directory, or an exported file, on the device, which is looked for first."""
+def load_detector(model: Path, device: Device, false_alarm_rate: float | None = None) -> Predictor:
+    """Load a run directory or an exported file, and set the false-alarm rate if one is given."""
     if model.is_file():
         from semflow.app.export import load as load_exported  # needs no timm
 
-        return load_exported(model, device)
+        exported = load_exported(model, device)
+        rate = exported.false_alarm_rate
+        if false_alarm_rate not in (None, rate):
+            expected = "left out" if rate is None else f"{rate:g}"
+            raise ConfigError(
+                f"--false-alarm-rate must be {expected} for the exported file {model}, but got {false_alarm_rate:g}; "
+                "use the run directory for other rates"
+            )
+        return exported
     from semflow.recipes import load
 
     chosen = check_device(device)
-    return load(model).to(chosen)
+    detector = load(model).to(chosen)
+    if false_alarm_rate is not None:
+        if not detector.calibration.count:
+            raise ConfigError(
+                f"{model} must be calibrated for --false-alarm-rate, but got no calibration; run semflow calibrate"
+            )
+        detector.calibration.set_rate(false_alarm_rate)
+    return detector
 
 
-def verified(dataset: ImageDataset, *, cache: bool = False) -> ImageDataset:
-    """The data set, every file of which has been decoded once; DataError names the first that cannot be.
+@contextmanager
+def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
+    """Join the processes that torchrun started. If several of them fail for the same reason, only one reports it."""
+    with launched_processes(device) as (processes, own):
+        try:
+            yield processes, own
+        except (SemflowError, OSError) as error:
+            if not processes.reports(str(error), isinstance(error, ProcessError)):
+                raise SystemExit(2) from None
+            raise
 
-    With `cache`, the decoded images are kept if they fit into a gigabyte, so that training decodes nothing twice.
-    """
-    dataset.cache = cache and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
-    readable(dataset, range(len(dataset)))
+
+def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
+    """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
+    dataset.cache = workers == 0 and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
     return dataset
 
 
-def readable(dataset: ImageDataset, indices: Sequence[int], left_out: dict[int, str] | None = None) -> list[int]:
-    """Those of the indices whose image can be decoded.
-
-    Args:
-        dataset: images.
-        indices: of the images to look at.
-        left_out: where the others go, each with the reason. None stops at the first: its DataError is raised.
-    """
-    good = []
-    for index in track(indices, "checking images", len(indices), quiet_elsewhere=True):
-        try:
-            dataset[index]
-        except DataError as error:
-            if left_out is None:
-                raise
-            left_out[index] = str(error)
-        else:
-            good.append(index)
-    return good
+def check_images(dataset: ImageDataset) -> None:
+    """Decode every image. Raise DataError for the first one that is not readable."""
+    for index in track(range(len(dataset)), "checking images", len(dataset), terminal_only=True):
+        dataset[index]
 
 
 def warn_of_leaks(data: Path, category: str | None) -> None:
-    """Warn when a data set's training and test images have files in common: figures on them say nothing."""
+    """Warn if training and test images share files: metrics of such images are too good."""
     try:
         train, test = (open_dataset(data, half, category=category) for half in ("train", "test"))
-    except (ConfigError, DataError):  # only one of the two is there, or the other is what this command will complain of
+    except (ConfigError, DataError):  # one of them is missing, or the command itself will report the problem
         return
-    if set(train.paths) & set(test.paths):  # one folder of good images, and not two halves
+    if set(train.paths) & set(test.paths):  # one folder of good images without a test set
         return
     pairs = duplicates(train.paths, test.paths)
     if pairs:
-        others = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        others = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
         warnings.warn(
-            f"{pairs[0][1]} is a training image too, {pairs[0][0]}{others}: figures on images that training has seen "
-            "are too good; take them out of one of the two",
+            f"test image {pairs[0][1]} is a copy of training image {pairs[0][0]}{others}; metrics will be too good; "
+            "remove the copies",
             stacklevel=1,
         )
 
 
 def fingerprint(model: Path) -> str:
-    """A hash of the files that a model is read from, whatever they are called and wherever they lie.
+    """Hash the content of the files from which a model is loaded, independent of their names and location.
 
-    Of a run directory those are its configuration and its weights, so that outputs that are made in it change nothing;
-    of a file exported for OpenVINO, its weights beside it.
+    These are the configuration and the weights of a run directory, an exported file, and the weights beside an OpenVINO
+    file.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: If a file cannot be read.
     """
     if model.is_dir():
         files = [model / CONFIG, model / MODEL]
@@ -96,10 +108,9 @@ def fingerprint(model: Path) -> str:
         files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
     parts = []
     for file in files:
-        if file.is_file():  # that one is missing is said by who loads the model
+        if file.is_file():  # loading the model reports missing files
             try:
                 parts += [file.suffix, hash_file(file)]
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise DataError(f"{file}: expected a file that can be read, but: {reason}; look at it") from None
+                raise DataError(f"{file} must be readable, but got {error.strerror or error}") from None
     return hash_parts(parts)

@@ -1,4 +1,4 @@
-"""The options of each command: the docstrings and comments are its help."""
+"""Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
 __all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "Score", "check_numbers"]
 
@@ -6,205 +6,207 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import tyro
+from tyro.conf import arg
 
 from semflow.errors import ConfigError
 
-Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-OptionalInt: TypeAlias = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-OptionalRate: TypeAlias = Annotated[float | None, tyro.conf.arg(metavar="RATE")]
-OptionalPath: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
-OptionalStr: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+# Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
+OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
+Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
+
+# Options that several commands share.
+Model: TypeAlias = Annotated[Path, arg(help="Run directory created by fit, or file created by export.")]
+RunDirectory: TypeAlias = Annotated[Path, arg(help="Run directory created by fit.")]
+CalibrationRate: TypeAlias = Annotated[
+    float | None,
+    arg(
+        metavar="RATE",
+        help="Share of good images that may be called anomalous. Default: the lowest of 0.01, 0.05 and 0.1 for which "
+        "there are enough calibration images.",
+        help_behavior_hint="",
+    ),
+]
+TestRate: TypeAlias = Annotated[
+    float | None,
+    arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
+]
+BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
+LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
+Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Device; auto uses CUDA if available.")]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train on real textures and find defects never seen in training: offline, in under three minutes on two cores.
+    """Train on real textures and find defects that were not seen in training. Offline; under three minutes on two CPUs.
 
-    Photographs of brick, grass and gravel (from scikit-image) are cut into crops, a detector is trained on the left
-    part of each, and defects of kinds that its training does not synthesise are looked for in the right part.
+    The data are crops of photographs of brick, grass and gravel from scikit-image. One detector per texture is trained
+    on crops of the left part and tested on crops of the right part with synthetic defects of other kinds than those
+    used in training.
     """
 
     output: Path = Path("semflow-demo")
-    """Folder for the pictures, the page, the data and the trained models; a former demo there is replaced."""
+    """Output folder for pictures, report, data and models. An earlier demo in this folder is replaced."""
     epochs: OptionalInt = None
-    """Passes over the crops of each texture; by default what reaches good maps in the time."""
+    """Passes over the crops of each texture. Default: 10."""
     seed: int = 0
-    """Of the crops, the defects, the weights and the training."""
+    """Seed of crops, defects, weights and training."""
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Train a detector on images of good parts and leave it in a run directory."""
+    """Train a detector on images of good parts and save it to a run directory."""
 
-    data: Path
-    """A folder of good images, or a data set folder that holds them in train/good."""
-    output: Path
-    """The run directory to make."""
-    category: OptionalStr = None
-    """Which of the categories in the folder: a folder's name, a scene of ShanghaiTech, CIFAR-10's normal class."""
-    recipe: str = "sanflow"
-    """How the detector is built: sanflow, cflow_ad, fastflow, differnet, cs_flow or msflow."""
-    backbone: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
-    """Any timm model that gives feature maps; by default the recipe's, wide_resnet50_2 for sanflow."""
-    weights: str = "hub"
-    """hub (downloaded), packaged (tf_efficientnet_lite0, 1 or 2 from an installed package), random, or a file."""
+    data: OptionalPath = None
+    """Folder of good images, or data set folder that contains them in train/good (required, here or in --config)."""
+    output: OptionalPath = None
+    """Run directory to create (required)."""
+    category: OptionalName = None
+    """Category of the data set: a folder name, a ShanghaiTech scene, or the normal class of CIFAR-10."""
+    recipe: OptionalName = None
+    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, msflow or sanflow (default)."""
+    backbone: OptionalName = None
+    """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for sanflow."""
+    weights: OptionalName = None
+    """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
     image_size: OptionalInt = None
-    """Side in pixels that images are resized to; by default the recipe's, 256 for sanflow."""
+    """Side in pixels to which images are resized. Default: the recipe's, 256 for sanflow."""
     epochs: OptionalInt = None
-    """Passes over the images; by default as the recipe has it."""
+    """Passes over the images. Default: the recipe's."""
     batch_size: OptionalInt = None
-    """Images a step; by default as the recipe has it."""
-    seed: int = 0
-    """Of the weights, the synthetic anomalies and the order of images."""
+    """Images per training step. Default: the recipe's."""
+    seed: OptionalInt = None
+    """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
-    """A folder of good images that are not among the data, for p-values and decisions; then none is held out."""
+    """Folder of other good images for p-values and decisions. No training image is then held out."""
     hold_out: OptionalInt = None
-    """Good images to leave out of training for that; by default a fifth, at most 99, or 0 if that is fewer than 9."""
-    false_alarm_rate: OptionalRate = None
-    """Which share of good images may be called anomalous; by default the lowest of 0.01, 0.05, 0.1 that they allow."""
+    """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
+    false_alarm_rate: CalibrationRate = None
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
-    workers: int = 0
-    """Processes that load images."""
+    workers: LoadingWorkers = 0
     resume: bool = False
-    """Go on with the run in the output directory; start it if there is none."""
-    set: dict[str, str] = field(default_factory=dict)
-    """Further arguments of the recipe as name and value, such as: --set blocks 4 synthesis false strides 4,8,16;
-    a name that is none is answered with all of them"""
+    """Continue the run in the output directory, or start it if there is none."""
+    config: OptionalPath = None
+    """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
+    print_config: bool = False
+    """Print the complete configuration as TOML, and exit."""
+    set: Settings = field(default_factory=dict)
+    """Recipe arguments by name, for example couplings.blocks 4 backbone.strides 4,8,16 synthesis none. An unknown name
+    prints the valid ones."""
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Let a trained detector decide: p-values and thresholds from good images that it was not trained on."""
+    """Compute p-values and thresholds of a trained detector from good images that were not used for training."""
 
-    model: Path
-    """A run directory that fit has made; it is changed."""
+    model: Annotated[Path, arg(help="Run directory created by fit. Its model is replaced by the calibrated one.")]
     data: Path
-    """A folder of good images, none of them trained on, taken as those to be judged will be."""
-    false_alarm_rate: OptionalRate = None
-    """Which share of good images may be called anomalous; by default the lowest of 0.01, 0.05, 0.1 that they allow."""
-    batch_size: int = 8
-    """Images at a time."""
+    """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
+    false_alarm_rate: CalibrationRate = None
+    batch_size: BatchSize = 8
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
-    workers: int = 0
-    """Processes that load images."""
+    workers: LoadingWorkers = 0
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained detector on a labelled test set: image AUROC, pixel AUROC, AUPRO and F1-max."""
+    """Evaluate a trained detector on a labeled test set: image AUROC, pixel AUROC, AUPRO and F1-max."""
 
-    model: Path
-    """A run directory that fit has made, or a file that export has made."""
+    model: Model
     data: Path
-    """A data set folder with test/good, test/DEFECT and ground_truth; without ground_truth, image metrics only."""
-    category: OptionalStr = None
-    """Which of the categories in the folder, as in fit."""
-    json: Path | None = None
-    """Also write the figures to this file, as fractions, null where there are no masks."""
-    false_alarm_rate: OptionalRate = None
-    """Decide at another rate than the model was calibrated for."""
-    batch_size: int = 8
-    """Images at a time."""
+    """Data set folder with test/good, test/DEFECT and ground_truth; image metrics only if ground_truth is missing."""
+    category: OptionalName = None
+    """Category of the data set, as in fit."""
+    json: OptionalPath = None
+    """File for the metrics, as fractions; null if there are no masks."""
+    false_alarm_rate: TestRate = None
+    batch_size: BatchSize = 8
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
-    workers: int = 0
-    """Processes that load images."""
+    workers: LoadingWorkers = 0
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Score images: scores.csv, scores.json, a heat map over each image, raw anomaly maps, and index.html."""
+    """Score images and write scores.csv, scores.json, a heat map over each image, raw anomaly maps, and index.html."""
 
-    model: Path
-    """A run directory that fit has made, or a file that export has made."""
+    model: Model
     input: Path
-    """An image, or a folder of images, searched with all its subfolders."""
+    """Image, or folder of images (searched recursively)."""
     output: Path
-    """The folder to make; it appears when everything in it is complete. After a kill the same command goes on."""
+    """Output folder. It appears when it is complete. If the command is interrupted, run it again to continue."""
     map_format: Literal["npy", "png16"] = "npy"
-    """Raw maps as float32 arrays, or as 16-bit PNG with their scale beside them."""
+    """Format of the raw maps: float32 arrays, or 16-bit PNG with the scale in a JSON file."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At an image that cannot be read: stop and name it, or finish the folder and list what was left out."""
-    false_alarm_rate: OptionalRate = None
-    """Decide at another rate than the model was calibrated for."""
-    batch_size: int = 8
-    """Images at a time."""
+    """Stop at an unreadable image, or skip it and list it in the results."""
+    false_alarm_rate: TestRate = None
+    batch_size: BatchSize = 8
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
-    workers: int = 0
-    """Processes that load images."""
+    workers: LoadingWorkers = 0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score millions of images on Ray (extra ray): scores without maps, in Parquet files that are committed one by one.
+    """Score millions of images with Ray (extra ray). Writes scores without maps to Parquet files, one per block.
 
-    On this machine, or on the cluster that the environment variable RAY_ADDRESS names. After a kill the same command
-    goes on with the blocks that are missing.
+    Runs on this machine, or on the cluster in the environment variable RAY_ADDRESS. If the command is interrupted, run
+    it again to continue with the missing blocks.
     """
 
-    model: Path
-    """A run directory that fit has made, or a file that export has made; at the same place on all machines."""
+    model: Model
     input: Path
-    """A folder of images; LIST.txt with a path a line; or TABLE.parquet with a column path."""
+    """Folder of images; LIST.txt with one path per line; or TABLE.parquet with a column path."""
     output: Path
-    """The folder of the results, which all machines share: blocks/*.parquet."""
+    """Output folder for blocks/*.parquet. All machines must see this folder and the model at the same path."""
     workers: int = 1
-    """Processes that hold the model, each with a GPU if there are any."""
+    """Number of processes that hold the model, each with one GPU if there are any."""
     threads: OptionalInt = None
-    """CPUs of each worker that has no GPU; by default its share of this machine's, on a cluster 1."""
+    """CPUs per worker without a GPU. Default: an equal share of this machine, or 1 on a cluster."""
     block_size: int = 64
     """Images that are decoded, scored and committed together."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At an image that cannot be read: stop and name it, or give it a row with the error in place of a score."""
-    false_alarm_rate: OptionalRate = None
-    """Decide at another rate than the model was calibrated for."""
-    batch_size: int = 8
-    """Images at a time."""
+    """Stop at an unreadable image, or write a row with the error instead of a score."""
+    false_alarm_rate: TestRate = None
+    batch_size: BatchSize = 8
     device: Device = "auto"
-    """Where to compute; auto takes CUDA where Ray has it."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a detector as one file that runs without this library: images to scores, maps and decisions."""
+    """Export a detector to one file that runs without this library and computes scores, maps and decisions."""
 
-    model: Path
-    """A run directory that fit has made."""
+    model: RunDirectory
     output: Path
-    """The new file: .pt2 (torch.export), .onnx, or .xml (OpenVINO, with a .bin beside it)."""
-    format: Literal["torch", "onnx", "openvino"] | None = None
-    """By default what the ending of the output says."""
+    """New file: .pt2 (torch.export), .onnx, or .xml (OpenVINO, with a .bin file beside it)."""
+    format: Format = None
+    """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
-    """What the file takes: images from 0 to 255 as they are decoded, or from 0 to 1."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """An image or a folder of images to compare on, the first eight; by default four textures."""
+    """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
+    images: OptionalPath = None
+    """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
     check: bool = True
-    """Compare the file with the detector before it appears; --no-check leaves that out."""
+    """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
 Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Score | Export
 
 LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0}
 LEAST |= {"threads": 1, "block_size": 1}
-LARGEST_SEED = 2**63 - 1  # what torch takes
+LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 
 def check_numbers(options: Command) -> None:
-    """Raise ConfigError, in terms of the command line, for a number that nothing can be done with."""
+    """Raise ConfigError if a number is out of range."""
     for name, least in LEAST.items():
         value = getattr(options, name, None)
-        least = 1 if name == "workers" and isinstance(options, Score) else least  # elsewhere they only load images
+        least = 1 if name == "workers" and isinstance(options, Score) else least
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     rate = getattr(options, "false_alarm_rate", None)
     if rate is not None and not 0 < rate < 1:
-        raise ConfigError(f"--false-alarm-rate must be between 0 and 1, such as 0.01, but got {rate:g}")
-    seed = getattr(options, "seed", 0)
-    if seed > LARGEST_SEED:
+        raise ConfigError(f"--false-alarm-rate must be between 0 and 1, but got {rate:g}; use for example 0.01")
+    seed = getattr(options, "seed", None)
+    if seed is not None and seed > LARGEST_SEED:
         raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")

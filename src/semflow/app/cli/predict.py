@@ -1,140 +1,192 @@
-"""`semflow predict`: images to scores, heat maps, raw maps and a page, in a folder that is complete or not there."""
+"""`semflow predict`: score images and write scores, heat maps, raw maps and a report into a folder."""
 
-__all__ = ["run"]
+__all__ = ["image_names", "run", "save_overlay"]
 
 import copy
-import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
-from semflow.data import ImageDataset, decode_image, open_dataset
+from semflow.data import ImageDataset, Sample, open_dataset
+from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
-from semflow.files import hash_file, hash_parts, refuse_occupied, write_atomic
+from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
-from .calibrate import decide_at
-from .console import say, track
-from .inputs import fingerprint, readable
+from .console import say, track, write_png
+from .inputs import fingerprint, load_detector
 from .options import Predict
-from .prediction import TABLES, Record, write_tables
+from .tables import TABLES, Record, overlay_size, write_tables
 
-SUFFIX = {"npy": ".npy", "png16": ".png"}
 LONGEST_NAME = 200
+RECORD_FIELDS = tuple(Record.__dataclass_fields__)
 
 
 def run(options: Predict) -> None:
-    """Check the images, score them, and let the output folder appear.
-
-    What a killed process has finished of the same folder, with the same model and of the same images, is not done
-    again.
-    """
+    """Score the images. The output folder appears when it is complete; an interrupted command continues."""
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
-    origin = _origin(options)
-    detector = decide_at(options.model, options.device, options.false_alarm_rate)
-    dataset = _without(options.output, open_dataset(options.input, "predict", detector.provenance.image_size))
-    names = _names(dataset)
-    made = _complete(options.output, origin, dataset, names)
-    if made is not None:
-        if made["left_out"] and options.on_error == "stop":
-            raise DataError(made["left_out"][0]["reason"])
-        say(f"{options.output} is complete already, of the same model and images")
+    origin = hash_parts(  # of everything but the images that determines the outputs
+        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
+    )
+    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
+    names = image_names(dataset)
+    paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
+    sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
+    about = {"origin": origin, "sources": hash_parts(part for source in sources.items() for part in source)}
+    finished = _finished_output(options.output, about)
+    if finished is not None:
+        if finished["left_out"] and options.on_error == "stop":
+            raise DataError(finished["left_out"][0]["reason"])
+        say(f"{options.output} is already complete for this model and these images")
         return
-    left_out: dict[int, str] | None = {} if options.on_error == "skip" else None
     with resumable_folder(options.output, origin) as work:
-        todo = _todo(work, dataset, names)
+        for name in [name for name, entry in work.done.items() if entry["source"] != sources.get(name)]:
+            work.drop(name)
         if work.done:
-            say(f"going on: {len(work.done)} of {len(names)} images are done already")
-        todo = readable(dataset, todo, left_out)
-        if not todo and not work.done:
-            first = "" if not left_out else f"; the first: {left_out[min(left_out)]}"
-            raise DataError(f"{options.input}: expected an image that can be read, but none of {len(names)} can{first}")
-        while todo:
-            try:
-                _score(options, detector, dataset, names, todo, work)
-                todo = []
-            except DataError:
-                if left_out is None:
-                    raise
-                remaining = [index for index in todo if names[index] not in work.done]
-                todo = readable(dataset, remaining, left_out)
-                if len(todo) == len(remaining):  # no image has become unreadable since it was checked
-                    raise
+            say(f"continuing: {len(work.done)} of {len(names)} images are done")
+        left_out = _score(options, detector, dataset, sources, work)
+        if not work.done:
+            raise DataError(
+                f"{options.input} must contain a readable image, but got none in {len(names)}; the first error: "
+                f"{left_out[names[0]]}"
+            )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
-        reasons = {names[index]: reason for index, reason in sorted((left_out or {}).items())}
-        about = {"origin": origin, "sources": _sources(dataset, names, work)}
-        write_tables(work.folder, options, records, reasons, detector.map_range, about, detector.false_alarm_rate)
+        write_tables(work.folder, options, detector, records, left_out, about)
         work.tidy(TABLES)
-    for name, reason in reasons.items():
-        print(f"left out {name!r}: {reason}", file=sys.stderr)
+    for name, reason in left_out.items():
+        print(f"skipped {name!r}: {reason}", file=sys.stderr)
     highest = max(records, key=lambda record: record.score)
-    without = f", left out {len(reasons)}" if reasons else ""
-    say(f"scored {len(records)} images{without}; the most anomalous is {highest.image} ({highest.score:.4f})")
+    skipped = f", skipped {len(left_out)}" if left_out else ""
+    say(f"scored {len(records)} images{skipped}; the most anomalous is {highest.image} ({highest.score:.4f})")
     for name in TABLES:
         say(f"wrote {options.output / name}")
 
 
+class _Loaded(NamedTuple):
+    """An image decoded once, for the detector and for its overlay, or the error if it is not readable."""
+
+    index: int
+    error: str | None = None
+    size: tuple[int, int] = (0, 0)
+    picture: Image.Image | None = None
+    sample: Sample | None = None
+
+
+class _Images(Dataset[_Loaded]):
+    """Some images of a data set."""
+
+    def __init__(self, dataset: ImageDataset, indices: list[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> _Loaded:
+        index = self.indices[position]
+        try:
+            picture = self.dataset.read_image(index)
+        except DataError as error:
+            return _Loaded(index, str(error))
+        image = torch.from_numpy(resize_image(picture, self.dataset.image_size)).float().div_(255.0)
+        sample = Sample(image, -1, None, self.dataset.paths[index])
+        return _Loaded(index, None, picture.size, picture.resize(overlay_size(*picture.size)), sample)
+
+
 def _score(
-    options: Predict, detector: Predictor, dataset: ImageDataset, names: list[str], todo: list[int], work: Unfinished
-) -> None:
-    """Score some of the images; each is noted when all of its files are there."""
-    scored = results(detector, Subset(dataset, todo), batch_size=options.batch_size, workers=options.workers)
-    for index, result in zip(todo, track(scored, "scoring", len(todo)), strict=True):
-        record, files = _finish_image(work.folder, options, detector, names[index], result)
-        source = _hash(Path(result.sample.path))
-        work.add(names[index], {"record": asdict(record), "source": source}, files)
+    options: Predict, detector: Predictor, dataset: ImageDataset, sources: dict[str, str], work: Unfinished
+) -> dict[str, str]:
+    """Score the images that are not done and record each one. Return the errors of skipped images."""
+    names = list(sources)
+    left_out: dict[str, str] = {}
+    todo = [index for index, name in enumerate(names) if name not in work.done]
+
+    def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
+        images = _Images(dataset, todo)
+        for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
+            broken = {names[image.index]: image.error for image in batch if image.error is not None}
+            if broken and options.on_error == "stop":
+                work.keep = True  # the images of earlier batches need not be scored again
+                raise DataError(next(iter(broken.values())))
+            left_out.update(broken)
+            samples = [image.sample for image in batch if image.sample is not None]
+            found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
+            yield from ((image, None if image.error is not None else next(found)) for image in batch)
+
+    for image, result in track(scored(), "scoring", len(todo)):
+        if result is not None:
+            name = names[image.index]
+            record, files = _write_image(work.folder, options, detector, name, image, result)
+            work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+    return left_out
 
 
-def _finish_image(
-    folder: Path, options: Predict, detector: Predictor, name: str, result: ImageResult
+def _write_image(
+    folder: Path, options: Predict, detector: Predictor, name: str, image: _Loaded, result: ImageResult
 ) -> tuple[Record, list[str]]:
-    """Write the files of an image; its record, and their names relative to the folder."""
-    sample, score, anomaly_map, p_value, is_anomalous, mask = result
+    """Write the files of an image. Return its record and the file names relative to the folder."""
+    _, score, anomaly_map, p_value, is_anomalous, mask = result
     if not np.isfinite(score):
-        raise ConfigError(f"{sample.path}: its score is {score}; the model {options.model} is broken, fit it again")
+        raise ConfigError(f"score of {name} must be finite, but got {score}; train the model {options.model} again")
     place = _shortened(name)
     heat = PurePosixPath("overlays", f"{place}.png")
-    raw = PurePosixPath("maps", place + SUFFIX[options.map_format])
-    marked = None if mask is None else PurePosixPath("masks", f"{place}.png")
-    original = decode_image(sample.path)
-    mask_file = None if marked is None else str(marked)
-    record = Record(name, score, str(heat), str(raw), *original.size, p_value, is_anomalous, mask_file)
-    _save_overlay(folder / heat, original.resize(record.overlay_size), anomaly_map, detector.map_range, mask)
+    raw = PurePosixPath("maps", place + (".npy" if options.map_format == "npy" else ".png"))
+    files = [str(heat), str(raw)]
+    assert image.picture is not None
+    save_overlay(folder / heat, image.picture, anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
-    if mask is not None and marked is not None:
-        _save_picture(folder / marked, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
-    scale = [f"{raw}.json"] if options.map_format == "png16" else []
-    return record, [str(heat), str(raw), *scale, *([] if marked is None else [str(marked)])]
+    if options.map_format == "png16":
+        files.append(f"{raw}.json")
+    mask_file = None
+    if mask is not None:
+        mask_file = str(PurePosixPath("masks", f"{place}.png"))
+        files.append(mask_file)
+        write_png(folder / mask_file, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
+    return Record(name, score, str(heat), str(raw), *image.size, p_value, is_anomalous, mask_file), files
 
 
-def _without(output: Path, dataset: ImageDataset) -> ImageDataset:
-    """All images but those in the output, which may lie in the input: a repeated command finds its own there."""
+def save_overlay(
+    path: Path, picture: Image.Image, anomaly_map: Tensor, value_range: tuple[float, float], mask: Tensor | None = None
+) -> None:
+    """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
+    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
+    enlarged = torch.nn.functional.interpolate(
+        anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
+    )[0, 0]
+    heat = overlay(pixels, enlarged, value_range)
+    write_png(path, heat if mask is None else contour(heat, mask))
+
+
+def _without_output(dataset: ImageDataset, output: Path) -> ImageDataset:
+    """Leave out images inside the output folder, which may be inside the input folder."""
     root, output = getattr(dataset, "root", None), output.resolve()
     if root is None or root.resolve() not in output.parents:
         return dataset
-    within = root / output.relative_to(root.resolve())
+    inside = root / output.relative_to(root.resolve())
     others = copy.copy(dataset)
-    others.records = tuple(record for record in dataset.records if within not in record.path.parents)
+    others.records = tuple(record for record in dataset.records if inside not in record.path.parents)
     if not others.records:
-        raise DataError(f"{root}: expected images, but it holds only those of the output {output}; check the path.")
+        raise DataError(f"{root} must contain images outside the output {output}, but got none")
     return others
 
 
 def _shortened(name: str) -> str:
-    """A name that leaves room for the endings of the outputs: systems take 255 bytes at most."""
+    """Shorten the last part of a name, so that it stays below the system's 255 bytes with the suffixes of outputs."""
     folder, slash, last = name.rpartition("/")
     if len(os.fsencode(last)) <= LONGEST_NAME:
         return name
@@ -143,74 +195,26 @@ def _shortened(name: str) -> str:
     return f"{folder}{slash}{start}~{mark}"
 
 
-def _names(dataset: ImageDataset) -> list[str]:
-    """Names relative to the input, with their endings, so that a.png and a.jpg stay apart."""
+def image_names(dataset: ImageDataset) -> list[str]:
+    """Return the image paths relative to the input folder. They keep their suffixes, so a.png and a.jpg differ."""
     root = getattr(dataset, "root", None)
     paths = [Path(path) for path in dataset.paths]
     return [path.relative_to(root).as_posix() if root is not None else path.name for path in paths]
 
 
-def _save_overlay(
-    path: Path,
-    picture: Image.Image,
-    anomaly_map: torch.Tensor,
-    value_range: tuple[float, float],
-    mask: torch.Tensor | None = None,
-) -> None:
-    """The heat over a picture, and the outline of the mask: stretched as it was squeezed when it became a square."""
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
-    enlarged = torch.nn.functional.interpolate(
-        anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
-    )[0, 0]
-    heat = overlay(pixels, enlarged, value_range)
-    _save_picture(path, heat if mask is None else contour(heat, mask))
-
-
-def _save_picture(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
-
-
-def _origin(options: Predict) -> str:
-    """What makes the outputs of an image what they are, besides the image."""
-    rate = str(options.false_alarm_rate)
-    parts = [__version__, fingerprint(options.model), options.map_format, rate, *Record.__dataclass_fields__]
-    return hash_parts(parts)
-
-
-def _hash(path: Path) -> str:
-    """Of a file's content; of one that cannot be read, its lack."""
+def _hash_file(path: Path) -> str:
+    """Hash the content of a file; for an unreadable file return the error number."""
     try:
         return hash_file(path)
     except OSError as error:
         return f"none: {error.errno}"
 
 
-def _todo(work: Unfinished, dataset: ImageDataset, names: list[str]) -> list[int]:
-    """The images that are not done: new ones, and those whose file is another one by now."""
-    paths = dict(zip(names, dataset.paths, strict=True))
-    for name in list(work.done):
-        if name not in paths or _hash(Path(paths[name])) != work.done[name]["source"]:
-            work.drop(name)
-    return [index for index, name in enumerate(names) if name not in work.done]
-
-
-def _sources(dataset: ImageDataset, names: list[str], work: Unfinished | None = None) -> str:
-    """A hash of the names and contents of all images; what is done has been read already."""
-    parts: list[str] = []
-    done = {} if work is None else work.done
-    for name, path in zip(names, dataset.paths, strict=True):
-        source = done[name]["source"] if name in done else _hash(Path(path))
-        parts += [name, source]
-    return hash_parts(parts)
-
-
-def _complete(output: Path, origin: str, dataset: ImageDataset, names: list[str]) -> dict[str, Any] | None:
-    """scores.json, if the output is there as this very command makes it: it may have been killed right at its end."""
+def _finished_output(output: Path, about: dict[str, str]) -> dict[str, Any] | None:
+    """Return scores.json if the output folder is what this command would write."""
     try:
-        made: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
-        same = made["origin"] == origin and made["sources"] == _sources(dataset, names)
-        return made if same and all(left["reason"] for left in made["left_out"]) else None
+        written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        same = all(written[name] == value for name, value in about.items())
+        return written if same and all(image["reason"] for image in written["left_out"]) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

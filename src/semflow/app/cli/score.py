@@ -1,4 +1,4 @@
-"""`semflow score`: more images than one process should score, on Ray; blocks of rows that are each there or not."""
+"""`semflow score`: score a large number of images with Ray, in blocks that are committed one by one."""
 
 __all__ = ["run"]
 
@@ -16,100 +16,93 @@ from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 
-from .calibrate import decide_at
 from .console import say, track
-from .inputs import fingerprint
+from .inputs import fingerprint, load_detector
 from .options import Device, Score
 
 
 def run(options: Score) -> None:
-    """Find out what is missing in the output folder, and let workers commit it."""
+    """Score the blocks that are missing in the output folder."""
     for package in ("pyarrow", "ray"):
         import_optional(package)
     model = options.model.absolute()
-    mark = fingerprint(model)
-    detector = decide_at(model, "cpu", options.false_alarm_rate)  # says what is wrong with it before Ray begins
-    image_size, rate = detector.provenance.image_size, detector.false_alarm_rate
+    origin = fingerprint(model)
+    detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
+    side, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
     store = BlockStore(
         options.output.absolute(),
         read_listing(options.input),
         options.block_size,
-        {"--model": mark, "--false-alarm-rate": rate},
+        {"--model": origin, "--false-alarm-rate": rate},
     )
     store.open()
     done = store.committed(notice=lambda line: print(line, file=sys.stderr))
-    if options.on_error == "stop":  # images that could not be read may be whole by now
+    if options.on_error == "stop":  # unreadable images may have been repaired
         done = {number: block for number, block in done.items() if not block.errors}
     todo = [block for block in store if block.number not in done]
     if not todo:
-        say(f"{options.output} is complete already, of the same model and images")
+        say(f"{options.output} is already complete for this model and these images")
     elif done:
-        say(f"going on: {len(done)} of {len(store)} blocks are done already")
+        say(f"continuing: {len(done)} of {len(store)} blocks are done")
     if todo:
-        with connected(_cpus(options)) as ray:
-            workers = _workers(options, *resources(ray))
-            load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, mark)
+        threads = _threads(options)
+        with connected(Workers(options.workers, threads, gpu=False).cpus) as ray:
+            workers = _workers(options, threads, *resources(ray))
+            load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, origin)
             if len(store) < 2 * workers.count:
                 warnings.warn(
-                    f"{len(store)} blocks are few for {workers.count} workers, which commit a block at a time; "
-                    "choose a smaller --block-size",
+                    f"{len(store)} blocks do not keep {workers.count} workers busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
-            skip = options.on_error == "skip"
-            scored = score_blocks(ray, store, todo, load, image_size, workers, skip)
+            scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()
-    _conclude(options, done)
-
-
-def _cpus(options: Score) -> int:
-    """What Ray is to count on this machine, where it begins one of its own."""
-    return Workers(options.workers, _threads(options), gpu=False).cpus
+    _report(options, done)
 
 
 def _threads(options: Score) -> int:
-    """Of each worker: on this machine its share of the CPUs, on a cluster, whose machines may differ, one."""
+    """Return the CPUs per worker: by default an equal share of this machine, or 1 on a cluster of unknown machines."""
     shared = 1 if os.environ.get("RAY_ADDRESS") else max(1, cpu_count() // options.workers)
     return options.threads or shared
 
 
-def _workers(options: Score, cpus: float, gpus: float) -> Workers:
-    """The workers, if they all fit; Ray would wait for ever for what does not."""
+def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
+    """Return the workers. Raise if there are too few CPUs or GPUs, for which Ray would wait forever."""
     gpu = options.device == "cuda" or (options.device == "auto" and gpus >= 1)
-    workers = Workers(options.workers, _threads(options), gpu, options.batch_size)
+    workers = Workers(options.workers, threads, gpu, options.batch_size)
     if gpu and gpus < options.workers:
         raise DeviceError(
-            f"--workers {options.workers} take a GPU each, but Ray has {gpus:g}; use fewer, or --device cpu"
+            f"--workers must be at most {gpus:g}, the number of GPUs, but got {options.workers}; or use --device cpu"
         )
     if workers.cpus > cpus:
         raise ConfigError(
-            f"--workers {options.workers} of {workers.threads} threads and one that decodes need {workers.cpus} CPUs, "
-            f"but Ray has {cpus:g}; use fewer --workers or --threads"
+            f"--workers must fit into {cpus:g} CPUs, but got {options.workers} with {threads} threads each and one for "
+            f"decoding, {workers.cpus} in total; use fewer --workers or --threads"
         )
     return workers
 
 
-def _load(model: Path, device: Device, false_alarm_rate: float | None, mark: str) -> Predictor:
-    """The model, on a worker: the very one that the command has seen."""
-    if fingerprint(model) != mark:
-        raise DataError(f"--model {model} is another one on a worker than where the command runs; share or copy it")
-    return decide_at(model, device, false_alarm_rate)
+def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: str) -> Predictor:
+    """Load the model on a worker, and check that it is the model of the command."""
+    if fingerprint(model) != origin:
+        raise DataError(f"--model {model} must be the same on all machines, but got another one on a worker; copy it")
+    return load_detector(model, device, false_alarm_rate)
 
 
-def _conclude(options: Score, done: Mapping[int, Committed]) -> None:
+def _report(options: Score, done: Mapping[int, Committed]) -> None:
     blocks: Any = done.values()
     images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
-        print(f"{broken} images could not be read, the first: {first.error}", file=sys.stderr)
+        print(f"{broken} images are not readable; the first error: {first.error}", file=sys.stderr)
     highest = max((block for block in blocks if block.highest is not None), key=lambda b: b.highest, default=None)
     if highest is None:
-        raise DataError(f"{options.input}: expected an image that can be read, but none of {images} can")
-    without = f", left out {broken}" if broken else ""
-    say(f"scored {images - broken} images{without}; the most anomalous is {highest.image} ({highest.highest:.4f})")
+        raise DataError(f"{options.input} must contain a readable image, but got none in {images}")
+    skipped = f", skipped {broken}" if broken else ""
+    say(f"scored {images - broken} images{skipped}; the most anomalous is {highest.image} ({highest.highest:.4f})")
     anomalous = [block.anomalous for block in blocks if block.anomalous is not None]
     if anomalous:
-        say(f"{sum(anomalous)} are called anomalous")
-    say(f"wrote {options.output / 'blocks'}, {len(done)} Parquet files with a row an image")
+        say(f"{sum(anomalous)} are anomalous")
+    say(f"wrote {options.output / 'blocks'}: {len(done)} Parquet files with one row per image")

@@ -1,6 +1,6 @@
-"""Detectors as files that run without this library: torch.export, ONNX and OpenVINO.
+"""Export of detectors to files that run without this library: torch.export, ONNX and OpenVINO.
 
-The names below load what they need when they are first used: running a file of ONNX or OpenVINO imports no torch.
+Each name is imported on first use, so that running an ONNX or OpenVINO file imports no torch.
 """
 
 from importlib import import_module
@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .check import compare
     from .exported import ExportedDetector, load
-    from .formats import Format
     from .graph import DetectorGraph, trace
     from .metadata import Metadata
-    from .runtime import Runner, open_runner
+    from .runtime import Format, Runner, open_runner
     from .saving import Exported, save
-
-_NAMES = {
-    "DetectorGraph": "graph", "Exported": "saving", "ExportedDetector": "exported", "Format": "formats",
-    "Metadata": "metadata", "Runner": "runtime", "compare": "check", "load": "exported", "open_runner": "runtime",
-    "save": "saving", "trace": "graph",
-}  # fmt: skip
 
 __all__ = [
     "DetectorGraph", "Exported", "ExportedDetector", "Format", "Metadata", "Runner", "compare", "load", "open_runner",
     "save", "trace",
 ]  # fmt: skip
 
+_MODULES = {
+    "DetectorGraph": "graph", "Exported": "saving", "ExportedDetector": "exported", "Format": "runtime",
+    "Metadata": "metadata", "Runner": "runtime", "compare": "check", "load": "exported", "open_runner": "runtime",
+    "save": "saving", "trace": "graph",
+}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module 'semflow.app.export' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Is an exported file the detector? Both on the same images, number by number."""
+"""Comparison of an exported file with its detector on the same images."""
 
 from collections.abc import Sequence
 
@@ -11,30 +11,33 @@ from semflow.errors import ExportError, ShapeError
 
 from .graph import DetectorGraph
 from .metadata import InputType
-from .runtime import Arrays, Runner
+from .runtime import Runner
 
 __all__ = ["RELATIVE", "compare", "sample_images", "to_input"]
 
 RELATIVE = 1e-4
-"""How far a score or a map may be from the detector's, relative to the value or to one nat, whichever is larger."""
+"""Largest difference of a score or map value, relative to the larger of the value and one nat."""
 
 
 def compare(graph: DetectorGraph, runner: Runner, images: Tensor) -> dict[str, float]:
-    """The largest relative difference of each result, over all images at once and over the first alone.
+    """Compute the largest relative difference of each result, for all images at once and for the first alone.
 
     Args:
-        graph: of the detector.
-        runner: of the exported file.
-        images: (B, 3, S, S) as the graph takes them, B at least 1.
+        graph: Graph of the detector.
+        runner: Runner of the exported file.
+        images: (B, 3, S, S) with B >= 1, of the graph's input type.
+
+    Returns:
+        The difference by name of the result.
 
     Raises:
-        ExportError: a difference is above `RELATIVE`.
+        ExportError: If a difference is larger than `RELATIVE`.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
         >>> graph = DetectorGraph(detector, "float32")
-        >>> def runner(images):  # in the place of a file
+        >>> def runner(images):  # instead of a file
         ...     return {name: x.numpy() for name, x in zip(graph.outputs, graph(torch.from_numpy(images)))}
         >>> compare(graph, runner, graph.example())
         {'score': 0.0, 'anomaly_map': 0.0}
@@ -42,22 +45,21 @@ def compare(graph: DetectorGraph, runner: Runner, images: Tensor) -> dict[str, f
     found: dict[str, float] = {}
     for batch in (images, images[:1]):
         expected = [x.numpy() for x in graph(batch)]
-        came = runner(batch.numpy())
+        results = runner(batch.numpy())
         for name, value in zip(graph.outputs, expected, strict=True):
-            found[name] = max(found.get(name, 0.0), _difference(value, came, name))
+            found[name] = max(found.get(name, 0.0), _difference(value, results[name], name))
     worst = max(found, key=lambda name: found[name])
     if not found[worst] <= RELATIVE:
         raise ExportError(
-            f"{worst} of the exported model differs by {found[worst]:.2g} from the detector's, expected at most "
-            f"{RELATIVE:g}; take another format, or switch the check off and measure"
+            f"{worst} of the exported model must differ from the detector's by at most {RELATIVE:g}, but got "
+            f"{found[worst]:.2g}; use another format, or disable the check and measure"
         )
     return found
 
 
-def _difference(expected: NDArray[np.generic], came: Arrays, name: str) -> float:
-    value = came[name]
+def _difference(expected: NDArray[np.generic], value: NDArray[np.generic], name: str) -> float:
     if value.shape != expected.shape:
-        raise ExportError(f"{name} of the exported model has shape {value.shape}, expected {expected.shape}")
+        raise ExportError(f"{name} of the exported model must be {expected.shape}, but got {value.shape}")
     a, b = value.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b) / np.maximum(np.abs(b), 1.0)
@@ -65,12 +67,7 @@ def _difference(expected: NDArray[np.generic], came: Arrays, name: str) -> float
 
 
 def sample_images(size: int, count: int = 4) -> Tensor:
-    """Textures to check on where there are no images: noise of several scales, (count, 3, size, size) uint8.
-
-    Example:
-        >>> sample_images(64).shape, torch.equal(sample_images(64), sample_images(64))
-        (torch.Size([4, 3, 64, 64]), True)
-    """
+    """Draw textures to compare on, noise at several scales: (count, 3, size, size) uint8."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(count, 3, size, size)
     for cell in (1, 4, 16):
@@ -80,14 +77,14 @@ def sample_images(size: int, count: int = 4) -> Tensor:
 
 
 def to_input(images: Tensor | Sequence[Tensor], kind: InputType) -> Tensor:
-    """Images as a graph takes them: float ones in [0, 1] of 8-bit values to uint8, and uint8 ones to float.
+    """Convert images to the input type of a graph.
+
+    Args:
+        images: Float in [0, 1], or uint8.
+        kind: Input type. For `uint8`, float images must have the values k / 255 of 8-bit images.
 
     Raises:
-        ShapeError: the graph takes uint8 and the images have values between those.
-
-    Example:
-        >>> to_input(torch.tensor([0.0, 1 / 255, 1.0]), "uint8"), to_input(torch.tensor([255]).byte(), "float32")
-        (tensor([  0,   1, 255], dtype=torch.uint8), tensor([1.]))
+        ShapeError: If the images have other values.
     """
     given = images if isinstance(images, Tensor) else torch.stack(list(images))
     if kind == "float32":
@@ -98,7 +95,7 @@ def to_input(images: Tensor | Sequence[Tensor], kind: InputType) -> Tensor:
     whole = levels.round()
     if given.numel() and not bool(((levels - whole).abs() <= 1e-3).all() & (whole >= 0).all() & (whole <= 255).all()):
         raise ShapeError(
-            "images must have the values k / 255 of 8-bit images for a model of uint8 input, but have others; "
+            "images must have the values k / 255 for a model with input uint8, but got others; "
             "export it with input float32"
         )
     return whole.to(torch.uint8)

@@ -1,4 +1,4 @@
-"""An exported file in a detector's place."""
+"""Exported file with the interface of a detector."""
 
 from pathlib import Path
 
@@ -8,20 +8,16 @@ from torch import Tensor
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
-from .metadata import Metadata
 from .runtime import Runner, open_runner
 
 __all__ = ["ExportedDetector", "load"]
 
 
 class ExportedDetector:
-    """What a detector is to those that score with it, run from an exported file.
-
-    It has `predict`, `provenance`, `map_range`, `localizes`, `false_alarm_rate` and `device` of
-    `semflow.detectors.Detector`.
+    """Exported file with the `semflow.detectors.Predictor` interface of a detector.
 
     Args:
-        runner: of the file, see `semflow.app.export.open_runner`.
+        runner: Runner of the file, see `semflow.app.export.open_runner`.
 
     Example:
         >>> import tempfile
@@ -36,65 +32,43 @@ class ExportedDetector:
     """
 
     device = torch.device("cpu")
-    """Where images are expected: a runtime takes them from there to its own device."""
+    """Device of the images; the runtime copies them to its own."""
 
     def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the file says of itself."""
-        return self.runner.metadata
-
-    @property
-    def provenance(self) -> Provenance:
-        """Recipe, arguments and image size of the detector."""
-        said = self.metadata
-        return Provenance(said.recipe, arguments=said.arguments, image_size=said.image_size)
-
-    @property
-    def map_range(self) -> tuple[float, float]:
-        """The colour range for anomaly maps."""
-        return self.metadata.map_range
-
-    @property
-    def localizes(self) -> bool:
-        """Whether the anomaly map says where."""
-        return self.metadata.localizes
-
-    @property
-    def false_alarm_rate(self) -> float | None:
-        """The rate that its decisions are made at; None where it was not calibrated."""
-        rate: float | None = self.metadata.calibration.get("false_alarm_rate")
-        return rate
+        self.runner, self.metadata = runner, runner.metadata
+        self.provenance = Provenance(
+            self.metadata.recipe, arguments=self.metadata.arguments, image_size=self.metadata.image_size
+        )
+        self.map_range, self.localizes = self.metadata.map_range, self.metadata.localizes
+        self.false_alarm_rate: float | None = self.metadata.calibration.get("false_alarm_rate")
 
     def predict(self, images: Tensor) -> Prediction:
-        """As `Detector.predict`.
+        """Predict scores, maps and decisions as `Detector.predict` does.
 
         Args:
-            images: (B, 3, S, S), RGB: float in [0, 1], or uint8.
+            images: (B, 3, S, S), RGB, float in [0, 1] or uint8.
 
         Raises:
-            ShapeError: the images are of another size; or the file takes uint8, and they have values between those.
+            ShapeError: If the images have another size, or values that the file's input type cannot represent.
         """
         found = {
             name: torch.from_numpy(x) for name, x in self.runner(to_input(images, self.metadata.input).numpy()).items()
         }
         variances = tuple(x for name, x in found.items() if name.startswith("variance_"))
-        decided = (found.get(name) for name in ("p_value", "is_anomalous", "mask"))
-        return Prediction(found["score"], found["anomaly_map"], variances, *decided)
+        decisions = (found.get(name) for name in ("p_value", "is_anomalous", "mask"))
+        return Prediction(found["score"], found["anomaly_map"], variances, *decisions)
 
     def __repr__(self) -> str:
         return f"ExportedDetector({self.metadata.recipe or 'own'}, image_size={self.metadata.image_size})"
 
 
 def load(path: str | Path, device: str = "cpu") -> ExportedDetector:
-    """Open an exported file to predict with; errors as in `semflow.app.export.open_runner`.
+    """Open an exported file; arguments and errors are those of `semflow.app.export.open_runner`.
 
     Example:
         >>> load("missing.onnx")
         Traceback (most recent call last):
         ...
-        semflow.errors.CheckpointError: missing.onnx: expected an exported model, but there is none; make one with ...
+        semflow.errors.CheckpointError: missing.onnx must be an exported model, but got no file; create one with ...
     """
     return ExportedDetector(open_runner(path, device))

@@ -1,4 +1,4 @@
-"""Writing a traced detector in each format, metadata inside."""
+"""Writing of a traced detector in each format."""
 
 import io
 import logging
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.export import ExportedProgram
@@ -15,64 +14,67 @@ from torch.export import ExportedProgram
 from semflow._optional import import_optional
 from semflow.errors import ConfigError
 
+from .digest import append_digest
 from .metadata import KEY, Metadata
-from .seal import seal
+from .runtime import Format
 
-__all__ = ["OPSET", "Format", "packages_of", "write"]
-
-Format = Literal["torch", "onnx", "openvino"]
+__all__ = ["OPSET", "packages_of", "write"]
 
 OPSET = 20
-"""The version of ONNX's operators that is written: the first with GridSample and AffineGrid as rotations need them."""
+"""Version of ONNX operators: the first with the GridSample and AffineGrid that rotations need."""
 
 LARGEST = 2**31 - 2**20
-"""Bytes of weights in one file of ONNX, which is one protobuf message; a little is left for the graph."""
+"""Most bytes of weights in an ONNX file, which is one protobuf message; the graph needs the rest."""
 
-_PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+PACKAGES: dict[Format, tuple[str, ...]] = {
+    "torch": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+}
 
 
 def packages_of(format: Format) -> tuple[str, ...]:
-    """What writing a format, and checking what was written, needs beside torch.
+    """Return the packages that writing and checking a format needs besides torch.
 
     Raises:
-        ConfigError: one of them is not installed.
+        ConfigError: If one of them is not installed.
     """
-    for package in _PACKAGES[format]:
+    for package in PACKAGES[format]:
         import_optional(package)
-    return _PACKAGES[format]
+    return PACKAGES[format]
 
 
 def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Format) -> None:
-    """Write `path`, and for OpenVINO the `.bin` beside it.
+    """Write a program to a file, and for OpenVINO to the `.bin` beside it.
 
     Args:
-        program: of `trace`.
-        path: a new file.
-        metadata: goes into it under `KEY`.
-        format: of the file.
+        program: Result of `trace`.
+        path: New file.
+        metadata: Stored under `KEY`.
+        format: Format of the file.
 
     Raises:
-        OSError: the disk refuses.
+        ConfigError: If the format cannot store the program.
+        OSError: If the system refuses.
     """
     with _quiet():
         if format == "torch":
-            buffer = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+            buffer = io.BytesIO()  # torch's own file writer aborts the process if the disk is full
             torch.export.save(program, buffer, extra_files={f"{KEY}.json": metadata.to_json()})
             path.write_bytes(buffer.getbuffer())
         elif format == "onnx":
             path.write_bytes(_onnx(program, metadata))
-            seal(path)
+            append_digest(path)
         else:
             _write_openvino(program, path, metadata)
-            seal(path)
+            append_digest(path)
 
 
 def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
     size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
     if size > LARGEST:
         raise ConfigError(
-            f"format onnx holds at most {LARGEST} bytes of weights in one file, but this detector has {size}; "
-            "take torch or openvino"
+            f"weights must have at most {LARGEST} bytes for format onnx, but got {size}; use torch or openvino"
         )
     made = torch.onnx.export(
         program,
@@ -82,14 +84,14 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
         opset_version=OPSET,
         verbose=False,
     )
-    if made is None:  # for mypy: with dynamo there is always a program
-        raise ConfigError("torch.onnx.export gave no program, expected one; use another version of torch")
+    if made is None:  # never with dynamo
+        raise ConfigError("torch.onnx.export must return a program, but got None; use another version of torch")
     proto = made.model_proto
-    del proto.graph.value_info[:]  # shapes on the way, in terms of a symbol that torch has numbered
+    del proto.graph.value_info[:]  # intermediate shapes with symbols of torch
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
-        del node.metadata_props[:]  # where in whose folders the code lay that made it
+        del node.metadata_props[:]  # paths of this machine
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_json()
     data: bytes = proto.SerializeToString()
@@ -98,28 +100,25 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
 
 def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
     openvino = import_optional("openvino")
-    # What openvino.convert_model does, without its report of the conversion to the makers of OpenVINO.
+    # As openvino.convert_model, but without its telemetry.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     kind = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
-    decoder = kind.from_exported_program(program)  # a name keeps it: the frontend does not
+    decoder = kind.from_exported_program(program)  # the frontend keeps no reference to it
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
-    model.reshape(
-        [-1, 3, metadata.image_size, metadata.image_size]
-    )  # the frontend forgets all sizes, not the batch's alone
+    model.reshape([-1, 3, metadata.image_size, metadata.image_size])  # the frontend drops all sizes
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])
-    # Half-precision weights, the default, would change scores.
     try:
-        openvino.save_model(model, str(path), compress_to_fp16=False)
-    except RuntimeError as error:  # of its streams, which do not tell a full disk from another failure
-        raise OSError(f"OpenVINO could not write it ({' '.join(str(error).split())[:80]})") from error
+        openvino.save_model(model, str(path), compress_to_fp16=False)  # half precision would change scores
+    except RuntimeError as error:  # also for a full disk
+        raise OSError(f"OpenVINO must write {path.name}, but got {' '.join(str(error).split())[:80]}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk about themselves: on standard output, by warnings and in logs."""
+    """Silence exporters on standard output, in warnings and in logs."""
     silenced = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

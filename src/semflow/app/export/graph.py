@@ -1,4 +1,4 @@
-"""From a detector to one graph of torch's elementary operators, images to results."""
+"""Tracing of a detector into one graph, from images to results."""
 
 import warnings
 from typing import cast
@@ -17,11 +17,11 @@ __all__ = ["DetectorGraph", "trace"]
 
 
 class DetectorGraph(nn.Module):
-    """A detector as a function of images alone, with a tuple of tensors as its result.
+    """Detector as a function from images to a tuple of tensors.
 
     Args:
-        detector: trained; it is not copied.
-        input: what the images are: `uint8` from 0 to 255, which the graph divides by 255, or `float32` from 0 to 1.
+        detector: Trained detector; it is not copied.
+        input: Type of the images: `uint8` from 0 to 255, which the graph divides by 255, or `float32` from 0 to 1.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
@@ -37,28 +37,31 @@ class DetectorGraph(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the results: two, three more if it is calibrated, and a variance a scale if it has a head."""
+        """Names of the results, including decisions if calibrated and one variance per scale with a head."""
         scales = len(self.detector.flows.events) if self.detector.head is not None else 0
-        decided = ("p_value", "is_anomalous", "mask") if self.detector.calibration.count else ()
-        return ("score", "anomaly_map", *decided, *(f"variance_{scale}" for scale in range(scales)))
+        decisions = ("p_value", "is_anomalous", "mask") if self.detector.calibration.count else ()
+        return ("score", "anomaly_map", *decisions, *(f"variance_{scale}" for scale in range(scales)))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, S, S) to the results, as `Detector.predict` has them."""
+        """Compute the results of images (B, 3, S, S), as `Detector.predict` does."""
         if self.input == "uint8":
             images = images.to(torch.float32) / 255.0
         score, anomaly_map, variances, *decisions = self.detector(images)
         return (score, anomaly_map, *(x for x in decisions if x is not None), *variances)
 
     def example(self, batch: int = 2) -> Tensor:
-        """Images of its type and size."""
+        """Return black images of the graph's type and size."""
         side = self.detector.provenance.image_size
         dtype = torch.uint8 if self.input == "uint8" else torch.float32
         return torch.zeros(batch, 3, side, side, dtype=dtype)
 
 
 def trace(graph: DetectorGraph) -> ExportedProgram:
-    """The graph of `torch.export`, of any batch size; the detector must be on the CPU and in eval mode.
+    """Trace a detector with `torch.export`, for any batch size.
+
+    Args:
+        graph: Graph of a detector on the CPU, in eval mode.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
@@ -69,11 +72,11 @@ def trace(graph: DetectorGraph) -> ExportedProgram:
     """
     batch = Dim("batch", min=1, max=2**16)
     with torch.no_grad(), ElementaryFunctions(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks to itself on tensors that require gradients
+        warnings.simplefilter("ignore")  # about tensors that require gradients
         program = torch.export.export(graph, (graph.example(),), dynamic_shapes=({0: batch},), strict=False)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # where in whose folders the code lay that made it
-    # The example is not part of the model; torch would pickle it into the file.
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    # torch would pickle the example into the file.
     program.example_inputs = cast(tuple[tuple[Tensor, ...], dict[str, Tensor]], None)
     return program

@@ -1,9 +1,9 @@
-"""What an exported file says of itself: one JSON text inside it, whatever the format. Imports no torch."""
+"""Metadata of an exported file: one JSON text inside it, in every format. Imports no torch."""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,10 +12,10 @@ from semflow.errors import CheckpointError
 __all__ = ["EXPORT_FORMAT", "KEY", "InputType", "Metadata", "read_metadata", "shareable"]
 
 EXPORT_FORMAT = 1
-"""Of inputs, outputs and metadata: a reader takes its own number and no other."""
+"""Version of inputs, outputs and metadata; other versions are rejected."""
 
 KEY = "semflow"
-"""The name that the text has in a file."""
+"""Name of the text in a file."""
 
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
@@ -24,22 +24,23 @@ InputType = Literal["uint8", "float32"]
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `semflow predict` and other users of an exported file need beside its graph.
+    """Properties of an exported detector that its graph does not contain.
 
     Args:
-        recipe, arguments: what the detector was built from; empty for one of your own.
-        image_size: side of the square images that the graph takes.
-        input: their type: uint8 from 0 to 255, or float32 from 0 to 1.
-        map_range: the colour range of anomaly maps.
-        localizes: whether the anomaly map says where.
-        outputs: the names of the graph's results, in their order.
-        calibration: what is known of the calibration: empty where there is none.
-        versions: of semflow and of what made the file.
-        format: `EXPORT_FORMAT` of the version that wrote it.
+        recipe: Name of the recipe; "" for other detectors.
+        arguments: Arguments of the recipe.
+        image_size: Side of the graph's square images in pixels.
+        input: Type of the images: uint8 from 0 to 255, or float32 from 0 to 1.
+        map_range: Color range of anomaly maps.
+        localizes: Whether the anomaly map locates anomalies.
+        outputs: Names of the graph's results, in order.
+        calibration: Properties of the calibration; empty without one.
+        versions: Versions of semflow and of the packages that wrote the file.
+        format: `EXPORT_FORMAT` of the version that wrote the file.
 
     Example:
-        >>> said = Metadata("sanflow", {"blocks": 4}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
-        >>> json.loads(said.to_json())["outputs"]
+        >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
+        >>> json.loads(metadata.to_json())["outputs"]
         ['score', 'anomaly_map']
     """
 
@@ -55,83 +56,71 @@ class Metadata:
     format: int = EXPORT_FORMAT
 
     def to_json(self) -> str:
-        """The text that goes into the file."""
+        """Return the text for the file."""
         return json.dumps(asdict(self))
 
 
 def read_metadata(text: str | None, path: Path) -> Metadata:
-    """The metadata that a file holds.
+    """Parse the metadata of a file.
 
     Args:
-        text: what stands under `KEY`; None where there is no such entry.
-        path: the file, for the error.
+        text: Text under `KEY`; None without such an entry.
+        path: The file, for the error.
 
     Raises:
-        CheckpointError: there is none, it is broken, or it is of another version.
-
-    Example:
-        >>> read_metadata('{"format": 7}', Path("a.onnx"))
-        Traceback (most recent call last):
-        ...
-        semflow.errors.CheckpointError: a.onnx: exported by another version of semflow, expected export format 1 but ...
+        CheckpointError: If it is missing, broken or of another version.
     """
     if text is None:
-        raise CheckpointError(f"{path}: expected a model that semflow export has made, but it has no entry {KEY!r}")
+        raise CheckpointError(f"{path} must be written by semflow export, but got no entry {KEY!r}")
     try:
         if len(text) > LARGEST_TEXT:
-            raise ValueError("too large")
+            raise ValueError(f"text must have at most {LARGEST_TEXT} characters, but got {len(text)}")
         content = json.loads(text)
         found = content["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: broken, expected JSON in its entry {KEY!r}; export the model again") from error
-    if found != EXPORT_FORMAT:
+        if found == EXPORT_FORMAT:
+            made = Metadata(**{entry.name: content[entry.name] for entry in fields(Metadata) if entry.name in content})
+            _check(made)
+            low, high = (float(x) for x in made.map_range)
+            return replace(made, map_range=(low, high), outputs=tuple(made.outputs))
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: exported by another version of semflow, expected export format {EXPORT_FORMAT} but got "
-            f"{str(found)[:40]}; export the model again"
-        )
-    known = {entry.name for entry in fields(Metadata)}
-    try:
-        made = Metadata(**{name: value for name, value in content.items() if name in known})
-        _check(made)
-        low, high = (float(x) for x in made.map_range)
-        return Metadata(**{**asdict(made), "map_range": (low, high), "outputs": tuple(made.outputs)})
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise CheckpointError(f"{path}: broken, its entry {KEY!r} lacks values; export the model again") from error
+            f"{path} must have valid metadata in its entry {KEY!r}, but got {str(error)[:80]}; export the model again"
+        ) from error
+    raise CheckpointError(
+        f"{path} must have export format {EXPORT_FORMAT}, but got {str(found)[:40]}; export the model again"
+    )
 
 
 def _check(made: Metadata) -> None:
-    """Raise ValueError for what `Metadata` would not have written: files come from strangers."""
+    """Raise ValueError for types and ranges that `Metadata` never writes: files may come from strangers."""
     rate = made.calibration.get("false_alarm_rate") if isinstance(made.calibration, dict) else None
     outputs = [name for name in made.outputs if isinstance(name, str)]
-    decided = {"p_value", "is_anomalous", "mask"}
-    if not (
-        type(made.format) is type(made.image_size) is int
-        and 1 <= made.image_size <= LARGEST_SIDE
-        and made.input in get_args(InputType)
-        and len(made.map_range) == 2
+    decisions = {"p_value", "is_anomalous", "mask"}
+    valid = {
+        "format": type(made.format) is int,
+        "image_size": type(made.image_size) is int and 1 <= made.image_size <= LARGEST_SIDE,
+        "input": made.input in get_args(InputType),
+        "map_range": len(made.map_range) == 2
         and all(type(x) in (int, float) and math.isfinite(x) for x in made.map_range)
-        and made.map_range[0] <= made.map_range[1]
-        and type(made.localizes) is bool
-        and isinstance(made.recipe, str)
-        and isinstance(made.arguments, dict)
-        and isinstance(made.versions, dict)
-        and isinstance(made.outputs, list | tuple)
+        and made.map_range[0] <= made.map_range[1],
+        "localizes": type(made.localizes) is bool,
+        "recipe": isinstance(made.recipe, str),
+        "arguments": isinstance(made.arguments, dict),
+        "versions": isinstance(made.versions, dict),
+        "outputs": isinstance(made.outputs, list | tuple)
         and len(set(outputs)) == len(made.outputs)
         and {"score", "anomaly_map"} <= set(outputs)
-        and (decided if made.calibration else set()) == decided & set(outputs)
-        and (made.calibration == {} or (type(rate) is float and 0 < rate < 1))
-    ):
-        raise ValueError("a value of another type or range")
+        and (decisions if made.calibration else set()) == decisions & set(outputs),
+        "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1),
+    }
+    for name, fits in valid.items():
+        if not fits:
+            raise ValueError(f"{name} must be valid, but got {str(getattr(made, name))[:40]}")
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's arguments as others may see them: of a file of weights its name, and not where it lies.
-
-    Example:
-        >>> shareable({"backbone": "resnet18", "weights": "models/mine/resnet18.pth"})
-        {'backbone': 'resnet18', 'weights': 'resnet18.pth'}
-    """
-    given = dict(arguments)
+    """Return a recipe's arguments without folder names: a file of weights keeps only its name."""
+    given = {name: shareable(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
     if isinstance(given.get("weights"), str):
         given["weights"] = given["weights"].replace("\\", "/").rpartition("/")[2]
     return given

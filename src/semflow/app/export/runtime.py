@@ -1,9 +1,9 @@
-"""Running an exported file on arrays. Imports no torch: a file of ONNX or OpenVINO needs its own runtime and numpy."""
+"""Runners of exported files on arrays. Imports no torch: ONNX and OpenVINO files need only their runtime and numpy."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,44 +11,44 @@ from numpy.typing import NDArray
 from semflow._optional import import_optional
 from semflow.errors import CheckpointError, DeviceError, ShapeError
 
-from .archive import broken, open_program, read_text
+from .archive import open_program, read_text, unreadable
+from .digest import check_digest
 from .metadata import KEY, Metadata, read_metadata
-from .seal import check_seal
 
-__all__ = ["SUFFIXES", "Arrays", "Runner", "open_runner"]
+__all__ = ["SUFFIXES", "Arrays", "Format", "Runner", "open_runner"]
 
 Arrays = dict[str, NDArray[Any]]
+Format = Literal["torch", "onnx", "openvino"]
 
-SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
-"""How the files of each format end."""
+SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+"""Ending of the files of each format."""
 
 
 class Runner(Protocol):
-    """An exported file, opened: `runner(images)` gives the results by name.
+    """Opened exported file: `runner(images)` returns the results by name.
 
-    Images are (B, 3, S, S) arrays of the type and size that `metadata` names, with RGB channels.
+    Images are RGB arrays (B, 3, S, S) of the type and size in `metadata`.
     """
 
     metadata: Metadata
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
-        """The results, an array each."""
+        """Compute the results, one array per name."""
         ...
 
 
 def open_runner(path: str | Path, device: str = "cpu", threads: int | None = None) -> Runner:
-    """Open an exported file with the runtime that its ending names.
+    """Open an exported file with the runtime of its format.
 
     Args:
-        path: a file ending in `.pt2`, `.onnx` or `.xml` (with its `.bin` beside it).
-        device: `cpu`, `cuda`, or `auto`: CUDA where the runtime offers it. OpenVINO runs on the CPU.
-        threads: of the runtime, for ONNX Runtime and OpenVINO; None leaves the choice to it.
+        path: File ending in `.pt2`, `.onnx` or `.xml` (with its `.bin` beside it).
+        device: `cpu`, `cuda`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
+        threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
     Raises:
-        CheckpointError: there is no such file, it is broken or damaged, or it was not made by this version's `semflow
-            export`.
-        ConfigError: the runtime is not installed.
-        DeviceError: the runtime has no such device.
+        CheckpointError: If the file does not exist, is damaged, or was not written by this version's `semflow export`.
+        ConfigError: If the runtime is not installed.
+        DeviceError: If the runtime does not offer the device.
 
     Example:
         >>> import tempfile
@@ -61,69 +61,45 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         (2,)
     """
     path = Path(path)
-    openers: dict[str, Callable[[Path, str, int | None], Runner]] = {
+    runners: dict[str, Callable[[Path, str, int | None], Runner]] = {
         ".pt2": _TorchRunner,
         ".onnx": _OnnxRunner,
         ".xml": _OpenVinoRunner,
     }
-    if path.suffix not in openers:
-        raise CheckpointError(f"{path}: expected an exported model ending in {', '.join(openers)}, or a run directory")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected an exported model, but there is none; make one with semflow export")
-    return openers[path.suffix](path, device, threads)
-
-
-def _agree(metadata: Metadata, takes: tuple[object, ...], gives: Sequence[object], path: Path) -> None:
-    """Raise CheckpointError where a graph is not what its metadata say: the type and shape of an image, the results."""
-    side = metadata.image_size
-    expected = (metadata.input, 3, side, side)
-    takes = tuple(own if free == -1 else free for own, free in zip(expected, takes, strict=False)) + takes[4:]
-    if takes != expected or list(gives) != list(metadata.outputs):
+    if path.suffix not in runners:
         raise CheckpointError(
-            f"{path}: broken, expected a graph of {_told(expected, metadata.outputs)}, as its entry says, but it is of "
-            f"{_told(takes, gives)}; export the model again"
+            f"{path} must be a run directory or an exported model ending in {', '.join(runners)}, "
+            f"but got {path.suffix or 'no ending'}"
         )
-
-
-def _told(takes: tuple[object, ...], gives: Sequence[object]) -> str:
-    return f"{takes[0]} images {takes[1:]} to {', '.join(map(str, gives))}"[:200]
-
-
-def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
-    side, dtype = metadata.image_size, np.dtype(metadata.input)
-    if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != dtype or not len(images):
-        raise ShapeError(
-            f"images must be {dtype} (B, 3, {side}, {side}), B at least 1, but got {images.dtype} {tuple(images.shape)}"
-        )
-    return np.ascontiguousarray(images)
+    if not path.is_file():
+        raise CheckpointError(f"{path} must be an exported model, but got no file; create one with semflow export")
+    return runners[path.suffix](path, device, threads)
 
 
 class _OnnxRunner:
-    """ONNX Runtime."""
-
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         runtime = import_optional("onnxruntime")
         offered = runtime.get_available_providers()
         if device == "cuda" and "CUDAExecutionProvider" not in offered:
-            raise DeviceError(f"device cuda is not offered by onnxruntime ({', '.join(offered)}); use cpu")
+            raise DeviceError(f"device must be offered by onnxruntime ({', '.join(offered)}), but got cuda; use cpu")
         wanted = ("CPUExecutionProvider",) if device == "cpu" else ("CUDAExecutionProvider", "CPUExecutionProvider")
-        check_seal(path)
+        check_digest(path)
         options = runtime.SessionOptions()
-        options.log_severity_level = 3  # its warnings are about its own optimiser
+        options.log_severity_level = 3  # no warnings about its optimizer
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = runtime.InferenceSession(
                 str(path), options, providers=[name for name in wanted if name in offered]
             )
-        except Exception as error:  # onnxruntime has a class for each of its status codes, without a common parent
-            raise broken(path, error) from error
+        except Exception as error:  # onnxruntime has one class per status code, without a common parent
+            raise unreadable(path, error) from error
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        given, results = self._session.get_inputs(), self._session.get_outputs()
-        kinds = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-        takes = (kinds.get(given[0].type, given[0].type), *given[0].shape[1:]) if len(given) == 1 else (len(given),)
-        self._input = given[0].name if given else ""
-        _agree(self.metadata, takes, [x.name for x in results], path)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        types = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+        shapes = [(types.get(x.type, x.type), *x.shape[1:]) for x in inputs]
+        _check_graph(self.metadata, shapes, [x.name for x in outputs], path)
+        self._input = inputs[0].name
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         names = list(self.metadata.outputs)
@@ -131,15 +107,16 @@ class _OnnxRunner:
 
 
 class _OpenVinoRunner:
-    """OpenVINO on the CPU, told to compute in float32: by default it takes bfloat16 where the CPU is faster with it."""
+    """OpenVINO on the CPU in float32; by default it uses bfloat16 if that is faster."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         openvino = import_optional("openvino")
         if device == "cuda":
-            raise DeviceError("device cuda is not offered by OpenVINO; use cpu")
-        if not path.with_suffix(".bin").is_file():
-            raise CheckpointError(f"{path}: expected {path.stem}.bin beside it, with the weights, but there is none")
-        check_seal(path)
+            raise DeviceError("device must be cpu for OpenVINO, but got cuda; use cpu")
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise CheckpointError(f"{weights} must have the weights of {path.name}, but got no file; copy it too")
+        check_digest(path)
         core = openvino.Core()
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
@@ -148,48 +125,21 @@ class _OpenVinoRunner:
             model = core.read_model(str(path))
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = read_metadata(text, path)
-            _agree(self.metadata, *_openvino_ends(model), path)
+            outputs = [next(iter(sorted(x.get_names())), "") for x in model.outputs]
+            _check_graph(self.metadata, [_openvino_shape(x) for x in model.inputs], outputs, path)
             self._compiled = core.compile_model(model, "CPU", settings)
         except CheckpointError:
             raise
-        except Exception as error:  # RuntimeError for all, and what its parser stumbles on
-            raise broken(path, error) from error
+        except Exception as error:  # RuntimeError, and errors of its parser
+            raise unreadable(path, error) from error
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         results = self._compiled([_checked(images, self.metadata)])
-        return {name: _typed(name, np.array(results[name])) for name in self.metadata.outputs}
-
-
-def _openvino_ends(model: Any) -> tuple[tuple[object, ...], Sequence[object]]:
-    """What a graph of OpenVINO takes and gives."""
-    given = model.inputs
-    gives = [next(iter(sorted(x.get_names())), "") for x in model.outputs]
-    if len(given) != 1 or given[0].get_partial_shape().rank.get_max_length() != 4:
-        return (len(given),), gives
-    kind = given[0].get_element_type().get_type_name()
-    sides = [x.get_length() if x.is_static else -1 for x in list(given[0].get_partial_shape())[1:]]
-    return ({"u8": "uint8", "f32": "float32"}.get(kind, kind), *sides), gives
-
-
-def _torch_ends(program: Any, names: Sequence[str]) -> tuple[tuple[object, ...], Sequence[object]]:
-    """What a graph of torch takes, and its results by the names that they are to have, as they have none."""
-    signature = program.graph_signature
-    gives = [*names, *["another"] * len(signature.user_outputs)][: len(signature.user_outputs)]
-    placeholders = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    given = [placeholders[name] for name in signature.user_inputs]
-    if len(given) != 1 or given[0] is None:
-        return (len(given),), gives
-    return (str(given[0].dtype).removeprefix("torch."), *map(int, given[0].shape[1:])), gives
-
-
-def _typed(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """OpenVINO has bytes for truth values."""
-    return values.astype(np.bool_) if name in ("is_anomalous", "mask") else values
+        found = {name: np.array(results[name]) for name in self.metadata.outputs}
+        return {name: x.astype(np.bool_) if name in ("is_anomalous", "mask") else x for name, x in found.items()}
 
 
 class _TorchRunner:
-    """torch.export's archive, run by torch."""
-
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         self.metadata = read_metadata(read_text(path), path)
         torch = import_module("torch")
@@ -198,10 +148,15 @@ class _TorchRunner:
         chosen = check_device(device)
         program = open_program(path)
         try:
-            ends = _torch_ends(program, self.metadata.outputs)
-        except Exception as error:  # a graph may lack whatever a graph has
-            raise broken(path, error) from error
-        _agree(self.metadata, *ends, path)
+            signature = program.graph_signature
+            values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+            inputs = [values[name] for name in signature.user_inputs]
+            shapes = [(str(x.dtype).removeprefix("torch."), *map(int, x.shape[1:])) for x in inputs]
+        except Exception as error:  # a forged graph may lack anything
+            raise unreadable(path, error) from error
+        count = len(signature.user_outputs)  # without names
+        names = [*self.metadata.outputs[:count], *["another"] * (count - len(self.metadata.outputs))]
+        _check_graph(self.metadata, shapes, names, path)
         if chosen.type != "cpu":
             program = import_module("torch.export.passes").move_to_device_pass(program, chosen)
         self._torch, self._device, self._module = torch, chosen, program.module()
@@ -211,3 +166,39 @@ class _TorchRunner:
         with self._torch.no_grad():
             results = self._module(given)
         return {name: x.cpu().numpy() for name, x in zip(self.metadata.outputs, results, strict=True)}
+
+
+def _openvino_shape(given: Any) -> tuple[object, ...]:
+    """Return type and shape of an input, with -1 for free sizes."""
+    dtype, shape = given.get_element_type().get_type_name(), given.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return (dtype,)
+    sizes = (x.get_length() if x.is_static else -1 for x in list(shape)[1:])
+    return ({"u8": "uint8", "f32": "float32"}.get(dtype, dtype), *sizes)
+
+
+def _check_graph(metadata: Metadata, inputs: Sequence[tuple[object, ...]], outputs: Sequence[str], path: Path) -> None:
+    """Raise CheckpointError unless a graph has the input type, the image size and the results of its metadata.
+
+    An input is a type with the sizes after the batch; -1 stands for any size.
+    """
+    side = metadata.image_size
+    expected = (metadata.input, 3, side, side)
+    fits = len(inputs) == 1 and len(inputs[0]) == 4
+    if fits:
+        fits = all(size in (-1, own) for size, own in zip(inputs[0], expected, strict=True))
+    if not fits or list(outputs) != list(metadata.outputs):
+        found = f"inputs {', '.join(map(str, inputs))} and results {', '.join(outputs)}"[:200]
+        raise CheckpointError(
+            f"{path} must have the graph of its metadata with input {expected} and results "
+            f"{', '.join(metadata.outputs)}, but got {found}; export the model again"
+        )
+
+
+def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
+    side, dtype = metadata.image_size, np.dtype(metadata.input)
+    if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != dtype or not len(images):
+        raise ShapeError(
+            f"images must be {dtype} (B, 3, {side}, {side}) with B >= 1, but got {images.dtype} {tuple(images.shape)}"
+        )
+    return np.ascontiguousarray(images)

@@ -1,4 +1,4 @@
-"""A detector to one file that runs without this library."""
+"""Export of a detector to a file."""
 
 import copy
 import platform
@@ -15,25 +15,25 @@ from semflow.errors import ConfigError, DataError, ShapeError
 from semflow.files import remove_partial, staging, writing
 
 from .check import compare, sample_images, to_input
-from .formats import Format, packages_of, write
+from .formats import packages_of, write
 from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, shareable
-from .runtime import SUFFIXES, open_runner
+from .runtime import SUFFIXES, Format, open_runner
 
 __all__ = ["Exported", "check_destination", "save"]
 
 
 class Exported(NamedTuple):
-    """What `save` has written.
+    """Result of `save`.
 
     Args:
-        path: the file.
-        metadata: what it says of itself.
-        differences: the largest relative difference from the detector by result; empty where the check was off.
+        path: The file.
+        metadata: Its metadata.
+        differences: Largest relative difference from the detector by name of the result; empty without the check.
 
     Example:
-        >>> said = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
-        >>> exported = Exported(Path("parts.onnx"), said, {"score": 2e-6, "anomaly_map": 5e-6})
+        >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
+        >>> exported = Exported(Path("parts.onnx"), metadata, {"score": 2e-6, "anomaly_map": 5e-6})
         >>> max(exported.differences.values()) < 1e-4
         True
     """
@@ -51,28 +51,31 @@ def save(
     images: Tensor | None = None,
     check: bool = True,
 ) -> Exported:
-    """Write a trained detector as one graph, from images to scores, maps and decisions, of any batch size.
+    """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
-    The graph holds the normalisation, the backbone, the flows, the base, the score and the calibration. Resizing stays
-    outside: images come at the detector's size, RGB. What was written is opened and compared with the detector before
-    it takes its name, so a file that is there is right.
+    The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
+    images of the detector's size. Before the file appears, it is opened and compared with the detector.
 
     Args:
-        detector: trained; it stays as it is, on its device.
-        path: a new file: `.pt2` (torch.export), `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
-        format: `torch`, `onnx` or `openvino`; by default what the ending says.
-        input: `uint8`, images from 0 to 255 as decoders and cameras give them; or `float32`, from 0 to 1.
-        images: (B, 3, S, S) to compare on, of either type; by default four textures.
-        check: compare.
+        detector: Trained detector; it is not changed.
+        path: New file: `.pt2` (torch.export), `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
+        format: `torch`, `onnx` or `openvino`; by default, as the ending of the path.
+        input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
+        images: (B, 3, S, S) to compare on, of either type; by default, four textures.
+        check: Compare the file with the detector.
+
+    Returns:
+        Path, metadata and differences.
 
     Raises:
-        ConfigError: the format does not exist, does not go with the ending, needs a package that is not installed, or
-            cannot hold the detector.
-        DataError: there is such a file, or nothing can be written there.
-        ExportError: the exported model gives other numbers than the detector.
-        ShapeError: `images` are not of the detector's size.
+        ConfigError: If the format is unknown, does not match the ending, needs a package that is not installed, or
+            cannot store the detector.
+        DataError: If the file exists or cannot be written.
+        ExportError: If the results of the file differ from those of the detector.
+        ShapeError: If `images` have another size.
 
     Example:
+        >>> import tempfile
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,53 +89,42 @@ def save(
         raise ConfigError(f"input must be one of {', '.join(get_args(InputType))}, but got {input!r}")
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
     samples = _samples(images, graph)
-    said = _metadata(graph, packages_of(chosen))
+    about = _metadata(graph, packages_of(chosen))
     program = trace(graph)
     differences: dict[str, float] = {}
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
         staged = folder / path.name
-        write(program, staged, said, chosen)
+        write(program, staged, about, chosen)
         if check:
             differences = compare(graph, open_runner(staged), samples)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the file itself last
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the .bin before the .xml
             file.replace(path.parent / file.name)
-    return Exported(path, said, differences)
+    return Exported(path, about, differences)
 
 
 def check_destination(path: Path, format: Format | None = None) -> Format:
-    """The format that will be written there: what can be said before a detector is loaded.
+    """Check the arguments of `save` that need no detector, and return the format.
 
     Raises:
-        ConfigError: as in `save`.
-        DataError: as in `save`.
+        ConfigError: As in `save`.
+        DataError: As in `save`.
     """
-    chosen = _format(path, format)
-    packages_of(chosen)
-    _refuse_existing(path, chosen)
-    return chosen
-
-
-def _format(path: Path, format: Format | None) -> Format:
-    by_suffix: dict[str, Format] = {".pt2": "torch", ".onnx": "onnx", ".xml": "openvino"}
     if format is not None and format not in SUFFIXES:
         raise ConfigError(f"format must be one of {', '.join(SUFFIXES)}, but got {format!r}")
-    found = by_suffix.get(path.suffix)
-    if found is None or (format is not None and found != format):
-        wanted = SUFFIXES[format] if format is not None else ", ".join(by_suffix)
+    suffixes = SUFFIXES if format is None else {format: SUFFIXES[format]}
+    chosen: Format | None = next((name for name, suffix in suffixes.items() if suffix == path.suffix), None)
+    if chosen is None:
         raise ConfigError(
-            f"{path}: expected a file ending in {wanted}, but got {path.suffix or 'no ending'}; rename it"
+            f"{path} must end in {', '.join(suffixes.values())}, but got {path.suffix or 'no ending'}; rename it"
         )
-    return found
-
-
-def _refuse_existing(path: Path, format: Format) -> None:
-    files = [path, path.with_suffix(".bin")] if format == "openvino" else [path]
-    for file in files:
+    packages_of(chosen)
+    for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
         if file.exists():
-            raise DataError(f"{file}: expected a new file, but it is there; choose another or delete it")
+            raise DataError(f"{file} must be a new file, but got an existing one; choose another or delete it")
     if not path.absolute().parent.is_dir():
-        raise DataError(f"{path.absolute().parent}: expected a folder to write into, but there is none; make it")
+        raise DataError(f"{path.absolute().parent} must be a folder, but got none; create it")
+    return chosen
 
 
 def _samples(images: Tensor | None, graph: DetectorGraph) -> Tensor:
@@ -140,19 +132,18 @@ def _samples(images: Tensor | None, graph: DetectorGraph) -> Tensor:
     if images is None:
         return to_input(sample_images(side), graph.input)
     if images.dim() != 4 or images.shape[1:] != (3, side, side) or not len(images):
-        raise ShapeError(f"images must be (B, 3, {side}, {side}), B at least 1, but got {tuple(images.shape)}")
+        raise ShapeError(f"images must be (B, 3, {side}, {side}) with B >= 1, but got {tuple(images.shape)}")
     return to_input(images.cpu(), graph.input)
 
 
 def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
-    detector, calibration = graph.detector, graph.detector.calibration
-    known = {}
-    if calibration.thresholds is not None:
-        image, pixel = calibration.thresholds.tolist()
-        known = {
-            "images": calibration.count,
-            "false_alarm_rate": calibration.false_alarm_rate,
-            "score_threshold": image,
+    detector, calibration = graph.detector, {}
+    if detector.calibration.thresholds is not None:
+        score, pixel = detector.calibration.thresholds.tolist()
+        calibration = {
+            "images": detector.calibration.count,
+            "false_alarm_rate": detector.calibration.false_alarm_rate,
+            "score_threshold": score,
             "map_threshold": pixel,
         }
     return Metadata(
@@ -163,7 +154,7 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
         map_range=detector.map_range,
         localizes=detector.localizes,
         outputs=graph.outputs,
-        calibration=known,
+        calibration=calibration,
         versions={
             "semflow": __version__,
             "python": platform.python_version(),

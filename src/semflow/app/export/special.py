@@ -1,4 +1,4 @@
-"""What some exchange formats lack, in arithmetic that all have: digamma and lgamma, and antialiased resizing."""
+"""Digamma, lgamma and antialiased resizing in elementary operations, for formats without them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,15 +14,9 @@ __all__ = ["ElementaryFunctions", "resize_antialiased"]
 
 
 def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images (B, C, H, W) to (B, C, h, w) as `F.interpolate(..., mode="bilinear", antialias=True)`: A x B^T.
+    """Resize images (B, C, H, W) as `F.interpolate(..., mode="bilinear", antialias=True)`, by two products `A x B^T`.
 
-    The filter is linear and separable, so it is a matrix of constants for the rows and one for the columns.
-
-    Example:
-        >>> x = torch.rand(2, 3, 12, 9)
-        >>> expected = torch.nn.functional.interpolate(x, (5, 4), mode="bilinear", antialias=True)
-        >>> torch.allclose(resize_antialiased(x, (5, 4)), expected, atol=1e-6)
-        True
+    The filter is linear and separable: one constant matrix resizes the rows, and one the columns.
     """
     rows, columns = (
         torch.tensor(_triangles(old, new), dtype=images.dtype, device=images.device)
@@ -32,31 +26,24 @@ def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _triangles(old: int, new: int) -> list[list[float]]:
-    """The weights of `old` pixels in each of `new`: triangles as wide as the reduction, cut at the border, of sum 1."""
+    """Compute the weights of old pixels in each new one: triangles as wide as the scale, normalized to sum 1."""
     scale = old / new
     width = max(scale, 1.0)
     matrix = []
     for i in range(new):
-        centre = (i + 0.5) * scale - 0.5
-        weights = [max(0.0, 1 - abs(j - centre) / width) for j in range(old)]
+        center = (i + 0.5) * scale - 0.5
+        weights = [max(0.0, 1 - abs(j - center) / width) for j in range(old)]
         matrix.append([weight / sum(weights) for weight in weights])
     return matrix
 
 
 class ElementaryFunctions(TorchFunctionMode):
-    """While it is entered, torch's digamma, lgamma and antialiased interpolation are those above, also when traced.
-
-    Example:
-        >>> with ElementaryFunctions():
-        ...     program = torch.export.export(_Lgamma(), (torch.ones(2),), strict=False)
-        >>> any("lgamma" in str(node.target) for node in program.graph.nodes)
-        False
-    """
+    """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Pass a call of torch on, or answer it by a series."""
+        """Call the replacement of a function, or the function itself."""
         if func in (torch.digamma, Tensor.digamma):
             return digamma_series(*args)
         if func in (torch.lgamma, Tensor.lgamma):
@@ -71,8 +58,3 @@ def _interpolated(func: Callable[..., Any], input: Tensor, size: Any = None, **o
     if not bilinear or size is None:
         return func(input, size, **options)
     return resize_antialiased(input, [size, size] if isinstance(size, int) else list(size))
-
-
-class _Lgamma(torch.nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.lgamma(x)

@@ -1,7 +1,7 @@
-"""Trained detectors on the Hugging Face Hub, or as folders of its form: save, push, load, and the model card."""
+"""Trained detectors on the Hugging Face Hub: push, pull and the model card."""
 
 from .card import model_card
 from .mixin import HubDetector, HubMixin
-from .transfer import load, push, save
+from .transfer import prepare, pull, push
 
-__all__ = ["HubDetector", "HubMixin", "load", "model_card", "push", "save"]
+__all__ = ["HubDetector", "HubMixin", "model_card", "prepare", "pull", "push"]

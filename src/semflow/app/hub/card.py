@@ -1,8 +1,9 @@
-"""The model card: README.md with the header that the hub reads, and what a person must know before trusting scores."""
+"""Model card: README.md with the header that the hub reads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from semflow._optional import import_optional
 from semflow._version import __version__
 from semflow.detectors import Detector
 
@@ -16,70 +17,70 @@ METRICS = {
     "aupro": ("aupro", "AUPRO up to a false-positive rate of 0.3"),
     "image_f1_max": ("f1", "image F1 at its best threshold"),
 }
-"""The hub's type and the name of each figure of `semflow.evaluate`."""
+"""Type on the hub and name of each metric of `semflow.evaluate`."""
+
+COUNTS = {"images": "images", "anomalous_images": "of them anomalous"}
 
 
 def model_card(
     detector: Detector,
-    config: Mapping[str, Any],
     name: str,
     data: str | None = None,
     metrics: Mapping[str, float | int | None] | None = None,
     license: str | None = None,
+    version: str = __version__,
 ) -> str:
-    """The text of README.md.
+    """Write the text of README.md.
 
     Args:
-        detector: trained.
-        config: of its run: recipe, arguments, version, and what training has noted.
-        name: what to call the model, and to load it by.
-        data: what it was trained on and measured on, in the words of whoever knows.
-        metrics: what `semflow.evaluate` or `semflow evaluate --json` has found, as fractions.
-        license: an identifier of the hub, such as `apache-2.0`; the data and the backbone's weights may bind you.
+        detector: Trained detector.
+        name: Name to load the model by.
+        data: Description of the data for training and evaluation.
+        metrics: Result of `semflow.evaluate` or `semflow evaluate --json`, as fractions.
+        license: Identifier of the hub, such as `apache-2.0`. The data and the backbone's weights may restrict it.
+        version: Version of semflow that trained the detector.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> config = {"recipe": "cflow_ad", "arguments": detector.provenance.arguments}
-        >>> text = model_card(detector, config, "me/screws", data="screws", metrics={"image_auroc": 0.987})
+        >>> text = model_card(detector, "me/screws", data="screws", metrics={"image_auroc": 0.987})
         >>> text.splitlines()[:2], "| image AUROC | 0.987 |" in text
         (['---', 'library_name: semflow'], True)
     """
-    known = {key: float(value) for key, value in (metrics or {}).items() if key in METRICS and value is not None}
+    metrics = metrics or {}
+    known = {key: float(value) for key in METRICS if (value := metrics.get(key)) is not None}
     parts = [
         f"---\n{_header(name, data, known, license)}\n---\n",
         f"# {name}\n",
-        f"An anomaly detector of the recipe `{config['recipe']}`, trained on images of good parts alone with "
-        f"{LIBRARY} {config.get('version', __version__)}. It gives an image a score, higher is more anomalous"
+        f"Anomaly detector of the recipe `{detector.provenance.recipe}`, trained with {LIBRARY} {version} on images of "
+        f"normal parts only. It computes a score per image, higher for anomalies"
         f"{', and a heat map' if detector.localizes else ''}.\n",
-        _usage(name, detector),
+        "## Use\n\n"
+        "```python\nfrom semflow.app import hub\nfrom semflow.data import load_image\n\n"
+        f'detector = hub.pull("{name}")\n'
+        f'prediction = detector.predict(load_image("part.png", {detector.provenance.image_size})[None])\n'
+        "print(prediction.score, prediction.p_value)\n```\n",
         f"## Training\n\nData: {data or 'not described'}.\n",
-        _table(("argument", "value"), {key: f"`{value}`" for key, value in dict(config["arguments"]).items()}),
+        _table(("argument", "value"), {key: f"`{value}`" for key, value in _flat(detector.provenance.arguments)}),
         f"## Calibration\n\n{_calibration(detector)}\n",
     ]
     if known:
-        counts = [f"{metrics[key]} {word}" for key, word in _COUNTS.items() if metrics and metrics.get(key) is not None]
-        on = f" on {', '.join(counts)}" if counts else ""
+        counts = ", ".join(f"{metrics[key]} {word}" for key, word in COUNTS.items() if metrics.get(key) is not None)
         parts += [
-            f"## Metrics\n\nMeasured{on}, data as above, as fractions.\n",
+            f"## Metrics\n\nMeasured{f' on {counts}' if counts else ''}, on the data above, as fractions.\n",
             _table(("metric", "value"), {METRICS[key][1]: f"{value:.3f}" for key, value in known.items()}),
         ]
     parts.append(
-        "## Limits\n\nScores compare between images of this model only. Images taken otherwise than those of training "
-        "(camera, light, position, size) are themselves anomalies to it.\n"
+        "## Limits\n\nScores are comparable between images of this model only. Images taken under other conditions "
+        "(camera, light, position, size) than those of training are anomalies to the model.\n"
     )
     return "\n".join(parts)
 
 
-_COUNTS = {"images": "images", "anomalous_images": "of them anomalous"}
-
-
 def _header(name: str, data: str | None, metrics: Mapping[str, float], license: str | None) -> str:
-    """What the hub searches and shows, by its own client."""
-    from huggingface_hub import EvalResult, ModelCardData
-
+    client = import_optional("huggingface_hub")
     results = [
-        EvalResult(
+        client.EvalResult(
             task_type="anomaly-detection",
             dataset_type="custom",
             dataset_name=data or "not described",
@@ -89,7 +90,7 @@ def _header(name: str, data: str | None, metrics: Mapping[str, float], license: 
         )
         for key, value in metrics.items()
     ]
-    card = ModelCardData(
+    card = client.ModelCardData(
         library_name=LIBRARY,
         license=license,
         tags=["anomaly-detection", "normalizing-flow", "industrial-inspection"],
@@ -99,27 +100,23 @@ def _header(name: str, data: str | None, metrics: Mapping[str, float], license: 
     return str(card.to_yaml())
 
 
-def _usage(name: str, detector: Detector) -> str:
-    return (
-        "## Use\n\n"
-        f"```python\nfrom semflow import hub\nfrom semflow.data import load_image\n\n"
-        f'detector = hub.load("{name}")\n'
-        f'prediction = detector.predict(load_image("part.png", {detector.provenance.image_size})[None])\n'
-        "print(prediction.score, prediction.p_value)\n```\n"
-    )
-
-
 def _calibration(detector: Detector) -> str:
-    calibration = detector.calibration
-    if not calibration.count:
-        return (
-            "None: scores have no threshold yet. Calibrate with held-out images of good parts before deciding by them."
-        )
+    count, rate = detector.calibration.count, detector.calibration.false_alarm_rate
+    if not count:
+        return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
     return (
-        f"On {calibration.count} held-out images of good parts, at a false-alarm rate of "
-        f"{calibration.false_alarm_rate:g}: a p-value, a decision and a mask come with each score. They hold for "
-        "images taken as those were."
+        f"On {count} held-out images of normal parts, at a false-alarm rate of {rate:g}: predictions have a p-value, a "
+        "decision and a mask, which are valid for images taken under the same conditions."
     )
+
+
+def _flat(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield arguments by dotted name."""
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, str]) -> str:

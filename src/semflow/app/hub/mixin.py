@@ -1,25 +1,23 @@
-"""The three methods that users of Hugging Face's libraries expect of a model, as a mixin for detectors."""
+"""Mixin for detectors with the methods of models in Hugging Face's libraries."""
 
 from pathlib import Path
 from typing import Self, cast
 
 from semflow.detectors import Detector
 
-from .transfer import Metrics, load, push, save
+from .transfer import Metrics, prepare, pull, push
 
 __all__ = ["HubDetector", "HubMixin"]
 
 
 class HubMixin:
-    """`from_pretrained`, `save_pretrained` and `push_to_hub`, in the words of `huggingface_hub.ModelHubMixin`.
+    """Mixin with `from_pretrained`, `save_pretrained` and `push_to_hub`, as in `huggingface_hub.ModelHubMixin`.
 
-    They are `load`, `save` and `push`: safetensors and JSON alone, a folder appears when it is whole and is never
-    written over, a new repository is private unless you say otherwise. Among the bases of a class it stands before
-    `Detector`.
+    They call `pull`, `prepare` and `push`. The mixin must precede `Detector` among the bases of a class.
 
     Example:
         >>> class Inspector(HubMixin, Detector):
-        ...     'A detector of your own, with its own methods.'
+        ...     'Detector with methods of its own.'
         >>> inspector = Inspector.from_pretrained("me/screws", revision="1f0c1f7")  # doctest: +SKIP
         >>> sorted(name for name in dir(Inspector) if name.endswith(("_pretrained", "_hub")))
         ['from_pretrained', 'push_to_hub', 'save_pretrained']
@@ -27,7 +25,7 @@ class HubMixin:
 
     @classmethod
     def of(cls, detector: Detector) -> Self:
-        """The detector, with these methods: its weights and all else are shared, not copied."""
+        """Return a detector of this class that shares weights and attributes with the given one."""
         same = cls.__new__(cls)
         object.__setattr__(same, "__dict__", detector.__dict__)
         return same
@@ -42,8 +40,8 @@ class HubMixin:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """The detector of a folder, or of a repository on the hub: `load`, whose arguments and errors these are."""
-        return cls.of(load(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only))
+        """Load a detector from a folder or the hub; arguments and errors are those of `pull`."""
+        return cls.of(pull(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only))
 
     def save_pretrained(
         self,
@@ -54,8 +52,8 @@ class HubMixin:
         metrics: Metrics | None = None,
         license: str | None = None,
     ) -> Path:
-        """Write the folder, new or empty, with its model card: `save`, whose `name` is `repo_id` here."""
-        return save(cast(Detector, self), save_directory, repo_id, data, metrics, license)
+        """Write a folder with a model card; `repo_id` is the `name` of `prepare`."""
+        return prepare(cast(Detector, self), save_directory, repo_id, data, metrics, license)
 
     def push_to_hub(
         self,
@@ -66,16 +64,16 @@ class HubMixin:
         license: str | None = None,
         private: bool = True,
         branch: str | None = None,
-        commit_message: str = "A detector of semflow",
+        commit_message: str = "Add a detector of semflow",
         token: str | None = None,
     ) -> str:
-        """Upload the folder and return the repository's address: `push`, whose `revision` is `branch` here."""
+        """Upload the detector and return the repository's address; `branch` is the `revision` of `push`."""
         source = cast(Detector, self)
         return push(source, repo_id, data, metrics, license, private, branch, commit_message, token)
 
 
 class HubDetector(HubMixin, Detector):
-    """A detector with the methods of `HubMixin`.
+    """Detector with the methods of `HubMixin`.
 
     Example:
         >>> import tempfile

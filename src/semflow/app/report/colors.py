@@ -41,10 +41,6 @@ def normalize(values: NDArray[np.float32], value_range: tuple[float, float]) -> 
     Raises:
         ConfigError: If `value_range` is empty, inf or NaN.
         ShapeError: If `values` contain NaN.
-
-    Example:
-        >>> normalize(np.array([-1.0, 0.0, 1.0, 9.0], dtype=np.float32), (0.0, 2.0)).tolist()
-        [0.0, 0.0, 0.5, 1.0]
     """
     low, high = (float(value) for value in value_range)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):

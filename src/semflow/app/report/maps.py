@@ -26,7 +26,7 @@ LEVELS = 65535
 def save_map(
     path: str | Path, anomaly_map: "Tensor | NDArray[np.generic]", value_range: tuple[float, float] | None = None
 ) -> Path:
-    """Write an anomaly map as `.npy` (float32, exact) or as `.png` (16 bits).
+    """Write an anomaly map as `.npy` (float32, exact) or as `.png` (16 bits), and return the path.
 
     A PNG contains `round(65535 * (value - minimum) / (maximum - minimum))`, clipped. The minimum and the maximum are
     stored in its text entries and in `NAME.png.json` beside it.
@@ -35,9 +35,6 @@ def save_map(
         path: File ending in `.npy` or `.png`.
         anomaly_map: (H, W).
         value_range: Minimum and maximum of a PNG; by default, those of the map.
-
-    Returns:
-        The path.
 
     Raises:
         ConfigError: If the file has another ending, or `value_range` is invalid.

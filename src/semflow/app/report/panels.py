@@ -23,7 +23,7 @@ class Panel:
 
     Args:
         image: Picture of the detector's input.
-        heat: Its overlay, see `semflow.app.report.overlay`.
+        heat: Its overlay, the result of `overlay`.
         truth: (H, W) bool, true where anomalous; None if unknown.
         caption: Text above the pictures, such as "brick, scratch".
         score: Anomaly score of the image.
@@ -56,7 +56,7 @@ def gallery(
         title: Line at the top.
         columns: Panels per row.
         tile: Side of each of the three pictures in pixels.
-        value_range: Values of the first and the last color, for a legend; by default, there is none.
+        value_range: Values of the first and the last color, for a legend; None draws no legend.
 
     Raises:
         ConfigError: If `panels` is empty.

@@ -43,7 +43,7 @@ def heat_map(anomaly_map: "Values", value_range: tuple[float, float]) -> Image.I
 def overlay(
     image: "Values", anomaly_map: "Values", value_range: tuple[float, float], opacity: float = 0.75
 ) -> Image.Image:
-    """Draw the heat map over its image.
+    """Draw the heat map over its image, as an RGB picture of the same size.
 
     The color covers more of the image where the value is higher: nothing at the low end of `value_range`, and the share
     `opacity` at the high end.
@@ -54,9 +54,6 @@ def overlay(
         value_range: Values of the first and the last color. Take it from normal images (`Detector.map_range`), not from
             the image shown: a map scaled by its own range shows a defect in every image.
         opacity: Of the last color, in [0, 1].
-
-    Returns:
-        An RGB picture of the image's size.
 
     Raises:
         ConfigError: If `opacity` or `value_range` is invalid.

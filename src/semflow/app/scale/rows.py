@@ -59,15 +59,12 @@ class Committed(NamedTuple):
 
 
 def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> Committed:
-    """Write the file of a block atomically and durably.
+    """Write the file of a block atomically and durably, and return its summary.
 
     Args:
         folder: Folder of the blocks.
         block: The block.
         rows: Columns `score`, `p_value` and `is_anomalous`, with None for missing values, and `error`, "" for none.
-
-    Returns:
-        Summary of the block.
 
     Raises:
         DataError: If the file cannot be written.

@@ -24,9 +24,6 @@ def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patienc
         lacking: Returns a message if resources are missing, and "" otherwise.
         patience: Seconds without a row and with missing resources before the error.
 
-    Yields:
-        The rows.
-
     Raises:
         ProcessError: If resources have been missing for too long; the message is that of `lacking`.
 

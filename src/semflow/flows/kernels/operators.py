@@ -1,6 +1,7 @@
-"""The two passes over a block as operators that torch.compile calls as they are.
+"""The location kernel as custom operators, which torch.compile calls without tracing into them.
 
-torch's compile cache on disk knows an operator by its name alone: when the outputs change, so must the number in it.
+The number in the operators' names must change with their signature or results, because the compile cache on disk
+identifies an operator by its name only.
 """
 
 from typing import Any, cast
@@ -8,24 +9,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from semflow.flows.steps import CouplingForm
 from semflow.functional import Clamp
 
-from .passes import backward_pass, forward_pass, groups_of
+from .passes import location_backward, location_forward, location_groups
+from .steps import CouplingForm
 
-__all__ = ["operator"]
+__all__ = ["location_operator"]
+
+TENSORS = 7
+"""Differentiable inputs, from x to shift."""
 
 
-@torch.library.custom_op("semflow::block_2", mutates_args=())
+@torch.library.custom_op("semflow::block_3", mutates_args=())
 def _block(
     x: Tensor,
     table: Tensor,
     weight: Tensor,
     weight_out: Tensor,
     bias_out: Tensor,
-    affine: list[Tensor],
-    index: Tensor | None,
-    inverse: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    index: Tensor,
+    inverse: Tensor,
     sizes: list[int],
     swap: bool,
     numbers: list[float],
@@ -33,31 +38,31 @@ def _block(
     keep: bool,
 ) -> list[Tensor]:
     form = _form(sizes, swap, numbers, clamp_form)
-    return list(forward_pass(form, keep, index, x, table, weight, weight_out, bias_out, *affine))
+    return list(location_forward(form, keep, index, x, table, weight, weight_out, bias_out, scale, shift))
 
 
 @_block.register_fake
 def _(*args: Any) -> list[Tensor]:
-    x, table, weight, weight_out, affine, keep = *args[:4], args[5], args[-1]
+    x, table, weight, weight_out, keep = *args[:4], args[-1]
     kept, width = len(x) if keep else 0, len(weight_out) // 2
-    hidden = (x.new_empty(len(x[rows]), len(weight)) for rows, _ in groups_of(kept, table))
-    return [torch.empty_like(x), *map(x.new_empty, (len(x), (kept, width), (kept, width if affine else 0))), *hidden]
+    hidden = (x.new_empty(len(x[rows]), len(weight)) for rows, _ in location_groups(kept, table))
+    return [torch.empty_like(x), *map(x.new_empty, (len(x), (kept, width), (kept, width))), *hidden]
 
 
-@torch.library.custom_op("semflow::block_2_backward", mutates_args=())
+@torch.library.custom_op("semflow::block_3_backward", mutates_args=())
 def _block_backward(
     gradients: list[Tensor],
     kept: list[Tensor],
     tensors: list[Tensor],
     needs: list[bool],
-    inverse: Tensor | None,
+    inverse: Tensor,
     sizes: list[int],
     swap: bool,
     numbers: list[float],
     clamp_form: str,
 ) -> list[Tensor]:
     form, (grad_z, grad_log_det) = _form(sizes, swap, numbers, clamp_form), gradients
-    return list(backward_pass(form, needs, inverse, (grad_z, grad_log_det), kept, *tensors))
+    return list(location_backward(form, needs, inverse, (grad_z, grad_log_det), kept, *tensors))
 
 
 @_block_backward.register_fake
@@ -68,32 +73,29 @@ def _(
     return [t.new_empty(0) if empty.get(i) else torch.empty_like(t) for i, t in enumerate(tensors)]
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *tensors, affine, _, inverse, sizes, swap, numbers, clamp_form, _ = inputs
-    ctx.save_for_backward(inverse, *tensors, *affine, *output[2:])
-    ctx.form, ctx.tensors = (sizes, swap, numbers, clamp_form), len(tensors) + len(affine)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    tensors, (_, inverse, *form, _) = inputs[:TENSORS], inputs[TENSORS:]
+    ctx.save_for_backward(inverse, *tensors, *output[2:])
+    ctx.form = form
 
 
 def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
     inverse, *saved = ctx.saved_tensors
-    tensors, kept = saved[: ctx.tensors], saved[ctx.tensors :]
-    needs = [bool(need) for need in ctx.needs_input_grad[:4]]
+    tensors, kept = saved[:TENSORS], saved[TENSORS:]
+    needs = [bool(need) for need in ctx.needs_input_grad[:TENSORS]]
     given = _block_backward(list(gradients[:2]), kept, tensors, needs, inverse, *ctx.form)
-    wanted = (grad if need else None for grad, need in zip(given[:4], needs, strict=True))
-    return *wanted, given[4], given[5:], *(None,) * 7
+    return *(grad if need else None for grad, need in zip(given, needs, strict=True)), *(None,) * 7
 
 
-_block.register_autograd(_backward, setup_context=_keep_for_backward)
+_block.register_autograd(_backward, setup_context=_setup_context)
 
 
-def operator(
-    form: CouplingForm, keep: bool, index: Tensor | None, inverse: Tensor | None, *tensors: Tensor
+def location_operator(
+    form: CouplingForm, keep: bool, index: Tensor, inverse: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`forward_pass` and its gradient for a graph."""
+    """Compute what the location kernel does, as operators with a gradient for compiled graphs."""
     numbers = [form.gain, form.clamp]
-    results = cast(Any, _block)(
-        *tensors[:5], list(tensors[5:]), index, inverse, list(form.sizes), form.swap, numbers, form.clamp_form, keep
-    )
+    results = cast(Any, _block)(*tensors, index, inverse, list(form.sizes), form.swap, numbers, form.clamp_form, keep)
     return results[0], results[1]
 
 

@@ -68,7 +68,7 @@ def base_by_scale(
         bins: Bins of each histogram.
 
     Raises:
-        ShapeError: If a scale has no statistics.
+        ShapeError: If a scale lacks statistics.
     """
     figure, axes = new_figure(len(scales), 2, width=3.4, height=2.6)
     for k, scale in enumerate(scales):

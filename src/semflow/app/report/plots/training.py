@@ -23,17 +23,18 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
 
     Args:
         log: Run directory, its `log.jsonl`, or its lines as mappings with `epoch`, `loss`, `nll`, `bce`, `kl`,
-            `learning_rate` and optionally `largest_gradient`.
+            `learning_rate` and `largest_gradient`.
         title: Title of the left panel.
 
     Raises:
-        DataError: If the file cannot be read or has no epoch.
+        DataError: If the file cannot be read or is empty.
 
     Example:
-        >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1, "learning_rate": 1e-3}
+        >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1}
+        >>> line.update(learning_rate=1e-3, largest_gradient=3.0)
         >>> figure = training_curves([{"epoch": epoch, **line} for epoch in (1, 2)])
         >>> [axes.get_title("left") for axes in figure.axes]
-        ['Training', 'Step size']
+        ['Training', 'Step size', '']
     """
     lines = _lines(log) if isinstance(log, str | Path) else list(log)
     if not lines:
@@ -47,13 +48,12 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
     finish(left, title, "epoch", "nats (NLL and KL per dimension)")
     rates = [line["learning_rate"] for line in lines]
     right.plot(epochs, rates, color=NORMAL, marker=mark, ms=3, label="learning rate")
-    gradients = [line.get("largest_gradient") for line in lines]
-    if all(gradient is not None for gradient in gradients):
-        other = right.twinx()
-        other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
-        other.set_ylabel("norm of the largest gradient", color=FAINT)
-        other.spines[["top"]].set_visible(False)
-        other.set_ylim(bottom=0)
+    gradients = [line["largest_gradient"] for line in lines]
+    other = right.twinx()
+    other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
+    other.set_ylabel("norm of the largest gradient", color=FAINT)
+    other.spines[["top"]].set_visible(False)
+    other.set_ylim(bottom=0)
     finish(right, "Step size", "epoch", "learning rate")
     return figure
 

@@ -1,0 +1,111 @@
+"""Tables of `semflow predict`: scores.csv, scores.json and index.html."""
+
+__all__ = ["TABLES", "Record", "overlay_size", "write_tables"]
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from semflow._version import __version__
+from semflow.app.report import Entry, Picture, Section, link, render_page
+from semflow.detectors import Predictor
+from semflow.files import write_atomic
+
+from .options import Predict
+
+TABLES = ("scores.csv", "scores.json", "index.html")
+LONGEST_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image's row in scores.csv and scores.json. Paths are relative to the output folder.
+
+    Width and height are those of the image; the anomaly map and the mask have the detector's image size. The last three
+    fields are None if the model is not calibrated.
+    """
+
+    image: str
+    score: float
+    overlay: str
+    map: str
+    width: int
+    height: int
+    p_value: float | None = None
+    is_anomalous: bool | None = None
+    mask: str | None = None
+
+
+def overlay_size(width: int, height: int) -> tuple[int, int]:
+    """Return width and height of an image's overlay: the same proportions, at most LONGEST_SIDE pixels long."""
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def write_tables(
+    folder: Path,
+    options: Predict,
+    detector: Predictor,
+    records: Sequence[Record],
+    left_out: Mapping[str, str],
+    about: Mapping[str, str],
+) -> None:
+    """Write the three files.
+
+    Args:
+        folder: output folder.
+        options: options of the command.
+        detector: detector that scored the images.
+        records: one per image, in the order of the input.
+        left_out: error of each skipped image.
+        about: further entries of scores.json.
+    """
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(Record.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(record) for record in records)
+    write_atomic(folder / "scores.csv", table.getvalue())
+    content = {
+        "semflow": __version__,
+        "model": str(options.model),
+        "input": str(options.input),
+        "map_format": options.map_format,
+        "map_range": list(detector.map_range),
+        "false_alarm_rate": detector.false_alarm_rate,
+        **about,
+        "images": [asdict(record) for record in records],
+        "left_out": [{"image": name, "reason": reason} for name, reason in left_out.items()],
+    }
+    write_atomic(folder / "scores.json", json.dumps(content, indent=2) + "\n")
+    write_atomic(folder / "index.html", _page(options, records, left_out, detector.false_alarm_rate))
+
+
+def _page(options: Predict, records: Sequence[Record], left_out: Mapping[str, str], rate: float | None) -> str:
+    lines = [
+        f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
+        "All heat maps share one color scale, set by the normal training images: uncolored pixels are normal, pale "
+        "yellow pixels are far from normal.",
+    ]
+    if rate is not None:
+        anomalous = sum(record.is_anomalous is True for record in records)
+        lines.append(
+            f"{anomalous} of {len(records)} images are anomalous. p is the share of good images that are at least as "
+            f"anomalous. On average at most {100 * rate:.3g} % of good images like the calibration images are called "
+            "anomalous. The outline marks pixels above the calibrated threshold."
+        )
+    lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
+    count = "1 image" if len(records) == 1 else f"{len(records)} images, most anomalous first"
+    section = Section(count, tuple(_entry(record) for record in records))
+    return render_page(f"Anomaly scores of {options.input}", [section], lines=tuple(lines))
+
+
+def _entry(record: Record) -> Entry:
+    size = overlay_size(record.width, record.height)
+    picture = Picture(link(PurePosixPath(record.overlay)), f"heat map of {record.image}", size)
+    note = ""
+    if record.p_value is not None:
+        note = f"{'anomalous' if record.is_anomalous else 'normal'}, p = {record.p_value:.3g}"
+    return Entry(record.image, record.score, (picture,), note)

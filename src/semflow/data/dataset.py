@@ -1,0 +1,258 @@
+"""Datasets of image files: samples, batches, the common base class and the plain folder."""
+
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from semflow._validation import checked
+from semflow.errors import ConfigError, ShapeError
+
+from .decoding import check_image_size, check_mask_size, decode_image, decode_mask, resize_image, resize_mask
+from .files import list_images
+
+__all__ = ["Batch", "ImageDataset", "ImageFolder", "Record", "Sample", "collate"]
+
+
+class Sample(NamedTuple):
+    """One image with its label, mask and path.
+
+    Attributes:
+        image: (3, H, W) float32, RGB in [0, 1].
+        label: 0 normal, 1 anomalous, -1 unknown.
+        anomaly_mask: (H, W) bool, true where anomalous; None if the pixels are not labeled.
+        path: The image file; of an image packed in a file, see `Record`.
+
+    Example:
+        >>> sample = Sample(torch.rand(3, 8, 8), 1, torch.ones(8, 8, dtype=torch.bool), "crack/000.png")
+        >>> sample.label, sample.anomaly_mask.float().mean().item()
+        (1, 1.0)
+    """
+
+    image: Tensor
+    label: int
+    anomaly_mask: Tensor | None
+    path: str
+
+
+class Batch(NamedTuple):
+    """Stacked samples of one image size.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        labels: (B,) int64.
+        anomaly_masks: (B, H, W) bool, or None if any mask is None.
+        paths: One per image.
+
+    Example:
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> batch = collate([Sample(images[0], 0, None, "a.png"), Sample(images[1], 1, None, "b.png")])
+        >>> batch.images.shape, batch.labels.tolist(), batch.anomaly_masks, batch.paths
+        (torch.Size([2, 3, 8, 8]), [0, 1], None, ('a.png', 'b.png'))
+    """
+
+    images: Tensor
+    labels: Tensor
+    anomaly_masks: Tensor | None
+    paths: tuple[str, ...]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples to a batch; pass this function to a DataLoader as `collate_fn`.
+
+    Args:
+        samples: At least one sample, all of one image size.
+
+    Raises:
+        ShapeError: If `samples` is empty or the image sizes differ.
+
+    Example:
+        >>> batch = collate([Sample(torch.zeros(3, 4, 4), 0, torch.zeros(4, 4, dtype=torch.bool), "a.png")] * 2)
+        >>> batch.images.shape, batch.labels.tolist(), batch.paths
+        (torch.Size([2, 3, 4, 4]), [0, 0], ('a.png', 'a.png'))
+    """
+    if not samples:
+        raise ShapeError("samples must contain at least one sample, but got none")
+    first = samples[0].image.shape
+    for sample in samples:
+        if sample.image.shape != first:
+            raise ShapeError(
+                f"samples must have images of one size, but got {tuple(first)} ({samples[0].path}) "
+                f"and {tuple(sample.image.shape)} ({sample.path}); load all images at one size"
+            )
+    masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]),
+        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        anomaly_masks=torch.stack(masks) if len(masks) == len(samples) else None,
+        paths=tuple(sample.path for sample in samples),
+    )
+
+
+class Record(NamedTuple):
+    """One image of a dataset: its path, its label (0 normal, 1 anomalous, -1 unknown) and its mask file, if any.
+
+    The path of an image packed in a file is the file's path, `#` and the position in it: `01_001.avi#12`.
+
+    Example:
+        >>> Record(Path("test/good/000.png"), 0).mask is None
+        True
+    """
+
+    path: Path
+    label: int
+    mask: Path | None = None
+
+
+class ImageDataset(Dataset[Sample]):
+    """Image files with labels and optional masks, all resized to one square size.
+
+    If `has_masks` is True, every sample has an anomaly mask, which is all false for a normal image without a mask file.
+    Otherwise every mask is None. Files are decoded on access. Subclasses for data other than image files
+    override `read_image` and `read_mask`.
+
+    Args:
+        records: The images, in the order of the dataset.
+        image_size: Side of the images in pixels.
+        has_masks: True if the pixels are labeled.
+        cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
+            cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
+
+    Raises:
+        ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
+            unlabeled image is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), "red").save(f"{folder}/a.png")
+        ...     dataset = ImageDataset([Record(Path(folder) / "a.png", 0)], image_size=16)
+        ...     dataset[0].image.shape, dataset[0].image[:, 0, 0].tolist(), len(dataset)
+        (torch.Size([3, 16, 16]), [1.0, 0.0, 0.0], 1)
+    """
+
+    @checked
+    def __init__(
+        self, records: Sequence[Record], image_size: int = 256, *, has_masks: bool = False, cache: bool = False
+    ) -> None:
+        check_image_size(image_size=image_size)
+        for record in records:
+            if has_masks and record.mask is None and record.label != 0:
+                raise ConfigError(
+                    f"{record.path} must have a mask if has_masks is True and its label is {record.label}, "
+                    "but got None; pass its mask or has_masks=False"
+                )
+        self.records = tuple(records)
+        self.image_size = image_size
+        self.has_masks = has_masks
+        self.cache = cache
+        # NumPy arrays, because sending many tensors to spawned workers exhausts the file descriptors.
+        self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {}
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the images, in order."""
+        return tuple(str(record.path) for record in self.records)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels, in order: 0 normal, 1 anomalous, -1 unknown."""
+        return tuple(record.label for record in self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be below {len(self)}, but got {index}")
+        record = self.records[index]
+        pixels, mask = self._decode(index % len(self))
+        image = torch.from_numpy(pixels).float().div_(255.0)
+        anomaly_mask = None if mask is None else torch.from_numpy(mask.copy())
+        return Sample(image, record.label, anomaly_mask, str(record.path))
+
+    def __repr__(self) -> str:
+        names = {0: "normal", 1: "anomalous", -1: "unlabeled"}
+        counts = ", ".join(f"{self.labels.count(label)} {names[label]}" for label in names if label in self.labels)
+        return f"{type(self).__name__}({counts}, image_size={self.image_size}, has_masks={self.has_masks})"
+
+    def verify(self) -> None:
+        """Decode every file once and fill the cache, if enabled; raise DataError for the first broken file."""
+        for index in range(len(self)):
+            self._decode(index)
+
+    def read_image(self, index: int) -> Image.Image:
+        """Decode the image at `index` (from 0) to RGB at its own size."""
+        return decode_image(self.records[index].path)
+
+    def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Decode the mask of an image and resize it to the size of the dataset.
+
+        Args:
+            index: Index of the image, from 0.
+            image_size: Width and height of the decoded image; a mask of another size raises DataError.
+        """
+        mask = self.records[index].mask
+        if mask is None:
+            return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
+        decoded = decode_mask(mask)
+        check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
+        if self.records[index].label == 1 and not decoded.any():
+            warnings.warn(
+                f"{mask} is empty although {self.records[index].path} is anomalous, so all of its pixels count as "
+                "normal; check the mask",
+                stacklevel=1,
+            )
+        return resize_mask(decoded, self.image_size)
+
+    def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        if index in self._decoded:
+            return self._decoded[index]
+        image = self.read_image(index)
+        mask = self.read_mask(index, image.size) if self.has_masks else None
+        decoded = resize_image(image, self.image_size), mask
+        if self.cache:
+            self._decoded[index] = decoded
+        return decoded
+
+
+class ImageFolder(ImageDataset):
+    """Images in a folder and its subfolders, sorted by relative path, with one label.
+
+    Args:
+        root: The folder; hidden files and folders in it are skipped.
+        image_size: Side of the images in pixels.
+        label: 0 if all images are normal (their masks are then all false), 1 if all are anomalous, -1 if unknown.
+        cache: See `ImageDataset`.
+
+    Raises:
+        DataError: If the folder does not exist or contains no image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(Path(root) / "red.png")
+        ...     sample = ImageFolder(root, image_size=4)[0]
+        >>> sample.image.shape, sample.image.amax((1, 2)).tolist(), sample.label, sample.anomaly_mask
+        (torch.Size([3, 4, 4]), [1.0, 0.0, 0.0], -1, None)
+    """
+
+    @checked
+    def __init__(
+        self, root: str | PathLike[str], image_size: int = 256, *, label: int = -1, cache: bool = False
+    ) -> None:
+        if label not in (-1, 0, 1):
+            raise ConfigError(f"label must be -1, 0 or 1, but got {label}")
+        records = [Record(path, label) for path in list_images(root)]
+        super().__init__(records, image_size, has_masks=label == 0, cache=cache)
+        self.root = Path(root)
