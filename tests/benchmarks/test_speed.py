@@ -200,11 +200,11 @@ def test_anomalibs_flows_are_ours_and_otherwise_not_timed() -> None:
     from benchmarks.speed.against_anomalib import cflow_pair, check_cflow, check_fastflow, fastflow_pair, images_of
 
     ours, theirs = fastflow_pair("resnet18", 1)
-    images, normalised = images_of(ours, 1)
-    check_fastflow(ours, theirs, images, normalised)
+    images, normalized = images_of(ours, 1)
+    check_fastflow(ours, theirs, images, normalized)
     nn.init.constant_(theirs.fast_flow_blocks[0].module_list[0].global_offset, 1.0)
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
-        check_fastflow(ours, theirs, images, normalised)
+        check_fastflow(ours, theirs, images, normalized)
     ours, theirs = cflow_pair("resnet18", 1)
-    images, normalised = images_of(ours, 1)
-    check_cflow(ours, theirs, images, normalised, ours.features(images))
+    images, normalized = images_of(ours, 1)
+    check_cflow(ours, theirs, images, normalized, ours.features(images))
