@@ -61,7 +61,7 @@ def page_table() -> str:
         lines += [f"### {group}", "", "| result | input |", "| --- | --- |"]
         lines += [f"| {result} | {'; '.join(names)} |" for result, names in inputs.items()]
         if group in COUNTED:
-            counts = ", ".join(f"{error} {len(names)}" for error, names in errors.items())
+            counts = ", ".join(f"{len(names)} {error}" for error, names in errors.items())
             lines += ["", f"Invalid input (`tests/helpers/{COUNTED[group]}`), kinds by result: {counts}."]
         lines.append("")
     return "\n".join(lines)
