@@ -171,15 +171,19 @@ def made(parts: Parts) -> str:
         f"{part['machine']}; {listed(f'{k} {v}' for k, v in part['versions'].items())}" for part in parts.values()
     )
     table = [
-        [listed(names), f"`{command}`", listed(sorted(commits)), listed(f"{n} {what}" for what, n in tests.items() if n)]
+        [
+            listed(names),
+            f"`{command}`",
+            listed(sorted(commits)),
+            listed(f"{n} {what}" for what, n in tests.items() if n),
+        ]
         for command, (names, commits, tests) in rows.items()
     ]
     return f"{markdown_table(['figures', 'command', 'commits', 'tests'], table)}\n\n{listed(machines)}."
 
 
 TABLES: dict[str, Callable[[Parts], str]] = {
-    table.__name__: table
-    for table in (summary, false_alarms, holding_out, exchangeable, differences, broken, made)
+    table.__name__: table for table in (summary, false_alarms, holding_out, exchangeable, differences, broken, made)
 }
 
 
