@@ -73,10 +73,13 @@ def perform(job: Job[Cell]) -> list[Failure]:
 
 def measure(cell: Cell) -> dict[str, Any]:
     """Train a variant, and score the test images with and without log-det."""
+    import torch
+
     from semflow import evaluate, fit
     from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
     from semflow.recipes import build
 
+    torch.manual_seed(cell.key.seed)  # of the added networks; the recipe and training have their own generators
     changes = VARIANTS[cell.key.row]
     settings = {name: value for name, value in changes.items() if name not in OTHER}
     backbone = {"backbone.name": "tf_efficientnet_lite0", "backbone.weights": "packaged"}

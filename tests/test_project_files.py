@@ -1,4 +1,4 @@
-"""What a project has beside its code: the citation, the issue forms, the rules; each as its reader expects it."""
+"""Files of the project besides its code: citation, issue forms, workflows and the table of extras."""
 
 import re
 from datetime import date
@@ -9,10 +9,10 @@ import pytest
 
 import semflow
 
-yaml = pytest.importorskip("yaml", reason="PyYAML comes with timm's hub client")
+yaml = pytest.importorskip("yaml", reason="needs PyYAML, a dependency of timm")
 ROOT = Path(__file__).resolve().parents[1]
 
-# Allowed keys of the Citation File Format 1.2.0, by its schema, as far as they are used.
+# Allowed keys of the schema of Citation File Format 1.2.0.
 KEYS = {
     "abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers", "keywords",
     "license", "license-url", "message", "preferred-citation", "references", "repository", "repository-artifact",
@@ -48,7 +48,7 @@ def check_work(work: dict[str, Any]) -> None:
         assert all(isinstance(value, str) and value for value in author.values())
 
 
-def test_the_citation_is_of_this_version_and_well_formed() -> None:
+def test_citation_is_valid_and_names_the_current_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     check_citation(citation)
     assert citation["version"] == semflow.__version__
@@ -72,14 +72,13 @@ def test_the_citation_is_of_this_version_and_well_formed() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_faulty_citation_is_seen(change: dict[str, Any]) -> None:
+def test_check_citation_rejects_invalid_citations(change: dict[str, Any]) -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     with pytest.raises((AssertionError, KeyError, ValueError)):
         check_citation({**citation, **change})
 
 
-def test_issue_forms_have_what_a_form_needs() -> None:
-    """Name, description and a body of known elements with unique ids, each with a label."""
+def test_issue_forms_have_name_description_and_labeled_elements() -> None:
     forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
     assert len(forms) == 4
     for path in forms:
@@ -95,7 +94,7 @@ def test_issue_forms_have_what_a_form_needs() -> None:
             assert element["attributes"]["label"]
 
 
-def test_workflows_are_yaml_and_run_what_exists() -> None:
+def test_workflows_name_existing_files_and_extras() -> None:
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
         workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
         runs = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
@@ -107,7 +106,7 @@ def test_workflows_are_yaml_and_run_what_exists() -> None:
         assert {extra for group in extras for extra in group.split(",")} <= known
 
 
-def test_the_table_of_extras_is_complete() -> None:
+def test_installation_page_lists_all_extras() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", project, re.DOTALL)
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from semflow.functional import to_locations
 from semflow.recipes import build
 from semflow.training.stepping import adam, train_on_batch
 
-from .flows import Plan, Scale, inference, training_step
+from .flows import Plan, Scale, inference, settings, training_step
 from .timing import Report, best, in_turns, missing, ratio
 
 __all__ = ["measure_cuda", "stream"]
@@ -68,8 +68,8 @@ def measure_cuda(
 ) -> None:
     """Measure `cuda_images_per_s`, `cuda_infer` and `cuda_train` against the faster published form."""
     compiled = device.startswith("cuda")
-    settings = {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}
-    detector = build("sanflow", settings)
+    arguments = {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}
+    detector = build("sanflow", arguments)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     seconds = in_turns({"stream": stream(detector, [images] * 8, device, compiled)}, rounds, device)["stream"]
     rates = sorted(8 * batch / one.wall for one in seconds)
@@ -81,9 +81,7 @@ def measure_cuda(
     if reason:
         report.skip(reason, "cuda_infer", "cuda_train")
         return
-    detector = build("sanflow", {"backbone": backbone, "backbone.weights": "random", "couplings.blocks": blocks}).to(
-        device
-    )
+    detector = build("sanflow", arguments).to(device)
     floats = torch.rand(batch, 3, size, size, device=device)
     masks = torch.zeros(batch, size, size, dtype=torch.bool, device=device)
     masks[1::2, : size // 2, : size // 2] = True

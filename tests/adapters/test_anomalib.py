@@ -1,4 +1,4 @@
-"""anomalib: recipes in its Engine, and its own FastFlow and CFLOW over predicted statistics."""
+"""Recipes in anomalib's Engine, and anomalib's FastFlow and CFLOW with predicted statistics."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ from semflow.testing import check_flow
 
 if find_spec("anomalib") is None:
     pytest.skip('needs anomalib: pip install "semflow[anomalib]"', allow_module_level=True)
-load_timm()  # before torchvision, which cannot be imported without beside a CPU build of torch
+load_timm()  # makes torchvision importable beside a CPU build of torch
 
 from anomalib.data import Folder, InferenceBatch  # noqa: E402
 from anomalib.engine import Engine  # noqa: E402
@@ -63,7 +63,7 @@ def images(count: int = 2) -> Tensor:
 
 
 def their_latents(model: Any, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The latents and log-dets that anomalib's own code gives, as maps."""
+    """Return the latents and log-dets that anomalib's own code computes, as maps."""
     if isinstance(model, FastflowModel):
         return list(zip(*model.train()(x), strict=True))
     found = []
@@ -77,8 +77,8 @@ def their_latents(model: Any, x: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
-    """On the standard normal: the loss that FastFlow trains on, and the likelihood that CFLOW scores by."""
+def test_without_a_head_the_likelihood_equals_anomalib(name: str) -> None:
+    """With a standard normal base: FastFlow's training loss, and the likelihood in CFLOW's score."""
     model = MODELS[name]()
     actual = semflow.with_statistics(model, None).log_prob(images())
     right = []
@@ -96,7 +96,7 @@ def test_the_control_is_anomalib_s_own_likelihood(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
+def test_with_statistics_evaluates_the_base_on_their_latents(name: str) -> None:
     model, variance = MODELS[name](), head().eval()
     ours = semflow.with_statistics(model, variance, SemanticGaussian(form="marginal")).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -114,7 +114,7 @@ def test_with_statistics_is_the_base_over_their_latents(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_trains_is_their_flows_and_the_head(name: str) -> None:
+def test_only_their_flows_and_the_head_train(name: str) -> None:
     model = MODELS[name]()
     ours = semflow.with_statistics(model, head())
     flows = model.fast_flow_blocks if name == "fastflow" else model.decoders
@@ -125,14 +125,14 @@ def test_what_trains_is_their_flows_and_the_head(name: str) -> None:
     added = {id(p) for p in ours.head.parameters()}
     assert {id(p) for p in ours.trainable()} == theirs | added
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.trainable())
-    assert all(p.grad is None for p in ours.maps.parameters())
-    before = [b.clone() for b in ours.maps.buffers()]
-    ours.train().log_prob(images())  # a backbone in training mode would move its running statistics
-    assert all(torch.equal(a, b) for a, b in zip(before, ours.maps.buffers(), strict=True))
+    assert all(p.grad is None for p in ours.frozen.parameters())
+    before = [b.clone() for b in ours.frozen.buffers()]
+    ours.train().log_prob(images())  # a backbone in training mode would change its running statistics
+    assert all(torch.equal(a, b) for a, b in zip(before, ours.frozen.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_is_saved_copied_and_pickled(name: str) -> None:
+def test_model_with_statistics_is_saved_copied_and_pickled(name: str) -> None:
     ours = semflow.with_statistics(MODELS[name](), head())
     other = semflow.with_statistics(MODELS[name](), head())
     with torch.no_grad():
@@ -144,11 +144,11 @@ def test_it_is_saved_copied_and_pickled(name: str) -> None:
     for same in (other, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert torch.equal(same.anomaly_map(images()), right)
     with torch.no_grad():
-        next(iter(copy.deepcopy(ours).flows.parameters())).zero_()  # a copy's flows are its own
+        next(iter(copy.deepcopy(ours).flows.parameters())).zero_()  # a copy shares no flows
     assert torch.equal(ours.anomaly_map(images()), right)
 
 
-def test_a_map_does_not_depend_on_the_batch() -> None:
+def test_anomaly_map_does_not_depend_on_the_batch() -> None:
     ours = semflow.with_statistics(cflow(), head())
     together = ours.anomaly_map(images(3))
     alone = torch.cat([ours.anomaly_map(images(3)[i : i + 1]) for i in range(3)])
@@ -156,8 +156,8 @@ def test_a_map_does_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_their_flows_keep_the_laws(name: str) -> None:
-    """anomalib's copy of FrEIA's block, within FrEIA's sequence, as one flow: the event is known."""
+def test_their_flows_satisfy_the_flow_laws(name: str) -> None:
+    """as_flow knows the event of anomalib's copy of FrEIA's block in FrEIA's sequence."""
     model = MODELS[name]()
     flow = semflow.as_flow(model.fast_flow_blocks[-1] if name == "fastflow" else model.decoders[0])
     assert flow.event == ("sample" if name == "fastflow" else "location")
@@ -182,23 +182,23 @@ def _small_block(name: str) -> nn.Module:
         return create_fast_flow_block([6, 2, 3], conv3x3_only=False, hidden_ratio=1.0, flow_steps=2)
 
 
-def test_a_head_on_features_needs_no_image() -> None:
+def test_head_on_features_predicts_for_every_scale() -> None:
     networks = [FeatureStatisticsNetwork(c, filters=8) for c in (64, 128, 256)]
     ours = semflow.with_statistics(fastflow(), InverseGammaVariance(networks))
     assert [p.shape for p in ours.log_prob(images())] == [(2,)] * 3
 
 
-def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"flow must be anomalib's Fastflow or Cflow, .* but got anomalib.*Padim"):
+def test_other_models_and_wrong_features_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"flow must be a Fastflow or Cflow of anomalib .* but got anomalib.*Padim"):
         semflow.with_statistics(Padim(backbone="resnet18", pre_trained=False), None)
     ours = semflow.with_statistics(cflow(), None)
-    with pytest.raises(ShapeError, match=r"features must be normalised images .* but got \(2, 128, 8, 12\)"):
+    with pytest.raises(ShapeError, match=r"features must be normalized images .* but got \(2, 128, 8, 12\)"):
         ours.log_prob(torch.zeros(2, 128, 8, 12))
     with pytest.raises(ShapeError, match="but got list"):
         ours.log_prob([torch.zeros(2, 3, 8, 12)])
-    with pytest.raises(ConfigError, match="model must be anomalib's Fastflow or Cflow, but got CflowModel"):
+    with pytest.raises(ConfigError, match="model must be a Fastflow or Cflow of anomalib, but got CflowModel"):
         StatisticsModule(cflow(), None)
-    with pytest.raises(ConfigError, match="recipe must be one of sanflow"):
+    with pytest.raises(ConfigError, match=r"recipe must be one of .*sanflow, but got .padim"):
         SemflowModule("padim")
 
 
@@ -207,7 +207,7 @@ def test_mistakes_are_named() -> None:
 
 @pytest.fixture(scope="module", name="waves")
 def _waves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gratings of any phase, and some with a square of noise."""
+    """Write gratings of random phase, some of them with a square of noise."""
     root = tmp_path_factory.mktemp("waves")
     rng = np.random.default_rng(0)
     for folder, count in (("train", 12), ("good", 6), ("bad", 6)):
@@ -266,7 +266,7 @@ def recipe_module(recipe: str, settings: dict[str, Any]) -> SemflowModule:
         ),
     ],
 )
-def test_a_recipe_is_fitted_tested_saved_and_exported(
+def test_recipe_is_fitted_tested_saved_and_exported(
     recipe: str, settings: dict[str, Any], waves: Path, tmp_path: Path
 ) -> None:
     module = recipe_module(recipe, settings)
@@ -278,7 +278,7 @@ def test_a_recipe_is_fitted_tested_saved_and_exported(
         name for name, p in module.detector.named_parameters() if id(p) in trained and not torch.equal(p, start[name])
     ]
     assert len(moved) == len(trained)
-    assert own.trainer.optimizers[0].param_groups[0]["lr"] < module.training_config.learning_rate  # the schedule's end
+    assert own.trainer.optimizers[0].param_groups[0]["lr"] < module.training_config.learning_rate  # decayed
     (metrics,) = own.test(module, datamodule=data(waves))
     assert metrics["pixel_AUROC"] > 0.7
     assert metrics["image_AUROC"] > 0.7
@@ -288,7 +288,7 @@ def test_a_recipe_is_fitted_tested_saved_and_exported(
     raw = module.model(x)
     torch.testing.assert_close(raw.pred_score, right.score)
     torch.testing.assert_close(raw.anomaly_map[:, 0], right.anomaly_map)
-    # The score's constants are those of the weights at the end, taken from the training images.
+    # The score was fitted to the training images with the final weights.
     offsets = module.detector.scorer.offsets.clone()
     module.detector.fit_score(_unit_images(module, waves))
     torch.testing.assert_close(module.detector.scorer.offsets, offsets, rtol=1e-4, atol=1e-4)
@@ -311,7 +311,7 @@ def _unit_images(module: SemflowModule, waves: Path) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["fastflow", "cflow"])
-def test_a_retrofitted_model_is_fitted_and_tested(name: str, waves: Path, tmp_path: Path) -> None:
+def test_statistics_module_is_fitted_tested_and_loaded(name: str, waves: Path, tmp_path: Path) -> None:
     with surroundings(0):
         theirs: Any
         if name == "fastflow":
@@ -356,10 +356,12 @@ def _options(model: Any) -> dict[str, Any]:
     return {**model.hparams, "pre_processor": model.pre_processor, "visualizer": False}
 
 
-def test_images_that_are_normalised_already_are_refused(waves: Path, tmp_path: Path) -> None:
-    module = recipe_module("sanflow", blocks=1)
+def test_recipe_rejects_normalized_images(waves: Path, tmp_path: Path) -> None:
+    module = recipe_module("sanflow", {"couplings.blocks": 1})
     module.pre_processor = Fastflow.configure_pre_processor((64, 64))
-    with pytest.raises(ShapeError, match=r"images must be in \[0, 1\], but got .* leave normalisation out of pre_proc"):
+    with pytest.raises(
+        ShapeError, match=r"images must lie in \[0, 1\], but got .* leave normalization out of pre_proc"
+    ):
         engine(tmp_path, epochs=1).fit(module, datamodule=data(waves))
 
 
@@ -374,13 +376,13 @@ def exported(which: str) -> Any:
             return StatisticsModule(Fastflow(flow_steps=1, **plain), head(), SemanticGaussian(form="marginal")).eval()
         if which == "cflow":
             return StatisticsModule(Cflow("resnet18", ("layer2", "layer3"), coupling_blocks=1, **plain), head()).eval()
-    return recipe_module(which, blocks=1).eval()
+    return recipe_module(which, {"couplings.blocks": 1}).eval()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["sanflow", "fastflow", "cflow"])
-def test_a_graph_takes_any_batch(which: str) -> None:
-    """What all of anomalib's exporters begin with."""
+def test_exported_graph_takes_any_batch_size(which: str) -> None:
+    """All exporters of anomalib begin with this graph."""
     module = exported(which)
     batch = ({0: torch.export.Dim("batch")},)
     graph = torch.export.export(module, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=batch, strict=False).module()
@@ -391,8 +393,8 @@ def test_a_graph_takes_any_batch(which: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["sanflow", "fastflow"])
-def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
-    """anomalib's exporter, with the digamma and the lgamma of the base in arithmetic that ONNX knows."""
+def test_onnx_and_openvino_equal_torch(which: str, tmp_path: Path) -> None:
+    """anomalib's exporter, with digamma and lgamma replaced by series."""
     onnxruntime = pytest.importorskip("onnxruntime", reason='needs onnxruntime: pip install "semflow[export]"')
     pytest.importorskip("onnxscript", reason='needs onnxscript: pip install "semflow[export]"')
     module = exported(which)
@@ -414,12 +416,12 @@ def test_onnx_and_openvino_say_the_same(which: str, tmp_path: Path) -> None:
     import openvino
 
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    answer = compiled(x.numpy())
-    torch.testing.assert_close(torch.from_numpy(answer["anomaly_map"]), right.anomaly_map, rtol=1e-3, atol=1e-3)
+    result = compiled(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(result["anomaly_map"]), right.anomaly_map, rtol=1e-3, atol=1e-3)
 
 
-def test_accumulators_say_in_lightning_what_torchmetrics_says() -> None:
-    """The duck type: a metric of each epoch, reset between them, in the hands of Lightning's loop."""
+def test_accumulators_equal_torchmetrics_in_lightning() -> None:
+    """An accumulator has the interface of a metric that Lightning resets after each epoch."""
     import lightning
     import torchmetrics
 
@@ -458,7 +460,7 @@ def test_accumulators_say_in_lightning_what_torchmetrics_says() -> None:
     assert set(logged) == {"auroc", "average_precision", "f1_max", "theirs"}
 
 
-def test_importing_the_adapters_does_not_import_anomalib() -> None:
+def test_import_of_adapters_does_not_import_anomalib() -> None:
     code = "import sys, semflow.adapters; print('anomalib' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False False"), done.stderr

@@ -160,7 +160,7 @@ class Given(nn.Module):
 
 
 def test_anomaly_map_depends_on_neither_batch_nor_mode(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    """In training mode the statistics network would normalize over the batch. The modes are restored afterwards."""
+    """Training mode would normalize over the batch; the modes are restored afterwards."""
     image, features, _ = batch
     with torch.random.fork_rng(devices=[]):
         model = with_statistics(affine(), head())

@@ -110,7 +110,7 @@ def test_a_missing_peer_is_told_with_every_name(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_operations_are_those_of_the_formula() -> None:
-    case = Case("cflow_ad", "resnet18", 2, 1, size=64, position_channels=16)
+    case = Case("cflow_ad", "resnet18", 2, 1, size=64, **{"couplings.position_channels": 16})
     expected = 0
     for x in case.maps:
         batch, channels, height, width = x.shape
@@ -167,7 +167,7 @@ def test_the_start_of_a_process() -> None:
 
 
 def test_the_stream_of_a_device_gives_the_detectors_scores() -> None:
-    detector = Case("sanflow", "resnet18", 4, 1, size=64, position_channels=16).detector
+    detector = Case("sanflow", "resnet18", 4, 1, size=64, **{"couplings.position_channels": 16}).detector
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     scores = stream(detector, [images, images.flip(0)], "cpu", compiled=False)()
     expected = detector.predict(images / 255).score
@@ -200,11 +200,11 @@ def test_anomalibs_flows_are_ours_and_otherwise_not_timed() -> None:
     from benchmarks.speed.against_anomalib import cflow_pair, check_cflow, check_fastflow, fastflow_pair, images_of
 
     ours, theirs = fastflow_pair("resnet18", 1)
-    images, normalised = images_of(ours, 1)
-    check_fastflow(ours, theirs, images, normalised)
+    images, normalized = images_of(ours, 1)
+    check_fastflow(ours, theirs, images, normalized)
     nn.init.constant_(theirs.fast_flow_blocks[0].module_list[0].global_offset, 1.0)
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
-        check_fastflow(ours, theirs, images, normalised)
+        check_fastflow(ours, theirs, images, normalized)
     ours, theirs = cflow_pair("resnet18", 1)
-    images, normalised = images_of(ours, 1)
-    check_cflow(ours, theirs, images, normalised, ours.features(images))
+    images, normalized = images_of(ours, 1)
+    check_cflow(ours, theirs, images, normalized, ours.features(images))

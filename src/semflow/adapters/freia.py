@@ -9,9 +9,8 @@ from semflow.errors import ConfigError
 from semflow.flows import Flow, FlowSequence
 
 from .foreign import describe, first_line
-from .freia_block import convert_block, is_block
+from .freia_block import WRAP_INSTEAD, convert_block, is_block
 from .freia_flow import condition_index, is_sequence
-from .freia_subnet import WRAP_INSTEAD
 
 __all__ = ["from_freia"]
 

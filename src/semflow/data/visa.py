@@ -38,7 +38,8 @@ class VisA(ImageDataset):
         split_file: A CSV file with the columns object, split, label, image, mask; split_csv/1cls.csv by default.
             Splits that train on anomalies (the two-class ones) are an error.
         holdout: Use no split file: in the order of their names, every `holdout`-th normal image is in "test", with all
-            anomalies, and the others are in "train". The official split also holds out about one in ten, but different images.
+            anomalies, and the others are in "train". The official split holds out about one in ten, but different
+            images.
 
     Raises:
         ConfigError: If both a split file and `holdout` are given, or `holdout` is below 1.

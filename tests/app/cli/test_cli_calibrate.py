@@ -87,7 +87,10 @@ def test_failed_calibration_changes_nothing(
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     words = ["calibrate", "--model", str(run), "--data"]
     for wrong, message in (
-        ([*words, str(normal), "--false-alarm-rate", "0.01"], "needs at least 99 calibration images, but got 12"),
+        (
+            [*words, str(normal), "--false-alarm-rate", "0.01"],
+            "must have at least 99 images for false_alarm_rate 0.01, but got 12",
+        ),
         ([*words, str(normal), "--false-alarm-rate", "1"], "--false-alarm-rate must be between 0 and 1"),
         ([*words, str(shared_data)], "--data must be a folder of good images, but got"),
         ([*words, str(tmp_path / "none")], "none must be a folder"),
@@ -133,7 +136,7 @@ def test_fit_calibrates_on_given_or_held_out_images(
     capsys.readouterr()
     train = str(shared_data / "train" / "good")
     for wrong, message in (
-        (["--hold-out", "4"], "false_alarm_rate 0.1 needs at least 9"),
+        (["--hold-out", "4"], "must have at least 9 images for false_alarm_rate 0.1"),
         (["--hold-out", "4", "--calibration", str(normal)], "--hold-out must be left out with --calibration"),
         (["--hold-out", "-1"], "--hold-out must be at least 0"),
         (["--calibration", train, "--false-alarm-rate", "0.2"], "must not be a training image"),

@@ -54,7 +54,8 @@ def test_fit_from_the_printed_config_gives_the_same_run(
 def test_options_override_the_config_and_set_overrides_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "part.toml"
     file.write_text(
-        'recipe = "msflow"\ndata = "parts"\nseed = 1\n[backbone]\nname = "resnet50"\n[training]\nepochs = 5\nseed = 2\n'
+        'recipe = "msflow"\ndata = "parts"\nseed = 1\nhold_out = 5\n'
+        '[backbone]\nname = "resnet50"\n[training]\nepochs = 5\nseed = 2\n'
     )
     assert tomllib.loads(printed(capsys, "--config", str(file)))["training"]["seed"] == 2
     words = [
@@ -70,7 +71,9 @@ def test_options_override_the_config_and_set_overrides_both(tmp_path: Path, caps
         "couplings.blocks",
         "1,2,3",
     ]
-    found = tomllib.loads(printed(capsys, "--config", str(file), *words))
+    found = tomllib.loads(printed(capsys, "--config", str(file), "--calibration", "good", *words))
+    assert found["calibration"] == "good"
+    assert "hold_out" not in found
     assert (found["recipe"], found["data"], found["seed"]) == ("msflow", "others", 7)
     assert (found["training"]["epochs"], found["training"]["seed"]) == (6, 8)
     assert (found["backbone"]["name"], found["couplings"]["blocks"]) == ("resnet50", [1, 2, 3])

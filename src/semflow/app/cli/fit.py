@@ -37,27 +37,30 @@ SETTINGS = {
 
 def run(options: Fit) -> None:
     """Train, or print the configuration. Processes that torchrun has started train together."""
-    options, arguments = _resolve(options)
-    if options.print_config:
-        say(to_toml({name: getattr(options, name) for name in FILE_OPTIONS}, arguments).rstrip())
-        return
-    if options.data is None or options.output is None:
-        missing = "--data" if options.data is None else "--output"
-        raise ConfigError(f"{missing} must be a folder, but got none; see semflow fit --help")
     with launched(options.device) as (processes, device):
-        _train(options, arguments, options.data, options.output, processes, device)
+        options, arguments = _resolve(options)
+        if options.print_config:
+            say(to_toml({name: getattr(options, name) for name in FILE_OPTIONS}, arguments).rstrip())
+        elif options.data is None or options.output is None:
+            missing = "--data" if options.data is None else "--output"
+            raise ConfigError(f"{missing} must be a folder, but got none; see semflow fit --help")
+        else:
+            _train(options, arguments, options.data, options.output, processes, device)
 
 
 def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     """Merge the file of --config, the options and --set, in this order. Return options and recipe arguments."""
     settings = {} if options.config is None else read_config(options.config)
     given: dict[str, Any] = {name: settings.pop(name) for name in FILE_OPTIONS if name in settings}
+    if options.calibration is not None or options.hold_out is not None:  # these exclude each other
+        given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
         expected = {"hold_out": int, "false_alarm_rate": float}.get(name, str)
         if type(value) is not expected:
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
-            options = replace(options, **{name: Path(value) if name in ("data", "calibration") else value})
+            changed: Any = Path(str(value)) if name in ("data", "calibration") else value
+            options = replace(options, **{name: changed})
     check_numbers(options)
     options = replace(options, recipe=options.recipe or "sanflow")
     recipe = RECIPES.get(str(options.recipe))

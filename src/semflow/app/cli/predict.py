@@ -81,11 +81,11 @@ def run(options: Predict) -> None:
 class _Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay, or the error if it is not readable."""
 
-    index: int
+    number: int
     error: str | None = None
     size: tuple[int, int] = (0, 0)
     picture: Image.Image | None = None
-    sample: Sample | None = None
+    pixels: Any = None  # a NumPy array: tensors from workers would use one file descriptor each
 
 
 class _Images(Dataset[_Loaded]):
@@ -103,9 +103,8 @@ class _Images(Dataset[_Loaded]):
             picture = self.dataset.read_image(index)
         except DataError as error:
             return _Loaded(index, str(error))
-        image = torch.from_numpy(resize_image(picture, self.dataset.image_size)).float().div_(255.0)
-        sample = Sample(image, -1, None, self.dataset.paths[index])
-        return _Loaded(index, None, picture.size, picture.resize(overlay_size(*picture.size)), sample)
+        shown = picture.resize(overlay_size(*picture.size))
+        return _Loaded(index, None, picture.size, shown, resize_image(picture, self.dataset.image_size))
 
 
 def _score(
@@ -119,18 +118,22 @@ def _score(
     def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
         images = _Images(dataset, todo)
         for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
-            broken = {names[image.index]: image.error for image in batch if image.error is not None}
+            broken = {names[image.number]: image.error for image in batch if image.error is not None}
             if broken and options.on_error == "stop":
                 work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
-            samples = [image.sample for image in batch if image.sample is not None]
+            samples: Any = [
+                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, names[image.number])
+                for image in batch
+                if image.error is None
+            ]
             found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
             yield from ((image, None if image.error is not None else next(found)) for image in batch)
 
     for image, result in track(scored(), "scoring", len(todo)):
         if result is not None:
-            name = names[image.index]
+            name = names[image.number]
             record, files = _write_image(work.folder, options, detector, name, image, result)
             work.add(name, {"record": asdict(record), "source": sources[name]}, files)
     return left_out

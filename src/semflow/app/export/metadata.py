@@ -120,7 +120,9 @@ def _check(made: Metadata) -> None:
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's arguments without folder names: a file of weights keeps only its name."""
-    given = {name: shareable(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
-    if isinstance(given.get("weights"), str):
-        given["weights"] = given["weights"].replace("\\", "/").rpartition("/")[2]
+    given: dict[str, Any] = {}
+    for name, value in arguments.items():
+        given[name] = shareable(value) if isinstance(value, Mapping) else value
+        if name == "weights" and isinstance(value, str):
+            given[name] = value.replace("\\", "/").rpartition("/")[2]
     return given
