@@ -153,7 +153,7 @@ def test_load_rejects_invalid_calibrations(build, images, what, tmp_path) -> Non
         tensors.pop(f"calibration.{name}")
         if value is not None:
             tensors[f"calibration.{name}"] = value
-    safetensors.torch.save_file(tensors, path, {"format": "1"})
+    safetensors.torch.save_file(tensors, path, {"semflow": '{"format": 1}'})
     with pytest.raises(CheckpointError, match="calibrat") as error:
         load_into(build(), tmp_path)
     assert "\n" not in str(error.value)
