@@ -162,11 +162,11 @@ def made(parts: Parts) -> str:
     """Return command, commits and number of tests of the parts, grouped by command, and the machine."""
     rows: dict[str, tuple[list[str], set[str], Counter[str]]] = {}
     for name, part in parts.items():
-        names, commits, tests = rows.setdefault(part["command"], ([], set(), Counter()))
+        names, commits, outcomes = rows.setdefault(part["command"], ([], set(), Counter()))
         names.append(name)
         entries = [entry for seeds in part.get("results", {}).values() for entry in seeds.values()]
         commits |= {part["commit"], *(entry[key] for entry in entries for key in entry if key.endswith("commit"))}
-        tests.update(passed=part.get("passed", 0), skipped=sum(part.get("skipped", {}).values()))
+        outcomes.update(passed=part.get("passed", 0), skipped=sum(part.get("skipped", {}).values()))
     machines = dict.fromkeys(
         f"{part['machine']}; {listed(f'{k} {v}' for k, v in part['versions'].items())}" for part in parts.values()
     )
@@ -175,9 +175,9 @@ def made(parts: Parts) -> str:
             listed(names),
             f"`{command}`",
             listed(sorted(commits)),
-            listed(f"{n} {what}" for what, n in tests.items() if n),
+            listed(f"{n} {what}" for what, n in outcomes.items() if n),
         ]
-        for command, (names, commits, tests) in rows.items()
+        for command, (names, commits, outcomes) in rows.items()
     ]
     return f"{markdown_table(['figures', 'command', 'commits', 'tests'], table)}\n\n{listed(machines)}."
 

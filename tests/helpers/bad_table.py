@@ -45,7 +45,7 @@ def wrong(row: Row, observed: Observed) -> str:
 
 
 def page_table() -> str:
-    """Return the tables as Markdown: for each result the input that leads to it, and only counts of invalid arguments."""
+    """Return the tables as Markdown: the input by result, and only counts of invalid arguments."""
     lines = []
     for group, rows in TABLE.items():
         inputs: dict[str, list[str]] = {}
