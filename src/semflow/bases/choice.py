@@ -70,12 +70,6 @@ def base_and_head(
         source: Input of h: the `image`, once for all scales, or the `features` of each scale.
         neighbors: Whether h on features also sees neighboring locations.
 
-    Returns:
-        The base, the head and the initial scale.
-
-    Raises:
-        ConfigError: If an argument is invalid or contradicts another.
-
     Example:
         >>> base, head, start = base_and_head("fixed", channels=(40, 112), mode=0.25)
         >>> type(base).__name__, head, start

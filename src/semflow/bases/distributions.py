@@ -1,10 +1,4 @@
-"""The base of a flow as `torch.distributions` objects, for Pyro, zuko and other code that takes distributions.
-
-The distribution of the variance is torch's `InverseGamma`. `torch.distributions.kl_divergence` of two of them equals
-`semflow.functional.inverse_gamma_kl`, but in the precision of the parameters. Prefer the function near the prior, where
-terms of 240 nats cancel: it computes in float64. `SemanticNormal` is the normal with an inverse-gamma variance, an
-isotropic multivariate Student-t, which torch does not have.
-"""
+"""The base of a flow as `torch.distributions` objects, for Pyro, zuko and other code that takes distributions."""
 
 import math
 from typing import Any, Literal, get_args
@@ -25,13 +19,10 @@ Density = Literal["marginal", "mode"]
 
 
 def variance_distribution(statistics: Statistics) -> InverseGamma:
-    """Return the inverse-gamma distribution of the variance, with batch shape (B, H, W).
+    """Return the inverse-gamma distribution of the variance, with batch shape (B, H, W), from statistics with alpha.
 
-    Args:
-        statistics: Statistics of one scale, with alpha and beta.
-
-    Raises:
-        ConfigError: If the variance is known, so that alpha is None.
+    `torch.distributions.kl_divergence` of two of them equals `semflow.functional.inverse_gamma_kl` in the precision of
+    the parameters. Prefer the function near the prior, where terms of 240 nats cancel: it computes in float64.
 
     Example:
         >>> from torch.distributions import kl_divergence
@@ -71,11 +62,6 @@ class SemanticNormal(Distribution):
         form: `marginal` or `mode`.
         validate_args: Check parameters, and values in `log_prob`, like torch's distributions. Torch's global default,
             which other libraries change, is not used.
-
-    Raises:
-        ConfigError: If `form` is not a density.
-        ShapeError: If the shapes do not broadcast, or `loc` is a scalar.
-        ValueError: From torch, with `validate_args`, if a value is out of range.
 
     Example:
         >>> base = SemanticNormal(torch.tensor([2.0, 3.0]), 1.0, torch.zeros(8))
@@ -133,17 +119,8 @@ class SemanticNormal(Distribution):
     ) -> "SemanticNormal":
         """Make the distributions of all locations of one scale, with batch shape (B, H, W) and event shape (C,).
 
-        Latents have their channels first, so call `log_prob(z.movedim(1, -1))`.
-
-        Args:
-            statistics: Statistics from a variance head. Its shifts are not applied; add them to `mean`.
-            channels: C.
-            mean: Number or tensor that broadcasts to (B, C, H, W).
-            form: As in the class.
-            validate_args: As in the class.
-
-        Raises:
-            ShapeError: If `mean` does not broadcast to (B, C, H, W).
+        Latents have their channels first, so call `log_prob(z.movedim(1, -1))`. Shifts of means are not applied; add them
+        to `mean`, a number or a tensor that broadcasts to (B, C, H, W).
 
         Example:
             >>> statistics = Statistics(beta=torch.full((2, 1, 4, 4), 0.1))

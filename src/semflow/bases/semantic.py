@@ -87,25 +87,15 @@ class SemanticGaussian(Base):
         self.normal_mean, self.anomaly_mean, self.form = normal_mean, anomaly_mean, form
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W).
-
-        Args:
-            z: Latents (B, C, H, W).
-            statistics: Statistics of the locations from a variance head.
-            anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
-
-        Raises:
-            ShapeError: If statistics are missing, or the mask is not (B, H, W).
-        """
+        """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W)."""
         statistics = _given(statistics)
         normal, anomalous = self._means(statistics)
         if anomaly_mask is None:
             form: Form = "mode" if self.form == "reference" and not self.training else self.form
             return self._normal(z, statistics, normal, form)
-        if anomaly_mask.shape != (z.shape[0], *z.shape[2:]):
-            raise ShapeError(
-                f"anomaly_mask must be (B, H, W) = {(z.shape[0], *z.shape[2:])}, but got {tuple(anomaly_mask.shape)}"
-            )
+        expected = (z.shape[0], *z.shape[2:])
+        if anomaly_mask.shape != expected:
+            raise ShapeError(f"anomaly_mask must be (B, H, W) = {expected}, but got {tuple(anomaly_mask.shape)}")
         marked = anomaly_mask > 0
         if self.form == "reference":
             log_normal = self._normal(z, statistics, normal, "reference")
@@ -130,12 +120,8 @@ class SemanticGaussian(Base):
         return -0.5 * (z.shape[1] * (math.log(2 * math.pi) + torch.log(variance)) + q / variance)
 
     def _means(self, statistics: Statistics) -> tuple[Tensor | float, Tensor | float]:
-        normal: Tensor | float = self.normal_mean
-        anomalous: Tensor | float = self.anomaly_mean
-        if statistics.normal_shift is not None:
-            normal = normal + narrow(statistics.normal_shift)
-        if statistics.anomaly_shift is not None:
-            anomalous = anomalous + narrow(statistics.anomaly_shift)
+        means, shifts = (self.normal_mean, self.anomaly_mean), (statistics.normal_shift, statistics.anomaly_shift)
+        normal, anomalous = (m if s is None else m + narrow(s) for m, s in zip(means, shifts, strict=True))
         return normal, anomalous
 
     def extra_repr(self) -> str:

@@ -29,12 +29,6 @@ def soft_clamp(x: Tensor, bound: float = 1.9, form: Clamp = "tanh") -> Tensor:
         bound: Positive bound.
         form: `tanh`, `tanh_unit` or `atan`.
 
-    Returns:
-        Tensor of the shape and dtype of `x`.
-
-    Raises:
-        ConfigError: If `form` is unknown.
-
     Example:
         >>> soft_clamp(torch.tensor([-1e6, 0.0, 1e6])).tolist()
         [-1.89..., 0.0, 1.89...]

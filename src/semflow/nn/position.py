@@ -51,16 +51,7 @@ class PositionTables(NamedTuple):
         return torch.cat((column, row))
 
     def take(self, index: Tensor) -> Tensor:
-        """Return the codes (D, 1, n) of n locations, see `semflow.functional.take_locations`.
-
-        Args:
-            index: Indices of the locations in the batch, (n,).
-
-        Example:
-            >>> tables = PositionTables(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[10.0], [20.0]]))
-            >>> tables.take(torch.tensor([5, 6])).flatten(1).tolist()  # the last location, and the next image's first
-            [[2.0, 0.0], [20.0, 10.0]]
-        """
+        """Return the codes (D, 1, n) of n locations, see `semflow.functional.take_locations`."""
         height, width = self.size
         return torch.cat((self.column[index % width], self.row[index // width % height]), dim=1).T[:, None]
 
@@ -177,15 +168,10 @@ class LearnedPosition2d(PositionCode):
         self.row = nn.Parameter(torch.randn(height, channels // 2) / math.sqrt(2))
 
     def forward(self, height: int, width: int) -> PositionTables:
-        """Return the tables for a feature map of that size.
-
-        Raises:
-            ShapeError: If the map is larger than the tables.
-        """
-        if height > self.row.shape[0] or width > self.column.shape[0]:
-            raise ShapeError(
-                f"size must be at most {(self.row.shape[0], self.column.shape[0])}, but got {(height, width)}"
-            )
+        """Return the first rows of the tables; raise ShapeError if the map is larger than the tables."""
+        largest = len(self.row), len(self.column)
+        if height > largest[0] or width > largest[1]:
+            raise ShapeError(f"size must be at most {largest}, but got {(height, width)}")
         return PositionTables(self.column[:width], self.row[:height])
 
 

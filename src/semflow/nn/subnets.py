@@ -88,18 +88,7 @@ class LocationSubnet(Subnet):
         return from_locations(self.output(hidden), (height, width))
 
     def table(self, x: Tensor, context: Context = None) -> Tensor:
-        """Return Wc c + b1, which is added to Wx x in the hidden units.
-
-        Args:
-            x: Input map (B, in, H, W).
-            context: Context of the subnet.
-
-        Returns:
-            Tensor of shape (B or 1, H W or 1, hidden).
-
-        Raises:
-            ShapeError: If the context does not match `x` and the subnet.
-        """
+        """Return Wc c + b1, which is added to Wx x in the hidden units, (B or 1, H W or 1, hidden)."""
         check_context(context, self.context_channels, x)
         weight = self.weight_context
         if context is None or weight is None:

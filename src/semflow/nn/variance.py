@@ -199,10 +199,8 @@ class InverseGammaVariance(_PredictingHead):
 
     def _statistics(self, maps: Tensor) -> Statistics:
         alpha, beta = maps[:, :2].clamp(*LOG_BOUNDS).exp().split(1, dim=1)
-        kl = inverse_gamma_kl(alpha, beta, *self.prior)[:, 0]
-        if maps.shape[1] == 4:
-            return Statistics(beta, alpha, maps[:, 2:3], maps[:, 3:4], kl)
-        return Statistics(beta, alpha, kl=kl)
+        normal_shift, anomaly_shift = maps[:, 2:].split(1, dim=1) if maps.shape[1] == 4 else (None, None)
+        return Statistics(beta, alpha, normal_shift, anomaly_shift, inverse_gamma_kl(alpha, beta, *self.prior)[:, 0])
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""

@@ -45,9 +45,6 @@ class CutPaste(Settings):
             value. The paper keeps every patch (0), so some changes are invisible, such as background on background.
         kinds: Kinds of anomalies that training uses in equal parts, from `KINDS`.
 
-    Raises:
-        ConfigError: If an argument is out of range.
-
     Example:
         >>> rng = np.random.default_rng(0)
         >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
@@ -83,10 +80,6 @@ class CutPaste(Settings):
 
         Returns:
             (image, anomaly_mask): (3, H, W) float32, and (H, W) bool, true where the image changed.
-
-        Raises:
-            ConfigError: If `kind` does not exist.
-            ShapeError: If the images are invalid or differ in size.
         """
         _check_images(image, donor)
         out, anomaly_mask = self._paste(image, donor, kind, rng)

@@ -67,13 +67,7 @@ def rectangle(
 def circle(radius: float, angle: float = 0.0, limit: tuple[int, int] = (2**30, 2**30)) -> tuple[Array, Array, Array]:
     """Compute the depth map of a disk in its bounding box, with coordinates in a rotated frame.
 
-    Args:
-        radius: Radius in pixels.
-        angle: Rotation of the frame, and so of pasted content, in degrees, clockwise on the screen.
-        limit: Largest (rows, columns) of the bounding box; a larger box is cropped about its center.
-
-    Returns:
-        (depth, y, x), three arrays that broadcast to the (rows, columns) of the box.
+    Arguments and results are those of `rectangle`; the angle rotates only the frame, and so pasted content.
 
     Example:
         >>> depth, _, _ = circle(2)
@@ -95,9 +89,6 @@ def soft_alpha(depth: Array, border: float) -> Array:
     Args:
         depth: Depth map of the shape in pixels, see `rectangle`.
         border: Width of the border in pixels.
-
-    Returns:
-        Opacities in [0, 1], of the shape of `depth`.
 
     Example:
         >>> soft_alpha(np.float32([-0.5, 0.5, 1.5, 2.5]), border=2.0).round(2).tolist()
@@ -149,16 +140,6 @@ def jitter_colors(patch: Array, brightness: float, contrast: float, saturation: 
     All four are affine in RGB, so they are one 3x3 matrix and one offset: brightness scales by 1 + b, contrast scales
     by 1 + c about the patch's mean luma, saturation scales the distance from the luma by 1 + s, and hue rotates the
     color about the gray axis by `hue` of a full turn. Gray pixels stay gray.
-
-    Args:
-        patch: (3, h, w) in [0, 1].
-        brightness: Relative change b.
-        contrast: Relative change c.
-        saturation: Relative change s.
-        hue: Fraction of a full turn.
-
-    Returns:
-        The changed patch (3, h, w).
 
     Example:
         >>> gray = np.full((3, 2, 2), 0.5, dtype=np.float32)

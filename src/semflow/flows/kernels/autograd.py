@@ -26,32 +26,14 @@ class Kernel(NamedTuple):
 
 
 def location_composition(
-    form: CouplingForm,
-    index: Tensor,
-    x: Tensor,
-    table: Tensor,
-    weight: Tensor,
-    weight_out: Tensor,
-    bias_out: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    form: CouplingForm, index: Tensor, x: Tensor, table: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute a block with the subnet W2 relu(Wx p + table) + b2.
+    """Compute a block with the subnet W2 relu(Wx p + table) + b2: z (N, C) and the log-det of the coupling (N).
 
-    Args:
-        form: Constants of the coupling.
-        index: Permutation, (C).
-        x: Locations (N, C) with N = B H W.
-        table: Addend of the hidden units, (B or 1, H W or 1, hidden).
-        weight: Wx, (hidden, P).
-        weight_out: W2, (2 A, hidden).
-        bias_out: b2, (2 A).
-        scale: Scale of the global affine, (C).
-        shift: Shift of the global affine, (C).
-
-    Returns:
-        z (N, C) and the log-det of the coupling, (N).
+    Shapes: x (N, C) with N = B H W; table (B or 1, H W or 1, hidden); then Wx (hidden, P), W2 (2 A, hidden), b2 (2 A),
+    and scale and shift of the global affine (C).
     """
+    weight, weight_out, bias_out, scale, shift = tensors
     passive, _ = form.halves(x)
     hidden = F.relu((F.linear(passive, weight).unflatten(0, (-1, table.shape[1])) + table).flatten(0, 1))
     return elementwise_composition(form, index, x, F.linear(hidden, weight_out, bias_out), scale, shift)
@@ -76,15 +58,7 @@ ELEMENTWISE = Kernel(elementwise_forward, elementwise_backward, elementwise_comp
 def apply(
     kernel: Kernel, form: CouplingForm, index: Tensor, inverse: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return z and the log-det of the coupling.
-
-    Args:
-        kernel: `LOCATION` or `ELEMENTWISE`.
-        form: Constants of the coupling.
-        index: Permutation, (C).
-        inverse: Inverse of the permutation, (C).
-        *tensors: The tensors of the kernel's composition, from x on.
-    """
+    """Return z and the log-det of the coupling; `tensors` are those of the kernel's composition, from x on."""
     if kernel is LOCATION and torch.compiler.is_compiling():
         return location_operator(form, torch.is_grad_enabled(), index, inverse, *tensors)
     z, log_det, *_ = _Fused.apply(  # type: ignore[no-untyped-call]
