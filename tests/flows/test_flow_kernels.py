@@ -14,8 +14,7 @@ from helpers.flow_cases import D, blocks, features, generator
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack, fused_kernels
 from semflow.flows.fused_block import find_block
 from semflow.flows.kernels import ELEMENTWISE, LOCATION, CouplingForm, apply
-from semflow.flows.kernels.autograd import Kernel
-from semflow.flows.kernels.operators import location_operator
+from semflow.flows.kernels.autograd import Kernel, location_operator
 from semflow.nn import ConvSubnet, LocationSubnet, PerceptronSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
 

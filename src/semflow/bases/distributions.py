@@ -119,8 +119,8 @@ class SemanticNormal(Distribution):
     ) -> "SemanticNormal":
         """Make the distributions of all locations of one scale, with batch shape (B, H, W) and event shape (C,).
 
-        Latents have their channels first, so call `log_prob(z.movedim(1, -1))`. Shifts of means are not applied; add them
-        to `mean`, a number or a tensor that broadcasts to (B, C, H, W).
+        Latents have their channels first, so call `log_prob(z.movedim(1, -1))`. Shifts are not applied; add them to
+        `mean`, a number or a tensor that broadcasts to (B, C, H, W).
 
         Example:
             >>> statistics = Statistics(beta=torch.full((2, 1, 4, 4), 0.1))

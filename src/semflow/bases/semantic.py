@@ -28,15 +28,12 @@ class Base(nn.Module):
     """
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Compute log p(z) at every location.
+        """Compute log p(z) in nats at every location, (B, H, W).
 
         Args:
             z: Latents (B, C, H, W).
             statistics: Statistics of the locations, or None.
             anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
-
-        Returns:
-            Tensor of shape (B, H, W), in nats.
         """
         raise TypeError(f"{type(self).__name__} must define log_prob, but got a class without it")
 

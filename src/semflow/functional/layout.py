@@ -22,7 +22,7 @@ def to_locations(x: Tensor) -> Tensor:
 
 
 def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Reshape (B H W, C) back to (B, C, H, W), as a channels_last view; the inverse of `to_locations`.
+    """Reshape (B H W, C) to (B, C, H, W) for `size` (H, W), a channels_last view; the inverse of `to_locations`.
 
     Example:
         >>> x = torch.randn(2, 5, 3, 4)

@@ -182,9 +182,7 @@ class PerceptronSubnet(Subnet):
             raise ConfigError(f"context_channels must be 0, but got {context_channels}")
         at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
         widths = [in_channels, *[hidden] * layers, out_channels]
-        parts: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        parts = [part for sizes in pairwise(widths) for part in (nn.Linear(*sizes), nn.ReLU())]
         self.layers = nn.Sequential(*parts[:-1])
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:

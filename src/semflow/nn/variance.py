@@ -106,8 +106,7 @@ class LearnedVariance(VarianceHead):
         start: Initial variance.
 
     Example:
-        >>> head = LearnedVariance(scales=1, start=1.0)
-        >>> head(torch.rand(1, 3, 8, 8), [torch.zeros(1, 4, 2, 2)])[0].variance().max().item()
+        >>> LearnedVariance(start=1.0)(torch.rand(1, 3, 8, 8), [torch.zeros(1, 4, 2, 2)] * 3)[0].variance().max().item()
         1.0
     """
 

@@ -18,13 +18,7 @@ __all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locatio
 
 
 class Terms(NamedTuple):
-    """The loss and its terms: scalars, means over locations, in nats (NLL and KL per dimension).
-
-    Args:
-        total: The loss, with gradients.
-        nll: Negative log-likelihood per dimension.
-        bce: Binary cross-entropy.
-        kl: Divergence from the variance's prior per dimension.
+    """The loss, with gradients, and its terms: means over locations in nats, NLL and KL per dimension.
 
     Example:
         >>> terms = Terms(*torch.tensor([1.5, 1.2, 0.2, 0.5]))

@@ -1,7 +1,6 @@
 """Dataset of normal images and synthetic anomalies in equal parts."""
 
-from collections.abc import Sized
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -55,9 +54,10 @@ class SyntheticAnomalies(Dataset[S]):
         if not kinds and not normal:
             raise ConfigError("normal must be True without cut_paste, but got False")
         at_least(0, seed=seed)
-        if len(cast(Sized, dataset)) == 0:
+        self.dataset: Any = dataset
+        if not len(self):
             raise DataError("dataset must contain at least one image, but got none")
-        self.dataset, self.seed, self.cut_paste = dataset, seed, cut_paste or _DEFAULT
+        self.seed, self.cut_paste = seed, cut_paste or _DEFAULT
         self.parts = (("normal",) if normal else ()) + kinds
         # In shared memory, so that persistent workers see a new epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -74,7 +74,7 @@ class SyntheticAnomalies(Dataset[S]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(cast(Sized, self.dataset))
+        return len(self.dataset)
 
     def kind(self, position: int) -> str:
         """Return "normal" or the kind of anomaly at a position of the epoch."""
@@ -90,14 +90,13 @@ class SyntheticAnomalies(Dataset[S]):
             raise IndexError(f"position must be from -{count} to {count - 1}, but got {position}")
         position %= count
         index = self.index(position)
-        sample: Any = self.dataset[index]
-        kind = self.kind(position)
+        sample, kind = self.dataset[index], self.kind(position)
         if kind == "normal":
             return sample._replace(label=0, anomaly_mask=torch.zeros(sample.image.shape[-2:], dtype=torch.bool))
         rng = np.random.default_rng((self.seed, self.epoch, position))
         # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
-        image, anomaly_mask = self.cut_paste(sample.image, cast(Any, self.dataset[other]).image, kind, rng)
+        image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
         return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
 
     def _permutation(self) -> list[int]:

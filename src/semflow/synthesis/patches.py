@@ -38,18 +38,15 @@ def local_grid(rows: int, columns: int, angle: float = 0.0) -> tuple[Array, Arra
 def rectangle(
     height: float, width: float, angle: float = 0.0, limit: tuple[int, int] = (2**30, 2**30)
 ) -> tuple[Array, Array, Array]:
-    """Compute the depth map of a rotated rectangle in its bounding box, with coordinates in the frame of the rectangle.
+    """Compute the depth map of a rotated rectangle in its bounding box, and coordinates in the frame of the rectangle.
 
-    The depth of a pixel is its distance in pixels from the nearest edge, positive inside and negative outside.
+    The results (depth, y, x) broadcast to the (rows, columns) of the box.
 
     Args:
         height: Height in pixels, before the rotation.
         width: Width in pixels, before the rotation.
         angle: Rotation in degrees, clockwise on the screen.
         limit: Largest (rows, columns) of the bounding box; a larger box is cropped about its center.
-
-    Returns:
-        (depth, y, x), three arrays that broadcast to the (rows, columns) of the box.
 
     Example:
         >>> depth, _, _ = rectangle(2, 3)
@@ -105,7 +102,7 @@ def soft_alpha(depth: Array, border: float) -> Array:
 
 
 def blend(image: Tensor, patch: Array, alpha: Array, top: int, left: int) -> tuple[Tensor, Tensor]:
-    """Paste `patch` into a copy of `image`: x + alpha (patch - x).
+    """Paste `patch` into a copy of `image`, x + alpha (patch - x), and return it with the mask (H, W) of alpha > 0.
 
     Args:
         image: (3, H, W), float32 in [0, 1]; not changed.
@@ -113,9 +110,6 @@ def blend(image: Tensor, patch: Array, alpha: Array, top: int, left: int) -> tup
         alpha: (h, w) in [0, 1].
         top: Row of the image for the first row of the patch.
         left: Column of the image for the first column of the patch.
-
-    Returns:
-        (image, anomaly_mask): (3, H, W), and (H, W) bool, true where alpha > 0. The image is unchanged elsewhere.
 
     Example:
         >>> patch, alpha = np.ones((3, 2, 2), np.float32), np.ones((2, 2), np.float32)

@@ -22,22 +22,15 @@ def enabled() -> bool:
 
 @contextmanager
 def fused_kernels(enabled: bool) -> Iterator[None]:
-    """Turn the fused CPU kernels of coupling blocks on or off within a `with` block.
+    """Turn the fused CPU kernels of coupling blocks on or off within a `with` block, in all threads of the process.
 
     The kernels compute the same numbers as plain operators, up to rounding, in less time and memory. They are on by
     default and never used on GPUs. The environment variable `SEMFLOW_FUSED_KERNELS=0` turns them off for a process.
 
-    Args:
-        enabled: True for kernels, False for plain operators, in all threads of the process.
-
     Example:
-        >>> import torch
-        >>> from semflow.flows import coupling_stack
-        >>> flow, x = coupling_stack(4, blocks=2), torch.randn(1, 4, 2, 2)
         >>> with fused_kernels(False):
-        ...     z, log_det = flow(x)
-        >>> torch.allclose(z, flow(x)[0], atol=1e-5)
-        True
+        ...     enabled()
+        False
     """
     global _enabled
     before, _enabled = _enabled, enabled
