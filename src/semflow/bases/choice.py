@@ -19,8 +19,6 @@ from semflow.nn import (
 
 from .semantic import Base, SemanticGaussian, StandardNormal
 
-__all__ = ["BaseAndHead", "Variance", "base_and_head"]
-
 Variance = Literal["predicted", "learned", "fixed", "unit"]
 """Source of the variance, see `base_and_head`."""
 

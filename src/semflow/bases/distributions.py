@@ -12,8 +12,6 @@ from semflow.functional import digamma, normal_log_prob
 from semflow.functional.inverse_gamma import lgamma_step, narrow, wide
 from semflow.nn import Statistics
 
-__all__ = ["Density", "SemanticNormal", "variance_distribution"]
-
 Density = Literal["marginal", "mode"]
 """Form of a density, see `SemanticNormal`."""
 

@@ -19,8 +19,6 @@ from semflow.functional.inverse_gamma import narrow, wide
 
 from .distributions import SemanticNormal
 
-__all__ = ["NoClosedFormError", "Supported", "divergence"]
-
 Supported: TypeAlias = "SemanticNormal | MultivariateNormal | Independent[Any]"
 
 

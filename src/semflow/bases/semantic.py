@@ -11,8 +11,6 @@ from semflow.functional import Form, normal_log_odds, normal_log_prob
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
-__all__ = ["Base", "SemanticGaussian", "StandardNormal"]
-
 
 class Base(nn.Module):
     """Base class of base distributions, which return one log-probability per location.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
-__all__ = ["Event", "Flow", "Result", "check_channels", "check_event"]
-
 Event = Literal["location", "sample"]
 """Scope of a log-det: each location, or the whole sample."""
 

@@ -10,8 +10,6 @@ from semflow.nn import Context, LocationSubnet, SubnetFactory
 
 from .base import Flow, Result, check_channels
 
-__all__ = ["AffineCoupling"]
-
 
 class AffineCoupling(Flow):
     """Affine coupling, in which one half of the channels scales and shifts the other (RealNVP, Dinh et al., 2017).

@@ -14,8 +14,6 @@ from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
 from .base import check_channels
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 
-__all__ = ["CrossScaleCoupling"]
-
 
 class CrossScaleCoupling(PyramidFlow):
     """Affine coupling that transforms half of the channels of each scale, given the other halves of all scales.

@@ -15,8 +15,6 @@ from .coupling import AffineCoupling
 from .kernels import ELEMENTWISE, LOCATION, CouplingForm, apply, enabled
 from .mixing import GlobalAffine, HardPermutation
 
-__all__ = ["FusedBlock", "find_block"]
-
 LARGE = 2**19
 """Numbers per image of a map from which convolutions are faster with channels last."""
 

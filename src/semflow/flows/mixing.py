@@ -14,8 +14,6 @@ from semflow.nn import Context
 
 from .base import Flow, Result, check_channels
 
-__all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "constant_log_det"]
-
 
 def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """Expand a log-det that is the same at every location to (B, H, W)."""

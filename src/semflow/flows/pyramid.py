@@ -12,8 +12,6 @@ from .base import Event, Flow, check_event
 from .sequence import FlowSequence
 from .standardize import Standardize
 
-__all__ = ["PyramidFlow", "PyramidResult", "PyramidSequence", "ScaleWise", "check_scales"]
-
 PyramidResult = tuple[list[Tensor], list[Tensor]]
 """The pair (latents, log_dets), one entry per scale each."""
 

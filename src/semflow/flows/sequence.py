@@ -16,8 +16,6 @@ from .fused_block import find_block
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .standardize import Standardize
 
-__all__ = ["FlowSequence", "coupling_stack"]
-
 
 class FlowSequence(Flow):
     """Composition of flows, first to last, whose log-dets are summed (SANFlow, Eq. 3).

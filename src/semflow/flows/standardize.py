@@ -14,8 +14,6 @@ from semflow.nn import Context
 from .base import Flow, Result, check_channels
 from .mixing import constant_log_det
 
-__all__ = ["ChannelMoments", "Standardize"]
-
 
 class ChannelMoments:
     """Running mean and sum of squared deviations of each channel over feature maps, in float64."""

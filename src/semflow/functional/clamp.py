@@ -8,8 +8,6 @@ from torch import Tensor
 
 from semflow.errors import ConfigError
 
-__all__ = ["CLAMPS", "Clamp", "soft_clamp"]
-
 Clamp = Literal["tanh", "tanh_unit", "atan"]
 """Name of a soft clamp, see `soft_clamp`."""
 

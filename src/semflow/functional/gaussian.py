@@ -10,8 +10,6 @@ from semflow.errors import ConfigError, ShapeError
 
 from .inverse_gamma import digamma, lgamma_step, narrow, wide
 
-__all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]
-
 Form = Literal["exact", "paper", "reference", "marginal", "mode"]
 """How an inverse-gamma variance enters the log-probability, see `normal_log_prob`."""
 

@@ -14,18 +14,6 @@ from semflow.errors import ConfigError
 
 from .series import stirling_tail
 
-__all__ = [
-    "digamma",
-    "inverse_gamma_kl",
-    "inverse_gamma_log_mean",
-    "inverse_gamma_mode",
-    "inverse_gamma_precision",
-    "inverse_gamma_prior",
-    "lgamma_step",
-    "narrow",
-    "wide",
-]
-
 
 def wide(x: Tensor) -> Tensor:
     """Cast `x` to float64, or to float32 on devices without it (Apple's MPS)."""

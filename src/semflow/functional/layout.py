@@ -8,8 +8,6 @@ from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
 
-__all__ = ["border", "from_locations", "mask_to_grid", "take_locations", "to_locations"]
-
 
 def to_locations(x: Tensor) -> Tensor:
     """Reshape (B, C, H, W) to (B H W, C) in row-major order; a view if `x` is channels_last.

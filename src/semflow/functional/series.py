@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["digamma_series", "lgamma_series", "stirling_tail"]
-
 STEPS = 8
 """Steps of the recurrences before the series start; with 8 the first omitted term is below 2e-15."""
 

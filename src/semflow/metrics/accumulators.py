@@ -18,8 +18,6 @@ from .inputs import Array, Maps, Values
 from .ranking import ImageMetrics, rank, split
 from .regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
 
-__all__ = ["ImageAccumulator", "PixelAccumulator"]
-
 Part = TypeVar("Part")
 
 

@@ -13,8 +13,6 @@ from .inputs import Array, Maps
 from .ranking import check_both_kinds
 from .regions import check_fpr_limit, split_pixels
 
-__all__ = ["Bounded", "BoundedPixelMetrics", "HistogramAccumulator"]
-
 
 class Bounded(NamedTuple):
     """A metric of histograms: its value if each bin counts as one score, with lower and upper bounds.

@@ -9,8 +9,6 @@ import torch
 
 from semflow.errors import ShapeError
 
-__all__ = ["Array", "Maps", "Values", "as_flags", "as_maps", "as_scores", "check_same_shape"]
-
 Array: TypeAlias = npt.NDArray[Any]
 Values: TypeAlias = torch.Tensor | npt.ArrayLike
 Maps: TypeAlias = Values | Sequence[Values]

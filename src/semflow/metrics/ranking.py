@@ -8,11 +8,6 @@ from semflow.errors import ShapeError
 
 from .inputs import Array, Values, as_flags, as_scores, check_same_shape
 
-__all__ = [
-    "ImageMetrics", "Ranking", "auroc", "average_precision", "f1_max", "f1_max_threshold", "image_metrics", "rank",
-    "split",
-]  # fmt: skip
-
 
 class ImageMetrics(NamedTuple):
     """AUROC, average precision and F1-max of scores with labels, in [0, 1].

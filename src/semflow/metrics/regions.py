@@ -11,8 +11,6 @@ from semflow.errors import ConfigError, ShapeError
 from .inputs import Array, Maps, as_flags, as_maps, as_scores, check_same_shape
 from .ranking import Ranking, rank
 
-__all__ = ["PixelMetrics", "PixelSplit", "aupro", "check_fpr_limit", "evaluate_pixels", "pixel_metrics", "split_pixels"]
-
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
 
 

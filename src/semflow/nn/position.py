@@ -14,8 +14,6 @@ from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional.inverse_gamma import wide
 
-__all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTables", "SinusoidalPosition2d"]
-
 
 class PositionTables(NamedTuple):
     """Separable position code, the `context` of a conditional flow.

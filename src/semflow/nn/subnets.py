@@ -15,8 +15,6 @@ from semflow.functional import from_locations, to_locations
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 
-__all__ = ["Context", "ConvSubnet", "LocationSubnet", "PerceptronSubnet", "Subnet", "SubnetFactory", "check_context"]
-
 Context = PositionTables | Tensor | None
 """Condition of a flow: position tables, a map (D, H, W) or (B, D, H, W), or None."""
 

@@ -13,8 +13,6 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from semflow.functional.inverse_gamma import narrow
 
-__all__ = ["FixedVariance", "InverseGammaVariance", "LearnedVariance", "PredictedMean", "Statistics", "VarianceHead"]
-
 LOG_BOUNDS = (math.log(1e-8), math.log(1e4))
 
 

@@ -12,8 +12,6 @@ from semflow.errors import ConfigError, ShapeError
 
 from .patches import Array, blend, circle, jitter_colors, rectangle, soft_alpha
 
-__all__ = ["KINDS", "CutPaste"]
-
 KINDS = ("small", "medium", "circle", "scar")
 """Kinds of synthetic anomalies: the first three of SANFlow, and the scar of CutPaste (Li et al. 2021)."""
 

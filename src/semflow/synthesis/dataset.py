@@ -11,8 +11,6 @@ from semflow.errors import ConfigError, DataError
 
 from .cutpaste import CutPaste
 
-__all__ = ["SyntheticAnomalies"]
-
 S = TypeVar("S")
 _DEFAULT = CutPaste()
 

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ALPHA_FLOOR", "blend", "circle", "jitter_colors", "local_grid", "rectangle", "soft_alpha"]
-
 Array = NDArray[np.float32]
 
 ALPHA_FLOOR = 0.1

@@ -12,8 +12,6 @@ from semflow.nn import Context
 from .case import Case, perturb
 from .laws import LAWS, Law
 
-__all__ = ["LawError", "check_flow"]
-
 LARGEST = 2048
 """Rows of the largest Jacobian; each row takes one backward pass."""
 

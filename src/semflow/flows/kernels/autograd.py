@@ -13,8 +13,6 @@ from semflow.functional import Clamp, soft_clamp
 from .passes import elementwise_backward, elementwise_forward, location_backward, location_forward, location_groups
 from .steps import CouplingForm, along_channels
 
-__all__ = ["ELEMENTWISE", "LOCATION", "Kernel", "apply", "location_operator"]
-
 
 class Kernel(NamedTuple):
     """Forward and backward pass, and the plain operators that they equal, which give all other derivatives."""

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 from semflow.errors import ConfigError
 
-__all__ = ["enabled", "fused_kernels"]
-
 VARIABLE = "SEMFLOW_FUSED_KERNELS"
 
 if (_value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
