@@ -23,14 +23,9 @@ def variance_distribution(statistics: Statistics) -> InverseGamma:
     the parameters. Prefer the function near the prior, where terms of 240 nats cancel: it computes in float64.
 
     Example:
-        >>> from torch.distributions import kl_divergence
-        >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
-        >>> head = InverseGammaVariance(StatisticsNetwork(stride=4))
-        >>> (statistics,) = head(torch.rand(2, 3, 16, 16), [torch.zeros(2, 40, 4, 4)])
-        >>> prior = InverseGamma(*head.prior, validate_args=False)
-        >>> kl = kl_divergence(variance_distribution(statistics), prior)
-        >>> torch.allclose(kl, statistics.kl, atol=1e-4)
-        True
+        >>> statistics = Statistics(alpha=torch.full((2, 1, 4, 4), 59.5), beta=torch.full((2, 1, 4, 4), 6.05))
+        >>> variance_distribution(statistics).batch_shape
+        torch.Size([2, 4, 4])
     """
     if statistics.alpha is None:
         raise ConfigError("statistics must have alpha, but got None; use a head that predicts an inverse gamma")
@@ -63,10 +58,8 @@ class SemanticNormal(Distribution):
 
     Example:
         >>> base = SemanticNormal(torch.tensor([2.0, 3.0]), 1.0, torch.zeros(8))
-        >>> base.batch_shape, base.event_shape, base.rsample((5,)).shape
-        (torch.Size([2]), torch.Size([8]), torch.Size([5, 2, 8]))
-        >>> base.log_prob(torch.zeros(8)).shape, base.variance[:, 0].tolist()
-        (torch.Size([2]), [1.0, 0.5])
+        >>> base.rsample((5,)).shape, base.log_prob(torch.zeros(8)).shape
+        (torch.Size([5, 2, 8]), torch.Size([2]))
     """
 
     arg_constraints = {  # noqa: RUF012  # torch's own convention

@@ -67,11 +67,9 @@ class SemanticGaussian(Base):
 
     Example:
         >>> from semflow.nn import Statistics
-        >>> base, z = SemanticGaussian(), torch.zeros(1, 4, 2, 2)
         >>> statistics = Statistics(beta=torch.ones(1, 1, 2, 2))
-        >>> mask = torch.tensor([[[0, 1], [0, 0]]])
-        >>> (base.log_prob(z, statistics) - base.log_prob(z, statistics, mask))[0].tolist()
-        [[0.0, 2.0], [0.0, 0.0]]
+        >>> SemanticGaussian().log_odds(torch.zeros(1, 4, 2, 2), statistics)[0].tolist()
+        [[2.0, 2.0], [2.0, 2.0]]
     """
 
     @checked
@@ -83,8 +81,7 @@ class SemanticGaussian(Base):
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
         """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W)."""
-        statistics = _given(statistics)
-        normal, anomalous = self._means(statistics)
+        statistics, normal, anomalous = self._with_means(statistics)
         if anomaly_mask is None:
             form: Form = "mode" if self.form == "reference" and not self.training else self.form
             return self._normal(z, statistics, normal, form)
@@ -101,8 +98,7 @@ class SemanticGaussian(Base):
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Compute the logit of s(z) in Eq. 8, (B, H, W)."""
-        statistics = _given(statistics)
-        normal, anomalous = self._means(statistics)
+        statistics, normal, anomalous = self._with_means(statistics)
         if statistics.alpha is None:
             return normal_log_odds(z, torch.ones_like(statistics.beta), statistics.beta, normal, anomalous)
         return normal_log_odds(z, statistics.alpha, statistics.beta, normal, anomalous, self.form)
@@ -114,17 +110,14 @@ class SemanticGaussian(Base):
         q = (narrow(z) - mean).square().sum(1)
         return -0.5 * (z.shape[1] * (math.log(2 * math.pi) + torch.log(variance)) + q / variance)
 
-    def _means(self, statistics: Statistics) -> tuple[Tensor | float, Tensor | float]:
+    def _with_means(self, statistics: Statistics | None) -> tuple[Statistics, Tensor | float, Tensor | float]:
+        """Return the statistics, which must be given, and both means."""
+        if statistics is None:
+            raise ShapeError("statistics must be given, but got None; take them from a variance head")
         means, shifts = (self.normal_mean, self.anomaly_mean), (statistics.normal_shift, statistics.anomaly_shift)
         normal, anomalous = (m if s is None else m + narrow(s) for m, s in zip(means, shifts, strict=True))
-        return normal, anomalous
+        return statistics, normal, anomalous
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""
         return f"normal_mean={self.normal_mean}, anomaly_mean={self.anomaly_mean}, form={self.form}"
-
-
-def _given(statistics: Statistics | None) -> Statistics:
-    if statistics is None:
-        raise ShapeError("statistics must be given, but got None; take them from a variance head")
-    return statistics

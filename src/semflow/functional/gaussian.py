@@ -24,7 +24,8 @@ def normal_log_prob(
 ) -> Tensor:
     """Compute log p(z) at every location for an inverse-gamma distributed variance (SANFlow, Eq. 6 and 7).
 
-    With q = ||z - mean||^2 over C channels and s ~ IG(alpha, beta), the forms are
+    The result is (B, H, W) in nats, float32 or float64. With q = ||z - mean||^2 over C channels and
+    s ~ IG(alpha, beta), the forms are
 
     - `exact`: E[log N(z; mean, s I)] = -C/2 log 2pi - C/2 (log beta - psi(alpha)) - alpha / (2 beta) q
     - `marginal`: log E[N(z; mean, s I)], a multivariate Student-t with 2 alpha degrees of freedom
@@ -39,9 +40,6 @@ def normal_log_prob(
         mean: Number or tensor broadcastable to `z`; 0 for normal and 1 for anomalous locations in SANFlow.
         form: One of the five forms.
         dim: Axis of the channels, which is summed over.
-
-    Returns:
-        Tensor of shape (B, H, W) in nats, float32 or float64.
 
     Example:
         >>> z = torch.zeros(2, 8, 4, 4)

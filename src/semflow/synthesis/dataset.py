@@ -39,9 +39,6 @@ class SyntheticAnomalies(Dataset[S]):
         >>> epoch = SyntheticAnomalies(images, seed=1)
         >>> [epoch[p].label for p in range(8)]
         [0, 1, 1, 1, 0, 1, 1, 1]
-        >>> epoch.set_epoch(1)
-        >>> [epoch.kind(p) for p in range(4)]
-        ['small', 'medium', 'circle', 'normal']
     """
 
     @checked
@@ -80,7 +77,13 @@ class SyntheticAnomalies(Dataset[S]):
 
     def index(self, position: int) -> int:
         """Return the index in the wrapped dataset of the image at a position of the epoch."""
-        return self._permutation()[position]
+        epoch, order = self._order
+        if epoch != self.epoch:
+            # The third word differs from every position; without one, the generator would equal that of position 0.
+            epoch = self.epoch
+            order = np.random.default_rng((self.seed, epoch, len(self))).permutation(len(self)).tolist()
+            self._order = (epoch, order)
+        return order[position]
 
     def __getitem__(self, position: int) -> Any:
         count = len(self)
@@ -96,12 +99,3 @@ class SyntheticAnomalies(Dataset[S]):
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
         image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
         return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
-
-    def _permutation(self) -> list[int]:
-        epoch, order = self._order
-        if epoch != self.epoch:
-            # The third word differs from every position; without one, the generator would equal that of position 0.
-            epoch = self.epoch
-            order = np.random.default_rng((self.seed, epoch, len(self))).permutation(len(self)).tolist()
-            self._order = (epoch, order)
-        return order

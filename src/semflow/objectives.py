@@ -14,6 +14,8 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 from semflow.nn import Statistics
 
+__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations", "means_over_locations"]
+
 
 class Terms(NamedTuple):
     """The loss, with gradients, and its terms: means over locations in nats, NLL and KL per dimension.
