@@ -163,11 +163,8 @@ class Objective:
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
 
     def _cross_entropy(self, odds: Tensor, anomalous: Tensor, channels: int) -> Tensor:
-        normal = (~anomalous).to(odds)
-        if self.double_softmax:
-            return F.binary_cross_entropy_with_logits(2 * torch.sigmoid(odds) - 1, normal, reduction="none")
-        temperature = channels if self.temperature is None else self.temperature
-        return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
+        logits = 2 * torch.sigmoid(odds) - 1 if self.double_softmax else odds / (self.temperature or channels)
+        return F.binary_cross_entropy_with_logits(logits, (~anomalous).to(odds), reduction="none")
 
 
 PRESETS: dict[str, Objective] = {

@@ -225,7 +225,12 @@ def test_fused_kernels_turns_kernels_off_and_restores_the_switch() -> None:
     [("0", "False"), ("1", "True"), ("no", "SEMFLOW_FUSED_KERNELS must be 0 or 1, but got 'no'")],
 )
 def test_environment_variable_sets_the_switch(value: str, output: str) -> None:
-    code = "from semflow.flows.kernels import enabled; print(enabled())"
+    code = """
+import torch
+from semflow.flows import coupling_stack
+from semflow.flows.fused_block import find_block
+print(find_block(list(coupling_stack(4, blocks=1)), torch.zeros(1, 4, 2, 2)) is not None)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "SEMFLOW_FUSED_KERNELS": value},

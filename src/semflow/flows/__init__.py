@@ -3,7 +3,7 @@
 from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
-from .kernels import fused_kernels
+from .fused_block import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence, coupling_stack

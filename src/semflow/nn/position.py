@@ -71,7 +71,7 @@ class PositionCode(nn.Module):
     steps: Tensor
 
     @checked
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int = 512) -> None:
         super().__init__()
         if channels < 4 or channels % 4:
             raise ConfigError(f"channels must be a positive multiple of 4, but got {channels}")
@@ -105,9 +105,6 @@ class SinusoidalPosition2d(PositionCode):
         >>> SinusoidalPosition2d(512)(32, 48).dense().shape
         torch.Size([512, 32, 48])
     """
-
-    def __init__(self, channels: int = 512) -> None:
-        super().__init__(channels)
 
     def axis(self, length: int) -> Tensor:
         """Return the table (length, D/2) of an axis."""
