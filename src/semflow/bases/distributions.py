@@ -83,9 +83,7 @@ class SemanticNormal(Distribution):
         validate_args: bool = True,
     ) -> None:
         if form not in get_args(Density):
-            raise ConfigError(
-                f"form must be marginal or mode, but got {form!r}; call expected_log_prob for the exact form"
-            )
+            raise ConfigError(f"form must be marginal or mode, but got {form!r}; call expected_log_prob for exact")
         if not isinstance(loc, Tensor) or loc.dim() == 0:
             raise ShapeError(f"loc must be a tensor (..., C), but got {loc}; expand it to its channels")
         loc = narrow(loc, loc, *(x for x in (alpha, beta) if isinstance(x, Tensor)))

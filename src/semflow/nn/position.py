@@ -23,9 +23,8 @@ class PositionTables(NamedTuple):
         row: Codes of the rows, (H, D_row).
 
     Example:
-        >>> tables = PositionTables(torch.zeros(5, 6), torch.zeros(4, 6))
-        >>> tables.channels, tables.dense().shape
-        (12, torch.Size([12, 4, 5]))
+        >>> PositionTables(torch.zeros(5, 6), torch.zeros(4, 6)).dense().shape
+        torch.Size([12, 4, 5])
     """
 
     column: Tensor
@@ -63,8 +62,7 @@ class PositionCode(nn.Module):
         channels: D, a positive multiple of 4.
 
     Example:
-        >>> tables = SinusoidalPosition2d(8)(height=3, width=5)
-        >>> tables.dense().shape
+        >>> SinusoidalPosition2d(8)(height=3, width=5).dense().shape
         torch.Size([8, 3, 5])
     """
 

@@ -26,9 +26,8 @@ class Subnet(nn.Module):
     locations too (`"sample"`). The coupling around the subnet has the same event.
 
     Example:
-        >>> subnet = LocationSubnet(4, 6)
-        >>> subnet(torch.randn(2, 4, 3, 5)).shape, subnet.event
-        (torch.Size([2, 6, 3, 5]), 'location')
+        >>> LocationSubnet(4, 6).event, ConvSubnet(4, 6).event
+        ('location', 'sample')
     """
 
     event: Literal["location", "sample"] = "location"

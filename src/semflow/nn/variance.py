@@ -76,9 +76,8 @@ class FixedVariance(VarianceHead):
         variance: Positive variance.
 
     Example:
-        >>> head = FixedVariance(0.1)
-        >>> [s.variance().shape for s in head(torch.rand(2, 3, 16, 16), [torch.zeros(2, 8, 4, 4)])]
-        [torch.Size([2, 4, 4])]
+        >>> FixedVariance(0.1)(torch.rand(2, 3, 16, 16), [torch.zeros(2, 8, 4, 4)])[0].variance().shape
+        torch.Size([2, 4, 4])
     """
 
     @checked

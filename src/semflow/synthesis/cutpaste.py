@@ -63,21 +63,17 @@ class CutPaste(Settings):
             value = getattr(self, name)
             if not 0.0 <= value <= largest:
                 raise ConfigError(f"{name} must be between 0 and {largest:g}, but got {value}")
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise ConfigError(f"kinds must be at least one of {', '.join(KINDS)}, but got {self.kinds}")
 
     def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Paste a patch of `donor` into a copy of `image`.
+        """Paste a patch of `donor` into a copy of `image`; return it with the mask (H, W) of the changed pixels.
 
         Args:
             image: A normal image (3, H, W), float32 in [0, 1], on the CPU; not changed.
             donor: Another normal image of the same shape.
             kind: Kind of the anomaly, one of `KINDS`.
             rng: Source of all random draws.
-
-        Returns:
-            (image, anomaly_mask): (3, H, W) float32, and (H, W) bool, true where the image changed.
         """
         _check_images(image, donor)
         out, anomaly_mask = self._paste(image, donor, kind, rng)
