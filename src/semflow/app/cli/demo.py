@@ -1,13 +1,12 @@
 """`semflow demo`: train on real textures, find defects of unseen kinds, and show them in a picture and a report."""
 
-__all__ = ["run"]
-
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from semflow._optional import find_optional
 from semflow._version import __version__
@@ -95,27 +94,23 @@ def _kind(result: ImageResult) -> str:
 
 
 def _first_of_each_kind(found: list[ImageResult]) -> list[ImageResult]:
-    first: dict[str, ImageResult] = {}
-    for result in found:
-        first.setdefault(_kind(result), result)
+    first = {_kind(result): result for result in reversed(found)}
     return [first[kind] for kind in sorted(first, key=lambda kind: (kind != "good", kind))]
 
 
 def _panel(texture: str, result: ImageResult, color_range: tuple[float, float]) -> Panel:
     mask = result.sample.anomaly_mask
-    return Panel(
-        image=to_picture(result.sample.image),
-        heat=overlay(result.sample.image, result.anomaly_map, color_range),
-        truth=None if mask is None else np.asarray(mask),
-        caption=f"{texture}, {_kind(result)}",
-        score=result.score,
-    )
+    truth = None if mask is None else np.asarray(mask)
+    return Panel(*_pictures(result, color_range), truth, f"{texture}, {_kind(result)}", result.score)
+
+
+def _pictures(result: ImageResult, color_range: tuple[float, float]) -> tuple[Image.Image, Image.Image]:
+    return to_picture(result.sample.image), overlay(result.sample.image, result.anomaly_map, color_range)
 
 
 def _entry(result: ImageResult, color_range: tuple[float, float]) -> Entry:
     name = f"{_kind(result)}/{Path(result.sample.path).name}"
-    heat = overlay(result.sample.image, result.anomaly_map, color_range)
-    pictures = ((to_picture(result.sample.image), name), (heat, f"heat map of {name}"))
+    pictures = zip(_pictures(result, color_range), (name, f"heat map of {name}"), strict=True)
     return Entry(name, result.score, tuple(Picture(embed(p, "JPEG"), text, p.size) for p, text in pictures))
 
 

@@ -1,7 +1,5 @@
 """Images of the demo: crops of real textures, in the folder layout that `fit` and `evaluate` read."""
 
-__all__ = ["TEXTURES", "photograph", "write_texture"]
-
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +19,7 @@ TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND = 96, 10, 4
 
 
 def photograph(name: str) -> Gray:
-    """Read a photograph of scikit-image as gray values in [0, 1]. Nothing is downloaded.
-
-    Raises:
-        ConfigError: If scikit-image or its photograph is not installed.
-    """
+    """Read a photograph of scikit-image as gray values in [0, 1]. Nothing is downloaded."""
     path = find_optional("skimage") / "data" / f"{name}.png"
     if not path.is_file():
         raise ConfigError(f"{path} must exist, but got none; run pip install --force-reinstall scikit-image")
@@ -33,13 +27,7 @@ def photograph(name: str) -> Gray:
 
 
 def write_texture(name: str, root: Path, seed: int) -> None:
-    """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right.
-
-    Args:
-        name: one of TEXTURES.
-        root: folder to write into.
-        seed: seed of crops and defects.
-    """
+    """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right."""
     image = photograph(name)
     rng = np.random.default_rng((seed, TEXTURES.index(name)))
     border = round(TRAINING_SHARE * image.shape[1])

@@ -4,8 +4,6 @@ Each function takes a gray image (H, W) in [0, 1] and a generator. It returns th
 (H, W) of all pixels that may have changed.
 """
 
-__all__ = ["DEFECTS", "Defect"]
-
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -75,12 +73,8 @@ def most_visible(defect: Defect, tries: int = 6) -> Defect:
 
 
 DEFECTS: dict[str, Defect] = {
-    "crack": crack,
-    "scratch": scratch,
-    "smear": most_visible(smear),
-    "stain": stain,
-    "swirl": most_visible(swirl),
-}
+    "crack": crack, "scratch": scratch, "smear": most_visible(smear), "stain": stain, "swirl": most_visible(swirl)
+}  # fmt: skip
 
 
 def _blend(image: Gray, other: Gray | float, cover: Gray) -> tuple[Gray, Mask]:

@@ -1,7 +1,5 @@
 """`semflow fit`: train a detector on a folder of good images and save it to a run directory."""
 
-__all__ = ["run"]
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,15 +22,11 @@ from .options import Fit, check_numbers
 from .settings import parse_settings, read_config, to_toml
 
 FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate")
-# Options that set recipe arguments.
+# Recipe arguments that an option sets.
 SETTINGS = {
-    "backbone": ("backbone.name",),
-    "weights": ("backbone.weights",),
-    "image_size": ("image_size",),
-    "epochs": ("training.epochs",),
-    "batch_size": ("training.batch_size",),
-    "seed": ("seed", "training.seed"),
-}
+    "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
+    "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
+}  # fmt: skip
 
 
 def run(options: Fit) -> None:
@@ -67,14 +61,11 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if recipe is None:
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
     valid = (*FILE_OPTIONS, *inspect.signature(recipe).parameters)
-    for name in settings:
-        if name not in valid:
-            raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {name!r}")
-    for name, targets in SETTINGS.items():
-        if getattr(options, name) is not None:
-            settings |= dict.fromkeys(targets, getattr(options, name))
-    settings |= parse_settings(recipe, options.set)
-    return options, resolve_settings(recipe, settings)
+    unknown = next((name for name in settings if name not in valid), None)
+    if unknown is not None:
+        raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
+    settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    return options, resolve_settings(recipe, settings | parse_settings(recipe, options.set))
 
 
 def _train(
@@ -93,16 +84,9 @@ def _train(
         say(f"training {options.recipe} on {len(dataset) - held_out} images of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector,
-            dataset,
-            calibration=calibration,
-            false_alarm_rate=options.false_alarm_rate,
-            output=output,
-            resume=options.resume,
-            workers=options.workers,
-            device=device,
-            processes=processes,
-        )
+            detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
+            resume=options.resume, workers=options.workers, device=device, processes=processes,
+        )  # fmt: skip
     if first:
         report_calibration(detector.calibration)
         say(f"wrote {output}")

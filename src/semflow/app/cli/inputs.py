@@ -1,7 +1,5 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
-__all__ = ["cache_small", "check_images", "fingerprint", "launched", "load_detector", "warn_of_leaks"]
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +38,7 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
         return exported
     from semflow.recipes import load
 
-    chosen = check_device(device)
-    detector = load(model).to(chosen)
+    detector = load(model).to(check_device(device))
     if false_alarm_rate is not None:
         if not detector.calibration.count:
             raise ConfigError(
@@ -94,18 +91,11 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
 
 
 def fingerprint(model: Path) -> str:
-    """Hash the content of the files from which a model is loaded, independent of their names and location.
-
-    These are the configuration and the weights of a run directory, an exported file, and the weights beside an OpenVINO
-    file.
-
-    Raises:
-        DataError: If a file cannot be read.
-    """
+    """Hash the content of the files from which a model is loaded, independent of their names and location."""
     if model.is_dir():
         files = [model / CONFIG, model / MODEL]
-    else:
-        files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
+    else:  # an OpenVINO file has its weights beside it
+        files = [model, model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [model]
     parts = []
     for file in files:
         if file.is_file():  # loading the model reports missing files

@@ -1,7 +1,5 @@
 """Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
-__all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "Score", "check_numbers"]
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -192,8 +190,9 @@ class Export:
 
 Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Score | Export
 
-LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0}
-LEAST |= {"threads": 1, "block_size": 1}
+LEAST = {
+    "epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0, "threads": 1, "block_size": 1
+}  # fmt: skip
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 

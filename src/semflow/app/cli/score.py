@@ -1,7 +1,5 @@
 """`semflow score`: score a large number of images with Ray, in blocks that are committed one by one."""
 
-__all__ = ["run"]
-
 import os
 import sys
 import warnings

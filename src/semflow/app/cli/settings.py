@@ -1,7 +1,5 @@
 """Recipe settings from the command line and from TOML files."""
 
-__all__ = ["parse_settings", "read_config", "to_toml"]
-
 import ast
 import tomllib
 from collections.abc import Callable, Mapping
@@ -13,15 +11,13 @@ import tomli_w
 from semflow.errors import ConfigError
 from semflow.recipes import plain_settings, resolve_settings
 
+WORDS = {"true": True, "false": False, "none": "none"}
+
 
 def parse_settings(recipe: Callable[..., object], words: Mapping[str, str]) -> dict[str, Any]:
     """Convert the words of `--set` to values: Python literals, true, false and none; other words are strings.
 
     A single value for a setting whose default is a tuple becomes a tuple.
-
-    Args:
-        recipe: registered recipe, for its defaults.
-        words: words by name of the setting.
 
     Example:
         >>> from semflow.recipes import sanflow
@@ -41,20 +37,14 @@ def parse_settings(recipe: Callable[..., object], words: Mapping[str, str]) -> d
 
 
 def _literal(word: str) -> object:
-    if word.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": "none"}[word.lower()]
     try:
-        return ast.literal_eval(word)
+        return WORDS[word.lower()] if word.lower() in WORDS else ast.literal_eval(word)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return word
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: If it cannot be read or is not TOML.
-    """
+    """Read a TOML file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,7 +1,5 @@
 """Blocks of images, each committed as one file, so that a restarted run does only the missing ones."""
 
-__all__ = ["BLOCKS", "BlockStore", "read_manifest"]
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,14 +31,9 @@ class BlockStore:
         origin: Other values that the rows depend on, by the name of the option.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     listing = Listing(Path(folder), ("a.png", "b.png", "c.png"))
-        ...     store = BlockStore(Path(folder), listing, 2, {"--model": "5f0c"})
-        ...     store.open()
-        ...     committed = store.committed(print)
-        >>> [block.names for block in store], committed
-        ([('a.png', 'b.png'), ('c.png',)], {})
+        >>> listing = Listing(Path("parts"), ("a.png", "b.png", "c.png"))
+        >>> [block.names for block in BlockStore(Path("results"), listing, 2, {"--model": "5f0c"})]
+        [('a.png', 'b.png'), ('c.png',)]
     """
 
     def __init__(self, folder: Path, listing: Listing, block_size: int, origin: Mapping[str, Any]) -> None:
@@ -49,15 +42,10 @@ class BlockStore:
         self.manifest: dict[str, Any] = {**about, "images": len(listing.names), "input": listing.digest}
 
     def open(self) -> None:
-        """Create the folder, or check that it was created with the same manifest.
-
-        Raises:
-            DataError: If the folder has other files, or belongs to a run with another model, other images or options.
-        """
+        """Create the folder, or check that it was created with the same manifest."""
         if not (self.folder / MANIFEST).is_file():
             refuse_occupied(self.folder)
-        with writing(self.folder):
-            if not (self.folder / MANIFEST).is_file():
+            with writing(self.folder):
                 (self.folder / BLOCKS).mkdir(parents=True, exist_ok=True)
                 text = json.dumps(self.manifest, indent=2) + "\n"
                 replace_file(self.folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"), durable=True)
@@ -80,33 +68,20 @@ class BlockStore:
             yield Block(index, f"{index:07d}-{hash_parts((stem, *names))[:16]}.parquet", names)
 
     def committed(self, notice: Callable[[str], object]) -> dict[int, Committed]:
-        """Return the committed blocks by number.
-
-        Args:
-            notice: Receives a message for each broken file; its block counts as missing.
-
-        Raises:
-            DataError: If the folder of blocks contains another file.
-        """
-        with writing(self.folder / BLOCKS):
-            (self.folder / BLOCKS).mkdir(exist_ok=True)
-            there = {path.name for path in (self.folder / BLOCKS).iterdir() if not path.name.startswith(".")}
+        """Return the committed blocks by number. A broken file is reported to `notice`, and its block is missing."""
+        folder = self.folder / BLOCKS
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         found = {}
-        for block in self:
-            if block.file in there:
-                there.remove(block.file)
-                path = self.folder / BLOCKS / block.file
-                try:
-                    about = read_about(path)
-                    if (about.block, about.images) != (block.number, len(block.names)):
-                        raise DataError(
-                            f"metadata must be of block {block.number}, but got {about.images} images of {about.block}"
-                        )
-                    found[block.number] = about
-                except DataError as error:
-                    notice(f"{path} is broken, its block is computed again: {error}")
+        for block in (block for block in self if block.file in there):
+            there.remove(block.file)
+            try:
+                found[block.number] = read_about(folder / block.file, block)
+            except DataError as error:
+                notice(f"{folder / block.file} is broken, its block is computed again: {error}")
         if there:
-            raise DataError(f"{self.folder / BLOCKS} must contain only blocks, but got {min(there)}; move it elsewhere")
+            raise DataError(f"{folder} must contain only blocks, but got {min(there)}; move it elsewhere")
         return found
 
     def tidy(self) -> None:
@@ -115,11 +90,7 @@ class BlockStore:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder of results.
-
-    Raises:
-        DataError: If the manifest is missing or broken.
-    """
+    """Return the manifest of a folder of results."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,5 @@
 """Connection to Ray: to the cluster that RAY_ADDRESS names, or to this machine."""
 
-__all__ = ["connected", "cpu_count", "resources"]
-
 import os
 import signal
 import sys
@@ -32,9 +30,6 @@ def connected(cpus: int = 1) -> Iterator[Any]:
 
     Yields:
         The module `ray`.
-
-    Raises:
-        ConfigError: If ray is not installed, or no cluster answers at the address.
     """
     ray: Any = import_optional("ray")
     if ray.is_initialized():
@@ -75,14 +70,11 @@ def resources(ray: Any) -> tuple[float, float]:
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Restore the handler of SIGTERM: Ray installs one that ends the program without a message."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        if before is not None:
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

@@ -1,7 +1,5 @@
 """Pipeline on Ray: tasks decode the images of a block, and actors with the model score and commit it."""
 
-__all__ = ["Workers", "score_blocks"]
-
 import json
 import math
 import os
@@ -82,7 +80,6 @@ def score_blocks(
         Summaries of the blocks, in the order in which they are committed.
 
     Raises:
-        ConfigError: If the blocks are too large.
         SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.
         ProcessError: If a worker failed in another way, or the cluster lost a machine and cannot run all workers.
     """
@@ -157,7 +154,11 @@ class _Worker:
         try:
             if not workers.gpu:
                 torch.set_num_threads(workers.threads)
-            self._check(manifest)
+            if read_manifest(folder) != manifest:
+                raise DataError(
+                    f"{folder} must be the same folder on all machines, but got another on {socket.gethostname()}; "
+                    "choose a shared one"
+                )
             self.predictor = load()
         except (SemflowError, OSError) as error:
             self.problem = error if isinstance(error, SemflowError) else DataError(str(error))
@@ -175,13 +176,6 @@ class _Worker:
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
         return {"kind": "", "message": json.dumps(done._asdict())}
-
-    def _check(self, manifest: dict[str, Any]) -> None:
-        if read_manifest(self.folder) != manifest:
-            raise DataError(
-                f"{self.folder} must be the same folder on all machines, but got another on {socket.gethostname()}; "
-                "choose a shared one"
-            )
 
     def _score(self, images: NDArray[np.uint8], names: Sequence[str], messages: list[str]) -> dict[str, list[Any]]:
         """Compute the columns of a block, with None for images that could not be read."""

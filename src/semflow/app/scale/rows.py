@@ -1,7 +1,5 @@
 """Parquet files of blocks: one row per image, and a summary in the metadata for restarts."""
 
-__all__ = ["Block", "Committed", "commit_block", "printable", "read_about"]
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +13,7 @@ KEY = b"semflow"
 
 
 class Block(NamedTuple):
-    """Images that are committed together.
-
-    Args:
-        number: Number of the block.
-        file: Name of its file.
-        names: Names of its images.
+    """Number of a block, name of its file, and names of the images that are committed together.
 
     Example:
         >>> Block(0, "0000000-5f0c.parquet", ("a.png", "b.png")).names
@@ -61,13 +54,8 @@ class Committed(NamedTuple):
 def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> Committed:
     """Write the file of a block atomically and durably, and return its summary.
 
-    Args:
-        folder: Folder of the blocks.
-        block: The block.
-        rows: Columns `score`, `p_value` and `is_anomalous`, with None for missing values, and `error`, "" for none.
-
-    Raises:
-        DataError: If the file cannot be written.
+    The rows are the columns `score`, `p_value` and `is_anomalous`, with None for missing values, and `error`, "" for
+    none.
     """
     arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     names = [printable(name) for name in block.names]
@@ -77,32 +65,27 @@ def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> C
     decisions = [x for x in rows["is_anomalous"] if x is not None]
     anomalous = sum(decisions) if decisions else None
     about = Committed(block.number, len(names), len(errors), errors[0] if errors else "", anomalous, highest, image)
-    columns = {
-        "path": arrow.array(names, arrow.string()),
-        "score": arrow.array(rows["score"], arrow.float64()),
-        "p_value": arrow.array(rows["p_value"], arrow.float64()),
-        "is_anomalous": arrow.array(rows["is_anomalous"], arrow.bool_()),
-        "error": arrow.array([printable(text) or None for text in rows["error"]], arrow.string()),
-    }
-    table = arrow.table(columns).replace_schema_metadata({KEY: json.dumps(about._asdict())})
+    text, number = arrow.string(), arrow.float64()
+    types = {"path": text, "score": number, "p_value": number, "is_anomalous": arrow.bool_(), "error": text}
+    columns = {**rows, "path": names, "error": [printable(error) or None for error in rows["error"]]}
+    schema = arrow.schema(types.items(), metadata={KEY: json.dumps(about._asdict())})
     path = folder / block.file
     with writing(path):
-        replace_file(path, lambda file: parquet.write_table(table, file), durable=True)
+        replace_file(path, lambda file: parquet.write_table(arrow.table(columns, schema=schema), file), durable=True)
     return about
 
 
-def read_about(path: Path) -> Committed:
-    """Read the summary of a block from its file.
-
-    Raises:
-        DataError: If the file is broken or of another kind.
-    """
+def read_about(path: Path, block: Block) -> Committed:
+    """Read the summary of a block from its file. Raise DataError if the file is broken or of another block."""
     arrow, parquet = import_optional("pyarrow"), import_optional("pyarrow.parquet")
     try:
-        return Committed(**json.loads(parquet.read_metadata(path).metadata[KEY]))
+        about = Committed(**json.loads(parquet.read_metadata(path).metadata[KEY]))
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise DataError(f"{path.name} must be a Parquet file of semflow score, but got {reason}") from None
+    if (about.block, about.images) != (block.number, len(block.names)):
+        raise DataError(f"metadata must be of block {block.number}, but got {about.images} images of {about.block}")
+    return about
 
 
 def printable(text: str) -> str:

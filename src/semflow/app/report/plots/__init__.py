@@ -12,13 +12,6 @@ from .style import save_figure
 from .training import training_curves
 
 __all__ = [
-    "base_by_scale",
-    "pro_curve",
-    "pro_points",
-    "roc_curve",
-    "roc_points",
-    "save_figure",
-    "score_histogram",
-    "training_curves",
-    "variance_maps",
-]
+    "base_by_scale", "pro_curve", "pro_points", "roc_curve", "roc_points", "save_figure", "score_histogram",
+    "training_curves", "variance_maps",
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """Exact ROC and PRO curves: one point per distinct score."""
 
-__all__ = ["pro_curve", "pro_points", "roc_curve", "roc_points"]
-
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +32,6 @@ def roc_points(scores: Values, labels: Values) -> Points:
     Returns:
         False-positive rates and true-positive rates; the first point is (0, 0).
 
-    Raises:
-        ShapeError: As in `semflow.metrics.auroc`.
-
     Example:
         >>> [rates.tolist() for rates in roc_points([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])]
         [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
@@ -48,11 +43,8 @@ def roc_points(scores: Values, labels: Values) -> Points:
 def pro_points(scores: Maps, anomaly_masks: Maps) -> Points:
     """Compute the false-positive rate of normal pixels and the mean overlap with anomalous regions, at every score.
 
-    The trapezoidal area up to `fpr_limit`, divided by it, is `semflow.metrics.aupro`, which has the same arguments and
-    errors.
-
-    Returns:
-        False-positive rates and mean overlaps; the first point is (0, 0).
+    The first point is (0, 0). The trapezoidal area up to `fpr_limit`, divided by it, is `semflow.metrics.aupro`, which
+    has the same arguments and errors.
     """
     return _points(*split_pixels(scores, anomaly_masks))
 
@@ -72,20 +64,14 @@ def _points(normal: NDArray[Any], anomalous: NDArray[Any], weights: NDArray[Any]
 
 
 def roc_curve(scores: Values, labels: Values, *, title: str = "Images") -> "Figure":
-    """Plot the ROC curve of images, with its area.
-
-    Args:
-        scores: (N,), higher is more anomalous.
-        labels: (N,), 1 where anomalous.
-        title: Title of the plot.
+    """Plot the ROC curve of images, with its area; the arguments are those of `roc_points`.
 
     Example:
         >>> figure = roc_curve([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])
         >>> figure.axes[0].get_legend().get_texts()[0].get_text()
         'area 0.750'
     """
-    x, y = roc_points(scores, labels)
-    return _curve(x, y, 1.0, title, "true-positive rate")
+    return _curve(*roc_points(scores, labels), 1.0, title, "true-positive rate")
 
 
 def pro_curve(scores: Maps, anomaly_masks: Maps, *, fpr_limit: float = 0.3, title: str = "Pixels") -> "Figure":
@@ -99,8 +85,7 @@ def pro_curve(scores: Maps, anomaly_masks: Maps, *, fpr_limit: float = 0.3, titl
     """
     if not 0 < fpr_limit <= 1:
         raise ConfigError(f"fpr_limit must be in (0, 1], but got {fpr_limit}")
-    x, y = pro_points(scores, anomaly_masks)
-    return _curve(x, y, fpr_limit, title, "mean overlap with the regions")
+    return _curve(*pro_points(scores, anomaly_masks), fpr_limit, title, "mean overlap with the regions")
 
 
 def _curve(x: NDArray[np.float64], y: NDArray[np.float64], limit: float, title: str, y_label: str) -> "Figure":
@@ -108,13 +93,13 @@ def _curve(x: NDArray[np.float64], y: NDArray[np.float64], limit: float, title: 
     share = (limit - x[end - 1]) / (x[end] - x[end - 1])
     x, y = np.append(x[:end], limit), np.append(y[:end], y[end - 1] + share * (y[end] - y[end - 1]))
     area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) / limit
-    figure, axes = new_figure()
+    figure, ((axes,),) = new_figure()
     if limit == 1.0:
-        axes[0, 0].plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=":")
+        axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=":")
     shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST)).round().astype(int))
-    axes[0, 0].plot(x[shown], y[shown], color=NORMAL, linewidth=2, label=f"area {area:.3f}")
-    axes[0, 0].fill_between(x[shown], y[shown], color=NORMAL, alpha=0.12, linewidth=0)
-    axes[0, 0].set(xlim=(0, limit), ylim=(0, 1.02))
-    finish(axes[0, 0], title, "false-positive rate", y_label)
-    axes[0, 0].get_legend().set_loc("lower right")
+    axes.plot(x[shown], y[shown], color=NORMAL, linewidth=2, label=f"area {area:.3f}")
+    axes.fill_between(x[shown], y[shown], color=NORMAL, alpha=0.12, linewidth=0)
+    axes.set(xlim=(0, limit), ylim=(0, 1.02))
+    finish(axes, title, "false-positive rate", y_label)
+    axes.get_legend().set_loc("lower right")
     return figure

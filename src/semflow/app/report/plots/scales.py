@@ -1,7 +1,5 @@
 """Plots of the semantic Gaussian base per scale: predicted variances, and latents against the means."""
 
-__all__ = ["base_by_scale", "variance_maps"]
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +25,6 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
         image: (3, H, W) in [0, 1].
         variances: One map (H_k, W_k) per scale, as in `Prediction.variance`.
         strides: Stride of each scale, for the titles.
-
-    Raises:
-        ShapeError: If `variances` are empty or no maps.
 
     Example:
         >>> import torch
@@ -58,17 +53,14 @@ def base_by_scale(
 ) -> "Figure":
     """Plot histograms of latents and of predicted variances at normal and at anomalous locations, per scale.
 
-    The first row shows the latents' mean over channels: training moves the two kinds of locations toward the means of
-    the base, the dashed lines. The second row shows the predicted variance at the same locations.
+    The first row shows the latents' mean over channels; training moves it toward the means of the base, the dashed
+    lines. The second row shows the predicted variance at the same locations.
 
     Args:
         scales: Result of `Detector.encode`, with statistics.
         anomaly_masks: (B, H, W), true where anomalous. A location is anomalous if any of its pixels is.
         means: Normal and anomalous mean of the base.
         bins: Bins of each histogram.
-
-    Raises:
-        ShapeError: If a scale lacks statistics.
     """
     figure, axes = new_figure(len(scales), 2, width=3.4, height=2.6)
     for k, scale in enumerate(scales):

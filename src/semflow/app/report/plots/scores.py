@@ -1,7 +1,5 @@
 """Histogram of the scores of normal and of anomalous images."""
 
-__all__ = ["score_histogram"]
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +26,6 @@ def score_histogram(
         bins: Number of bins over the range of all scores.
         title: Title of the plot.
 
-    Raises:
-        ConfigError: If `bins` is less than 1.
-
     Example:
         >>> figure = score_histogram([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
         >>> figure.axes[0].get_legend().get_texts()[-1].get_text()
@@ -40,16 +35,16 @@ def score_histogram(
         raise ConfigError(f"bins must be at least 1, but got {bins}")
     normal, anomalous = split(scores, labels)
     edges = np.histogram_bin_edges(np.concatenate((normal, anomalous)), bins=bins)
-    figure, axes = new_figure(width=5.6)
+    figure, ((axes,),) = new_figure(width=5.6)
     kinds = ((normal, NORMAL, "normal", "//"), (anomalous, ANOMALOUS, "anomalous", ""))
     for values, color, name, hatch in kinds:
         if len(values):
             label = f"{name} ({len(values)})"
-            axes[0, 0].hist(values, edges, color=color, alpha=0.6, hatch=hatch, edgecolor="white", label=label)
+            axes.hist(values, edges, color=color, alpha=0.6, hatch=hatch, edgecolor="white", label=label)
     if threshold is not None:
         shares = [f"{np.mean(v > threshold):.0%} of {n}".replace("%", " %") for v, _, n, _ in kinds if len(v)]
         label = f"threshold {threshold:.4g}: {', '.join(shares)} above"
-        axes[0, 0].axvline(threshold, color=THRESHOLD, linewidth=2, linestyle="--", label=label)
-    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
-    finish(axes[0, 0], title, "anomaly score", "images")
+        axes.axvline(threshold, color=THRESHOLD, linewidth=2, linestyle="--", label=label)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    finish(axes, title, "anomaly score", "images")
     return figure
