@@ -86,14 +86,6 @@ def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Pat
 
     The block writes into the folder that is yielded, a temporary one beside `path`. An existing folder must be empty or
     contain the file `replaces`, which marks folders created in the same way; then all its content is replaced.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with staged_folder(Path(parent) / "results") as staged:
-        ...         _ = (staged / "scores.csv").write_text("name,score")
-        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
-        ['results', 'results/scores.csv']
     """
     path = Path(path).absolute()
     refuse_occupied(path, replaces)

@@ -54,8 +54,7 @@ class Unfinished:
         self._journal.seek(0)
         lines, end = [], 0
         for text in self._journal.read().splitlines(keepends=True):
-            line = _parsed(text)
-            if line is None:
+            if (line := _parsed(text)) is None:
                 break
             lines.append(line)
             end += len(text.encode())
@@ -93,15 +92,6 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
     same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
     same folder at the same time.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with resumable_folder(Path(parent) / "results", "model 1") as work:
-        ...         _ = (work.folder / "a.txt").write_text("complete")
-        ...         work.add("a", {"score": 1.5}, ["a.txt"])
-        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
-        ['results', 'results/a.txt']
     """
     path = Path(path).absolute()
     refuse_occupied(path)

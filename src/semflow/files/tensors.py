@@ -66,19 +66,21 @@ def load_tensors(
     with _opened(path) as file:
         about, found = _about(file, path), set(file.keys())
         for name in sorted(expected.keys() | found):
-            own = expected.get(name)
-            if name not in found:
-                if not name.startswith((*optional, *flexible)):
-                    raise _mismatch(path, name, own, "none")
-                continue
-            piece = file.get_slice(name)
-            shape, dtype = tuple(piece.get_shape()), str(piece.get_dtype())
-            fits = free = name.startswith(tuple(flexible)) and math.prod(shape) <= LARGEST_FLEXIBLE
-            if own is not None:  # a flexible tensor may be unknown: its module checks it
-                same = shape == tuple(own.shape) or (free and len(shape) == own.dim())
-                fits = same and dtype == DTYPES.get(own.dtype)
+            own, given = expected.get(name), "none"
+            fits = name.startswith((*optional, *flexible))
+            if name in found:
+                shape, dtype = tuple(file.get_slice(name).get_shape()), str(file.get_slice(name).get_dtype())
+                given = f"{shape} of {dtype}"
+                fits = free = name.startswith(tuple(flexible)) and math.prod(shape) <= LARGEST_FLEXIBLE
+                if own is not None:  # a flexible tensor may be unknown: its module checks it
+                    same = shape == tuple(own.shape) or (free and len(shape) == own.dim())
+                    fits = same and dtype == DTYPES.get(own.dtype)
             if not fits:
-                raise _mismatch(path, name, own, f"{shape} of {dtype}")
+                wanted = "no tensor" if own is None else f"{tuple(own.shape)} of {DTYPES.get(own.dtype, own.dtype)}"
+                raise CheckpointError(
+                    f"{path} must have {wanted} for {name[:80]}, but got {given}; "
+                    "load it into the detector that it was saved from"
+                )
         return {name: file.get_tensor(name) for name in sorted(found)}, about
 
 
@@ -117,10 +119,3 @@ def _about(file: Any, path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise CheckpointError(f"{path} must have JSON as metadata, but got {text[:40]!r}; {REPAIR}")
     return about
-
-
-def _mismatch(path: Path, name: str, own: Tensor | None, found: str) -> CheckpointError:
-    wanted = "no tensor" if own is None else f"{tuple(own.shape)} of {DTYPES.get(own.dtype, str(own.dtype))}"
-    return CheckpointError(
-        f"{path} must have {wanted} for {name[:80]}, but got {found}; load it into the detector that it was saved from"
-    )

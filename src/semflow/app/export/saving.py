@@ -131,19 +131,10 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
             "score_threshold": score,
             "map_threshold": pixel,
         }
+    versions = {"semflow": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: distributions.version(name) for name in packages}
+    about = detector.provenance
     return Metadata(
-        recipe=detector.provenance.recipe,
-        arguments=shareable(detector.provenance.arguments),
-        image_size=detector.provenance.image_size,
-        input=graph.input,
-        map_range=detector.map_range,
-        localizes=detector.localizes,
-        outputs=graph.outputs,
-        calibration=calibration,
-        versions={
-            "semflow": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            **{name: distributions.version(name) for name in packages},
-        },
-    )
+        about.recipe, shareable(about.arguments), about.image_size, graph.input, detector.map_range, detector.localizes,
+        graph.outputs, calibration, versions,
+    )  # fmt: skip

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semflow.app.report.colors import to_array
+from semflow._optional import import_optional
+from semflow.app.report.colors import HEAT_ANCHORS, to_array
 from semflow.detectors import Latents
 from semflow.errors import ShapeError
 from semflow.functional import mask_to_grid
 
-from .style import ANOMALOUS, FAINT, NORMAL, finish, heat_colormap, new_figure
+from .style import ANOMALOUS, FAINT, NORMAL, finish, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +39,9 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
     figure, axes = new_figure(1 + len(maps), width=2.9, height=2.7)
     axes[0, 0].imshow(np.clip(to_array(image).transpose(1, 2, 0), 0, 1))
     axes[0, 0].set_title("image", fontsize=10)
-    for k, variance in enumerate(maps):
-        panel = axes[0, 1 + k]
-        drawn = panel.imshow(variance, cmap=heat_colormap(), interpolation="nearest")
+    colors = import_optional("matplotlib.colors").LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255))
+    for k, (panel, variance) in enumerate(zip(axes[0, 1:], maps, strict=True)):
+        drawn = panel.imshow(variance, cmap=colors, interpolation="nearest")
         panel.set_title(f"scale {k + 1}" if strides is None else f"stride {strides[k]}", fontsize=10)
         figure.colorbar(drawn, ax=panel, shrink=0.75).ax.tick_params(labelsize=8)
     for panel in axes[0]:

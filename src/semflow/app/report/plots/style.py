@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semflow._optional import import_optional
-from semflow.app.report.colors import HEAT_ANCHORS
 from semflow.files import write_atomic
 
 if TYPE_CHECKING:
@@ -29,13 +28,6 @@ def finish(axes: Any, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-
-
-def heat_colormap() -> Any:
-    """Return the colors of heat maps as a colormap of matplotlib."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255.0))
 
 
 def save_figure(figure: "Figure", path: str | Path) -> list[Path]:
