@@ -23,7 +23,7 @@ from .evaluate import METRICS, percent, versions
 from .options import Demo
 
 METRICS_FILE = "metrics.json"
-EPOCHS, BATCH_SIZE, IMAGE_SIZE = 10, 4, 128
+BATCH_SIZE, IMAGE_SIZE = 4, 128
 # Cracks and scratches are two to four pixels wide, and a map of stride 32 would have 16 locations. On seeds 0 to 2,
 # strides 4, 8, 16 in batches of 4 found more than strides 8, 16, 32 in batches of 8.
 STRIDES = (4, 8, 16)
@@ -69,21 +69,12 @@ def _train_and_test(
 ) -> tuple[list[ImageResult], tuple[float, float]]:
     data = folder / "data" / name
     write_texture(name, data, options.seed)
-    detector = sanflow(
-        Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3),
-        image_size=IMAGE_SIZE,
-        couplings=Couplings(8, 128, "hard", standardize=True),
-        seed=options.seed,
-    )
-    fit(
-        detector,
-        open_dataset(data, "train", IMAGE_SIZE, cache=True),
-        epochs=EPOCHS if options.epochs is None else options.epochs,
-        batch_size=BATCH_SIZE,
-        seed=options.seed,
-        output=folder / "models" / name,
-        device=device,
-    )
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3)
+    couplings = Couplings(8, 128, "hard", standardize=True)
+    detector = sanflow(backbone, image_size=IMAGE_SIZE, couplings=couplings, seed=options.seed)
+    train, output = open_dataset(data, "train", IMAGE_SIZE, cache=True), folder / "models" / name
+    setup: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "device": device}
+    fit(detector, train, batch_size=BATCH_SIZE, output=output, **setup)
     test = open_dataset(data, "test", IMAGE_SIZE)
     found = list(track(results(detector, test, batch_size=BATCH_SIZE), "testing", len(test), terminal_only=True))
     return found, detector.map_range

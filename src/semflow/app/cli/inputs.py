@@ -80,8 +80,7 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
         return
     if set(train.paths) & set(test.paths):  # one folder of good images without a test set
         return
-    pairs = duplicates(train.paths, test.paths)
-    if pairs:
+    if pairs := duplicates(train.paths, test.paths):
         others = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
         warnings.warn(
             f"test image {pairs[0][1]} is a copy of training image {pairs[0][0]}{others}; metrics will be too good; "

@@ -88,12 +88,9 @@ def _parse(words: list[str]) -> tuple[str, Command]:
     captured = io.StringIO()
     try:
         with redirect_stderr(captured):
+            config = (tyro.conf.FlagCreatePairsOff,)
             options = tyro.extras.subcommand_cli_from_dict(
-                dict(COMMANDS),
-                prog="semflow",
-                description=DESCRIPTION,
-                args=words or ["--help"],
-                config=(tyro.conf.FlagCreatePairsOff,),
+                dict(COMMANDS), prog="semflow", description=DESCRIPTION, args=words or ["--help"], config=config
             )
     except SystemExit as done:
         if done.code in (0, None):

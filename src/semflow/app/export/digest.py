@@ -12,10 +12,7 @@ from semflow.files import hash_file, hash_parts
 
 NAME = b"semflow.sha256"
 # In ONNX, field 14 of a model (metadata_props) has a key (field 1) and a value (field 2), each after its length.
-ENDS = {
-    ".onnx": (b"\x72\x52\x0a\x0e" + NAME + b"\x12\x40", b""),
-    ".xml": (b"<!-- " + NAME + b" ", b" -->\n"),
-}
+ENDS = {".onnx": (b"\x72\x52\x0a\x0e" + NAME + b"\x12\x40", b""), ".xml": (b"<!-- " + NAME + b" ", b" -->\n")}
 DIGITS = 64
 
 

@@ -40,17 +40,9 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         device: `cpu`, `cuda`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
         threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
-    Raises:
-        CheckpointError: If the file does not exist, is damaged, or was not written by this version's `semflow export`.
-
     Example:
-        >>> import tempfile
-        >>> from semflow.app.export import save
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     runner = open_runner(save(detector, f"{folder}/parts.pt2", check=False).path)
-        >>> runner(np.zeros((2, 3, 32, 32), np.uint8))["score"].shape
+        >>> runner = open_runner("parts.onnx")  # doctest: +SKIP
+        >>> runner(np.zeros((2, 3, 256, 256), np.uint8))["score"].shape  # doctest: +SKIP
         (2,)
     """
     path = Path(path)

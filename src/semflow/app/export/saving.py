@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semflow._version import __version__
 from semflow.detectors import Detector
-from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.errors import ConfigError, DataError
 from semflow.files import remove_partial, staging, writing
 
 from .check import compare, sample_images, to_input
@@ -80,7 +80,8 @@ def save(
     if input not in get_args(InputType):
         raise ConfigError(f"input must be one of {', '.join(get_args(InputType))}, but got {input!r}")
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
-    samples = _samples(images, graph)
+    given = sample_images(detector.provenance.image_size) if images is None else images.cpu()
+    samples = to_input(given, input)
     about = _metadata(graph, packages_of(chosen))
     program = trace(graph)
     remove_partial(path.parent, path.name)
@@ -110,15 +111,6 @@ def check_destination(path: Path, format: Format | None = None) -> Format:
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path.absolute().parent} must be a folder, but got none; create it")
     return chosen
-
-
-def _samples(images: Tensor | None, graph: DetectorGraph) -> Tensor:
-    side = graph.detector.provenance.image_size
-    if images is None:
-        return to_input(sample_images(side), graph.input)
-    if images.dim() != 4 or images.shape[1:] != (3, side, side) or not len(images):
-        raise ShapeError(f"images must be (B, 3, {side}, {side}) with B >= 1, but got {tuple(images.shape)}")
-    return to_input(images.cpu(), graph.input)
 
 
 def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:

@@ -75,15 +75,9 @@ def model_card(
 
 def _header(name: str, data: str | None, metrics: Mapping[str, float], license: str | None) -> str:
     client = import_optional("huggingface_hub")
+    origin = ("anomaly-detection", "custom", data or "not described")
     results = [
-        client.EvalResult(
-            task_type="anomaly-detection",
-            dataset_type="custom",
-            dataset_name=data or "not described",
-            metric_type=METRICS[key][0],
-            metric_name=METRICS[key][1],
-            metric_value=round(value, 6),
-        )
+        client.EvalResult(*origin, METRICS[key][0], round(value, 6), metric_name=METRICS[key][1])
         for key, value in metrics.items()
     ]
     tags = ["anomaly-detection", "normalizing-flow", "industrial-inspection"]

@@ -22,8 +22,8 @@ h1, h2, p { overflow-wrap: anywhere; } p { margin: .25rem 0; max-width: 46rem; }
 th, td { text-align: left; padding: .3rem 0 .3rem .9rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-ol { list-style: none; padding: 0; display: grid; gap: 1rem; }
-ol { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
+ol { list-style: none; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
 li { border: 1px solid var(--line); border-radius: 6px; padding: .6rem; break-inside: avoid; min-width: 0; }
 .name { overflow-wrap: anywhere; } .row { display: flex; justify-content: space-between; gap: .75rem; }
 .score { font-variant-numeric: tabular-nums; font-weight: 600; }

@@ -70,15 +70,8 @@ def overlay(
     return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
 
 
-def contour(
-    picture: Image.Image, mask: "Tensor | NDArray[np.bool_]", color: tuple[int, int, int] = CONTOUR_COLOR
-) -> Image.Image:
-    """Draw the outline of a mask, two pixels wide, on a copy of a picture.
-
-    Args:
-        picture: RGB.
-        mask: (H, W) bool, resized to the picture.
-        color: RGB, from 0 to 255.
+def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.Image:
+    """Draw the outline of a mask (H, W), two pixels wide and resized to the picture, on a copy of a picture.
 
     Example:
         >>> mask = np.pad(np.ones((2, 2), dtype=bool), 1)
@@ -97,7 +90,7 @@ def contour(
     neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
     line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
     pixels = np.array(picture.convert("RGB"))
-    pixels[line] = color
+    pixels[line] = CONTOUR_COLOR
     return Image.fromarray(pixels)
 
 

@@ -19,7 +19,7 @@ def cpu_count() -> int:
 
 @contextmanager
 def connected(cpus: int = 1) -> Iterator[Any]:
-    """Connect to Ray while the block runs.
+    """Connect to Ray while the block runs, and yield the module `ray`.
 
     The environment variable RAY_ADDRESS names the cluster; `auto` means the one that `ray start` connected to.
     Without it, Ray runs on this machine only and ends with the block; its dashboard is off, and so are its usage
@@ -27,9 +27,6 @@ def connected(cpus: int = 1) -> Iterator[Any]:
 
     Args:
         cpus: Number of CPUs that Ray counts on this machine, if it has fewer. Ray only starts what they allow.
-
-    Yields:
-        The module `ray`.
     """
     ray: Any = import_optional("ray")
     if ray.is_initialized():

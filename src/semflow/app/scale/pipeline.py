@@ -62,7 +62,7 @@ def score_blocks(
     workers: Workers,
     skip: bool = False,
 ) -> Iterator[Committed]:
-    """Score blocks and commit them.
+    """Score blocks and yield their summaries, in the order in which they are committed.
 
     Tasks of one CPU each decode the images on all CPUs that the workers leave free. The folder of the store, the images
     and the model must have the same paths on all machines.
@@ -75,9 +75,6 @@ def score_blocks(
         image_size: Side of the model's images in pixels.
         workers: Processes to start.
         skip: Store the error of an image that cannot be read in its row, instead of raising it.
-
-    Yields:
-        Summaries of the blocks, in the order in which they are committed.
 
     Raises:
         SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.

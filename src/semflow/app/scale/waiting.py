@@ -28,7 +28,7 @@ def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patienc
     stop = threading.Event()
 
     def ask() -> None:
-        iterator = iter(rows)
+        iterator: Any = iter(rows)
         try:
             for row in iterator:
                 found.put((row, None, False))
@@ -38,10 +38,8 @@ def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patienc
         except BaseException as error:
             found.put((None, error, True))
         finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                with contextlib.suppress(Exception):
-                    close()
+            with contextlib.suppress(Exception):  # not every iterator has this method
+                iterator.close()
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()

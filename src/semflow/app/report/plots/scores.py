@@ -59,14 +59,11 @@ def score_histogram(
 def roc_points(scores: Values, labels: Values) -> Points:
     """Compute false- and true-positive rates at every distinct score, from the highest to the lowest.
 
-    The trapezoidal area under these points is `semflow.metrics.auroc`.
+    The first point is (0, 0). The trapezoidal area under the points is `semflow.metrics.auroc`.
 
     Args:
         scores: (N,), higher is more anomalous.
         labels: (N,), 1 where anomalous.
-
-    Returns:
-        False-positive rates and true-positive rates; the first point is (0, 0).
 
     Example:
         >>> [rates.tolist() for rates in roc_points([0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1])]
