@@ -95,11 +95,8 @@ def fingerprint(model: Path) -> str:
         files = [model / CONFIG, model / MODEL]
     else:  # an OpenVINO file has its weights beside it
         files = [model, model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [model]
-    parts = []
-    for file in files:
-        if file.is_file():  # loading the model reports missing files
-            try:
-                parts += [file.suffix, hash_file(file)]
-            except OSError as error:
-                raise DataError(f"{file} must be readable, but got {error.strerror or error}") from None
-    return hash_parts(parts)
+    there = [file for file in files if file.is_file()]  # loading the model reports missing files
+    try:
+        return hash_parts(part for file in there for part in (file.suffix, hash_file(file)))
+    except OSError as error:
+        raise DataError(f"{error.filename or model} must be readable, but got {error.strerror or error}") from None

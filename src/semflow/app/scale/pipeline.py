@@ -22,9 +22,8 @@ from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 
 from . import waiting
-from .blocks import BLOCKS, BlockStore, read_manifest
+from .blocks import BLOCKS, Block, BlockStore, Committed, commit_block, printable, read_manifest
 from .cluster import resources
-from .rows import Block, Committed, commit_block, printable
 from .waiting import rows_while_possible
 
 LARGEST = 2**30
