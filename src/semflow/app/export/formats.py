@@ -56,7 +56,7 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
         raise ConfigError(
             f"weights must have at most {LARGEST} bytes for format onnx, but got {size}; use torch or openvino"
         )
-    names = {"input_names": ["images"], "output_names": list(metadata.outputs)}
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": list(metadata.outputs)}
     made: Any = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
     proto = made.model_proto
     del proto.graph.value_info[:]  # intermediate shapes with symbols of torch
