@@ -29,20 +29,12 @@ def save(detector: Detector, path: str | Path) -> Path:
     Returns:
         The folder.
 
-    Raises:
-        ConfigError: If the detector has no recipe.
-        CheckpointError: If the folder holds something else or cannot be written.
-
     Example:
         >>> import tempfile
-        >>> import torch
-        >>> from semflow.recipes import Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
+        >>> from semflow.recipes import cflow_ad
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     same = load(save(detector, f"{folder}/model"))
-        >>> images = torch.rand(2, 3, 32, 32)
-        >>> torch.equal(same.predict(images).score, detector.predict(images).score)
-        True
+        ...     load(save(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32), folder)).provenance.recipe
+        'cflow_ad'
     """
     if not detector.provenance.recipe:
         raise ConfigError(
@@ -62,9 +54,6 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         path: the folder.
         features: feature extractor of your own, built like the one that the detector was made with. Its weights are
             replaced by the saved ones.
-
-    Returns:
-        The detector.
 
     Raises:
         CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
