@@ -1,6 +1,5 @@
 """Papers as recipes over shared components: a recipe returns a `semflow.detectors.Detector`."""
 
-from .ablations import ABLATIONS
 from .cflow_ad import cflow_ad
 from .cs_flow import cs_flow
 from .differnet import differnet
@@ -19,7 +18,7 @@ from .groups import (
 )
 from .msflow import msflow
 from .registry import RECIPES, build, recipe
-from .sanflow import sanflow
+from .sanflow import ABLATIONS, sanflow
 from .settings import plain_settings, resolve_settings, setting_names
 from .storage import load, save
 

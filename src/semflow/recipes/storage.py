@@ -10,7 +10,8 @@ from torch import nn
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.features import FeatureExtractor
-from semflow.training.checkpoint import load_into, read_config, save_run
+from semflow.files import writing
+from semflow.training.checkpoint import CONFIG, load_into, origin, read_config, save_model, write_config
 
 from .groups import Backbone
 from .registry import RECIPES
@@ -40,8 +41,19 @@ def save(detector: Detector, path: str | Path) -> Path:
         raise ConfigError(
             "detector must have a recipe to be saved, but got one without; build it in a function with @recipe"
         )
-    save_run(detector, Path(path))
-    return Path(path)
+    run = Path(path)
+    with writing(run, "choose another folder", CheckpointError):
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / CONFIG).exists():
+            if any(run.iterdir()):
+                raise CheckpointError(f"{run} must be a new or empty folder, but got one with other files")
+            write_config(run, origin(detector))
+        config = read_config(run)
+        for name, value in origin(detector).items():
+            if config.get(name) != value:
+                raise CheckpointError(f"{run} must hold a detector of {name} {value}, but got {config.get(name)}")
+        save_model(detector, run)
+    return run
 
 
 def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector:

@@ -31,10 +31,6 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     Args:
         device: `auto`, `cpu` or `cuda`, as in `semflow.fit`.
 
-    Raises:
-        ConfigError: If the environment is incomplete, or the processes cannot connect.
-        DeviceError: If there is no such device, or there are more processes than GPUs.
-
     Example:
         >>> with launched_processes("cpu") as (processes, device):
         ...     processes.count, device.type
