@@ -184,7 +184,8 @@ def test_watch_names_the_first_step_that_is_not_finite(every) -> None:
     for norm in (2.0, 4.0, 1.0, 8.0):
         take(watch, norm)
         assert weight.grad.norm().item() == pytest.approx(min(norm, 3.0), rel=1e-5)
-    assert (watch.steps, watch.clipped(), watch.largest()) == (4, 2, 8.0)
+    watch.check()
+    assert (watch.steps, watch.clipped, watch.largest) == (4, 2, 8.0)
 
 
 def test_image_with_nan_is_named() -> None:

@@ -29,10 +29,6 @@ class Provenance:
         training: `semflow.training.TrainingConfig` that `semflow.fit` uses by default.
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
-
-    Example:
-        >>> Provenance("cflow_ad", image_size=512).image_size
-        512
     """
 
     recipe: str = ""
@@ -54,11 +50,6 @@ class Prediction(NamedTuple):
         p_value: (B,) float64, the probability that a normal image has such a score.
         is_anomalous: (B,) bool, true if the p-value is at most the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
-
-    Example:
-        >>> prediction = Prediction(torch.tensor([0.3, 2.1]), torch.rand(2, 64, 64), ())
-        >>> prediction.score.argmax().item(), prediction.is_anomalous is None
-        (1, True)
     """
 
     score: Tensor

@@ -51,13 +51,7 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
 
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Detector:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise ConfigError(
-                f"{name} must be called with arguments of {', '.join(signature.parameters)}, "
-                f"but got {str(error).removeprefix('got ')}"
-            ) from None
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for argument, value in bound.arguments.items():
             bound.arguments[argument] = complete(function, argument, value)

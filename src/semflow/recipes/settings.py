@@ -50,9 +50,7 @@ def _plain(name: str, value: object) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ConfigError(
-        f"{name} must be a number, string, tuple, group of settings or module, but got {type(value).__name__}"
-    )
+    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {type(value).__name__}")
 
 
 def setting_names(recipe: Callable[..., Any]) -> list[str]:

@@ -21,14 +21,11 @@ __all__ = ["load", "save"]
 
 
 def save(detector: Detector, path: str | Path) -> Path:
-    """Write a detector to a folder with its configuration and all weights, those of the backbone included.
+    """Write a detector's configuration and all weights, also the backbone's, to a folder, and return the folder.
 
     Args:
         detector: detector of a recipe.
         path: new or empty folder, or a run directory of the same recipe and arguments, whose model is replaced.
-
-    Returns:
-        The folder.
 
     Example:
         >>> import tempfile
@@ -38,9 +35,7 @@ def save(detector: Detector, path: str | Path) -> Path:
         'cflow_ad'
     """
     if not detector.provenance.recipe:
-        raise ConfigError(
-            "detector must have a recipe to be saved, but got one without; build it in a function with @recipe"
-        )
+        raise ConfigError("detector must have a recipe to be saved, but got none; build it in a function with @recipe")
     run = Path(path)
     with writing(run, "choose another folder", CheckpointError):
         run.mkdir(parents=True, exist_ok=True)
@@ -103,7 +98,6 @@ def _with_module(path: str | Path, arguments: Mapping[str, Any], features: Featu
     made = arguments[places[0]]["module"]
     if not isinstance(features, nn.Module):
         raise CheckpointError(
-            f"{path} must be loaded with its feature extractor, {made}, but got {features}; "
-            "pass one built alike as features"
+            f"{path} must be loaded with its feature extractor, {made}, but got {features}; pass it as features"
         )
     return {**arguments, places[0]: features}

@@ -212,6 +212,5 @@ def _checked_tensors(
 def _check_format(found: object, path: Path) -> None:
     if str(found) != str(FORMAT):
         raise CheckpointError(
-            f"{path} must have format {FORMAT}, but got {str(found)[:40]}; fit the model again or use the version of "
-            "semflow that made it"
+            f"{path} must have format {FORMAT}, but got {str(found)[:40]}; use the version of semflow that made it"
         )

@@ -28,10 +28,6 @@ class TrainingConfig(Settings):
         guard: width in locations of the border around an anomaly that training ignores: features there have seen
             the anomaly, but lie outside its mask.
         seed: of the synthetic anomalies and the order of the images.
-
-    Example:
-        >>> TrainingConfig(epochs=20).batch_size
-        8
     """
 
     epochs: int = 80

@@ -125,9 +125,7 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
     alarms: list[tuple[int, bool | None, bool | None]] = []  # label, decision, mask not empty
     for sample, score, anomaly_map, _, is_anomalous, mask in results:
         if sample.label < 0:
-            raise DataError(
-                f"{sample.path} must have a label, but got none; put normal images into a folder named good"
-            )
+            raise DataError(f"{sample.path} must have a label, but got none; move normal images to a folder good")
         alarms.append((sample.label, is_anomalous, None if mask is None else bool(mask.any())))
         images.update(torch.tensor([score]), torch.tensor([sample.label]))
         if sample.anomaly_mask is None:
@@ -160,17 +158,11 @@ def _rate(alarms: Iterable[bool | None]) -> float | None:
 
 
 def check_labels(dataset: ImageDataset) -> None:
-    """Raise DataError unless a data set has normal and anomalous images, as the metrics need.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from semflow.data import ImageDataset, Record
-        >>> check_labels(ImageDataset([Record(Path("a.png"), 0), Record(Path("b.png"), 1)]))
-    """
+    """Raise DataError unless a data set has normal and anomalous images, as the metrics need."""
     labels = set(dataset.labels)
-    where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "dataset")
     if labels == {0, 1}:
         return
+    where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "dataset")
     kinds = {0: "only normal images", 1: "only anomalous images", -1: "images without labels"}
     found = kinds[min(labels)] if labels else "no images"
     raise DataError(

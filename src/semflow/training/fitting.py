@@ -52,7 +52,7 @@ def fit(
     on_epoch: Callable[[Detector, int], object] | None = None,
     processes: Processes = ALONE,
 ) -> Detector:
-    """Train a detector on normal images. The result is always the model of the last epoch.
+    """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
     Standardization is fitted first, then the flows are trained, then the constants of the score are computed. All
     random draws depend on (seed, epoch, position), so a resumed run ends like an uninterrupted one.
@@ -82,9 +82,6 @@ def fit(
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
             arguments and make the steps of a single process; only the first reads and writes `output`.
 
-    Returns:
-        The same detector, trained, in eval mode.
-
     Raises:
         CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
         TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
@@ -111,8 +108,7 @@ def fit(
     images = len(cast(Sized, dataset))
     if training.batch_size < processes.count:
         raise ConfigError(
-            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}; "
-            "use a larger batch or fewer processes"
+            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
         )
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
@@ -193,7 +189,8 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     watch.begin(f" of epoch {at.epoch + 1}", at.steps, at.clipped, at.largest)
 
     def count() -> None:
-        at.steps, at.clipped, at.largest = watch.steps, watch.clipped(), watch.largest()
+        watch.check()
+        at.steps, at.clipped, at.largest = watch.steps, watch.clipped, watch.largest
         at.seconds = before + time.monotonic() - began
 
     job.parts.start = at.step
@@ -237,6 +234,5 @@ def _check_images(folder: Path, before: str, now: str) -> None:
     """Raise CheckpointError if a run is resumed with other images."""
     if before and before != now:
         raise CheckpointError(
-            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; use the same "
-            "images or start a new run"
+            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
         )

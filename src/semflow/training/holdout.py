@@ -76,7 +76,7 @@ def calibrate(
     workers: int = 0,
     processes: Processes = ALONE,
 ) -> Detector:
-    """Calibrate a trained detector on normal images, so that it predicts p-values, decisions and masks.
+    """Calibrate a trained detector, so that it predicts p-values, decisions and masks, and return it.
 
     Args:
         detector: trained detector; it is changed in place.
@@ -85,9 +85,6 @@ def calibrate(
         batch_size: images per batch; it does not change the result.
         workers: processes that load images.
         processes: processes that share the images.
-
-    Returns:
-        The same detector.
 
     Raises:
         ConfigError: If there are too few images for the rate; the message names the number needed.

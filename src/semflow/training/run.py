@@ -110,8 +110,7 @@ class Run:
                 return None, Position()
             if not resume:
                 raise CheckpointError(
-                    f"{folder} must be a new directory, but got one that holds a run; continue that run with resume "
-                    "or choose another directory"
+                    f"{folder} must be a new directory, but got one that holds a run; resume it or choose another"
                 )
             self._check_settings(folder)
             return self._reopen(folder)

@@ -36,7 +36,7 @@ class Watch:
     def __init__(self, clip: float | None = None, every: int = 1, advice: Callable[[], str] = lambda: "") -> None:
         self.clip, self.every, self.advice, self.steps = clip, every, advice, 0
         self.where = ""
-        self._clipped, self._largest = 0, 0.0
+        self.clipped, self.largest = 0, 0.0  # of the steps that have been checked
         self._unchecked: list[Tensor] = []
 
     def step(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
@@ -63,23 +63,13 @@ class Watch:
                 raise TrainingError(
                     f"gradient must have a finite norm, but got {norm} {at}, with a loss of {loss:.5g}{self.advice()}"
                 )
-            self._clipped += self.clip is not None and norm > self.clip
-            self._largest = max(self._largest, norm)
-
-    def clipped(self) -> int:
-        """Return the number of clipped steps."""
-        self.check()
-        return self._clipped
-
-    def largest(self) -> float:
-        """Return the largest norm before clipping."""
-        self.check()
-        return self._largest
+            self.clipped += self.clip is not None and norm > self.clip
+            self.largest = max(self.largest, norm)
 
     def begin(self, where: str = "", steps: int = 0, clipped: int = 0, largest: float = 0.0) -> None:
         """Restart the counts, from zero or from a checkpoint; `where` follows the step's number in messages."""
         self.check()
-        self.where, self.steps, self._clipped, self._largest = where, steps, clipped, largest
+        self.where, self.steps, self.clipped, self.largest = where, steps, clipped, largest
 
 
 def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
@@ -111,7 +101,7 @@ def train_on_batch(
     processes: Processes = ALONE,
     batch: int | None = None,
 ) -> Tensor:
-    """Train on a batch and return the terms of the loss before each step.
+    """Train on a batch and return the loss before each step: total, NLL, BCE and KL.
 
     Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
     of n, and every group makes a step of its scale's flow, as in CFLOW-AD. The variance head, which needs whole images,
@@ -128,9 +118,6 @@ def train_on_batch(
         watch: clips and checks the gradients; None makes a new one.
         processes: processes with a part of the batch each; the detector must be `shared` among them.
         batch: number of images of all parts; None if this is the whole batch.
-
-    Returns:
-        (4,): total, NLL, BCE and KL.
     """
     stepper = _Stepper(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
