@@ -95,7 +95,7 @@ def test_own_features_work_in_published_recipes(tmp_path) -> None:
 def test_save_rejects_detectors_without_a_recipe_and_occupied_folders(tmp_path) -> None:
     detector = make_detector()
     detector.provenance = type(detector.provenance)()
-    with pytest.raises(ConfigError, match="detector must have a recipe to be saved, but got one without"):
+    with pytest.raises(ConfigError, match="detector must have a recipe to be saved, but got none"):
         semflow.save(detector, tmp_path / "new")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="must be a new or empty folder"):

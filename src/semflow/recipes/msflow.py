@@ -62,7 +62,7 @@ def msflow(
     features = build_features(backbone, image_size, seed)
     channels = features.channels
     if len(couplings.blocks) != len(channels):
-        raise ConfigError(f"couplings.blocks must be {len(channels)}, one per stride, but got {couplings.blocks}")
+        raise ConfigError(f"couplings.blocks must be {len(channels)} numbers, but got {couplings.blocks}")
     base, head, start = build_base(statistics, channels, features.strides)
     stack = partial(
         coupling_stack,
