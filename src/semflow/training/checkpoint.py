@@ -99,7 +99,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} must be readable, but got {error.strerror}; check its permissions") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} must be JSON with a format, but got others; fit the model again") from error
+        raise CheckpointError(f"{path} must be JSON with a format number, but got others; fit again") from error
     _check_format(found, path)
     for name, kind in (("recipe", str), ("module", str), ("arguments", dict), ("training", dict)):
         value = config.get(name, kind())
