@@ -15,6 +15,7 @@ from helpers.bad_rows import SIZE
 from semflow._validation import checked
 from semflow.errors import ConfigError, SemflowError
 from semflow.recipes import RECIPES
+from semflow.recipes import build as build_recipe
 
 MODULES = ("nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors")
 # Records that the library creates, and protocols.
@@ -163,18 +164,16 @@ OUT_OF_RANGE = {
     ("recipe", "argument"),
     [
         (name, each)
-        for name, build in RECIPES.items()
+        for name, make in RECIPES.items()
         for each in OUT_OF_RANGE
-        if each in inspect.signature(build).parameters
+        if each in inspect.signature(make).parameters
     ],
 )
 def test_number_out_of_range_is_rejected(recipe: str, argument: str) -> None:
     value = OUT_OF_RANGE[argument]
-    small = {"backbone": "test_efficientnet", "weights": "random", "image_size": SIZE, argument: value}
+    small = {"backbone": "test_efficientnet", "backbone.weights": "random", "image_size": SIZE}
     with pytest.raises(SemflowError, match=argument.rstrip("s")):
-        RECIPES[recipe](
-            **small, **({"statistics": True} if "statistics" in inspect.signature(RECIPES[recipe]).parameters else {})
-        )
+        build_recipe(recipe, {**small, argument: value})
 
 
 @checked
