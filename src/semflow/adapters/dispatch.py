@@ -15,8 +15,7 @@ from .freia_block import is_block
 from .freia_flow import FreiaFlow, is_graph, is_sequence
 from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow
-from .transform_flow import TransformFlow, is_distribution
-from .transform_steps import is_transform
+from .transform_flow import TransformFlow, is_distribution, is_transform
 from .zuko_flow import ZukoFlow
 
 __all__ = ["as_flow"]
@@ -44,9 +43,6 @@ def as_flow(flow: Any, event: Event | None = None) -> Flow:
     Args:
         flow: see above; the adapters have options that this function does not have.
         event: `"location"` or `"sample"`; only needed if it is not known.
-
-    Returns:
-        The adapter, or the flow itself if it needs none.
 
     Raises:
         ConfigError: `flow` is not a flow, the event is missing or wrong, or the library is not installed.

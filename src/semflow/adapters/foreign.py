@@ -1,7 +1,7 @@
 """Base class of all adapters: tensor layouts of other libraries, and error messages that name a wrong event."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -28,20 +28,16 @@ class OneWayError(ConfigError, NotImplementedError):
 class ForeignFlow(Flow):
     """Base class of flows of other libraries.
 
-    A subclass defines `encode` and `decode` in the library's own layout. This class converts maps and contexts, checks
-    the shapes of the results, and disables autocast: libraries add up log-dets in the precision of their layers.
-
-    Args:
-        event: `"location"` or `"sample"`.
-        layout: what `encode` and `decode` take.
-        declared: whether the user declared the event, which may be wrong; otherwise it is known.
+    A subclass defines `encode` and `decode` in the library's own `layout`, and its `label` in error messages. This
+    class converts maps and contexts, checks the shapes of the results, and disables autocast: libraries add up log-dets
+    in the precision of their layers. The event may be wrong if the user `declared` it.
     """
 
-    def __init__(self, event: Event, layout: Layout, declared: bool = False) -> None:
+    inverse_hint = ""  # end of the error for a missing inverse
+
+    def __init__(self, event: Event, layout: Layout, label: str, declared: bool = False) -> None:
         super().__init__()
-        self.event = event
-        self.layout: Layout = layout
-        self.declared = declared
+        self.event, self.layout, self.label, self.declared = event, layout, label, declared
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """Return (z, log_det) of x; everything is in the library's layout."""
@@ -52,18 +48,7 @@ class ForeignFlow(Flow):
         raise TypeError(f"{type(self).__name__} must define decode(z, context), but got a class without it")
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Map features to latents.
-
-        Args:
-            x: (B, C, H, W).
-            context: position tables, or a map (D, H, W) or (B, D, H, W).
-
-        Returns:
-            z (B, C, H, W), and log_det (B, H, W) for the event `"location"` or (B,) for `"sample"`.
-
-        Raises:
-            ShapeError: the library's flow fails on the layout of its event, or returns other shapes.
-        """
+        """Map features (B, C, H, W) to latents; the context is position tables or a map (D, H, W) or (B, D, H, W)."""
         z, log_det = self._call(self.encode, x, context)
         # Some flows with a constant log-det return a plain number.
         log_det = narrow(torch.as_tensor(log_det, dtype=getattr(log_det, "dtype", z.dtype), device=z.device))
@@ -79,16 +64,6 @@ class ForeignFlow(Flow):
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Map latents (B, C, H, W) back to features."""
         return self._from_layout(self._call(self.decode, z, context), z, "x")
-
-    @property
-    def label(self) -> str:
-        """Name of the library's flow in error messages."""
-        return type(self).__name__
-
-    @property
-    def inverse_hint(self) -> str:
-        """End of the error for a missing inverse."""
-        return ""
 
     def check_input(self, x: Tensor, context: Context) -> Context:
         """Raise ShapeError unless x is (B, C, H, W); return the context that `encode` and `decode` receive."""
@@ -176,24 +151,13 @@ class ForeignFlow(Flow):
 
 
 def check_event(event: object, kind: str, known: Event | None = None) -> Event:
-    """Return the event of a flow, declared or known.
-
-    Args:
-        event: the user's declaration, or None.
-        kind: description of the flow for error messages.
-        known: the event that flows of this kind have, or None if it must be declared.
-
-    Raises:
-        ConfigError: the declaration is missing, invalid, or contradicts the known event.
-    """
+    """Return the declared or `known` event of a flow; `kind` describes the flow in error messages."""
     if known is not None:
         if event not in (None, known):
             raise ConfigError(f"event must be {known!r} for {kind}, but got {event!r}; leave it out")
         return known
-    if event == "location":
-        return "location"
-    if event == "sample":
-        return "sample"
+    if event in get_args(Event):
+        return cast(Event, event)
     raise ConfigError(
         f"event must be 'location' or 'sample' for {kind}, but got {event!r}; declare 'location' if it maps vectors "
         "(C,), one per location, or 'sample' if it maps (C, H, W), as in as_flow(flow, event='location')"

@@ -34,13 +34,11 @@ def from_freia(module: nn.Module) -> FlowSequence:
     Three parts are the same function but train differently: `SIGMOID` and `EXP` global scales become softplus ones, the
     reflections of `learned_householder_permutation` become a fixed rotation, and layers without a bias get a zero one.
 
+    The result has the module's dtype, device and mode, and shares no memory with it.
+
     Args:
         module: an `AllInOneBlock`, or a `SequenceINN` of them, of vectors (C,) or maps (C, H, W), with a subnet
             `nn.Sequential(layer, nn.ReLU(), layer)` of linear layers or of convolutions that keep the map's size.
-            It is not changed, and shares no memory with the result.
-
-    Returns:
-        A flow in the module's dtype, on its device and in its mode (training or evaluation).
 
     Raises:
         ConfigError: the module is something else, or has an option without counterpart (`gin_block`, other subnets,

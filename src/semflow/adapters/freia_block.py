@@ -40,15 +40,7 @@ def is_block(module: object) -> bool:
 
 
 def convert_block(block: Any, where: str) -> list[Flow]:
-    """Return the flows that together compute what a block computes.
-
-    Args:
-        block: a module with all `ATTRIBUTES`.
-        where: name of the block in error messages.
-
-    Raises:
-        ConfigError: an option of the block has no counterpart.
-    """
+    """Return the flows that together compute what a block computes; `where` names the block in error messages."""
     if block.GIN:
         raise ConfigError(f"{where}: gin_block must be False, but got True; {WRAP_INSTEAD}")
     if block.input_rank not in (0, 2):
@@ -78,40 +70,26 @@ def _coupling(block: Any, where: str) -> AffineCoupling:
 
 
 def _convert_subnet(subnet: nn.Module, passive: int, rank: int, where: str) -> tuple[SubnetFactory, dict[str, Tensor]]:
-    """Return a factory of the same subnet, and the weights to load into its result.
-
-    `passive` channels come before those of the condition in the first layer's input; `rank` is 0 if the layers are
-    linear, 2 if they are convolutions.
-    """
+    """Return a factory of the same subnet and the weights for its result; `passive` is the number of channels of x."""
     first, second = _layers(subnet, rank, where)
     hidden = first.weight.shape[0]
     kernel = first.kernel_size[0] if isinstance(first, nn.Conv2d) else 1
-    first_weight, second_weight = first.weight.detach(), second.weight.detach()
+    (w_1, b_1), (w_2, b_2) = ((layer.weight.detach(), _bias(layer)) for layer in (first, second))
     if kernel > 1:
-        weights = {
-            "first.weight": first_weight,
-            "first.bias": _bias(first),
-            "second.weight": second_weight,
-            "second.bias": _bias(second),
-        }
+        weights = {"first.weight": w_1, "first.bias": b_1, "second.weight": w_2, "second.bias": b_2}
         return partial(ConvSubnet, hidden=hidden, kernel=kernel), weights
-    joint = first_weight.flatten(1)  # columns of x, then of the condition
-    weights = {
-        "weight_x": joint[:, :passive],
-        "bias": _bias(first),
-        "output.weight": second_weight.flatten(1),
-        "output.bias": _bias(second),
-    }
+    joint = w_1.flatten(1)  # columns of x, then of the condition
+    weights = {"weight_x": joint[:, :passive], "bias": b_1, "output.weight": w_2.flatten(1), "output.bias": b_2}
     if joint.shape[1] > passive:
         weights["weight_context"] = joint[:, passive:]
     return partial(LocationSubnet, hidden=hidden), weights
 
 
 def _layers(subnet: nn.Module, rank: int, where: str) -> tuple[Layer, Layer]:
+    """Return the two layers of a subnet: linear if `rank` is 0, convolutions if it is 2."""
     kind = nn.Conv2d if rank else nn.Linear
     layers = list(subnet.children())
-    wanted = (kind, nn.ReLU, kind)
-    same = len(layers) == 3 and all(isinstance(layer, one) for layer, one in zip(layers, wanted, strict=True))
+    same = len(layers) == 3 and all(map(isinstance, layers, (kind, nn.ReLU, kind)))
     if not (same and isinstance(subnet, nn.Sequential)):
         names = ", ".join(type(layer).__name__ for layer in layers)
         raise ConfigError(
@@ -121,24 +99,15 @@ def _layers(subnet: nn.Module, rank: int, where: str) -> tuple[Layer, Layer]:
     first, second = cast(Layer, layers[0]), cast(Layer, layers[2])
     if isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d):
         for layer in (first, second):
-            _check_convolution(layer, where)
-        if first.kernel_size != second.kernel_size:
-            raise ConfigError(
-                f"{where}: the convolutions of the subnet must have one kernel size, but got {first.kernel_size} and "
-                f"{second.kernel_size}; {WRAP_INSTEAD}"
-            )
+            height, width = layer.kernel_size
+            same = height == width and height % 2 == 1 and layer.padding in ("same", (height // 2, width // 2))
+            plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
+            if not (same and plain and layer.kernel_size == first.kernel_size):
+                raise ConfigError(
+                    f"{where}: the convolutions of the subnet must have one odd square kernel size, zero padding that "
+                    f"keeps the size, and no stride, dilation or groups, but got {layer}; {WRAP_INSTEAD}"
+                )
     return first, second
-
-
-def _check_convolution(layer: nn.Conv2d, where: str) -> None:
-    height, width = layer.kernel_size
-    same = layer.padding in ("same", (height // 2, width // 2))
-    plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
-    if not (height == width and height % 2 and same and plain):
-        raise ConfigError(
-            f"{where}: the convolutions of the subnet must have odd square kernels, zero padding that keeps the size, "
-            f"and no stride, dilation or groups, but got {layer}; {WRAP_INSTEAD}"
-        )
 
 
 def _bias(layer: Layer) -> Tensor:

@@ -25,9 +25,6 @@ class FreiaFlow(ForeignFlow):
             shape. The conditions of a graph, (D_i,) or (D_i, H, W), are the channels of the context, D = D_1 + D_2 ...,
             in the order of its condition nodes.
 
-    Raises:
-        ConfigError: `inn` is something else, changes the shape, or has other dimensions.
-
     Example:
         >>> import torch
         >>> from FrEIA.framework import SequenceINN
@@ -51,7 +48,7 @@ class FreiaFlow(ForeignFlow):
             raise ConfigError(f"inn must map (C,) or (C, H, W), but got dimensions {first}")
         if last != first:
             raise ConfigError(f"inn must keep the shape of its input, but got {first} to {last}")
-        super().__init__(*(("location", "rows") if len(first) == 1 else ("sample", "maps")))
+        super().__init__(*(("location", "rows") if len(first) == 1 else ("sample", "maps")), type(inn).__name__)
         self.inn = inn
         self.channels, self.conditions, self.skipped = first[0], conditions, skipped
         self.context_channels = sum(conditions)
@@ -69,11 +66,6 @@ class FreiaFlow(ForeignFlow):
         check_channels(x, self.channels)
         check_context(context, self.context_channels, x)
         return context if self.context_channels else None
-
-    @property
-    def label(self) -> str:
-        """Name of the network in error messages."""
-        return type(self.inn).__name__
 
     def extra_repr(self) -> str:
         """Return the channels and the event for `repr`."""
@@ -96,11 +88,7 @@ def is_graph(module: object) -> bool:
 
 
 def condition_index(sequence: nn.Module) -> int | None:
-    """Return which condition the blocks of a SequenceINN use, or None if they use none.
-
-    Raises:
-        ConfigError: blocks use different conditions, or there is no block.
-    """
+    """Return which condition the blocks of a SequenceINN use, or None if they use none."""
     conditions: list[int | None] = list(sequence.conditions)  # type: ignore[arg-type]
     if not conditions:
         raise ConfigError("inn must hold at least one block, but got an empty SequenceINN")

@@ -25,9 +25,6 @@ class NormflowsFlow(ForeignFlow):
         flow: a `NormalizingFlow` or `ConditionalNormalizingFlow`, a flow, or a list of flows in their order.
         event: `"location"` if it maps vectors (C,), `"sample"` if it maps (C, H, W); a flow of normflows does not know.
 
-    Raises:
-        ConfigError: `flow` is something else, the event is not declared, or normflows is not installed.
-
     Example:
         >>> from normflows.flows import LULinearPermute
         >>> flow = NormflowsFlow([LULinearPermute(6)], event="location")
@@ -39,7 +36,6 @@ class NormflowsFlow(ForeignFlow):
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
         normflows = import_optional("normflows")
         event = check_event(event, "a flow of normflows")
-        super().__init__(event, "rows" if event == "location" else "maps", declared=True)
         parts: Any = [flow] if isinstance(flow, normflows.flows.Flow) else flow
         if isinstance(flow, normflows.NormalizingFlow):
             parts = flow.flows
@@ -50,6 +46,8 @@ class NormflowsFlow(ForeignFlow):
         for position, part in enumerate(parts):
             if not isinstance(part, normflows.flows.Flow):
                 raise ConfigError(f"flow[{position}] must be a flow of normflows, but got {describe(part)}")
+        label = f"normflows' {' and '.join(dict.fromkeys(type(part).__name__ for part in parts))}"
+        super().__init__(event, "rows" if event == "location" else "maps", label, declared=True)
         self.flows = nn.ModuleList(parts)
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
@@ -67,8 +65,3 @@ class NormflowsFlow(ForeignFlow):
         for flow in self.flows:
             z, _ = flow(z, **options)
         return z
-
-    @property
-    def label(self) -> str:
-        """Names of the flows in error messages."""
-        return f"normflows' {' and '.join(dict.fromkeys(type(flow).__name__ for flow in self.flows))}"

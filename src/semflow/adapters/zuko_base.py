@@ -33,9 +33,6 @@ class ZukoBase(nn.Module):
         mean: mean of every channel; in the paper 0 for normal and 1 for anomalous locations.
         form: `"marginal"`, a Student-t, or `"mode"`, a normal: the two forms of `SemanticNormal` that are densities.
 
-    Raises:
-        ConfigError: the head predicts from images, or `form` or `channels` is invalid.
-
     Example:
         >>> import torch, zuko
         >>> from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
@@ -76,11 +73,7 @@ class ZukoBase(nn.Module):
         return SemanticNormal(alpha, beta, mean[..., None].expand(*mean.shape, self.channels), self.form, False)
 
     def statistics(self, c: Tensor | None = None) -> Statistics:
-        """Predict the statistics as maps (B, 1, H, W) of the context; their `kl` can be added to a loss.
-
-        Raises:
-            ShapeError: the context has too many dimensions, or is missing though the head needs it.
-        """
+        """Predict the statistics as maps (B, 1, H, W) of the context; their `kl` can be added to a loss."""
         if c is None:
             if len(getattr(self.head, "networks", ())):
                 raise ShapeError(f"c must be a context for {type(self.head).__name__}, but got None")

@@ -14,14 +14,8 @@ __all__ = ["duplicates"]
 def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> list[tuple[str, str]]:
     """Return pairs of files with the same bytes, one of each list, in the order of the second.
 
-    Only files of equal length are read. Images that were encoded again have other bytes and are not found.
-
-    Args:
-        first: Paths of the first list; paths that are not files, such as frames of a video, are ignored.
-        second: Paths of the second list.
-
-    Raises:
-        DataError: If a file cannot be read.
+    Only files of equal length are read. Images that were encoded again have other bytes and are not found. Paths that
+    are not files, such as frames of a video, are ignored.
 
     Example:
         >>> import tempfile
@@ -33,17 +27,15 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
         [('a.png', 'c.png')]
     """
     by_length: dict[int, list[Path]] = defaultdict(list)
-    for path in map(Path, first):
-        if path.is_file():
-            by_length[path.stat().st_size].append(path)
+    for path in filter(Path.is_file, map(Path, first)):
+        by_length[path.stat().st_size].append(path)
     digest = functools.cache(_digest)
     found = []
-    for path in map(Path, second):
-        if path.is_file():
-            for other in by_length.get(path.stat().st_size, ()):
-                if digest(path) == digest(other):
-                    found.append((str(other), str(path)))
-                    break
+    for path in filter(Path.is_file, map(Path, second)):
+        candidates = by_length.get(path.stat().st_size, ())
+        same = next((other for other in candidates if digest(path) == digest(other)), None)
+        if same is not None:
+            found.append((str(same), str(path)))
     return found
 
 

@@ -25,12 +25,8 @@ class MVTecAD(ImageDataset):
     Args:
         root: The folder of the category, or of all categories if `category` is given.
         split: "train" or "test".
-        image_size: Side of the images in pixels.
         category: A folder in `root`.
-        cache: See `ImageDataset`.
-
-    Raises:
-        DataError: If the layout is different, a mask is missing, or the size of a mask is wrong.
+        image_size, cache: See `ImageDataset`.
 
     Example:
         >>> import tempfile

@@ -40,26 +40,11 @@ class ShanghaiTech(ImageDataset):
     Args:
         root: The folder that contains training/ and testing/.
         split: "train" or "test".
-        image_size: Side of the images in pixels; the frames (856 x 480) do not keep their aspect ratio.
         category: The scene, "01" to "13"; train one model per scene.
-        cache: See `ImageDataset`; a scene has thousands of frames.
-
-    Raises:
-        ConfigError: If there are only videos and PyAV is not installed.
-        DataError: If a folder, the scene or frames are missing, or labels or masks do not match the frames.
+        image_size, cache: See `ImageDataset`; a scene has thousands of frames of 856 x 480 pixels.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     testing = Path(root) / "testing"
-        ...     for name in ("frames/01_0014", "test_frame_mask", "test_pixel_mask"):
-        ...         (testing / name).mkdir(parents=True)
-        ...     for k in range(3):
-        ...         Image.new("L", (8, 6)).save(testing / "frames" / "01_0014" / f"{k:03}.jpg")
-        ...     np.save(testing / "test_frame_mask" / "01_0014.npy", np.array([0, 1, 1]))
-        ...     np.save(testing / "test_pixel_mask" / "01_0014.npy", np.ones((3, 6, 8), np.uint8))
-        ...     ShanghaiTech(root, "test", image_size=4, category="01")
-        ShanghaiTech(1 normal, 2 anomalous, image_size=4, has_masks=True)
+        >>> test = ShanghaiTech("shanghaitech", "test", category="01")  # doctest: +SKIP
     """
 
     @checked

@@ -22,10 +22,8 @@ class VideoFrames:
     """Frames of a video, indexed in decoding order from the start.
 
     The constructor reads the packets, which give the number of frames and the key frames, and decodes none. Reading
-    forward decodes every frame once. Other reads start at the preceding key frame if the codec keeps the order of the
-    frames. With a codec that reorders them (B-frames), time stamps in AVI files are not reliable, so such reads start
-    at the beginning of the video: correct, but slow for shuffled access. Copies for worker processes open the file
-    themselves.
+    forward decodes every frame once. Other reads start at the preceding key frame, or at the beginning if the codec
+    reorders frames (B-frames), because time stamps in AVI files are then not reliable.
     """
 
     def __init__(self, path: Path) -> None:

@@ -32,29 +32,16 @@ class VisA(ImageDataset):
         root: The folder of all categories if `category` is given, else the folder of the category, with the split file
             in its parent folder.
         split: "train" or "test".
-        image_size: Side of the images in pixels.
         category: A folder in `root`, such as "pcb1".
-        cache: See `ImageDataset`.
+        image_size, cache: See `ImageDataset`.
         split_file: A CSV file with the columns object, split, label, image, mask; split_csv/1cls.csv by default.
             Splits that train on anomalies (the two-class ones) are an error.
         holdout: Use no split file: in the order of their names, every `holdout`-th normal image is in "test", with all
             anomalies, and the others are in "train". The official split holds out about one in ten, but different
             images.
 
-    Raises:
-        ConfigError: If both a split file and `holdout` are given, or `holdout` is below 1.
-        DataError: If a folder, the split file, an image or a mask is missing, or the size of a mask is wrong.
-
     Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     data = Path(root) / "pcb1" / "Data"
-        ...     for name in ("Images/Normal/0.JPG", "Images/Anomaly/0.JPG", "Masks/Anomaly/0.png"):
-        ...         (data / name).parent.mkdir(parents=True)
-        ...         Image.new("L", (8, 8), 1).save(data / name)
-        ...     VisA(root, "test", image_size=4, category="pcb1", holdout=1)
-        VisA(1 normal, 1 anomalous, image_size=4, has_masks=True)
+        >>> test = VisA("VisA", "test", category="pcb1")  # doctest: +SKIP
     """
 
     @checked

@@ -9,15 +9,6 @@ from .timm_features import TimmFeatures
 from .views import ImagePyramid, PooledViews, rotations
 
 __all__ = [
-    "FeatureExtractor",
-    "FrozenFeatures",
-    "ImageNormalization",
-    "ImagePyramid",
-    "PooledViews",
-    "TimmFeatures",
-    "available_strides",
-    "average_pool",
-    "fitting_strides",
-    "layer_norm",
-    "rotations",
-]
+    "FeatureExtractor", "FrozenFeatures", "ImageNormalization", "ImagePyramid", "PooledViews", "TimmFeatures",
+    "available_strides", "average_pool", "fitting_strides", "layer_norm", "rotations",
+]  # fmt: skip

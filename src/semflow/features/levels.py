@@ -43,8 +43,8 @@ class Levels:
                 )
             return chosen
         known = set(self.strides)
-        if self.isotropic and set(strides) == known and len(strides) <= count:
-            return _spread(len(strides), count)
+        if self.isotropic and set(strides) == known and len(strides) <= count:  # evenly spaced, with the last one
+            return tuple(round((i + 1) * count / len(strides)) - 1 for i in range(len(strides)))
         if not strides or not known.issuperset(strides) or len(set(strides)) != len(strides):
             example = self.strides[:3] if self.isotropic else tuple(sorted(known))
             raise ConfigError(
@@ -52,11 +52,6 @@ class Levels:
                 f"but got {tuple(strides)}"
             )
         return tuple(max(i for i, s in enumerate(self.strides) if s == stride) for stride in strides)
-
-
-def _spread(number: int, count: int) -> tuple[int, ...]:
-    """Return `number` of `count` indices, evenly spaced and with the last one."""
-    return tuple(round((i + 1) * count / number) - 1 for i in range(number))
 
 
 @functools.cache

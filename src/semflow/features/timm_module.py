@@ -16,11 +16,6 @@ from semflow.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# torchvision's own declarations of the two operators that its Python code uses during import.
-_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
 _declared: list[torch.library.Library] = []  # keeps the declarations alive
 
 
@@ -34,8 +29,8 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 def load_timm() -> ModuleType:
     """Import timm, even if a CPU build of torch is combined with a CUDA build of torchvision.
 
-    In that combination `import torchvision` fails with `operator torchvision::nms does not exist`. timm does not need
-    torchvision's compiled operators, so declaring the two used during the import is enough.
+    Then `import torchvision` fails with `operator torchvision::nms does not exist`. timm does not need torchvision's
+    compiled operators, so declaring the two used during the import is enough.
     """
     try:
         return import_optional("timm")
@@ -44,17 +39,13 @@ def load_timm() -> ModuleType:
             raise ConfigError(
                 f"torch and torchvision must match to import timm, but got the error {one_line(error)!r}"
             ) from error
-    _declare_torchvision_operators()
-    return importlib.import_module("timm")
-
-
-def _declare_torchvision_operators() -> None:
     _log.info("torchvision's compiled operators do not load with this torch; declaring their schemas instead")
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
+    for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
+    return importlib.import_module("timm")
 
 
 def check_backbone(backbone: str) -> None:
