@@ -113,7 +113,7 @@ class SemflowModule(_OneClass):
     @property
     def detector(self) -> Detector:
         """The detector."""
-        return cast(Detector, self.model.detector)
+        return self.model.detector
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> Any:

@@ -11,7 +11,7 @@ from semflow.flows import Event, Flow
 
 from .callable_flow import CallableFlow
 from .foreign import check_event, comes_from, describe
-from .freia_block import is_block
+from .freia import is_block
 from .freia_flow import FreiaFlow, is_graph, is_sequence
 from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow

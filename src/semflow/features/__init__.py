@@ -4,8 +4,8 @@ Importing this package does not import timm (2.5 s); creating a `TimmFeatures` d
 """
 
 from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
-from .levels import available_strides, fitting_strides
 from .timm_features import TimmFeatures
+from .timm_module import available_strides, fitting_strides
 from .views import ImagePyramid, PooledViews, rotations
 
 __all__ = [

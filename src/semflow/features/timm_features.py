@@ -16,8 +16,7 @@ from semflow.errors import ConfigError, ShapeError
 
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
-from .levels import Levels, probe
-from .timm_module import build, load_timm, one_line
+from .timm_module import Levels, build, load_timm, one_line, probe
 from .weights import PACKAGED, load_into, packaged_state, read_state
 
 _log = logging.getLogger(__name__)
