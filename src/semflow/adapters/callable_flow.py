@@ -59,22 +59,19 @@ class CallableFlow(ForeignFlow):
         owners = [getattr(f, "__self__", None) for f in (function, inverse)]
         self.owners = nn.ModuleList(owner for owner in owners if isinstance(owner, nn.Module) and owner is not function)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the function."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         result = self.function(x) if context is None else self.function(x, context)
         if not isinstance(result, tuple) or len(result) != 2:
             raise ShapeError(f"{self.label} must return (z, log_det), but got {type(result).__name__}")
         return result
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse function."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         result: Any = self.inverse_function(z) if context is None else self.inverse_function(z, context)
         return cast(Tensor, result[0] if isinstance(result, tuple) else result)
 
-    def event_hint(self) -> str:
-        """Return which event and which `maps` other shapes of the log-det call for."""
+    def _event_hint(self) -> str:
         if self.event == "sample":
-            return f"{super().event_hint()}; if its log_det is (B, H, W), its event is 'location' with maps=True"
+            return f"{super()._event_hint()}; if its log_det is (B, H, W), its event is 'location' with maps=True"
         if self.layout == "maps":
             return "; if its log_det is (B,), its event is 'sample'; if it maps vectors (C,), leave maps out"
-        return f"{super().event_hint()}; if its log_det is (B, H, W), set maps=True"
+        return f"{super()._event_hint()}; if its log_det is (B, H, W), set maps=True"

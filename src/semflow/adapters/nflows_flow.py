@@ -47,12 +47,10 @@ class NFlowsFlow(ForeignFlow):
         super().__init__(event, "rows" if event == "location" else "maps", label, declared=True)
         self.transform, self.embedding = transform, embedding
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the transform."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return cast(tuple[Tensor, Tensor], self.transform(x, self._embed(context)))
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse transform."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return cast(Tensor, self.transform.inverse(z, self._embed(context))[0])
 
     def _embed(self, context: Tensor | None) -> Tensor | None:

@@ -50,8 +50,7 @@ class NormflowsFlow(ForeignFlow):
         super().__init__(event, "rows" if event == "location" else "maps", label, declared=True)
         self.flows = nn.ModuleList(parts)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the inverses of the flows, last to first."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         options = {} if context is None else {"context": context}
         total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
         for flow in reversed(self.flows):
@@ -59,9 +58,7 @@ class NormflowsFlow(ForeignFlow):
             total = total + log_det
         return x, total
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the flows, first to last."""
-        options = {} if context is None else {"context": context}
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         for flow in self.flows:
-            z, _ = flow(z, **options)
+            z, _ = flow(z) if context is None else flow(z, context=context)
         return z

@@ -38,9 +38,8 @@ class TransformFlow(ForeignFlow):
         >>> import torch
         >>> from torch.distributions.transforms import AffineTransform
         >>> flow = TransformFlow(AffineTransform(loc=1.0, scale=nn.Parameter(torch.full((6,), 2.0))))
-        >>> z, log_det = flow(torch.ones(2, 6, 3, 4))
-        >>> z.abs().max().item(), log_det.shape, len(list(flow.parameters()))
-        (0.0, torch.Size([2, 3, 4]), 1)
+        >>> [name for name, _ in flow.named_parameters()], flow(torch.ones(2, 6, 3, 4))[1].shape
+        (['scale_0'], torch.Size([2, 3, 4]))
     """
 
     def __init__(self, transform: Any, event: Event | None = None, direction: Direction | None = None) -> None:
@@ -64,9 +63,7 @@ class TransformFlow(ForeignFlow):
         self.steps = steps
         self.direction = _direction([step.transform for step in steps], direction)
         other = "x_to_z" if self.direction == "z_to_x" else "z_to_x"
-        self.inverse_hint = (
-            f"; TransformFlow(transform, direction={other!r}) evaluates the likelihood of the other direction"
-        )
+        self.inverse_hint = f"; for the likelihood of the other direction call TransformFlow(t, direction={other!r})"
         self.learned = nn.ModuleList()
         for number, (name, value) in enumerate(pair for step in self.steps for pair in learned(step.transform)):
             if isinstance(value, nn.Module):
@@ -74,20 +71,17 @@ class TransformFlow(ForeignFlow):
             else:
                 self.register_parameter(f"{name}_{number}", value)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Map x to z."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return self._run(x, context, invert=self.direction == "z_to_x")
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Map z to x."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self._run(z, context, invert=self.direction == "x_to_z")[0]
 
-    def failure_hint(self, x: Tensor, context: Tensor | None) -> str:
-        """Return the parameter that has the shape of a map though the flow maps vectors, or the general hint."""
+    def _failure_hint(self, x: Tensor, context: Tensor | None) -> str:
         maps = [name for name, p in self.named_parameters() if p.dim() > 2] if self.layout == "rows" else []
         if maps:
             return f"; {maps[0]} has the shape of a map, but a transform of event_dim 0 or 1 maps rows: make it (C,)"
-        return super().failure_hint(x, context)
+        return super()._failure_hint(x, context)
 
     def extra_repr(self) -> str:
         """Return the direction and the event for `repr`."""
@@ -151,11 +145,7 @@ def steps_of(transform: Any, inverted: bool = False) -> list[Step]:
 
 
 def run(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply all steps.
-
-    Returns:
-        The result y, and log |dy/dx| for each element of the batch, (N,).
-    """
+    """Apply all steps; return the result y, and log |dy/dx| for each element of the batch, (N,)."""
     total = x.new_zeros(x.shape[0])
     for transform, inverted in steps:
         if not isinstance(transform, Transform):

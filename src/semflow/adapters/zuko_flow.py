@@ -48,12 +48,10 @@ class ZukoFlow(ForeignFlow):
         coupling = import_optional("zuko.flows.coupling").GeneralCouplingTransform
         self.masks = {part.mask.numel() for part in transform.modules() if isinstance(part, coupling)}
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the transform."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return cast(tuple[Tensor, Tensor], self._conditioned(x, context).call_and_ladj(x))
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse transform."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return cast(Tensor, self._conditioned(z, context).inv(z))
 
     def _conditioned(self, x: Tensor, context: Tensor | None) -> Any:

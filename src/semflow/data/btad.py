@@ -47,7 +47,6 @@ class BTAD(ImageDataset):
             images = list_images(anomalous)
             records += with_masks(images, anomalous, folder / "ground_truth" / "ko", normal="test/ok")
         super().__init__(records, image_size, has_masks=True, cache=cache)
-        self.root, self.split = folder, split
 
 
 def is_btad(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,6 @@ class CIFAR10(ImageDataset):
             names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
             records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
         super().__init__(records, image_size, cache=cache)
-        self.root, self.split, self.category = top, split, category
 
     def read_image(self, index: int) -> Image.Image:
         """Decode an image from its batch, zip file or image file."""
@@ -116,8 +115,7 @@ def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record]
 
 def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> list[tuple[str, int]]:
     """Return the names SPLIT/CLASS/FILE of a split with their labels, sorted; they may have a common parent folder."""
-    chosen = []
-    found = set()
+    chosen, found = [], set()
     for name in sorted(names):
         parts = PurePosixPath(name).parts
         if len(parts) < 3 or parts[-3] != split:
@@ -134,11 +132,7 @@ def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> li
 
 
 def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch.
-
-    A pickle may name any function for its reader to call. A batch needs only an array and its dtype, so any other name
-    is an error, and a malicious file cannot run code.
-    """
+    """Return the images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch, without executing code from the pickle."""
     try:
         with file.open("rb") as opened:
             batch = _BatchUnpickler(file, opened).load()
@@ -151,15 +145,10 @@ def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     except Exception as error:  # a broken pickle raises errors of any class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file} must be a batch of CIFAR-10, but got the error {reason!r}; unpack it again") from None
-    data, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
-    if not (
-        isinstance(data, np.ndarray)
-        and data.dtype == np.uint8
-        and data.ndim == 2
-        and data.shape[1] == 3 * 32 * 32
-        and isinstance(labels, list)
-        and all(type(label) is int and 0 <= label < 10 for label in labels)
-    ):
+    content: Any = batch if isinstance(batch, dict) else {}
+    data, labels = content.get(b"data"), content.get(b"labels")
+    are_images = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3 * 32 * 32,)
+    if not are_images or not isinstance(labels, list) or not all(type(k) is int and 0 <= k < 10 for k in labels):
         raise DataError(
             f"{file} must contain uint8 data (N, 3072) and labels from 0 to 9, but got other content; "
             "use the Python version of CIFAR-10"

@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Stacked samples of one image size.
+    """Stacked samples of one image size, made by `collate`.
 
     Attributes:
         images: (B, 3, H, W) float32.
@@ -51,9 +51,8 @@ class Batch(NamedTuple):
         paths: One per image.
 
     Example:
-        >>> batch = collate([Sample(torch.rand(3, 8, 8), label, None, f"{label}.png") for label in (0, 1)])
-        >>> batch.images.shape, batch.labels.tolist(), batch.anomaly_masks, batch.paths
-        (torch.Size([2, 3, 8, 8]), [0, 1], None, ('0.png', '1.png'))
+        >>> collate([Sample(torch.rand(3, 8, 8), label, None, f"{label}.png") for label in (0, 1)]).paths
+        ('0.png', '1.png')
     """
 
     images: Tensor
@@ -213,12 +212,10 @@ class ImageFolder(ImageDataset):
 
     Example:
         >>> import tempfile
-        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(Path(root) / "red.png")
-        ...     sample = ImageFolder(root, image_size=4)[0]
-        >>> sample.image.shape, sample.image[:, 0, 0].tolist(), sample.label, sample.anomaly_mask
-        (torch.Size([3, 4, 4]), [1.0, 0.0, 0.0], -1, None)
+        ...     ImageFolder(root, image_size=4)[0].image[:, 0, 0]
+        tensor([1., 0., 0.])
     """
 
     @checked

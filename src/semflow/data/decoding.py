@@ -71,8 +71,7 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
         values = np.asarray(upright) if wide else np.asarray(_to_rgb(upright, fspath(path), background=0)).max(axis=2)
         if upright.mode == "P" and not any(upright.getpalette() or ()):
             values = np.asarray(upright)
-        mask: NDArray[np.bool_] = values > threshold
-        return mask
+        return np.asarray(values > threshold)
 
 
 def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
@@ -150,8 +149,7 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     if mask.shape == (size, size):
         return mask
     resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    result: NDArray[np.bool_] = np.asarray(resized) > 0
-    return result
+    return np.asarray(resized).astype(np.bool_)
 
 
 def _to_rgb(image: Image.Image, name: str, background: int = 128) -> Image.Image:

@@ -55,7 +55,6 @@ class MVTecAD(ImageDataset):
         else:
             records = _test_records(folder)
         super().__init__(records, image_size, has_masks=True, cache=cache)
-        self.root, self.split = folder, split
 
 
 def _test_records(folder: Path) -> list[Record]:

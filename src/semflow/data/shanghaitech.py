@@ -64,7 +64,6 @@ class ShanghaiTech(ImageDataset):
         self._current: VideoFrames | None = None
         records = self._train(top, category) if split == "train" else self._test(top, category)
         super().__init__(records, image_size, has_masks=True, cache=cache)
-        self.root, self.split, self.category = top, split, category
 
     def read_image(self, index: int) -> Image.Image:
         """Decode a frame; one video is open at a time."""
@@ -149,18 +148,17 @@ def _check_scene(folder: Path, layout: str, scene: str, scenes: Collection[str])
 
 def _frames(folder: Path) -> list[Path]:
     """Return the frames of a clip, sorted by number; raise DataError if one is missing."""
-    numbered: list[tuple[int, Path]] = []
-    for path in find_images(folder, recursive=False):
+    paths = find_images(folder, recursive=False)
+    if not paths:
+        raise DataError(f"{folder} must contain frames, but got none; {UNPACK}")
+    for path in paths:
         if not path.stem.isdecimal():
             raise DataError(f"{path} must have a number for its name, but got {path.stem!r}; move it")
-        numbered.append((int(path.stem), path))
-    if not numbered:
-        raise DataError(f"{folder} must contain frames, but got none; {UNPACK}")
-    numbered.sort()
-    for (before, path), (number, _) in pairwise(numbered):
-        if number != before + 1:
-            raise DataError(f"{folder} must have consecutive frames, but got {number} after {path.name}; {UNPACK}")
-    return [path for _, path in numbered]
+    paths.sort(key=lambda path: int(path.stem))
+    for path, after in pairwise(paths):
+        if int(after.stem) != int(path.stem) + 1:
+            raise DataError(f"{folder} must have consecutive frames, but got {after.name} after {path.name}; {UNPACK}")
+    return paths
 
 
 def _load_rows(file: Path, axes: tuple[str, ...]) -> NDArray[np.generic]:

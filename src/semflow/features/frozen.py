@@ -16,13 +16,7 @@ from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Interface of a backbone: `features(images) -> maps`, with one entry of `channels` and `strides` per map.
-
-    Example:
-        >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,))
-        >>> isinstance(features, FeatureExtractor), [tuple(m.shape) for m in features(torch.rand(2, 3, 16, 16))]
-        (True, [(2, 8, 4, 4)])
-    """
+    """Interface of a backbone: `features(images) -> maps`, with one entry of `channels` and `strides` per map."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]

@@ -25,11 +25,10 @@ _HEADS = {"head", "heads", "head_dist", "fc", "classifier", "last_linear", "pre_
 
 
 def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of an installed package under timm's names.
+    """Return the weights of an installed package under timm's names; `expected` is timm's complete state dict.
 
-    The files have the same tensors in the same order as timm's model, under other names. They are matched by position,
-    and each pair must agree in shape and kind (weight, bias, running_mean, ...). `expected` is the state dict of the
-    complete timm model with its classifier.
+    The files have the same tensors in the same order under other names, so they are matched by position, and each pair
+    must agree in shape and kind (weight, bias, running_mean, ...).
     """
     package = PACKAGED.get(backbone)
     if package is None:
