@@ -1,7 +1,4 @@
-"""Lightning modules for anomalib's `Engine`: recipes of this library, and anomalib's flows with predicted statistics.
-
-Importing this module imports anomalib; `semflow.adapters` does not import it.
-"""
+"""Lightning modules for anomalib's `Engine`; importing this module imports anomalib."""
 
 import inspect
 import math

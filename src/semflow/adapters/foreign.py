@@ -137,9 +137,8 @@ class ForeignFlow(Flow):
             return None
         dense = context.dense() if isinstance(context, PositionTables) else context
         batch, _, height, width = x.shape
-        if dense.shape[-2:] != (height, width) or not (
-            dense.dim() == 3 or (dense.dim() == 4 and dense.shape[0] in (1, batch))
-        ):
+        fits = dense.dim() == 3 or (dense.dim() == 4 and dense.shape[0] in (1, batch))
+        if not fits or dense.shape[-2:] != (height, width):
             raise ShapeError(
                 f"context must be (D, {height}, {width}) or (B, D, {height}, {width}) with B = {batch}, "
                 f"but got {tuple(dense.shape)}"

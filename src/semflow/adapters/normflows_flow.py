@@ -41,7 +41,7 @@ class NormflowsFlow(ForeignFlow):
             parts = flow.flows
         if not isinstance(parts, Sequence | nn.ModuleList) or not len(parts):
             raise ConfigError(
-                f"flow must be a NormalizingFlow of normflows or a list of its flows, but got {describe(flow)}"
+                f"flow must be a NormalizingFlow or a list of flows of normflows, but got {describe(flow)}"
             )
         for position, part in enumerate(parts):
             if not isinstance(part, normflows.flows.Flow):

@@ -88,6 +88,7 @@ class TransformFlow(ForeignFlow):
         return f"{self.direction}, event={self.event}"
 
     def _run(self, x: Tensor, context: Tensor | None, invert: bool) -> tuple[Tensor, Tensor]:
+        """Apply the steps or their inverses; return the result y and log |dy/dx| of each element of the batch, (N,)."""
         steps: list[Step] = []
         for step in self.steps:
             if is_conditional(step.transform) and context is not None:
@@ -96,10 +97,20 @@ class TransformFlow(ForeignFlow):
                 steps.append(step)
         if invert:
             steps = [Step(transform, not inverted) for transform, inverted in reversed(steps)]
+        total = x.new_zeros(x.shape[0])
         try:
-            return run(steps, x)
+            for transform, inverted in steps:
+                if not isinstance(transform, Transform):
+                    raise ShapeError(f"context must be given to {type(transform).__name__}, but got None")
+                batch = x.shape[: x.dim() - transform.domain.event_dim]
+                y = transform.inv(x) if inverted else transform(x)
+                log_det = -transform.log_abs_det_jacobian(y, x) if inverted else transform.log_abs_det_jacobian(x, y)
+                # The log-det has one value per event, and may be broadcast: bring it to the batch shape, then sum.
+                total = total + log_det.expand(batch).reshape(x.shape[0], -1).sum(1)
+                x = y
         finally:
             clear_cache(self.steps)
+        return x, total
 
 
 def is_distribution(value: object) -> bool:
@@ -142,21 +153,6 @@ def steps_of(transform: Any, inverted: bool = False) -> list[Step]:
     if type(transform).__name__ == "ConstantConditionalTransform" and comes_from(transform, "pyro"):
         return [Step(getattr(transform, "transform", transform), inverted)]
     return [Step(transform, inverted)]
-
-
-def run(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply all steps; return the result y, and log |dy/dx| for each element of the batch, (N,)."""
-    total = x.new_zeros(x.shape[0])
-    for transform, inverted in steps:
-        if not isinstance(transform, Transform):
-            raise ShapeError(f"context must be given to the conditional {type(transform).__name__}, but got None")
-        dims = transform.domain.event_dim
-        y = transform.inv(x) if inverted else transform(x)
-        log_det = -transform.log_abs_det_jacobian(y, x) if inverted else transform.log_abs_det_jacobian(x, y)
-        # The log-det has one value per event, and may be broadcast: bring it to the batch shape, then sum per element.
-        total = total + log_det.expand(x.shape[: x.dim() - dims]).reshape(x.shape[0], -1).sum(1)
-        x = y
-    return x, total
 
 
 def learned(value: Any, name: str = "value") -> Iterator[tuple[str, nn.Module | nn.Parameter]]:

@@ -28,7 +28,14 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
     by_length: dict[int, list[Path]] = defaultdict(list)
     for path in filter(Path.is_file, map(Path, first)):
         by_length[path.stat().st_size].append(path)
-    digest = functools.cache(_digest)
+
+    @functools.cache
+    def digest(path: Path) -> str:
+        try:
+            return hash_file(path)
+        except OSError as error:
+            raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None
+
     found = []
     for path in filter(Path.is_file, map(Path, second)):
         candidates = by_length.get(path.stat().st_size, ())
@@ -36,10 +43,3 @@ def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> lis
         if same is not None:
             found.append((str(same), str(path)))
     return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None

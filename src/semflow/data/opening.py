@@ -49,12 +49,7 @@ def open_dataset(
         DataError: If the path does not exist or its layout is unknown.
 
     Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     Image.new("L", (8, 8)).save(Path(root) / "part.png")
-        ...     open_dataset(root, image_size=4)
-        ImageFolder(1 normal, image_size=4, has_masks=True)
+        >>> train = open_dataset("photos", "train", image_size=256)  # doctest: +SKIP
     """
     root = Path(path)
     if not root.exists():
@@ -62,7 +57,15 @@ def open_dataset(
     if category is not None:
         if split == "predict":
             raise ConfigError(f"category must be None with split predict, but got {category!r}")
-        return _open_category(root, split, image_size, category, cache)
+        if (has_scenes := is_shanghaitech(root)) or is_cifar10(root):
+            kind = ShanghaiTech if has_scenes else CIFAR10
+            return kind(root, split, image_size, category=category, cache=cache)
+        if Path(category).name == category and (root / category).is_dir():
+            return open_dataset(root / category, split, image_size, cache=cache)
+        if root.is_dir() and _is_category(root):
+            raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
+        names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
+        raise DataError(f"{root} must contain the category {category}, but got {names}; name one of those")
     if root.is_file():
         if split == "train":
             raise DataError(f"{root} must be a folder of normal images, but got a file; name the folder")
@@ -71,11 +74,11 @@ def open_dataset(
         return ImageFolder(_predict_folder(root), image_size, cache=cache)
     if is_visa(root):
         return VisA(root, split, image_size, cache=cache)
-    for name, kind, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
+    for name, what, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
         if matches(root):
             raise DataError(
                 f"{root} must be opened with a category, but got none for the layout of {name}; "
-                f"name the {kind} as category (--category on the command line)"
+                f"name the {what} as category (--category on the command line)"
             )
     if is_btad(root) and (split == "train" or (root / "ground_truth").is_dir()):
         return BTAD(root, split, image_size, cache=cache)
@@ -89,21 +92,6 @@ def open_dataset(
             raise DataError(f"{root} must contain test/ beside train/, but got none; add it or name another folder")
         _check_not_categories(root)
     return _labeled_by_folder(root / "test" if has_test else root, "ok" if is_btad(root) else "good", image_size, cache)
-
-
-def _open_category(
-    root: Path, split: Literal["train", "test"], image_size: int, category: str, cache: bool
-) -> ImageDataset:
-    """Open one category of a dataset with several."""
-    if (is_scenes := is_shanghaitech(root)) or is_cifar10(root):
-        kind = ShanghaiTech if is_scenes else CIFAR10
-        return kind(root, split, image_size, category=category, cache=cache)
-    if Path(category).name == category and (root / category).is_dir():
-        return open_dataset(root / category, split, image_size, cache=cache)
-    if root.is_dir() and _is_category(root):
-        raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
-    names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
-    raise DataError(f"{root} must contain the category {category}, but got {names}; name one of those")
 
 
 def _predict_folder(root: Path) -> Path:

@@ -22,9 +22,8 @@ class VisA(ImageDataset):
     """A category of VisA (Zou et al. 2022) as unpacked from its archive.
 
     ROOT/CATEGORY/Data/Images/{Normal,Anomaly}/*.JPG, ROOT/CATEGORY/Data/Masks/Anomaly/*.png, ROOT/split_csv/1cls.csv.
-    The masks are index images with 0 for the background and other values for the types of defect, all of them
-    anomalous. The constructor checks files and mask sizes. The output of the authors' preparation script (train/good,
-    test/good, test/bad, ground_truth/bad) has the layout of MVTec AD: open it with `MVTecAD`.
+    The constructor checks files and mask sizes. The output of the authors' preparation script (train/good, test/good,
+    test/bad, ground_truth/bad) has the layout of MVTec AD: open it with `MVTecAD`.
 
     Args:
         root: The folder of all categories if `category` is given, else the folder of the category, with the split file

@@ -1,7 +1,4 @@
-"""Frozen backbones: they map images in [0, 1] to a list of feature maps.
-
-Importing this package does not import timm (2.5 s); creating a `TimmFeatures` does.
-"""
+"""Frozen backbones: they map images in [0, 1] to a list of feature maps; timm (2.5 s) is imported on first use."""
 
 from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
 from .timm_features import TimmFeatures

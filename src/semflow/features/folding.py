@@ -43,8 +43,8 @@ def _is_batch_norm(module: nn.Module) -> bool:
 
 def _remainder(norm: nn.Module) -> nn.Module:
     """Return the rest of a normalization layer: timm's BatchNormAct2d also has an activation."""
-    rest = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(m, nn.Module)]
-    rest = [m for m in rest if not isinstance(m, nn.Identity)]
+    layers = [getattr(norm, name, None) for name in ("drop", "act")]
+    rest = [m for m in layers if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)]
     return nn.Identity() if not rest else rest[0] if len(rest) == 1 else nn.Sequential(*rest)
 
 

@@ -27,12 +27,9 @@ class FeatureExtractor(Protocol):
 
 
 def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> list[Tensor]:
-    """Average each location with its neighbors inside the map, and keep every `stride`-th location.
+    """Average each location of maps (B, C_k, H_k, W_k) with its neighbors, and keep every `stride`-th location.
 
-    Args:
-        maps: Maps (B, C_k, H_k, W_k).
-        kernel: Odd side of the window; 1 disables pooling.
-        stride: Distance between the locations that are kept.
+    `kernel` is the odd side of the window, which is cut off at the border; 1 disables pooling.
 
     Example:
         >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
@@ -190,21 +187,18 @@ class FrozenFeatures(nn.Module):
         self._range_checked = True
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
-        fits = len(maps) == len(self.channels) and all(
-            isinstance(m, Tensor) and m.dim() == 4 and m.shape[:2] == (images.shape[0], c) and self._fits(m, s, images)
-            for m, c, s in zip(maps, self.channels, self.network_strides, strict=True)
-        )
-        if not fits:
+        def fits(m: Tensor, channels: int, stride: int) -> bool:
+            if not isinstance(m, Tensor) or m.dim() != 4 or m.shape[:2] != (images.shape[0], channels):
+                return False
+            sides = zip(m.shape[2:], images.shape[2:], strict=True)
+            return not self._exact_sizes or all(size in (full // stride, -(-full // stride)) for size, full in sides)
+
+        if len(maps) != len(self.channels) or not all(map(fits, maps, self.channels, self.network_strides)):
             got = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
             raise ShapeError(
                 f"maps of {type(self.network).__name__} must have channels={self.channels} and "
                 f"strides={self.network_strides}, but got {got} for images {tuple(images.shape)}"
             )
-
-    def _fits(self, m: Tensor, stride: int, images: Tensor) -> bool:
-        """Return True if the height and width of a map are those of the images over its stride."""
-        sides = zip(m.shape[2:], images.shape[2:], strict=True)
-        return not self._exact_sizes or all(size in (full // stride, -(-full // stride)) for size, full in sides)
 
     def extra_repr(self) -> str:
         """Return channels, strides and smoothing for `repr`."""

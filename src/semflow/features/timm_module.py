@@ -66,10 +66,7 @@ def _check_backbone(backbone: str) -> None:
 
 
 def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -> Any:
-    """Call `timm.create_model` with initial weights drawn with `seed`, without changing the global generators.
-
-    `meta` builds only the structure, without memory or computation (on the CPU if timm does not support it).
-    """
+    """Call `timm.create_model` with a local `seed`; `meta` builds only the structure, if timm supports it."""
     timm = load_timm()
     # devices=[] and default_generator: neither changes the generators of CUDA devices.
     with torch.random.fork_rng(devices=[]):
@@ -86,18 +83,15 @@ def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -
 
 @dataclass(frozen=True)
 class Levels:
-    """Feature levels of a backbone, from shallow to deep: CNN stages or transformer blocks.
-
-    `options` are the arguments of `timm.create_model` for the image size; `image_size` is None if any size is possible.
-    """
+    """Feature levels of a backbone, from shallow to deep: CNN stages or transformer blocks."""
 
     backbone: str
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: tuple[int, int] | None
-    options: tuple[tuple[str, Any], ...]
+    image_size: tuple[int, int] | None  # None if any size is possible
+    options: tuple[tuple[str, Any], ...]  # arguments of `timm.create_model` for the image size
 
     @property
     def isotropic(self) -> bool:
