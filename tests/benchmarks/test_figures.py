@@ -136,4 +136,4 @@ def test_command_draws_the_figures_of_the_model(
     assert "not drawn: two_bases, posterior_test, posterior_train: the model has no anomalous mean" in out
     assert sorted(p.stem for p in (tmp_path / "1a").glob("*.svg")) == ["latent_means", "localization"]
     assert main(["--model", data, "--data", data, "--output", str(tmp_path / "none")]) == 2
-    assert "not a run directory" in capsys.readouterr().err
+    assert "must contain config.json" in capsys.readouterr().err
