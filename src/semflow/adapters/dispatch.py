@@ -46,8 +46,8 @@ def as_flow(flow: Any, event: Event | None = None) -> Flow:
 
     Example:
         >>> from torch.distributions.transforms import AffineTransform, SigmoidTransform
-        >>> as_flow([AffineTransform(0.0, 2.0), SigmoidTransform()])
-        TransformFlow(z_to_x, event=location)
+        >>> as_flow([AffineTransform(0.0, 2.0), SigmoidTransform()]).event
+        'location'
     """
     is_list = isinstance(flow, Sequence | nn.ModuleList) and not is_transform(flow) and len(flow) > 0
     first = cast(Any, flow)[0] if is_list else flow

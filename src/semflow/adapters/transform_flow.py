@@ -101,7 +101,8 @@ class TransformFlow(ForeignFlow):
         try:
             for transform, inverted in steps:
                 if not isinstance(transform, Transform):
-                    raise ShapeError(f"context must be given to {type(transform).__name__}, but got None")
+                    kind = type(transform).__name__
+                    raise ShapeError(f"context must be given to the conditional {kind}, but got None")
                 batch = x.shape[: x.dim() - transform.domain.event_dim]
                 y = transform.inv(x) if inverted else transform(x)
                 log_det = -transform.log_abs_det_jacobian(y, x) if inverted else transform.log_abs_det_jacobian(x, y)
