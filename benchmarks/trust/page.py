@@ -1,6 +1,7 @@
 """Markdown tables of the figures, and their places on the pages."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -31,25 +32,24 @@ def filled(text: str, parts: Parts) -> str:
 
 
 def false_alarms(parts: Parts) -> str:
-    """Return the false alarms on real images, one row for each data set and rate."""
+    """Return the false alarms on real images at the lowest rate of each data set."""
     rows = []
     for name, seeds in real(parts):
-        for rate, first in seeds[0]["held_out"].items():
-            held, trained = ([seed[kind][rate] for seed in seeds] for kind in ("held_out", "trained_on"))
-            rows.append(
-                [
-                    f"{name}, {seeds[0]['calibration_images']} held out",
-                    percent(float(rate)),
-                    str(first["of"]),
-                    f"{first['expected'][0]} to {first['expected'][1]}",
-                    listed(x["false_alarms"] for x in held),
-                    listed(x["false_masks"] for x in held),
-                    listed(x["false_alarms"] for x in trained),
-                    percent(fmean(x["detection_rate"] for x in held)),
-                ]
-            )
-    header = ["data, calibration images", "rate", "good test images", "expected alarms (95 %)", "alarms", "masks"]
-    return markdown_table([*header, "alarms if calibrated on training images", "defects found"], rows)
+        rate, first = min(seeds[0]["held_out"].items(), key=lambda item: float(item[0]))
+        found = [seed["held_out"][rate] for seed in seeds]
+        rows.append(
+            [
+                f"{name}, {seeds[0]['calibration_images']}",
+                percent(float(rate)),
+                str(first["of"]),
+                f"{first['expected'][0]} to {first['expected'][1]}",
+                listed(x["false_alarms"] for x in found),
+                listed(x["false_masks"] for x in found),
+                percent(fmean(x["detection_rate"] for x in found)),
+            ]
+        )
+    header = ["data, calibration images", "rate, %", "good test images", "expected alarms", "alarms", "masks"]
+    return markdown_table([*header, "defects found, %"], rows)
 
 
 def holding_out(parts: Parts) -> str:
@@ -70,13 +70,13 @@ def exchangeable(parts: Parts) -> str:
     rows = [
         [
             *(str(row["images"]), percent(row["rate"]), percent(row["exact"])),
-            " to ".join(percent(x) for x in row["bounds"]),
+            "–".join(percent(x) for x in row["bounds"]),
             *(percent(rate) for rate in row["seen"].values()),
         ]
         for row in found
     ]
-    header = ["images", "requested rate", "exact rate without ties", "limits"]
-    return markdown_table([*header, *(f"scores: {kind}" for kind in found[0]["seen"])], rows)
+    header = ["images", "requested", "exact without ties", "limits"]
+    return markdown_table([*header, *found[0]["seen"]], rows)
 
 
 def differences(parts: Parts) -> str:
@@ -84,38 +84,20 @@ def differences(parts: Parts) -> str:
     alone = parts["same_score"]["figures"]["differences"]
     rows = [
         [
-            *(recipe, EXPORTED[kind]),
+            recipe if kind == "small" else f"{recipe}, {kind}",
             f"{alone[recipe]:.1e}" if kind == "small" and recipe in alone else "",
             *(f"{found[name]:.1e}" if name in found else "" for name in FORMATS),
         ]
         for kind, recipes in parts["export"]["figures"].items()
         for recipe, found in recipes.items()
     ]
-    return markdown_table(["recipe", "weights and images", "score in any batch", *FORMATS.values()], rows)
+    return markdown_table(["recipe", "score in any batch", *FORMATS.values()], rows)
 
 
-def bad_input(parts: Parts) -> str:
-    """Return the tests of invalid input by subject."""
-    rows = [
-        [group, listed(f"{n} {what}" for what, n in found.items() if n)]
-        for group, found in parts["bad_input"]["figures"]["groups"].items()
-    ]
-    rows += [[label, f"{tests(parts, module)} tests passed"] for module, label in MODULES.items()]
-    return markdown_table(["input", "result"], rows)
-
-
-def killed(parts: Parts) -> str:
-    """Return the kills of training by moment."""
-    places = parts["kills"]["figures"]["training"]["places"]
-    return markdown_table(["moment", "kills"], [[place, str(count)] for place, count in places.items()])
-
-
-def processes(parts: Parts) -> str:
-    """Return the differences of weights by kind of training."""
-    found = parts["processes"]["figures"]["weights"]
-    numbers = sorted({count for case in found.values() for count in case})
-    rows = [[case, *(f"{values[n]:.1e}" for n in numbers)] for case, values in found.items()]
-    return markdown_table(["training", *(f"{count} processes" for count in numbers)], rows)
+def broken(parts: Parts) -> str:
+    """Return the number of tests of invalid input by subject."""
+    rows = [[label, str(tests(parts, module))] for module, label in MODULES.items()]
+    return markdown_table(["input", "tests passed"], rows)
 
 
 def summary(parts: Parts) -> str:
@@ -133,7 +115,7 @@ def summary(parts: Parts) -> str:
     rows = [
         [
             "false alarms of exchangeable normal images",
-            "at most the requested rate, within binomial limits",
+            "at most the requested rate",
             f"{within} of {len(simulated)} cases of {figures['exchangeable']['trials']:,} trials",
         ],
         [
@@ -177,23 +159,31 @@ def summary(parts: Parts) -> str:
 
 
 def made(parts: Parts) -> str:
-    """Return command, commit and number of tests of each part, and the machine."""
-    rows = []
+    """Return command, commits and number of tests of the parts, grouped by command, and the machine."""
+    rows: dict[str, tuple[list[str], set[str], Counter[str]]] = {}
     for name, part in parts.items():
+        names, commits, outcomes = rows.setdefault(part["command"], ([], set(), Counter()))
+        names.append(name)
         entries = [entry for seeds in part.get("results", {}).values() for entry in seeds.values()]
-        commits = {part["commit"], *(entry[key] for entry in entries for key in entry if key.endswith("commit"))}
-        passed = f"{part['passed']} passed, {sum(part['skipped'].values())} skipped" if "passed" in part else ""
-        rows.append([name, f"`{part['command']}`", listed(sorted(commits)), passed])
+        commits |= {part["commit"], *(entry[key] for entry in entries for key in entry if key.endswith("commit"))}
+        outcomes.update(passed=part.get("passed", 0), skipped=sum(part.get("skipped", {}).values()))
     machines = dict.fromkeys(
         f"{part['machine']}; {listed(f'{k} {v}' for k, v in part['versions'].items())}" for part in parts.values()
     )
-    lines = "\n".join(f"- {machine}" for machine in machines)
-    return f"{markdown_table(['figures', 'command', 'commit', 'tests'], rows)}\n\n{lines}"
+    table = [
+        [
+            listed(names),
+            f"`{command}`",
+            listed(sorted(commits)),
+            listed(f"{n} {what}" for what, n in outcomes.items() if n),
+        ]
+        for command, (names, commits, outcomes) in rows.items()
+    ]
+    return f"{markdown_table(['figures', 'command', 'commits', 'tests'], table)}\n\n{listed(machines)}."
 
 
 TABLES: dict[str, Callable[[Parts], str]] = {
-    table.__name__: table
-    for table in (summary, false_alarms, holding_out, exchangeable, differences, bad_input, killed, processes, made)
+    table.__name__: table for table in (summary, false_alarms, holding_out, exchangeable, differences, broken, made)
 }
 
 
@@ -214,8 +204,8 @@ def largest(recipes: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def percent(x: float) -> str:
-    """Return a fraction in percent."""
-    return f"{100 * x:.3g} %"
+    """Return a fraction in percent, without the sign."""
+    return f"{100 * x:.3g}"
 
 
 def listed(values: Iterable[object]) -> str:

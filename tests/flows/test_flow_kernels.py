@@ -14,8 +14,7 @@ from helpers.flow_cases import D, blocks, features, generator
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, coupling_stack, fused_kernels
 from semflow.flows.fused_block import find_block
 from semflow.flows.kernels import ELEMENTWISE, LOCATION, CouplingForm, apply
-from semflow.flows.kernels.autograd import Kernel
-from semflow.flows.kernels.operators import location_operator
+from semflow.flows.kernels.autograd import Kernel, location_operator
 from semflow.nn import ConvSubnet, LocationSubnet, PerceptronSubnet, SinusoidalPosition2d
 from semflow.testing.case import perturb
 
@@ -226,7 +225,12 @@ def test_fused_kernels_turns_kernels_off_and_restores_the_switch() -> None:
     [("0", "False"), ("1", "True"), ("no", "SEMFLOW_FUSED_KERNELS must be 0 or 1, but got 'no'")],
 )
 def test_environment_variable_sets_the_switch(value: str, output: str) -> None:
-    code = "from semflow.flows.kernels import enabled; print(enabled())"
+    code = """
+import torch
+from semflow.flows import coupling_stack
+from semflow.flows.fused_block import find_block
+print(find_block(list(coupling_stack(4, blocks=1)), torch.zeros(1, 4, 2, 2)) is not None)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "SEMFLOW_FUSED_KERNELS": value},

@@ -241,7 +241,9 @@ FOLDERS = [
         refused(CommandError, "b.png", "cannot identify"),
     ),
     Row(
-        "predict --on-error skip: broken image", skipped, Works("scores the others; all outputs list the broken image")
+        "predict --on-error skip: broken image",
+        skipped,
+        Works("scores the others; scores.json and index.html list the broken image"),
     ),
     Row(
         "predict --on-error skip: only broken images",

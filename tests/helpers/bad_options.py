@@ -182,12 +182,12 @@ OPTIONS = [
     Row(
         "folder that is not a run",
         lambda workspace: recipes.load(workspace.path),
-        refused(CheckpointError, "not a run directory"),
+        refused(CheckpointError, "must contain config.json"),
     ),
     Row(
         "run with a broken config.json",
         broken_run("config.json", b"{"),
-        refused(CheckpointError, "config.json", "broken"),
+        refused(CheckpointError, "config.json", "must be JSON"),
     ),
     Row(
         "run with unknown recipe arguments",

@@ -99,8 +99,8 @@ RANKS = torch.tensor([0.1, 0.4, 0.35, 0.8])
 LABELS = torch.tensor([0, 0, 1, 1])
 
 TENSORS = [
-    Row("one NaN in a batch", given(with_pixel(torch.nan)), refused(ShapeError, "images", "nan", "leave out")),
-    Row("one infinite pixel", given(with_pixel(torch.inf)), refused(ShapeError, "images", "inf", "leave out")),
+    Row("one NaN in a batch", given(with_pixel(torch.nan)), refused(ShapeError, "images", "nan", "remove images")),
+    Row("one infinite pixel", given(with_pixel(torch.inf)), refused(ShapeError, "images", "inf", "remove images")),
     Row("pixels from 0 to 255", given(lambda x: x * 255), refused(ShapeError, "[0, 1]", "divide bytes by 255")),
     Row("normalized pixels", given(lambda x: (x - 0.45) / 0.22), refused(ShapeError, "[0, 1]", "normali")),
     Row("pixels slightly above 1 by rounding", same(lambda x: x * (1 + 1e-7), 1e-5), Works("the same score")),
@@ -119,7 +119,7 @@ TENSORS = [
     Row("NumPy array", given(lambda x: x.numpy()), refused(ShapeError, "must be a tensor", "ndarray")),
     Row("list", given(lambda x: [x]), refused(ShapeError, "must be a tensor", "list")),
     Row(
-        "images on another device", given(lambda x: x.to("meta")), refused(ShapeError, "on cpu", "on meta", "move them")
+        "images on another device", given(lambda x: x.to("meta")), refused(ShapeError, "cpu, but got meta", "move them")
     ),
     Row(
         "images that are not contiguous",

@@ -64,7 +64,7 @@ def test_recipe_is_short_and_documents_its_source_and_changes(name) -> None:
     text = RECIPES[name].__doc__
     assert "From the paper" in text
     assert "Changed:" in text
-    arguments = text[text.index("Args:") : text.index("Raises:")]
+    arguments = text[text.index("Args:") : text.index("Example:")]
     for parameter in inspect.signature(RECIPES[name]).parameters:
         assert re.search(rf"\b{parameter}\b.*:", arguments), parameter
 

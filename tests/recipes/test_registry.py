@@ -95,7 +95,7 @@ def test_own_features_work_in_published_recipes(tmp_path) -> None:
 def test_save_rejects_detectors_without_a_recipe_and_occupied_folders(tmp_path) -> None:
     detector = make_detector()
     detector.provenance = type(detector.provenance)()
-    with pytest.raises(ConfigError, match="detector must have a recipe to be saved, but got one without"):
+    with pytest.raises(ConfigError, match="detector must have a recipe to be saved, but got none"):
         semflow.save(detector, tmp_path / "new")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="must be a new or empty folder"):
@@ -144,7 +144,7 @@ def test_variant_of_a_recipe_records_itself_and_keeps_training_defaults(monkeypa
 
 def test_recipe_rejects_unknown_arguments_and_values_without_a_plain_form(monkeypatch) -> None:
     monkeypatch.setattr("semflow.recipes.registry.RECIPES", dict(RECIPES))
-    with pytest.raises(ConfigError, match=r"fastflow must be called with arguments of backbone, .* 'blobs'"):
+    with pytest.raises(TypeError, match="'blobs'"):
         fastflow(blobs=3)
 
     @recipe

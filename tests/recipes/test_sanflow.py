@@ -99,7 +99,7 @@ def test_seed_determines_the_weights() -> None:
 
 
 def test_sanflow_rejects_contradictory_settings() -> None:
-    with pytest.raises(ConfigError, match="variance unit"):
+    with pytest.raises(ConfigError, match="variance must not be unit"):
         small({"statistics.variance": "unit"})
     with pytest.raises(ConfigError, match=r"statistics\.variance must be"):
         small({"statistics.variance": "guessed"})

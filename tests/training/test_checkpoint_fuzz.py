@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import semflow
 from semflow.errors import CheckpointError, DataError, SemflowError
-from semflow.files.tensors import LARGEST_HEADER
+from semflow.files.tensors import LARGEST_HEADER, read_about
 from semflow.training import calibrate, fit, hold_out
-from semflow.training.checkpoint import CHECKPOINT, CONFIG, MODEL, load_into, read_config, read_model_about, save_model
+from semflow.training.checkpoint import CHECKPOINT, CONFIG, MODEL, load_into, read_config, save_model
 from semflow.training.run import Run
 
 
@@ -320,7 +320,7 @@ def test_load_rejects_damaged_configurations_in_one_line(kind, run, tmp_path) ->
 
 
 def test_model_metadata_matches_the_configuration(run, detector) -> None:
-    about, config = read_model_about(run), read_config(run)
+    about, config = read_about(run / MODEL), read_config(run)
     assert about["format"] == 1
     assert about["recipe"] == "small"
     assert about["arguments"] == config["arguments"]
@@ -337,14 +337,14 @@ def test_fingerprint_depends_only_on_the_images(build, images, tmp_path) -> None
     for number, (data, batch) in enumerate([(images, 4), (images, 3), (images[::-1], 4), (images[:9], 4)]):
         folder = tmp_path / str(number)
         fit(build(), data, epochs=1, batch_size=batch, output=folder, progress=False)
-        prints.append(read_model_about(folder)["fingerprint"])
+        prints.append(read_about(folder / MODEL)["fingerprint"])
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
 
 
 def test_calibrate_rejects_training_images(build, images, tmp_path) -> None:
     fit(build(), images, epochs=1, output=tmp_path, progress=False, calibration=9, false_alarm_rate=0.1)
-    fingerprints = read_model_about(tmp_path)["fingerprints"]
+    fingerprints = read_about(tmp_path / MODEL)["fingerprints"]
     seen, held_out = (list(part) for part in hold_out(images, 9))
     assert [len(x) for x in fingerprints] == [12] * len(seen)
     again = load_into(build(), tmp_path)

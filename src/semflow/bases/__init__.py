@@ -6,12 +6,6 @@ from .distributions import SemanticNormal, variance_distribution
 from .semantic import Base, SemanticGaussian, StandardNormal
 
 __all__ = [
-    "Base",
-    "BaseAndHead",
-    "SemanticGaussian",
-    "SemanticNormal",
-    "StandardNormal",
-    "Variance",
-    "base_and_head",
+    "Base", "BaseAndHead", "SemanticGaussian", "SemanticNormal", "StandardNormal", "Variance", "base_and_head",
     "variance_distribution",
-]
+]  # fmt: skip

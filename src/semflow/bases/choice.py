@@ -19,8 +19,6 @@ from semflow.nn import (
 
 from .semantic import Base, SemanticGaussian, StandardNormal
 
-__all__ = ["BaseAndHead", "Variance", "base_and_head"]
-
 Variance = Literal["predicted", "learned", "fixed", "unit"]
 """Source of the variance, see `base_and_head`."""
 
@@ -69,12 +67,6 @@ def base_and_head(
         stride: Pixels that h on the image folds into one location, at most the finest of `strides`.
         source: Input of h: the `image`, once for all scales, or the `features` of each scale.
         neighbors: Whether h on features also sees neighboring locations.
-
-    Returns:
-        The base, the head and the initial scale.
-
-    Raises:
-        ConfigError: If an argument is invalid or contradicts another.
 
     Example:
         >>> base, head, start = base_and_head("fixed", channels=(40, 112), mode=0.25)

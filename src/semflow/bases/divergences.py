@@ -19,8 +19,6 @@ from semflow.functional.inverse_gamma import narrow, wide
 
 from .distributions import SemanticNormal
 
-__all__ = ["NoClosedFormError", "Supported", "divergence"]
-
 Supported: TypeAlias = "SemanticNormal | MultivariateNormal | Independent[Any]"
 
 
@@ -40,28 +38,13 @@ class Moments(NamedTuple):
 def divergence(p: Supported, q: Supported) -> Tensor:
     """Compute KL(p || q) in nats, in the broadcast batch shape; infinite if the variance of p is.
 
-    Args:
-        p: `SemanticNormal`, `MultivariateNormal` or `Independent(Normal(...), 1)`.
-        q: As `p`, but not a Student-t.
-
-    Raises:
-        NoClosedFormError: If q is a Student-t, or either is an `Independent` of another distribution.
-        ShapeError: If the event shapes differ.
-
-    Example:
-        >>> from torch.distributions import kl_divergence
-        >>> base, unit = SemanticNormal(3.0, 2.0, torch.zeros(4)), Independent(Normal(torch.zeros(4), 1.0), 1)
-        >>> round(kl_divergence(base, unit).item(), 3)
-        0.182
+    Both are `SemanticNormal`, `MultivariateNormal` or `Independent(Normal(...), 1)`, and q is not a Student-t.
     """
     if p.event_shape != q.event_shape:
-        raise ShapeError(
-            f"p and q must have the same event shape, but got {tuple(p.event_shape)}, {tuple(q.event_shape)}"
-        )
+        shapes = tuple(p.event_shape), tuple(q.event_shape)
+        raise ShapeError(f"p and q must have the same event shape, but got {shapes[0]}, {shapes[1]}")
     if isinstance(q, SemanticNormal) and q._is_student:
-        raise NoClosedFormError(
-            "q must be a normal (form mode), but got a Student-t; estimate the divergence by samples"
-        )
+        raise NoClosedFormError("q must be a normal (form mode), but got a Student-t; estimate it by samples")
     a, b = _moments("p", p), _moments("q", q)
     off = a.mean - b.mean
     if b.triangle is None:

@@ -11,8 +11,6 @@ from semflow.functional import Form, normal_log_odds, normal_log_prob
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
-__all__ = ["Base", "SemanticGaussian", "StandardNormal"]
-
 
 class Base(nn.Module):
     """Base class of base distributions, which return one log-probability per location.
@@ -28,15 +26,12 @@ class Base(nn.Module):
     """
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Compute log p(z) at every location.
+        """Compute log p(z) in nats at every location, (B, H, W).
 
         Args:
             z: Latents (B, C, H, W).
             statistics: Statistics of the locations, or None.
             anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
-
-        Returns:
-            Tensor of shape (B, H, W), in nats.
         """
         raise TypeError(f"{type(self).__name__} must define log_prob, but got a class without it")
 
@@ -72,11 +67,9 @@ class SemanticGaussian(Base):
 
     Example:
         >>> from semflow.nn import Statistics
-        >>> base, z = SemanticGaussian(), torch.zeros(1, 4, 2, 2)
         >>> statistics = Statistics(beta=torch.ones(1, 1, 2, 2))
-        >>> mask = torch.tensor([[[0, 1], [0, 0]]])
-        >>> (base.log_prob(z, statistics) - base.log_prob(z, statistics, mask))[0].tolist()
-        [[0.0, 2.0], [0.0, 0.0]]
+        >>> SemanticGaussian().log_odds(torch.zeros(1, 4, 2, 2), statistics)[0].tolist()
+        [[2.0, 2.0], [2.0, 2.0]]
     """
 
     @checked
@@ -87,25 +80,14 @@ class SemanticGaussian(Base):
         self.normal_mean, self.anomaly_mean, self.form = normal_mean, anomaly_mean, form
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
-        """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W).
-
-        Args:
-            z: Latents (B, C, H, W).
-            statistics: Statistics of the locations from a variance head.
-            anomaly_mask: Mask (B, H, W), positive at anomalous locations; None if all are normal.
-
-        Raises:
-            ShapeError: If statistics are missing, or the mask is not (B, H, W).
-        """
-        statistics = _given(statistics)
-        normal, anomalous = self._means(statistics)
+        """Compute log p(z) by Eq. 6 at normal and Eq. 7 at anomalous locations, (B, H, W)."""
+        statistics, normal, anomalous = self._with_means(statistics)
         if anomaly_mask is None:
             form: Form = "mode" if self.form == "reference" and not self.training else self.form
             return self._normal(z, statistics, normal, form)
-        if anomaly_mask.shape != (z.shape[0], *z.shape[2:]):
-            raise ShapeError(
-                f"anomaly_mask must be (B, H, W) = {(z.shape[0], *z.shape[2:])}, but got {tuple(anomaly_mask.shape)}"
-            )
+        expected = (z.shape[0], *z.shape[2:])
+        if anomaly_mask.shape != expected:
+            raise ShapeError(f"anomaly_mask must be (B, H, W) = {expected}, but got {tuple(anomaly_mask.shape)}")
         marked = anomaly_mask > 0
         if self.form == "reference":
             log_normal = self._normal(z, statistics, normal, "reference")
@@ -116,8 +98,7 @@ class SemanticGaussian(Base):
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Compute the logit of s(z) in Eq. 8, (B, H, W)."""
-        statistics = _given(statistics)
-        normal, anomalous = self._means(statistics)
+        statistics, normal, anomalous = self._with_means(statistics)
         if statistics.alpha is None:
             return normal_log_odds(z, torch.ones_like(statistics.beta), statistics.beta, normal, anomalous)
         return normal_log_odds(z, statistics.alpha, statistics.beta, normal, anomalous, self.form)
@@ -129,21 +110,14 @@ class SemanticGaussian(Base):
         q = (narrow(z) - mean).square().sum(1)
         return -0.5 * (z.shape[1] * (math.log(2 * math.pi) + torch.log(variance)) + q / variance)
 
-    def _means(self, statistics: Statistics) -> tuple[Tensor | float, Tensor | float]:
-        normal: Tensor | float = self.normal_mean
-        anomalous: Tensor | float = self.anomaly_mean
-        if statistics.normal_shift is not None:
-            normal = normal + narrow(statistics.normal_shift)
-        if statistics.anomaly_shift is not None:
-            anomalous = anomalous + narrow(statistics.anomaly_shift)
-        return normal, anomalous
+    def _with_means(self, statistics: Statistics | None) -> tuple[Statistics, Tensor | float, Tensor | float]:
+        """Return the statistics, which must be given, and both means."""
+        if statistics is None:
+            raise ShapeError("statistics must be given, but got None; take them from a variance head")
+        means, shifts = (self.normal_mean, self.anomaly_mean), (statistics.normal_shift, statistics.anomaly_shift)
+        normal, anomalous = (m if s is None else m + narrow(s) for m, s in zip(means, shifts, strict=True))
+        return statistics, normal, anomalous
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""
         return f"normal_mean={self.normal_mean}, anomaly_mean={self.anomaly_mean}, form={self.form}"
-
-
-def _given(statistics: Statistics | None) -> Statistics:
-    if statistics is None:
-        raise ShapeError("statistics must be given, but got None; take them from a variance head")
-    return statistics

@@ -1,7 +1,7 @@
 """Calibration: scores of held-out normal images, and the p-values, decisions and masks that follow from them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,6 @@ class Decision(NamedTuple):
         p_value: (B,) float64.
         is_anomalous: (B,) bool, p_value <= the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
-
-    Example:
-        >>> Decision(torch.tensor([0.02, 0.4]), torch.tensor([0.02, 0.4]) <= 0.05).is_anomalous
-        tensor([ True, False])
     """
 
     p_value: Tensor | None = None
@@ -50,9 +46,6 @@ class Calibration(nn.Module):
         >>> decision = calibration(torch.tensor([3.0, 18.5]), torch.tensor([[[1.0, 40.0]], [[2.0, 3.0]]]))
         >>> decision.p_value.tolist(), decision.is_anomalous.tolist(), decision.mask.tolist()
         ([0.85, 0.05], [False, True], [[[False, True]], [[False, False]]])
-        >>> calibration.set_rate(0.05)
-        >>> calibration.thresholds.tolist()
-        [18.0, 36.0]
     """
 
     scores: Tensor | None
@@ -86,7 +79,6 @@ class Calibration(nn.Module):
 
         Raises:
             ConfigError: If n is too small for the rate; the message names the number needed.
-            ShapeError: If the lengths differ or a value is not finite.
         """
         if scores.dim() != 1 or scores.shape != maxima.shape or not len(scores):
             raise ShapeError(
@@ -100,11 +92,7 @@ class Calibration(nn.Module):
         self._derive()
 
     def set_rate(self, false_alarm_rate: float) -> None:
-        """Change the false-alarm rate of decisions; p-values stay the same.
-
-        Raises:
-            ConfigError: If there is no calibration, or the rate needs more images.
-        """
+        """Change the false-alarm rate of decisions; p-values stay the same."""
         if self.scores is None or self.maxima is None:
             raise ConfigError("detector must be calibrated to set a rate, but got no calibration; calibrate it first")
         self.fit(self.scores, self.maxima, false_alarm_rate)
@@ -126,25 +114,24 @@ class Calibration(nn.Module):
         if all(x is None for x in found):
             self.clear()
         else:
-            _check_state(found, prefix)
-            like = next(iter(self.buffers()), cast(Tensor, found[0]))
-            self.scores, self.maxima, self.rate = (torch.empty_like(cast(Tensor, x), device=like.device) for x in found)
+            given = _check_state(found, prefix)
+            device = next(iter(self.buffers()), given[0]).device
+            self.scores, self.maxima, self.rate = (torch.empty_like(x, device=device) for x in given)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.scores is not None:
             self._derive()
 
     def _derive(self) -> None:
-        scores, maxima, rate = (cast(Tensor, x) for x in (self.scores, self.maxima, self.rate))
-        value = rate[0].item() / rate[1].item()
-        self.thresholds = torch.stack([conformal_threshold(x, value) for x in (scores, maxima)])
+        scores, maxima, rate = (cast(Any, x) for x in (self.scores, self.maxima, self.false_alarm_rate))
+        self.thresholds = torch.stack([conformal_threshold(x, rate) for x in (scores, maxima)])
 
     def extra_repr(self) -> str:
         """Show the number of images and the rate."""
         return f"{self.count} images, false_alarm_rate={self.false_alarm_rate}" if self.count else "none"
 
 
-def _check_state(found: Sequence[Tensor | None], prefix: str) -> None:
-    """Raise CheckpointError unless the tensors of a file are a calibration that `fit` could have made."""
+def _check_state(found: Sequence[Tensor | None], prefix: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tensors of a file; raise CheckpointError unless `fit` could have made them."""
     scores, maxima, rate = found
     advice = "calibrate the model again"
     if scores is None or maxima is None or rate is None:
@@ -161,6 +148,5 @@ def _check_state(found: Sequence[Tensor | None], prefix: str) -> None:
         raise CheckpointError(f"{prefix}rate must be numerator and denominator of a rate, but got others; {advice}")
     needed = images_needed(rate[0].item() / rate[1].item())
     if len(scores) < needed:
-        raise CheckpointError(
-            f"{prefix}scores must be at least {needed} for {prefix}rate, but got {len(scores)}; {advice}"
-        )
+        raise CheckpointError(f"{prefix}scores must be {needed} for {prefix}rate, but got {len(scores)}; {advice}")
+    return scores, maxima, rate

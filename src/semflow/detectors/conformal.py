@@ -15,7 +15,6 @@ with Conformal p-values, 2023.
 
 import math
 from fractions import Fraction
-from typing import NoReturn
 
 from scipy.special import betaincinv
 from torch import Tensor
@@ -47,33 +46,26 @@ def images_needed(false_alarm_rate: float) -> int:
 
 
 def default_rate(images: int) -> float:
-    """Return the lowest of 1, 5 and 10 % that a number of calibration images allows.
+    """Return the lowest of 1, 5 and 10 % that a number of calibration images, at least 9, allows.
 
     >>> [default_rate(n) for n in (9, 41, 99)]
     [0.1, 0.05, 0.01]
-
-    Raises:
-        ConfigError: If there are fewer than 9 images, the number that 10 % needs.
     """
-    allowed = [rate for rate in RATES if images_needed(rate) <= images]
-    if not allowed:
-        _refuse_few(images, RATES[-1])
-    return allowed[0]
+    return check_count(images, None)
 
 
 def check_count(images: int, false_alarm_rate: float | None) -> float:
-    """Return a rate, or `default_rate` for None, after checking that there are enough images for it.
-
-    Raises:
-        ConfigError: If there are too few images; the message names the number needed.
-
-    >>> check_count(12, None)
-    0.1
-    """
+    """Return a rate, or the `default_rate` for None; raise ConfigError if there are too few images for it."""
     if false_alarm_rate is None:
-        return default_rate(images)
-    if images < images_needed(false_alarm_rate):
-        _refuse_few(images, false_alarm_rate)
+        false_alarm_rate = next((rate for rate in RATES if images_needed(rate) <= images), RATES[-1])
+    needed = images_needed(false_alarm_rate)
+    if images < needed:
+        allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it is allowed
+        hint = f" or use a rate of at least {allowed:g}" if images else ""
+        raise ConfigError(
+            f"calibration must have at least {needed} images for false_alarm_rate {false_alarm_rate:g}, "
+            f"but got {images}; add images{hint}"
+        )
     return false_alarm_rate
 
 
@@ -84,11 +76,9 @@ def conformal_p_values(calibration: Tensor, scores: Tensor) -> Tensor:
 
     >>> conformal_p_values(Tensor([1.0, 2.0, 2.0, 3.0]), Tensor([0.0, 2.0, 5.0])).tolist()
     [1.0, 0.8, 0.2]
-
-    Raises:
-        ShapeError: If there is no calibration score.
     """
-    _check_scores(calibration)
+    if calibration.dim() == 0 or calibration.shape[-1] == 0:
+        raise ShapeError(f"calibration must hold at least one score, but got shape {tuple(calibration.shape)}")
     at_least = (calibration.double()[..., None, :] >= scores.double()[..., :, None]).sum(-1)
     return (1 + at_least).double() / (calibration.shape[-1] + 1)
 
@@ -101,9 +91,7 @@ def conformal_threshold(calibration: Tensor, false_alarm_rate: float) -> Tensor:
 
     Raises:
         ConfigError: If there are fewer images than `images_needed`, or the rate is not between 0 and 1.
-        ShapeError: If there is no calibration score.
     """
-    _check_scores(calibration)
     count = calibration.shape[-1]
     rate = exact_rate(check_count(count, false_alarm_rate))
     return calibration.sort(-1).values[..., math.ceil((count + 1) * (1 - rate)) - 1]
@@ -115,31 +103,18 @@ def rate_interval(images: int, false_alarm_rate: float, level: float = 0.9) -> t
     On average over calibrations the rate is at most the one asked for. For particular calibration images it is
     distributed as Beta(m, n + 1 - m) with m = floor(rate (n + 1)) if no scores tie; more images narrow it.
 
-    Raises:
-        ConfigError: If `level` is not between 0 and 1, or there are too few images.
-
     >>> [round(x, 4) for x in rate_interval(99, 0.01)]
     [0.0005, 0.0298]
     """
     if not 0 < level < 1:
         raise ConfigError(f"level must be between 0 and 1, but got {level}")
-    alarms = math.floor((images + 1) * exact_rate(false_alarm_rate))
-    if alarms < 1:
-        _refuse_few(images, false_alarm_rate)
+    alarms = math.floor((images + 1) * exact_rate(check_count(images, false_alarm_rate)))
     low, high = (float(betaincinv(alarms, images + 1 - alarms, q)) for q in ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
 
-def _check_scores(calibration: Tensor) -> None:
-    if calibration.dim() == 0 or calibration.shape[-1] == 0:
-        raise ShapeError(f"calibration must hold at least one score, but got shape {tuple(calibration.shape)}")
-
-
 def exact_rate(rate: float) -> Fraction:
     """Return the fraction closest to a rate, so that (9 + 1) * 0.1 is exactly one image.
-
-    Raises:
-        ConfigError: If the rate is not between 0 and 1.
 
     >>> exact_rate(0.1), exact_rate(1 / 42)
     (Fraction(1, 10), Fraction(1, 42))
@@ -148,12 +123,3 @@ def exact_rate(rate: float) -> Fraction:
     if exact == 1:  # or so close that it rounds to 1
         raise ConfigError(f"false_alarm_rate must be between 0 and 1, such as 0.01, but got {rate!r}")
     return exact
-
-
-def _refuse_few(images: int, rate: float) -> NoReturn:
-    allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it is allowed
-    hint = f" or use a rate of at least {allowed:g}" if images else ""
-    raise ConfigError(
-        f"calibration must have at least {images_needed(rate)} images for false_alarm_rate {rate:g}, but got {images}; "
-        f"add images{hint}"
-    )

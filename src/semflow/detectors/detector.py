@@ -17,9 +17,8 @@ from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
 from .inputs import check_images, check_masks, location_masks
+from .interface import Gather, ImageBatch, Prediction, Provenance
 from .likelihood import Latents, LikelihoodModel
-from .outputs import Gather, ImageBatch, Prediction
-from .provenance import Provenance
 from .scoring import Scorer
 
 __all__ = ["Detector"]
@@ -41,10 +40,7 @@ class Detector(LikelihoodModel):
 
     Attributes:
         calibration: scores of held-out normal images, see `Calibration`.
-        provenance: how the detector was made, see `Provenance`. The detector does not depend on it.
-
-    Raises:
-        ConfigError: If the number of flows differs from that of the feature maps.
+        provenance: how the detector was made, see `Provenance`.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, sanflow
@@ -121,9 +117,6 @@ class Detector(LikelihoodModel):
             maps: feature maps of the images, if known.
             mask_resize: see `location_masks`.
             guard: see `location_masks`.
-
-        Raises:
-            ShapeError: If the masks do not fit the images.
         """
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
@@ -140,13 +133,9 @@ class Detector(LikelihoodModel):
         return self.latent_log_probs(latents, self.score_log_det), variances
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
-        """Compute a prediction in the current mode, without checks and without switching gradients off.
+        """Compute a prediction in the current mode, without checks and with gradients.
 
-        This is the graph that is exported; `predict` is what you want otherwise.
-
-        Args:
-            images: (B, 3, H, W), float, RGB in [0, 1].
-            maps: their features, if they are known.
+        This is the graph that is exported; use `predict` otherwise.
         """
         log_probs, variances = self.log_probs(images, maps)
         anomaly_map, score = self._score(log_probs, images.shape[2:])
@@ -154,10 +143,7 @@ class Detector(LikelihoodModel):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """Predict scores, anomaly maps, variance maps and decisions, independent of the other images of the batch.
-
-        Args:
-            images: (B, 3, H, W), float, RGB in [0, 1].
+        """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
 
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device.
@@ -167,10 +153,9 @@ class Detector(LikelihoodModel):
             return cast(Prediction, self(images))
 
     def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return the anomaly map at a size, constant if the detector does not localize, and the image score."""
+        """Compute the anomaly map, constant if the detector does not localize, and the image score."""
         if self.localizes:
-            anomaly_map, score = self.scorer(log_probs, (size[0], size[1]))
-            return anomaly_map, score
+            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1])))
         _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
         return score[:, None, None].expand(-1, *size), score
 
@@ -180,7 +165,7 @@ class Detector(LikelihoodModel):
 
         Args:
             batches: images, with their feature maps if known; iterated over once.
-            gather: collects the results for batches of several processes.
+            gather: collects the results of several processes.
         """
         fitted = {k: flow for k, flow in enumerate(self.flows.standardizers()) if flow is not None}
         if not fitted:
@@ -202,16 +187,9 @@ class Detector(LikelihoodModel):
 
     @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Compute the constants of the score from normal training images: maxima of the scales, and the color range.
+        """Compute the maxima of the scales and the color range from normal training images; clear the calibration.
 
-        This changes the scores, so it clears the calibration.
-
-        Args:
-            batches: images, with their feature maps if known; iterated over once.
-            gather: collects the results for batches of several processes.
-
-        Raises:
-            ShapeError: If there is no batch.
+        The arguments are those of `prepare`.
         """
         with self.evaluating():
             pairs = (self._with_maps(batch) for batch in batches)
@@ -239,15 +217,14 @@ class Detector(LikelihoodModel):
         """Calibrate on scores of held-out normal images, for p-values, decisions and masks (see `Calibration`).
 
         Args:
-            batches: images, with their feature maps if known; iterated over once. They must not be training images,
-                and must resemble later images: another camera, light or size makes the rates wrong.
+            batches: as in `prepare`, but not of training images. They must resemble later images: another camera,
+                light or size makes the rates wrong.
             false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
                 10 % that the number of images allows.
-            gather: collects the results for batches of several processes.
+            gather: as in `prepare`.
 
         Raises:
             ConfigError: If there are too few images for the rate; the message names the number needed.
-            ShapeError: If a score is not finite.
         """
 
         def highest(batch: ImageBatch) -> Tensor:

@@ -17,16 +17,8 @@ SLACK = 0.05
 def check_images(images: Tensor, like: Tensor) -> None:
     """Raise ShapeError unless images are finite floats (B, 3, H, W) in about [0, 1].
 
-    Values are not checked while a graph of the detector is being traced.
-
-    Args:
-        images: images of the user.
-        like: parameter of the detector, whose device and precision the images must have.
-
-    >>> check_images(torch.full((1, 3, 4, 4), 255.0), like=torch.zeros(1))
-    Traceback (most recent call last):
-    ...
-    semflow.errors.ShapeError: images must lie in [0, 1], but got values from 255 to 255; divide bytes by 255 and ...
+    They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
+    graph of the detector is being traced.
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
@@ -55,13 +47,7 @@ def check_images(images: Tensor, like: Tensor) -> None:
 
 
 def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
-    """Raise ShapeError unless there are images, and masks, if any, are numbers (B, H, W) of the same size.
-
-    >>> check_masks(torch.zeros(2, 8, 8), torch.zeros(2, 3, 16, 16))
-    Traceback (most recent call last):
-    ...
-    semflow.errors.ShapeError: anomaly_masks must be (B, H, W) = (2, 16, 16) like the images, but got (2, 8, 8)
-    """
+    """Raise ShapeError unless there are images, and masks, if any, are numbers (B, H, W) of the same size."""
     _check_not_empty(images)
     if anomaly_masks is None:
         return
@@ -77,23 +63,18 @@ def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
 def location_masks(
     anomaly_masks: Tensor | None, size: tuple[int, int], mask_resize: Literal["nearest", "max"], guard: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the anomalous locations of a feature map, and the locations around them that training ignores.
+    """Compute masks (B, h, w) of the anomalous locations of a feature map, and of those around them to ignore.
 
     Args:
-        anomaly_masks: (B, H, W), 1 where anomalous, or None if all is normal.
+        anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal, which returns None twice.
         size: height and width of the feature map.
         mask_resize: see `semflow.functional.mask_to_grid`.
         guard: width of the ignored border in locations.
 
-    Returns:
-        Two masks (B, h, w), or None twice.
-
     Example:
-        >>> masks = torch.zeros(1, 8, 8)
-        >>> masks[0, 0, 0] = 1
-        >>> anomalous, ignored = location_masks(masks, (4, 4), "max", guard=1)
-        >>> int(anomalous.sum()), int(ignored.sum())
-        (1, 3)
+        >>> masks = torch.eye(8)[None] * torch.tensor([1.0] + [0.0] * 7)
+        >>> [int(mask.sum()) for mask in location_masks(masks, (4, 4), "max", guard=1)]
+        [1, 3]
     """
     if anomaly_masks is None:
         return None, None

@@ -22,12 +22,6 @@ class Latents(NamedTuple):
         log_det: (B, H, W) if the event is `"location"`, (B,) if it is `"sample"`.
         event: event of the flow.
         statistics: statistics predicted for the base, or None.
-
-    Example:
-        >>> import torch
-        >>> latents = Latents(torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4), "location", None)
-        >>> latents.z.shape, latents.event
-        (torch.Size([2, 8, 4, 4]), 'location')
     """
 
     z: Tensor
@@ -73,7 +67,7 @@ class LikelihoodModel(nn.Module):
         self.objective = objective or Objective()
 
     def statistics(self, images: Tensor | None, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
-        """Predict the statistics of the base at each scale; None for each scale if there is no head."""
+        """Predict the statistics of the base at each scale, all None if there is no head."""
         return self.head(images, maps) if self.head is not None else [None] * len(maps)
 
     def context(self, x: Tensor) -> Context:
@@ -104,11 +98,11 @@ class LikelihoodModel(nn.Module):
     ) -> Terms:
         """Compute the objective over all scales.
 
-        If each scale has its own flow, this is the sum, so that every flow makes its own step. If the flow is joint,
-        it is the mean weighted by the dimensions of the scales: the terms per dimension of one distribution.
+        Scales with their own flows are summed. For a joint flow, this is the mean weighted by the dimensions of the
+        scales: the terms per dimension of one distribution.
 
         Args:
-            latents: one per scale, from `encode_maps`.
+            latents: from `encode_maps`.
             masks: (B, H_k, W_k) per scale, 1 where anomalous; None means that all locations are normal.
             ignored: (B, H_k, W_k) per scale, 1 where a location is left out; None leaves out none.
         """
@@ -124,7 +118,7 @@ class LikelihoodModel(nn.Module):
         """Compute log p(z_k) / C_k at every location, one map (B, H_k, W_k) per scale.
 
         Args:
-            latents: one per scale, from `encode_maps`.
+            latents: from `encode_maps`.
             log_det: add the log-det where the event is `"location"`, which gives log p of the features.
         """
         log_probs = []

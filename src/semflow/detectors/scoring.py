@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +46,6 @@ class Scorer(nn.Module):
             exp d_k = exp(-mean_c z_c^2 / 2).
         align_corners: option of the interpolation, true in CFLOW-AD and MSFlow, false in FastFlow.
 
-    Raises:
-        ConfigError: If an argument is invalid.
-
     Example:
         >>> scorer = Scorer(scales=2)
         >>> anomaly_map, score = scorer([torch.randn(3, 8, 8), torch.randn(3, 4, 4)], (32, 32))
@@ -73,9 +70,6 @@ class Scorer(nn.Module):
         at_least(1, scales=scales)
         if not 0 <= top <= 1:
             raise ConfigError(f"top must be a fraction of the pixels in [0, 1], but got {top}")
-        for name, value in (("aggregate", aggregate), ("image_aggregate", image_aggregate or aggregate)):
-            if value not in get_args(Aggregate):
-                raise ConfigError(f"{name} must be one of {', '.join(get_args(Aggregate))}, but got {value!r}")
         self.top, self.aggregate, self.align_corners = top, aggregate, align_corners
         self.image_aggregate: Aggregate = image_aggregate or aggregate
         self.fixed = offset is not None
@@ -83,11 +77,7 @@ class Scorer(nn.Module):
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))
 
     def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k).
-
-        Raises:
-            ShapeError: If there are not K maps of one batch, or the size is not positive.
-        """
+        """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k)."""
         shapes = [tuple(x.shape) for x in log_probs]
         if len(shapes) != len(self.offsets) or any(len(s) != 3 or s[0] != shapes[0][0] or 0 in s[1:] for s in shapes):
             raise ShapeError(f"log_probs must be {len(self.offsets)} maps (B, H, W) of one batch, but got {shapes}")
@@ -125,11 +115,7 @@ class Scorer(nn.Module):
         return lowest[:, 0] - torch.log1p(torch.expm1(lowest - highest).mean(1))
 
     def set_maxima(self, maxima: Sequence[float]) -> None:
-        """Set c_k, unless it is fixed.
-
-        Args:
-            maxima: maximum of l_k over normal training images, one per scale.
-        """
+        """Set c_k to the maxima of l_k over normal training images, one per scale, unless it is fixed."""
         if not self.fixed:
             self.offsets.copy_(torch.tensor(list(maxima)))
 

@@ -15,15 +15,9 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows lacks E
 
 
 def replace_file(path: Path, write: Callable[[Path], object], durable: bool = False) -> None:
-    """Write a temporary file beside `path`, then rename it to `path`.
+    """Write a temporary file beside `path` with `write`, then rename it to `path`.
 
-    Args:
-        path: The file to create or replace.
-        write: Function that writes to the path that it receives.
-        durable: Flush the file and its folder to the disk, so that the guarantee holds after a power failure too.
-
-    Raises:
-        OSError: If the system refuses; `writing` turns it into an error that names the file.
+    `durable` flushes the file and its folder to the disk, so that the guarantee holds after a power failure too.
     """
     temporary = _partial(path)
     try:
@@ -40,11 +34,8 @@ def replace_file(path: Path, write: Callable[[Path], object], durable: bool = Fa
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
     """Write bytes or text to a file atomically and return its path.
 
-    Missing parent folders are created. Text is encoded as UTF-8; surrogates, which stand for undecodable bytes in file
-    names, are written as backslash escapes.
-
-    Raises:
-        DataError: If the system refuses.
+    Missing parent folders are created. Surrogates, which stand for undecodable bytes in file names, are written as
+    backslash escapes.
     """
     path = Path(path)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
@@ -58,13 +49,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
 def writing(
     path: Path, advice: str = "choose another location", error: type[SemflowError] = DataError
 ) -> Iterator[None]:
-    """Turn an OSError of the block into an error that names the output.
-
-    Args:
-        path: The output. An error of the system need not name it: that of a full disk names no file.
-        advice: End of the message, in the imperative.
-        error: Class to raise.
-    """
+    """Turn an OSError of the block, which need not name a file, into an error that names the output."""
     try:
         yield
     except OSError as caught:
@@ -74,12 +59,7 @@ def writing(
 
 
 def remove_partial(folder: Path, *names: str) -> None:
-    """Remove the temporary files and folders that killed processes left behind.
-
-    Args:
-        folder: The folder to search.
-        names: Names of the outputs whose temporary files to remove; by default, those of all outputs.
-    """
+    """Remove the temporary files of killed processes: those of the outputs `names`, or by default of all outputs."""
     for name in map(glob.escape, names) if names else ("*",):
         for path in folder.glob(f".{name}.????????.partial"):
             if path.is_dir():
@@ -104,22 +84,8 @@ def staging(path: Path) -> Iterator[Path]:
 def staged_folder(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
     """Create a folder atomically: it appears at `path` when the block succeeds, and not at all if it raises.
 
-    The block writes into the folder that is yielded, a temporary one beside `path`.
-
-    Args:
-        path: The folder to create.
-        replaces: File name that marks folders created in the same way; such a folder is replaced with all its content.
-
-    Raises:
-        DataError: If `path` is a file or a folder that is not empty, or the system refuses.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with staged_folder(Path(parent) / "results") as staged:
-        ...         _ = (staged / "scores.csv").write_text("name,score")
-        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
-        ['results', 'results/scores.csv']
+    The block writes into the folder that is yielded, a temporary one beside `path`. An existing folder must be empty or
+    contain the file `replaces`, which marks folders created in the same way; then all its content is replaced.
     """
     path = Path(path).absolute()
     refuse_occupied(path, replaces)
@@ -150,11 +116,11 @@ def refuse_unwritable(path: Path) -> None:
         if folder.is_dir():
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise DataError(
-                    f"{folder} must be writable, but got no permission; choose another location than {path}"
+                    f"{folder} must be writable, but got no permission; choose a location other than {path}"
                 )
             return
         if folder.exists():
-            raise DataError(f"{folder} must be a folder, but got a file; choose another location than {path}")
+            raise DataError(f"{folder} must be a folder, but got a file; choose a location other than {path}")
 
 
 def _partial(path: Path) -> Path:

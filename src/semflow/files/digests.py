@@ -23,15 +23,7 @@ def hash_parts(parts: Iterable[str]) -> str:
 
 
 def hash_file(path: Path, size: int | None = None) -> str:
-    """Compute the digest of a file.
-
-    Args:
-        path: The file.
-        size: Number of bytes to read from its start; by default, all.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Compute the digest of a file, or of its first `size` bytes."""
     with path.open("rb") as file:
         if size is None:
             return hashlib.file_digest(file, "sha256").hexdigest()

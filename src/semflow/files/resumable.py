@@ -1,7 +1,5 @@
 """Folders that appear when they are complete, and that a killed process can continue."""
 
-__all__ = ["Unfinished", "resumable_folder"]
-
 import json
 import os
 import shutil
@@ -19,14 +17,10 @@ FOLDER, JOURNAL = "folder", "journal.jsonl"
 
 
 class Unfinished:
-    """Unfinished folder and the entries that are complete.
+    """Unfinished folder and its complete entries.
 
-    Args:
-        stage: Hidden folder that contains the unfinished folder and its journal.
-        origin: What the entries are made from; entries of another origin are deleted.
-        journal: The open journal. The lock on it lasts while this process is alive.
-
-    With `keep = True` the complete entries are kept after an error, as they are after an interrupt.
+    The journal in the hidden folder `stage` lists them. Its lock lasts while this process is alive. Entries of another
+    origin are deleted. With `keep = True` the complete entries are kept after an error, as they are after an interrupt.
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
@@ -57,12 +51,10 @@ class Unfinished:
                 path.unlink()
 
     def _read(self, origin: str) -> None:
-        """Read the complete entries of a killed process if they have the same origin."""
         self._journal.seek(0)
         lines, end = [], 0
         for text in self._journal.read().splitlines(keepends=True):
-            line = _parsed(text)
-            if line is None:
+            if (line := _parsed(text)) is None:
                 break
             lines.append(line)
             end += len(text.encode())
@@ -100,22 +92,6 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
     same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
     same folder at the same time.
-
-    Args:
-        path: The folder to create.
-        origin: What the folder is made from, such as a fingerprint of the model; entries of another are deleted.
-
-    Raises:
-        DataError: If `path` is occupied, another process is creating it, or the system refuses.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with resumable_folder(Path(parent) / "results", "model 1") as work:
-        ...         _ = (work.folder / "a.txt").write_text("complete")
-        ...         work.add("a", {"score": 1.5}, ["a.txt"])
-        ...     sorted(p.relative_to(parent).as_posix() for p in Path(parent).rglob("*"))
-        ['results', 'results/a.txt']
     """
     path = Path(path).absolute()
     refuse_occupied(path)
@@ -133,8 +109,7 @@ def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
                     path.rmdir()  # Windows does not rename onto an empty folder
                 work.folder.replace(path)
         except BaseException as error:
-            keep = work is not None and work.done and (work.keep or not isinstance(error, Exception))
-            if not keep:
+            if work is None or not work.done or (isinstance(error, Exception) and not work.keep):
                 shutil.rmtree(stage, ignore_errors=True)
             raise
         shutil.rmtree(stage, ignore_errors=True)

@@ -19,33 +19,20 @@ from semflow.errors import CheckpointError
 from .atomic import replace_file
 from .digests import hash_tensors
 
-__all__ = ["check_digest", "load_tensors", "read_about", "save_tensors"]
-
 ABOUT, DIGEST = "semflow", "sha256"
 LARGEST_HEADER = 2**23
 LARGEST_FLEXIBLE = 10**7
 REPAIR = "copy the file again or fit the model again"
 DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a safetensors file atomically, with `about` and a digest of the tensors as JSON in its metadata.
 
     The metadata has a single entry, since safetensors writes several in random order.
-
-    Raises:
-        OSError: If the system refuses.
     """
     ready = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     metadata = {ABOUT: json.dumps({**about, DIGEST: hash_tensors(ready)}, sort_keys=True)}
@@ -58,11 +45,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Return the metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: If the file is missing or broken.
-    """
+    """Return the metadata of a safetensors file."""
     with _opened(path) as file:
         return _about(file, path)
 
@@ -79,41 +62,30 @@ def load_tensors(
         expected: Tensors of the expected names, shapes and types.
         optional: Prefixes of names that may be missing.
         flexible: Prefixes of names that may be missing or have other lengths, up to ten million values.
-
-    Returns:
-        The tensors by name, and the metadata.
-
-    Raises:
-        CheckpointError: If the file is missing or broken, or its tensors differ from the expected ones.
     """
     with _opened(path) as file:
         about, found = _about(file, path), set(file.keys())
         for name in sorted(expected.keys() | found):
-            own = expected.get(name)
-            if name not in found:
-                if not name.startswith((*optional, *flexible)):
-                    raise _mismatch(path, name, own, "none")
-                continue
-            piece = file.get_slice(name)
-            shape, dtype = tuple(piece.get_shape()), str(piece.get_dtype())
-            free = name.startswith(tuple(flexible)) and math.prod(shape) <= LARGEST_FLEXIBLE
-            if own is None:  # a flexible tensor may be unknown: its module checks it
-                fits = free
-            else:
-                fits = dtype == DTYPES.get(own.dtype) and (
-                    shape == tuple(own.shape) or (free and len(shape) == own.dim())
-                )
+            own, given = expected.get(name), "none"
+            fits = name.startswith((*optional, *flexible))
+            if name in found:
+                shape, dtype = tuple(file.get_slice(name).get_shape()), str(file.get_slice(name).get_dtype())
+                given = f"{shape} of {dtype}"
+                fits = free = name.startswith(tuple(flexible)) and math.prod(shape) <= LARGEST_FLEXIBLE
+                if own is not None:  # a flexible tensor may be unknown: its module checks it
+                    same = shape == tuple(own.shape) or (free and len(shape) == own.dim())
+                    fits = same and dtype == DTYPES.get(own.dtype)
             if not fits:
-                raise _mismatch(path, name, own, f"{shape} of {dtype}")
+                wanted = "no tensor" if own is None else f"{tuple(own.shape)} of {DTYPES.get(own.dtype, own.dtype)}"
+                raise CheckpointError(
+                    f"{path} must have {wanted} for {name[:80]}, but got {given}; "
+                    "load it into the detector that it was saved from"
+                )
         return {name: file.get_tensor(name) for name in sorted(found)}, about
 
 
 def check_digest(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Compare the tensors with the digest of the file. Files without a digest are not checked.
-
-    Raises:
-        CheckpointError: If the digests differ.
-    """
+    """Compare the tensors with the digest of the file. Files without a digest are not checked."""
     if about.get(DIGEST, "") not in ("", hash_tensors(tensors)):
         raise CheckpointError(f"{path} must match its digest, but got other values: the file is damaged; {REPAIR}")
 
@@ -147,10 +119,3 @@ def _about(file: Any, path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise CheckpointError(f"{path} must have JSON as metadata, but got {text[:40]!r}; {REPAIR}")
     return about
-
-
-def _mismatch(path: Path, name: str, own: Tensor | None, found: str) -> CheckpointError:
-    wanted = "no tensor" if own is None else f"{tuple(own.shape)} of {DTYPES.get(own.dtype, str(own.dtype))}"
-    return CheckpointError(
-        f"{path} must have {wanted} for {name[:80]}, but got {found}; load it into the detector that it was saved from"
-    )

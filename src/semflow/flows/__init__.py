@@ -3,26 +3,13 @@
 from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
-from .kernels import fused_kernels
+from .fused_block import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
-from .sequence import FlowSequence
-from .stacks import coupling_stack
+from .sequence import FlowSequence, coupling_stack
 from .standardize import Standardize
 
 __all__ = [
-    "AffineCoupling",
-    "CrossScaleCoupling",
-    "Event",
-    "Flow",
-    "FlowSequence",
-    "GlobalAffine",
-    "HardPermutation",
-    "PyramidFlow",
-    "PyramidSequence",
-    "ScaleWise",
-    "SoftPermutation",
-    "Standardize",
-    "coupling_stack",
-    "fused_kernels",
-]
+    "AffineCoupling", "CrossScaleCoupling", "Event", "Flow", "FlowSequence", "GlobalAffine", "HardPermutation",
+    "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack", "fused_kernels",
+]  # fmt: skip

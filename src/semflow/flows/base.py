@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
-__all__ = ["Event", "Flow", "Result", "check_channels", "check_event"]
-
 Event = Literal["location", "sample"]
 """Scope of a log-det: each location, or the whole sample."""
 
@@ -25,9 +23,8 @@ class Flow(nn.Module):
     - `"location"`: z at a location depends on x at that location alone; `log_det` is (B, H, W).
     - `"sample"`: locations are mixed; `log_det` is (B,).
 
-    `channels` is C, or 0 for a flow of any number of channels.
-
-    Any `nn.Module` with this interface may replace a `Flow`; check it with `semflow.testing.check_flow`.
+    `channels` is C, or 0 for any number of channels. Any `nn.Module` with this interface may replace a `Flow`; check it
+    with `semflow.testing.check_flow`.
 
     Example:
         >>> import math
@@ -37,21 +34,15 @@ class Flow(nn.Module):
         ...         return 2 * x, torch.full_like(x[:, 0], x.shape[1] * math.log(2))
         ...     def inverse(self, z, context=None):
         ...         return z / 2
-        >>> z, log_det = Doubling()(torch.randn(2, 4, 3, 5))
-        >>> z.shape, log_det.shape
-        (torch.Size([2, 4, 3, 5]), torch.Size([2, 3, 5]))
+        >>> [tuple(result.shape) for result in Doubling()(torch.randn(2, 4, 3, 5))]
+        [(2, 4, 3, 5), (2, 3, 5)]
     """
 
     event: Event = "location"
     channels: int = 0
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Map features to (z, log_det).
-
-        Args:
-            x: Features (B, C, H, W).
-            context: Condition of the flow, if it takes one.
-        """
+        """Map features (B, C, H, W), with a context if the flow takes one, to (z, log_det)."""
         raise TypeError(f"{type(self).__name__} must define forward(x, context), but got a class without it")
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:

@@ -3,15 +3,12 @@
 import torch
 from torch import Tensor
 
-from semflow._validation import checked, positive
-from semflow.errors import ConfigError
+from semflow._validation import at_least, checked, positive
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, LocationSubnet, SubnetFactory
 
 from .base import Flow, Result, check_channels
-
-__all__ = ["AffineCoupling"]
 
 
 class AffineCoupling(Flow):
@@ -30,9 +27,7 @@ class AffineCoupling(Flow):
         swap: Transform the first half instead of the second.
 
     Example:
-        >>> from semflow.nn import SinusoidalPosition2d
-        >>> flow = AffineCoupling(40, context_channels=128)
-        >>> z, log_det = flow(torch.randn(2, 40, 8, 8), SinusoidalPosition2d(128)(8, 8))
+        >>> z, log_det = AffineCoupling(40)(torch.randn(2, 40, 8, 8))
         >>> z.shape, log_det.shape
         (torch.Size([2, 40, 8, 8]), torch.Size([2, 8, 8]))
     """
@@ -49,11 +44,9 @@ class AffineCoupling(Flow):
         swap: bool = False,
     ) -> None:
         super().__init__()
-        if channels < 2:
-            raise ConfigError(f"channels must be at least 2 for a coupling, but got {channels}")
+        at_least(2, channels=channels)
         positive(clamp=clamp)
-        small, large = channels // 2, channels - channels // 2
-        passive, active = large, small
+        passive, active = channels - channels // 2, channels // 2
         self.sizes = (active, passive) if swap else (passive, active)
         self.channels, self.swap = channels, swap
         self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain

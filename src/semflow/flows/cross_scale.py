@@ -14,8 +14,6 @@ from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
 from .base import check_channels
 from .pyramid import PyramidFlow, PyramidResult, check_scales
 
-__all__ = ["CrossScaleCoupling"]
-
 
 class CrossScaleCoupling(PyramidFlow):
     """Affine coupling that transforms half of the channels of each scale, given the other halves of all scales.
@@ -27,19 +25,16 @@ class CrossScaleCoupling(PyramidFlow):
 
     Args:
         channels: C_k of each scale, fine to coarse, at least 2; if C_k is odd, the passive half is the larger one.
-        subnet: Callable `factory(in_channels, out_channels)` for lists: `CrossScaleConvs` or `FusionSubnet`, with
-            options bound by `functools.partial`.
+        subnet: Factory of the subnet, `CrossScaleConvs` or `FusionSubnet`; bind options by `functools.partial`.
         clamp: Bound of the log-scales.
         clamp_form: See `semflow.functional.soft_clamp`.
         gain: Factor on the subnet's output.
         swap: Transform the first half instead of the second.
 
     Example:
-        >>> flow = CrossScaleCoupling((4, 6))
-        >>> maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)]
-        >>> latents, log_dets = flow(maps)
-        >>> [z.shape for z in latents], [d.shape for d in log_dets]
-        ([torch.Size([2, 4, 8, 8]), torch.Size([2, 6, 4, 4])], [torch.Size([2]), torch.Size([2])])
+        >>> latents, log_dets = CrossScaleCoupling((4, 6))([torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)])
+        >>> [tuple(log_det.shape) for log_det in log_dets]
+        [(2,), (2,)]
     """
 
     joint = True

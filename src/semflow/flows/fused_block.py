@@ -1,27 +1,54 @@
-"""Blocks of coupling, global affine and hard permutation that run as one CPU kernel."""
+"""Blocks of coupling, global affine and hard permutation that run as one CPU kernel, and the switch of the kernels."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from semflow.errors import ConfigError
 from semflow.functional import from_locations, to_locations
 from semflow.nn import Context, ConvSubnet, LocationSubnet
 
 from .base import Event, Result, check_channels
 from .coupling import AffineCoupling
-from .kernels import ELEMENTWISE, LOCATION, CouplingForm, apply, enabled
+from .kernels import ELEMENTWISE, LOCATION, CouplingForm, apply
 from .mixing import GlobalAffine, HardPermutation
-
-__all__ = ["FusedBlock", "find_block"]
 
 LARGE = 2**19
 """Numbers per image of a map from which convolutions are faster with channels last."""
 
+VARIABLE = "SEMFLOW_FUSED_KERNELS"
+
+if (_value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
+    raise ConfigError(f"{VARIABLE} must be 0 or 1, but got {_value!r}")
+_enabled = _value == "1"
+
 # torch before 2.7 does not distinguish an export from other compilations.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+@contextmanager
+def fused_kernels(enabled: bool) -> Iterator[None]:
+    """Turn the fused CPU kernels of coupling blocks on or off within a `with` block, in all threads of the process.
+
+    The kernels compute the same numbers as plain operators, up to rounding, in less time and memory. They are on by
+    default and never used on GPUs. The environment variable `SEMFLOW_FUSED_KERNELS=0` turns them off for a process.
+
+    Example:
+        >>> from semflow.flows import coupling_stack
+        >>> with fused_kernels(False):
+        ...     z, log_det = coupling_stack(4, blocks=2)(torch.randn(1, 4, 2, 2))
+    """
+    global _enabled
+    before, _enabled = _enabled, enabled
+    try:
+        yield
+    finally:
+        _enabled = before
 
 
 class FusedBlock(NamedTuple):
@@ -67,7 +94,7 @@ def find_block(flows: Sequence[nn.Module], x: Tensor) -> FusedBlock | None:
 
     The kernels need a CPU, and plain operators are required under autocast, for export, and if a module has hooks.
     """
-    if not enabled() or [type(flow) for flow in flows] != [AffineCoupling, GlobalAffine, HardPermutation]:
+    if not _enabled or [type(flow) for flow in flows] != [AffineCoupling, GlobalAffine, HardPermutation]:
         return None
     block = FusedBlock(*cast(Any, flows))
     coupling, subnet = block.coupling, block.coupling.subnet

@@ -14,8 +14,6 @@ from semflow.nn import Context
 
 from .base import Flow, Result, check_channels
 
-__all__ = ["GlobalAffine", "HardPermutation", "SoftPermutation", "constant_log_det"]
-
 
 def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """Expand a log-det that is the same at every location to (B, H, W)."""
@@ -30,8 +28,7 @@ class HardPermutation(Flow):
         generator: Random number generator; by default torch's global one.
 
     Example:
-        >>> flow = HardPermutation(8)
-        >>> x = torch.randn(1, 8, 2, 2)
+        >>> flow, x = HardPermutation(8), torch.randn(1, 8, 2, 2)
         >>> torch.equal(flow.inverse(flow(x)[0]), x)
         True
     """
@@ -153,9 +150,8 @@ class GlobalAffine(Flow):
 
     Example:
         >>> x = torch.randn(1, 8, 2, 2)
-        >>> z, log_det = GlobalAffine(8)(x)
-        >>> torch.allclose(z, x, atol=1e-6), log_det.abs().max().item() < 1e-5
-        (True, True)
+        >>> torch.allclose(GlobalAffine(8)(x)[0], x, atol=1e-6)
+        True
     """
 
     # The parameterization of FrEIA's all-in-one block, whose step size suits Adam.
@@ -165,8 +161,8 @@ class GlobalAffine(Flow):
     def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
         at_least(1, channels=channels)
-        self.channels = channels
         positive(start=start)
+        self.channels = channels
         target = start * self.beta / self.gain
         raw = (target + math.log(-math.expm1(-target))) / self.beta  # softplus^-1 without overflow
         self.raw_scale = nn.Parameter(torch.full((channels,), raw))

@@ -1,17 +1,20 @@
-"""Composition of flows."""
+"""Composition of flows, and the stack of couplings shared by SANFlow, CFLOW-AD, FastFlow and MSFlow."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from semflow._validation import at_least, checked
 from semflow.errors import ConfigError
-from semflow.nn import Context
+from semflow.functional import Clamp
+from semflow.nn import Context, LocationSubnet, SubnetFactory
 
 from .base import Flow, Result, check_event
+from .coupling import AffineCoupling
 from .fused_block import find_block
-
-__all__ = ["FlowSequence"]
+from .mixing import GlobalAffine, HardPermutation, SoftPermutation
+from .standardize import Standardize
 
 
 class FlowSequence(Flow):
@@ -24,12 +27,9 @@ class FlowSequence(Flow):
 
     Example:
         >>> import torch
-        >>> from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation
-        >>> flow = FlowSequence([AffineCoupling(8), GlobalAffine(8), HardPermutation(8)])
-        >>> x = torch.randn(2, 8, 4, 4)
-        >>> z, log_det = flow(x)
-        >>> torch.allclose(flow.inverse(z), x, atol=1e-5), log_det.shape
-        (True, torch.Size([2, 4, 4]))
+        >>> z, log_det = FlowSequence([AffineCoupling(8), HardPermutation(8)])(torch.randn(2, 8, 4, 4))
+        >>> z.shape, log_det.shape
+        (torch.Size([2, 8, 4, 4]), torch.Size([2, 4, 4]))
     """
 
     def __init__(self, flows: Iterable[nn.Module]) -> None:
@@ -72,3 +72,46 @@ class FlowSequence(Flow):
 
     def __getitem__(self, index: int) -> nn.Module:
         return self.flows[index]
+
+
+@checked
+def coupling_stack(
+    channels: int,
+    blocks: int,
+    subnets: Sequence[SubnetFactory] = (LocationSubnet,),
+    *,
+    context_channels: int = 0,
+    permutation: Literal["hard", "soft"] = "hard",
+    standardize: bool = False,
+    start: float = 1.0,
+    clamp: float = 1.9,
+    clamp_form: Clamp = "tanh",
+) -> FlowSequence:
+    """Stack blocks of coupling, global affine and permutation (RealNVP; FrEIA's all-in-one block).
+
+    Args:
+        channels: C.
+        blocks: Number of blocks, at least 1.
+        subnets: Subnet factories that the blocks use in turn; FastFlow alternates 3x3 and 1x1 convolutions.
+        context_channels: D of the context of every coupling, 0 for none.
+        permutation: `hard` permutes the channels, `soft` rotates them.
+        standardize: Start with a `Standardize`, which must be fitted to the features.
+        start: Initial scale of the last global affine, which gives latents the variance of the base.
+        clamp: Bound of the log-scales of the couplings.
+        clamp_form: See `semflow.functional.soft_clamp`.
+
+    Example:
+        >>> flow = coupling_stack(40, blocks=2, context_channels=128, standardize=True)
+        >>> [type(layer).__name__ for layer in flow][:4]
+        ['Standardize', 'AffineCoupling', 'GlobalAffine', 'HardPermutation']
+    """
+    at_least(1, blocks=blocks)
+    mixing = HardPermutation if permutation == "hard" else SoftPermutation
+    layers: list[nn.Module] = [Standardize(channels)] if standardize else []
+    for block in range(blocks):
+        layers += [
+            AffineCoupling(channels, subnets[block % len(subnets)], context_channels, clamp, clamp_form),
+            GlobalAffine(channels, start=start if block == blocks - 1 else 1.0),
+            mixing(channels),
+        ]
+    return FlowSequence(layers)

@@ -7,30 +7,16 @@ import torch
 from torch import Tensor
 
 from semflow._validation import at_least, checked
-from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.errors import DataError, ShapeError
 from semflow.functional.inverse_gamma import narrow, wide
 from semflow.nn import Context
 
 from .base import Flow, Result, check_channels
 from .mixing import constant_log_det
 
-__all__ = ["ChannelMoments", "Standardize"]
-
 
 class ChannelMoments:
-    """Running mean and sum of squared deviations of each channel over feature maps, in float64.
-
-    Args:
-        channels: C.
-        device: Device of the maps.
-
-    Example:
-        >>> moments = ChannelMoments(1)
-        >>> for value in (1.0, 2.0, 6.0):
-        ...     moments.update(torch.full((1, 1, 1, 1), value))
-        >>> moments.count, moments.mean.item(), moments.squares.item()
-        (3, 3.0, 14.0)
-    """
+    """Running mean and sum of squared deviations of each channel over feature maps, in float64."""
 
     def __init__(self, channels: int, device: torch.device | None = None) -> None:
         self.count = 0
@@ -52,18 +38,7 @@ class ChannelMoments:
         self.count += n
 
     def merge(self, other: "ChannelMoments") -> None:
-        """Add the moments of other maps; for single maps the result equals that of `update` bit for bit.
-
-        Args:
-            other: Moments with the same channels.
-
-        Example:
-            >>> moments, other = ChannelMoments(1), ChannelMoments(1)
-            >>> other.update(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
-            >>> moments.merge(other)
-            >>> moments.count, moments.mean.item(), moments.squares.item()
-            (2, 2.0, 2.0)
-        """
+        """Add the moments of other maps; for single maps the result equals that of `update` bit for bit."""
         if not other.count:
             return
         total = self.count + other.count
@@ -102,23 +77,15 @@ class Standardize(Flow):
     def __init__(self, channels: int, floor: float = 1e-2) -> None:
         super().__init__()
         at_least(1, channels=channels)
-        if floor < 0:
-            raise ConfigError(f"floor must be at least 0, but got {floor}")
+        at_least(0, floor=floor)
         self.channels, self.floor = channels, floor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
     def fit(self, features: Iterable[Tensor]) -> "Standardize":
-        """Compute the constants from feature maps in one pass.
-
-        Args:
-            features: Feature maps (B, C, H, W).
-
-        Returns:
-            The flow itself.
+        """Compute the constants from feature maps (B, C, H, W) in one pass, and return the flow.
 
         Raises:
-            ShapeError: If `features` is empty, or a map has another number of channels.
             DataError: If a feature is not finite.
         """
         moments = self.moments()
@@ -132,18 +99,7 @@ class Standardize(Flow):
 
     @torch.no_grad()
     def set_moments(self, moments: "ChannelMoments") -> "Standardize":
-        """Set the constants from moments of the features.
-
-        Args:
-            moments: Moments of at least one feature map.
-
-        Returns:
-            The flow itself.
-
-        Raises:
-            ShapeError: If `moments` is empty.
-            DataError: If a feature is not finite.
-        """
+        """Set the constants from moments of at least one feature map, and return the flow."""
         if not moments.count:
             raise ShapeError("features must contain at least one feature map (B, C, H, W), but got none")
         std = (moments.squares / moments.count).sqrt()

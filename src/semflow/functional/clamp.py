@@ -8,8 +8,6 @@ from torch import Tensor
 
 from semflow.errors import ConfigError
 
-__all__ = ["CLAMPS", "Clamp", "soft_clamp"]
-
 Clamp = Literal["tanh", "tanh_unit", "atan"]
 """Name of a soft clamp, see `soft_clamp`."""
 
@@ -28,12 +26,6 @@ def soft_clamp(x: Tensor, bound: float = 1.9, form: Clamp = "tanh") -> Tensor:
         x: Tensor of any shape.
         bound: Positive bound.
         form: `tanh`, `tanh_unit` or `atan`.
-
-    Returns:
-        Tensor of the shape and dtype of `x`.
-
-    Raises:
-        ConfigError: If `form` is unknown.
 
     Example:
         >>> soft_clamp(torch.tensor([-1e6, 0.0, 1e6])).tolist()

@@ -10,8 +10,6 @@ from semflow.errors import ConfigError, ShapeError
 
 from .inverse_gamma import digamma, lgamma_step, narrow, wide
 
-__all__ = ["FORMS", "Form", "normal_log_odds", "normal_log_prob"]
-
 Form = Literal["exact", "paper", "reference", "marginal", "mode"]
 """How an inverse-gamma variance enters the log-probability, see `normal_log_prob`."""
 
@@ -22,16 +20,12 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def normal_log_prob(
-    z: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    mean: Tensor | float = 0.0,
-    form: Form = "exact",
-    dim: int = 1,
+    z: Tensor, alpha: Tensor, beta: Tensor, mean: Tensor | float = 0.0, form: Form = "exact", dim: int = 1
 ) -> Tensor:
     """Compute log p(z) at every location for an inverse-gamma distributed variance (SANFlow, Eq. 6 and 7).
 
-    With q = ||z - mean||^2 over C channels and s ~ IG(alpha, beta), the forms are
+    The result is (B, H, W) in nats, float32 or float64. With q = ||z - mean||^2 over C channels and
+    s ~ IG(alpha, beta), the forms are
 
     - `exact`: E[log N(z; mean, s I)] = -C/2 log 2pi - C/2 (log beta - psi(alpha)) - alpha / (2 beta) q
     - `marginal`: log E[N(z; mean, s I)], a multivariate Student-t with 2 alpha degrees of freedom
@@ -46,13 +40,6 @@ def normal_log_prob(
         mean: Number or tensor broadcastable to `z`; 0 for normal and 1 for anomalous locations in SANFlow.
         form: One of the five forms.
         dim: Axis of the channels, which is summed over.
-
-    Returns:
-        Tensor of shape (B, H, W) in nats, float32 or float64.
-
-    Raises:
-        ShapeError: If `alpha` or `beta` does not have size 1 along `dim`.
-        ConfigError: If `form` is unknown.
 
     Example:
         >>> z = torch.zeros(2, 8, 4, 4)
@@ -95,21 +82,8 @@ def normal_log_odds(
     Both hypotheses share the variance, so its normalization and the log-det cancel. The rest is linear in z,
     alpha / beta sum_c (m_n - m_a)(z_c - (m_n + m_a) / 2), and is computed without subtracting large numbers.
 
-    Args:
-        z: Latents, as in `normal_log_prob`.
-        alpha: Shape parameters, as in `normal_log_prob`.
-        beta: Scale parameters, as in `normal_log_prob`.
-        normal_mean: Number or tensor broadcastable to `z`.
-        anomaly_mean: Number or tensor broadcastable to `z`.
-        form: As in `normal_log_prob`.
-        dim: Axis of the channels.
-
-    Returns:
-        Tensor of shape (B, H, W) in nats, positive where `z` is nearer to the normal mean.
-
-    Raises:
-        ShapeError: If `alpha` or `beta` does not have size 1 along `dim`.
-        ConfigError: If `form` is unknown.
+    Arguments are those of `normal_log_prob`, and both means are numbers or tensors broadcastable to `z`. The result, of
+    shape (B, H, W) in nats, is positive where `z` is nearer to the normal mean.
 
     Example:
         >>> one = torch.ones(1, 1, 1, 1)

@@ -8,14 +8,9 @@ from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
 
-__all__ = ["border", "from_locations", "mask_to_grid", "take_locations", "to_locations"]
-
 
 def to_locations(x: Tensor) -> Tensor:
     """Reshape (B, C, H, W) to (B H W, C) in row-major order; a view if `x` is channels_last.
-
-    Args:
-        x: Map of shape (B, C, H, W).
 
     Example:
         >>> to_locations(torch.zeros(2, 5, 3, 4)).shape
@@ -25,14 +20,7 @@ def to_locations(x: Tensor) -> Tensor:
 
 
 def from_locations(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Reshape (B H W, C) back to (B, C, H, W), as a channels_last view; the inverse of `to_locations`.
-
-    Args:
-        x: Locations of shape (B H W, C).
-        size: (H, W).
-
-    Raises:
-        ShapeError: If the number of locations is not a multiple of H W.
+    """Reshape (B H W, C) to (B, C, H, W) for `size` (H, W), a channels_last view; the inverse of `to_locations`.
 
     Example:
         >>> x = torch.randn(2, 5, 3, 4)
@@ -65,20 +53,13 @@ def take_locations(x: Tensor, index: Tensor) -> Tensor:
 
 
 def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest", "max"] = "nearest") -> Tensor:
-    """Resize a pixel mask to the size of feature maps.
+    """Resize a pixel mask to the size of feature maps, as booleans (B, H_k, W_k).
 
     Args:
         mask: Mask of shape (B, H, W); numbers count as true if they are positive.
         size: (H_k, W_k) of the feature map.
         resize: `nearest` reads one pixel per cell (SANFlow, section 3.5); `max` marks a cell if any of its pixels is
             marked, so that it never loses a thin scar as `nearest` can.
-
-    Returns:
-        Boolean tensor of shape (B, H_k, W_k).
-
-    Raises:
-        ShapeError: If `mask` is not (B, H, W).
-        ConfigError: If `resize` is unknown.
 
     Example:
         >>> mask = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -100,14 +81,7 @@ def mask_to_grid(mask: Tensor, size: tuple[int, int], resize: Literal["nearest",
 
 
 def border(mask: Tensor, width: int = 1) -> Tensor:
-    """Return the locations outside a mask that are within `width` rows and columns of it.
-
-    Args:
-        mask: Boolean mask of shape (B, H, W).
-        width: Width of the border in locations; 0 gives an empty border.
-
-    Returns:
-        Boolean tensor of shape (B, H, W).
+    """Return the locations outside a boolean mask (B, H, W) that are within `width` rows and columns of it.
 
     Example:
         >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)

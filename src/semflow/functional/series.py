@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["digamma_series", "lgamma_series", "stirling_tail"]
-
 STEPS = 8
 """Steps of the recurrences before the series start; with 8 the first omitted term is below 2e-15."""
 
@@ -20,12 +18,6 @@ def digamma_series(x: Tensor) -> Tensor:
 
     psi(x) = log y - 1 / (2 y) - sum_k B_2k / (2k y^2k) - sum_(i < 8) 1 / (x + i) with y = x + 8 (Abramowitz and Stegun,
     6.3.5 and 6.3.18).
-
-    Args:
-        x: Positive tensor of any shape.
-
-    Returns:
-        Tensor of the same shape and dtype, accurate to rounding.
 
     Example:
         >>> x = torch.tensor([1e-8, 0.5, 60.0], dtype=torch.float64)
@@ -45,11 +37,8 @@ def lgamma_series(x: Tensor) -> Tensor:
     log Gamma(x) = (y - 1/2) log y - y + log(2 pi) / 2 + sum_k B_2k / (2k (2k - 1) y^(2k - 1))
     - log prod_(i < 8) (x + i) with y = x + 8 (Abramowitz and Stegun, 6.1.15 and 6.1.41).
 
-    Args:
-        x: Positive tensor of any shape, below 1e4 in float32 because x (x + 1) ... (x + 7) is formed.
-
-    Returns:
-        Tensor of the same shape and dtype, accurate to the rounding of the largest term.
+    It is accurate to the rounding of the largest term; in float32 x must be below 1e4, because x (x + 1) ... (x + 7) is
+    formed.
 
     Example:
         >>> x = torch.tensor([1e-8, 0.5, 60.0], dtype=torch.float64)

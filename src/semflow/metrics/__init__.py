@@ -10,18 +10,7 @@ from .ranking import ImageMetrics, auroc, average_precision, f1_max, f1_max_thre
 from .regions import PixelMetrics, aupro, pixel_metrics
 
 __all__ = [
-    "Bounded",
-    "BoundedPixelMetrics",
-    "HistogramAccumulator",
-    "ImageAccumulator",
-    "ImageMetrics",
-    "PixelAccumulator",
-    "PixelMetrics",
-    "aupro",
-    "auroc",
-    "average_precision",
-    "f1_max",
-    "f1_max_threshold",
-    "image_metrics",
+    "Bounded", "BoundedPixelMetrics", "HistogramAccumulator", "ImageAccumulator", "ImageMetrics", "PixelAccumulator",
+    "PixelMetrics", "aupro", "auroc", "average_precision", "f1_max", "f1_max_threshold", "image_metrics",
     "pixel_metrics",
-]
+]  # fmt: skip

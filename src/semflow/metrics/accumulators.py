@@ -1,17 +1,10 @@
 """Metrics over a dataset in batches, or in shards of several processes.
 
-The methods follow torchmetrics: `update`, `compute`, `reset`. Synchronization between processes is explicit: gather the
-accumulators, which can be pickled, and merge them.
-
-    shards = [None] * world_size
-    torch.distributed.all_gather_object(shards, metrics)
-    merged = PixelAccumulator()
-    merged.merge(shards)
-
-There is no `forward`, because the metrics of a batch without both kinds of images are undefined. The accumulators are
-not subclasses of `torchmetrics.Metric`, so `MetricCollection` and Lightning's `self.log(name, metric)` do not accept
-them. In Lightning, call `update` in `validation_step`, and `self.log_dict(metrics.compute()._asdict())` and
-`metrics.reset()` in `on_validation_epoch_end`.
+The methods follow torchmetrics: `update`, `compute`, `reset`. To synchronize processes, gather the accumulators, for
+example with `torch.distributed.all_gather_object`, and `merge` them. They are not subclasses of `torchmetrics.Metric`
+and have no `forward`, because the metrics of a batch without both kinds of images are undefined. In Lightning, call
+`update` in `validation_step`, and `self.log_dict(metrics.compute()._asdict())` and `metrics.reset()` in
+`on_validation_epoch_end`.
 """
 
 from collections.abc import Iterable
@@ -24,8 +17,6 @@ from semflow.errors import ConfigError
 from .inputs import Array, Maps, Values
 from .ranking import ImageMetrics, rank, split
 from .regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
-
-__all__ = ["ImageAccumulator", "PixelAccumulator"]
 
 Part = TypeVar("Part")
 
@@ -41,13 +32,7 @@ class _Accumulator(Generic[Part]):
         self._parts.clear()
 
     def merge(self, others: Self | Iterable[Self]) -> None:
-        """Add the data of one or several accumulators of this class, which stay unchanged.
-
-        The result does not depend on the order.
-
-        Raises:
-            ConfigError: If one is of another class; then nothing is added.
-        """
+        """Add the data of one or several accumulators of this class, in any order; they stay unchanged."""
         accumulators: list[Any] = list(others) if isinstance(others, Iterable) else [others]
         for other in accumulators:
             if not isinstance(other, type(self)):

@@ -13,8 +13,6 @@ from .inputs import Array, Maps
 from .ranking import check_both_kinds
 from .regions import check_fpr_limit, split_pixels
 
-__all__ = ["Bounded", "BoundedPixelMetrics", "HistogramAccumulator"]
-
 
 class Bounded(NamedTuple):
     """A metric of histograms: its value if each bin counts as one score, with lower and upper bounds.
@@ -33,11 +31,8 @@ class BoundedPixelMetrics(NamedTuple):
     """The four metrics of `PixelMetrics` with bounds that hold for any scores within the bins.
 
     Example:
-        >>> import torch
-        >>> accumulator = HistogramAccumulator()
-        >>> accumulator.update(torch.tensor([[[0.1, 0.9]]]), torch.tensor([[[0, 1]]]))
-        >>> accumulator.compute().auroc
-        Bounded(value=1.0, low=1.0, high=1.0)
+        >>> BoundedPixelMetrics(*[Bounded(0.93, low=0.92, high=0.94)] * 4).aupro.high
+        0.94
     """
 
     auroc: Bounded
@@ -56,9 +51,6 @@ class HistogramAccumulator:
 
     Args:
         bits: 10 to 24; there are 2^bits bins of 24 bytes each.
-
-    Raises:
-        ConfigError: If `bits` is out of range.
 
     Example:
         >>> import torch
@@ -84,16 +76,13 @@ class HistogramAccumulator:
     def update(self, scores: Maps, anomaly_masks: Maps) -> None:
         """Add maps with their masks, shaped as in `aupro`; scores are rounded to float32."""
         part = split_pixels(scores, anomaly_masks)
-        self.normal += self._count(part.normal)
-        self.anomalous += self._count(part.anomalous)
-        self.weights += np.bincount(self._bins(part.anomalous), part.weights, minlength=len(self.weights))
+        bins, count = self._bins(part.anomalous), 2**self.bits
+        self.normal += np.bincount(self._bins(part.normal), minlength=count)
+        self.anomalous += np.bincount(bins, minlength=count)
+        self.weights += np.bincount(bins, part.weights, minlength=count)
 
     def merge(self, others: Self | Iterable[Self]) -> None:
-        """Add the counts of one or several accumulators with as many bits, which stay unchanged.
-
-        Raises:
-            ConfigError: If one is of another class or has other bits; then nothing is added.
-        """
+        """Add the counts of one or several accumulators with as many bits, which stay unchanged."""
         accumulators = list(others) if isinstance(others, Iterable) else [others]
         for other in accumulators:
             if not isinstance(other, HistogramAccumulator) or other.bits != self.bits:
@@ -104,23 +93,13 @@ class HistogramAccumulator:
             self.weights += other.weights
 
     def compute(self, fpr_limit: float = 0.3) -> BoundedPixelMetrics:
-        """Compute the metrics of all data since the last reset, AUPRO up to a false-positive rate of `fpr_limit`.
-
-        Raises:
-            ShapeError: If there is not at least one normal and one anomalous pixel.
-            ConfigError: If `fpr_limit` is not in (0, 1].
-        """
+        """Compute the metrics of all data since the last reset, AUPRO up to a false-positive rate of `fpr_limit`."""
         check_fpr_limit(fpr_limit)
         filled = np.flatnonzero(self.normal + self.anomalous)[::-1]  # from the highest score down
         n, m, w = self.normal[filled], self.anomalous[filled], self.weights[filled]
         check_both_kinds(n.sum(), m.sum(), "anomaly_masks")
-        counts = _Counts(n, m, w, np.cumsum(n) - n, np.cumsum(m) - m)
-        return BoundedPixelMetrics(
-            _auroc(counts), _average_precision(counts), _f1_max(counts), _aupro(counts, fpr_limit)
-        )
-
-    def _count(self, scores: Array) -> Array:
-        return np.bincount(self._bins(scores), minlength=2**self.bits)
+        c = _Counts(n, m, w, np.cumsum(n) - n, np.cumsum(m) - m)
+        return BoundedPixelMetrics(_auroc(c), _average_precision(c), _f1_max(c), _aupro(c, fpr_limit))
 
     def _bins(self, scores: Array) -> Array:
         # Adding zero turns -0 into 0. The bits of negative numbers have the reverse order and must sort first.
@@ -150,32 +129,23 @@ def _auroc(c: _Counts) -> Bounded:
     return Bounded(1 - above - inside / 2, 1 - above - inside, 1 - above)
 
 
-def _f1(found: Array, alarms: Array, anomalous: int) -> Array:
-    f1: Array = 2 * found / (anomalous + found + alarms)
-    return f1
-
-
 def _f1_max(c: _Counts) -> Bounded:
     # A threshold within a bin finds at most all of its anomalous pixels, and adds at least zero false alarms.
-    total = int(c.m.sum())
-    value = float(_f1(c.m_above + c.m, c.n_above + c.n, total).max())
-    return Bounded(value, value, float(_f1(c.m_above + c.m, c.n_above, total).max()))
+    total, found = int(c.m.sum()), c.m_above + c.m
+    value, high = (float((2 * found / (total + found + alarms)).max()) for alarms in (c.n_above + c.n, c.n_above))
+    return Bounded(value, value, high)
 
 
 def _average_precision(c: _Counts) -> Bounded:
     """Return the value for ties within bins, and bounds with the anomalous pixels of a bin last, or first and tied."""
     has = c.m > 0
     n, m, n_above, m_above = (x[has].astype(float) for x in (c.n, c.m, c.n_above, c.m_above))
-
-    def ordered(alarms: Array) -> Array:
-        # sum_j (F + j) / (F + j + A) over j = 1 ... m, as m - A (psi(F + m + A + 1) - psi(F + A + 1))
-        hits: Array = m - alarms * (digamma(m_above + m + alarms + 1) - digamma(m_above + alarms + 1))
-        return hits
-
-    tied = m * (m_above + m) / (m_above + m + n_above + n)
-    best = m * (m_above + m) / (m_above + m + n_above)
+    alarms, found = n_above + n, m_above + m
+    # Last: sum_j (F + j) / (F + j + A) over j = 1 ... m, as m - A (psi(F + m + A + 1) - psi(F + A + 1))
+    last = m - alarms * (digamma(found + alarms + 1) - digamma(m_above + alarms + 1))
     total = m.sum()
-    return Bounded(*(float(each.sum() / total) for each in (tied, ordered(n_above + n), best)))
+    tied, best = m * found / (found + n_above + n), m * found / (found + n_above)
+    return Bounded(*(float(each.sum() / total) for each in (tied, last, best)))
 
 
 def _aupro(c: _Counts, fpr_limit: float) -> Bounded:

@@ -9,20 +9,16 @@ import torch
 
 from semflow.errors import ShapeError
 
-__all__ = ["Array", "Maps", "Values", "as_flags", "as_maps", "as_scores", "check_same_shape"]
-
 Array: TypeAlias = npt.NDArray[Any]
 Values: TypeAlias = torch.Tensor | npt.ArrayLike
 Maps: TypeAlias = Values | Sequence[Values]
-
-_EXACT_IN_NUMPY = (torch.float32, torch.float64)
 
 
 def as_array(name: str, value: Values) -> Array:
     """Return the values as a NumPy array on the CPU, in a dtype that NumPy sorts fast and that changes no value."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        if value.is_floating_point() and value.dtype not in _EXACT_IN_NUMPY:
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
             value = value.float()
         array: Array = value.numpy()
     else:

@@ -8,18 +8,6 @@ from semflow.errors import ShapeError
 
 from .inputs import Array, Values, as_flags, as_scores, check_same_shape
 
-__all__ = [
-    "ImageMetrics",
-    "Ranking",
-    "auroc",
-    "average_precision",
-    "f1_max",
-    "f1_max_threshold",
-    "image_metrics",
-    "rank",
-    "split",
-]
-
 
 class ImageMetrics(NamedTuple):
     """AUROC, average precision and F1-max of scores with labels, in [0, 1].
@@ -39,24 +27,14 @@ class Ranking(NamedTuple):
 
     Only anomalous scores matter as thresholds: a threshold at a score of normal entries alone adds false alarms without
     a hit, so it does not change recall and lowers F1. Normal scores are counted, not grouped.
-
-    Attributes:
-        thresholds: Distinct anomalous scores, (T,).
-        starts: Index of the first of each among the sorted anomalous scores, (T,).
-        hits: Number of anomalous entries with this score, (T,).
-        found: Number of anomalous entries with at least this score, (T,).
-        alarms: Number of normal entries with at least this score, (T,).
-        alarms_above: Number of normal entries with a higher score, (T,).
-        normal: Number of normal entries.
-        anomalous: Number of anomalous entries.
     """
 
-    thresholds: Array
-    starts: Array
-    hits: Array
-    found: Array
-    alarms: Array
-    alarms_above: Array
+    thresholds: Array  # distinct anomalous scores, (T,)
+    starts: Array  # index of the first of each among the sorted anomalous scores, (T,)
+    hits: Array  # anomalous entries with this score, (T,)
+    found: Array  # anomalous entries with at least this score, (T,)
+    alarms: Array  # normal entries with at least this score, (T,)
+    alarms_above: Array  # normal entries with a higher score, (T,)
     normal: int
     anomalous: int
 

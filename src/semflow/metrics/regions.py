@@ -11,16 +11,6 @@ from semflow.errors import ConfigError, ShapeError
 from .inputs import Array, Maps, as_flags, as_maps, as_scores, check_same_shape
 from .ranking import Ranking, rank
 
-__all__ = [
-    "PixelMetrics",
-    "PixelSplit",
-    "aupro",
-    "check_fpr_limit",
-    "evaluate_pixels",
-    "pixel_metrics",
-    "split_pixels",
-]
-
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
 
 
@@ -62,8 +52,7 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
 
         A_p = max(0, a - x1) + u^2 / (2 (x1 - x0)),  u = min(max(a - x0, 0), x1 - x0)   (second term 0 if x0 = x1)
 
-    (a whole ramp has u = x1 - x0 and area u / 2; one cut by the limit is a triangle of base u and height
-    u / (x1 - x0)), and AUPRO = sum_p w_p A_p / (K a). This needs only ranks among the sorted normal scores.
+    and AUPRO = sum_p w_p A_p / (K a). This needs only ranks among the sorted normal scores.
 
     Args:
         scores: Anomaly maps, higher is more anomalous; (B, H, W), one (H, W), or a list of (H, W) of any sizes.

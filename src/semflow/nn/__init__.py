@@ -7,27 +7,8 @@ from .subnets import Context, ConvSubnet, LocationSubnet, PerceptronSubnet, Subn
 from .variance import FixedVariance, InverseGammaVariance, LearnedVariance, PredictedMean, Statistics, VarianceHead
 
 __all__ = [
-    "ChannelNorm",
-    "Context",
-    "ConvSubnet",
-    "CrossScaleConvs",
-    "CrossScaleSubnetFactory",
-    "FeatureStatisticsNetwork",
-    "FixedVariance",
-    "FourierPosition2d",
-    "FusionSubnet",
-    "InverseGammaVariance",
-    "LearnedPosition2d",
-    "LearnedVariance",
-    "LocationSubnet",
-    "PerceptronSubnet",
-    "PositionCode",
-    "PositionTables",
-    "PredictedMean",
-    "SinusoidalPosition2d",
-    "Statistics",
-    "StatisticsNetwork",
-    "Subnet",
-    "SubnetFactory",
-    "VarianceHead",
-]
+    "ChannelNorm", "Context", "ConvSubnet", "CrossScaleConvs", "CrossScaleSubnetFactory", "FeatureStatisticsNetwork",
+    "FixedVariance", "FourierPosition2d", "FusionSubnet", "InverseGammaVariance", "LearnedPosition2d",
+    "LearnedVariance", "LocationSubnet", "PerceptronSubnet", "PositionCode", "PositionTables", "PredictedMean",
+    "SinusoidalPosition2d", "Statistics", "StatisticsNetwork", "Subnet", "SubnetFactory", "VarianceHead",
+]  # fmt: skip

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError
 
-__all__ = ["ChannelNorm", "CrossScaleConvs", "CrossScaleSubnetFactory", "FusionSubnet"]
-
 CrossScaleSubnetFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 """Callable `factory(in_channels, out_channels)`, with one number per scale, that makes the subnet of a coupling."""
 

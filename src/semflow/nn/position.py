@@ -14,8 +14,6 @@ from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional.inverse_gamma import wide
 
-__all__ = ["FourierPosition2d", "LearnedPosition2d", "PositionCode", "PositionTables", "SinusoidalPosition2d"]
-
 
 class PositionTables(NamedTuple):
     """Separable position code, the `context` of a conditional flow.
@@ -25,9 +23,8 @@ class PositionTables(NamedTuple):
         row: Codes of the rows, (H, D_row).
 
     Example:
-        >>> tables = PositionTables(torch.zeros(5, 6), torch.zeros(4, 6))
-        >>> tables.channels, tables.dense().shape
-        (12, torch.Size([12, 4, 5]))
+        >>> PositionTables(torch.zeros(5, 6), torch.zeros(4, 6)).dense().shape
+        torch.Size([12, 4, 5])
     """
 
     column: Tensor
@@ -51,16 +48,7 @@ class PositionTables(NamedTuple):
         return torch.cat((column, row))
 
     def take(self, index: Tensor) -> Tensor:
-        """Return the codes (D, 1, n) of n locations, see `semflow.functional.take_locations`.
-
-        Args:
-            index: Indices of the locations in the batch, (n,).
-
-        Example:
-            >>> tables = PositionTables(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[10.0], [20.0]]))
-            >>> tables.take(torch.tensor([5, 6])).flatten(1).tolist()  # the last location, and the next image's first
-            [[2.0, 0.0], [20.0, 10.0]]
-        """
+        """Return the codes (D, 1, n) of n locations, see `semflow.functional.take_locations`."""
         height, width = self.size
         return torch.cat((self.column[index % width], self.row[index // width % height]), dim=1).T[:, None]
 
@@ -74,15 +62,14 @@ class PositionCode(nn.Module):
         channels: D, a positive multiple of 4.
 
     Example:
-        >>> tables = SinusoidalPosition2d(8)(height=3, width=5)
-        >>> tables.dense().shape
+        >>> SinusoidalPosition2d(8)(height=3, width=5).dense().shape
         torch.Size([8, 3, 5])
     """
 
     steps: Tensor
 
     @checked
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int = 512) -> None:
         super().__init__()
         if channels < 4 or channels % 4:
             raise ConfigError(f"channels must be a positive multiple of 4, but got {channels}")
@@ -116,9 +103,6 @@ class SinusoidalPosition2d(PositionCode):
         >>> SinusoidalPosition2d(512)(32, 48).dense().shape
         torch.Size([512, 32, 48])
     """
-
-    def __init__(self, channels: int = 512) -> None:
-        super().__init__(channels)
 
     def axis(self, length: int) -> Tensor:
         """Return the table (length, D/2) of an axis."""
@@ -177,15 +161,10 @@ class LearnedPosition2d(PositionCode):
         self.row = nn.Parameter(torch.randn(height, channels // 2) / math.sqrt(2))
 
     def forward(self, height: int, width: int) -> PositionTables:
-        """Return the tables for a feature map of that size.
-
-        Raises:
-            ShapeError: If the map is larger than the tables.
-        """
-        if height > self.row.shape[0] or width > self.column.shape[0]:
-            raise ShapeError(
-                f"size must be at most {(self.row.shape[0], self.column.shape[0])}, but got {(height, width)}"
-            )
+        """Return the first rows of the tables; raise ShapeError if the map is larger than the tables."""
+        largest = len(self.row), len(self.column)
+        if height > largest[0] or width > largest[1]:
+            raise ShapeError(f"size must be at most {largest}, but got {(height, width)}")
         return PositionTables(self.column[:width], self.row[:height])
 
 

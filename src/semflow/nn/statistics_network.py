@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError
 
-__all__ = ["FeatureStatisticsNetwork", "StatisticsNetwork"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -15,8 +15,6 @@ from semflow.functional import from_locations, to_locations
 from .cross_scale import ChannelNorm
 from .position import PositionTables
 
-__all__ = ["Context", "ConvSubnet", "LocationSubnet", "PerceptronSubnet", "Subnet", "SubnetFactory", "check_context"]
-
 Context = PositionTables | Tensor | None
 """Condition of a flow: position tables, a map (D, H, W) or (B, D, H, W), or None."""
 
@@ -28,9 +26,8 @@ class Subnet(nn.Module):
     locations too (`"sample"`). The coupling around the subnet has the same event.
 
     Example:
-        >>> subnet = LocationSubnet(4, 6)
-        >>> subnet(torch.randn(2, 4, 3, 5)).shape, subnet.event
-        (torch.Size([2, 6, 3, 5]), 'location')
+        >>> LocationSubnet(4, 6).event, ConvSubnet(4, 6).event
+        ('location', 'sample')
     """
 
     event: Literal["location", "sample"] = "location"
@@ -88,18 +85,7 @@ class LocationSubnet(Subnet):
         return from_locations(self.output(hidden), (height, width))
 
     def table(self, x: Tensor, context: Context = None) -> Tensor:
-        """Return Wc c + b1, which is added to Wx x in the hidden units.
-
-        Args:
-            x: Input map (B, in, H, W).
-            context: Context of the subnet.
-
-        Returns:
-            Tensor of shape (B or 1, H W or 1, hidden).
-
-        Raises:
-            ShapeError: If the context does not match `x` and the subnet.
-        """
+        """Return Wc c + b1, which is added to Wx x in the hidden units, (B or 1, H W or 1, hidden)."""
         check_context(context, self.context_channels, x)
         weight = self.weight_context
         if context is None or weight is None:
@@ -193,9 +179,7 @@ class PerceptronSubnet(Subnet):
             raise ConfigError(f"context_channels must be 0, but got {context_channels}")
         at_least(1, in_channels=in_channels, out_channels=out_channels, layers=layers, hidden=hidden)
         widths = [in_channels, *[hidden] * layers, out_channels]
-        parts: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        parts = [part for sizes in pairwise(widths) for part in (nn.Linear(*sizes), nn.ReLU())]
         self.layers = nn.Sequential(*parts[:-1])
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:

@@ -13,8 +13,6 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.functional import inverse_gamma_kl, inverse_gamma_mode, inverse_gamma_prior, take_locations
 from semflow.functional.inverse_gamma import narrow
 
-__all__ = ["FixedVariance", "InverseGammaVariance", "LearnedVariance", "PredictedMean", "Statistics", "VarianceHead"]
-
 LOG_BOUNDS = (math.log(1e-8), math.log(1e4))
 
 
@@ -78,9 +76,8 @@ class FixedVariance(VarianceHead):
         variance: Positive variance.
 
     Example:
-        >>> head = FixedVariance(0.1)
-        >>> [s.variance().shape for s in head(torch.rand(2, 3, 16, 16), [torch.zeros(2, 8, 4, 4)])]
-        [torch.Size([2, 4, 4])]
+        >>> FixedVariance(0.1)(torch.rand(2, 3, 16, 16), [torch.zeros(2, 8, 4, 4)])[0].variance().shape
+        torch.Size([2, 4, 4])
     """
 
     @checked
@@ -106,8 +103,7 @@ class LearnedVariance(VarianceHead):
         start: Initial variance.
 
     Example:
-        >>> head = LearnedVariance(scales=1, start=1.0)
-        >>> head(torch.rand(1, 3, 8, 8), [torch.zeros(1, 4, 2, 2)])[0].variance().max().item()
+        >>> LearnedVariance(start=1.0)(torch.rand(1, 3, 8, 8), [torch.zeros(1, 4, 2, 2)] * 3)[0].variance().max().item()
         1.0
     """
 
@@ -199,10 +195,8 @@ class InverseGammaVariance(_PredictingHead):
 
     def _statistics(self, maps: Tensor) -> Statistics:
         alpha, beta = maps[:, :2].clamp(*LOG_BOUNDS).exp().split(1, dim=1)
-        kl = inverse_gamma_kl(alpha, beta, *self.prior)[:, 0]
-        if maps.shape[1] == 4:
-            return Statistics(beta, alpha, maps[:, 2:3], maps[:, 3:4], kl)
-        return Statistics(beta, alpha, kl=kl)
+        normal_shift, anomaly_shift = maps[:, 2:].split(1, dim=1) if maps.shape[1] == 4 else (None, None)
+        return Statistics(beta, alpha, normal_shift, anomaly_shift, inverse_gamma_kl(alpha, beta, *self.prior)[:, 0])
 
     def extra_repr(self) -> str:
         """Return the arguments that `repr` shows."""

@@ -1,6 +1,5 @@
 """Papers as recipes over shared components: a recipe returns a `semflow.detectors.Detector`."""
 
-from .ablations import ABLATIONS
 from .cflow_ad import cflow_ad
 from .cs_flow import cs_flow
 from .differnet import differnet
@@ -19,34 +18,13 @@ from .groups import (
 )
 from .msflow import msflow
 from .registry import RECIPES, build, recipe
-from .sanflow import sanflow
+from .sanflow import ABLATIONS, sanflow
 from .settings import plain_settings, resolve_settings, setting_names
 from .storage import load, save
 
 __all__ = [
-    "ABLATIONS",
-    "RECIPES",
-    "AnyBackbone",
-    "Backbone",
-    "ConvCouplings",
-    "Couplings",
-    "PairedCouplings",
-    "PyramidCouplings",
-    "SemanticStatistics",
-    "StatisticsPrediction",
-    "build",
-    "build_base",
-    "build_features",
-    "cflow_ad",
-    "cs_flow",
-    "differnet",
-    "fastflow",
-    "load",
-    "msflow",
-    "plain_settings",
-    "recipe",
-    "resolve_settings",
-    "sanflow",
-    "save",
-    "setting_names",
-]
+    "ABLATIONS", "RECIPES", "AnyBackbone", "Backbone", "ConvCouplings", "Couplings", "PairedCouplings",
+    "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "build", "build_base", "build_features",
+    "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "plain_settings", "recipe", "resolve_settings",
+    "sanflow", "save", "setting_names",
+]  # fmt: skip

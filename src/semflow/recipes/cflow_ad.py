@@ -1,7 +1,6 @@
 """CFLOW-AD (Gudovskiy, Ishizaka, Kozuka, WACV 2022), with and without SANFlow's statistics prediction."""
 
 from semflow.detectors import Detector, Scorer
-from semflow.flows import coupling_stack
 from semflow.nn import SinusoidalPosition2d
 from semflow.objectives import Objective
 from semflow.training import TrainingConfig
@@ -22,9 +21,7 @@ def cflow_ad(
     training: TrainingConfig = TrainingConfig(200, 32, 2e-4, locations=256),
     seed: int = 0,
 ) -> Detector:
-    """Build CFLOW-AD: one conditional flow per scale, applied location by location.
-
-    With `statistics` it is CFLOW-AD+SP, SANFlow's model 2a.
+    """Build CFLOW-AD: one conditional flow per scale, applied location by location; with `statistics` CFLOW-AD+SP.
 
     From the paper and its code: strides 8, 16 and 32, position code of 128 channels, eight blocks with soft permutation
     and clamp 1.9, steps on random groups of 256 locations, loss -log sigmoid(log p / C), Adam 2e-4 with warm-up and
@@ -41,34 +38,18 @@ def cflow_ad(
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows. `standardize` helps much if epochs are few; it is not published.
         top: fraction of the highest pixels of the map that the image score averages.
-        training: default settings of `semflow.fit`; its `locations` are those of a step.
+        training: default settings of `semflow.fit`.
         seed: seed of the initial weights and the permutations.
 
-    Raises:
-        ConfigError: If an argument is invalid.
-
     Example:
-        >>> small = Backbone("resnet18", "random")
-        >>> detector = cflow_ad(small, statistics=StatisticsPrediction(), couplings=Couplings(2, 16))
-        >>> type(detector.base).__name__, detector.provenance.training.locations
-        ('SemanticGaussian', 256)
+        >>> cflow_ad(Backbone("resnet18", "random"), couplings=Couplings(2, 16)).provenance.training.locations
+        256
     """
     features = build_features(backbone, image_size, seed)
     base, head, start = build_base(statistics, features.channels, features.strides)
-    flows = [
-        coupling_stack(
-            channels,
-            couplings.blocks,
-            context_channels=couplings.position_channels,
-            permutation=couplings.permutation,
-            standardize=couplings.standardize,
-            start=start,
-        )
-        for channels in features.channels
-    ]
     return Detector(
         features,
-        flows,
+        couplings.flows(features.channels, start),
         base,
         head,
         SinusoidalPosition2d(couplings.position_channels),

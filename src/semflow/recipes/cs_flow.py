@@ -57,9 +57,6 @@ def cs_flow(
         training: default settings of `semflow.fit`.
         seed: seed of the initial weights and the permutations.
 
-    Raises:
-        ConfigError: If an argument is invalid.
-
     Example:
         >>> detector = cs_flow(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(1, 16))
         >>> detector.features.strides, detector.flows.joint

@@ -50,9 +50,6 @@ def differnet(
         training: default settings of `semflow.fit`.
         seed: seed of the initial weights and the permutations.
 
-    Raises:
-        ConfigError: If an argument is invalid.
-
     Example:
         >>> detector = differnet(Backbone("resnet18", "random", (32,)), couplings=PairedCouplings(2, 16))
         >>> detector.features.channels, detector.localizes

@@ -26,9 +26,7 @@ def fastflow(
     training: TrainingConfig = TrainingConfig(500, 32, 1e-3, weight_decay=1e-5),
     seed: int = 0,
 ) -> Detector:
-    """Build FastFlow: one convolutional flow per scale, with one log-det per image.
-
-    With `statistics` it is FastFlow+SP (SANFlow, Table S5).
+    """Build FastFlow: one convolutional flow per scale, with one log-det per image; with `statistics` FastFlow+SP.
 
     From the paper: strides 4, 8 and 16 with 8 blocks for CNNs, one scale with 20 blocks and hidden ratio 0.16 for
     transformers (ViT, DeiT, CaiT); kernels 3x3 and 1x1 in turn (3x3 only for ResNet18); clamp 2; Adam 1e-3 with weight
@@ -50,9 +48,6 @@ def fastflow(
         top: fraction of the highest pixels of the map that the image score averages.
         training: default settings of `semflow.fit`.
         seed: seed of the initial weights and the permutations.
-
-    Raises:
-        ConfigError: If an argument is invalid.
 
     Example:
         >>> detector = fastflow(Backbone("resnet18", "random", (4, 8, 16)), statistics=StatisticsPrediction())

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from semflow._validation import Settings, at_least
+from torch import nn
+
+from semflow._validation import Settings, at_least, positive
 from semflow.bases import BaseAndHead, Variance, base_and_head
-from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor, TimmFeatures
+from semflow.flows import coupling_stack
 from semflow.functional import Form
 
 __all__ = [
@@ -63,6 +65,11 @@ class Couplings(Settings):
     permutation: Literal["hard", "soft"] = "soft"
     standardize: bool = False
 
+    def flows(self, channels: Sequence[int], start: float) -> list[nn.Module]:
+        """Build one flow per scale, see `semflow.flows.coupling_stack`."""
+        options: dict[str, Any] = {"permutation": self.permutation, "standardize": self.standardize, "start": start}
+        return [coupling_stack(c, self.blocks, context_channels=self.position_channels, **options) for c in channels]
+
 
 @dataclass(frozen=True)
 class ConvCouplings(Settings):
@@ -84,8 +91,8 @@ class ConvCouplings(Settings):
         super().__post_init__()
         if self.blocks is not None:
             at_least(1, blocks=self.blocks)
-        if self.hidden_ratio is not None and not self.hidden_ratio > 0:
-            raise ConfigError(f"hidden_ratio must be positive or None, but got {self.hidden_ratio}")
+        if self.hidden_ratio is not None:
+            positive(hidden_ratio=self.hidden_ratio)
 
 
 @dataclass(frozen=True)
@@ -166,31 +173,13 @@ class SemanticStatistics(Settings):
 
 
 def build_features(backbone: AnyBackbone, image_size: int, seed: int, *, normalize: bool = False) -> FeatureExtractor:
-    """Build the features of a backbone; return a module of the user's own unchanged.
-
-    Args:
-        backbone: group of settings, timm name, or feature extractor.
-        image_size: side of the images in pixels.
-        seed: seed of random weights.
-        normalize: normalize each map of each image, see `semflow.features.TimmFeatures`.
-
-    Returns:
-        The feature extractor.
-    """
+    """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged."""
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
     if not isinstance(backbone, Backbone):
         return backbone
-    return TimmFeatures(
-        backbone.name,
-        backbone.weights,
-        backbone.strides,
-        image_size=image_size,
-        smoothing=backbone.smoothing,
-        reduction=backbone.reduction,
-        normalize=normalize,
-        seed=seed,
-    )
+    settings = dict(vars(backbone))
+    return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
 
 
 def build_base(
@@ -199,16 +188,9 @@ def build_base(
     strides: Sequence[int] = (),
     **options: Any,
 ) -> BaseAndHead:
-    """Build base, variance head and starting scale, see `semflow.bases.base_and_head`.
+    """Build base, variance head and starting scale from `statistics`; None gives the standard normal.
 
-    Args:
-        statistics: settings; None gives the standard normal.
-        channels: channels of the feature maps, one per scale.
-        strides: strides of the feature maps, one per scale.
-        options: further arguments of `base_and_head`.
-
-    Returns:
-        Base, head and starting scale.
+    `channels` and `strides` are those of the feature maps; `options` are further arguments of `base_and_head`.
     """
     if statistics is None:
         return base_and_head("unit")

@@ -54,21 +54,15 @@ def msflow(
         training: default settings of `semflow.fit`. `clip` is that of the published, summed loss.
         seed: seed of the initial weights and the permutations.
 
-    Raises:
-        ConfigError: If an argument is invalid.
-
     Example:
         >>> backbone = Backbone("resnet18", "random", (4, 8, 16))
-        >>> detector = msflow(backbone, couplings=PyramidCouplings((1, 1, 2)))
-        >>> detector.flows.joint, detector.scorer.image_aggregate
-        (True, 'product')
+        >>> msflow(backbone, couplings=PyramidCouplings((1, 1, 2))).flows.joint
+        True
     """
     features = build_features(backbone, image_size, seed)
     channels = features.channels
     if len(couplings.blocks) != len(channels):
-        raise ConfigError(
-            f"couplings.blocks must be {len(channels)} numbers, one per stride, but got {couplings.blocks}"
-        )
+        raise ConfigError(f"couplings.blocks must be {len(channels)} numbers, but got {couplings.blocks}")
     base, head, start = build_base(statistics, channels, features.strides)
     stack = partial(
         coupling_stack,

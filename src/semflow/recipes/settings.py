@@ -25,9 +25,6 @@ def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     None becomes "none". A module becomes `{"module": its class}`. `resolve_settings` is the inverse.
 
-    Raises:
-        ConfigError: If a value has no plain form.
-
     Example:
         >>> plain_settings({"backbone": Backbone("resnet18", strides=(8, 16)), "statistics": None})
         {'backbone': {'name': 'resnet18', 'weights': 'hub', 'strides': [8, 16], 'smoothing': 1, 'reduction': 1},
@@ -53,20 +50,11 @@ def _plain(name: str, value: object) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ConfigError(
-        f"{name} must be a number, string, tuple, group of settings or module, but got {type(value).__name__}"
-    )
+    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {type(value).__name__}")
 
 
 def setting_names(recipe: Callable[..., Any]) -> list[str]:
-    """Return the names of all settings of a recipe, with the fields of its groups.
-
-    Example:
-        >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
-        >>> setting_names(mine)
-        ['backbone', 'backbone.name', 'backbone.weights', 'backbone.strides', 'backbone.smoothing',
-         'backbone.reduction', 'seed']
-    """
+    """Return the names of all settings of a recipe, with the fields of its groups, such as `backbone.name`."""
     names = []
     for name in inspect.signature(recipe).parameters:
         group = _group(recipe, name)
@@ -89,8 +77,6 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
         >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
         >>> resolve_settings(mine, {"backbone.strides": (8,), "seed": 3})
         {'backbone': Backbone(name='wide_resnet50_2', weights='hub', strides=(8,), smoothing=1, reduction=1), 'seed': 3}
-        >>> resolve_settings(mine, {"backbone": {"name": "resnet18"}})["backbone"].name
-        'resnet18'
     """
     parameters = inspect.signature(recipe).parameters
     known = setting_names(recipe)
@@ -102,7 +88,11 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
         parameter, _, field = name.partition(".")
         default, group = parameters[parameter].default, _group(recipe, parameter)
         if not field:
-            arguments[parameter] = complete(recipe, parameter, _value(value, group, default))
+            if value == NONE:
+                value = None
+            elif group is not None and isinstance(value, bool):
+                value = (default if isinstance(default, group) else group()) if value else None
+            arguments[parameter] = complete(recipe, parameter, value)
             continue
         before = arguments.get(parameter)
         before = group() if before is None and parameter not in flat and group else before
@@ -118,7 +108,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
 
 
 def complete(recipe: Callable[..., Any], parameter: str, value: Any) -> Any:
-    """Return an argument with a backbone's name replaced by the recipe's default group of that name."""
+    """Replace a backbone's name by the recipe's default group of that name; return other values unchanged."""
     if isinstance(value, str) and _group(recipe, parameter) is Backbone:
         default = inspect.signature(recipe).parameters[parameter].default
         return replace(default, name=value) if isinstance(default, Backbone) else Backbone(value)
@@ -131,14 +121,6 @@ def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield from _flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", True if isinstance(value, Mapping) else value
-
-
-def _value(value: Any, group: type[Settings] | None, default: Any) -> Any:
-    if isinstance(value, str) and value == NONE:
-        return None
-    if group is not None and isinstance(value, bool):
-        return (default if isinstance(default, group) else group()) if value else None
-    return value
 
 
 def _group(recipe: Callable[..., Any], parameter: str) -> type[Settings] | None:

@@ -10,7 +10,8 @@ from torch import nn
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.features import FeatureExtractor
-from semflow.training.checkpoint import load_into, read_config, save_run
+from semflow.files import writing
+from semflow.training.checkpoint import CONFIG, load_into, origin, read_config, save_model, write_config
 
 from .groups import Backbone
 from .registry import RECIPES
@@ -20,36 +21,34 @@ __all__ = ["load", "save"]
 
 
 def save(detector: Detector, path: str | Path) -> Path:
-    """Write a detector to a folder with its configuration and all weights, those of the backbone included.
+    """Write a detector's configuration and all weights, also the backbone's, to a folder, and return the folder.
 
     Args:
         detector: detector of a recipe.
         path: new or empty folder, or a run directory of the same recipe and arguments, whose model is replaced.
 
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: If the detector has no recipe.
-        CheckpointError: If the folder holds something else or cannot be written.
-
     Example:
         >>> import tempfile
-        >>> import torch
-        >>> from semflow.recipes import Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
+        >>> from semflow.recipes import cflow_ad
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     same = load(save(detector, f"{folder}/model"))
-        >>> images = torch.rand(2, 3, 32, 32)
-        >>> torch.equal(same.predict(images).score, detector.predict(images).score)
-        True
+        ...     load(save(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32), folder)).provenance.recipe
+        'cflow_ad'
     """
     if not detector.provenance.recipe:
-        raise ConfigError(
-            "detector must have a recipe to be saved, but got one without; build it in a function with @recipe"
-        )
-    save_run(detector, Path(path))
-    return Path(path)
+        raise ConfigError("detector must have a recipe to be saved, but got none; build it in a function with @recipe")
+    run = Path(path)
+    with writing(run, "choose another folder", CheckpointError):
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / CONFIG).exists():
+            if any(run.iterdir()):
+                raise CheckpointError(f"{run} must be a new or empty folder, but got one with other files")
+            write_config(run, origin(detector))
+        config = read_config(run)
+        for name, value in origin(detector).items():
+            if config.get(name) != value:
+                raise CheckpointError(f"{run} must hold a detector of {name} {value}, but got {config.get(name)}")
+        save_model(detector, run)
+    return run
 
 
 def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector:
@@ -62,9 +61,6 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         path: the folder.
         features: feature extractor of your own, built like the one that the detector was made with. Its weights are
             replaced by the saved ones.
-
-    Returns:
-        The detector.
 
     Raises:
         CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
@@ -102,7 +98,6 @@ def _with_module(path: str | Path, arguments: Mapping[str, Any], features: Featu
     made = arguments[places[0]]["module"]
     if not isinstance(features, nn.Module):
         raise CheckpointError(
-            f"{path} must be loaded with its feature extractor, {made}, but got {features}; "
-            "pass one built alike as features"
+            f"{path} must be loaded with its feature extractor, {made}, but got {features}; pass it as features"
         )
     return {**arguments, places[0]: features}

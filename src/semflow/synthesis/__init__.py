@@ -4,13 +4,4 @@ from .cutpaste import KINDS, CutPaste
 from .dataset import SyntheticAnomalies
 from .patches import blend, circle, jitter_colors, rectangle, soft_alpha
 
-__all__ = [
-    "KINDS",
-    "CutPaste",
-    "SyntheticAnomalies",
-    "blend",
-    "circle",
-    "jitter_colors",
-    "rectangle",
-    "soft_alpha",
-]
+__all__ = ["KINDS", "CutPaste", "SyntheticAnomalies", "blend", "circle", "jitter_colors", "rectangle", "soft_alpha"]

@@ -12,8 +12,6 @@ from semflow.errors import ConfigError, ShapeError
 
 from .patches import Array, blend, circle, jitter_colors, rectangle, soft_alpha
 
-__all__ = ["KINDS", "CutPaste"]
-
 KINDS = ("small", "medium", "circle", "scar")
 """Kinds of synthetic anomalies: the first three of SANFlow, and the scar of CutPaste (Li et al. 2021)."""
 
@@ -45,9 +43,6 @@ class CutPaste(Settings):
             value. The paper keeps every patch (0), so some changes are invisible, such as background on background.
         kinds: Kinds of anomalies that training uses in equal parts, from `KINDS`.
 
-    Raises:
-        ConfigError: If an argument is out of range.
-
     Example:
         >>> rng = np.random.default_rng(0)
         >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
@@ -68,25 +63,17 @@ class CutPaste(Settings):
             value = getattr(self, name)
             if not 0.0 <= value <= largest:
                 raise ConfigError(f"{name} must be between 0 and {largest:g}, but got {value}")
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise ConfigError(f"kinds must be at least one of {', '.join(KINDS)}, but got {self.kinds}")
 
     def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Paste a patch of `donor` into a copy of `image`.
+        """Paste a patch of `donor` into a copy of `image`; return it with the mask (H, W) of the changed pixels.
 
         Args:
             image: A normal image (3, H, W), float32 in [0, 1], on the CPU; not changed.
             donor: Another normal image of the same shape.
             kind: Kind of the anomaly, one of `KINDS`.
             rng: Source of all random draws.
-
-        Returns:
-            (image, anomaly_mask): (3, H, W) float32, and (H, W) bool, true where the image changed.
-
-        Raises:
-            ConfigError: If `kind` does not exist.
-            ShapeError: If the images are invalid or differ in size.
         """
         _check_images(image, donor)
         out, anomaly_mask = self._paste(image, donor, kind, rng)

@@ -1,11 +1,9 @@
 """Dataset of normal images and synthetic anomalies in equal parts."""
 
-from collections.abc import Sized
-from typing import Protocol, Self, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from semflow._validation import at_least, checked
@@ -13,21 +11,7 @@ from semflow.errors import ConfigError, DataError
 
 from .cutpaste import CutPaste
 
-__all__ = ["SampleLike", "SyntheticAnomalies"]
-
-
-class SampleLike(Protocol):
-    """Interface of the items of the wrapped dataset, such as a named tuple with these fields."""
-
-    @property
-    def image(self) -> Tensor:
-        """Image (3, H, W), float32 in [0, 1]."""
-
-    def _replace(self, *, image: Tensor = ..., label: int = ..., anomaly_mask: Tensor | None = ...) -> Self:
-        """Return a copy with some fields changed."""
-
-
-S = TypeVar("S", bound=SampleLike)
+S = TypeVar("S")
 _DEFAULT = CutPaste()
 
 
@@ -45,23 +29,16 @@ class SyntheticAnomalies(Dataset[S]):
         normal: True if unchanged images are one of the parts.
         seed: Seed of at least 0.
 
-    Raises:
-        ConfigError: If there are neither anomalies nor normal images, or the seed is negative.
-        DataError: If the dataset is empty.
-
     Example:
         >>> from typing import NamedTuple
         >>> class Item(NamedTuple):
-        ...     image: Tensor
+        ...     image: torch.Tensor
         ...     label: int = 0
-        ...     anomaly_mask: Tensor | None = None
+        ...     anomaly_mask: torch.Tensor | None = None
         >>> images = [Item(torch.full((3, 64, 64), k / 10)) for k in range(8)]
         >>> epoch = SyntheticAnomalies(images, seed=1)
         >>> [epoch[p].label for p in range(8)]
         [0, 1, 1, 1, 0, 1, 1, 1]
-        >>> epoch.set_epoch(1)
-        >>> [epoch.kind(p) for p in range(4)]
-        ['small', 'medium', 'circle', 'normal']
     """
 
     @checked
@@ -72,9 +49,10 @@ class SyntheticAnomalies(Dataset[S]):
         if not kinds and not normal:
             raise ConfigError("normal must be True without cut_paste, but got False")
         at_least(0, seed=seed)
-        if len(cast(Sized, dataset)) == 0:
+        self.dataset: Any = dataset
+        if not len(self):
             raise DataError("dataset must contain at least one image, but got none")
-        self.dataset, self.seed, self.cut_paste = dataset, seed, cut_paste or _DEFAULT
+        self.seed, self.cut_paste = seed, cut_paste or _DEFAULT
         self.parts = (("normal",) if normal else ()) + kinds
         # In shared memory, so that persistent workers see a new epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -91,7 +69,7 @@ class SyntheticAnomalies(Dataset[S]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(cast(Sized, self.dataset))
+        return len(self.dataset)
 
     def kind(self, position: int) -> str:
         """Return "normal" or the kind of anomaly at a position of the epoch."""
@@ -99,9 +77,15 @@ class SyntheticAnomalies(Dataset[S]):
 
     def index(self, position: int) -> int:
         """Return the index in the wrapped dataset of the image at a position of the epoch."""
-        return self._permutation()[position]
+        epoch, order = self._order
+        if epoch != self.epoch:
+            # The third word differs from every position; without one, the generator would equal that of position 0.
+            epoch = self.epoch
+            order = np.random.default_rng((self.seed, epoch, len(self))).permutation(len(self)).tolist()
+            self._order = (epoch, order)
+        return order[position]
 
-    def __getitem__(self, position: int) -> S:
+    def __getitem__(self, position: int) -> Any:
         count = len(self)
         if not -count <= position < count:
             raise IndexError(f"position must be from -{count} to {count - 1}, but got {position}")
@@ -109,19 +93,9 @@ class SyntheticAnomalies(Dataset[S]):
         index = self.index(position)
         sample, kind = self.dataset[index], self.kind(position)
         if kind == "normal":
-            nothing = torch.zeros(sample.image.shape[-2:], dtype=torch.bool)
-            return sample._replace(label=0, anomaly_mask=nothing)
+            return sample._replace(label=0, anomaly_mask=torch.zeros(sample.image.shape[-2:], dtype=torch.bool))
         rng = np.random.default_rng((self.seed, self.epoch, position))
         # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
         image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
         return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
-
-    def _permutation(self) -> list[int]:
-        epoch, order = self._order
-        if epoch != self.epoch:
-            # The third word differs from every position; without one, the generator would equal that of position 0.
-            epoch = self.epoch
-            order = np.random.default_rng((self.seed, epoch, len(self))).permutation(len(self)).tolist()
-            self._order = (epoch, order)
-        return order

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ALPHA_FLOOR", "blend", "circle", "jitter_colors", "local_grid", "rectangle", "soft_alpha"]
-
 Array = NDArray[np.float32]
 
 ALPHA_FLOOR = 0.1
@@ -38,18 +36,15 @@ def local_grid(rows: int, columns: int, angle: float = 0.0) -> tuple[Array, Arra
 def rectangle(
     height: float, width: float, angle: float = 0.0, limit: tuple[int, int] = (2**30, 2**30)
 ) -> tuple[Array, Array, Array]:
-    """Compute the depth map of a rotated rectangle in its bounding box, with coordinates in the frame of the rectangle.
+    """Compute the depth map of a rotated rectangle in its bounding box, and coordinates in the frame of the rectangle.
 
-    The depth of a pixel is its distance in pixels from the nearest edge, positive inside and negative outside.
+    The results (depth, y, x) broadcast to the (rows, columns) of the box.
 
     Args:
         height: Height in pixels, before the rotation.
         width: Width in pixels, before the rotation.
         angle: Rotation in degrees, clockwise on the screen.
         limit: Largest (rows, columns) of the bounding box; a larger box is cropped about its center.
-
-    Returns:
-        (depth, y, x), three arrays that broadcast to the (rows, columns) of the box.
 
     Example:
         >>> depth, _, _ = rectangle(2, 3)
@@ -67,13 +62,7 @@ def rectangle(
 def circle(radius: float, angle: float = 0.0, limit: tuple[int, int] = (2**30, 2**30)) -> tuple[Array, Array, Array]:
     """Compute the depth map of a disk in its bounding box, with coordinates in a rotated frame.
 
-    Args:
-        radius: Radius in pixels.
-        angle: Rotation of the frame, and so of pasted content, in degrees, clockwise on the screen.
-        limit: Largest (rows, columns) of the bounding box; a larger box is cropped about its center.
-
-    Returns:
-        (depth, y, x), three arrays that broadcast to the (rows, columns) of the box.
+    Arguments and results are those of `rectangle`; the angle rotates only the frame, and so pasted content.
 
     Example:
         >>> depth, _, _ = circle(2)
@@ -96,9 +85,6 @@ def soft_alpha(depth: Array, border: float) -> Array:
         depth: Depth map of the shape in pixels, see `rectangle`.
         border: Width of the border in pixels.
 
-    Returns:
-        Opacities in [0, 1], of the shape of `depth`.
-
     Example:
         >>> soft_alpha(np.float32([-0.5, 0.5, 1.5, 2.5]), border=2.0).round(2).tolist()
         [0.0, 0.34999..., 1.0, 1.0]
@@ -114,7 +100,7 @@ def soft_alpha(depth: Array, border: float) -> Array:
 
 
 def blend(image: Tensor, patch: Array, alpha: Array, top: int, left: int) -> tuple[Tensor, Tensor]:
-    """Paste `patch` into a copy of `image`: x + alpha (patch - x).
+    """Paste `patch` into a copy of `image`, x + alpha (patch - x), and return it with the mask (H, W) of alpha > 0.
 
     Args:
         image: (3, H, W), float32 in [0, 1]; not changed.
@@ -122,9 +108,6 @@ def blend(image: Tensor, patch: Array, alpha: Array, top: int, left: int) -> tup
         alpha: (h, w) in [0, 1].
         top: Row of the image for the first row of the patch.
         left: Column of the image for the first column of the patch.
-
-    Returns:
-        (image, anomaly_mask): (3, H, W), and (H, W) bool, true where alpha > 0. The image is unchanged elsewhere.
 
     Example:
         >>> patch, alpha = np.ones((3, 2, 2), np.float32), np.ones((2, 2), np.float32)
@@ -149,16 +132,6 @@ def jitter_colors(patch: Array, brightness: float, contrast: float, saturation: 
     All four are affine in RGB, so they are one 3x3 matrix and one offset: brightness scales by 1 + b, contrast scales
     by 1 + c about the patch's mean luma, saturation scales the distance from the luma by 1 + s, and hue rotates the
     color about the gray axis by `hue` of a full turn. Gray pixels stay gray.
-
-    Args:
-        patch: (3, h, w) in [0, 1].
-        brightness: Relative change b.
-        contrast: Relative change c.
-        saturation: Relative change s.
-        hue: Fraction of a full turn.
-
-    Returns:
-        The changed patch (3, h, w).
 
     Example:
         >>> gray = np.full((3, 2, 2), 0.5, dtype=np.float32)

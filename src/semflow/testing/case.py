@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from semflow.flows import Event, Flow
 from semflow.nn import Context, PositionTables
 
-__all__ = ["Case", "Finding", "fact", "noise", "perturb", "scramble"]
-
 
 class Finding(NamedTuple):
     """One measurement of a law: a claim "... must ...", what was found instead, and the deviation."""

@@ -13,8 +13,6 @@ from semflow.nn import Context
 
 from .case import Case, Finding, fact, noise, scramble
 
-__all__ = ["LAWS", "Law"]
-
 Law = Callable[[Case], Iterator[Finding]]
 FLOATS = (torch.float32, torch.float64)
 

@@ -8,17 +8,6 @@ from .holdout import automatic_count, calibrate, hold_out
 from .launch import launched_processes
 
 __all__ = [
-    "Evaluation",
-    "ImageResult",
-    "Processes",
-    "TrainingConfig",
-    "automatic_count",
-    "calibrate",
-    "check_labels",
-    "evaluate",
-    "fit",
-    "hold_out",
-    "launched_processes",
-    "results",
-    "summarize",
-]
+    "Evaluation", "ImageResult", "Processes", "TrainingConfig", "automatic_count", "calibrate", "check_labels",
+    "evaluate", "fit", "hold_out", "launched_processes", "results", "summarize",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
 from typing import cast
 
 import torch
@@ -24,18 +25,9 @@ DIGITS, LARGEST_COUNT = 12, 2**16
 class NormalImages:
     """Batches of (images, feature maps) in the order of the data set, for any number of passes.
 
-    The first pass keeps the maps if all of them fit into `limit` bytes on the device; otherwise every pass computes
-    them. With several processes each computes the maps of its batches, and all keep the maps of all.
-
-    Args:
-        features: frozen backbone.
-        loader: loader of the images, in order; with several processes one of `dealt_batches`.
-        device: device for the maps.
-        limit: bytes.
-        processes: processes that share the batches.
-
-    Attributes:
-        keep: False stops later passes from keeping maps.
+    The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
+    every pass computes them. With several processes, each computes the maps of the batches of its loader (see
+    `dealt_batches`), and all keep the maps of all.
     """
 
     def __init__(
@@ -121,24 +113,15 @@ class NormalImages:
         size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
         if not self.keep or size * self.count > self.limit:
             return []
-        last = torch.channels_last
-        return [
-            torch.empty((self.count, *shape), dtype=dtype, device=self.device, memory_format=last)
-            for shape, dtype in layout
-        ]
+        empty = partial(torch.empty, device=self.device, memory_format=torch.channels_last)
+        return [empty((self.count, *shape), dtype=dtype) for shape, dtype in layout]
 
 
 def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Batch]:
-    """Yield batches, and raise DataError for the first image with one of the fingerprints.
-
-    Scores of training images are too low to calibrate on.
-    """
+    """Yield batches, and raise DataError for the first image with one of the fingerprints."""
     known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
             if known and hash_tensor(image)[:DIGITS] in known:
-                raise DataError(
-                    f"{path} must not be a training image, but got one; remove all training images, or every threshold "
-                    "is too low"
-                )
+                raise DataError(f"{path} must not be a training image, but got one; remove all of them")
         yield batch

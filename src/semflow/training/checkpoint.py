@@ -19,7 +19,7 @@ from torch import Tensor
 from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
-from semflow.files import replace_file, writing
+from semflow.files import replace_file
 from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
 
 __all__ = [
@@ -32,11 +32,9 @@ __all__ = [
     "load_into",
     "origin",
     "read_config",
-    "read_model_about",
     "read_training",
     "restore_training",
     "save_model",
-    "save_run",
     "save_training",
     "versions",
     "write_config",
@@ -49,24 +47,16 @@ LARGEST_CONFIG = 2**20
 
 @dataclass
 class Position:
-    """Progress of training, with the statistics of the current epoch.
-
-    Args:
-        epoch, step: finished epochs, and finished batches of the current one.
-        sums: (4,), sums of the loss's terms over these batches.
-        steps, clipped, largest: optimizer steps, clipped steps, and the largest norm of a gradient.
-        seconds: time spent on these batches.
-        fingerprint: digest of the training images.
-    """
+    """Progress of training: finished epochs, finished batches (steps) of the current one, and what they add up to."""
 
     epoch: int = 0
     step: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
-    steps: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4))  # of the loss's terms
+    steps: int = 0  # of the optimizer
     clipped: int = 0
-    largest: float = 0.0
+    largest: float = 0.0  # norm of a gradient
     seconds: float = 0.0
-    fingerprint: str = ""
+    fingerprint: str = ""  # of the training images
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}" if self.step == 0 else f"step {self.step} of epoch {self.epoch + 1}"
@@ -78,13 +68,8 @@ class Position:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect the numbers."""
-    found = {"semflow": __version__, "python": platform.python_version()}
-    for name in ("torch", "timm", "numpy", "pillow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    packages = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")}
+    return {"semflow": __version__, "python": platform.python_version(), **packages}
 
 
 def origin(detector: Detector) -> dict[str, Any]:
@@ -95,17 +80,14 @@ def origin(detector: Detector) -> dict[str, Any]:
 
 
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Write `config.json`."""
-    text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
+    """Write `config.json`, with the versions in use unless the configuration has its own."""
+    made = {"format": FORMAT, "version": __version__, "versions": versions()}
+    text = json.dumps({**made, **config}, indent=2) + "\n"
     replace_file(run / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), durable=True)
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
-    """Read the `config.json` of a run directory.
-
-    Raises:
-        CheckpointError: If it is missing, invalid or of another format.
-    """
+    """Read the `config.json` of a run directory; raise CheckpointError if it is missing or invalid."""
     path = Path(run) / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{run} must contain {CONFIG}, but got a path without it; create a run with semflow fit")
@@ -117,9 +99,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} must be readable, but got {error.strerror}; check its permissions") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} must be JSON with a format number, but got something else; fit the model again"
-        ) from error
+        raise CheckpointError(f"{path} must be JSON with a format number, but got others; fit again") from error
     _check_format(found, path)
     for name, kind in (("recipe", str), ("module", str), ("arguments", dict), ("training", dict)):
         value = config.get(name, kind())
@@ -133,10 +113,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
 def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | None = None) -> Path:
     """Write `model.safetensors` with all weights, including those of the backbone, and return its path.
 
-    Args:
-        detector: the detector.
-        run: the directory.
-        about: further metadata; None keeps the metadata of the model that is replaced.
+    `about` is further metadata; None keeps the metadata of the model that is replaced.
     """
     path = Path(run) / MODEL
     if about is None:
@@ -146,49 +123,11 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     return path
 
 
-def save_run(detector: Detector, run: Path) -> None:
-    """Write a detector to a new or empty folder, or replace the model in a run of the same detector.
-
-    Raises:
-        CheckpointError: If the folder holds something else or cannot be written.
-    """
-    with writing(run, "choose another folder", CheckpointError):
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / CONFIG).exists():
-            if any(run.iterdir()):
-                raise CheckpointError(f"{run} must be a new or empty folder, but got one with other files")
-            write_config(run, {"version": __version__, **origin(detector), "versions": versions()})
-        config = read_config(run)
-        for name, value in origin(detector).items():
-            if config.get(name) != value:
-                raise CheckpointError(f"{run} must hold a detector of {name} {value}, but got {config.get(name)}")
-        save_model(detector, run)
-
-
-def read_model_about(run: str | Path) -> dict[str, Any]:
-    """Read the metadata of a trained model: recipe, arguments, training, images, fingerprint and versions.
-
-    Raises:
-        CheckpointError: If there is no model, or it is damaged.
-    """
-    return read_about(Path(run) / MODEL)
-
-
 def load_into(detector: Detector, run: str | Path) -> Detector:
     """Load `model.safetensors` into a detector of the same structure, and return the detector.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or of a detector of another structure.
-
-    Example:
-        >>> import tempfile
-        >>> from semflow.recipes import Backbone, cflow_ad
-        >>> small = Backbone("test_efficientnet", "random", (8,))
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     _ = save_model(cflow_ad(small, seed=0), run)
-        ...     detector = load_into(cflow_ad(small, seed=1), run)
-        >>> torch.equal(next(detector.flows.parameters()), next(cflow_ad(small, seed=0).flows.parameters()))
-        True
     """
     path = Path(run) / MODEL
     if not path.is_file():
@@ -238,9 +177,7 @@ def read_training(
         if not (complete and all(0 <= x < math.inf for x in numbers)):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(
-            f"{path} must hold the complete state of training, but got an invalid one; start a new run"
-        ) from error
+        raise CheckpointError(f"{path} must hold a complete training state, but got others; start a new run") from error
     return tensors, at
 
 
@@ -275,6 +212,5 @@ def _checked_tensors(
 def _check_format(found: object, path: Path) -> None:
     if str(found) != str(FORMAT):
         raise CheckpointError(
-            f"{path} must have format {FORMAT}, but got {str(found)[:40]}; fit the model again or use the version of "
-            "semflow that made it"
+            f"{path} must have format {FORMAT}, but got {str(found)[:40]}; use the version of semflow that made it"
         )

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from semflow._validation import Settings, at_least
-from semflow.errors import ConfigError
+from semflow._validation import Settings, at_least, positive
 
 __all__ = ["TrainingConfig"]
 
@@ -29,14 +28,6 @@ class TrainingConfig(Settings):
         guard: width in locations of the border around an anomaly that training ignores: features there have seen
             the anomaly, but lie outside its mask.
         seed: of the synthetic anomalies and the order of the images.
-
-    Raises:
-        ConfigError: If a value has the wrong type or is out of range.
-
-    Example:
-        >>> config = TrainingConfig(epochs=20, learning_rate=1e-3)
-        >>> config.epochs, config.batch_size, config.schedule
-        (20, 8, 'cosine')
     """
 
     epochs: int = 80
@@ -54,21 +45,14 @@ class TrainingConfig(Settings):
         super().__post_init__()
         at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         at_least(0, seed=self.seed, guard=self.guard, weight_decay=self.weight_decay)
-        if self.locations is not None and self.locations < 1:
-            raise ConfigError(f"locations must be at least 1, but got {self.locations}; use None for whole maps")
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f"clip must be a positive norm or None, but got {self.clip}")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be positive, but got {self.learning_rate}")
+        positive(learning_rate=self.learning_rate)
+        if self.locations is not None:
+            at_least(1, locations=self.locations)
+        if self.clip is not None:
+            positive(clip=self.clip)
 
     def learning_rate_at(self, done: float) -> float:
-        """Return the learning rate after a fraction `done` of all steps.
-
-        Example:
-            >>> config = TrainingConfig(learning_rate=1.0)
-            >>> [round(config.learning_rate_at(t), 3) for t in (0.0, 0.1, 1.0)]
-            [0.1, 0.976, 0.001]
-        """
+        """Return the learning rate after a fraction `done` of all steps."""
         if self.schedule == "constant":
             return self.learning_rate
         cosine = 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * done)) / 2

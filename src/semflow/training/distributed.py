@@ -27,11 +27,6 @@ class Processes:
     Args:
         group: initialized group of `torch.distributed`; None is a single process.
         store: store in which processes agree on who reports an error.
-
-    Example:
-        >>> alone = Processes()
-        >>> alone.rank, alone.count, alone.part([3, 4, 5]), alone.first(lambda: "made once")
-        (0, 1, [3, 4, 5], 'made once')
     """
 
     def __init__(self, group: "dist.ProcessGroup | None" = None, store: Any = None) -> None:
@@ -40,13 +35,7 @@ class Processes:
         self.rank, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def span(self, total: int) -> tuple[int, int]:
-        """Return begin and end of this process's part of `total` items; parts differ by one item at most.
-
-        >>> processes = Processes()
-        >>> processes.rank, processes.count = 1, 3
-        >>> processes.span(10)
-        (3, 6)
-        """
+        """Return begin and end of this process's part of `total` items; parts differ by one item at most."""
         return total * self.rank // self.count, total * (self.rank + 1) // self.count
 
     def part(self, items: Sequence[T]) -> list[T]:
@@ -77,12 +66,7 @@ class Processes:
         return values
 
     def first(self, make: Callable[[], T]) -> T:
-        """Call a function in process 0 and return its result in all processes.
-
-        Raises:
-            Exception: Whatever the function raises in process 0.
-            ProcessError: In the other processes, if the function raises.
-        """
+        """Call a function in process 0 and return its result in all; if it raises, others raise ProcessError."""
         if self.count == 1:
             return make()
         made: list[Any] = [None, None]
@@ -103,9 +87,7 @@ class Processes:
     def reports(self, message: str, of_another: bool = False) -> bool:
         """Return True if this process is the first to ask, and so should print an error that others may have too.
 
-        Args:
-            message: the error message.
-            of_another: True if the message only says that another process failed, which that one may have reported.
+        `of_another` is True if the message only says that another process failed, which that one may have reported.
         """
         if self.store is None:
             return True
@@ -136,11 +118,7 @@ class Processes:
         return x
 
     def sum(self, x: Tensor) -> Tensor:
-        """Return the differentiable sum of a tensor over the processes.
-
-        The gradient is the sum of the gradients of all processes: of a loss that all have in common, each
-        differentiates its share, loss / count.
-        """
+        """Return the differentiable sum of a tensor; its gradient is the sum of the gradients of all processes."""
         return x if self.count == 1 else cast(Tensor, _Sum.apply(x, self))  # type: ignore[no-untyped-call]
 
     def means(self, maps: Sequence[Tensor], ignore: Tensor | None = None) -> list[Tensor]:

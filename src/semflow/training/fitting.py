@@ -1,14 +1,12 @@
 """Training a detector on normal images."""
 
 import time
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from semflow.data import Batch
@@ -54,7 +52,7 @@ def fit(
     on_epoch: Callable[[Detector, int], object] | None = None,
     processes: Processes = ALONE,
 ) -> Detector:
-    """Train a detector on normal images. The result is always the model of the last epoch.
+    """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
     Standardization is fitted first, then the flows are trained, then the constants of the score are computed. All
     random draws depend on (seed, epoch, position), so a resumed run ends like an uninterrupted one.
@@ -63,8 +61,7 @@ def fit(
         detector: detector of a recipe, or assembled by hand.
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
-        synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains on normal images
-            alone.
+        synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -85,23 +82,17 @@ def fit(
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
             arguments and make the steps of a single process; only the first reads and writes `output`.
 
-    Returns:
-        The same detector, trained, in eval mode.
-
     Raises:
-        ConfigError, DataError, DeviceError: If an argument is invalid.
         CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
         TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
-        ProcessError: If another process fails.
 
     Example:
         >>> from semflow.data import Sample
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
+        >>> from semflow.recipes import Backbone, cflow_ad
         >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
-        >>> detector = fit(detector, good, epochs=2, batch_size=2, progress=False)
-        >>> detector.predict(torch.rand(2, 3, 32, 32)).score.shape
-        torch.Size([2])
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+        >>> fit(detector, good, epochs=1, batch_size=2, progress=False).training
+        False
     """
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     training = training or detector.provenance.training or TrainingConfig()
@@ -117,19 +108,23 @@ def fit(
     images = len(cast(Sized, dataset))
     if training.batch_size < processes.count:
         raise ConfigError(
-            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}; "
-            "use a larger batch or fewer processes"
+            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
         )
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, dealt, _device(detector), cache_bytes, processes)
+    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes)
     settings = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
     if at is None:
-        _check_rate(cast(Path, folder), detector, false_alarm_rate)
+        found = detector.false_alarm_rate
+        if false_alarm_rate is not None and (found is None or exact_rate(false_alarm_rate) != exact_rate(found)):
+            raise CheckpointError(
+                f"{folder} must be resumed with false_alarm_rate = {found}, since it is finished, but got "
+                f"{false_alarm_rate}; calibrate the finished model instead"
+            )
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         return detector.eval()
     if at.epoch == at.step == 0:
@@ -146,9 +141,9 @@ def fit(
     source = SyntheticAnomalies(dataset, paste, seed=training.seed)
     parts = split_batches(images, training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
-    every = 1 if _device(detector).type == "cpu" else 32
+    every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = _Job(detector, training, optimizer, loader, parts, source, paste is not None, normal, run, processes, watch)
+    job = _Job(run, training, loader, parts, source, paste is not None, normal, watch)
     show = progress and processes.rank == 0
     with shared(detector, processes), Progress(training.epochs, at.epoch, show) as display:
         while at.epoch < training.epochs:
@@ -164,8 +159,8 @@ def fit(
     normal.keep = False
     detector.fit_score(normal, processes.gather)
     if held_out is not None:
-        options: dict[str, Any] = {"batch_size": training.batch_size, "workers": workers, "processes": processes}
-        calibrate(detector, held_out, false_alarm_rate, **options)
+        batch = training.batch_size
+        calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
     fingerprint, fingerprints = normal.fingerprint(), detector.provenance.fingerprints + normal.fingerprints()
     detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
     processes.first(lambda: run.finish(fingerprint))
@@ -174,56 +169,49 @@ def fit(
 
 @dataclass(frozen=True)
 class _Job:
-    """Parts of a training run that an epoch needs."""
-
-    detector: Detector
+    run: Run
     training: TrainingConfig
-    optimizer: torch.optim.Optimizer
     loader: DataLoader[Batch]
     parts: Parts
     source: SyntheticAnomalies[Any]
     synthetic: bool
     normal: NormalImages
-    run: Run
-    processes: Processes
     watch: Watch
-
-
-def _device(detector: Detector) -> torch.device:
-    return next(detector.flows.parameters()).device
 
 
 def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
     """Train the rest of an epoch; return its line of the log, with the means of the loss's terms."""
-    detector, training, watch, steps = job.detector, job.training, job.watch, len(job.parts)
+    detector, optimizer, training, watch = job.run.detector, job.run.optimizer, job.training, job.watch
     detector.train()
-    device, began, before = _device(detector), time.monotonic(), at.seconds
+    device, began, before, steps = detector.device, time.monotonic(), at.seconds, len(job.parts)
     at.sums = at.sums.to(device)
     job.source.set_epoch(at.epoch)
     watch.begin(f" of epoch {at.epoch + 1}", at.steps, at.clipped, at.largest)
 
     def count() -> None:
-        at.steps, at.clipped, at.largest = watch.steps, watch.clipped(), watch.largest()
+        watch.check()
+        at.steps, at.clipped, at.largest = watch.steps, watch.clipped, watch.largest
         at.seconds = before + time.monotonic() - began
 
-    for batch, maps in _with_maps(job, at.step):
+    job.parts.start = at.step
+    for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
+        # Maps of images that synthesis does not change may be known.
+        maps = None if job.synthetic else job.normal.maps([job.source.index(p) for p in positions or [0]])
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
-        for group in job.optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
         masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
-        with _naming_images(batch):
+        images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
+        size = min(training.batch_size, job.normal.count - at.step * training.batch_size)
+        try:
             at.sums += train_on_batch(
-                detector,
-                job.optimizer,
-                training,
-                batch.images.to(device),
-                masks,
-                maps,
-                seed=(training.seed, at.epoch, at.step),
-                watch=watch,
-                processes=job.processes,
-                batch=min(training.batch_size, job.normal.count - at.step * training.batch_size),
+                detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
             )
+        except TrainingError:
+            for image, path in zip(batch.images, batch.paths, strict=True):
+                if not image.isfinite().all():
+                    raise DataError(f"{path} must have finite pixels, but got inf or NaN; remove it") from None
+            raise
         at.step += 1
         display.step(at.epoch, at.step, steps)
         if at.step < steps and job.run.due():
@@ -242,40 +230,9 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     }
 
 
-def _with_maps(job: _Job, start: int) -> Iterator[tuple[Batch, list[Tensor] | None]]:
-    """Yield the batches of an epoch, with the kept maps of images that synthesis does not change."""
-    job.parts.start = start
-    for positions, batch in zip(job.parts.batches[start:], job.loader, strict=True):
-        known = None if job.synthetic else job.normal.maps([job.source.index(p) for p in positions or [0]])
-        yield batch, known
-
-
 def _check_images(folder: Path, before: str, now: str) -> None:
     """Raise CheckpointError if a run is resumed with other images."""
     if before and before != now:
         raise CheckpointError(
-            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; use the same "
-            "images or start a new run"
+            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
         )
-
-
-def _check_rate(folder: Path, detector: Detector, asked: float | None) -> None:
-    """Raise CheckpointError if a finished run is calibrated at another rate than the one asked for."""
-    found = detector.false_alarm_rate
-    if asked is not None and (found is None or exact_rate(asked) != exact_rate(found)):
-        raise CheckpointError(
-            f"{folder} must be resumed with false_alarm_rate = {found}, since it is finished, but got {asked}; "
-            "calibrate the finished model instead"
-        )
-
-
-@contextmanager
-def _naming_images(batch: Batch) -> Iterator[None]:
-    """Name the image if a loss is not finite because a pixel is not."""
-    try:
-        yield
-    except TrainingError:
-        for image, path in zip(batch.images, batch.paths, strict=True):
-            if not image.isfinite().all():
-                raise DataError(f"{path} must have finite pixels in [0, 1], but got inf or NaN; remove it") from None
-        raise

@@ -31,10 +31,6 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     Args:
         device: `auto`, `cpu` or `cuda`, as in `semflow.fit`.
 
-    Raises:
-        ConfigError: If the environment is incomplete, or the processes cannot connect.
-        DeviceError: If there is no such device, or there are more processes than GPUs.
-
     Example:
         >>> with launched_processes("cpu") as (processes, device):
         ...     processes.count, device.type
@@ -46,8 +42,7 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"environment must have WORLD_SIZE and {', '.join(missing)}, but got WORLD_SIZE only; start the processes "
-            "with torchrun"
+            f"environment must have WORLD_SIZE and {', '.join(missing)}, but got WORLD_SIZE only; start with torchrun"
         )
     own = _own_device(device)
     # Objects are sent by gloo, which needs no GPU memory for them.

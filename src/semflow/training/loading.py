@@ -15,20 +15,7 @@ __all__ = ["Parts", "batches", "check_device", "dealt_batches", "split_batches"]
 
 
 class Parts(Sampler[list[int]]):
-    """Batches of one pass over a data set, as lists of positions.
-
-    Args:
-        batches: positions of each batch.
-
-    Attributes:
-        start: number of batches to skip.
-
-    Example:
-        >>> parts = split_batches(5, 2)
-        >>> parts.start = 1
-        >>> list(parts), len(parts)
-        ([[2, 3], [4]], 3)
-    """
+    """Batches of one pass over a data set, as lists of positions; the first `start` of them are skipped."""
 
     def __init__(self, batches: Sequence[Sequence[int]]) -> None:
         self.batches = [list(batch) for batch in batches]
@@ -53,11 +40,7 @@ def dealt_batches(count: int, batch_size: int, processes: Processes = ALONE) -> 
 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Parts | None = None) -> DataLoader[Batch]:
-    """Load batches in the order of the data set, or as `parts` lists them.
-
-    Raises:
-        DataError: If the data set is empty.
-    """
+    """Load batches in the order of the data set, or as `parts` lists them."""
     count = len(cast(Sized, dataset))
     if not count:
         raise DataError("dataset must hold at least one image, but got none")
@@ -70,11 +53,7 @@ def _batches(count: int, batch_size: int) -> list[range]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Return the device; `auto` is CUDA if available, otherwise the CPU.
-
-    Raises:
-        DeviceError: If this machine has no such device.
-    """
+    """Return the device; `auto` is CUDA if available, otherwise the CPU. Raise DeviceError if there is no such one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -15,10 +15,6 @@ class Progress(ExitStack):
         epochs: number of epochs.
         done: epochs finished by an earlier run.
         show: False shows nothing.
-
-    Example:
-        >>> with Progress(epochs=2, show=False) as progress:
-        ...     progress.epoch({"epoch": 1, "loss": 0.5})
     """
 
     def __init__(self, epochs: int, done: int = 0, show: bool = True) -> None:
@@ -32,13 +28,8 @@ class Progress(ExitStack):
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("epochs  {task.description}"),
-            )
-            self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+            parts = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs  {task.description}")
+            self._bar = Bar(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=epochs, completed=done)
             self.enter_context(self._bar)
 
@@ -57,8 +48,5 @@ class Progress(ExitStack):
         elif self.show and (record["epoch"] == self.epochs or record["epoch"] % max(1, self.epochs // 10) == 0):
             elapsed = time.monotonic() - self._start
             left = elapsed / max(1, record["epoch"] - self._done) * (self.epochs - record["epoch"])
-            print(
-                f"epoch {record['epoch']}/{self.epochs}  {text}  {elapsed:.0f} s elapsed, about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            times = f"{elapsed:.0f} s elapsed, about {left:.0f} s left"
+            print(f"epoch {record['epoch']}/{self.epochs}  {text}  {times}", file=sys.stderr, flush=True)

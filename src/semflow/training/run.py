@@ -4,46 +4,26 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import remove_partial, replace_file, writing
+from semflow.files.tensors import read_about
 
-from .checkpoint import (
-    CHECKPOINT,
-    CONFIG,
-    LOG,
-    MODEL,
-    Position,
-    load_into,
-    origin,
-    read_config,
-    read_model_about,
-    read_training,
-    restore_training,
-    save_model,
-    save_training,
-    versions,
-    write_config,
-)
-from .distributed import ALONE, Processes
+from . import checkpoint
+from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, Position
+from .distributed import Processes
 
 __all__ = ["Run"]
 
 
 class Run:
-    """A run directory. Process 0 reads and writes it, and sends the others what it has read.
+    """A run directory, or none. Process 0 reads and writes it, and sends the others what it has read.
 
-    Args:
-        folder: the directory; None keeps nothing.
-        detector, optimizer: what is trained.
-        settings: settings that must be equal to resume.
-        seconds: time between checkpoints.
-        processes: processes that train together.
+    Resuming needs equal `settings`; there are `seconds` between checkpoints.
     """
 
     def __init__(
@@ -52,21 +32,16 @@ class Run:
         detector: Detector,
         optimizer: torch.optim.Optimizer,
         settings: Mapping[str, Any],
-        seconds: float = 60.0,
-        processes: Processes = ALONE,
+        seconds: float,
+        processes: Processes,
     ) -> None:
         self.folder, self.detector, self.optimizer = folder, detector, optimizer
         self.seconds, self.processes = seconds, processes
-        self.config: dict[str, Any] = {**origin(detector), **json.loads(json.dumps(settings))}
+        self.config: dict[str, Any] = {**checkpoint.origin(detector), **json.loads(json.dumps(settings))}
         self._saved, self._last = time.monotonic(), ""
 
     def open(self, resume: bool) -> Position | None:
-        """Create or resume the run; return the position of training, or None if a finished model has been loaded.
-
-        Raises:
-            ConfigError: If there is no directory to resume.
-            CheckpointError: If the directory holds something else or a run with other settings, or cannot be written.
-        """
+        """Create or resume the run; return the position of training, or None if a finished model has been loaded."""
         if self.folder is None:
             if resume:
                 raise ConfigError("output must be a run directory to resume, but got None")
@@ -76,7 +51,7 @@ class Run:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the images that the finished model was trained on, or "" if it has none."""
-        found = self.processes.first(lambda: read_model_about(self.folder or "").get("fingerprint"))
+        found = self.processes.first(lambda: read_about(cast(Path, self.folder) / MODEL).get("fingerprint"))
         return found if isinstance(found, str) else ""
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -95,14 +70,14 @@ class Run:
         """Write a checkpoint; the previous one stays valid until this one is complete."""
         if self.folder is not None:
             with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
-                save_training(self.detector, self.optimizer, at, self.folder)
+                checkpoint.save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), str(at)
 
     def finish(self, fingerprint: str) -> None:
         """Write the trained model with the fingerprint of its images, and remove the checkpoint."""
         if self.folder is not None:
             with writing(self.folder / MODEL, self._advice(), CheckpointError):
-                save_model(self.detector, self.folder, {**self.config, "fingerprint": fingerprint})
+                checkpoint.save_model(self.detector, self.folder, {**self.config, "fingerprint": fingerprint})
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def kept(self) -> str:
@@ -119,7 +94,7 @@ class Run:
                 self.detector.load_state_dict(tensors, strict=False)
             return None
         if tensors is not None:
-            restore_training(self.detector, self.optimizer, tensors)
+            checkpoint.restore_training(self.detector, self.optimizer, tensors)
         self.processes.spread(self.detector.state_dict().values())
         return at
 
@@ -131,26 +106,25 @@ class Run:
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or any(folder.iterdir()):
                     raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")
-                write_config(folder, {"version": __version__, **self.config, "versions": versions()})
+                checkpoint.write_config(folder, self.config)
                 return None, Position()
             if not resume:
                 raise CheckpointError(
-                    f"{folder} must be a new directory, but got one that holds a run; continue that run with resume "
-                    "or choose another directory"
+                    f"{folder} must be a new directory, but got one that holds a run; resume it or choose another"
                 )
             self._check_settings(folder)
             return self._reopen(folder)
 
     def _reopen(self, folder: Path) -> tuple[Any, Position | None]:
         if (folder / MODEL).exists():
-            load_into(self.detector, folder)
+            checkpoint.load_into(self.detector, folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             alone = self.processes.count == 1
             return (None if alone else {name: x.cpu() for name, x in self.detector.state_dict().items()}), None
         if not (folder / CHECKPOINT).exists():
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()
-        tensors, at = read_training(self.detector, self.optimizer, folder)
+        tensors, at = checkpoint.read_training(self.detector, self.optimizer, folder)
         epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-self.config["images"] // batch):
             raise CheckpointError(
@@ -164,7 +138,7 @@ class Run:
 
     def _check_settings(self, folder: Path) -> None:
         """Raise CheckpointError if the run was started with other settings."""
-        before = {k: v for k, v in read_config(folder).items() if k not in ("format", "version", "versions")}
+        before = {k: v for k, v in checkpoint.read_config(folder).items() if k not in ("format", "version", "versions")}
         for key in before.keys() | self.config.keys():
             was, now = before.get(key), self.config.get(key)
             if was != now and isinstance(was, dict) and isinstance(now, dict):

@@ -20,12 +20,7 @@ __all__ = ["SharedBatchNorm", "shared"]
 
 
 class SharedBatchNorm(_BatchNorm):
-    """Batch norm with the statistics of all processes, on any device and for any number of dimensions.
-
-    Args:
-        norm: layer whose parameters and buffers are used.
-        processes: processes with a part of the batch each.
-    """
+    """Batch norm with the parameters of `norm` and the statistics of all processes, on any device."""
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
         nn.Module.__init__(self)

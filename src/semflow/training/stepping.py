@@ -31,31 +31,16 @@ class Watch:
         clip: largest norm of a gradient; None disables clipping.
         every: steps between two checks.
         advice: returns the end of error messages.
-
-    Example:
-        >>> watch, weight = Watch(clip=1.0), torch.tensor([3.0, 4.0], requires_grad=True)
-        >>> weight.grad = torch.tensor([3.0, 4.0])
-        >>> watch.step(torch.tensor(0.5), [weight])
-        >>> watch.steps, watch.clipped(), round(watch.largest(), 3), round(weight.grad.norm().item(), 3)
-        (1, 1, 5.0, 1.0)
-        >>> watch.step(torch.tensor(float("nan")), [weight])
-        Traceback (most recent call last):
-        ...
-        semflow.errors.TrainingError: loss must be finite, but got nan at step 2, with a gradient of norm 1
     """
 
     def __init__(self, clip: float | None = None, every: int = 1, advice: Callable[[], str] = lambda: "") -> None:
         self.clip, self.every, self.advice, self.steps = clip, every, advice, 0
         self.where = ""
-        self._clipped, self._largest = 0, 0.0
+        self.clipped, self.largest = 0, 0.0  # of the steps that have been checked
         self._unchecked: list[Tensor] = []
 
     def step(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Clip the gradients of the parameters before an optimizer step.
-
-        Raises:
-            TrainingError: If the loss or the norm of the gradient is not finite.
-        """
+        """Clip the gradients of the parameters before an optimizer step."""
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
         self.steps += 1
         self._unchecked.append(torch.stack([loss.detach().float(), norm.detach().float()]))
@@ -63,43 +48,28 @@ class Watch:
             self.check()
 
     def check(self) -> None:
-        """Check all steps so far.
-
-        Raises:
-            TrainingError: If the loss or the norm of a gradient was not finite.
-        """
+        """Raise TrainingError if the loss or the norm of the gradient was not finite in one of the steps so far."""
         if not self._unchecked:
             return
         first, values = self.steps - len(self._unchecked) + 1, torch.stack(self._unchecked).tolist()
         self._unchecked.clear()
         for number, (loss, norm) in enumerate(values, first):
+            at = f"at step {number}{self.where}"
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"loss must be finite, but got {loss} at step {number}{self.where}, with a gradient of norm "
-                    f"{norm:.5g}{self.advice()}"
+                    f"loss must be finite, but got {loss} {at}, with a gradient of norm {norm:.5g}{self.advice()}"
                 )
             if not math.isfinite(norm):
                 raise TrainingError(
-                    f"gradient must have a finite norm, but got {norm} at step {number}{self.where}, with a loss of "
-                    f"{loss:.5g}{self.advice()}"
+                    f"gradient must have a finite norm, but got {norm} {at}, with a loss of {loss:.5g}{self.advice()}"
                 )
-            self._clipped += self.clip is not None and norm > self.clip
-            self._largest = max(self._largest, norm)
-
-    def clipped(self) -> int:
-        """Return the number of clipped steps."""
-        self.check()
-        return self._clipped
-
-    def largest(self) -> float:
-        """Return the largest norm before clipping."""
-        self.check()
-        return self._largest
+            self.clipped += self.clip is not None and norm > self.clip
+            self.largest = max(self.largest, norm)
 
     def begin(self, where: str = "", steps: int = 0, clipped: int = 0, largest: float = 0.0) -> None:
         """Restart the counts, from zero or from a checkpoint; `where` follows the step's number in messages."""
         self.check()
-        self.where, self.steps, self._clipped, self._largest = where, steps, clipped, largest
+        self.where, self.steps, self.clipped, self.largest = where, steps, clipped, largest
 
 
 def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
@@ -111,17 +81,11 @@ def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
 
 def check_locations(detector: Detector, training: TrainingConfig) -> None:
     """Raise ConfigError if training on groups of locations is asked for, but the flows do not allow it."""
-    if training.locations is None:
-        return
-    if "sample" in detector.flows.events:
+    flows = detector.flows
+    if training.locations is not None and not (isinstance(flows, ScaleWise) and "sample" not in flows.events):
         raise ConfigError(
-            f"flows must map each location on its own to train on {training.locations} locations per step, but got "
-            f"events {', '.join(detector.flows.events)}; set locations to None"
-        )
-    if not isinstance(detector.flows, ScaleWise):
-        raise ConfigError(
-            f"flows must be one per scale to train on {training.locations} locations per step, but got "
-            f"{type(detector.flows).__name__}; give a list of flows or set locations to None"
+            f"flows must be one per scale and map each location on its own to train on {training.locations} locations "
+            f"per step, but got {type(flows).__name__} with events {', '.join(flows.events)}; set locations to None"
         )
 
 
@@ -137,7 +101,7 @@ def train_on_batch(
     processes: Processes = ALONE,
     batch: int | None = None,
 ) -> Tensor:
-    """Train on a batch and return the terms of the loss before each step.
+    """Train on a batch and return the loss before each step: total, NLL, BCE and KL.
 
     Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
     of n, and every group makes a step of its scale's flow, as in CFLOW-AD. The variance head, which needs whole images,
@@ -154,17 +118,10 @@ def train_on_batch(
         watch: clips and checks the gradients; None makes a new one.
         processes: processes with a part of the batch each; the detector must be `shared` among them.
         batch: number of images of all parts; None if this is the whole batch.
-
-    Returns:
-        (4,): total, NLL, BCE and KL.
-
-    Raises:
-        TrainingError: If a loss or a gradient is not finite.
     """
     stepper = _Stepper(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
-    first, last = processes.span(batch)
-    with processes.idling(first == last):
+    with processes.idling(not processes.part(range(batch))):
         if training.locations is None:
             terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
             stepper.step(terms.total)
@@ -195,22 +152,27 @@ def _train_on_groups(
         context = detector.context(x)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)
-            z, log_det = flows[scale](
-                take_locations(x, group), context.take(group) if isinstance(context, PositionTables) else context
-            )
+            position = context.take(group) if isinstance(context, PositionTables) else context
+            z, log_det = flows[scale](take_locations(x, group), position)
+            masks = (None if m is None else take_locations(m, group) for m in (mask, ignore))
+            drawn_statistics = None if leaf is None else leaf.take(group)
             with stepper.processes.idling(empty):
-                terms = detector.objective(
-                    z,
-                    log_det,
-                    "location",
-                    detector.base,
-                    None if leaf is None else leaf.take(group),
-                    None if mask is None else take_locations(mask, group),
-                    None if ignore is None else take_locations(ignore, group),
-                )
+                terms = detector.objective(z, log_det, "location", detector.base, drawn_statistics, *masks)
                 stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
-    _step_head(stepper, locations, batch, statistics, leaves)
+    # The variance head steps with the mean over the groups' gradients.
+    outputs, gradients = [], []
+    for s, leaf in zip(statistics, leaves, strict=True):
+        if s is not None and leaf is not None:
+            groups = -(-batch * s.beta.shape[2] * s.beta.shape[3] // locations)
+            for value, copy in zip(s, leaf, strict=True):
+                if value is not None and copy is not None and copy.grad is not None:
+                    outputs.append(value)
+                    gradients.append(copy.grad / groups)
+    if outputs:
+        stepper.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(outputs, gradients)
+        stepper.apply(torch.zeros((), device=outputs[0].device))
     return sums
 
 
@@ -249,26 +211,3 @@ class _Stepper:
         self.processes.add_gradients(self.parameters)
         self.watch.step(loss, self.parameters)
         self.optimizer.step()
-
-
-def _step_head(
-    stepper: _Stepper,
-    locations: int,
-    batch: int,
-    statistics: Sequence[Statistics | None],
-    leaves: Sequence[Statistics | None],
-) -> None:
-    """Step the variance head with the mean over the groups' gradients."""
-    outputs, gradients = [], []
-    for s, leaf in zip(statistics, leaves, strict=True):
-        if s is None or leaf is None:
-            continue
-        groups = -(-batch * s.beta.shape[2] * s.beta.shape[3] // locations)
-        for value, copy in zip(s, leaf, strict=True):
-            if value is not None and copy is not None and copy.grad is not None:
-                outputs.append(value)
-                gradients.append(copy.grad / groups)
-    if outputs:
-        stepper.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(outputs, gradients)
-        stepper.apply(torch.zeros((), device=outputs[0].device))

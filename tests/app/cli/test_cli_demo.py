@@ -13,8 +13,7 @@ from PIL import Image
 
 import semflow
 from semflow.app.cli import demo_data, main
-from semflow.app.cli.demo_data import TEXTURES, photograph, write_texture
-from semflow.app.cli.demo_defects import DEFECTS
+from semflow.app.cli.demo_data import DEFECTS, TEXTURES, photograph, write_texture
 from semflow.errors import ConfigError
 
 

@@ -107,7 +107,7 @@ def test_predict_rejects_a_broken_run(
     if case == "another version":
         config = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps({**config, "format": 99}))
-        named = "another version"
+        named = "must have format 1, but got 99"
     elif case == "no run":
         shutil.rmtree(run)
     elif case == "broken config":

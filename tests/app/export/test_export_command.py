@@ -183,4 +183,4 @@ def test_exported_file_is_neither_exported_nor_calibrated(words, tmp_path, capsy
 
 def test_folder_without_a_run_is_rejected(tmp_path, capsys) -> None:
     assert main(["export", "--model", str(tmp_path), "--output", str(tmp_path / "a.pt2")]) == 2
-    assert "not a run directory" in capsys.readouterr().err
+    assert "must contain config.json" in capsys.readouterr().err

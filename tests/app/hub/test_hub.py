@@ -220,7 +220,9 @@ def test_mixin_signatures_match_the_client() -> None:
         ours = list(inspect.signature(getattr(hub.HubMixin, name)).parameters)
         theirs = inspect.signature(getattr(huggingface_hub.ModelHubMixin, name)).parameters
         assert ours[0] in theirs
-        assert set(ours) - set(theirs) <= {"data", "metrics", "license"}
+        assert set(ours) - set(theirs) == {"options"}
+    theirs = inspect.signature(huggingface_hub.ModelHubMixin.from_pretrained).parameters
+    assert set(inspect.signature(hub.pull).parameters) - set(theirs) == {"name"}
 
 
 def test_mixin_trains_and_calibrates_like_a_detector() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semflow.app.scale import BlockStore, Committed, Listing
-from semflow.app.scale.rows import commit_block
+from semflow.app.scale.blocks import commit_block
 from semflow.errors import DataError
 
 ORIGIN = {"--model": "m", "--false-alarm-rate": 0.1}

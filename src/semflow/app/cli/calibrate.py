@@ -1,7 +1,5 @@
 """`semflow calibrate`: calibrate the detector of a run directory on good images."""
 
-__all__ = ["report_calibration", "run"]
-
 from semflow.data import open_dataset
 from semflow.detectors import Calibration, rate_interval
 from semflow.detectors.conformal import check_count

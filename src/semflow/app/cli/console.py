@@ -1,7 +1,5 @@
 """Output of the commands: text and tables on standard output, progress on standard error, and PNG files."""
 
-__all__ = ["print_table", "say", "track", "write_png"]
-
 import io
 import sys
 import time
@@ -35,21 +33,11 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = False) -> Iterator[T]:
-    """Yield the items and show progress: a temporary bar on a terminal, otherwise one line per tenth.
-
-    Args:
-        items: iterable to pass through.
-        title: name of the work, for example "scoring".
-        total: number of items.
-        terminal_only: show nothing if standard error is not a terminal.
-    """
+    """Yield the items and show progress: a temporary bar on a terminal, otherwise one line per tenth or nothing."""
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich import console, progress
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            yield from progress.track(items, total=total)
+        yield from progress.track(items, title, total, console=console.Console(stderr=True), transient=True)
         return
     start, shown = time.monotonic(), 0
     for count, item in enumerate(items, 1):

@@ -1,13 +1,12 @@
 """`semflow demo`: train on real textures, find defects of unseen kinds, and show them in a picture and a report."""
 
-__all__ = ["run"]
-
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from semflow._optional import find_optional
 from semflow._version import __version__
@@ -24,7 +23,7 @@ from .evaluate import METRICS, percent, versions
 from .options import Demo
 
 METRICS_FILE = "metrics.json"
-EPOCHS, BATCH_SIZE, IMAGE_SIZE = 10, 4, 128
+BATCH_SIZE, IMAGE_SIZE = 4, 128
 # Cracks and scratches are two to four pixels wide, and a map of stride 32 would have 16 locations. On seeds 0 to 2,
 # strides 4, 8, 16 in batches of 4 found more than strides 8, 16, 32 in batches of 8.
 STRIDES = (4, 8, 16)
@@ -70,21 +69,12 @@ def _train_and_test(
 ) -> tuple[list[ImageResult], tuple[float, float]]:
     data = folder / "data" / name
     write_texture(name, data, options.seed)
-    detector = sanflow(
-        Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3),
-        image_size=IMAGE_SIZE,
-        couplings=Couplings(8, 128, "hard", standardize=True),
-        seed=options.seed,
-    )
-    fit(
-        detector,
-        open_dataset(data, "train", IMAGE_SIZE, cache=True),
-        epochs=EPOCHS if options.epochs is None else options.epochs,
-        batch_size=BATCH_SIZE,
-        seed=options.seed,
-        output=folder / "models" / name,
-        device=device,
-    )
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3)
+    couplings = Couplings(8, 128, "hard", standardize=True)
+    detector = sanflow(backbone, image_size=IMAGE_SIZE, couplings=couplings, seed=options.seed)
+    train, output = open_dataset(data, "train", IMAGE_SIZE, cache=True), folder / "models" / name
+    setup: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "device": device}
+    fit(detector, train, batch_size=BATCH_SIZE, output=output, **setup)
     test = open_dataset(data, "test", IMAGE_SIZE)
     found = list(track(results(detector, test, batch_size=BATCH_SIZE), "testing", len(test), terminal_only=True))
     return found, detector.map_range
@@ -95,27 +85,23 @@ def _kind(result: ImageResult) -> str:
 
 
 def _first_of_each_kind(found: list[ImageResult]) -> list[ImageResult]:
-    first: dict[str, ImageResult] = {}
-    for result in found:
-        first.setdefault(_kind(result), result)
+    first = {_kind(result): result for result in reversed(found)}
     return [first[kind] for kind in sorted(first, key=lambda kind: (kind != "good", kind))]
 
 
 def _panel(texture: str, result: ImageResult, color_range: tuple[float, float]) -> Panel:
     mask = result.sample.anomaly_mask
-    return Panel(
-        image=to_picture(result.sample.image),
-        heat=overlay(result.sample.image, result.anomaly_map, color_range),
-        truth=None if mask is None else np.asarray(mask),
-        caption=f"{texture}, {_kind(result)}",
-        score=result.score,
-    )
+    truth = None if mask is None else np.asarray(mask)
+    return Panel(*_pictures(result, color_range), truth, f"{texture}, {_kind(result)}", result.score)
+
+
+def _pictures(result: ImageResult, color_range: tuple[float, float]) -> tuple[Image.Image, Image.Image]:
+    return to_picture(result.sample.image), overlay(result.sample.image, result.anomaly_map, color_range)
 
 
 def _entry(result: ImageResult, color_range: tuple[float, float]) -> Entry:
     name = f"{_kind(result)}/{Path(result.sample.path).name}"
-    heat = overlay(result.sample.image, result.anomaly_map, color_range)
-    pictures = ((to_picture(result.sample.image), name), (heat, f"heat map of {name}"))
+    pictures = zip(_pictures(result, color_range), (name, f"heat map of {name}"), strict=True)
     return Entry(name, result.score, tuple(Picture(embed(p, "JPEG"), text, p.size) for p, text in pictures))
 
 

@@ -1,7 +1,5 @@
 """`semflow evaluate`: compute the metrics of a detector on a labeled test set."""
 
-__all__ = ["METRICS", "percent", "run", "versions"]
-
 import json
 import platform
 from importlib import metadata
@@ -18,12 +16,7 @@ from .console import print_table, say, track
 from .inputs import cache_small, check_images, launched, load_detector, warn_of_leaks
 from .options import Evaluate
 
-METRICS = {
-    "image_auroc": "image AUROC",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
-    "image_f1_max": "image F1-max",
-}
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
 RATES = {
     "false_alarm_rate": "good images called anomalous",
     "detection_rate": "defects called anomalous",
@@ -78,19 +71,11 @@ def _report(options: Evaluate, found: Evaluation, rate: float | None) -> None:
 
 
 def percent(value: float | None) -> str:
-    """Format a fraction as percent, or as a dash if it is None.
-
-    >>> percent(0.98764), percent(None)
-    ('98.76', '-')
-    """
+    """Format a fraction as percent, or as a dash if it is None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
 def versions() -> dict[str, str]:
     """Return the versions of semflow, Python and the libraries on which the metrics depend."""
-    names = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")
-    return {
-        "semflow": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
+    others = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")}
+    return {"semflow": __version__, "python": platform.python_version(), **others}

@@ -1,7 +1,5 @@
 """`semflow export`: export the detector of a run directory to one file that runs without this library."""
 
-__all__ = ["run"]
-
 import torch
 
 from semflow.app.export.saving import check_destination, save

@@ -1,19 +1,20 @@
 """`semflow fit`: train a detector on a folder of good images and save it to a run directory."""
 
-__all__ = ["run"]
-
+import ast
 import inspect
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 
 from semflow.data import ImageDataset, open_dataset
 from semflow.errors import ConfigError
-from semflow.recipes import RECIPES, resolve_settings
+from semflow.recipes import RECIPES, plain_settings, resolve_settings
 from semflow.training import Processes, automatic_count, fit
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
@@ -21,18 +22,14 @@ from .calibrate import report_calibration
 from .console import say
 from .inputs import cache_small, launched, warn_of_leaks
 from .options import Fit, check_numbers
-from .settings import parse_settings, read_config, to_toml
 
 FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate")
-# Options that set recipe arguments.
+# Recipe arguments that an option sets.
 SETTINGS = {
-    "backbone": ("backbone.name",),
-    "weights": ("backbone.weights",),
-    "image_size": ("image_size",),
-    "epochs": ("training.epochs",),
-    "batch_size": ("training.batch_size",),
-    "seed": ("seed", "training.seed"),
-}
+    "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
+    "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
+}  # fmt: skip
+WORDS = {"true": True, "false": False, "none": "none"}
 
 
 def run(options: Fit) -> None:
@@ -67,14 +64,11 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if recipe is None:
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, but got {options.recipe!r}")
     valid = (*FILE_OPTIONS, *inspect.signature(recipe).parameters)
-    for name in settings:
-        if name not in valid:
-            raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {name!r}")
-    for name, targets in SETTINGS.items():
-        if getattr(options, name) is not None:
-            settings |= dict.fromkeys(targets, getattr(options, name))
-    settings |= parse_settings(recipe, options.set)
-    return options, resolve_settings(recipe, settings)
+    unknown = next((name for name in settings if name not in valid), None)
+    if unknown is not None:
+        raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
+    settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    return options, resolve_settings(recipe, settings | parse_settings(recipe, options.set))
 
 
 def _train(
@@ -93,16 +87,9 @@ def _train(
         say(f"training {options.recipe} on {len(dataset) - held_out} images of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector,
-            dataset,
-            calibration=calibration,
-            false_alarm_rate=options.false_alarm_rate,
-            output=output,
-            resume=options.resume,
-            workers=options.workers,
-            device=device,
-            processes=processes,
-        )
+            detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
+            resume=options.resume, workers=options.workers, device=device, processes=processes,
+        )  # fmt: skip
     if first:
         report_calibration(detector.calibration)
         say(f"wrote {output}")
@@ -131,3 +118,48 @@ def _removing_unstarted(output: Path) -> Iterator[None]:
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise
+
+
+def parse_settings(recipe: Callable[..., object], words: Mapping[str, str]) -> dict[str, Any]:
+    """Convert the words of `--set` to values: Python literals, true, false and none; other words are strings.
+
+    A single value for a setting whose default is a tuple becomes a tuple.
+
+    Example:
+        >>> from semflow.recipes import sanflow
+        >>> parse_settings(sanflow, {"backbone.strides": "8", "couplings.blocks": "4", "synthesis": "none"})
+        {'backbone.strides': (8,), 'couplings.blocks': 4, 'synthesis': 'none'}
+    """
+    defaults = plain_settings(resolve_settings(recipe, {}))
+    values: dict[str, Any] = {}
+    for name, word in words.items():
+        group, _, field = name.partition(".")
+        default = defaults.get(group)
+        if field:
+            default = default.get(field) if isinstance(default, dict) else None
+        value = _literal(word)
+        values[name] = (value,) if isinstance(default, list) and not isinstance(value, tuple | list) else value
+    return values
+
+
+def _literal(word: str) -> object:
+    try:
+        return WORDS[word.lower()] if word.lower() in WORDS else ast.literal_eval(word)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return word
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} must be a readable file, but got {error.strerror or error}") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ConfigError(f"--config {path} must be a TOML file, but got an error: {error}") from None
+
+
+def to_toml(options: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Return options that are not None, and recipe arguments, as the text of a TOML file."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return tomli_w.dumps({k: v for k, v in given.items() if v is not None} | plain_settings(arguments))

@@ -1,7 +1,5 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
-__all__ = ["cache_small", "check_images", "fingerprint", "launched", "load_detector", "warn_of_leaks"]
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +38,7 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
         return exported
     from semflow.recipes import load
 
-    chosen = check_device(device)
-    detector = load(model).to(chosen)
+    detector = load(model).to(check_device(device))
     if false_alarm_rate is not None:
         if not detector.calibration.count:
             raise ConfigError(
@@ -83,8 +80,7 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
         return
     if set(train.paths) & set(test.paths):  # one folder of good images without a test set
         return
-    pairs = duplicates(train.paths, test.paths)
-    if pairs:
+    if pairs := duplicates(train.paths, test.paths):
         others = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
         warnings.warn(
             f"test image {pairs[0][1]} is a copy of training image {pairs[0][0]}{others}; metrics will be too good; "
@@ -94,23 +90,13 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
 
 
 def fingerprint(model: Path) -> str:
-    """Hash the content of the files from which a model is loaded, independent of their names and location.
-
-    These are the configuration and the weights of a run directory, an exported file, and the weights beside an OpenVINO
-    file.
-
-    Raises:
-        DataError: If a file cannot be read.
-    """
+    """Hash the content of the files from which a model is loaded, independent of their names and location."""
     if model.is_dir():
         files = [model / CONFIG, model / MODEL]
-    else:
-        files = [model, *([model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [])]
-    parts = []
-    for file in files:
-        if file.is_file():  # loading the model reports missing files
-            try:
-                parts += [file.suffix, hash_file(file)]
-            except OSError as error:
-                raise DataError(f"{file} must be readable, but got {error.strerror or error}") from None
-    return hash_parts(parts)
+    else:  # an OpenVINO file has its weights beside it
+        files = [model, model.with_suffix(".bin")] if model.suffix == SUFFIXES["openvino"] else [model]
+    there = [file for file in files if file.is_file()]  # loading the model reports missing files
+    try:
+        return hash_parts(part for file in there for part in (file.suffix, hash_file(file)))
+    except OSError as error:
+        raise DataError(f"{error.filename or model} must be readable, but got {error.strerror or error}") from None

@@ -1,7 +1,5 @@
 """Entry point of the command line: parse the arguments, run the command, and report errors in one line."""
 
-__all__ = ["main"]
-
 import io
 import logging
 import os
@@ -29,14 +27,10 @@ CONTINUE_BY_COMMAND = {"fit": "run the same command with --resume to continue", 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the entry point of `semflow`.
+    """Run one command, the words after `semflow` on the command line, and return the exit code.
 
-    Args:
-        arguments: command-line arguments after the program name. None uses those of this process.
-
-    Returns:
-        The exit code: 0, 2 after an error (reported in one line on standard error), or 130 after an interrupt. If the
-        environment variable SEMFLOW_TRACEBACK is set, an error raises instead.
+    It is 0, 2 after an error (reported in one line on standard error), or 130 after an interrupt. If the environment
+    variable SEMFLOW_TRACEBACK is set, an error raises instead.
 
     Example:
         >>> main(["evaluate", "--model", "no/such/run", "--data", "."])  # and a line on standard error
@@ -94,12 +88,9 @@ def _parse(words: list[str]) -> tuple[str, Command]:
     captured = io.StringIO()
     try:
         with redirect_stderr(captured):
+            config = (tyro.conf.FlagCreatePairsOff,)
             options = tyro.extras.subcommand_cli_from_dict(
-                dict(COMMANDS),
-                prog="semflow",
-                description=DESCRIPTION,
-                args=words or ["--help"],
-                config=(tyro.conf.FlagCreatePairsOff,),
+                dict(COMMANDS), prog="semflow", description=DESCRIPTION, args=words or ["--help"], config=config
             )
     except SystemExit as done:
         if done.code in (0, None):

@@ -1,7 +1,5 @@
 """Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
-__all__ = ["Calibrate", "Command", "Demo", "Device", "Evaluate", "Export", "Fit", "Predict", "Score", "check_numbers"]
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -49,8 +47,8 @@ class Demo:
 
     output: Path = Path("semflow-demo")
     """Output folder for pictures, report, data and models. An earlier demo in this folder is replaced."""
-    epochs: OptionalInt = None
-    """Passes over the crops of each texture. Default: 10."""
+    epochs: int = 10
+    """Passes over the crops of each texture."""
     seed: int = 0
     """Seed of crops, defects, weights and training."""
     device: Device = "auto"
@@ -192,16 +190,15 @@ class Export:
 
 Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Score | Export
 
-LEAST = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "seed": 0, "hold_out": 0}
-LEAST |= {"threads": 1, "block_size": 1}
+NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 
 def check_numbers(options: Command) -> None:
     """Raise ConfigError if a number is out of range."""
-    for name, least in LEAST.items():
-        value = getattr(options, name, None)
-        least = 1 if name == "workers" and isinstance(options, Score) else least
+    may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
+    for name in NUMBERS:
+        value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     rate = getattr(options, "false_alarm_rate", None)

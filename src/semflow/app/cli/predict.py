@@ -1,18 +1,17 @@
 """`semflow predict`: score images and write scores, heat maps, raw maps and a report into a folder."""
 
-__all__ = ["image_names", "run", "save_overlay"]
-
 import copy
 import json
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -56,8 +55,9 @@ def run(options: Predict) -> None:
         say(f"{options.output} is already complete for this model and these images")
         return
     with resumable_folder(options.output, origin) as work:
-        for name in [name for name, entry in work.done.items() if entry["source"] != sources.get(name)]:
-            work.drop(name)
+        for name, entry in list(work.done.items()):
+            if entry["source"] != sources.get(name):
+                work.drop(name)
         if work.done:
             say(f"continuing: {len(work.done)} of {len(names)} images are done")
         left_out = _score(options, detector, dataset, sources, work)
@@ -79,63 +79,59 @@ def run(options: Predict) -> None:
 
 
 class _Loaded(NamedTuple):
-    """An image decoded once, for the detector and for its overlay, or the error if it is not readable."""
+    """An image decoded once, for the detector and for its overlay."""
 
-    number: int
-    error: str | None = None
-    size: tuple[int, int] = (0, 0)
-    picture: Image.Image | None = None
-    pixels: Any = None  # a NumPy array: tensors from workers would use one file descriptor each
+    size: tuple[int, int]
+    picture: Image.Image
+    pixels: NDArray[np.uint8]  # tensors from workers would use one file descriptor each
 
 
-class _Images(Dataset[_Loaded]):
-    """Some images of a data set."""
+class _Images(Dataset[tuple[str, _Loaded | str]]):
+    """Names of some images of a data set, with the images, or the errors of those that are not readable."""
 
-    def __init__(self, dataset: ImageDataset, indices: list[int]) -> None:
-        self.dataset, self.indices = dataset, indices
+    def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
+        self.dataset, self.images = dataset, images
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.images)
 
-    def __getitem__(self, position: int) -> _Loaded:
-        index = self.indices[position]
+    def __getitem__(self, position: int) -> tuple[str, _Loaded | str]:
+        index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
         except DataError as error:
-            return _Loaded(index, str(error))
+            return name, str(error)
         shown = picture.resize(overlay_size(*picture.size))
-        return _Loaded(index, None, picture.size, shown, resize_image(picture, self.dataset.image_size))
+        return name, _Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
 
 
 def _score(
     options: Predict, detector: Predictor, dataset: ImageDataset, sources: dict[str, str], work: Unfinished
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
-    names = list(sources)
     left_out: dict[str, str] = {}
-    todo = [index for index, name in enumerate(names) if name not in work.done]
+    images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
-    def scored() -> Iterator[tuple[_Loaded, ImageResult | None]]:
-        images = _Images(dataset, todo)
+    def scored() -> Iterator[tuple[str, _Loaded | str]]:
         for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
-            broken = {names[image.number]: image.error for image in batch if image.error is not None}
+            broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
+            readable = {name: image for name, image in batch if not isinstance(image, str)}
             samples: Any = [
-                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, names[image.number])
-                for image in batch
-                if image.error is None
+                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
+                for name, image in readable.items()
             ]
-            found = results(detector, samples, batch_size=options.batch_size) if samples else iter(())
-            yield from ((image, None if image.error is not None else next(found)) for image in batch)
+            found = results(detector, samples, batch_size=options.batch_size) if samples else ()
+            for (name, image), result in zip(readable.items(), found, strict=True):
+                record, files = _write_image(work.folder, options, detector, name, image, result)
+                work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+            yield from batch
 
-    for image, result in track(scored(), "scoring", len(todo)):
-        if result is not None:
-            name = names[image.number]
-            record, files = _write_image(work.folder, options, detector, name, image, result)
-            work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+    for _ in track(scored(), "scoring", len(images)):
+        pass
     return left_out
 
 
@@ -147,20 +143,18 @@ def _write_image(
     if not np.isfinite(score):
         raise ConfigError(f"score of {name} must be finite, but got {score}; train the model {options.model} again")
     place = _shortened(name)
-    heat = PurePosixPath("overlays", f"{place}.png")
-    raw = PurePosixPath("maps", place + (".npy" if options.map_format == "npy" else ".png"))
-    files = [str(heat), str(raw)]
-    assert image.picture is not None
+    heat, raw = f"overlays/{place}.png", f"maps/{place}.{'npy' if options.map_format == 'npy' else 'png'}"
+    files = [heat, raw]
     save_overlay(folder / heat, image.picture, anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
     if options.map_format == "png16":
         files.append(f"{raw}.json")
     mask_file = None
     if mask is not None:
-        mask_file = str(PurePosixPath("masks", f"{place}.png"))
+        mask_file = f"masks/{place}.png"
         files.append(mask_file)
         write_png(folder / mask_file, Image.fromarray(mask.numpy().astype(np.uint8) * 255))
-    return Record(name, score, str(heat), str(raw), *image.size, p_value, is_anomalous, mask_file), files
+    return Record(name, score, heat, raw, *image.size, p_value, is_anomalous, mask_file), files
 
 
 def save_overlay(

@@ -1,7 +1,5 @@
 """`semflow score`: score a large number of images with Ray, in blocks that are committed one by one."""
 
-__all__ = ["run"]
-
 import os
 import sys
 import warnings
@@ -30,12 +28,8 @@ def run(options: Score) -> None:
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
     side, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
-    store = BlockStore(
-        options.output.absolute(),
-        read_listing(options.input),
-        options.block_size,
-        {"--model": origin, "--false-alarm-rate": rate},
-    )
+    about = {"--model": origin, "--false-alarm-rate": rate}
+    store = BlockStore(options.output.absolute(), read_listing(options.input), options.block_size, about)
     store.open()
     done = store.committed(notice=lambda line: print(line, file=sys.stderr))
     if options.on_error == "stop":  # unreadable images may have been repaired
@@ -46,7 +40,8 @@ def run(options: Score) -> None:
     elif done:
         say(f"continuing: {len(done)} of {len(store)} blocks are done")
     if todo:
-        threads = _threads(options)
+        shared = 1 if os.environ.get("RAY_ADDRESS") else max(1, cpu_count() // options.workers)
+        threads = options.threads or shared
         with connected(Workers(options.workers, threads, gpu=False).cpus) as ray:
             workers = _workers(options, threads, *resources(ray))
             load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, origin)
@@ -60,12 +55,6 @@ def run(options: Score) -> None:
                 done[block.block] = block
     store.tidy()
     _report(options, done)
-
-
-def _threads(options: Score) -> int:
-    """Return the CPUs per worker: by default an equal share of this machine, or 1 on a cluster of unknown machines."""
-    shared = 1 if os.environ.get("RAY_ADDRESS") else max(1, cpu_count() // options.workers)
-    return options.threads or shared
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:

@@ -1,7 +1,5 @@
 """Tables of `semflow predict`: scores.csv, scores.json and index.html."""
 
-__all__ = ["TABLES", "Record", "overlay_size", "write_tables"]
-
 import csv
 import io
 import json
@@ -53,16 +51,7 @@ def write_tables(
     left_out: Mapping[str, str],
     about: Mapping[str, str],
 ) -> None:
-    """Write the three files.
-
-    Args:
-        folder: output folder.
-        options: options of the command.
-        detector: detector that scored the images.
-        records: one per image, in the order of the input.
-        left_out: error of each skipped image.
-        about: further entries of scores.json.
-    """
+    """Write the three files of the images and of the errors of skipped ones; `about` is added to scores.json."""
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(Record.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from .runtime import Format, Runner, open_runner
     from .saving import Exported, save
 
-__all__ = [
-    "DetectorGraph", "Exported", "ExportedDetector", "Format", "Metadata", "Runner", "compare", "load", "open_runner",
-    "save", "trace",
-]  # fmt: skip
-
 _MODULES = {
     "DetectorGraph": "graph", "Exported": "saving", "ExportedDetector": "exported", "Format": "runtime",
     "Metadata": "metadata", "Runner": "runtime", "compare": "check", "load": "exported", "open_runner": "runtime",
     "save": "saving", "trace": "graph",
 }  # fmt: skip
+
+__all__ = [
+    "DetectorGraph", "Exported", "ExportedDetector", "Format", "Metadata", "Runner", "compare", "load", "open_runner",
+    "save", "trace",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

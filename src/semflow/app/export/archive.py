@@ -13,8 +13,6 @@ from semflow.errors import CheckpointError
 
 from .metadata import KEY
 
-__all__ = ["open_program", "read_text", "unreadable"]
-
 TEXT, LARGEST_TEXT = f"extra/{KEY}.json", 2**26
 RECORDS = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
@@ -30,12 +28,6 @@ def read_text(path: Path) -> str | None:
     neither, so this function rejects such archives. A crafted zip file can look different to Python's reader and to
     torch's (names that differ in case, two directories), and torch opens it with either, depending on its version: both
     readers must find the same records, and the same content in those that decide what is unpickled.
-
-    Returns:
-        The metadata, or None without such a record.
-
-    Raises:
-        CheckpointError: If the archive contains anything else or is broken.
     """
     try:
         reader = import_module("torch")._C.PyTorchFileReader(str(path))
@@ -60,8 +52,7 @@ def read_text(path: Path) -> str | None:
                     for entry in json.loads(read(name))["config"].values():
                         if entry["use_pickle"] or not str(entry["path_name"]).startswith(("weight_", "tensor_")):
                             raise _refused(path, "no pickled data", "pickled tensors")
-            damaged = archive.testzip()
-            if damaged is not None:
+            if (damaged := archive.testzip()) is not None:
                 raise _refused(path, "its checksums", f"another for {damaged}")
             return read(TEXT).decode("utf-8") if TEXT in records else None
     except CheckpointError:
@@ -89,7 +80,6 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def _check_records(infos: list[zipfile.ZipInfo], path: Path) -> None:
-    """Check names and compression of the records, which lie in one folder."""
     names = [info.filename.partition("/")[2] for info in infos]
     counts = Counter(map(str.casefold, names))  # torch ignores the case of names
     for info, name in zip(infos, names, strict=True):

@@ -10,23 +10,14 @@ from pathlib import Path
 from semflow.errors import CheckpointError
 from semflow.files import hash_file, hash_parts
 
-__all__ = ["append_digest", "check_digest"]
-
 NAME = b"semflow.sha256"
 # In ONNX, field 14 of a model (metadata_props) has a key (field 1) and a value (field 2), each after its length.
-ENDS = {
-    ".onnx": (b"\x72\x52\x0a\x0e" + NAME + b"\x12\x40", b""),
-    ".xml": (b"<!-- " + NAME + b" ", b" -->\n"),
-}
+ENDS = {".onnx": (b"\x72\x52\x0a\x0e" + NAME + b"\x12\x40", b""), ".xml": (b"<!-- " + NAME + b" ", b" -->\n")}
 DIGITS = 64
 
 
 def append_digest(path: Path) -> None:
-    """Append the digest to a file without one.
-
-    Raises:
-        OSError: If the system refuses.
-    """
+    """Append the digest to a file without one."""
     before, after = ENDS[path.suffix]
     digits = _digest(path, path.stat().st_size).encode()
     with path.open("ab") as file:
@@ -34,11 +25,7 @@ def append_digest(path: Path) -> None:
 
 
 def check_digest(path: Path) -> None:
-    """Compare a file with its digest. Files without a digest, such as those of other programs, are not checked.
-
-    Raises:
-        CheckpointError: If they differ.
-    """
+    """Compare a file with its digest. Files without a digest, such as those of other programs, are not checked."""
     before, after = ENDS[path.suffix]
     length = len(before) + DIGITS + len(after)
     size = path.stat().st_size

@@ -10,8 +10,6 @@ from semflow.detectors import Prediction, Provenance
 from .check import to_input
 from .runtime import Runner, open_runner
 
-__all__ = ["ExportedDetector", "load"]
-
 
 class ExportedDetector:
     """Exported file with the `semflow.detectors.Predictor` interface of a detector.
@@ -20,15 +18,9 @@ class ExportedDetector:
         runner: Runner of the file, see `semflow.app.export.open_runner`.
 
     Example:
-        >>> import tempfile
-        >>> from semflow.app.export import open_runner, save
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = save(detector, f"{folder}/parts.pt2", input="float32", check=False).path
-        ...     exported = ExportedDetector(open_runner(path))
-        >>> exported.predict(torch.rand(2, 3, 32, 32)).anomaly_map.shape
-        torch.Size([2, 32, 32])
+        >>> exported = load("parts.onnx")  # doctest: +SKIP
+        >>> exported.predict(torch.rand(2, 3, 256, 256)).anomaly_map.shape  # doctest: +SKIP
+        torch.Size([2, 256, 256])
     """
 
     device = torch.device("cpu")
@@ -36,24 +28,15 @@ class ExportedDetector:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.metadata = runner, runner.metadata
-        self.provenance = Provenance(
-            self.metadata.recipe, arguments=self.metadata.arguments, image_size=self.metadata.image_size
-        )
-        self.map_range, self.localizes = self.metadata.map_range, self.metadata.localizes
-        self.false_alarm_rate: float | None = self.metadata.calibration.get("false_alarm_rate")
+        about = self.metadata
+        self.provenance = Provenance(about.recipe, arguments=about.arguments, image_size=about.image_size)
+        self.map_range, self.localizes = about.map_range, about.localizes
+        self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")
 
     def predict(self, images: Tensor) -> Prediction:
-        """Predict scores, maps and decisions as `Detector.predict` does.
-
-        Args:
-            images: (B, 3, S, S), RGB, float in [0, 1] or uint8.
-
-        Raises:
-            ShapeError: If the images have another size, or values that the file's input type cannot represent.
-        """
-        found = {
-            name: torch.from_numpy(x) for name, x in self.runner(to_input(images, self.metadata.input).numpy()).items()
-        }
+        """Predict scores, maps and decisions as `Detector.predict` does; uint8 images are accepted too."""
+        results = self.runner(to_input(images, self.metadata.input).numpy())
+        found = {name: torch.from_numpy(x) for name, x in results.items()}
         variances = tuple(x for name, x in found.items() if name.startswith("variance_"))
         decisions = (found.get(name) for name in ("p_value", "is_anomalous", "mask"))
         return Prediction(found["score"], found["anomaly_map"], variances, *decisions)

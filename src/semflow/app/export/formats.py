@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -18,56 +19,35 @@ from .digest import append_digest
 from .metadata import KEY, Metadata
 from .runtime import Format
 
-__all__ = ["OPSET", "packages_of", "write"]
-
 OPSET = 20
 """Version of ONNX operators: the first with the GridSample and AffineGrid that rotations need."""
 
 LARGEST = 2**31 - 2**20
 """Most bytes of weights in an ONNX file, which is one protobuf message; the graph needs the rest."""
 
-PACKAGES: dict[Format, tuple[str, ...]] = {
-    "torch": (),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino",),
-}
+PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
 def packages_of(format: Format) -> tuple[str, ...]:
-    """Return the packages that writing and checking a format needs besides torch.
-
-    Raises:
-        ConfigError: If one of them is not installed.
-    """
+    """Return the packages that a format needs besides torch. Raise ConfigError if one is not installed."""
     for package in PACKAGES[format]:
         import_optional(package)
     return PACKAGES[format]
 
 
 def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Format) -> None:
-    """Write a program to a file, and for OpenVINO to the `.bin` beside it.
-
-    Args:
-        program: Result of `trace`.
-        path: New file.
-        metadata: Stored under `KEY`.
-        format: Format of the file.
-
-    Raises:
-        ConfigError: If the format cannot store the program.
-        OSError: If the system refuses.
-    """
+    """Write a program to a file, and for OpenVINO to the `.bin` beside it."""
     with _quiet():
         if format == "torch":
             buffer = io.BytesIO()  # torch's own file writer aborts the process if the disk is full
             torch.export.save(program, buffer, extra_files={f"{KEY}.json": metadata.to_json()})
             path.write_bytes(buffer.getbuffer())
-        elif format == "onnx":
+            return
+        if format == "onnx":
             path.write_bytes(_onnx(program, metadata))
-            append_digest(path)
         else:
             _write_openvino(program, path, metadata)
-            append_digest(path)
+        append_digest(path)
 
 
 def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
@@ -76,16 +56,8 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
         raise ConfigError(
             f"weights must have at most {LARGEST} bytes for format onnx, but got {size}; use torch or openvino"
         )
-    made = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=["images"],
-        output_names=list(metadata.outputs),
-        opset_version=OPSET,
-        verbose=False,
-    )
-    if made is None:  # never with dynamo
-        raise ConfigError("torch.onnx.export must return a program, but got None; use another version of torch")
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": list(metadata.outputs)}
+    made: Any = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
     proto = made.model_proto
     del proto.graph.value_info[:]  # intermediate shapes with symbols of torch
     for value in (*proto.graph.input, *proto.graph.output):

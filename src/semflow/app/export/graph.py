@@ -13,8 +13,6 @@ from semflow.detectors import Detector
 from .metadata import InputType
 from .special import ElementaryFunctions
 
-__all__ = ["DetectorGraph", "trace"]
-
 
 class DetectorGraph(nn.Module):
     """Detector as a function from images to a tuple of tensors.
@@ -58,16 +56,12 @@ class DetectorGraph(nn.Module):
 
 
 def trace(graph: DetectorGraph) -> ExportedProgram:
-    """Trace a detector with `torch.export`, for any batch size.
-
-    Args:
-        graph: Graph of a detector on the CPU, in eval mode.
+    """Trace a detector on the CPU and in eval mode with `torch.export`, for any batch size.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
         >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4)).eval()
-        >>> program = trace(DetectorGraph(detector, "float32"))
-        >>> program.module()(torch.rand(3, 3, 32, 32))[0].shape  # the scores of any number of images
+        >>> trace(DetectorGraph(detector, "float32")).module()(torch.rand(3, 3, 32, 32))[0].shape
         torch.Size([3])
     """
     batch = Dim("batch", min=1, max=2**16)

@@ -9,14 +9,8 @@ from typing import Any, Literal, get_args
 
 from semflow.errors import CheckpointError
 
-__all__ = ["EXPORT_FORMAT", "KEY", "InputType", "Metadata", "read_metadata", "shareable"]
-
-EXPORT_FORMAT = 1
-"""Version of inputs, outputs and metadata; other versions are rejected."""
-
-KEY = "semflow"
-"""Name of the text in a file."""
-
+EXPORT_FORMAT = 1  # version of inputs, outputs and metadata; other versions are rejected
+KEY = "semflow"  # name of the text in a file
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
@@ -61,15 +55,7 @@ class Metadata:
 
 
 def read_metadata(text: str | None, path: Path) -> Metadata:
-    """Parse the metadata of a file.
-
-    Args:
-        text: Text under `KEY`; None without such an entry.
-        path: The file, for the error.
-
-    Raises:
-        CheckpointError: If it is missing, broken or of another version.
-    """
+    """Parse the text under `KEY`, None without such an entry; `path` names the file in errors."""
     if text is None:
         raise CheckpointError(f"{path} must be written by semflow export, but got no entry {KEY!r}")
     try:

@@ -10,14 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 from semflow.functional import digamma_series, lgamma_series
 
-__all__ = ["ElementaryFunctions", "resize_antialiased"]
-
 
 def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize images (B, C, H, W) as `F.interpolate(..., mode="bilinear", antialias=True)`, by two products `A x B^T`.
-
-    The filter is linear and separable: one constant matrix resizes the rows, and one the columns.
-    """
+    """Resize images (B, C, H, W) as `F.interpolate(..., mode="bilinear", antialias=True)`, by two matrix products."""
     rows, columns = (
         torch.tensor(_triangles(old, new), dtype=images.dtype, device=images.device)
         for old, new in zip(images.shape[2:], size, strict=True)
@@ -49,12 +44,11 @@ class ElementaryFunctions(TorchFunctionMode):
         if func in (torch.lgamma, Tensor.lgamma):
             return lgamma_series(*args)
         if func is F.interpolate and (kwargs or {}).get("antialias"):
-            return _interpolated(func, *args, **(kwargs or {}))
+            return _interpolated(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _interpolated(func: Callable[..., Any], input: Tensor, size: Any = None, **options: Any) -> Any:
-    bilinear = options.get("mode") == "bilinear" and not options.get("align_corners") and input.dim() == 4
-    if not bilinear or size is None:
-        return func(input, size, **options)
+def _interpolated(input: Tensor, size: Any = None, **options: Any) -> Any:
+    if size is None or options.get("mode") != "bilinear" or options.get("align_corners") or input.dim() != 4:
+        return F.interpolate(input, size, **options)
     return resize_antialiased(input, [size, size] if isinstance(size, int) else list(size))

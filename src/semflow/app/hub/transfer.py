@@ -20,8 +20,7 @@ from semflow.training.checkpoint import CONFIG, MODEL, read_config, write_config
 
 from .card import LIBRARY, METRICS, model_card
 
-__all__ = ["prepare", "pull", "push"]
-
+MESSAGE = "Add a detector of semflow"
 Metrics = Mapping[str, float | int | None] | str | Path
 
 
@@ -33,7 +32,7 @@ def prepare(
     metrics: Metrics | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write the folder that `push` uploads: `config.json`, `model.safetensors` and `README.md`, the model card.
+    """Write the folder that `push` uploads: `config.json`, `model.safetensors` and `README.md`. Return its path.
 
     `semflow.load` and `semflow predict --model FOLDER` accept the folder. It contains neither the paths of this machine
     nor the fingerprints of the training images.
@@ -45,14 +44,6 @@ def prepare(
         data: Description of the data for training and evaluation.
         metrics: Result of `semflow.evaluate`, or the file that `semflow evaluate --json` wrote.
         license: License in the header, see `model_card`.
-
-    Returns:
-        The folder.
-
-    Raises:
-        CheckpointError: If `source` is a path without a complete run.
-        ConfigError: If no recipe built the detector, or `metrics` have no known metric.
-        DataError: If the folder is not empty or cannot be written.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, cflow_ad
@@ -86,28 +77,14 @@ def push(
     license: str | None = None,
     private: bool = True,
     revision: str | None = None,
-    message: str = "Add a detector of semflow",
+    message: str = MESSAGE,
     token: str | None = None,
 ) -> str:
-    """Upload a detector with its model card; create the repository if it does not exist.
+    """Upload a detector with its model card, and return the address of the repository, created if it does not exist.
 
-    Args:
-        source: Run directory or detector, see `prepare`.
-        name: Repository, `owner/name`.
-        data: See `prepare`.
-        metrics: See `prepare`.
-        license: See `prepare`.
-        private: Whether a new repository is private.
-        revision: Branch.
-        message: Commit message.
-        token: Access token; by default, that of `hf auth login` or of the environment variable HF_TOKEN.
-
-    Returns:
-        Address of the repository.
-
-    Raises:
-        ConfigError: If the hub rejects the upload.
-        SemflowError: As in `prepare`.
+    `source`, `data`, `metrics` and `license` are those of `prepare`, and `name` is `owner/name`. A new repository is
+    private if `private` is true. `revision` is a branch. Without `token`, that of `hf auth login` or of the environment
+    variable HF_TOKEN is used.
 
     Example:
         >>> push("runs/screws", "owner/screws", data="screws")  # doctest: +SKIP
@@ -137,25 +114,13 @@ def pull(
 ) -> Detector:
     """Download a detector, or load it from a folder; nothing is unpickled, and no code of the repository runs.
 
-    Args:
-        name: Repository, `owner/name`, or a folder of `prepare`, `semflow.save` or `semflow fit`.
-        revision: Branch, tag or commit; only a commit guarantees that scores never change.
-        token: See `huggingface_hub.snapshot_download`.
-        cache_dir: See `huggingface_hub.snapshot_download`.
-        local_files_only: See `huggingface_hub.snapshot_download`.
-
-    Returns:
-        The detector.
-
-    Raises:
-        CheckpointError: If the folder or repository does not exist, the download fails, or it contains no detector.
+    `name` is a repository, `owner/name`, or a folder of `prepare`, `semflow.save` or `semflow fit`. `revision` is a
+    branch, tag or commit; only a commit guarantees that scores never change. The others are arguments of
+    `huggingface_hub.snapshot_download`.
 
     Example:
-        >>> from semflow.recipes import Backbone, Couplings, cflow_ad
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32, couplings=Couplings(1, 4))
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     pull(prepare(detector, Path(parent) / "screws")).provenance.recipe
-        'cflow_ad'
+        >>> pull("owner/screws", revision="1f0c1f7").provenance.recipe  # doctest: +SKIP
+        'sanflow'
     """
     if Path(name).is_dir():
         return recipes.load(name)
@@ -163,15 +128,9 @@ def pull(
     client = import_optional("huggingface_hub")
     try:
         folder = client.snapshot_download(
-            str(name),
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            allow_patterns=[CONFIG, MODEL],
-            library_name=LIBRARY,
-            library_version=__version__,
-        )
+            str(name), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+            allow_patterns=[CONFIG, MODEL], library_name=LIBRARY, library_version=__version__,
+        )  # fmt: skip
     except Exception as error:  # the client and its transport raise many types
         raise CheckpointError(
             f"{name} must be a folder or a repository of the hub, but got {_reason(error)}; check the name"
@@ -180,17 +139,17 @@ def pull(
 
 
 def _figures(metrics: Metrics | None) -> Mapping[str, float | int | None] | None:
-    if metrics is None:
-        return None
     found: object = metrics
     if isinstance(metrics, str | Path):
         try:
             found = json.loads(Path(metrics).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{metrics} must be a file of semflow evaluate --json, but got {_reason(error)}") from error
-    if not isinstance(found, Mapping) or not set(found) & set(METRICS):
+    if isinstance(found, Mapping) and set(found) & set(METRICS):
+        return found
+    if metrics is not None:
         raise ConfigError(f"metrics must have one of {', '.join(METRICS)}, but got {found!r:.80}")
-    return found
+    return None
 
 
 def _check_name(name: str, error: type[CheckpointError] | type[ConfigError]) -> None:

@@ -7,20 +7,6 @@ from .panels import Panel, gallery
 from .pictures import contour, heat_map, overlay, to_picture
 
 __all__ = [
-    "Entry",
-    "Panel",
-    "Picture",
-    "Section",
-    "Table",
-    "contour",
-    "embed",
-    "gallery",
-    "heat_colors",
-    "heat_map",
-    "link",
-    "load_map",
-    "overlay",
-    "render_page",
-    "save_map",
-    "to_picture",
-]
+    "Entry", "Panel", "Picture", "Section", "Table", "contour", "embed", "gallery", "heat_colors", "heat_map", "link",
+    "load_map", "overlay", "render_page", "save_map", "to_picture",
+]  # fmt: skip

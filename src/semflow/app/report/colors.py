@@ -1,7 +1,5 @@
 """Colors of anomaly values: the same color for the same value in every picture."""
 
-__all__ = ["HEAT_ANCHORS", "heat_colors", "normalize", "to_array"]
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +13,7 @@ if TYPE_CHECKING:
 # Dark blue, violet, red, orange, pale yellow. Lightness (CIE L*) rises from 9 to 89 in nearly equal steps, so that
 # equal steps of the value look equal, also in grayscale and with impaired color vision.
 HEAT_ANCHORS: NDArray[np.float64] = np.array(
-    [
-        [18, 20, 66],
-        [72, 23, 121],
-        [139, 29, 114],
-        [202, 50, 76],
-        [239, 102, 40],
-        [250, 164, 46],
-        [251, 222, 125],
-    ],
-    dtype=np.float64,
+    [[18, 20, 66], [72, 23, 121], [139, 29, 114], [202, 50, 76], [239, 102, 40], [250, 164, 46], [251, 222, 125]], float
 )
 
 
@@ -36,13 +25,8 @@ def to_array(values: "Tensor | NDArray[np.generic]") -> NDArray[np.float32]:
 
 
 def normalize(values: NDArray[np.float32], value_range: tuple[float, float]) -> NDArray[np.float32]:
-    """Map `value_range` linearly onto [0, 1] and clip values outside it.
-
-    Raises:
-        ConfigError: If `value_range` is empty, inf or NaN.
-        ShapeError: If `values` contain NaN.
-    """
-    low, high = (float(value) for value in value_range)
+    """Map `value_range` linearly onto [0, 1] and clip values outside it."""
+    low, high = map(float, value_range)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ConfigError(f"value_range must be two increasing finite numbers, but got ({low:g}, {high:g})")
     if np.isnan(values).any():

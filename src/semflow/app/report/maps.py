@@ -1,7 +1,5 @@
 """Files of anomaly maps: exact float32, or a 16-bit PNG that any image program opens."""
 
-__all__ = ["load_map", "save_map"]
-
 import io
 import json
 from pathlib import Path
@@ -36,11 +34,6 @@ def save_map(
         anomaly_map: (H, W).
         value_range: Minimum and maximum of a PNG; by default, those of the map.
 
-    Raises:
-        ConfigError: If the file has another ending, or `value_range` is invalid.
-        DataError: If the file cannot be written.
-        ShapeError: If the map has another shape or contains NaN.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +55,7 @@ def save_map(
     if value_range is None and low == high:
         high = low + 1.0
     codes = (normalize(values, (low, high)).astype(np.float64) * LEVELS).round().astype(np.uint16)
-    scale = {"minimum": low, "maximum": high}
-    info = PngInfo()
+    scale, info = {"minimum": low, "maximum": high}, PngInfo()
     for key, value in scale.items():
         info.add_text(key, repr(value))
     Image.fromarray(codes).save(buffer, format="PNG", pnginfo=info)
@@ -73,9 +65,6 @@ def save_map(
 
 def load_map(path: str | Path) -> NDArray[np.float32]:
     """Load a file written by `save_map` as (H, W) float32; values of a PNG are exact to half a level.
-
-    Raises:
-        DataError: If the file cannot be read or was not written by `save_map`.
 
     Example:
         >>> import tempfile

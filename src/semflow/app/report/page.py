@@ -1,7 +1,5 @@
 """HTML pages of results: without scripts or external resources, light or dark as the system."""
 
-__all__ = ["Entry", "Picture", "Section", "Table", "embed", "link", "render_page"]
-
 import base64
 import io
 import os
@@ -24,8 +22,8 @@ h1, h2, p { overflow-wrap: anywhere; } p { margin: .25rem 0; max-width: 46rem; }
 th, td { text-align: left; padding: .3rem 0 .3rem .9rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-ol { list-style: none; padding: 0; display: grid; gap: 1rem; }
-ol { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
+ol { list-style: none; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
 li { border: 1px solid var(--line); border-radius: 6px; padding: .6rem; break-inside: avoid; min-width: 0; }
 .name { overflow-wrap: anywhere; } .row { display: flex; justify-content: space-between; gap: .75rem; }
 .score { font-variant-numeric: tabular-nums; font-weight: 600; }
@@ -45,9 +43,7 @@ class Picture(NamedTuple):
         size: Width and height in pixels. Browsers reserve this space, so that pictures further down can load later.
 
     Example:
-        >>> from PIL import Image
-        >>> image = Image.new("RGB", (64, 48))
-        >>> Picture(embed(image), "a crack in a brick", image.size).size
+        >>> Picture("overlays/a.png", "a crack in a brick", (64, 48)).size
         (64, 48)
     """
 
@@ -79,11 +75,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """Images with comparable scores, those of one model.
-
-    Args:
-        heading: Text above the entries.
-        entries: The images, in any order.
+    """Heading and images with comparable scores, those of one model, in any order.
 
     Example:
         >>> Section("brick", (Entry("crack/000", 2.1, ()), Entry("good/000", 0.3, ()))).entries[0].name
@@ -96,11 +88,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table whose first column is text and whose other columns are numbers.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells per row.
+    """Header and rows of a small table whose first column is text and whose other columns are numbers.
 
     Example:
         >>> Table(("texture", "image AUROC"), (("brick", "0.98"),)).header
@@ -119,10 +107,7 @@ def embed(picture: Image.Image, format: Literal["PNG", "JPEG"] = "PNG") -> str:
         'data:image/png;base64,'
     """
     buffer = io.BytesIO()
-    if format == "JPEG":
-        picture.convert("RGB").save(buffer, format=format, quality=90)
-    else:
-        picture.save(buffer, format=format)
+    (picture.convert("RGB") if format == "JPEG" else picture).save(buffer, format=format, quality=90)
     return f"data:image/{format.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -159,21 +144,14 @@ def render_page(
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         *(f'<p class="faint">{escape(line)}</p>' for line in lines),
+        *([] if table is None else [_table(table)]),
     ]
-    if table is not None:
-        parts.append(_table(table))
     for section in sections:
-        parts += _section(section)
-    parts.append("</body></html>\n")
-    return "\n".join(parts)
-
-
-def _section(section: Section) -> list[str]:
-    ordered = sorted(section.entries, key=lambda entry: (-entry.score, entry.name))
-    low = min((entry.score for entry in ordered), default=0.0)
-    span = max((entry.score for entry in ordered), default=0.0) - low
-    listed = [_entry(entry, (entry.score - low) / span if span > 0 else 0.0) for entry in ordered]
-    return [f"<h2>{escape(section.heading)}</h2><ol>", *listed, "</ol>"]
+        ordered = sorted(section.entries, key=lambda entry: (-entry.score, entry.name))
+        low, high = (ordered[-1].score, ordered[0].score) if ordered else (0.0, 0.0)
+        listed = [_entry(entry, (entry.score - low) / (high - low) if high > low else 0.0) for entry in ordered]
+        parts += [f"<h2>{escape(section.heading)}</h2><ol>", *listed, "</ol>"]
+    return "\n".join([*parts, "</body></html>\n"])
 
 
 def _entry(entry: Entry, share: float) -> str:
@@ -190,9 +168,7 @@ def _picture(picture: Picture) -> str:
     source, text = escape(picture.source), escape(picture.description)
     width, height = picture.size
     image = f'<img src="{source}" alt="{text}" title="{text}" width="{width}" height="{height}" loading="lazy">'
-    if picture.source.startswith("data:"):
-        return f"<span>{image}</span>"
-    return f'<a href="{source}">{image}</a>'
+    return f"<span>{image}</span>" if source.startswith("data:") else f'<a href="{source}">{image}</a>'
 
 
 def _table(table: Table) -> str:

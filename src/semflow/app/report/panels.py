@@ -1,9 +1,8 @@
 """Galleries: images, ground truths and heat maps side by side in one picture."""
 
-__all__ = ["Panel", "gallery"]
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from semflow.errors import ConfigError
 
 from .colors import heat_colors
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND, TEXT, FAINT = (255, 255, 255), (28, 28, 32), (120, 120, 128)
 GAP, CAPTION, HEADER, LEGEND = 6, 20, 44, 96
@@ -29,9 +30,8 @@ class Panel:
         score: Anomaly score of the image.
 
     Example:
-        >>> panel = Panel(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)), None, "brick, crack", 2.1)
-        >>> panel.caption, panel.score
-        ('brick, crack', 2.1)
+        >>> Panel(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)), None, "brick, crack", 2.1).score
+        2.1
     """
 
     image: Image.Image
@@ -58,9 +58,6 @@ def gallery(
         tile: Side of each of the three pictures in pixels.
         value_range: Values of the first and the last color, for a legend; None draws no legend.
 
-    Raises:
-        ConfigError: If `panels` is empty.
-
     Example:
         >>> image = Image.new("RGB", (64, 64))
         >>> panel = Panel(image, image, np.zeros((64, 64), dtype=bool), "brick, crack", 2.1)
@@ -76,7 +73,7 @@ def gallery(
     size = (columns * (width + 4 * GAP) + 2 * GAP, HEADER + rows * (CAPTION + tile + 2 * GAP) + 2 * GAP)
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((3 * GAP, 2 * GAP), title, fill=TEXT, font=_font(16))
+    draw.text((3 * GAP, 2 * GAP), title, fill=TEXT, font=ImageFont.load_default(16))
     if value_range is not None:
         _draw_legend(canvas, draw, value_range)
     for index, panel in enumerate(panels):
@@ -87,7 +84,7 @@ def gallery(
 
 
 def _draw_panel(canvas: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, tile: int) -> None:
-    font = _font(12)
+    font = ImageFont.load_default(12)
     score = f"score {panel.score:.3f}"
     score_left = left + 3 * tile + 2 * GAP - int(draw.textlength(score, font=font))
     draw.text((score_left, top + 3), score, fill=TEXT, font=font)
@@ -104,7 +101,7 @@ def _draw_panel(canvas: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, le
 
 
 def _draw_legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, value_range: tuple[float, float]) -> None:
-    font, top = _font(12), 2 * GAP + 2
+    font, top = ImageFont.load_default(12), 2 * GAP + 2
     low, high = (f"{value:.3g}" for value in value_range)
     right = canvas.width - 3 * GAP - int(draw.textlength(high, font=font))
     bar = heat_colors(np.tile(np.linspace(0.0, 1.0, LEGEND, dtype=np.float32), (12, 1)))
@@ -113,16 +110,10 @@ def _draw_legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, value_range: tu
     draw.text((right - 2 * GAP - LEGEND - int(draw.textlength(low, font=font)), top), low, fill=FAINT, font=font)
 
 
-def _shorten(
-    draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
+def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
     """Drop the start of a long text: names mostly differ at the end."""
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength("..." + text, font=font) > width:
         text = text[1:]
     return "..." + text
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

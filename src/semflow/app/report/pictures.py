@@ -1,7 +1,5 @@
 """Pictures of anomaly maps: alone, over their image, and with the outline of a mask."""
 
-__all__ = ["contour", "heat_map", "overlay", "to_picture"]
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,10 +53,6 @@ def overlay(
             the image shown: a map scaled by its own range shows a defect in every image.
         opacity: Of the last color, in [0, 1].
 
-    Raises:
-        ConfigError: If `opacity` or `value_range` is invalid.
-        ShapeError: If `image` and `anomaly_map` differ in size, or have other shapes than these.
-
     Example:
         >>> values = np.array([[0.0, 1.0], [0.0, 0.0]])
         >>> picture = overlay(np.zeros((3, 2, 2), np.float32), values, (0.0, 1.0), opacity=1.0)
@@ -76,22 +70,11 @@ def overlay(
     return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
 
 
-def contour(
-    picture: Image.Image, mask: "Tensor | NDArray[np.bool_]", color: tuple[int, int, int] = CONTOUR_COLOR
-) -> Image.Image:
-    """Draw the outline of a mask, two pixels wide, on a copy of a picture.
-
-    Args:
-        picture: RGB.
-        mask: (H, W) bool, resized to the picture.
-        color: RGB, from 0 to 255.
-
-    Raises:
-        ShapeError: If `mask` has another shape or type.
+def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.Image:
+    """Draw the outline of a mask (H, W), two pixels wide and resized to the picture, on a copy of a picture.
 
     Example:
-        >>> mask = np.zeros((4, 4), dtype=bool)
-        >>> mask[1:3, 1:3] = True
+        >>> mask = np.pad(np.ones((2, 2), dtype=bool), 1)
         >>> drawn = np.asarray(contour(Image.new("RGB", (8, 8)), mask))[..., 2] > 0
         >>> int(drawn.sum()), bool(drawn[0, 0]), bool(drawn[2, 2])
         (28, False, True)
@@ -107,7 +90,7 @@ def contour(
     neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
     line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
     pixels = np.array(picture.convert("RGB"))
-    pixels[line] = color
+    pixels[line] = CONTOUR_COLOR
     return Image.fromarray(pixels)
 
 

@@ -1,7 +1,5 @@
 """Connection to Ray: to the cluster that RAY_ADDRESS names, or to this machine."""
 
-__all__ = ["connected", "cpu_count", "resources"]
-
 import os
 import signal
 import sys
@@ -21,7 +19,7 @@ def cpu_count() -> int:
 
 @contextmanager
 def connected(cpus: int = 1) -> Iterator[Any]:
-    """Connect to Ray while the block runs.
+    """Connect to Ray while the block runs, and yield the module `ray`.
 
     The environment variable RAY_ADDRESS names the cluster; `auto` means the one that `ray start` connected to.
     Without it, Ray runs on this machine only and ends with the block; its dashboard is off, and so are its usage
@@ -29,12 +27,6 @@ def connected(cpus: int = 1) -> Iterator[Any]:
 
     Args:
         cpus: Number of CPUs that Ray counts on this machine, if it has fewer. Ray only starts what they allow.
-
-    Yields:
-        The module `ray`.
-
-    Raises:
-        ConfigError: If ray is not installed, or no cluster answers at the address.
     """
     ray: Any = import_optional("ray")
     if ray.is_initialized():
@@ -75,14 +67,11 @@ def resources(ray: Any) -> tuple[float, float]:
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Restore the handler of SIGTERM: Ray installs one that ends the program without a message."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        if before is not None:
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

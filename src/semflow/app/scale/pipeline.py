@@ -1,7 +1,5 @@
 """Pipeline on Ray: tasks decode the images of a block, and actors with the model score and commit it."""
 
-__all__ = ["Workers", "score_blocks"]
-
 import json
 import math
 import os
@@ -24,9 +22,8 @@ from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 
 from . import waiting
-from .blocks import BLOCKS, BlockStore, read_manifest
+from .blocks import BLOCKS, Block, BlockStore, Committed, commit_block, printable, read_manifest
 from .cluster import resources
-from .rows import Block, Committed, commit_block, printable
 from .waiting import rows_while_possible
 
 LARGEST = 2**30
@@ -64,7 +61,7 @@ def score_blocks(
     workers: Workers,
     skip: bool = False,
 ) -> Iterator[Committed]:
-    """Score blocks and commit them.
+    """Score blocks and yield their summaries, in the order in which they are committed.
 
     Tasks of one CPU each decode the images on all CPUs that the workers leave free. The folder of the store, the images
     and the model must have the same paths on all machines.
@@ -78,11 +75,7 @@ def score_blocks(
         workers: Processes to start.
         skip: Store the error of an image that cannot be read in its row, instead of raising it.
 
-    Yields:
-        Summaries of the blocks, in the order in which they are committed.
-
     Raises:
-        ConfigError: If the blocks are too large.
         SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.
         ProcessError: If a worker failed in another way, or the cluster lost a machine and cannot run all workers.
     """
@@ -157,7 +150,11 @@ class _Worker:
         try:
             if not workers.gpu:
                 torch.set_num_threads(workers.threads)
-            self._check(manifest)
+            if read_manifest(folder) != manifest:
+                raise DataError(
+                    f"{folder} must be the same folder on all machines, but got another on {socket.gethostname()}; "
+                    "choose a shared one"
+                )
             self.predictor = load()
         except (SemflowError, OSError) as error:
             self.problem = error if isinstance(error, SemflowError) else DataError(str(error))
@@ -175,13 +172,6 @@ class _Worker:
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
         return {"kind": "", "message": json.dumps(done._asdict())}
-
-    def _check(self, manifest: dict[str, Any]) -> None:
-        if read_manifest(self.folder) != manifest:
-            raise DataError(
-                f"{self.folder} must be the same folder on all machines, but got another on {socket.gethostname()}; "
-                "choose a shared one"
-            )
 
     def _score(self, images: NDArray[np.uint8], names: Sequence[str], messages: list[str]) -> dict[str, list[Any]]:
         """Compute the columns of a block, with None for images that could not be read."""

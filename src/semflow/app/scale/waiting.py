@@ -1,7 +1,5 @@
 """Rows of a pipeline, with a time limit while the cluster lacks resources."""
 
-__all__ = ["PATIENCE", "rows_while_possible"]
-
 import contextlib
 import queue
 import threading
@@ -17,15 +15,10 @@ EVERY = 1.0
 
 
 def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patience: float) -> Generator[Any, None, None]:
-    """Yield rows. Stop if no row arrives while resources are missing: Ray would wait forever.
+    """Yield rows of a pipeline, which a thread reads. Stop if none arrives while resources are missing.
 
-    Args:
-        rows: Rows of a pipeline; a thread iterates over them.
-        lacking: Returns a message if resources are missing, and "" otherwise.
-        patience: Seconds without a row and with missing resources before the error.
-
-    Raises:
-        ProcessError: If resources have been missing for too long; the message is that of `lacking`.
+    Ray would wait forever. After `patience` seconds, the message of `lacking` is raised as a ProcessError; it is "" if
+    nothing is missing.
 
     Example:
         >>> list(rows_while_possible([1, 2], lambda: "", 1.0))
@@ -35,7 +28,7 @@ def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patienc
     stop = threading.Event()
 
     def ask() -> None:
-        iterator = iter(rows)
+        iterator: Any = iter(rows)
         try:
             for row in iterator:
                 found.put((row, None, False))
@@ -45,10 +38,8 @@ def rows_while_possible(rows: Iterable[Any], lacking: Callable[[], str], patienc
         except BaseException as error:
             found.put((None, error, True))
         finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                with contextlib.suppress(Exception):
-                    close()
+            with contextlib.suppress(Exception):  # not every iterator has this method
+                iterator.close()
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()

@@ -13,6 +13,5 @@ instead of storing them. The results equal those of plain operators up to roundi
 
 from .autograd import ELEMENTWISE, LOCATION, apply
 from .steps import CouplingForm
-from .switch import enabled, fused_kernels
 
-__all__ = ["ELEMENTWISE", "LOCATION", "CouplingForm", "apply", "enabled", "fused_kernels"]
+__all__ = ["ELEMENTWISE", "LOCATION", "CouplingForm", "apply"]

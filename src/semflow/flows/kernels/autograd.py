@@ -1,20 +1,17 @@
-"""The kernels as functions of autograd."""
+"""The kernels as functions of autograd, and the location kernel as operators for torch.compile."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semflow.functional import soft_clamp
+from semflow.functional import Clamp, soft_clamp
 
-from .operators import location_operator
-from .passes import elementwise_backward, elementwise_forward, location_backward, location_forward
+from .passes import elementwise_backward, elementwise_forward, location_backward, location_forward, location_groups
 from .steps import CouplingForm, along_channels
-
-__all__ = ["ELEMENTWISE", "LOCATION", "Kernel", "apply", "elementwise_composition", "location_composition"]
 
 
 class Kernel(NamedTuple):
@@ -26,32 +23,14 @@ class Kernel(NamedTuple):
 
 
 def location_composition(
-    form: CouplingForm,
-    index: Tensor,
-    x: Tensor,
-    table: Tensor,
-    weight: Tensor,
-    weight_out: Tensor,
-    bias_out: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    form: CouplingForm, index: Tensor, x: Tensor, table: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute a block with the subnet W2 relu(Wx p + table) + b2.
+    """Compute a block with the subnet W2 relu(Wx p + table) + b2: z (N, C) and the log-det of the coupling (N).
 
-    Args:
-        form: Constants of the coupling.
-        index: Permutation, (C).
-        x: Locations (N, C) with N = B H W.
-        table: Addend of the hidden units, (B or 1, H W or 1, hidden).
-        weight: Wx, (hidden, P).
-        weight_out: W2, (2 A, hidden).
-        bias_out: b2, (2 A).
-        scale: Scale of the global affine, (C).
-        shift: Shift of the global affine, (C).
-
-    Returns:
-        z (N, C) and the log-det of the coupling, (N).
+    Shapes: x (N, C) with N = B H W; table (B or 1, H W or 1, hidden); then Wx (hidden, P), W2 (2 A, hidden), b2 (2 A),
+    and scale and shift of the global affine (C).
     """
+    weight, weight_out, bias_out, scale, shift = tensors
     passive, _ = form.halves(x)
     hidden = F.relu((F.linear(passive, weight).unflatten(0, (-1, table.shape[1])) + table).flatten(0, 1))
     return elementwise_composition(form, index, x, F.linear(hidden, weight_out, bias_out), scale, shift)
@@ -76,15 +55,7 @@ ELEMENTWISE = Kernel(elementwise_forward, elementwise_backward, elementwise_comp
 def apply(
     kernel: Kernel, form: CouplingForm, index: Tensor, inverse: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return z and the log-det of the coupling.
-
-    Args:
-        kernel: `LOCATION` or `ELEMENTWISE`.
-        form: Constants of the coupling.
-        index: Permutation, (C).
-        inverse: Inverse of the permutation, (C).
-        *tensors: The tensors of the kernel's composition, from x on.
-    """
+    """Return z and the log-det of the coupling; `tensors` are those of the kernel's composition, from x on."""
     if kernel is LOCATION and torch.compiler.is_compiling():
         return location_operator(form, torch.is_grad_enabled(), index, inverse, *tensors)
     z, log_det, *_ = _Fused.apply(  # type: ignore[no-untyped-call]
@@ -138,3 +109,93 @@ class _Fused(torch.autograd.Function):
         results = torch.vmap(partial(kernel.composition, form), (in_dims[3], *in_dims[5:]))(index, *tensors)
         empty = tensors[0].new_empty(0)
         return (*results, empty, empty), (0, 0, None, None)
+
+
+TENSORS = 7
+"""Differentiable inputs, from x to shift."""
+
+
+# torch.compile calls custom operators without tracing into them. The number in their names must change with their
+# signature or results, because the compile cache on disk identifies an operator by its name only.
+@torch.library.custom_op("semflow::block_3", mutates_args=())
+def _block(
+    x: Tensor,
+    table: Tensor,
+    weight: Tensor,
+    weight_out: Tensor,
+    bias_out: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    index: Tensor,
+    inverse: Tensor,
+    sizes: list[int],
+    swap: bool,
+    numbers: list[float],
+    clamp_form: str,
+    keep: bool,
+) -> list[Tensor]:
+    form = _form(sizes, swap, numbers, clamp_form)
+    return list(location_forward(form, keep, index, x, table, weight, weight_out, bias_out, scale, shift))
+
+
+@_block.register_fake
+def _(*args: Any) -> list[Tensor]:
+    x, table, weight, weight_out, keep = *args[:4], args[-1]
+    kept, width = len(x) if keep else 0, len(weight_out) // 2
+    hidden = (x.new_empty(len(x[rows]), len(weight)) for rows, _ in location_groups(kept, table))
+    return [torch.empty_like(x), *map(x.new_empty, (len(x), (kept, width), (kept, width))), *hidden]
+
+
+@torch.library.custom_op("semflow::block_3_backward", mutates_args=())
+def _block_backward(
+    gradients: list[Tensor],
+    kept: list[Tensor],
+    tensors: list[Tensor],
+    needs: list[bool],
+    inverse: Tensor,
+    sizes: list[int],
+    swap: bool,
+    numbers: list[float],
+    clamp_form: str,
+) -> list[Tensor]:
+    form, (grad_z, grad_log_det) = _form(sizes, swap, numbers, clamp_form), gradients
+    return list(location_backward(form, needs, inverse, (grad_z, grad_log_det), kept, *tensors))
+
+
+@_block_backward.register_fake
+def _(
+    gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor], needs: list[bool], *args: Any
+) -> list[Tensor]:
+    empty = {0: not needs[0], 2: not needs[2], 3: not needs[3]}
+    return [t.new_empty(0) if empty.get(i) else torch.empty_like(t) for i, t in enumerate(tensors)]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    tensors, (_, inverse, *form, _) = inputs[:TENSORS], inputs[TENSORS:]
+    ctx.save_for_backward(inverse, *tensors, *output[2:])
+    ctx.form = form
+
+
+def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
+    inverse, *saved = ctx.saved_tensors
+    tensors, kept = saved[:TENSORS], saved[TENSORS:]
+    needs = [bool(need) for need in ctx.needs_input_grad[:TENSORS]]
+    given = _block_backward(list(gradients[:2]), kept, tensors, needs, inverse, *ctx.form)
+    return *(grad if need else None for grad, need in zip(given, needs, strict=True)), *(None,) * 7
+
+
+_block.register_autograd(_backward, setup_context=_setup_context)
+
+
+def location_operator(
+    form: CouplingForm, keep: bool, index: Tensor, inverse: Tensor, *tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute what the location kernel does, as operators with a gradient for compiled graphs."""
+    numbers = [form.gain, form.clamp]
+    results = cast(Any, _block)(*tensors, index, inverse, list(form.sizes), form.swap, numbers, form.clamp_form, keep)
+    return results[0], results[1]
+
+
+def _form(sizes: list[int], swap: bool, numbers: list[float], clamp_form: str) -> CouplingForm:
+    (first, second), (gain, clamp) = sizes, numbers
+    return CouplingForm((first, second), swap, gain, clamp, cast(Clamp, clamp_form))

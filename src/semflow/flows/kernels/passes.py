@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .steps import CouplingForm, backward_step, forward_step
 
-__all__ = ["elementwise_backward", "elementwise_forward", "location_backward", "location_forward", "location_groups"]
-
 ROWS = 1024
 """Locations per group of `location`, enough for fast matrix products and few enough for the cache."""
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from semflow.functional import Clamp
 
-__all__ = ["CouplingForm", "along_channels", "backward_step", "forward_step"]
-
 
 class CouplingForm(NamedTuple):
     """Constants of a coupling: sizes of the two parts of x, whether the first part is the active one, and the clamp."""

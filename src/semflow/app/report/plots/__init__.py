@@ -5,20 +5,12 @@ a figure as PNG and SVG. The colors are those of Okabe and Ito, which suit impai
 dashes as well.
 """
 
-from .curves import pro_curve, pro_points, roc_curve, roc_points
 from .scales import base_by_scale, variance_maps
-from .scores import score_histogram
+from .scores import pro_curve, pro_points, roc_curve, roc_points, score_histogram
 from .style import save_figure
 from .training import training_curves
 
 __all__ = [
-    "base_by_scale",
-    "pro_curve",
-    "pro_points",
-    "roc_curve",
-    "roc_points",
-    "save_figure",
-    "score_histogram",
-    "training_curves",
-    "variance_maps",
-]
+    "base_by_scale", "pro_curve", "pro_points", "roc_curve", "roc_points", "save_figure", "score_histogram",
+    "training_curves", "variance_maps",
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """Plots of the semantic Gaussian base per scale: predicted variances, and latents against the means."""
 
-__all__ = ["base_by_scale", "variance_maps"]
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semflow.app.report.colors import to_array
+from semflow._optional import import_optional
+from semflow.app.report.colors import HEAT_ANCHORS, to_array
 from semflow.detectors import Latents
 from semflow.errors import ShapeError
 from semflow.functional import mask_to_grid
 
-from .style import ANOMALOUS, FAINT, NORMAL, finish, heat_colormap, new_figure
+from .style import ANOMALOUS, FAINT, NORMAL, finish, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +27,6 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
         variances: One map (H_k, W_k) per scale, as in `Prediction.variance`.
         strides: Stride of each scale, for the titles.
 
-    Raises:
-        ShapeError: If `variances` are empty or no maps.
-
     Example:
         >>> import torch
         >>> figure = variance_maps(torch.rand(3, 16, 16), [torch.rand(4, 4), torch.rand(2, 2)], strides=(4, 8))
@@ -43,9 +39,9 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
     figure, axes = new_figure(1 + len(maps), width=2.9, height=2.7)
     axes[0, 0].imshow(np.clip(to_array(image).transpose(1, 2, 0), 0, 1))
     axes[0, 0].set_title("image", fontsize=10)
-    for k, variance in enumerate(maps):
-        panel = axes[0, 1 + k]
-        drawn = panel.imshow(variance, cmap=heat_colormap(), interpolation="nearest")
+    colors = import_optional("matplotlib.colors").LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255))
+    for k, (panel, variance) in enumerate(zip(axes[0, 1:], maps, strict=True)):
+        drawn = panel.imshow(variance, cmap=colors, interpolation="nearest")
         panel.set_title(f"scale {k + 1}" if strides is None else f"stride {strides[k]}", fontsize=10)
         figure.colorbar(drawn, ax=panel, shrink=0.75).ax.tick_params(labelsize=8)
     for panel in axes[0]:
@@ -58,17 +54,14 @@ def base_by_scale(
 ) -> "Figure":
     """Plot histograms of latents and of predicted variances at normal and at anomalous locations, per scale.
 
-    The first row shows the latents' mean over channels: training moves the two kinds of locations toward the means of
-    the base, the dashed lines. The second row shows the predicted variance at the same locations.
+    The first row shows the latents' mean over channels; training moves it toward the means of the base, the dashed
+    lines. The second row shows the predicted variance at the same locations.
 
     Args:
         scales: Result of `Detector.encode`, with statistics.
         anomaly_masks: (B, H, W), true where anomalous. A location is anomalous if any of its pixels is.
         means: Normal and anomalous mean of the base.
         bins: Bins of each histogram.
-
-    Raises:
-        ShapeError: If a scale lacks statistics.
     """
     figure, axes = new_figure(len(scales), 2, width=3.4, height=2.6)
     for k, scale in enumerate(scales):

@@ -1,13 +1,10 @@
 """Figures, axes, colors and files that all plots share."""
 
-__all__ = ["ANOMALOUS", "FAINT", "NORMAL", "THRESHOLD", "finish", "heat_colormap", "new_figure", "save_figure"]
-
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semflow._optional import import_optional
-from semflow.app.report.colors import HEAT_ANCHORS
 from semflow.files import write_atomic
 
 if TYPE_CHECKING:
@@ -18,14 +15,7 @@ NORMAL, ANOMALOUS, THRESHOLD, FAINT = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 
 
 def new_figure(columns: int = 1, rows: int = 1, *, width: float = 4.4, height: float = 3.2) -> "tuple[Figure, Any]":
-    """Create a figure of panels of the given size in inches.
-
-    Returns:
-        The figure, and its axes (rows, columns).
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
+    """Create a figure of panels of the given size in inches, and return it with its axes (rows, columns)."""
     figure = import_optional("matplotlib.figure").Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -33,34 +23,19 @@ def new_figure(columns: int = 1, rows: int = 1, *, width: float = 4.4, height: f
 def finish(axes: Any, title: str, x: str, y: str) -> None:
     """Add title, axis labels, a faint grid and, if anything is labeled, a legend; remove the box."""
     axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y, axisbelow=True)
     axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
 
 
-def heat_colormap() -> Any:
-    """Return the colors of heat maps as a colormap of matplotlib."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255.0))
-
-
 def save_figure(figure: "Figure", path: str | Path) -> list[Path]:
-    """Write a figure atomically as PNG and as SVG; equal figures give equal bytes.
+    """Write a figure atomically as PNG and as SVG, and return the two paths; equal figures give equal bytes.
 
     Args:
         figure: Result of one of these functions.
         path: Path of the two files, with or without the ending of either.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        DataError: If a file cannot be written.
     """
     import matplotlib as mpl
 

@@ -1,7 +1,5 @@
 """Plot of a training run's log."""
 
-__all__ = ["training_curves"]
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,12 +24,8 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
             `learning_rate` and `largest_gradient`.
         title: Title of the left panel.
 
-    Raises:
-        DataError: If the file cannot be read or is empty.
-
     Example:
-        >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1}
-        >>> line.update(learning_rate=1e-3, largest_gradient=3.0)
+        >>> line = {"loss": 2.0, "nll": 1.0, "bce": 0.5, "kl": 0.1, "learning_rate": 1e-3, "largest_gradient": 3.0}
         >>> figure = training_curves([{"epoch": epoch, **line} for epoch in (1, 2)])
         >>> [axes.get_title("left") for axes in figure.axes]
         ['Training', 'Step size', '']
@@ -43,14 +37,14 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
     mark = "o" if len(lines) < 30 else None
     figure, axes = new_figure(2)
     left, right = axes[0]
-    for key, name, color, dashes in _TERMS:
-        left.plot(epochs, [line[key] for line in lines], color=color, linestyle=dashes, marker=mark, ms=3, label=name)
-    finish(left, title, "epoch", "nats (NLL and KL per dimension)")
-    rates = [line["learning_rate"] for line in lines]
-    right.plot(epochs, rates, color=NORMAL, marker=mark, ms=3, label="learning rate")
-    gradients = [line["largest_gradient"] for line in lines]
     other = right.twinx()
-    other.plot(epochs, gradients, color=FAINT, linestyle="--", marker=mark, ms=3, label="largest gradient")
+    for panel, key, name, color, dashes in (
+        *((left, *term) for term in _TERMS),
+        (right, "learning_rate", "learning rate", NORMAL, "-"),
+        (other, "largest_gradient", "largest gradient", FAINT, "--"),
+    ):
+        panel.plot(epochs, [line[key] for line in lines], color=color, linestyle=dashes, marker=mark, ms=3, label=name)
+    finish(left, title, "epoch", "nats (NLL and KL per dimension)")
     other.set_ylabel("norm of the largest gradient", color=FAINT)
     other.spines[["top"]].set_visible(False)
     other.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semflow._validation import check_arguments
+from semflow._validation import at_least, check_arguments
 from semflow.bases import Base
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
@@ -18,13 +18,7 @@ __all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locatio
 
 
 class Terms(NamedTuple):
-    """The loss and its terms: scalars, means over locations, in nats (NLL and KL per dimension).
-
-    Args:
-        total: The loss, with gradients.
-        nll: Negative log-likelihood per dimension.
-        bce: Binary cross-entropy.
-        kl: Divergence from the variance's prior per dimension.
+    """The loss, with gradients, and its terms: means over locations in nats, NLL and KL per dimension.
 
     Example:
         >>> terms = Terms(*torch.tensor([1.5, 1.2, 0.2, 0.5]))
@@ -39,18 +33,12 @@ class Terms(NamedTuple):
 
 
 def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
-    """Compute log p(x) = log p(z) + log |det dz/dx| (SANFlow, Eq. 3).
+    """Compute log p(x) = log p(z) + log |det dz/dx| (SANFlow, Eq. 3), in the shape of `log_det`.
 
     Args:
         log_prob: Log-probability of a base, (B, H, W).
         log_det: (B, H, W) from a `"location"` flow, (B,) from a `"sample"` flow.
         event: Event of the flow.
-
-    Returns:
-        Tensor with the shape of `log_det`.
-
-    Raises:
-        ShapeError: If the shape of `log_det` contradicts `event`.
 
     Example:
         >>> log_likelihood(torch.zeros(4, 2, 4), torch.ones(4), "sample").shape
@@ -63,15 +51,12 @@ def log_likelihood(log_prob: Tensor, log_det: Tensor, event: Event) -> Tensor:
 
 
 def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int, ...] = (0, 1, 2)) -> Tensor:
-    """Compute the mean of a map over the locations that are not ignored.
+    """Compute the mean over the locations that are not ignored; 0 if all are.
 
     Args:
         x: Map (B, H, W); the plain mean is taken of any other shape.
         ignore: Mask (B, H, W), positive at ignored locations, or None.
         dim: Axes of the mean.
-
-    Returns:
-        The mean; 0 if all locations are ignored.
 
     Example:
         >>> mean_over_locations(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.tensor([[[0, 0, 1]]])).item()
@@ -85,10 +70,6 @@ def mean_over_locations(x: Tensor, ignore: Tensor | None = None, dim: tuple[int,
 
 def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -> Sequence[Tensor]:
     """Compute `mean_over_locations` for several maps; distributed training replaces it by a mean over processes.
-
-    Args:
-        maps: Maps (B, H, W), or tensors of other shapes.
-        ignore: Mask (B, H, W), positive at ignored locations, or None.
 
     Example:
         >>> means_over_locations([torch.ones(2, 4, 4), torch.zeros(2, 4, 4)])
@@ -135,9 +116,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_arguments(Objective.__init__, vars(self))
-        for name, value in (("bce", self.bce), ("kl", self.kl)):
-            if value < 0:
-                raise ConfigError(f"{name} must be at least 0, but got {value}")
+        at_least(0, bce=self.bce, kl=self.kl)
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(f"temperature must be positive or None, but got {self.temperature}")
 
@@ -162,12 +141,6 @@ class Objective:
             anomaly_mask: Mask (B, H, W), positive at anomalous locations; None for all normal and no BCE.
             ignore: Mask (B, H, W), positive at locations that are left out of the means. The likelihood of a
                 `"sample"` flow covers the whole sample and is unaffected.
-
-        Returns:
-            The loss and its terms.
-
-        Raises:
-            ShapeError: If the shape of `log_det` contradicts `event`, or a mask is not (B, H, W).
         """
         batch, channels, height, width = z.shape
         if ignore is not None and ignore.shape != (batch, height, width):
@@ -181,23 +154,17 @@ class Objective:
             bce = self._cross_entropy(base.log_odds(z, statistics), anomaly_mask > 0, channels)
         nll_mean, bce_mean, kl_mean = self.means((nll, bce, kl), ignore)
         if self.squash:
-            worst = F.softplus(_over_event(nll, kl * self.kl, ignore) + self.bce * bce_mean / channels)
-            (total,) = self.means((worst,), ignore)
+            divergence = kl * self.kl
+            if nll.dim() == 1:
+                divergence = mean_over_locations(divergence, ignore, (1, 2))
+            (total,) = self.means((F.softplus(nll + divergence + self.bce * bce_mean / channels),), ignore)
         else:
             total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
 
     def _cross_entropy(self, odds: Tensor, anomalous: Tensor, channels: int) -> Tensor:
-        normal = (~anomalous).to(odds)
-        if self.double_softmax:
-            return F.binary_cross_entropy_with_logits(2 * torch.sigmoid(odds) - 1, normal, reduction="none")
-        temperature = channels if self.temperature is None else self.temperature
-        return F.binary_cross_entropy_with_logits(odds / temperature, normal, reduction="none")
-
-
-def _over_event(nll: Tensor, kl: Tensor, ignore: Tensor | None) -> Tensor:
-    """Add a divergence per location to an NLL per location or per sample."""
-    return nll + (mean_over_locations(kl, ignore, (1, 2)) if nll.dim() == 1 else kl)
+        logits = 2 * torch.sigmoid(odds) - 1 if self.double_softmax else odds / (self.temperature or channels)
+        return F.binary_cross_entropy_with_logits(logits, (~anomalous).to(odds), reduction="none")
 
 
 PRESETS: dict[str, Objective] = {

@@ -1,14 +1,15 @@
-"""Inputs and outputs of detectors."""
+"""Predictions of a detector, and the record of how it was made."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .provenance import Provenance
+from semflow.synthesis import CutPaste
 
-__all__ = ["Gather", "ImageBatch", "Prediction", "Predictor"]
+__all__ = ["Gather", "ImageBatch", "Prediction", "Predictor", "Provenance"]
 
 ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
 """Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
@@ -16,10 +17,31 @@ Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """Collects the results for each batch from all processes, see `Processes.gather`."""
 
 
-class Prediction(NamedTuple):
-    """Predictions for a batch of images.
+@dataclass(frozen=True)
+class Provenance:
+    """Record of how a detector was made. Recipes and training write it; the detector itself never reads it.
 
-    The last three are None if the detector is not calibrated, see `Calibration`.
+    Args:
+        recipe: name of the registered recipe, "" for a detector that was assembled by hand.
+        module: module that registers the recipe.
+        arguments: the recipe's arguments as plain values, see `semflow.recipes.plain_settings`.
+        image_size: side in pixels of the images that the detector was made for.
+        training: `semflow.training.TrainingConfig` that `semflow.fit` uses by default.
+        synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
+        fingerprints: one per training image: calibration rejects these images.
+    """
+
+    recipe: str = ""
+    module: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    image_size: int = 256
+    training: Any = None
+    synthesis: CutPaste | None = None
+    fingerprints: tuple[str, ...] = ()
+
+
+class Prediction(NamedTuple):
+    """Predictions for a batch of images; the last three are None if the detector is not calibrated.
 
     Args:
         score: (B,), higher is more anomalous.
@@ -28,11 +50,6 @@ class Prediction(NamedTuple):
         p_value: (B,) float64, the probability that a normal image has such a score.
         is_anomalous: (B,) bool, true if the p-value is at most the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
-
-    Example:
-        >>> prediction = Prediction(torch.tensor([0.3, 2.1]), torch.rand(2, 64, 64), ())
-        >>> prediction.score.argmax().item(), prediction.is_anomalous is None
-        (1, True)
     """
 
     score: Tensor
@@ -49,28 +66,22 @@ class Predictor(Protocol):
     @property
     def provenance(self) -> Provenance:
         """Origin of the detector, with the side of its images in pixels."""
-        ...
 
     @property
     def map_range(self) -> tuple[float, float]:
         """Color range for anomaly maps."""
-        ...
 
     @property
     def localizes(self) -> bool:
         """True if the anomaly map tells where."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Device of the images."""
-        ...
 
     @property
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
-        ...
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, S, S) in [0, 1]."""
-        ...
