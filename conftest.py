@@ -6,9 +6,6 @@ import pytest
 
 NEED = {
     "adapters/anomalib.py": "anomalib",
-    "adapters/anomalib_base.py": "anomalib",
-    "adapters/anomalib_recipe.py": "anomalib",
-    "adapters/anomalib_retrofit.py": "anomalib",
     "adapters/zuko_lazy.py": "zuko",
 }
 

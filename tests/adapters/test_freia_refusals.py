@@ -103,31 +103,31 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "two kernels": (
         lambda: with_subnet("map 3x3", with_layers(conv, relu, partial(nn.Conv2d, kernel_size=1))),
-        r"must have one kernel size, but got \(3, 3\) and \(1, 1\)",
+        r"must have one odd square kernel size, .* but got Conv2d",
     ),
     "stride": (
         lambda: with_subnet("map 3x3", with_layers(partial(conv, stride=2), relu, conv)),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
     "padding": (
         lambda: with_subnet("map 3x3", partial(convolution, padding=0)),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
     "even kernel": (
         lambda: with_subnet("map 3x3", partial(convolution, kernel=4, padding="same")),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
     "reflecting": (
         lambda: with_subnet("map 3x3", with_layers(partial(conv, padding_mode="reflect"), relu, conv)),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
     "dilated": (
         lambda: with_subnet("map 3x3", with_layers(partial(conv, dilation=2, padding=2), relu, conv)),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
     "groups": (
         lambda: with_subnet("map 3x3", with_layers(conv, relu, partial(conv, groups=2))),
-        "must have odd square kernels, .* but got Conv2d",
+        "must have one odd square kernel size, .* but got Conv2d",
     ),
 }
 

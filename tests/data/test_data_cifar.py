@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from helpers.data_cases import SHARED, fails, in_a_forked_child, positions_in, relative
 from semflow.data import CIFAR10, CIFAR10_CLASSES, collate, open_dataset
-from semflow.data.cifar_batches import read_batch
+from semflow.data.cifar import read_batch
 from semflow.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def test_shanghaitech_rejects_mismatched_frames_labels_and_masks(stc: Path) -> N
     masks.unlink()
     fails(test_split, masks, "no such file")
     (frames / "001.jpg").unlink()
-    fails(test_split, frames, "got 2 after 000.jpg")
+    fails(test_split, frames, "got 002.jpg after 000.jpg")
     save_gray(frames / "cover.jpg")
     fails(test_split, frames / "cover.jpg", "a number for its name")
 

@@ -33,12 +33,7 @@ class ModelWithStatistics(FlowWithStatistics):
 
     Args:
         model: a `Fastflow`, a `Cflow`, or its torch model.
-        head: see `with_statistics`; also base and objective.
-        base: as there.
-        objective: as there.
-
-    Raises:
-        ConfigError: it is another model.
+        head, base, objective: see `with_statistics`.
     """
 
     mean: Tensor
@@ -82,11 +77,7 @@ class ModelWithStatistics(FlowWithStatistics):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
-        """Compute the latents and the statistics of each scale from normalized images (B, 3, H, W).
-
-        Raises:
-            ShapeError: `features` are not images.
-        """
+        """Compute the latents and the statistics of each scale from normalized images (B, 3, H, W)."""
         if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
             given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
@@ -101,17 +92,15 @@ class ModelWithStatistics(FlowWithStatistics):
         activations = self.frozen[0](images)
         return [activations[layer] for layer in self.layers]
 
-    def map_size(self, features: Maps, image: Tensor | None) -> tuple[int, int]:
+    def map_size(self, features: Maps, image: Tensor | None) -> tuple[int, int] | None:
         """Return the size of the images."""
-        height, width = cast(Tensor, features).shape[2:]
-        return height, width
+        return super().map_size(features, cast(Tensor, features))
 
 
 def is_anomalib_model(value: object) -> bool:
     """Return whether a value is a model of anomalib, with or without its Lightning module, and not one of its flows."""
-    return (
-        isinstance(value, nn.Module) and comes_from(value, "anomalib") and not (is_sequence(value) or is_graph(value))
-    )
+    is_module = isinstance(value, nn.Module) and comes_from(value, "anomalib")
+    return is_module and not is_sequence(value) and not is_graph(value)
 
 
 def _class_names(value: object) -> set[str]:

@@ -1,14 +1,14 @@
 """Adapter for any function that returns (z, log_det)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 
-from .foreign import ForeignFlow, Layout, check_event, describe
+from .foreign import ForeignFlow, check_event, describe
 
 __all__ = ["CallableFlow"]
 
@@ -17,8 +17,7 @@ class CallableFlow(ForeignFlow):
     """Flow of a function and its inverse: z, log_det = function(x), x = inverse(z).
 
     Both receive the context as a second argument if there is one. If they are modules or methods of modules, those are
-    registered, so that their parameters train and are saved. Parameters in the closure of a plain function are not:
-    pass them to the optimizer yourself.
+    registered. Parameters in the closure of a plain function are not: pass them to the optimizer yourself.
 
     Args:
         function: returns (z, log_det).
@@ -27,9 +26,6 @@ class CallableFlow(ForeignFlow):
         maps: whether both take maps (B, C, H, W). By default they take locations as rows (N, C) with log_det (N,) for
             the event `"location"`, and maps with log_det (B,) for `"sample"`. With `maps=True` and the event
             `"location"`, log_det must be (B, H, W).
-
-    Raises:
-        ConfigError: the function is not callable or has no inverse, or the event is not declared.
 
     Example:
         >>> import torch
@@ -57,34 +53,25 @@ class CallableFlow(ForeignFlow):
         event = check_event(event, "a callable")
         if event == "sample" and maps is False:
             raise ConfigError("maps must be True or None if event is 'sample', but got False")
-        layout: Layout = "maps" if maps or event == "sample" else "rows"
-        super().__init__(event, layout, declared=True)
+        label = getattr(function, "__qualname__", type(function).__qualname__)
+        super().__init__(event, "maps" if maps or event == "sample" else "rows", label, declared=True)
         self.function, self.inverse_function = function, inverse
         owners = [getattr(f, "__self__", None) for f in (function, inverse)]
         self.owners = nn.ModuleList(owner for owner in owners if isinstance(owner, nn.Module) and owner is not function)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the function."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         result = self.function(x) if context is None else self.function(x, context)
         if not isinstance(result, tuple) or len(result) != 2:
             raise ShapeError(f"{self.label} must return (z, log_det), but got {type(result).__name__}")
         return result
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse function."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         result: Any = self.inverse_function(z) if context is None else self.inverse_function(z, context)
-        x: Tensor = result[0] if isinstance(result, tuple) else result
-        return x
+        return cast(Tensor, result[0] if isinstance(result, tuple) else result)
 
-    def event_hint(self) -> str:
-        """Return which event and which `maps` other shapes of the log-det call for."""
+    def _event_hint(self) -> str:
         if self.event == "sample":
-            return f"{super().event_hint()}; if its log_det is (B, H, W), its event is 'location' with maps=True"
+            return f"{super()._event_hint()}; if its log_det is (B, H, W), its event is 'location' with maps=True"
         if self.layout == "maps":
             return "; if its log_det is (B,), its event is 'sample'; if it maps vectors (C,), leave maps out"
-        return f"{super().event_hint()}; if its log_det is (B, H, W), set maps=True"
-
-    @property
-    def label(self) -> str:
-        """Name of the function in error messages."""
-        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"{super()._event_hint()}; if its log_det is (B, H, W), set maps=True"

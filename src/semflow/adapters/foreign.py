@@ -1,7 +1,7 @@
 """Base class of all adapters: tensor layouts of other libraries, and error messages that name a wrong event."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -28,43 +28,28 @@ class OneWayError(ConfigError, NotImplementedError):
 class ForeignFlow(Flow):
     """Base class of flows of other libraries.
 
-    A subclass defines `encode` and `decode` in the library's own layout. This class converts maps and contexts, checks
-    the shapes of the results, and disables autocast: libraries add up log-dets in the precision of their layers.
-
-    Args:
-        event: `"location"` or `"sample"`.
-        layout: what `encode` and `decode` take.
-        declared: whether the user declared the event, which may be wrong; otherwise it is known.
+    A subclass defines `_encode` and `_decode` in the library's own `layout`, and its `label` in error messages. This
+    class converts maps and contexts, checks the shapes of the results, and disables autocast: libraries add up log-dets
+    in the precision of their layers. The event may be wrong if the user `declared` it.
     """
 
-    def __init__(self, event: Event, layout: Layout, declared: bool = False) -> None:
-        super().__init__()
-        self.event = event
-        self.layout: Layout = layout
-        self.declared = declared
+    inverse_hint = ""  # end of the error for a missing inverse
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    def __init__(self, event: Event, layout: Layout, label: str, declared: bool = False) -> None:
+        super().__init__()
+        self.event, self.layout, self.label, self.declared = event, layout, label, declared
+
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """Return (z, log_det) of x; everything is in the library's layout."""
         raise TypeError(f"{type(self).__name__} must define encode(x, context), but got a class without it")
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         """Return the x of z; everything is in the library's layout."""
         raise TypeError(f"{type(self).__name__} must define decode(z, context), but got a class without it")
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
-        """Map features to latents.
-
-        Args:
-            x: (B, C, H, W).
-            context: position tables, or a map (D, H, W) or (B, D, H, W).
-
-        Returns:
-            z (B, C, H, W), and log_det (B, H, W) for the event `"location"` or (B,) for `"sample"`.
-
-        Raises:
-            ShapeError: the library's flow fails on the layout of its event, or returns other shapes.
-        """
-        z, log_det = self._call(self.encode, x, context)
+        """Map features (B, C, H, W) to latents; the context is position tables or a map (D, H, W) or (B, D, H, W)."""
+        z, log_det = self._call(self._encode, x, context)
         # Some flows with a constant log-det return a plain number.
         log_det = narrow(torch.as_tensor(log_det, dtype=getattr(log_det, "dtype", z.dtype), device=z.device))
         shape = (x.shape[0],) if self.event == "sample" else (x.shape[0], *x.shape[2:])
@@ -72,31 +57,21 @@ class ForeignFlow(Flow):
         if log_det.dim() and log_det.shape != expected:
             raise ShapeError(
                 f"log_det must be {expected} if event is {self.event!r}, but got {tuple(log_det.shape)} from "
-                f"{self.label}{self.event_hint()}"
+                f"{self.label}{self._event_hint()}"
             )
         return self._from_layout(z, x, "z"), log_det.expand(expected).view(shape)
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Map latents (B, C, H, W) back to features."""
-        return self._from_layout(self._call(self.decode, z, context), z, "x")
+        return self._from_layout(self._call(self._decode, z, context), z, "x")
 
-    @property
-    def label(self) -> str:
-        """Name of the library's flow in error messages."""
-        return type(self).__name__
-
-    @property
-    def inverse_hint(self) -> str:
-        """End of the error for a missing inverse."""
-        return ""
-
-    def check_input(self, x: Tensor, context: Context) -> Context:
-        """Raise ShapeError unless x is (B, C, H, W); return the context that `encode` and `decode` receive."""
+    def _check_input(self, x: Tensor, context: Context) -> Context:
+        """Raise ShapeError unless x is (B, C, H, W); return the context that `_encode` and `_decode` receive."""
         if x.dim() != 4:
             raise ShapeError(f"x must be (B, C, H, W), but got {tuple(x.shape)}")
         return context
 
-    def event_hint(self) -> str:
+    def _event_hint(self) -> str:
         """Return the end of an error that a wrongly declared event may have caused."""
         if not self.declared:
             return ""
@@ -104,7 +79,7 @@ class ForeignFlow(Flow):
             return "; if it maps (C, H, W), its event is 'sample'"
         return "; if it maps vectors (C,), one per location, its event is 'location'"
 
-    def failure_hint(self, x: Tensor, context: Tensor | None) -> str:
+    def _failure_hint(self, x: Tensor, context: Tensor | None) -> str:
         """Return the end of the error for a call that failed: how x or the context may differ from what is expected."""
         own = [p for p in self.parameters() if p.is_floating_point()]
         for name in ("device", "dtype"):
@@ -112,7 +87,7 @@ class ForeignFlow(Flow):
             if theirs and str(getattr(x, name)) not in theirs:
                 return f"; x has {name} {getattr(x, name)}, its parameters have {', '.join(theirs)}: use one for both"
         width = 0 if context is None else context.shape[-1 if self.layout != "maps" else 1]
-        return f"; make it for {x.shape[1]} channels and {width} context channels{self.event_hint()}"
+        return f"; make it for {x.shape[1]} channels and {width} context channels{self._event_hint()}"
 
     def extra_repr(self) -> str:
         """Return the event for `repr`."""
@@ -120,7 +95,7 @@ class ForeignFlow(Flow):
 
     def _call(self, function: Callable[[Tensor, Tensor | None], Output], x: Tensor, context: Context) -> Output:
         """Call encode or decode in the library's layout without autocast, and translate the library's errors."""
-        dense = self._dense_context(x, self.check_input(x, context))
+        dense = self._dense_context(x, self._check_input(x, context))
         if torch.is_autocast_enabled(x.device.type):
             x, dense = narrow(x), None if dense is None else narrow(dense)
         given = self._to_layout(x)
@@ -130,14 +105,14 @@ class ForeignFlow(Flow):
         except (torch.OutOfMemoryError, ConfigError, ShapeError):
             raise
         except (NotImplementedError, KeyError) as error:  # Pyro raises KeyError for an x that is not in its cache
-            way = "x to z" if function == self.encode else "z to x"
+            way = "x to z" if function == self._encode else "z to x"
             raise OneWayError(
                 f"{self.label} must map {way}, but got {type(error).__name__}: {first_line(error)}{self.inverse_hint}"
             ) from error
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             raise ShapeError(
                 f"{self.label} must take {tuple(given.shape)} if event is {self.event!r}, but got "
-                f"{type(error).__name__}: {first_line(error)}{self.failure_hint(x, dense)}"
+                f"{type(error).__name__}: {first_line(error)}{self._failure_hint(x, dense)}"
             ) from error
 
     def _to_layout(self, x: Tensor) -> Tensor:
@@ -150,7 +125,7 @@ class ForeignFlow(Flow):
         if y.shape != expected:
             raise ShapeError(
                 f"{name} must be {tuple(expected)}, the shape of the input, if event is {self.event!r}, but got "
-                f"{tuple(y.shape)} from {self.label}{self.event_hint()}"
+                f"{tuple(y.shape)} from {self.label}{self._event_hint()}"
             )
         if self.layout == "rows":
             return from_locations(y, (x.shape[2], x.shape[3]))
@@ -162,9 +137,8 @@ class ForeignFlow(Flow):
             return None
         dense = context.dense() if isinstance(context, PositionTables) else context
         batch, _, height, width = x.shape
-        if dense.shape[-2:] != (height, width) or not (
-            dense.dim() == 3 or (dense.dim() == 4 and dense.shape[0] in (1, batch))
-        ):
+        fits = dense.dim() == 3 or (dense.dim() == 4 and dense.shape[0] in (1, batch))
+        if not fits or dense.shape[-2:] != (height, width):
             raise ShapeError(
                 f"context must be (D, {height}, {width}) or (B, D, {height}, {width}) with B = {batch}, "
                 f"but got {tuple(dense.shape)}"
@@ -176,24 +150,13 @@ class ForeignFlow(Flow):
 
 
 def check_event(event: object, kind: str, known: Event | None = None) -> Event:
-    """Return the event of a flow, declared or known.
-
-    Args:
-        event: the user's declaration, or None.
-        kind: description of the flow for error messages.
-        known: the event that flows of this kind have, or None if it must be declared.
-
-    Raises:
-        ConfigError: the declaration is missing, invalid, or contradicts the known event.
-    """
+    """Return the declared or `known` event of a flow; `kind` describes the flow in error messages."""
     if known is not None:
         if event not in (None, known):
             raise ConfigError(f"event must be {known!r} for {kind}, but got {event!r}; leave it out")
         return known
-    if event == "location":
-        return "location"
-    if event == "sample":
-        return "sample"
+    if event in get_args(Event):
+        return cast(Event, event)
     raise ConfigError(
         f"event must be 'location' or 'sample' for {kind}, but got {event!r}; declare 'location' if it maps vectors "
         "(C,), one per location, or 'sample' if it maps (C, H, W), as in as_flow(flow, event='location')"
@@ -211,6 +174,6 @@ def describe(value: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message that is not empty."""
-    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    return next((line for line in lines if line), "no message")
+    """Return the first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else "no message"

@@ -25,55 +25,53 @@ class FreiaFlow(ForeignFlow):
             shape. The conditions of a graph, (D_i,) or (D_i, H, W), are the channels of the context, D = D_1 + D_2 ...,
             in the order of its condition nodes.
 
-    Raises:
-        ConfigError: `inn` is something else, changes the shape, or has other dimensions.
-
     Example:
-        >>> import torch
         >>> from FrEIA.framework import SequenceINN
         >>> from FrEIA.modules import GLOWCouplingBlock
         >>> inn = SequenceINN(6)
         >>> inn.append(GLOWCouplingBlock, subnet_constructor=nn.Linear)
-        >>> flow = FreiaFlow(inn)
-        >>> z, log_det = flow(torch.randn(2, 6, 3, 4))
-        >>> flow.event, z.shape, log_det.shape
-        ('location', torch.Size([2, 6, 3, 4]), torch.Size([2, 3, 4]))
+        >>> FreiaFlow(inn).event
+        'location'
     """
 
     def __init__(self, inn: nn.Module) -> None:
+        network: Any = inn
+        skipped = 0  # unused conditions before the one that is used
         if is_sequence(inn):
-            first, last, conditions, skipped = _read_sequence(inn)
+            first, last = tuple(network.shapes[0]), tuple(network.shapes[-1])
+            skipped = condition_index(inn) or 0
+            blocks = zip(network.module_list, network.conditions, strict=True)
+            conditions = [block.dims_c[0][0] for block, index in blocks if index is not None][:1]
         elif is_graph(inn):
-            first, last, conditions, skipped = _read_graph(inn)
+            ends = len(network.in_nodes), len(network.out_nodes)
+            if ends != (1, 1):
+                raise ConfigError(
+                    f"inn must have one input and one output, but got a GraphINN with {ends[0]} and {ends[1]}; "
+                    "concatenate them in the graph"
+                )
+            first, last = tuple(network.in_nodes[0].dims), tuple(network.global_out_shapes[0])
+            conditions = [node.dims[0] for node in network.condition_nodes]
         else:
             raise ConfigError(f"inn must be a SequenceINN or a GraphINN of FrEIA, but got {describe(inn)}")
         if len(first) not in (1, 3):
             raise ConfigError(f"inn must map (C,) or (C, H, W), but got dimensions {first}")
         if last != first:
             raise ConfigError(f"inn must keep the shape of its input, but got {first} to {last}")
-        super().__init__(*(("location", "rows") if len(first) == 1 else ("sample", "maps")))
+        super().__init__(*(("location", "rows") if len(first) == 1 else ("sample", "maps")), type(inn).__name__)
         self.inn = inn
         self.channels, self.conditions, self.skipped = first[0], conditions, skipped
         self.context_channels = sum(conditions)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the network."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return self._run(x, context, rev=False)
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the network in reverse."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self._run(z, context, rev=True)[0]
 
-    def check_input(self, x: Tensor, context: Context) -> Context:
-        """Raise ShapeError unless x and the context have the network's channels; return the context if it has any."""
+    def _check_input(self, x: Tensor, context: Context) -> Context:
         check_channels(x, self.channels)
         check_context(context, self.context_channels, x)
         return context if self.context_channels else None
-
-    @property
-    def label(self) -> str:
-        """Name of the network in error messages."""
-        return type(self.inn).__name__
 
     def extra_repr(self) -> str:
         """Return the channels and the event for `repr`."""
@@ -96,11 +94,7 @@ def is_graph(module: object) -> bool:
 
 
 def condition_index(sequence: nn.Module) -> int | None:
-    """Return which condition the blocks of a SequenceINN use, or None if they use none.
-
-    Raises:
-        ConfigError: blocks use different conditions, or there is no block.
-    """
+    """Return which condition the blocks of a SequenceINN use, or None if they use none."""
     conditions: list[int | None] = list(sequence.conditions)  # type: ignore[arg-type]
     if not conditions:
         raise ConfigError("inn must hold at least one block, but got an empty SequenceINN")
@@ -111,30 +105,6 @@ def condition_index(sequence: nn.Module) -> int | None:
             "adapt the blocks one by one"
         )
     return used[0] if used else None
-
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...], list[int], int]
-"""Shapes of the input and the output, channels of the conditions, and the number of unused conditions before them."""
-
-
-def _read_sequence(inn: Any) -> Shapes:
-    conditions: list[int] = []
-    index = condition_index(inn)
-    if index is not None:
-        blocks = zip(inn.module_list, inn.conditions, strict=True)
-        conditions = [next(block.dims_c[0][0] for block, i in blocks if i is not None)]
-    return tuple(inn.shapes[0]), tuple(inn.shapes[-1]), conditions, index or 0
-
-
-def _read_graph(inn: Any) -> Shapes:
-    ends = len(inn.in_nodes), len(inn.out_nodes)
-    if ends != (1, 1):
-        raise ConfigError(
-            f"inn must have one input and one output, but got a GraphINN with {ends[0]} and {ends[1]}; "
-            "concatenate them in the graph"
-        )
-    conditions = [node.dims[0] for node in inn.condition_nodes]
-    return tuple(inn.in_nodes[0].dims), tuple(inn.global_out_shapes[0]), conditions, 0
 
 
 def _has(module: object, *names: str) -> bool:

@@ -23,9 +23,6 @@ class NFlowsFlow(ForeignFlow):
         flow: an `nflows.transforms.Transform`, a list of them, or a `Flow`.
         event: `"location"` if it maps vectors (C,), `"sample"` if it maps (C, H, W); an nflows transform does not know.
 
-    Raises:
-        ConfigError: `flow` is something else, the event is not declared, or nflows is not installed.
-
     Example:
         >>> import torch
         >>> from nflows.transforms import LULinear
@@ -38,29 +35,23 @@ class NFlowsFlow(ForeignFlow):
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
         transforms, flows = import_optional("nflows.transforms"), import_optional("nflows.flows")
         event = check_event(event, "a flow of nflows")
-        super().__init__(event, "rows" if event == "location" else "maps", declared=True)
-        transform: Any = flow
-        self.embedding: nn.Module | None = None
+        transform, embedding = cast(Any, flow), None
         if isinstance(flow, flows.Flow):
-            transform, self.embedding = cast(Any, flow)._transform, cast(Any, flow)._embedding_net
+            transform, embedding = transform._transform, transform._embedding_net
         is_list = isinstance(flow, Sequence | nn.ModuleList)
         for part in transform if is_list else [transform]:
             if not isinstance(part, transforms.Transform):
                 raise ConfigError(f"flow must be a Transform or a Flow of nflows, but got {describe(part)}")
-        self.transform: Any = transforms.CompositeTransform(transform) if is_list else transform
+        transform = transforms.CompositeTransform(transform) if is_list else transform
+        label = f"nflows' {type(transform).__name__}"
+        super().__init__(event, "rows" if event == "location" else "maps", label, declared=True)
+        self.transform, self.embedding = transform, embedding
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the transform."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return cast(tuple[Tensor, Tensor], self.transform(x, self._embed(context)))
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse transform."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return cast(Tensor, self.transform.inverse(z, self._embed(context))[0])
-
-    @property
-    def label(self) -> str:
-        """Name of the transform in error messages."""
-        return f"nflows' {type(self.transform).__name__}"
 
     def _embed(self, context: Tensor | None) -> Tensor | None:
         return context if self.embedding is None or context is None else cast(Tensor, self.embedding(context))

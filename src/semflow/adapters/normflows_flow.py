@@ -25,9 +25,6 @@ class NormflowsFlow(ForeignFlow):
         flow: a `NormalizingFlow` or `ConditionalNormalizingFlow`, a flow, or a list of flows in their order.
         event: `"location"` if it maps vectors (C,), `"sample"` if it maps (C, H, W); a flow of normflows does not know.
 
-    Raises:
-        ConfigError: `flow` is something else, the event is not declared, or normflows is not installed.
-
     Example:
         >>> from normflows.flows import LULinearPermute
         >>> flow = NormflowsFlow([LULinearPermute(6)], event="location")
@@ -39,21 +36,21 @@ class NormflowsFlow(ForeignFlow):
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
         normflows = import_optional("normflows")
         event = check_event(event, "a flow of normflows")
-        super().__init__(event, "rows" if event == "location" else "maps", declared=True)
         parts: Any = [flow] if isinstance(flow, normflows.flows.Flow) else flow
         if isinstance(flow, normflows.NormalizingFlow):
             parts = flow.flows
         if not isinstance(parts, Sequence | nn.ModuleList) or not len(parts):
             raise ConfigError(
-                f"flow must be a NormalizingFlow of normflows or a list of its flows, but got {describe(flow)}"
+                f"flow must be a NormalizingFlow or a list of flows of normflows, but got {describe(flow)}"
             )
         for position, part in enumerate(parts):
             if not isinstance(part, normflows.flows.Flow):
                 raise ConfigError(f"flow[{position}] must be a flow of normflows, but got {describe(part)}")
+        label = f"normflows' {' and '.join(dict.fromkeys(type(part).__name__ for part in parts))}"
+        super().__init__(event, "rows" if event == "location" else "maps", label, declared=True)
         self.flows = nn.ModuleList(parts)
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the inverses of the flows, last to first."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         options = {} if context is None else {"context": context}
         total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
         for flow in reversed(self.flows):
@@ -61,14 +58,7 @@ class NormflowsFlow(ForeignFlow):
             total = total + log_det
         return x, total
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the flows, first to last."""
-        options = {} if context is None else {"context": context}
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         for flow in self.flows:
-            z, _ = flow(z, **options)
+            z, _ = flow(z) if context is None else flow(z, context=context)
         return z
-
-    @property
-    def label(self) -> str:
-        """Names of the flows in error messages."""
-        return f"normflows' {' and '.join(dict.fromkeys(type(flow).__name__ for flow in self.flows))}"

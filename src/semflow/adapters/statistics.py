@@ -24,10 +24,7 @@ Contexts = Context | Sequence[Context]
 
 
 def with_statistics(
-    flow: Any,
-    head: VarianceHead | None,
-    base: Base | None = None,
-    objective: Objective | None = None,
+    flow: Any, head: VarianceHead | None, base: Base | None = None, objective: Objective | None = None
 ) -> "FlowWithStatistics":
     """Add statistics prediction (SANFlow) to an existing flow.
 
@@ -42,21 +39,12 @@ def with_statistics(
         base: by default `SemanticGaussian()`, or `StandardNormal()` without a head.
         objective: by default the paper's weights, or the negative log-likelihood without a head.
 
-    Returns:
-        A module with a loss, log p and an anomaly map.
-
-    Raises:
-        ConfigError: `flow` is not a flow, or base, head and objective are incompatible.
-
     Example:
-        >>> from torch.distributions.transforms import AffineTransform
+        >>> from semflow.flows import AffineCoupling
         >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
-        >>> scale = nn.Parameter(torch.ones(40))
-        >>> model = with_statistics(AffineTransform(0.0, scale), InverseGammaVariance(StatisticsNetwork(stride=4)))
+        >>> model = with_statistics(AffineCoupling(40), InverseGammaVariance(StatisticsNetwork(stride=4)))
         >>> images, features, mask = torch.rand(2, 3, 64, 64), torch.randn(2, 40, 8, 8), torch.zeros(2, 64, 64)
         >>> model.loss(features, image=images, anomaly_mask=mask).total.backward()
-        >>> scale.grad.shape, model.log_prob(features, image=images).shape
-        (torch.Size([40]), torch.Size([2, 8, 8]))
         >>> model.anomaly_map(features, image=images).shape
         torch.Size([2, 64, 64])
     """
@@ -73,20 +61,13 @@ class FlowWithStatistics(LikelihoodModel):
     [0, 1], needed if the head predicts from images; `context` is the context of the flow, or a list, one per flow.
 
     Example:
-        >>> import torch
         >>> from semflow.flows import AffineCoupling
-        >>> model = FlowWithStatistics(AffineCoupling(4), None)
-        >>> features = torch.randn(2, 4, 3, 5)
-        >>> model.loss(features).total.shape, model.log_prob(features).shape, model.anomaly_map(features).shape
-        (torch.Size([]), torch.Size([2, 3, 5]), torch.Size([2, 3, 5]))
+        >>> FlowWithStatistics(AffineCoupling(4), None).anomaly_map(torch.randn(2, 4, 3, 5)).shape
+        torch.Size([2, 3, 5])
     """
 
     def __init__(
-        self,
-        flow: Any,
-        head: VarianceHead | None,
-        base: Base | None = None,
-        objective: Objective | None = None,
+        self, flow: Any, head: VarianceHead | None, base: Base | None = None, objective: Objective | None = None
     ) -> None:
         if isinstance(flow, PyramidFlow) and not isinstance(flow, ScaleWise):
             raise ConfigError(
@@ -105,11 +86,7 @@ class FlowWithStatistics(LikelihoodModel):
         self.single = single
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
-        """Compute the latents and the statistics of each scale.
-
-        Raises:
-            ShapeError: the image is missing, or shapes or numbers of maps differ.
-        """
+        """Compute the latents and the statistics of each scale."""
         maps = [features] if isinstance(features, Tensor) else list(features)
         scales = len(self.flows.events)
         if len(maps) != scales:
@@ -139,28 +116,20 @@ class FlowWithStatistics(LikelihoodModel):
 
         `anomaly_mask` is (B, H, W) in pixels of the image, or in locations of a single map, 1 where anomalous. Without
         it all locations are normal.
-
-        Raises:
-            ShapeError: the image is missing, or shapes differ.
-            ConfigError: there is a mask, but the base has no distribution of anomalies.
         """
         if anomaly_mask is not None and isinstance(self.base, StandardNormal):
             raise ConfigError("anomaly_mask must be None for a StandardNormal base, but got a mask")
         latents = self.encode(features, image, context)
-        masks = [
-            None if anomaly_mask is None else mask_to_grid(anomaly_mask, (scale.z.shape[2], scale.z.shape[3]))
-            for scale in latents
-        ]
+        grids = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
+        masks = [None if anomaly_mask is None else mask_to_grid(anomaly_mask, grid) for grid in grids]
         return self.latent_loss(latents, masks)
 
     def log_prob(self, features: Maps, *, image: Tensor | None = None, context: Contexts = None) -> Any:
         """Compute log p(features) under the distribution of normal features, with gradients.
 
         With an inverse-gamma head and the form `"exact"` it is the expectation of log p over the variance, as in
-        training; see `semflow.bases.SemanticGaussian`.
-
-        Returns:
-            (B, H, W) for a `"location"` flow, (B,) for a `"sample"` flow; a list, one per scale, for a list of flows.
+        training. The shape is (B, H, W) for a `"location"` flow and (B,) for a `"sample"` flow; a list of flows gives a
+        list, one per scale.
         """
         log_probs = [
             log_likelihood(self.base.log_prob(z, statistics), log_det, event)
@@ -178,20 +147,13 @@ class FlowWithStatistics(LikelihoodModel):
         context: Contexts = None,
         log_det: bool = False,
     ) -> Tensor:
-        """Compute -1/K sum_k up(log p(z_k) / C_k) in eval mode: higher is more anomalous.
+        """Compute -1/K sum_k up(log p(z_k) / C_k), (B, H, W), in eval mode: higher is more anomalous.
 
-        `size` is (H, W) of the map, by default that of the image, or of the largest feature map; up() is bilinear. An
-        image's map does not depend on the rest of the batch. It is not bounded, and its scales are not calibrated;
-        `semflow.detectors.Scorer` does both.
+        `size` is (H, W) of the map, by default that of the image, or of the largest feature map; up() is bilinear. The
+        map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         The map is that of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow belongs to no location.
         For `"location"` flows `log_det=True` gives the map of the features, which localizes better.
-
-        Returns:
-            (B, H, W).
-
-        Raises:
-            ConfigError: `log_det=True` with a flow of event `"sample"`.
         """
         if log_det and "sample" in self.flows.events:
             raise ConfigError("log_det must be False for flows of event 'sample', but got True")

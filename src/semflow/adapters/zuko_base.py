@@ -1,10 +1,9 @@
 """Base with predicted statistics for flows that stay zuko's own."""
 
-from typing import get_args
-
 import torch
 from torch import Tensor, nn
 
+from semflow._validation import at_least, checked
 from semflow.bases import SemanticNormal
 from semflow.bases.distributions import Density
 from semflow.errors import ConfigError, ShapeError
@@ -33,26 +32,19 @@ class ZukoBase(nn.Module):
         mean: mean of every channel; in the paper 0 for normal and 1 for anomalous locations.
         form: `"marginal"`, a Student-t, or `"mode"`, a normal: the two forms of `SemanticNormal` that are densities.
 
-    Raises:
-        ConfigError: the head predicts from images, or `form` or `channels` is invalid.
-
     Example:
-        >>> import torch, zuko
+        >>> import zuko
         >>> from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
-        >>> head = InverseGammaVariance(FeatureStatisticsNetwork(8))
+        >>> base = ZukoBase(InverseGammaVariance(FeatureStatisticsNetwork(8)), channels=6)
         >>> maf = zuko.flows.MAF(features=6, context=8, transforms=2, hidden_features=(16,))
-        >>> flow = zuko.flows.Flow(maf.transform, ZukoBase(head, channels=6))
-        >>> c = torch.randn(2, 3, 4, 8)
-        >>> flow(c).log_prob(torch.randn(2, 3, 4, 6)).shape, flow(c).sample((5,)).shape
-        (torch.Size([2, 3, 4]), torch.Size([5, 2, 3, 4, 6]))
+        >>> zuko.flows.Flow(maf.transform, base)(torch.randn(2, 3, 4, 8)).sample((5,)).shape
+        torch.Size([5, 2, 3, 4, 6])
     """
 
+    @checked
     def __init__(self, head: VarianceHead, channels: int, mean: float = 0.0, form: Density = "marginal") -> None:
         super().__init__()
-        if form not in get_args(Density):
-            raise ConfigError(f"form must be {' or '.join(get_args(Density))}, but got {form!r}")
-        if channels < 1:
-            raise ConfigError(f"channels must be at least 1, but got {channels}")
+        at_least(1, channels=channels)
         if needs_image(head):
             raise ConfigError(
                 f"head must predict from a context, but got {type(head).__name__} with a network on images; use "
@@ -76,11 +68,7 @@ class ZukoBase(nn.Module):
         return SemanticNormal(alpha, beta, mean[..., None].expand(*mean.shape, self.channels), self.form, False)
 
     def statistics(self, c: Tensor | None = None) -> Statistics:
-        """Predict the statistics as maps (B, 1, H, W) of the context; their `kl` can be added to a loss.
-
-        Raises:
-            ShapeError: the context has too many dimensions, or is missing though the head needs it.
-        """
+        """Predict the statistics as maps (B, 1, H, W) of the context; their `kl` can be added to a loss."""
         if c is None:
             if len(getattr(self.head, "networks", ())):
                 raise ShapeError(f"c must be a context for {type(self.head).__name__}, but got None")

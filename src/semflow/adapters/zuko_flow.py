@@ -24,9 +24,6 @@ class ZukoFlow(ForeignFlow):
         flow: a `Flow`, a `LazyTransform`, or a list of lazy transforms, first to last from data to noise.
         event: can be left out.
 
-    Raises:
-        ConfigError: `flow` is something else, the declared event is wrong, or zuko is not installed.
-
     Example:
         >>> import torch, zuko
         >>> flow = ZukoFlow(zuko.flows.MAF(features=6, transforms=2, hidden_features=(16,)))
@@ -37,7 +34,7 @@ class ZukoFlow(ForeignFlow):
 
     def __init__(self, flow: nn.Module | Sequence[nn.Module], event: Event | None = None) -> None:
         lazy = import_optional("zuko.lazy")
-        super().__init__(check_event(event, "a flow of zuko", "location"), "last")
+        event = check_event(event, "a flow of zuko", "location")
         transform: Any = cast(Any, flow).transform if isinstance(flow, lazy.Flow) else flow
         if isinstance(flow, Sequence | nn.ModuleList) and all(isinstance(part, lazy.LazyTransform) for part in flow):
             transform = lazy.LazyComposedTransform(*flow)
@@ -46,22 +43,16 @@ class ZukoFlow(ForeignFlow):
                 f"flow must be a Flow or a LazyTransform of zuko, but got {describe(flow)}; "
                 "pass the flow itself, not the distribution that it returns"
             )
-        self.transform: Any = transform
+        super().__init__(event, "last", f"zuko's {type(transform).__name__}")
+        self.transform = transform
         coupling = import_optional("zuko.flows.coupling").GeneralCouplingTransform
         self.masks = {part.mask.numel() for part in transform.modules() if isinstance(part, coupling)}
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """Call the transform."""
+    def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return cast(tuple[Tensor, Tensor], self._conditioned(x, context).call_and_ladj(x))
 
-    def decode(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """Call the inverse transform."""
+    def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         return cast(Tensor, self._conditioned(z, context).inv(z))
-
-    @property
-    def label(self) -> str:
-        """Name of the transform in error messages."""
-        return f"zuko's {type(self.transform).__name__}"
 
     def _conditioned(self, x: Tensor, context: Tensor | None) -> Any:
         # With more channels than its mask, a coupling of zuko leaves the others uninitialized instead of raising.

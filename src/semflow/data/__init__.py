@@ -11,21 +11,6 @@ from .shanghaitech import ShanghaiTech
 from .visa import VisA
 
 __all__ = [
-    "BTAD",
-    "CIFAR10",
-    "CIFAR10_CLASSES",
-    "Batch",
-    "ImageDataset",
-    "ImageFolder",
-    "MVTecAD",
-    "Record",
-    "Sample",
-    "ShanghaiTech",
-    "VisA",
-    "collate",
-    "decode_image",
-    "duplicates",
-    "load_image",
-    "load_mask",
-    "open_dataset",
-]
+    "BTAD", "CIFAR10", "CIFAR10_CLASSES", "Batch", "ImageDataset", "ImageFolder", "MVTecAD", "Record", "Sample",
+    "ShanghaiTech", "VisA", "collate", "decode_image", "duplicates", "load_image", "load_mask", "open_dataset",
+]  # fmt: skip

@@ -1,9 +1,10 @@
 """CIFAR-10 as a one-class dataset."""
 
+import pickle
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,17 @@ from PIL import Image
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
-from .cifar_batches import TEST_FILES, TRAIN_FILES, read_batch
 from .dataset import ImageDataset, Record
 from .decoding import decode_image
 from .files import ZipFiles, find_images, require_folder
 from .layouts import UNPACK
 
-__all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10"]
+__all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10", "read_batch"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Names of the classes, in the order of their labels."""
+
+_FILES = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
 
 
 class CIFAR10(ImageDataset):
@@ -35,22 +37,11 @@ class CIFAR10(ImageDataset):
             test/CLASS/*. The batches are pickles, read without executing code from them. A zip file is read without
             unpacking it. The paths of packed images are `test_batch#17` and `cifar.zip#test/cat/0001.jpg`.
         split: "train" or "test".
-        image_size: Side of the images in pixels; the original images have 32.
         category: The normal class, one of `CIFAR10_CLASSES`.
-        cache: See `ImageDataset`.
-
-    Raises:
-        ConfigError: If `category` is not a class.
-        DataError: If a batch is missing or broken, or a class is missing.
+        image_size, cache: See `ImageDataset`; the original images have 32 x 32 pixels.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     for name in CIFAR10_CLASSES:
-        ...         (Path(root) / "test" / name).mkdir(parents=True)
-        ...         Image.new("RGB", (32, 32)).save(Path(root) / "test" / name / "0000.png")
-        ...     CIFAR10(root, "test", image_size=32, category="cat")
-        CIFAR10(1 normal, 9 anomalous, image_size=32, has_masks=False)
+        >>> test = CIFAR10("cifar-10-batches-py", "test", image_size=32, category="cat")  # doctest: +SKIP
     """
 
     @checked
@@ -80,7 +71,6 @@ class CIFAR10(ImageDataset):
             names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
             records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
         super().__init__(records, image_size, cache=cache)
-        self.root, self.split, self.category = top, split, category
 
     def read_image(self, index: int) -> Image.Image:
         """Decode an image from its batch, zip file or image file."""
@@ -102,13 +92,14 @@ def is_cifar10(path: Path) -> bool:
 
 def _batches_folder(folder: Path) -> Path | None:
     candidates = (folder, folder / "cifar-10-batches-py")
-    return next((c for c in candidates if any((c / name).is_file() for name in (*TRAIN_FILES, *TEST_FILES))), None)
+    names = [name for files in _FILES.values() for name in files]
+    return next((c for c in candidates if any((c / name).is_file() for name in names)), None)
 
 
 def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record], NDArray[np.uint8]]:
     normal = CIFAR10_CLASSES.index(category)
     records, pixels = [], []
-    for name in TRAIN_FILES if split == "train" else TEST_FILES:
+    for name in _FILES[split]:
         images, classes = read_batch(folder / name)
         kept = np.flatnonzero(classes == normal) if split == "train" else np.arange(len(classes))
         records += [Record(folder / f"{name}#{k}", int(classes[k] != normal)) for k in kept]
@@ -124,8 +115,7 @@ def _from_batches(folder: Path, split: str, category: str) -> tuple[list[Record]
 
 def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> list[tuple[str, int]]:
     """Return the names SPLIT/CLASS/FILE of a split with their labels, sorted; they may have a common parent folder."""
-    chosen = []
-    found = set()
+    chosen, found = [], set()
     for name in sorted(names):
         parts = PurePosixPath(name).parts
         if len(parts) < 3 or parts[-3] != split:
@@ -139,3 +129,52 @@ def _by_class(root: Path, split: str, category: str, names: Iterable[str]) -> li
     if missing:
         raise DataError(f"{root} must contain images in {split}/CLASS, but got none of {', '.join(missing)}; {UNPACK}")
     return chosen
+
+
+def read_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images (N, 3, 32, 32) and labels (N,), 0 to 9, of a batch, without executing code from the pickle."""
+    try:
+        with file.open("rb") as opened:
+            batch = _BatchUnpickler(file, opened).load()
+    except FileNotFoundError:
+        raise DataError(
+            f"{file} must be a batch of CIFAR-10, but got no such file; unpack cifar-10-python.tar.gz completely"
+        ) from None
+    except DataError:
+        raise
+    except Exception as error:  # a broken pickle raises errors of any class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file} must be a batch of CIFAR-10, but got the error {reason!r}; unpack it again") from None
+    content: Any = batch if isinstance(batch, dict) else {}
+    data, labels = content.get(b"data"), content.get(b"labels")
+    are_images = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3 * 32 * 32,)
+    if not are_images or not isinstance(labels, list) or not all(type(k) is int and 0 <= k < 10 for k in labels):
+        raise DataError(
+            f"{file} must contain uint8 data (N, 3072) and labels from 0 to 9, but got other content; "
+            "use the Python version of CIFAR-10"
+        )
+    if len(data) != len(labels):
+        raise DataError(f"{file} must have one label per image, but got {len(labels)} for {len(data)}; unpack it again")
+    return data.reshape(-1, 3, 32, 32), np.asarray(labels, dtype=np.int64)
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Unpickler of arrays, bytes, lists and dicts that calls only functions of this module."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path = path
+        super().__init__(file, encoding="bytes")  # Python 2 wrote the batches
+
+    def find_class(self, module: str, name: str) -> object:
+        # The lambdas are new at each use: a pickle can set attributes of functions and must not affect later reads.
+        match module, name:
+            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
+                # An empty array; the pickle then sets dtype, shape and bytes, which NumPy checks.
+                return lambda subtype, shape, dtype: np.ndarray((0,), np.uint8)
+            case "numpy", "ndarray":
+                return np.ndarray
+            case "numpy", "dtype":
+                return np.dtype
+            case "_codecs", "encode":
+                return lambda text, encoding: text.encode("latin1")  # Python 3 writes bytes so for old protocols
+        raise DataError(f"{self.path} must contain only arrays and lists, but got {module}.{name}; delete the file")

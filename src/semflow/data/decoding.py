@@ -18,16 +18,9 @@ from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
 __all__ = [
-    "check_image_size",
-    "check_mask_size",
-    "decode_image",
-    "decode_mask",
-    "load_image",
-    "load_mask",
-    "oriented_size",
-    "resize_image",
-    "resize_mask",
-]
+    "check_image_size", "check_mask_size", "decode_image", "decode_mask", "load_image", "load_mask", "oriented_size",
+    "resize_image", "resize_mask",
+]  # fmt: skip
 
 _WIDE_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's conversion would clip them at 255
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
@@ -49,9 +42,6 @@ def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Im
     Args:
         path: The file, or the name of `file` in errors.
         file: An open binary file to read instead, such as a member of an archive.
-
-    Returns:
-        The image at its own size.
 
     Raises:
         DataError: If the file does not exist, is not an image, is truncated, or has values outside the ranges above.
@@ -81,8 +71,7 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
         values = np.asarray(upright) if wide else np.asarray(_to_rgb(upright, fspath(path), background=0)).max(axis=2)
         if upright.mode == "P" and not any(upright.getpalette() or ()):
             values = np.asarray(upright)
-        mask: NDArray[np.bool_] = values > threshold
-        return mask
+        return np.asarray(values > threshold)
 
 
 def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
@@ -100,13 +89,6 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
 
     The image is resized bilinearly with antialiasing; its aspect ratio is not kept. Decoding is that of `decode_image`.
 
-    Args:
-        path: The image file.
-        size: Side of the result in pixels.
-
-    Raises:
-        DataError: If the file is not a readable image.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -123,15 +105,7 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
     """Load a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbor.
 
     Published pixel metrics depend on nearest-neighbor resizing: keeping every anomalous pixel while shrinking would
-    enlarge the regions. A defect thinner than the reduction factor can therefore lose pixels.
-
-    Args:
-        path: The mask file.
-        size: Side of the result in pixels.
-        image_size: Width and height of the image that the mask belongs to; None skips the check.
-
-    Raises:
-        DataError: If the file is not a readable image or its size differs from `image_size`.
+    enlarge the regions. The mask must have the `image_size` (width, height) of its image, unless that is None.
 
     Example:
         >>> import tempfile
@@ -175,8 +149,7 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     if mask.shape == (size, size):
         return mask
     resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    result: NDArray[np.bool_] = np.asarray(resized) > 0
-    return result
+    return np.asarray(resized).astype(np.bool_)
 
 
 def _to_rgb(image: Image.Image, name: str, background: int = 128) -> Image.Image:

@@ -14,41 +14,32 @@ __all__ = ["duplicates"]
 def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> list[tuple[str, str]]:
     """Return pairs of files with the same bytes, one of each list, in the order of the second.
 
-    Only files of equal length are read. Images that were encoded again have other bytes and are not found.
-
-    Args:
-        first: Paths of the first list; paths that are not files, such as frames of a video, are ignored.
-        second: Paths of the second list.
-
-    Raises:
-        DataError: If a file cannot be read.
+    Only files of equal length are read. Images that were encoded again have other bytes and are not found. Paths that
+    are not files, such as frames of a video, are ignored.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name, content in (("a.png", b"one"), ("b.png", b"two"), ("c.png", b"one")):
-        ...         _ = (Path(folder) / name).write_bytes(content)
-        ...     pairs = duplicates([f"{folder}/a.png", f"{folder}/b.png"], [f"{folder}/c.png"])
-        >>> [(Path(a).name, Path(b).name) for a, b in pairs]
-        [('a.png', 'c.png')]
+        ...     a, b = (Path(folder) / name for name in ("a.png", "b.png"))
+        ...     _ = a.write_bytes(b"one"), b.write_bytes(b"one")
+        ...     duplicates([a], [b]) == [(str(a), str(b))]
+        True
     """
     by_length: dict[int, list[Path]] = defaultdict(list)
-    for path in map(Path, first):
-        if path.is_file():
-            by_length[path.stat().st_size].append(path)
-    digest = functools.cache(_digest)
+    for path in filter(Path.is_file, map(Path, first)):
+        by_length[path.stat().st_size].append(path)
+
+    @functools.cache
+    def digest(path: Path) -> str:
+        try:
+            return hash_file(path)
+        except OSError as error:
+            raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None
+
     found = []
-    for path in map(Path, second):
-        if path.is_file():
-            for other in by_length.get(path.stat().st_size, ()):
-                if digest(path) == digest(other):
-                    found.append((str(other), str(path)))
-                    break
+    for path in filter(Path.is_file, map(Path, second)):
+        candidates = by_length.get(path.stat().st_size, ())
+        same = next((other for other in candidates if digest(path) == digest(other)), None)
+        if same is not None:
+            found.append((str(same), str(path)))
     return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise DataError(f"{path} must be readable, but got {error.strerror}; change its permissions") from None

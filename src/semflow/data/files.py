@@ -21,19 +21,14 @@ _ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 
 
 def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """Return the image files in a folder, sorted by relative path; skip hidden files and folders.
-
-    Only the suffix counts; decoding reports broken files. Links to folders are not followed.
-    """
-    found = []
+    """Return the files with a suffix of images, sorted by relative path; skip hidden ones and links to folders."""
+    found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
         # In place: os.walk descends into the folders that remain in the list.
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
-                found.append((path.relative_to(folder).as_posix(), path))
-    return [path for _, path in sorted(found)]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _raise_unreadable(error: OSError) -> None:
@@ -96,13 +91,13 @@ class ZipFiles:
 
     def images(self) -> list[str]:
         """Return the names of the images, sorted; skip hidden files and folders."""
-        names = []
-        for name in self._archive().namelist():
+
+        def is_image(name: str) -> bool:
             path = PurePosixPath(name)
             hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-            if not hidden and not name.endswith("/") and path.suffix.lower() in EXTENSIONS:
-                names.append(name)
-        return sorted(names)
+            return not hidden and not name.endswith("/") and path.suffix.lower() in EXTENSIONS
+
+        return sorted(filter(is_image, self._archive().namelist()))
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:

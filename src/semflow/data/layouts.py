@@ -18,10 +18,7 @@ UNPACK = "unpack the dataset completely"
 def category_folder(
     root: str | PathLike[str], category: str | None, name: str, is_category: Callable[[Path], bool], layout: str
 ) -> Path:
-    """Return `root / category`, or `root` without a category; raise DataError unless the folder is a category.
-
-    `name` is the name of the dataset, and `layout` the folders that a category contains, for errors.
-    """
+    """Return `root / category`, or `root` without a category; raise DataError unless `is_category` of it is True."""
     top = require_folder(Path(root), f"the folder of {name}")
     folder = top / category if category else top
     if is_category(folder):
@@ -43,11 +40,7 @@ def category_folder(
 def with_masks(
     images: Sequence[Path], folder: Path, ground_truth: Path, *, suffix: str = "", normal: str = "good"
 ) -> list[Record]:
-    """Return records of anomalous images with their masks; raise DataError for a missing mask or a wrong size.
-
-    The mask of an image has its name relative to `folder`, optionally with a suffix, in any image format. `normal` is
-    the folder for normal images, for errors.
-    """
+    """Return records of the anomalous images in a folder with their masks, which have the same names plus a suffix."""
     if not images:
         return []
     require_folder(ground_truth, f"the folder of the masks of {folder}", "add the masks")

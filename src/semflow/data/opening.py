@@ -49,14 +49,7 @@ def open_dataset(
         DataError: If the path does not exist or its layout is unknown.
 
     Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     Image.new("L", (8, 8)).save(Path(root) / "part.png")
-        ...     for split in ("train", "predict"):
-        ...         open_dataset(root, split, image_size=4)
-        ImageFolder(1 normal, image_size=4, has_masks=True)
-        ImageFolder(1 unlabeled, image_size=4, has_masks=False)
+        >>> train = open_dataset("photos", "train", image_size=256)  # doctest: +SKIP
     """
     root = Path(path)
     if not root.exists():
@@ -64,7 +57,15 @@ def open_dataset(
     if category is not None:
         if split == "predict":
             raise ConfigError(f"category must be None with split predict, but got {category!r}")
-        return _open_category(root, split, image_size, category, cache)
+        if (has_scenes := is_shanghaitech(root)) or is_cifar10(root):
+            kind = ShanghaiTech if has_scenes else CIFAR10
+            return kind(root, split, image_size, category=category, cache=cache)
+        if Path(category).name == category and (root / category).is_dir():
+            return open_dataset(root / category, split, image_size, cache=cache)
+        if root.is_dir() and _is_category(root):
+            raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
+        names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
+        raise DataError(f"{root} must contain the category {category}, but got {names}; name one of those")
     if root.is_file():
         if split == "train":
             raise DataError(f"{root} must be a folder of normal images, but got a file; name the folder")
@@ -73,40 +74,24 @@ def open_dataset(
         return ImageFolder(_predict_folder(root), image_size, cache=cache)
     if is_visa(root):
         return VisA(root, split, image_size, cache=cache)
-    for name, kind, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
+    for name, what, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
         if matches(root):
             raise DataError(
                 f"{root} must be opened with a category, but got none for the layout of {name}; "
-                f"name the {kind} as category (--category on the command line)"
+                f"name the {what} as category (--category on the command line)"
             )
     if is_btad(root) and (split == "train" or (root / "ground_truth").is_dir()):
         return BTAD(root, split, image_size, cache=cache)
     if split == "train":
         return ImageFolder(_normal_folder(root), image_size, label=0, cache=cache)
-    if not (root / "test").is_dir():
+    has_test = (root / "test").is_dir()
+    if has_test and (root / "ground_truth").is_dir():
+        return MVTecAD(root, "test", image_size, cache=cache)
+    if not has_test:
         if (root / "train").is_dir():
             raise DataError(f"{root} must contain test/ beside train/, but got none; add it or name another folder")
         _check_not_categories(root)
-        return _labeled_by_folder(root, "ok" if is_btad(root) else "good", image_size, cache)
-    if (root / "ground_truth").is_dir():
-        return MVTecAD(root, "test", image_size, cache=cache)
-    return _labeled_by_folder(root / "test", "ok" if is_btad(root) else "good", image_size, cache)
-
-
-def _open_category(
-    root: Path, split: Literal["train", "test"], image_size: int, category: str, cache: bool
-) -> ImageDataset:
-    """Open one category of a dataset with several."""
-    if is_shanghaitech(root):
-        return ShanghaiTech(root, split, image_size, category=category, cache=cache)
-    if is_cifar10(root):
-        return CIFAR10(root, split, image_size, category=category, cache=cache)
-    if Path(category).name == category and (root / category).is_dir():
-        return open_dataset(root / category, split, image_size, cache=cache)
-    if root.is_dir() and _is_category(root):
-        raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
-    names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
-    raise DataError(f"{root} must contain the category {category}, but got {names}; name one of those")
+    return _labeled_by_folder(root / "test" if has_test else root, "ok" if is_btad(root) else "good", image_size, cache)
 
 
 def _predict_folder(root: Path) -> Path:
@@ -141,8 +126,7 @@ def _normal_folder(root: Path) -> Path:
 
 def _check_not_categories(root: Path) -> None:
     """Raise DataError if a folder contains categories instead of being one."""
-    names = [path.name for path in subfolders(root) if _is_category(path)]
-    if names:
+    if names := [path.name for path in subfolders(root) if _is_category(path)]:
         raise DataError(f"{root} must be one category, but got the categories {listed(names)}; name {root / names[0]}")
 
 
@@ -158,6 +142,5 @@ def _labeled_by_folder(root: Path, normal: str, image_size: int, cache: bool) ->
     for path in paths:
         if path.parent == root:
             raise DataError(f"{path} must be in {normal}/ or in a folder beside it, but got an image outside; move it")
-    kinds = [path.relative_to(root).parts[0] for path in paths]
-    records = [Record(path, int(kind != normal)) for path, kind in zip(paths, kinds, strict=True)]
+    records = [Record(path, int(path.relative_to(root).parts[0] != normal)) for path in paths]
     return ImageDataset(records, image_size, cache=cache)

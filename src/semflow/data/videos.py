@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -22,27 +22,19 @@ class VideoFrames:
     """Frames of a video, indexed in decoding order from the start.
 
     The constructor reads the packets, which give the number of frames and the key frames, and decodes none. Reading
-    forward decodes every frame once. Other reads start at the preceding key frame if the codec keeps the order of the
-    frames. With a codec that reorders them (B-frames), time stamps in AVI files are not reliable, so such reads start
-    at the beginning of the video: correct, but slow for shuffled access. Copies for worker processes open the file
-    themselves.
+    forward decodes every frame once. Other reads start at the preceding key frame, or at the beginning if the codec
+    reorders frames (B-frames), because time stamps in AVI files are then not reliable.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         _check_complete(path)
-        container = self._container()
-        try:
-            with self._data_errors():
-                stream = container.streams.video[0]
-                packets = [packet for packet in container.demux(stream) if packet.size]
-                self._in_order = not stream.codec_context.has_b_frames and all(
-                    packet.dts is not None for packet in packets
-                )
-                self._keys = np.flatnonzero([packet.is_keyframe for packet in packets])
-                self._times = [packet.dts for packet in packets]
-        finally:
-            container.close()
+        with closing(self._container()) as container, self._data_errors():
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            self._keys = np.flatnonzero([packet.is_keyframe for packet in packets])
+            self._times = [packet.dts for packet in packets]
+            self._in_order = not stream.codec_context.has_b_frames and None not in self._times
         if not self._times:
             raise DataError(f"{path} must be a video with frames, but got none; replace or delete it")
         self._position: _Position | None = None
@@ -130,8 +122,7 @@ def _rgb(frame: Any) -> Image.Image:
     from av.video.reformatter import VideoReformatter
 
     converter: Any = VideoReformatter()
-    image: Image.Image = converter.reformat(frame, format="rgb24").to_image()
-    return image
+    return cast(Image.Image, converter.reformat(frame, format="rgb24").to_image())
 
 
 def _check_complete(path: Path) -> None:

@@ -1,23 +1,11 @@
-"""Frozen backbones: they map images in [0, 1] to a list of feature maps.
-
-Importing this package does not import timm (2.5 s); creating a `TimmFeatures` does.
-"""
+"""Frozen backbones: they map images in [0, 1] to a list of feature maps; timm (2.5 s) is imported on first use."""
 
 from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
-from .levels import available_strides, fitting_strides
 from .timm_features import TimmFeatures
+from .timm_module import available_strides, fitting_strides
 from .views import ImagePyramid, PooledViews, rotations
 
 __all__ = [
-    "FeatureExtractor",
-    "FrozenFeatures",
-    "ImageNormalization",
-    "ImagePyramid",
-    "PooledViews",
-    "TimmFeatures",
-    "available_strides",
-    "average_pool",
-    "fitting_strides",
-    "layer_norm",
-    "rotations",
-]
+    "FeatureExtractor", "FrozenFeatures", "ImageNormalization", "ImagePyramid", "PooledViews", "TimmFeatures",
+    "available_strides", "average_pool", "fitting_strides", "layer_norm", "rotations",
+]  # fmt: skip

@@ -1,15 +1,6 @@
 """The base of all backbones: fixed weights, normalized images, checked maps."""
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "FeatureExtractor",
-    "FrozenFeatures",
-    "ImageNormalization",
-    "average_pool",
-    "check_pooling",
-    "layer_norm",
-]
+__all__ = ["FeatureExtractor", "FrozenFeatures", "ImageNormalization", "average_pool", "check_pooling", "layer_norm"]
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
@@ -18,22 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import checked
+from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
 
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Interface of a backbone: `features(images) -> maps`, with one entry of `channels` and `strides` per map.
-
-    Example:
-        >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,))
-        >>> isinstance(features, FeatureExtractor), [tuple(m.shape) for m in features(torch.rand(2, 3, 16, 16))]
-        (True, [(2, 8, 4, 4)])
-    """
+    """Interface of a backbone: `features(images) -> maps`, with one entry of `channels` and `strides` per map."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -44,34 +27,25 @@ class FeatureExtractor(Protocol):
 
 
 def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> list[Tensor]:
-    """Average each location with its neighbors inside the map, and keep every `stride`-th location.
+    """Average each location of maps (B, C_k, H_k, W_k) with its neighbors, and keep every `stride`-th location.
 
-    Args:
-        maps: Maps (B, C_k, H_k, W_k).
-        kernel: Odd side of the window; 1 disables pooling.
-        stride: Distance between the locations that are kept.
-
-    Raises:
-        ConfigError: If `kernel` is not odd, or `kernel` or `stride` is below 1.
+    `kernel` is the odd side of the window, which is cut off at the border; 1 disables pooling.
 
     Example:
         >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
         [torch.Size([2, 8, 5, 7])]
     """
-    check_pooling(kernel, stride, names=("kernel", "stride"))
+    check_pooling(kernel=kernel, stride=stride)
     if kernel == stride == 1:
         return list(maps)
     return [F.avg_pool2d(m, kernel, stride, padding=kernel // 2, count_include_pad=False) for m in maps]
 
 
 def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Normalize each map of each image to mean 0 and variance 1 over channels and locations, as in FastFlow.
+    """Normalize each map (B, C_k, H_k, W_k) of each image to mean 0 and variance 1, as in FastFlow.
 
-    The normalization has neither affine parameters nor a log-determinant: a likelihood of the result is a likelihood of
-    normalized features.
-
-    Args:
-        maps: Maps (B, C_k, H_k, W_k).
+    The mean is over channels and locations. There are neither affine parameters nor a log-determinant: a likelihood of
+    the result is a likelihood of normalized features.
 
     Example:
         >>> layer_norm([2 + 3 * torch.randn(2, 8, 16, 16)])[0].std((1, 2, 3), correction=0).round(decimals=2).tolist()
@@ -81,14 +55,7 @@ def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 class ImageNormalization(nn.Module):
-    """Normalization `(images - mean) / std` per color channel, as the weights were trained.
-
-    Args:
-        mean: Mean of red, green and blue, for images in [0, 1].
-        std: Standard deviation of red, green and blue.
-
-    Raises:
-        ConfigError: If there are not three values each, or `std` is not positive.
+    """Normalization `(images - mean) / std` per color channel, for images (B, 3, H, W) in [0, 1].
 
     Example:
         >>> ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
@@ -109,7 +76,7 @@ class ImageNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalize images (B, 3, H, W)."""
+        """Normalize images."""
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -119,26 +86,20 @@ class ImageNormalization(nn.Module):
 
 
 class FrozenFeatures(nn.Module):
-    """Any network as a backbone whose weights and statistics never change, whatever happens to the model around it.
+    """Any network as a backbone whose weights and statistics never change.
 
     No parameter requires a gradient, `train()` keeps the network in eval mode, and the forward pass records no graph
     (`no_grad`, not `inference_mode`, so that the maps can enter the autograd graph of later layers). Each call compares
-    the maps with `channels` and `strides`. They are in channels_last memory format, so that
-    `m.permute(0, 2, 3, 1).reshape(-1, C)` is a view.
+    the maps with `channels` and `strides`. They are in channels_last memory format.
 
     Args:
         network: Module that maps normalized images (B, 3, H, W) to one map or a list, tuple or dict of maps. It is
             frozen in place, not copied.
         channels: Number of channels of each map.
         strides: Image pixels per location of each map.
-        mean: Mean of the normalization that the weights were trained with; zeros if the network normalizes itself.
-        std: Standard deviation of that normalization; ones if the network normalizes itself.
-        smoothing: Odd kernel of an average pooling over each map; 1 disables it, 3 is common.
-        reduction: Stride of that pooling: 2 halves the maps.
+        mean, std: Normalization that the weights were trained with; zeros and ones if the network normalizes itself.
+        smoothing, reduction: Odd kernel and stride of an average pooling over each map, see `average_pool`.
         normalize: Normalize each map of each image to mean 0 and variance 1, see `layer_norm`.
-
-    Raises:
-        ConfigError: If the numbers of channels and strides differ, or the pooling is invalid.
 
     Example:
         >>> features = FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)).train()
@@ -165,7 +126,7 @@ class FrozenFeatures(nn.Module):
             raise ConfigError(
                 f"channels and strides must have one entry per map, but got {tuple(channels)} and {tuple(strides)}"
             )
-        check_pooling(smoothing, reduction)
+        check_pooling(smoothing=smoothing, reduction=reduction)
         self.channels = tuple(int(c) for c in channels)
         self.network_strides = tuple(int(s) for s in strides)
         self.strides = tuple(s * reduction for s in self.network_strides)
@@ -192,9 +153,8 @@ class FrozenFeatures(nn.Module):
         normalized = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
         maps = self._run(normalized)
         self._check_maps(maps, images)
-        maps = average_pool(
-            [m.contiguous(memory_format=torch.channels_last) for m in maps], self.smoothing, self.reduction
-        )
+        maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
+        maps = average_pool(maps, self.smoothing, self.reduction)
         return layer_norm(maps) if self.normalize else maps
 
     def _run(self, normalized: Tensor) -> list[Tensor]:
@@ -227,30 +187,27 @@ class FrozenFeatures(nn.Module):
         self._range_checked = True
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
-        fits = len(maps) == len(self.channels) and all(
-            isinstance(m, Tensor) and m.dim() == 4 and m.shape[:2] == (images.shape[0], c) and self._fits(m, s, images)
-            for m, c, s in zip(maps, self.channels, self.network_strides, strict=True)
-        )
-        if not fits:
+        def fits(m: Tensor, channels: int, stride: int) -> bool:
+            if not isinstance(m, Tensor) or m.dim() != 4 or m.shape[:2] != (images.shape[0], channels):
+                return False
+            sides = zip(m.shape[2:], images.shape[2:], strict=True)
+            return not self._exact_sizes or all(size in (full // stride, -(-full // stride)) for size, full in sides)
+
+        if len(maps) != len(self.channels) or not all(map(fits, maps, self.channels, self.network_strides)):
             got = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
             raise ShapeError(
                 f"maps of {type(self.network).__name__} must have channels={self.channels} and "
                 f"strides={self.network_strides}, but got {got} for images {tuple(images.shape)}"
             )
 
-    def _fits(self, m: Tensor, stride: int, images: Tensor) -> bool:
-        """Return True if the height and width of a map are those of the images over its stride."""
-        sides = zip(m.shape[2:], images.shape[2:], strict=True)
-        return not self._exact_sizes or all(size in (full // stride, -(-full // stride)) for size, full in sides)
-
     def extra_repr(self) -> str:
         """Return channels, strides and smoothing for `repr`."""
         return f"channels={self.channels}, strides={self.strides}, smoothing={self.smoothing}"
 
 
-def check_pooling(kernel: int, stride: int, names: tuple[str, str] = ("smoothing", "reduction")) -> None:
-    """Raise ConfigError if the kernel of a pooling is not odd, or kernel or stride is below 1."""
+def check_pooling(**sizes: int) -> None:
+    """Raise ConfigError if the first size, the kernel of a pooling, is not odd, or one is below 1; see `at_least`."""
+    name, kernel = next(iter(sizes.items()))
     if kernel < 1 or kernel % 2 == 0:
-        raise ConfigError(f"{names[0]} must be an odd number of at least 1 (1 disables pooling), but got {kernel}")
-    if stride < 1:
-        raise ConfigError(f"{names[1]} must be at least 1, but got {stride}")
+        raise ConfigError(f"{name} must be an odd number of at least 1 (1 disables pooling), but got {kernel}")
+    at_least(1, **sizes)

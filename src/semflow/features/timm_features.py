@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from semflow.errors import ConfigError, ShapeError
 
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
-from .levels import Levels, probe
-from .timm_module import build, load_timm, one_line
+from .timm_module import Levels, build, load_timm, one_line, probe
 from .weights import PACKAGED, load_into, packaged_state, read_state
 
 _log = logging.getLogger(__name__)
@@ -38,16 +37,10 @@ class TimmFeatures(FrozenFeatures):
         layers: Indices of the maps (blocks of a transformer, levels of a pyramid), used instead of `strides`.
         image_size: Image size for networks of fixed input size. Networks that support any multiple of their patch size
             do not need it.
-        smoothing: Odd kernel of an average pooling over each map; 1 disables it.
-        reduction: Stride of that pooling: 2 halves the maps.
-        normalize: Normalize each map of each image to mean 0 and variance 1, as in FastFlow.
+        smoothing, reduction, normalize: See `FrozenFeatures`.
         seed: Seed of random weights; the global generators do not change.
-        mean: Mean of the normalization, if it differs from timm's.
-        std: Standard deviation of the normalization, if it differs from timm's.
+        mean, std: The normalization, if it differs from timm's.
         fold: Fold batch normalizations into the preceding convolutions: equal maps up to rounding, in less time.
-
-    Raises:
-        ConfigError: If the backbone, a stride or the weights do not exist.
 
     Example:
         >>> import torch
@@ -75,7 +68,7 @@ class TimmFeatures(FrozenFeatures):
         std: Sequence[float] | None = None,
         fold: bool = True,
     ) -> None:
-        check_pooling(smoothing, reduction)  # before downloading weights
+        check_pooling(smoothing=smoothing, reduction=reduction)  # before downloading weights
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None and min(size) < 1:
             raise ConfigError(f"image_size must be at least 1 pixel, but got {image_size}")
@@ -93,10 +86,7 @@ class TimmFeatures(FrozenFeatures):
             reduction=reduction,
             normalize=normalize,
         )
-        self.backbone = backbone
-        self.weights = str(weights)
-        self.layers = chosen
-        self._levels = levels
+        self.backbone, self.weights, self.layers, self._levels = backbone, str(weights), chosen, levels
         self._order = [sorted(chosen).index(i) for i in chosen]  # timm returns maps from shallow to deep
 
     def _run(self, normalized: Tensor) -> list[Tensor]:
@@ -161,13 +151,12 @@ def _from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
     if not load_timm().models.is_model_pretrained(backbone):
         raise ConfigError(f"backbone must have pretrained weights in timm, but got {backbone!r} without any; {advice}")
     try:
-        network: nn.Module = build(backbone, pretrained=True, **options)
+        return cast(nn.Module, build(backbone, pretrained=True, **options))
     except Exception as error:  # the client of the hub, its transport and the file system raise errors of any class
         raise ConfigError(
             f"weights of {backbone!r} must be available from the hub, but got {type(error).__name__}: "
             f"{one_line(error)}; {advice}"
         ) from error
-    return network
 
 
 def _trimmed(network: nn.Module) -> nn.Module:

@@ -21,9 +21,6 @@ class ImagePyramid(nn.Module):
         features: A frozen backbone; all its maps are computed at every level.
         levels: Number of image sizes; each has half the side of the previous one.
 
-    Raises:
-        ConfigError: If `levels` is below 1.
-
     Example:
         >>> from semflow.features import FrozenFeatures
         >>> features = ImagePyramid(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)))
@@ -62,9 +59,6 @@ class PooledViews(nn.Module):
         features: A frozen backbone or an `ImagePyramid`.
         views: Number of rotations, evenly spaced over the full turn; 1 for the unrotated image.
 
-    Raises:
-        ConfigError: If `views` is below 1.
-
     Example:
         >>> from semflow.features import FrozenFeatures
         >>> features = PooledViews(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)), views=4)
@@ -84,24 +78,15 @@ class PooledViews(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to one map (B, C, views, 1)."""
-        rows = [
-            torch.cat([m.mean((2, 3)) for m in self.features(turned)], dim=1)
-            for turned in rotations(images, self.views)
-        ]
+        views = [self.features(turned) for turned in rotations(images, self.views)]
+        rows = [torch.cat([m.mean((2, 3)) for m in maps], dim=1) for maps in views]
         return [torch.stack(rows, dim=2)[..., None]]
 
 
 def rotations(images: Tensor, count: int) -> list[Tensor]:
-    """Rotate images about their center by k / count of a full turn, k = 0 ... count - 1, with reflection at the border.
+    """Rotate images (B, 3, H, W) about their center by k / count of a full turn, k = 0 ... count - 1.
 
-    Quarter turns of square images are exact; other angles are bilinear.
-
-    Args:
-        images: Images (B, 3, H, W) in [0, 1].
-        count: Number of rotations.
-
-    Returns:
-        One tensor (B, 3, H, W) per rotation.
+    Quarter turns of square images are exact; other angles are bilinear, with reflection at the border.
 
     Example:
         >>> x = torch.rand(1, 3, 8, 8)

@@ -3,6 +3,7 @@
 __all__ = ["PACKAGED", "load_into", "packaged_state", "read_state"]
 
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,10 @@ _HEADS = {"head", "heads", "head_dist", "fc", "classifier", "last_linear", "pre_
 
 
 def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of an installed package under timm's names.
+    """Return the weights of an installed package under timm's names; `expected` is timm's complete state dict.
 
-    The files have the same tensors in the same order as timm's model, under other names. They are matched by position,
-    and each pair must agree in shape and kind (weight, bias, running_mean, ...). `expected` is the state dict of the
-    complete timm model with its classifier.
+    The files have the same tensors in the same order under other names, so they are matched by position, and each pair
+    must agree in shape and kind (weight, bias, running_mean, ...).
     """
     package = PACKAGED.get(backbone)
     if package is None:
@@ -85,23 +85,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f"{path} must contain a state dict, but got {type(content).__name__}")
-    state = {}
     for key, value in content.items():
         if not isinstance(value, Tensor):
             raise ConfigError(f"{path} must contain only tensors, but got {type(value).__name__} for {str(key)!r}")
-        name = str(key)
-        while name.startswith(("module.", "_orig_mod.")):
-            name = name.partition(".")[2]
-        state[name] = value
-    return state
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", str(key)): value for key, value in content.items()}
 
 
 def load_into(network: nn.Module, complete: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the state dict of a complete model into timm's feature network of it.
+    """Load the state dict of a complete model, which may be on the meta device, into timm's feature network of it.
 
-    Only the classifier may be missing or different. Everything else in the feature network must be in the file, and the
-    file must not contain tensors unknown to the architecture (otherwise weights of a deeper variant would load).
-    `complete` may be on the meta device; `source` is the name of the file in errors.
+    Only the classifier may be missing or different: unknown tensors are errors, since otherwise weights of a deeper
+    variant would load. `source` is the name of the file in errors.
     """
     known = complete.state_dict()
     names = {key: _complete_name(key, known) for key in network.state_dict()}
@@ -153,9 +147,7 @@ def _problem(
 def _converted(state: Mapping[str, Tensor], complete: nn.Module) -> dict[str, Tensor] | None:
     """Convert weights from an architecture's original form (other names, position table of another size) with timm."""
     convert = getattr(sys.modules[type(complete).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return None
     try:
-        return dict(convert(dict(state), complete))
+        return None if convert is None else dict(convert(dict(state), complete))
     except Exception:  # not that form either: the caller reports the problem of the unconverted file
         return None
