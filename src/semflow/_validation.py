@@ -1,7 +1,5 @@
 """Checks of arguments against their annotations."""
 
-__all__ = ["Settings", "at_least", "check_arguments", "checked", "positive"]
-
 import functools
 import inspect
 import math

@@ -26,8 +26,6 @@ from semflow.training.stepping import adam, train_on_batch
 
 from .anomalib_models import ModelWithStatistics
 
-__all__ = ["SemflowModule", "StatisticsModule"]
-
 load_timm()  # makes torchvision, which anomalib imports, importable beside a CPU build of torch
 LearningType: Any = import_optional("anomalib").LearningType
 AnomalibModule: Any = import_optional("anomalib.models.components").AnomalibModule

@@ -17,8 +17,6 @@ from .foreign import comes_from, describe
 from .freia_flow import is_graph, is_sequence
 from .statistics import Contexts, FlowWithStatistics, Maps
 
-__all__ = ["ModelWithStatistics", "is_anomalib_model"]
-
 
 class ModelWithStatistics(FlowWithStatistics):
     """Statistics prediction for anomalib's `Fastflow` and `Cflow`, or their torch models; made by `with_statistics`.

@@ -10,8 +10,6 @@ from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, describe
 
-__all__ = ["CallableFlow"]
-
 
 class CallableFlow(ForeignFlow):
     """Flow of a function and its inverse: z, log_det = function(x), x = inverse(z).

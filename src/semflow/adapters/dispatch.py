@@ -18,8 +18,6 @@ from .normflows_flow import NormflowsFlow
 from .transform_flow import TransformFlow, is_distribution, is_transform
 from .zuko_flow import ZukoFlow
 
-__all__ = ["as_flow"]
-
 
 def as_flow(flow: Any, event: Event | None = None) -> Flow:
     """Wrap a flow of another library as a flow of this one, without converting it.

@@ -13,8 +13,6 @@ from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, PositionTables
 
-__all__ = ["ForeignFlow", "Layout", "check_event", "comes_from", "describe", "first_line"]
-
 Layout = Literal["rows", "last", "maps"]
 """Layout of a map in a library: locations as rows (B H W, C), channels last (B, H, W, C), or unchanged (B, C, H, W)."""
 

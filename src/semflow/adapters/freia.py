@@ -17,8 +17,6 @@ from semflow.nn import ConvSubnet, LocationSubnet, SubnetFactory
 from .foreign import describe, first_line
 from .freia_flow import condition_index, is_sequence
 
-__all__ = ["from_freia", "is_block"]
-
 ATTRIBUTES = (
     "GIN", "_affine", "clamp", "condition_channels", "dims_c", "dims_in", "global_offset", "global_scale",
     "global_scale_activation", "householder", "in_channels", "input_rank", "reverse_pre_permute", "splits", "subnet",

@@ -11,8 +11,6 @@ from semflow.nn.subnets import check_context
 
 from .foreign import ForeignFlow, describe
 
-__all__ = ["FreiaFlow", "condition_index", "is_graph", "is_sequence"]
-
 
 class FreiaFlow(ForeignFlow):
     """Flow of a FrEIA network: z, log_det = inn(x, conditions).

@@ -11,8 +11,6 @@ from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, describe
 
-__all__ = ["NFlowsFlow"]
-
 
 class NFlowsFlow(ForeignFlow):
     """Flow of an nflows transform: z, log_det = transform(x, context).

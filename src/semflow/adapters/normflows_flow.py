@@ -12,8 +12,6 @@ from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, describe
 
-__all__ = ["NormflowsFlow"]
-
 
 class NormflowsFlow(ForeignFlow):
     """Flow of normflows, whose flows map noise to data: x goes through their inverses, last to first.

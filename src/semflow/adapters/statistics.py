@@ -17,8 +17,6 @@ from semflow.objectives import PRESETS, Objective, Terms, log_likelihood
 
 from .dispatch import as_flow
 
-__all__ = ["FlowWithStatistics", "needs_image", "with_statistics"]
-
 Maps = Tensor | Sequence[Tensor]
 Contexts = Context | Sequence[Context]
 

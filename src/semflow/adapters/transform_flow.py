@@ -12,8 +12,6 @@ from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, comes_from, describe
 
-__all__ = ["Direction", "TransformFlow", "is_distribution", "is_transform"]
-
 Direction = Literal["z_to_x", "x_to_z"]
 """Direction of a transform: noise to data, as in a TransformedDistribution, or data to noise."""
 

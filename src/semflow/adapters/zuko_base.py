@@ -12,8 +12,6 @@ from semflow.nn import Statistics, VarianceHead
 
 from .statistics import needs_image
 
-__all__ = ["ZukoBase"]
-
 
 class ZukoBase(nn.Module):
     """Base of a zuko flow with predicted statistics: p(z | c) = N(mean, s I), s ~ IG(alpha(c), beta(c)) or certain.

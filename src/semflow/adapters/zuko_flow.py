@@ -11,8 +11,6 @@ from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, describe
 
-__all__ = ["ZukoFlow"]
-
 
 class ZukoFlow(ForeignFlow):
     """Flow of zuko: z, log_det = transform(context).call_and_ladj(x).

@@ -10,8 +10,6 @@ from .dataset import ImageDataset, Record
 from .files import find_images, list_images, require_folder
 from .layouts import UNPACK, category_folder, with_masks
 
-__all__ = ["BTAD", "is_btad"]
-
 
 class BTAD(ImageDataset):
     """A product of the beanTech anomaly detection dataset (Mishra et al. 2021): 01, 02 or 03.

@@ -18,8 +18,6 @@ from .decoding import decode_image
 from .files import ZipFiles, find_images, require_folder
 from .layouts import UNPACK
 
-__all__ = ["CIFAR10", "CIFAR10_CLASSES", "is_cifar10", "read_batch"]
-
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Names of the classes, in the order of their labels."""
 

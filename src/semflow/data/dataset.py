@@ -19,8 +19,6 @@ from semflow.errors import ConfigError, ShapeError
 from .decoding import check_image_size, check_mask_size, decode_image, decode_mask, resize_image, resize_mask
 from .files import list_images
 
-__all__ = ["Batch", "ImageDataset", "ImageFolder", "Record", "Sample", "collate"]
-
 
 class Sample(NamedTuple):
     """One image with its label, mask and path.

@@ -17,11 +17,6 @@ from torch import Tensor
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError
 
-__all__ = [
-    "check_image_size", "check_mask_size", "decode_image", "decode_mask", "load_image", "load_mask", "oriented_size",
-    "resize_image", "resize_mask",
-]  # fmt: skip
-
 _WIDE_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's conversion would clip them at 255
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
 _LOSSY = frozenset({"JPEG", "MPO", "WEBP"})

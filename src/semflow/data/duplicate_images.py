@@ -8,8 +8,6 @@ from pathlib import Path
 from semflow.errors import DataError
 from semflow.files import hash_file
 
-__all__ = ["duplicates"]
-
 
 def duplicates(first: Iterable[str | Path], second: Iterable[str | Path]) -> list[tuple[str, str]]:
     """Return pairs of files with the same bytes, one of each list, in the order of the second.

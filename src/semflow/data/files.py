@@ -10,8 +10,6 @@ from typing import IO
 
 from semflow.errors import DataError
 
-__all__ = ["EXTENSIONS", "ZipFiles", "archives", "find_images", "list_images", "listed", "require_folder", "subfolders"]
-
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )

@@ -10,8 +10,6 @@ from .dataset import Record
 from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
 from .files import archives, find_images, listed, require_folder, subfolders
 
-__all__ = ["UNPACK", "category_folder", "check_mask", "with_masks"]
-
 UNPACK = "unpack the dataset completely"
 
 

@@ -11,8 +11,6 @@ from .dataset import ImageDataset, Record
 from .files import find_images, list_images, subfolders
 from .layouts import category_folder, with_masks
 
-__all__ = ["MVTecAD"]
-
 
 class MVTecAD(ImageDataset):
     """A category in the layout of MVTec AD (Bergmann et al. 2019).

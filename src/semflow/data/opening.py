@@ -15,8 +15,6 @@ from .mvtec import MVTecAD
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
 
-__all__ = ["open_dataset"]
-
 
 @checked
 def open_dataset(

@@ -21,8 +21,6 @@ from .files import find_images, listed, require_folder
 from .layouts import UNPACK
 from .videos import VideoFrames
 
-__all__ = ["ShanghaiTech", "is_shanghaitech"]
-
 _CLIP = re.compile(r"\d+_\d+")
 
 

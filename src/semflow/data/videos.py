@@ -15,8 +15,6 @@ from PIL import Image
 from semflow._optional import import_optional
 from semflow.errors import DataError
 
-__all__ = ["VideoFrames"]
-
 
 class VideoFrames:
     """Frames of a video, indexed in decoding order from the start.

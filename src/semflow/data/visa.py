@@ -12,8 +12,6 @@ from .dataset import ImageDataset, Record
 from .files import list_images, listed, require_folder
 from .layouts import UNPACK, category_folder, check_mask, with_masks
 
-__all__ = ["VisA", "is_visa"]
-
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _OFFICIAL = "use the official split file"
 

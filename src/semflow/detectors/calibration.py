@@ -10,8 +10,6 @@ from semflow.errors import CheckpointError, ConfigError, ShapeError
 
 from .conformal import FINEST, check_count, conformal_p_values, conformal_threshold, exact_rate, images_needed
 
-__all__ = ["Calibration", "Decision"]
-
 
 class Decision(NamedTuple):
     """Decisions for a batch of images; all None without calibration.

@@ -21,17 +21,6 @@ from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
 
-__all__ = [
-    "FINEST",
-    "check_count",
-    "conformal_p_values",
-    "conformal_threshold",
-    "default_rate",
-    "exact_rate",
-    "images_needed",
-    "rate_interval",
-]
-
 RATES = (0.01, 0.05, 0.1)
 FINEST = 10**9  # the largest denominator of a rate
 

@@ -21,8 +21,6 @@ from .interface import Gather, ImageBatch, Prediction, Provenance
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
 
-__all__ = ["Detector"]
-
 
 class Detector(LikelihoodModel):
     """Detector of anomalies in images: frozen features, flows, a base with its variance head, and a score.

@@ -8,8 +8,6 @@ from torch import Tensor
 from semflow.errors import ShapeError
 from semflow.functional import border, mask_to_grid
 
-__all__ = ["check_images", "check_masks", "location_masks"]
-
 SLACK = 0.05
 """Tolerance around [0, 1] for rounding and resampling; images of other scales lie far outside."""
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from semflow.synthesis import CutPaste
 
-__all__ = ["Gather", "ImageBatch", "Prediction", "Predictor", "Provenance"]
-
 ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
 """Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]

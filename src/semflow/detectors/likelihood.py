@@ -11,8 +11,6 @@ from semflow.flows import Event, PyramidFlow, ScaleWise
 from semflow.nn import Context, PositionCode, Statistics, VarianceHead
 from semflow.objectives import Objective, Terms, log_likelihood
 
-__all__ = ["Latents", "LikelihoodModel"]
-
 
 class Latents(NamedTuple):
     """Latents of a batch at one scale, with what is needed to compute their likelihood.

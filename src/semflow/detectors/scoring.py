@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
 
-__all__ = ["STANDARD_NORMAL_PEAK", "Aggregate", "Scorer"]
-
 Aggregate = Literal["exp", "sum", "product"]
 
 STANDARD_NORMAL_PEAK = -0.5 * math.log(2 * math.pi)

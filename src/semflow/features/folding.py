@@ -1,7 +1,5 @@
 """Folding of batch normalizations with fixed statistics into the preceding convolutions."""
 
-__all__ = ["fold_batch_norm"]
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The base of all backbones: fixed weights, normalized images, checked maps."""
 
-__all__ = ["FeatureExtractor", "FrozenFeatures", "ImageNormalization", "average_pool", "check_pooling", "layer_norm"]
-
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
 

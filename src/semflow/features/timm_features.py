@@ -1,7 +1,5 @@
 """Any timm backbone as frozen features."""
 
-__all__ = ["TimmFeatures"]
-
 import logging
 from collections.abc import Sequence
 from os import PathLike

@@ -1,7 +1,5 @@
 """The import of timm, models built with it, and their feature levels, found without downloading weights."""
 
-__all__ = ["Levels", "available_strides", "build", "fitting_strides", "load_timm", "one_line", "probe"]
-
 import difflib
 import functools
 import importlib

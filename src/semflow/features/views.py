@@ -1,7 +1,5 @@
 """Feature maps of several versions of an image: smaller sizes and rotations."""
 
-__all__ = ["ImagePyramid", "PooledViews", "rotations"]
-
 import math
 from typing import cast
 

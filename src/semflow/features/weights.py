@@ -1,7 +1,5 @@
 """Pretrained weights without a hub: local files, and files inside installed packages."""
 
-__all__ = ["PACKAGED", "load_into", "packaged_state", "read_state"]
-
 import pickle
 import re
 import sys

@@ -8,8 +8,6 @@ from semflow.training import TrainingConfig
 from .groups import AnyBackbone, Backbone, Couplings, StatisticsPrediction, build_base, build_features
 from .registry import recipe
 
-__all__ = ["cflow_ad"]
-
 
 @recipe
 def cflow_ad(

@@ -20,8 +20,6 @@ from semflow.training import TrainingConfig
 from .groups import AnyBackbone, Backbone, PairedCouplings, StatisticsPrediction, build_base, build_features
 from .registry import recipe
 
-__all__ = ["cs_flow"]
-
 
 @recipe
 def cs_flow(

@@ -13,8 +13,6 @@ from semflow.training import TrainingConfig
 from .groups import AnyBackbone, Backbone, ConvCouplings, StatisticsPrediction, build_base, build_features
 from .registry import recipe
 
-__all__ = ["fastflow"]
-
 
 @recipe
 def fastflow(

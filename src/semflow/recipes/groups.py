@@ -12,19 +12,6 @@ from semflow.features import FeatureExtractor, TimmFeatures
 from semflow.flows import coupling_stack
 from semflow.functional import Form
 
-__all__ = [
-    "AnyBackbone",
-    "Backbone",
-    "ConvCouplings",
-    "Couplings",
-    "PairedCouplings",
-    "PyramidCouplings",
-    "SemanticStatistics",
-    "StatisticsPrediction",
-    "build_base",
-    "build_features",
-]
-
 
 @dataclass(frozen=True)
 class Backbone(Settings):

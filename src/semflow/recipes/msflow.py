@@ -21,8 +21,6 @@ from semflow.training import TrainingConfig
 from .groups import AnyBackbone, Backbone, PyramidCouplings, StatisticsPrediction, build_base, build_features
 from .registry import recipe
 
-__all__ = ["msflow"]
-
 
 @recipe
 def msflow(

@@ -13,8 +13,6 @@ from semflow.errors import ConfigError
 
 from .settings import complete, plain_settings, resolve_settings
 
-__all__ = ["RECIPES", "build", "recipe"]
-
 P = ParamSpec("P")
 
 RECIPES: dict[str, Callable[..., Detector]] = {}

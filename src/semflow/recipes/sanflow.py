@@ -11,8 +11,6 @@ from semflow.training import TrainingConfig
 from .groups import AnyBackbone, Backbone, Couplings, SemanticStatistics, build_base, build_features
 from .registry import recipe
 
-__all__ = ["ABLATIONS", "sanflow"]
-
 
 @recipe
 def sanflow(

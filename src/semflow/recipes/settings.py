@@ -15,8 +15,6 @@ from semflow.errors import ConfigError
 
 from .groups import Backbone
 
-__all__ = ["complete", "plain_settings", "resolve_settings", "setting_names"]
-
 NONE = "none"
 
 

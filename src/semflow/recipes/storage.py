@@ -17,8 +17,6 @@ from .groups import Backbone
 from .registry import RECIPES
 from .settings import plain_settings, resolve_settings
 
-__all__ = ["load", "save"]
-
 
 def save(detector: Detector, path: str | Path) -> Path:
     """Write a detector's configuration and all weights, also the backbone's, to a folder, and return the folder.

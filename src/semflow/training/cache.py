@@ -17,8 +17,6 @@ from semflow.files import hash_parts, hash_tensor
 from .distributed import ALONE, Processes
 from .loading import Parts
 
-__all__ = ["NormalImages", "unseen"]
-
 DIGITS, LARGEST_COUNT = 12, 2**16
 
 

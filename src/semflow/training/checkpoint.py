@@ -22,24 +22,6 @@ from semflow.errors import CheckpointError
 from semflow.files import replace_file
 from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
 
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "FORMAT",
-    "LOG",
-    "MODEL",
-    "Position",
-    "load_into",
-    "origin",
-    "read_config",
-    "read_training",
-    "restore_training",
-    "save_model",
-    "save_training",
-    "versions",
-    "write_config",
-]
-
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 LARGEST_CONFIG = 2**20

@@ -6,8 +6,6 @@ from typing import Literal
 
 from semflow._validation import Settings, at_least, positive
 
-__all__ = ["TrainingConfig"]
-
 
 @dataclass(frozen=True)
 class TrainingConfig(Settings):

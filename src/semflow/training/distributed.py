@@ -16,8 +16,6 @@ from torch.autograd.function import FunctionCtx
 
 from semflow.errors import ProcessError, SemflowError
 
-__all__ = ["ALONE", "Processes"]
-
 T = TypeVar("T")
 
 

@@ -17,8 +17,6 @@ from semflow.metrics import ImageAccumulator, PixelAccumulator
 from .distributed import ALONE, Processes
 from .loading import batches, dealt_batches
 
-__all__ = ["METRICS", "RATES", "Evaluation", "ImageResult", "check_labels", "evaluate", "results", "summarize"]
-
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
 

@@ -27,8 +27,6 @@ from .run import Run
 from .sharing import shared
 from .stepping import Watch, adam, check_locations, train_on_batch
 
-__all__ = ["fit"]
-
 
 def fit(
     detector: Detector,

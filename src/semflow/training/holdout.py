@@ -15,8 +15,6 @@ from .cache import unseen
 from .distributed import ALONE, Processes
 from .loading import batches, dealt_batches
 
-__all__ = ["automatic_count", "calibrate", "hold_out"]
-
 LEAST, MOST = images_needed(0.1), images_needed(0.01)
 
 

@@ -16,8 +16,6 @@ from semflow.errors import ConfigError, DeviceError
 from .distributed import ALONE, Processes
 from .loading import check_device
 
-__all__ = ["launched_processes"]
-
 TIMEOUT = timedelta(hours=1)  # a process may check its images for long before the first collective
 
 

@@ -11,8 +11,6 @@ from semflow.errors import DataError, DeviceError
 
 from .distributed import ALONE, Processes
 
-__all__ = ["Parts", "batches", "check_device", "dealt_batches", "split_batches"]
-
 
 class Parts(Sampler[list[int]]):
     """Batches of one pass over a data set, as lists of positions; the first `start` of them are skipped."""

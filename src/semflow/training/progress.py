@@ -5,8 +5,6 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-__all__ = ["Progress"]
-
 
 class Progress(ExitStack):
     """Context manager that shows progress on standard error.

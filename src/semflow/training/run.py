@@ -17,8 +17,6 @@ from . import checkpoint
 from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, Position
 from .distributed import Processes
 
-__all__ = ["Run"]
-
 
 class Run:
     """A run directory, or none. Process 0 reads and writes it, and sends the others what it has read.

@@ -16,8 +16,6 @@ from semflow.detectors import Detector
 
 from .distributed import Processes
 
-__all__ = ["SharedBatchNorm", "shared"]
-
 
 class SharedBatchNorm(_BatchNorm):
     """Batch norm with the parameters of `norm` and the statistics of all processes, on any device."""

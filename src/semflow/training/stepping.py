@@ -18,8 +18,6 @@ from semflow.nn import PositionTables, Statistics
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 
-__all__ = ["Watch", "adam", "check_locations", "train_on_batch"]
-
 
 class Watch:
     """Clips gradients, counts clipped steps, and raises at the first loss or gradient that is not finite.
