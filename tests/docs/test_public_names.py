@@ -15,6 +15,7 @@ MODULES = (
     *(f"semflow.app.{name}" for name in semflow.app.__all__),
 )
 NEEDS_RAY = {"semflow.app.scale.Workers", "semflow.app.scale.connected", "semflow.app.scale.score_blocks"}
+NEEDS_NETWORK = {"semflow.app.hub.pull", "semflow.app.hub.push"}
 IN_OTHER_EXAMPLES = {"semflow.load", "semflow.recipes.load"}  # in that of save
 
 
@@ -40,6 +41,11 @@ def test_public_names_have_docstrings_with_examples(module: str) -> None:
     assert [name for name, thing in things.items() if not (thing.__doc__ or "").strip()] == []
     without = [name for name, thing in things.items() if ">>>" not in (thing.__doc__ or "")]
     assert [name for name in without if not needs_no_example(name, things[name])] == []
+
+
+def test_examples_run_unless_they_need_the_network() -> None:
+    public = (pair for module in MODULES for pair in documented(module))
+    assert {name for name, thing in public if "+SKIP" in inspect.getsource(thing)} == NEEDS_NETWORK  # type: ignore[arg-type]
 
 
 def test_classes_and_functions_are_found() -> None:

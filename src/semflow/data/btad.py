@@ -24,7 +24,13 @@ class BTAD(ImageDataset):
         image_size, cache: See `ImageDataset`.
 
     Example:
-        >>> test = BTAD("BTech_Dataset_transformed", "test", category="01")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "01/train/ok").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "01/train/ok/0.png"))
+        ...     BTAD(root, category="01")
+        BTAD(1 normal, image_size=256, has_masks=True)
     """
 
     @checked

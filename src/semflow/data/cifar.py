@@ -39,7 +39,12 @@ class CIFAR10(ImageDataset):
         image_size, cache: See `ImageDataset`; the original images have 32 x 32 pixels.
 
     Example:
-        >>> test = CIFAR10("cifar-10-batches-py", "test", image_size=32, category="cat")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "train/cat").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "train/cat/0.png"))
+        ...     CIFAR10(root, image_size=32, category="cat")
+        CIFAR10(1 normal, image_size=32, has_masks=False)
     """
 
     @checked

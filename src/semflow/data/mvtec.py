@@ -27,7 +27,13 @@ class MVTecAD(ImageDataset):
         image_size, cache: See `ImageDataset`.
 
     Example:
-        >>> test = MVTecAD("mvtec_anomaly_detection", "test", category="screw")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "screw/train/good").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "screw/train/good/0.png"))
+        ...     MVTecAD(root, category="screw")
+        MVTecAD(1 normal, image_size=256, has_masks=True)
     """
 
     @checked

@@ -47,7 +47,13 @@ def open_dataset(
         DataError: If the path does not exist or its layout is unknown.
 
     Example:
-        >>> train = open_dataset("photos", "train", image_size=256)  # doctest: +SKIP
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "screw/train/good").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "screw/train/good/0.png"))
+        ...     open_dataset(root, "train", category="screw")
+        ImageFolder(1 normal, image_size=256, has_masks=True)
     """
     root = Path(path)
     if not root.exists():

@@ -42,7 +42,12 @@ class ShanghaiTech(ImageDataset):
         image_size, cache: See `ImageDataset`; a scene has thousands of frames of 856 x 480 pixels.
 
     Example:
-        >>> test = ShanghaiTech("shanghaitech", "test", category="01")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "training/frames/01_0014").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "training/frames/01_0014/0.png"))
+        ...     ShanghaiTech(root, category="01")
+        ShanghaiTech(1 normal, image_size=256, has_masks=True)
     """
 
     @checked

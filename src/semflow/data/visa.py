@@ -35,7 +35,13 @@ class VisA(ImageDataset):
             normal image is in "test", with all anomalies, and the others are in "train".
 
     Example:
-        >>> test = VisA("VisA", "test", category="pcb1")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "pcb1/Data/Images/Normal").mkdir(parents=True)
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "pcb1/Data/Images/Normal/0.png"))
+        ...     VisA(root, category="pcb1", holdout=10)
+        VisA(1 normal, image_size=256, has_masks=True)
     """
 
     @checked

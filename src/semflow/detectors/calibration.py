@@ -18,6 +18,10 @@ class Decision(NamedTuple):
         p_value: (B,) float64.
         is_anomalous: (B,) bool, p_value <= the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
+
+    Example:
+        >>> Decision(torch.tensor([0.02, 0.4]), torch.tensor([0.02, 0.4]) <= 0.05).is_anomalous
+        tensor([ True, False])
     """
 
     p_value: Tensor | None = None

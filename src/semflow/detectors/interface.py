@@ -27,6 +27,10 @@ class Provenance:
         training: `semflow.training.TrainingConfig` that `semflow.fit` uses by default.
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
+
+    Example:
+        >>> Provenance("sanflow", image_size=512).arguments
+        {}
     """
 
     recipe: str = ""
@@ -48,6 +52,10 @@ class Prediction(NamedTuple):
         p_value: (B,) float64, the probability that a normal image has such a score.
         is_anomalous: (B,) bool, true if the p-value is at most the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
+
+    Example:
+        >>> Prediction(torch.tensor([0.3, 2.1]), torch.rand(2, 64, 64), ()).is_anomalous is None
+        True
     """
 
     score: Tensor

@@ -20,6 +20,11 @@ class Latents(NamedTuple):
         log_det: (B, H, W) if the event is `"location"`, (B,) if it is `"sample"`.
         event: event of the flow.
         statistics: statistics predicted for the base, or None.
+
+    Example:
+        >>> import torch
+        >>> Latents(torch.randn(2, 8, 4, 4), torch.zeros(2, 4, 4), "location", None).z.shape
+        torch.Size([2, 8, 4, 4])
     """
 
     z: Tensor

@@ -160,7 +160,12 @@ class SemanticStatistics(Settings):
 
 
 def build_features(backbone: AnyBackbone, image_size: int, seed: int, *, normalize: bool = False) -> FeatureExtractor:
-    """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged."""
+    """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged.
+
+    Example:
+        >>> build_features(Backbone("test_efficientnet", "random", (8,)), image_size=32, seed=0).channels
+        (32,)
+    """
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
     if not isinstance(backbone, Backbone):
@@ -178,6 +183,10 @@ def build_base(
     """Build base, variance head and starting scale from `statistics`; None gives the standard normal.
 
     `channels` and `strides` are those of the feature maps; `options` are further arguments of `base_and_head`.
+
+    Example:
+        >>> build_base(StatisticsPrediction(), channels=(16,), strides=(8,)).base
+        SemanticGaussian(normal_mean=0.0, anomaly_mean=1.0, form=exact)
     """
     if statistics is None:
         return base_and_head("unit")

@@ -52,7 +52,13 @@ def _plain(name: str, value: object) -> Any:
 
 
 def setting_names(recipe: Callable[..., Any]) -> list[str]:
-    """Return the names of all settings of a recipe, with the fields of its groups, such as `backbone.name`."""
+    """Return the names of all settings of a recipe, with the fields of its groups, such as `backbone.name`.
+
+    Example:
+        >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
+        >>> setting_names(mine)
+        ['backbone', 'backbone.name', ..., 'seed']
+    """
     names = []
     for name in inspect.signature(recipe).parameters:
         group = _group(recipe, name)

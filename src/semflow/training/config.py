@@ -26,6 +26,10 @@ class TrainingConfig(Settings):
         guard: width in locations of the border around an anomaly that training ignores: features there have seen
             the anomaly, but lie outside its mask.
         seed: of the synthetic anomalies and the order of the images.
+
+    Example:
+        >>> TrainingConfig(epochs=20, learning_rate=1e-3, schedule="constant").learning_rate_at(0.5)
+        0.001
     """
 
     epochs: int = 80

@@ -25,6 +25,11 @@ class Processes:
     Args:
         group: initialized group of `torch.distributed`; None is a single process.
         store: store in which processes agree on who reports an error.
+
+    Example:
+        >>> alone = Processes()
+        >>> alone.rank, alone.count, alone.part([3, 4, 5])
+        (0, 1, [3, 4, 5])
     """
 
     def __init__(self, group: "dist.ProcessGroup | None" = None, store: Any = None) -> None:

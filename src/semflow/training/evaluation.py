@@ -25,6 +25,10 @@ class ImageResult(NamedTuple):
     """Prediction for one image: its sample, score and anomaly map (H, W), on the CPU.
 
     P-value, decision and mask (H, W) are None if the detector is not calibrated.
+
+    Example:
+        >>> ImageResult(Sample(torch.rand(3, 8, 8), -1, None, "a.png"), 1.5, torch.rand(8, 8)).sample.path
+        'a.png'
     """
 
     sample: Sample
@@ -42,6 +46,10 @@ class Evaluation:
     The last three are None if the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the fractions
     of normal and of anomalous images that are called anomalous, `mask_false_alarm_rate` the fraction of normal images
     whose mask is not empty.
+
+    Example:
+        >>> Evaluation(0.9, None, None, 0.8, images=20, anomalous_images=10).as_dict()["image_auroc"]
+        0.9
     """
 
     image_auroc: float
@@ -156,7 +164,13 @@ def _rate(alarms: Iterable[bool | None]) -> float | None:
 
 
 def check_labels(dataset: ImageDataset) -> None:
-    """Raise DataError unless a data set has normal and anomalous images, as the metrics need."""
+    """Raise DataError unless a data set has normal and anomalous images, as the metrics need.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from semflow.data import Record
+        >>> check_labels(ImageDataset([Record(Path("a.png"), 0), Record(Path("b.png"), 1)]))
+    """
     labels = set(dataset.labels)
     if labels == {0, 1}:
         return

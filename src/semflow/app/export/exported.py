@@ -18,9 +18,14 @@ class ExportedDetector:
         runner: Runner of the file, see `semflow.app.export.open_runner`.
 
     Example:
-        >>> exported = load("parts.onnx")  # doctest: +SKIP
-        >>> exported.predict(torch.rand(2, 3, 256, 256)).anomaly_map.shape  # doctest: +SKIP
-        torch.Size([2, 256, 256])
+        >>> import tempfile
+        >>> from semflow.app.export import save
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     exported = load(save(detector, f"{folder}/parts.pt2", check=False).path)
+        >>> exported.predict(torch.zeros(2, 3, 32, 32)).anomaly_map.shape
+        torch.Size([2, 32, 32])
     """
 
     device = torch.device("cpu")

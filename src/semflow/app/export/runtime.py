@@ -41,8 +41,13 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
         threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
     Example:
-        >>> runner = open_runner("parts.onnx")  # doctest: +SKIP
-        >>> runner(np.zeros((2, 3, 256, 256), np.uint8))["score"].shape  # doctest: +SKIP
+        >>> import tempfile
+        >>> from semflow.app.export import save
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runner = open_runner(save(detector, f"{folder}/parts.pt2", check=False).path)
+        >>> runner(np.zeros((2, 3, 32, 32), np.uint8))["score"].shape
         (2,)
     """
     path = Path(path)

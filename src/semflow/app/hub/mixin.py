@@ -16,7 +16,8 @@ class HubMixin:
     Example:
         >>> class Inspector(HubMixin, Detector):
         ...     'Detector with methods of its own.'
-        >>> inspector = Inspector.from_pretrained("me/screws", revision="1f0c1f7")  # doctest: +SKIP
+        >>> sorted(name for name in dir(Inspector) if name.endswith(("_pretrained", "_hub")))
+        ['from_pretrained', 'push_to_hub', 'save_pretrained']
     """
 
     @classmethod
@@ -49,5 +50,10 @@ class HubDetector(HubMixin, Detector):
     """Detector with the methods of `HubMixin`.
 
     Example:
-        >>> HubDetector.from_pretrained("me/screws").push_to_hub("me/copy")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> detector = HubDetector.of(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     HubDetector.from_pretrained(detector.save_pretrained(folder)).provenance.recipe
+        'cflow_ad'
     """

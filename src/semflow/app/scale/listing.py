@@ -42,7 +42,10 @@ def read_listing(path: str | PathLike[str]) -> Listing:
     Relative paths in a file are relative to its folder. No image may be listed twice.
 
     Example:
-        >>> read_listing("parts/list.txt").names  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "list.txt").write_text("a/1.png\na/2.png")
+        ...     read_listing(Path(folder, "list.txt")).names
         ('a/1.png', 'a/2.png')
     """
     path = Path(path)
