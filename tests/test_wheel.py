@@ -1,4 +1,4 @@
-"""The wheel holds every file of the package, and nothing else; what it says of itself is what the source says."""
+"""The wheel contains exactly the files of the package, and its metadata match pyproject.toml."""
 
 import zipfile
 from email import message_from_bytes
@@ -21,25 +21,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_package(wheel: zipfile.ZipFile) -> None:
-    """A folder of a name that .gitignore knows, such as build/, would be left out in silence."""
+def test_wheel_contains_all_package_files(wheel: zipfile.ZipFile) -> None:
+    """The build would silently omit a folder whose name .gitignore matches, such as build/."""
     source = ROOT / "src"
     files = {path.relative_to(source).as_posix() for path in (source / "semflow").rglob("*") if path.is_file()}
     files = {name for name in files if "__pycache__" not in name}
     about = f"semflow-{semflow.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(about)} == files
-    assert {"semflow/py.typed", "semflow/report/page.py"} <= files
+    assert {"semflow/py.typed", "semflow/app/report/page.py"} <= files
     assert f"{about}licenses/LICENSE" in wheel.namelist()
     assert b"semflow = semflow.app.cli:main" in wheel.read(f"{about}entry_points.txt")
 
 
-def test_what_the_wheel_needs_is_what_is_declared(wheel: zipfile.ZipFile) -> None:
+def test_wheel_metadata_match_pyproject(wheel: zipfile.ZipFile) -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    said = message_from_bytes(wheel.read(f"semflow-{semflow.__version__}.dist-info/METADATA"))
-    needed = said.get_all("Requires-Dist", [])
+    metadata = message_from_bytes(wheel.read(f"semflow-{semflow.__version__}.dist-info/METADATA"))
+    needed = metadata.get_all("Requires-Dist", [])
     assert sorted(line for line in needed if "extra ==" not in line) == sorted(project["dependencies"])
-    assert set(said.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
-    assert said["Requires-Python"] == project["requires-python"]
-    assert said.get_payload().startswith("# semflow")
+    assert set(metadata.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
+    assert metadata["Requires-Python"] == project["requires-python"]
+    assert metadata.get_payload().startswith("# semflow")

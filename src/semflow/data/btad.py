@@ -50,7 +50,7 @@ class BTAD(ImageDataset):
             anomalous = require_folder(folder / "test" / "ko", "the folder of the anomalous images of BTAD", UNPACK)
             images = list_images(anomalous)
             records += with_masks(images, anomalous, folder / "ground_truth" / "ko", normal="test/ok")
-        super().__init__(records, image_size, has_masks=True, cache=cache)
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
 
 
 def is_btad(folder: Path) -> bool:

@@ -73,7 +73,7 @@ class CIFAR10(ImageDataset):
             require_folder(top / split, f"a folder {split}/CLASS, unless {top} contains cifar-10-batches-py")
             names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
             records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
-        super().__init__(records, image_size, cache=cache)
+        super().__init__(records, image_size, cache=cache, root=top)
 
     def read_image(self, index: int) -> Image.Image:
         """Decode an image from its batch, zip file or image file."""

@@ -113,6 +113,7 @@ class ImageDataset(Dataset[Sample]):
         has_masks: True if the pixels are labeled.
         cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
             cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
+        root: Folder of the images; names in results are relative to it.
 
     Raises:
         ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
@@ -125,7 +126,13 @@ class ImageDataset(Dataset[Sample]):
 
     @checked
     def __init__(
-        self, records: Sequence[Record], image_size: int = 256, *, has_masks: bool = False, cache: bool = False
+        self,
+        records: Sequence[Record],
+        image_size: int = 256,
+        *,
+        has_masks: bool = False,
+        cache: bool = False,
+        root: str | PathLike[str] | None = None,
     ) -> None:
         check_image_size(image_size=image_size)
         for record in records:
@@ -135,6 +142,7 @@ class ImageDataset(Dataset[Sample]):
                     "but got None; pass its mask or has_masks=False"
                 )
         self.records, self.image_size, self.has_masks, self.cache = tuple(records), image_size, has_masks, cache
+        self.root = None if root is None else Path(root)
         # NumPy arrays, because sending many tensors to spawned workers exhausts the file descriptors.
         self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {}
 
@@ -223,4 +231,4 @@ class ImageFolder(ImageDataset):
         if label not in (-1, 0, 1):
             raise ConfigError(f"label must be -1, 0 or 1, but got {label}")
         records = [Record(path, label) for path in list_images(root)]
-        super().__init__(records, image_size, has_masks=label == 0, cache=cache)
+        super().__init__(records, image_size, has_masks=label == 0, cache=cache, root=root)

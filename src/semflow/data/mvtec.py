@@ -51,7 +51,7 @@ class MVTecAD(ImageDataset):
             records = [Record(path, 0) for path in list_images(folder / "train" / "good")]
         else:
             records = _test_records(folder)
-        super().__init__(records, image_size, has_masks=True, cache=cache)
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
 
 
 def _test_records(folder: Path) -> list[Record]:

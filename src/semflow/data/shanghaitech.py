@@ -66,7 +66,7 @@ class ShanghaiTech(ImageDataset):
         self._videos: dict[Path, VideoFrames] = {}
         self._current: VideoFrames | None = None
         records = self._train(top, category) if split == "train" else self._test(top, category)
-        super().__init__(records, image_size, has_masks=True, cache=cache)
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=top)
 
     def read_image(self, index: int) -> Image.Image:
         """Decode a frame; one video is open at a time."""

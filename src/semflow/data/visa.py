@@ -73,7 +73,7 @@ class VisA(ImageDataset):
         else:
             file = Path(split_file) if split_file is not None else folder.absolute().parent / "split_csv" / "1cls.csv"
             records = _split_records(folder, split, file)
-        super().__init__(records, image_size, has_masks=True, cache=cache)
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
 
 
 def is_visa(folder: Path) -> bool:

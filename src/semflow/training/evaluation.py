@@ -174,7 +174,7 @@ def check_labels(dataset: ImageDataset) -> None:
     labels = set(dataset.labels)
     if labels == {0, 1}:
         return
-    where = getattr(dataset, "root", None) or (dataset.paths[0] if dataset.paths else "dataset")
+    where = dataset.root or (dataset.paths[0] if dataset.paths else "dataset")
     kinds = {0: "only normal images", 1: "only anomalous images", -1: "images without labels"}
     found = kinds[min(labels)] if labels else "no images"
     raise DataError(

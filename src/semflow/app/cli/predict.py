@@ -171,7 +171,7 @@ def save_overlay(
 
 def _without_output(dataset: ImageDataset, output: Path) -> ImageDataset:
     """Leave out images inside the output folder, which may be inside the input folder."""
-    root, output = getattr(dataset, "root", None), output.resolve()
+    root, output = dataset.root, output.resolve()
     if root is None or root.resolve() not in output.parents:
         return dataset
     inside = root / output.relative_to(root.resolve())
@@ -194,9 +194,8 @@ def _shortened(name: str) -> str:
 
 def image_names(dataset: ImageDataset) -> list[str]:
     """Return the image paths relative to the input folder. They keep their suffixes, so a.png and a.jpg differ."""
-    root = getattr(dataset, "root", None)
-    paths = [Path(path) for path in dataset.paths]
-    return [path.relative_to(root).as_posix() if root is not None else path.name for path in paths]
+    paths, root = [Path(path) for path in dataset.paths], dataset.root
+    return [path.name if root is None else path.relative_to(root).as_posix() for path in paths]
 
 
 def _hash_file(path: Path) -> str:

@@ -56,7 +56,7 @@ def read_listing(path: str | PathLike[str]) -> Listing:
     if path.suffix.lower() == ".txt" and path.is_file():
         return _listed(path, _read_list(path))
     dataset = open_dataset(path, "predict")
-    root = Path(getattr(dataset, "root", path.parent))
+    root = dataset.root or path.parent
     names = tuple(Path(file).relative_to(root).as_posix() for file in dataset.paths)
     return Listing(Path(os.path.abspath(root)), names)  # noqa: PTH100 - resolve would follow links
 
