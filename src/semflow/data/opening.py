@@ -50,9 +50,8 @@ def open_dataset(
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     Path(root, "screw/train/good").mkdir(parents=True)
-        ...     Image.new("RGB", (32, 32)).save(Path(root, "screw/train/good/0.png"))
-        ...     open_dataset(root, "train", category="screw")
+        ...     Image.new("RGB", (32, 32)).save(Path(root, "0.png"))
+        ...     open_dataset(root, "train")
         ImageFolder(1 normal, image_size=256, has_masks=True)
     """
     root = Path(path)

@@ -27,9 +27,8 @@ class Processes:
         store: store in which processes agree on who reports an error.
 
     Example:
-        >>> alone = Processes()
-        >>> alone.rank, alone.count, alone.part([3, 4, 5])
-        (0, 1, [3, 4, 5])
+        >>> Processes().part([3, 4, 5])
+        [3, 4, 5]
     """
 
     def __init__(self, group: "dist.ProcessGroup | None" = None, store: Any = None) -> None:
