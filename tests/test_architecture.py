@@ -1,11 +1,13 @@
 """Rules of the repository: imports between modules, file sizes, error messages, forbidden content."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -76,34 +78,6 @@ MODULES = {".".join(("semflow", *path.relative_to(PACKAGE).with_suffix("").parts
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
 
-def module_of(name: str) -> str:
-    """Return the module of a dotted name, which may be a module or a name in one."""
-    return name if name in MODULES else name.rpartition(".")[0]
-
-
-def top_level_imports(path: Path) -> set[str]:
-    """Return the modules of semflow that a file imports when it is imported itself."""
-    body = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if not isinstance(node, ast.If)]
-    lines = {node.lineno for node in body if isinstance(node, ast.Import | ast.ImportFrom)}
-    return {module_of(name) for line, name in imported_modules(path) if line in lines and name.startswith("semflow.")}
-
-
-def cycle_through(graph: dict[str, set[str]]) -> list[str]:
-    """Return a cycle of a graph, or nothing."""
-    done: set[str] = set()
-
-    def visit(name: str, trail: list[str]) -> list[str]:
-        if name in trail:
-            return [*trail[trail.index(name) :], name]
-        if name in done:
-            return []
-        found = next((cycle for other in sorted(graph[name]) if (cycle := visit(other, [*trail, name]))), [])
-        done.add(name)
-        return found
-
-    return next((cycle for name in sorted(graph) if (cycle := visit(name, []))), [])
-
-
 def imported_layers(path: Path) -> Iterator[tuple[int, str]]:
     for line, name in imported_modules(path):
         parts = name.split(".")
@@ -140,15 +114,27 @@ def test_layers_import_only_earlier_layers(path: Path) -> None:
     assert not wrong
 
 
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def test_modules_do_not_import_each_other_in_cycles() -> None:
-    graph = {name: top_level_imports(path) & MODULES.keys() for name, path in MODULES.items() if name != "semflow"}
+    script = load_script(ROOT / "docs" / "imports.py")
+    graph = {name: script.imports(name, path, MODULES) for name, path in MODULES.items()}
     assert sum(map(len, graph.values())) > 200
-    assert not cycle_through({name: others - {"semflow"} for name, others in graph.items()})
+    assert not script.cycles(graph)
+    assert [*LAYERS, "testing", "(package)"] == script.ORDER
 
 
-def test_a_cycle_of_imports_is_found() -> None:
-    assert cycle_through({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
-    assert not cycle_through({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+def test_cycles_of_imports_are_found() -> None:
+    script = load_script(ROOT / "docs" / "imports.py")
+    assert script.cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    assert not script.cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
