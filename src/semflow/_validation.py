@@ -111,11 +111,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(type(value) is type(known) and value == known for known in members)
     if origin in (Union, types.UnionType):
         return any(_fits(value, member) for member in members)
-    if origin is tuple and members[-1] is not Ellipsis:
+    if origin is tuple and members and members[-1] is not Ellipsis:
         return isinstance(value, tuple | list) and len(value) == len(members) and all(map(_fits, value, members))
     if origin in (tuple, Sequence):
         fits = isinstance(value, tuple | list if origin is tuple else Sequence) and not isinstance(value, str)
-        return fits and all(_fits(item, members[0]) for item in value)
+        return fits and all(_fits(item, member) for member in members[:1] for item in value)
     if origin is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST
     if origin is float:
@@ -139,8 +139,8 @@ def _described(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         *words, last = map(_described, members)
         return f"{', '.join(words)} or {last}"
-    if origin is tuple and members[-1] is not Ellipsis:
+    if origin is tuple and members and members[-1] is not Ellipsis:
         return f"({', '.join(map(_described, members))})"
-    if origin in (tuple, Sequence):
+    if origin in (tuple, Sequence) and members:
         return f"a {origin.__name__.lower()} with {_described(members[0])} in each place"
     return _WORDS.get(origin, getattr(hint, "__name__", str(hint)))

@@ -213,6 +213,15 @@ def test_error_names_argument_and_expected_type(wrong: dict[str, Any], message: 
         options(**{"count": 1, **wrong})
 
 
+def test_containers_of_any_items_are_not_looked_into() -> None:
+    @checked
+    def plain(pair: tuple = (), items: Sequence | None = None) -> tuple[object, ...]:
+        return pair, items
+
+    assert plain((1, "a"), [None, 2.5]) == ((1, "a"), [None, 2.5])
+    assert plain(()) == ((), None)
+
+
 def test_unknown_argument_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="blobs"):
         options(1, blobs=3)  # type: ignore[call-arg]

@@ -3,6 +3,7 @@
 import json
 import re
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 
 import pytest
@@ -139,6 +140,16 @@ def test_failed_write_keeps_the_old_file(tmp_path) -> None:
         checkpoint.replace_file(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_versions_leave_out_packages_without_metadata(monkeypatch) -> None:
+    def version(name: str) -> str:
+        if name == "pillow":  # replaced by pillow-simd
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(checkpoint.metadata, "version", version)
+    assert checkpoint.versions().keys() == {"semflow", "python", "torch", "timm", "numpy"}
 
 
 def test_loaded_model_equals_the_trained_detector(build, images, tmp_path) -> None:

@@ -150,5 +150,5 @@ def _check_state(found: Sequence[Tensor | None], prefix: str) -> tuple[Tensor, T
         raise CheckpointError(f"{prefix}rate must be numerator and denominator of a rate, but got others; {advice}")
     needed = images_needed(rate[0].item() / rate[1].item())
     if len(scores) < needed:
-        raise CheckpointError(f"{prefix}scores must be {needed} for {prefix}rate, but got {len(scores)}; {advice}")
+        raise CheckpointError(f"{prefix}scores must be at least {needed} for the rate, but got {len(scores)}; {advice}")
     return scores, maxima, rate

@@ -92,7 +92,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
         parameter, _, field = name.partition(".")
         default, group = parameters[parameter].default, _group(recipe, parameter)
         if not field:
-            if value == NONE:
+            if isinstance(value, str) and value == NONE:
                 value = None
             elif group is not None and isinstance(value, bool):
                 value = (default if isinstance(default, group) else group()) if value else None

@@ -8,6 +8,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -50,8 +51,11 @@ class Position:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect the numbers."""
-    packages = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")}
-    return {"semflow": __version__, "python": platform.python_version(), **packages}
+    found = {"semflow": __version__, "python": platform.python_version()}
+    for name in ("torch", "timm", "numpy", "pillow"):
+        with suppress(metadata.PackageNotFoundError):  # such as pillow-simd in place of pillow
+            found[name] = metadata.version(name)
+    return found
 
 
 def origin(detector: Detector) -> dict[str, Any]:
