@@ -1,6 +1,7 @@
 """Image pyramids, rotations and pooled features."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -63,6 +64,20 @@ def test_rotations_stay_in_range_and_quarter_turns_are_exact() -> None:
     square = torch.rand(1, 3, 9, 9)
     for k, t in enumerate(rotations(square, 4)):
         assert torch.equal(t, square.rot90(k, (2, 3)))
+
+
+def test_pooled_views_hold_the_maps_of_one_view_at_a_time() -> None:
+    network = nn.Conv2d(3, 4, 1)
+    maps: list[weakref.ref[torch.Tensor]] = []
+
+    def watch(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        assert all(ref() is None for ref in maps)
+        maps.append(weakref.ref(output))
+
+    features = FrozenFeatures(network, channels=(4,), strides=(1,))
+    network.register_forward_hook(watch)
+    PooledViews(features, views=4)(torch.rand(1, 3, 8, 8))
+    assert len(maps) == 4
 
 
 def test_pooled_views_average_each_rotation() -> None:

@@ -39,11 +39,11 @@ class ForeignFlow(Flow):
 
     def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """Return (z, log_det) of x; everything is in the library's layout."""
-        raise TypeError(f"{type(self).__name__} must define encode(x, context), but got a class without it")
+        raise TypeError(f"{type(self).__name__} must define _encode(x, context), but got a class without it")
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         """Return the x of z; everything is in the library's layout."""
-        raise TypeError(f"{type(self).__name__} must define decode(z, context), but got a class without it")
+        raise TypeError(f"{type(self).__name__} must define _decode(z, context), but got a class without it")
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Map features (B, C, H, W) to latents; the context is position tables or a map (D, H, W) or (B, D, H, W)."""

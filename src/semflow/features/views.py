@@ -76,8 +76,8 @@ class PooledViews(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to one map (B, C, views, 1)."""
-        views = [self.features(turned) for turned in rotations(images, self.views)]
-        rows = [torch.cat([m.mean((2, 3)) for m in maps], dim=1) for maps in views]
+        turned = rotations(images, self.views)
+        rows = [torch.cat([m.mean((2, 3)) for m in self.features(view)], dim=1) for view in turned]
         return [torch.stack(rows, dim=2)[..., None]]
 
 
