@@ -40,7 +40,7 @@ def run_tests(places: Sequence[str], root: Path = ROOT) -> list[Case]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
-        command = [sys.executable, "-m", "pytest", *options, *places]
+        command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *options, *places]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         if not report.is_file():

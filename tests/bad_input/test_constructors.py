@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from helpers.bad_rows import SIZE
+from helpers.recipe_cases import BUILT_IN
 from semflow._validation import checked
 from semflow.errors import ConfigError, SemflowError
-from semflow.recipes import RECIPES
 from semflow.recipes import build as build_recipe
 
 MODULES = ("nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors")
@@ -67,7 +67,7 @@ def constructors() -> Iterator[tuple[str, Callable[..., object], dict[str, Any]]
     for name in ("coupling_stack", "base_and_head"):
         function = getattr(import_module("semflow.flows" if name == "coupling_stack" else "semflow.bases"), name)
         yield name, function, typing.get_type_hints(function)
-    for name, recipe in RECIPES.items():
+    for name, recipe in BUILT_IN.items():
         yield f"recipes.{name}", recipe, typing.get_type_hints(recipe)
 
 
@@ -123,7 +123,7 @@ def test_cases_cover_every_module_and_recipe() -> None:
         "detectors.",
     ):
         assert any(name.startswith(part) for name in seen), part
-    assert all(any(name.startswith(f"recipes.{recipe}-") for name in seen) for recipe in RECIPES)
+    assert all(any(name.startswith(f"recipes.{recipe}-") for name in seen) for recipe in BUILT_IN)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ OUT_OF_RANGE = {
     ("recipe", "argument"),
     [
         (name, each)
-        for name, make in RECIPES.items()
+        for name, make in BUILT_IN.items()
         for each in OUT_OF_RANGE
         if each in inspect.signature(make).parameters
     ],

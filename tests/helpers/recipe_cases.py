@@ -3,7 +3,10 @@
 import torch
 
 from semflow.data import Sample
-from semflow.recipes import build
+from semflow.recipes import RECIPES, build
+
+# Without recipes that other tests register in the same process.
+BUILT_IN = {name: make for name, make in RECIPES.items() if make.__module__.startswith("semflow.")}
 
 SMALL = {
     "sanflow": {"couplings.blocks": 2, "couplings.position_channels": 16},

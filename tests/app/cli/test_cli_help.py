@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from helpers.cli_cases import fit_words
+from helpers.recipe_cases import BUILT_IN
 from semflow.app.cli import main
 from semflow.app.cli.inputs import warn_of_leaks
-from semflow.recipes import RECIPES
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -20,7 +20,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_of_fit_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of("fit", capsys)
-    *others, last = RECIPES
+    *others, last = BUILT_IN
     assert f"Detector to build: {', '.join(others)} or {last} (default)." in text
 
 

@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from helpers.export_cases import PACKAGES, SMALL, pictures, recipe_detector
+from helpers.recipe_cases import BUILT_IN
 from semflow.app.export import load, save, saving
 from semflow.app.export.graph import DetectorGraph
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import load_image
-from semflow.recipes import RECIPES, build
+from semflow.recipes import build
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mvtec"
 WRITABLE = [name for name in SUFFIXES if all(find_spec(package) for package in PACKAGES[name])]
 
 
 def test_every_recipe_is_exported() -> None:
-    assert set(SMALL) == set(RECIPES)
+    assert set(SMALL) == set(BUILT_IN)
 
 
 @pytest.mark.slow
