@@ -34,18 +34,18 @@ def check_ranges(report: Report) -> None:
         assert all(0 < a <= b for a, b in pairwise([found["low"], found["median"], found["high"]]))
 
 
-def test_a_ratio_is_the_median_of_the_rounds_and_knows_both_clocks() -> None:
+def test_ratio_is_the_median_over_rounds_for_wall_and_process_time() -> None:
     seconds = {"theirs": [Seconds(2, 3), Seconds(4, 4), Seconds(9, 3)], "ours": [Seconds(1, 1)] * 3}
     assert ratio(seconds, "theirs", "ours") == {"median": 4, "low": 2, "high": 9, "by wall": 3}
     assert ratio(seconds, "theirs", "ours", "wall") == {"median": 3, "low": 3, "high": 4, "by cpu": 4}
 
 
-def test_the_best_setting_is_the_fastest_by_the_clock_that_counts() -> None:
+def test_best_setting_is_the_fastest_by_the_chosen_clock() -> None:
     seconds = {"a": [Seconds(2, 1)], "b": [Seconds(1, 2)]}
     assert (best(seconds, ["a", "b"]), best(seconds, ["a", "b"], "wall")) == ("b", "a")
 
 
-def test_sides_take_turns_and_each_begins() -> None:
+def test_interleaved_rounds_alternate_the_first_side() -> None:
     order: list[str] = []
     runs = {name: partial(order.append, name) for name in "abc"}
     found = in_turns(runs, rounds=3, least=0.0)
@@ -53,21 +53,21 @@ def test_sides_take_turns_and_each_begins() -> None:
     assert {len(values) for values in found.values()} == {3}
 
 
-def test_a_short_run_is_repeated() -> None:
+def test_short_runs_are_repeated() -> None:
     calls: list[int] = []
     (one,) = in_turns({"a": lambda: calls.append(0)}, rounds=1, least=0.01)["a"]
     assert len(calls) > 10
     assert one.wall < 0.01
 
 
-def test_threads_are_put_back() -> None:
+def test_using_threads_restores_the_thread_count() -> None:
     before = torch.get_num_threads()
     with using_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
-def test_every_product_of_the_machine_is_a_product() -> None:
+def test_matrix_product_variants_equal_matmul() -> None:
     x, weight = torch.randn(64, 48), torch.randn(32, 48)
     for linear, prepare in linears().values():
         torch.testing.assert_close(linear(x, prepare(weight, 64)), x @ weight.T, rtol=1e-4, atol=1e-4)
@@ -75,7 +75,7 @@ def test_every_product_of_the_machine_is_a_product() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_flows_have_their_names_and_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_ratios_have_names_and_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "peaks", lambda _, side, *rest: {"eager": [1.0, 0.5], "freia": [2.0, 4.0]}[side])
     report = Report()
     measure_flows(report, SMALL, PLAN, memory=True)
@@ -87,7 +87,7 @@ def test_flows_have_their_names_and_ranges(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("small")
-def test_sides_that_differ_are_not_timed() -> None:
+def test_sides_with_different_outputs_are_not_timed() -> None:
     scale = Scale.make(settings("small")[0], 2, PLAN)
     scale.check()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_sides_that_differ_are_not_timed() -> None:
         scale.check()
 
 
-def test_a_missing_peer_is_told_with_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peer_is_reported_for_every_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "find_spec", lambda name: None)
     report, variant = Report(), Variant("_batch1", "resnet18", 1)
     measure_flows(report, variant, PLAN)
@@ -109,7 +109,7 @@ def test_a_missing_peer_is_told_with_every_name(monkeypatch: pytest.MonkeyPatch)
     assert missing("FrEIA") is not None
 
 
-def test_operations_are_those_of_the_formula() -> None:
+def test_operation_counts_follow_the_formula() -> None:
     case = Case("cflow_ad", "resnet18", 2, 1, size=64, **{"couplings.position_channels": 16})
     expected = 0
     for x in case.maps:
@@ -124,7 +124,7 @@ def test_operations_are_those_of_the_formula() -> None:
     assert 2 * expected < flops(case, "train") < 3 * expected
 
 
-def test_recipes_have_their_names_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_ratios_have_names_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "Case", partial(Case, size=64))
     monkeypatch.setattr(recipes, "square_products", partial(timing.square_products, 64))
     report = Report()
@@ -135,7 +135,7 @@ def test_recipes_have_their_names_and_rows(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(row["gflop"] > 0 and row["wall_s"] > 0 for row in report.rows["recipes"])
 
 
-def test_metrics_are_compared_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_timed_against_installed_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is the peer: semflow[bench]")
     report = Report()
     measure_metrics(report, 5000, 2)
@@ -147,7 +147,7 @@ def test_metrics_are_compared_with_what_is_there(monkeypatch: pytest.MonkeyPatch
     assert "GiB" in report.skipped["auroc_vs_sklearn_1e5"]
 
 
-def test_files_to_scores_by_its_parts() -> None:
+def test_files_to_scores_is_timed_by_part() -> None:
     report = Report()
     with files.png_folder(2, side=64) as folder:
         files.measure_files(report, Variant("_r", "resnet18", 2), folder, blocks=1, rounds=3, repeat=2)
@@ -157,7 +157,7 @@ def test_files_to_scores_by_its_parts() -> None:
     assert rates["predict"] < rates["features"]
 
 
-def test_the_start_of_a_process() -> None:
+def test_process_start_is_timed() -> None:
     report = Report()
     measure_start(report, 1)
     memory = {row["what"]: row["peak_mib"] for row in report.rows["start"]}
@@ -166,7 +166,7 @@ def test_the_start_of_a_process() -> None:
     assert report.ratios["help_vs_torch"]["median"] < 1  # it imports no torch
 
 
-def test_the_stream_of_a_device_gives_the_detectors_scores() -> None:
+def test_device_stream_equals_detector_scores() -> None:
     detector = Case("sanflow", "resnet18", 4, 1, size=64, **{"couplings.position_channels": 16}).detector
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     scores = stream(detector, [images, images.flip(0)], "cpu", compiled=False)()
@@ -175,14 +175,14 @@ def test_the_stream_of_a_device_gives_the_detectors_scores() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_published_formulation_beside_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_formulation_is_timed_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.speed.cuda.settings", lambda backbone: settings("small"))
     report = Report()
     measure_cuda(report, "cpu", "resnet18", 2, 1, 1, size=64)
     assert report.ratios.keys() == {"cuda_images_per_s", "cuda_infer", "cuda_train"}
 
 
-def test_the_file_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_lists_skipped_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     speed.main(["--quick", "--only", "cuda", "--no-compile", "--json", str(tmp_path / "speed.json")])
@@ -195,7 +195,7 @@ def test_the_file_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["seed"] == torch.initial_seed() == 0
 
 
-def test_anomalibs_flows_are_ours_and_otherwise_not_timed() -> None:
+def test_anomalib_flows_equal_ours_before_timing() -> None:
     pytest.importorskip("anomalib", reason="anomalib is an extra: semflow[peers]")
     from benchmarks.speed.against_anomalib import cflow_pair, check_cflow, check_fastflow, fastflow_pair, images_of
 
