@@ -11,7 +11,7 @@ from semflow.errors import ConfigError, ShapeError
 from .inverse_gamma import digamma, lgamma_step, narrow, wide
 
 Form = Literal["exact", "paper", "reference", "marginal", "mode"]
-"""How an inverse-gamma variance enters the log-probability, see `normal_log_prob`."""
+"""Form in which an inverse-gamma variance enters the log-probability, see `normal_log_prob`."""
 
 FORMS: tuple[Form, ...] = get_args(Form)
 """All forms."""

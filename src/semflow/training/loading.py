@@ -51,7 +51,7 @@ def _batches(count: int, batch_size: int) -> list[range]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Return the device; `auto` is CUDA if available, otherwise the CPU. Raise DeviceError if there is no such one."""
+    """Return the device; `auto` is CUDA if available, otherwise the CPU. Raise DeviceError if it is unavailable."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
