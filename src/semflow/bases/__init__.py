@@ -3,10 +3,12 @@
 from . import divergences as divergences  # registers them with torch
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
+from .fitted import Accumulator, FittedBase
 from .memory import Memory
 from .semantic import Base, SemanticGaussian, StandardNormal
+from .stored import StoredLatents
 
 __all__ = [
-    "Base", "BaseAndHead", "Memory", "SemanticGaussian", "SemanticNormal", "StandardNormal", "Variance", "base_and_head",
-    "variance_distribution",
+    "Accumulator", "Base", "BaseAndHead", "FittedBase", "Memory", "SemanticGaussian", "SemanticNormal",
+    "StandardNormal", "StoredLatents", "Variance", "base_and_head", "variance_distribution",
 ]  # fmt: skip
