@@ -1,5 +1,6 @@
 """Pure tensor functions for the mathematics of semantic-aware flows."""
 
+from .blur import gaussian_blur, gaussian_kernel
 from .clamp import CLAMPS, Clamp, soft_clamp
 from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob
 from .inverse_gamma import (
@@ -14,7 +15,8 @@ from .layout import border, from_locations, mask_to_grid, take_locations, to_loc
 from .series import digamma_series, lgamma_series
 
 __all__ = [
-    "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "inverse_gamma_kl",
-    "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision", "inverse_gamma_prior", "lgamma_series",
-    "mask_to_grid", "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
+    "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "gaussian_blur",
+    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
+    "inverse_gamma_prior", "lgamma_series", "mask_to_grid", "normal_log_odds", "normal_log_prob", "soft_clamp",
+    "take_locations", "to_locations",
 ]  # fmt: skip
