@@ -47,6 +47,8 @@ class Identity(Flow):
 
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Return the latents."""
+        if self.channels:
+            check_channels(z, self.channels)
         return z
 
 
