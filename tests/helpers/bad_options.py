@@ -135,7 +135,7 @@ OPTIONS = [
     Row("even smoothing kernel", built({"backbone.smoothing": 2}), refused(ConfigError, "smoothing", "odd")),
     Row("top above 1", lambda _: Scorer(2, top=2), refused(ConfigError, "top must be a fraction")),
     Row("zero scales", lambda _: Scorer(0), refused(ConfigError, "scales must be at least 1")),
-    Row("zero epochs", lambda _: TrainingConfig(epochs=0), refused(ConfigError, "epochs must be at least 1")),
+    Row("negative epochs", lambda _: TrainingConfig(epochs=-1), refused(ConfigError, "epochs must be at least 0")),
     Row(
         "one and a half epochs",
         lambda _: TrainingConfig(epochs=1.5),

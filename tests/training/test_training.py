@@ -184,8 +184,8 @@ def test_damaged_runs_raise_errors_that_name_the_file(build, images, tmp_path) -
 def test_fit_rejects_invalid_arguments(build, images, tmp_path) -> None:
     with pytest.raises(DataError, match="at least one image"):
         fit(build(), [], progress=False)
-    with pytest.raises(ConfigError, match="epochs must be at least 1"):
-        fit(build(), images, epochs=0, progress=False)
+    with pytest.raises(ConfigError, match="epochs must be at least 0"):
+        fit(build(), images, epochs=-1, progress=False)
     with pytest.raises(ConfigError, match="schedule"):
         fit(build(), images, training=TrainingConfig(schedule="linear"), progress=False)
     with pytest.raises(ConfigError, match="output must be a run directory to resume"):

@@ -1,36 +1,100 @@
-"""Bases that are fitted to normal latents in one pass."""
+"""Bases that are fitted to the latents of normal images in one pass, after the training of the flow."""
 
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from .semantic import Base
+from semflow.errors import CheckpointError
+
+from .semantic import Base, StandardNormal
 
 
 class Accumulator(Protocol):
-    """What a fitted base needs of latents, collected batch by batch in the order of the images."""
+    """What a `FittedBase` has collected of the latents so far.
+
+    Example:
+        >>> import torch
+        >>> class Count:
+        ...     images = 0
+        ...     def update(self, z):
+        ...         self.images += len(z)
+        ...     def merge(self, other):
+        ...         self.images += other.images
+        >>> accumulator: Accumulator = Count()
+        >>> accumulator.update(torch.zeros(3, 4, 8, 8))
+        >>> accumulator.images
+        3
+    """
 
     def update(self, z: Tensor) -> None:
-        """Add latents (B, C, H, W) of the next B images."""
+        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images."""
 
-    def merge(self, other: Self) -> None:
-        """Add what another accumulator has collected from later images."""
+    def merge(self, other: Any) -> None:
+        """Add what another accumulator of the same base has collected from later images."""
 
 
 class FittedBase(Base):
-    """Base class of bases that are fitted to normal latents in one pass, after the training of the flow."""
+    """Base class of bases that are fitted to normal latents, such as a memory; one scale each.
 
-    def accumulator(self) -> Any:
-        """Return an empty accumulator."""
+    A subclass defines `accumulator`, `fit` and `log_prob`, and keeps what it has fitted in registered buffers. Their
+    lengths may change in `fit`: a saved state with other lengths loads into a base that was not fitted.
+
+    The flow is trained before there is anything to fit, so training uses another base, the prior.
+
+    Args:
+        prior: base under which the flow is trained; by default `StandardNormal()`.
+
+    Example:
+        >>> import torch
+        >>> class Mean(FittedBase):  # a unit normal at the mean of all normal latents
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("mean", torch.zeros(0))
+        ...     def accumulator(self):
+        ...         from semflow.flows.standardize import ChannelMoments
+        ...         return ChannelMoments(4)
+        ...     def fit(self, accumulator):
+        ...         self.mean = accumulator.mean.float()
+        ...     def log_prob(self, z, statistics=None, anomaly_mask=None):
+        ...         return StandardNormal().log_prob(z - self.mean[:, None, None])
+        >>> base = Mean()
+        >>> accumulator = base.accumulator()
+        >>> accumulator.update(torch.ones(2, 4, 3, 3))
+        >>> base.fit(accumulator)
+        >>> other = Mean()
+        >>> other.load_state_dict(base.state_dict())
+        <All keys matched successfully>
+        >>> other.mean
+        tensor([1., 1., 1., 1.])
+    """
+
+    uses_features: ClassVar[bool] = False
+    """Whether the accumulator's `update(z, features)` also takes the features (B, C, H, W) that were mapped to z."""
+
+    def __init__(self, prior: Base | None = None) -> None:
+        super().__init__()
+        self.prior = StandardNormal() if prior is None else prior
+
+    def accumulator(self) -> Accumulator:
+        """Return an empty accumulator of latents."""
         raise TypeError(f"{type(self).__name__} must define accumulator, but got a class without it")
 
     def fit(self, accumulator: Any) -> None:
-        """Fit the base to the latents that an accumulator has collected."""
+        """Fit the base to the latents that one of its accumulators has collected."""
         raise TypeError(f"{type(self).__name__} must define fit, but got a class without it")
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take buffers of another size: it is known only after fitting."""
-        for name, buffer in list(self.named_buffers(recurse=False)):
-            if (saved := state.get(prefix + name)) is not None and saved.shape != buffer.shape:
-                setattr(self, name, buffer.new_empty(saved.shape))
-        super()._load_from_state_dict(state, prefix, *args)
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise CheckpointError unless `fit` could have made the buffers of a saved state, given by their names."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: object) -> None:
+        saved = {name: x for name, x in self.named_buffers(recurse=False) if name not in self._non_persistent_buffers_set}
+        missing = [name for name in saved if prefix + name not in state_dict]
+        if missing:
+            raise CheckpointError(f"{prefix}{missing[0]} must be in the saved state, but got none; fit the model again")
+        found = {name: state_dict[prefix + name] for name in saved}
+        self.check_state(found)
+        for name, own in saved.items():
+            if found[name].dim() == own.dim():  # otherwise torch reports the shapes
+                setattr(self, name, own.new_empty(found[name].shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -15,7 +15,8 @@ from semflow.nn import Statistics
 class Base(nn.Module):
     """Base class of base distributions, which return one log-probability per location.
 
-    A subclass defines `log_prob` and, if it has an anomalous distribution, `log_odds`.
+    A subclass defines `log_prob` and, if it has an anomalous distribution, `log_odds`. A base whose `normality` is no
+    log density, such as minus a distance, says `is_density = False`, and no log-det is added to it.
 
     Example:
         >>> class Laplace(Base):
@@ -24,6 +25,9 @@ class Base(nn.Module):
         >>> Laplace().log_prob(torch.zeros(2, 3, 4, 5)).shape
         torch.Size([2, 4, 5])
     """
+
+    is_density: bool = True
+    """Whether `normality` is a log density per dimension."""
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
         """Compute log p(z) in nats at every location, (B, H, W).
@@ -38,6 +42,17 @@ class Base(nn.Module):
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Compute log p(z | normal) - log p(z | anomalous) at every location, (B, H, W)."""
         raise TypeError(f"{type(self).__name__} must define log_odds, but got a base without an anomalous distribution")
+
+    def normality(self, z: Tensor, statistics: Statistics | None = None, leave_out: Tensor | None = None) -> Tensor:
+        """Compute what scores are made of at every location, (B, H, W): log p(z) / C, in nats per dimension.
+
+        Args:
+            z: Latents (B, C, H, W).
+            statistics: Statistics of the locations, or None.
+            leave_out: (B,) int64, the index of each image among those that the base was fitted to, whose own latents
+                are then left out; None leaves out nothing. Bases that store no latents ignore it.
+        """
+        return self.log_prob(z, statistics) / z.shape[1]
 
 
 class StandardNormal(Base):

@@ -1,13 +1,13 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from semflow._validation import checked
-from semflow.bases import Base
+from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError, ShapeError
 from semflow.features import FeatureExtractor
 from semflow.flows import PyramidFlow
@@ -17,7 +17,7 @@ from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
 from .inputs import check_images, check_masks, location_masks
-from .interface import Gather, ImageBatch, Prediction, Provenance
+from .interface import Gather, ImageBatch, NormalBatch, Prediction, Provenance
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
 
@@ -28,8 +28,9 @@ class Detector(LikelihoodModel):
     Args:
         features: frozen backbone that maps images (B, 3, H, W) in [0, 1] to K feature maps.
         flows: one per scale, or a `PyramidFlow` of all scales. `prepare` fits a leading `Standardize`.
-        base: distribution of the latents.
-        head: variance head, or None for a base that needs no statistics.
+        base: distribution of the latents, of all scales or a list with one per scale. `fit_base` fits those that are a
+            `FittedBase`.
+        head: variance head, or None for bases that need no statistics.
         position: position code that all flows receive as their context, or None.
         objective: training loss.
         scorer: computes scores from log-probabilities.
@@ -48,15 +49,12 @@ class Detector(LikelihoodModel):
         (torch.Size([2]), torch.Size([2, 64, 64]), 3)
     """
 
-    flexible: ClassVar[tuple[str, ...]] = ("calibration.",)
-    """Prefixes of names that a saved state may lack or hold in another size."""
-
     @checked
     def __init__(
         self,
         features: FeatureExtractor,
         flows: Sequence[nn.Module] | PyramidFlow,
-        base: Base,
+        base: Base | Sequence[Base],
         head: VarianceHead | None = None,
         position: PositionCode | None = None,
         objective: Objective | None = None,
@@ -72,6 +70,12 @@ class Detector(LikelihoodModel):
         self.calibration = Calibration()
         self.score_log_det, self.localizes = score_log_det, localizes
         self.provenance = Provenance()
+
+    @property
+    def flexible(self) -> tuple[str, ...]:
+        """Prefixes of names that a saved state may lack or hold in another size; their modules check them."""
+        flexible = (Calibration, FittedBase)
+        return tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, flexible))
 
     @property
     def map_range(self) -> tuple[float, float]:
@@ -123,12 +127,12 @@ class Detector(LikelihoodModel):
         return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])
 
     def log_probs(
-        self, images: Tensor, maps: Sequence[Tensor] | None = None
+        self, images: Tensor, maps: Sequence[Tensor] | None = None, leave_out: Tensor | None = None
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Compute log-probability per dimension and variance at each scale, as maps (B, H_k, W_k)."""
+        """Compute normality (see `Base.normality`) and variance at each scale, as maps (B, H_k, W_k)."""
         latents = self.encode(images, maps)
         variances = tuple(scale.statistics.variance() for scale in latents if scale.statistics is not None)
-        return self.latent_log_probs(latents, self.score_log_det), variances
+        return self.latent_log_probs(latents, self.score_log_det, leave_out), variances
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
         """Compute a prediction in the current mode, without checks and with gradients.
@@ -169,30 +173,57 @@ class Detector(LikelihoodModel):
         if not fitted:
             return
 
-        def moments_of(batch: ImageBatch) -> dict[int, ChannelMoments]:
-            _, maps = self._with_maps(batch)
+        def moments_of(batch: NormalBatch) -> dict[int, ChannelMoments]:
             moments = {k: flow.moments() for k, flow in fitted.items()}
             for k, moment in moments.items():
-                moment.update(maps[k])
+                moment.update(cast(Sequence[Tensor], batch.maps)[k])
             return moments
 
         moments = {k: flow.moments() for k, flow in fitted.items()}
-        for found in gather(map(moments_of, batches)):
+        for found in gather(map(moments_of, self._complete(batches))):
             for k, moment in moments.items():
                 moment.merge(found[k])
         for k, flow in fitted.items():
             flow.set_moments(moments[k])
 
     @torch.no_grad()
+    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+        """Fit each `FittedBase` to the latents of normal images, in one pass after training.
+
+        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
+        same bases.
+        """
+        fitted = {k: base for k, base in enumerate(self.bases) if isinstance(base, FittedBase)}
+        if not fitted:
+            return
+
+        def latents_of(batch: NormalBatch) -> dict[int, list[Tensor]]:
+            maps = cast(Sequence[Tensor], batch.maps)
+            latents, _ = self.flows(maps, [self.context(x) for x in maps])
+            return {k: [x.cpu() for x in (latents[k], maps[k])[: 1 + b.uses_features]] for k, b in fitted.items()}
+
+        accumulators = {k: base.accumulator() for k, base in fitted.items()}
+        with self.evaluating():
+            for found in gather(map(latents_of, self._complete(batches))):
+                for k, accumulator in accumulators.items():
+                    accumulator.update(*(x.to(self.device) for x in found[k]))
+        for k, base in fitted.items():
+            base.fit(accumulators[k])
+
+    @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Compute the maxima of the scales and the color range from normal training images; clear the calibration.
 
-        The arguments are those of `prepare`.
+        The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
+        scored as if the base had not seen it.
         """
+
+        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size]:
+            log_probs, _ = self.log_probs(batch.images, batch.maps, batch.indices)
+            return [p.cpu() for p in log_probs], batch.images.shape[2:]
+
         with self.evaluating():
-            pairs = (self._with_maps(batch) for batch in batches)
-            each = (([p.cpu() for p in self.log_probs(images, maps)[0]], images.shape[2:]) for images, maps in pairs)
-            kept = list(gather(each))
+            kept = list(gather(map(scored, self._complete(batches))))
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
@@ -225,13 +256,20 @@ class Detector(LikelihoodModel):
             ConfigError: If there are too few images for the rate; the message names the number needed.
         """
 
-        def highest(batch: ImageBatch) -> Tensor:
+        def highest(batch: NormalBatch) -> Tensor:
             with self.evaluating():
-                score, anomaly_map, *_ = self(*self._with_maps(batch))
+                score, anomaly_map, *_ = self(batch.images, batch.maps)
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
 
-        scores, maxima = torch.cat([torch.empty(2, 0), *gather(map(highest, batches))], 1).to(self.device)
+        scores, maxima = torch.cat([torch.empty(2, 0), *gather(map(highest, self._complete(batches)))], 1).to(self.device)
         self.calibration.fit(scores, maxima, false_alarm_rate)
 
-    def _with_maps(self, batch: ImageBatch) -> tuple[Tensor, Sequence[Tensor]]:
-        return (batch, self.features(batch)) if isinstance(batch, Tensor) else batch
+    def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
+        """Add what is missing of feature maps and indices, which then count the images."""
+        count = 0
+        for batch in batches:
+            images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
+            if indices is None:
+                indices = torch.arange(count, count + len(images), device=images.device)
+            count += len(images)
+            yield NormalBatch(images, self.features(images) if maps is None else maps, indices)

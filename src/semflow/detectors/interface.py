@@ -1,6 +1,6 @@
 """Predictions of a detector, and the record of how it was made."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -9,8 +9,27 @@ from torch import Tensor
 
 from semflow.synthesis import CutPaste
 
-ImageBatch = Tensor | tuple[Tensor, list[Tensor]]
-"""Images (B, 3, H, W) in [0, 1], alone or with their feature maps."""
+
+class NormalBatch(NamedTuple):
+    """Batch of normal images.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        maps: their feature maps, one per scale; None if they are not known.
+        indices: (B,) int64, the place of each image in the data set; None for batches in its order.
+
+    Example:
+        >>> NormalBatch(torch.rand(2, 3, 64, 64), indices=torch.tensor([4, 5])).maps is None
+        True
+    """
+
+    images: Tensor
+    maps: Sequence[Tensor] | None = None
+    indices: Tensor | None = None
+
+
+ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch
+"""Images (B, 3, H, W) in [0, 1], alone, with their feature maps, or with their places in the data set."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """Collects the results for each batch from all processes, see `Processes.gather`."""
 

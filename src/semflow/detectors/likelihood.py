@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from semflow.bases import Base
+from semflow.bases import Base, FittedBase
+from semflow.errors import ConfigError
 from semflow.flows import Event, PyramidFlow, ScaleWise
 from semflow.nn import Context, PositionCode, Statistics, VarianceHead
 from semflow.objectives import Objective, Terms, log_likelihood
@@ -41,8 +42,8 @@ class LikelihoodModel(nn.Module):
 
     Args:
         flows: one per scale, or a `PyramidFlow` of all scales.
-        base: distribution of the latents.
-        head: variance head, or None for a base that needs no statistics.
+        base: distribution of the latents, of all scales or a list with one per scale.
+        head: variance head, or None for bases that need no statistics.
         position: position code that all flows receive as their context, or None.
         objective: training loss; by default `Objective()`.
 
@@ -59,15 +60,33 @@ class LikelihoodModel(nn.Module):
     def __init__(
         self,
         flows: Sequence[nn.Module] | PyramidFlow,
-        base: Base,
+        base: Base | Sequence[Base],
         head: VarianceHead | None = None,
         position: PositionCode | None = None,
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
-        self.base, self.head, self.position = base, head, position
+        self.base: nn.Module = base if isinstance(base, Base) else nn.ModuleList(base)
+        self.head, self.position = head, position
         self.objective = objective or Objective()
+        scales = len(self.flows.events)
+        if isinstance(self.base, nn.ModuleList) and len(self.base) != scales:
+            raise ConfigError(f"base must be one for all scales or {scales}, one per scale, but got {len(self.base)}")
+        if isinstance(self.base, FittedBase) and scales > 1:
+            kind = type(self.base).__name__
+            raise ConfigError(f"base must be a list of {scales} if it is fitted, one per scale, but got one {kind}")
+
+    @property
+    def bases(self) -> list[Base]:
+        """The base of each scale."""
+        one = self.base
+        return cast(list[Base], list(one) if isinstance(one, nn.ModuleList) else [one] * len(self.flows.events))
+
+    def training_base(self, scale: int) -> Base:
+        """Return the base that a scale is trained under: its own, or the prior of one that is fitted afterwards."""
+        base = self.bases[scale]
+        return base.prior if isinstance(base, FittedBase) else base
 
     def statistics(self, images: Tensor | None, maps: Sequence[Tensor]) -> Sequence[Statistics | None]:
         """Predict the statistics of the base at each scale, all None if there is no head."""
@@ -111,25 +130,30 @@ class LikelihoodModel(nn.Module):
         """
         none = [None] * len(latents)
         terms, dimensions = [], []
-        for (z, log_det, event, statistics), mask, ignore in zip(latents, masks or none, ignored or none, strict=True):
-            terms.append(self.objective(z, log_det, event, self.base, statistics, mask, ignore))
+        scales = zip(latents, masks or none, ignored or none, strict=True)
+        for scale, ((z, log_det, event, statistics), mask, ignore) in enumerate(scales):
+            base = self.training_base(scale)
+            terms.append(self.objective(z, log_det, event, base, statistics, mask, ignore))
             dimensions.append(z.shape[1:].numel())
         weights = [d / sum(dimensions) if self.flows.joint else 1.0 for d in dimensions]
         return Terms(*(sum(w * t for w, t in zip(weights, parts, strict=True)) for parts in zip(*terms, strict=True)))
 
-    def latent_log_probs(self, latents: Sequence[Latents], log_det: bool = False) -> list[Tensor]:
-        """Compute log p(z_k) / C_k at every location, one map (B, H_k, W_k) per scale.
+    def latent_log_probs(
+        self, latents: Sequence[Latents], log_det: bool = False, leave_out: Tensor | None = None
+    ) -> list[Tensor]:
+        """Compute the normality of every location, log p(z_k) / C_k for densities, one map (B, H_k, W_k) per scale.
 
         Args:
             latents: from `encode_maps`.
-            log_det: add the log-det where the event is `"location"`, which gives log p of the features.
+            log_det: add the log-det of densities where the event is `"location"`, which gives log p of the features.
+            leave_out: see `Base.normality`.
         """
         log_probs = []
-        for z, volume, event, statistics in latents:
-            log_prob = self.base.log_prob(z, statistics)
-            if log_det and event == "location":
-                log_prob = log_likelihood(log_prob, volume, event)
-            log_probs.append(log_prob / z.shape[1])
+        for base, (z, volume, event, statistics) in zip(self.bases, latents, strict=True):
+            normality = base.normality(z, statistics, leave_out)
+            if log_det and event == "location" and base.is_density:
+                normality = log_likelihood(normality, volume / z.shape[1], event)
+            log_probs.append(normality)
         return log_probs
 
     @contextmanager

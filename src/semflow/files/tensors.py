@@ -21,7 +21,7 @@ from .digests import hash_tensors
 
 ABOUT, DIGEST = "semflow", "sha256"
 LARGEST_HEADER = 2**23
-LARGEST_FLEXIBLE = 10**7
+LARGEST_FLEXIBLE = 2**31  # values
 REPAIR = "copy the file again or fit the model again"
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -61,7 +61,7 @@ def load_tensors(
         path: The file.
         expected: Tensors of the expected names, shapes and types.
         optional: Prefixes of names that may be missing.
-        flexible: Prefixes of names that may be missing or have other lengths, up to ten million values.
+        flexible: Prefixes of names that may be missing or have other lengths, up to 2^31 values.
     """
     with _opened(path) as file:
         about, found = _about(file, path), set(file.keys())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from semflow.data import Batch
+from semflow.detectors import NormalBatch
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
 from semflow.files import hash_parts, hash_tensor
@@ -21,7 +22,7 @@ DIGITS, LARGEST_COUNT = 12, 2**16
 
 
 class NormalImages:
-    """Batches of (images, feature maps) in the order of the data set, for any number of passes.
+    """Batches of images and feature maps in the order of the data set, for any number of passes.
 
     The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
     every pass computes them. With several processes, each computes the maps of the batches of its loader (see
@@ -45,22 +46,22 @@ class NormalImages:
         self._full = False
         self._digests: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def __iter__(self) -> Iterator[NormalBatch]:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._digests:
                 digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
-            span = slice(positions[0], positions[-1] + 1)
+            span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
             if self._full:
-                yield images, [kept[span] for kept in self._kept]
+                yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
             else:
                 maps = self.features(images)
                 if number == 0:
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):
                     kept[span] = x
-                yield images, maps
+                yield NormalBatch(images, maps, indices)
         self._add_digests(digests)
         self._share()
 

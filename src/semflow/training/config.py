@@ -12,7 +12,7 @@ class TrainingConfig(Settings):
     """Training settings of a detector. Each recipe has the values of its paper as its default.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 for a detector that is only fitted, without gradient steps.
         batch_size: images per step. A multiple of 4 holds equal parts of normal images and three kinds of anomalies.
         learning_rate: of Adam.
         schedule: `constant`, or `cosine`: warm up from a tenth over the first tenth of the steps, then decay to a
@@ -45,8 +45,8 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        at_least(0, seed=self.seed, guard=self.guard, weight_decay=self.weight_decay)
+        at_least(1, batch_size=self.batch_size)
+        at_least(0, epochs=self.epochs, seed=self.seed, guard=self.guard, weight_decay=self.weight_decay)
         positive(learning_rate=self.learning_rate)
         if self.locations is not None:
             at_least(1, locations=self.locations)

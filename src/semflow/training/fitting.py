@@ -52,8 +52,9 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained, then the constants of the score are computed. All
-    random draws depend on (seed, epoch, position), so a resumed run ends like an uninterrupted one.
+    Standardization is fitted first, then the flows are trained, then bases that are fitted (see `Detector.fit_base`)
+    and the constants of the score. With 0 epochs there are no gradient steps. All random draws depend on (seed, epoch,
+    position), so a resumed run ends like an uninterrupted one.
 
     Args:
         detector: detector of a recipe, or assembled by hand.
@@ -97,8 +98,8 @@ def fit(
     training = replace(training, **{k: v for k, v in given.items() if v is not None})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
-    if not detector.trainable():
-        raise ConfigError("detector must have trainable parameters, but got fixed parts only")
+    if training.epochs and not detector.trainable():
+        raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
     dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
@@ -154,6 +155,10 @@ def fit(
             if run.due():
                 run.save(at)
     detector.eval()
+    detector.fit_base(normal, processes.gather)
+    if processes.count > 1:  # sums on GPUs may round differently in each process
+        state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
+        detector.base.load_state_dict(state)
     normal.keep = False
     detector.fit_score(normal, processes.gather)
     if held_out is not None:

@@ -74,7 +74,8 @@ def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
     """Return Adam over the trainable parameters, as one fused kernel if the device has it (a third of the time)."""
     parameters = detector.trainable()
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.Adam(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+    groups = [{"params": parameters}]  # may be empty
+    return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
 def check_locations(detector: Detector, training: TrainingConfig) -> None:
@@ -147,7 +148,7 @@ def _train_on_groups(
         size = x.shape[2] * x.shape[3]
         count = batch * size
         mask, ignore = location_masks(anomaly_masks, (x.shape[2], x.shape[3]), training.mask_resize, training.guard)
-        context = detector.context(x)
+        context, base = detector.context(x), detector.training_base(scale)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)
             position = context.take(group) if isinstance(context, PositionTables) else context
@@ -155,7 +156,7 @@ def _train_on_groups(
             masks = (None if m is None else take_locations(m, group) for m in (mask, ignore))
             drawn_statistics = None if leaf is None else leaf.take(group)
             with stepper.processes.idling(empty):
-                terms = detector.objective(z, log_det, "location", detector.base, drawn_statistics, *masks)
+                terms = detector.objective(z, log_det, "location", base, drawn_statistics, *masks)
                 stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
     # The variance head steps with the mean over the groups' gradients.
