@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
 from semflow.bases import PositionGaussian, PositionMoments
-from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 GRID = (2, 3)
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -179,6 +179,13 @@ def test_state_of_a_fitted_base_loads_into_a_new_one():
     base, new, x = fitted(latents(10).float()), PositionGaussian(), latents(2, seed=1).float()
     new.load_state_dict(base.state_dict())
     assert torch.equal(new.log_prob(x), base.log_prob(x))
+
+
+def test_state_that_was_not_fitted_is_rejected():
+    state = fitted(latents(10).float()).state_dict()
+    state["whitening"] = state["whitening"][:1]
+    with pytest.raises(CheckpointError, match=r"whitening must be \(H, W, C, C\) for a mean \(2, 3, 4\)"):
+        PositionGaussian().load_state_dict(state)
 
 
 def test_errors_name_what_is_wrong():

@@ -1,17 +1,19 @@
 """A normal distribution with its own mean and covariance at every location (PaDiM)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from semflow._validation import checked, positive
-from semflow.errors import DataError, ShapeError
+from semflow.errors import CheckpointError, DataError, ShapeError
 from semflow.functional.inverse_gamma import narrow, wide
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
+from .semantic import Base
 
 CHUNK = 2**22  # elements of the matrices that are factorized at once
 
@@ -123,6 +125,7 @@ class PositionGaussian(FittedBase):
     Args:
         form: `density`, or `distance` for PaDiM's map, whose normality is minus the Mahalanobis distance d (Eq. 2).
         shrinkage: 0.01 in the paper; anomalib's PaDiM has 0.01001.
+        prior: See `FittedBase`.
 
     Example:
         >>> base = PositionGaussian("distance")
@@ -138,19 +141,16 @@ class PositionGaussian(FittedBase):
     count: Tensor
 
     @checked
-    def __init__(self, form: Literal["density", "distance"] = "density", shrinkage: float = 0.01) -> None:
-        super().__init__()
+    def __init__(
+        self, form: Literal["density", "distance"] = "density", shrinkage: float = 0.01, prior: Base | None = None
+    ) -> None:
+        super().__init__(prior)
         positive(shrinkage=shrinkage)
-        self.form, self.shrinkage = form, shrinkage
+        self.form, self.shrinkage, self.is_density = form, shrinkage, form == "density"
         self.register_buffer("mean", torch.zeros(0, 0, 0))
         self.register_buffer("whitening", torch.zeros(0, 0, 0, 0))  # the inverse of the Cholesky factor of S
         self.register_buffer("count", torch.tensor(0))
         self._without_one: Tensor | None = None  # the whitening that leaves one image out
-
-    @property
-    def is_density(self) -> bool:
-        """True if the normality is a log-density."""
-        return self.form == "density"
 
     def accumulator(self) -> PositionMoments:
         """Return empty moments."""
@@ -255,9 +255,12 @@ class PositionGaussian(FittedBase):
             parts.append(torch.linalg.solve_triangular(factor, identity, upper=False).to(like))
         return torch.cat(parts).view(height, width, channels, channels)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise CheckpointError unless the whitening of a saved state fits to its mean."""
         self._without_one = None
-        super()._load_from_state_dict(*args)
+        mean, whitening = (tuple(state[name].shape) for name in ("mean", "whitening"))
+        if whitening != (*mean, *mean[-1:]):
+            raise CheckpointError(f"whitening must be (H, W, C, C) for a mean {mean}, but got {whitening}")
 
     def extra_repr(self) -> str:
         """Return the arguments and the fitted shape for `repr`."""
