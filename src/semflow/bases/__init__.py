@@ -4,10 +4,11 @@ from . import divergences as divergences  # registers them with torch
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
 from .fitted import Accumulator, FittedBase
+from .memory import Memory
 from .position import PositionGaussian, PositionMoments
 from .semantic import Base, SemanticGaussian, StandardNormal
 
 __all__ = [
-    "Accumulator", "Base", "BaseAndHead", "FittedBase", "PositionGaussian", "PositionMoments", "SemanticGaussian",
-    "SemanticNormal", "StandardNormal", "Variance", "base_and_head", "variance_distribution",
+    "Accumulator", "Base", "BaseAndHead", "FittedBase", "Memory", "PositionGaussian", "PositionMoments",
+    "SemanticGaussian", "SemanticNormal", "StandardNormal", "Variance", "base_and_head", "variance_distribution",
 ]  # fmt: skip
