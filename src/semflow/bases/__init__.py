@@ -7,8 +7,10 @@ from .fitted import Accumulator, FittedBase
 from .memory import Memory
 from .position import PositionGaussian, PositionMoments
 from .semantic import Base, SemanticGaussian, StandardNormal
+from .stored import StoredLatents
 
 __all__ = [
     "Accumulator", "Base", "BaseAndHead", "FittedBase", "Memory", "PositionGaussian", "PositionMoments",
-    "SemanticGaussian", "SemanticNormal", "StandardNormal", "Variance", "base_and_head", "variance_distribution",
+    "SemanticGaussian", "SemanticNormal", "StandardNormal", "StoredLatents", "Variance", "base_and_head",
+    "variance_distribution",
 ]  # fmt: skip
