@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
 from semflow.detectors import Detector, Provenance
@@ -67,6 +68,7 @@ CASES: dict[str, Callable[[], Detector]] = {
     "groups": lambda: whole_maps(locations=40),
     "squashed": squashed,
     "samples": samples,
+    "fitted base": lambda: make_fitted(trained=True),
 }
 
 

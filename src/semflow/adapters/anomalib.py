@@ -162,6 +162,7 @@ class SemflowModule(_OneClass):
 
     def _fit_score(self) -> None:
         if self.stale:
+            self.detector.fit_base(self._training_images())
             self.detector.fit_score(self._training_images())
             self.stale = False
 

@@ -129,9 +129,10 @@ class FlowWithStatistics(LikelihoodModel):
         training. The shape is (B, H, W) for a `"location"` flow and (B,) for a `"sample"` flow; a list of flows gives a
         list, one per scale.
         """
+        latents = self.encode(features, image, context)
         log_probs = [
-            log_likelihood(self.base.log_prob(z, statistics), log_det, event)
-            for z, log_det, event, statistics in self.encode(features, image, context)
+            log_likelihood(base.log_prob(z, statistics), log_det, event)
+            for base, (z, log_det, event, statistics) in zip(self.bases, latents, strict=True)
         ]
         return log_probs[0] if self.single else log_probs
 

@@ -88,7 +88,9 @@ class FittedBase(Base):
         """Raise CheckpointError unless `fit` could have made the buffers of a saved state, given by their names."""
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: object) -> None:
-        saved = {name: x for name, x in self.named_buffers(recurse=False) if name not in self._non_persistent_buffers_set}
+        saved = {
+            name: x for name, x in self.named_buffers(recurse=False) if name not in self._non_persistent_buffers_set
+        }
         missing = [name for name in saved if prefix + name not in state_dict]
         if missing:
             raise CheckpointError(f"{prefix}{missing[0]} must be in the saved state, but got none; fit the model again")

@@ -10,6 +10,6 @@ from .scoring import STANDARD_NORMAL_PEAK, Scorer
 
 __all__ = [
     "STANDARD_NORMAL_PEAK", "Calibration", "Decision", "Detector", "Latents", "LikelihoodModel", "NormalBatch",
-    "Prediction", "Predictor", "Provenance", "Scorer", "conformal_p_values", "conformal_threshold", "default_rate", "images_needed",
-    "location_masks", "rate_interval",
+    "Prediction", "Predictor", "Provenance", "Scorer", "conformal_p_values", "conformal_threshold", "default_rate",
+    "images_needed", "location_masks", "rate_interval",
 ]  # fmt: skip

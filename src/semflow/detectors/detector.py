@@ -1,7 +1,7 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -264,7 +264,8 @@ class Detector(LikelihoodModel):
                 score, anomaly_map, *_ = self(batch.images, batch.maps)
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
 
-        scores, maxima = torch.cat([torch.empty(2, 0), *gather(map(highest, self._complete(batches)))], 1).to(self.device)
+        found = gather(map(highest, self._complete(batches)))
+        scores, maxima = torch.cat([torch.empty(2, 0), *found], 1).to(self.device)
         self.calibration.fit(scores, maxima, false_alarm_rate)
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
