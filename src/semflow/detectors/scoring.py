@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
+from semflow.functional import gaussian_blur, gaussian_kernel
 
 Aggregate = Literal["exp", "sum", "product"]
 
@@ -18,14 +19,14 @@ STANDARD_NORMAL_PEAK = -0.5 * math.log(2 * math.pi)
 
 
 class Scorer(nn.Module):
-    """Anomaly map and image score of log-probabilities l_k per dimension at K scales.
+    """Anomaly map and image score of log-probabilities l_k per dimension, or other normalities, at K scales.
 
-    With d_k = l_k - c_k and up() the bilinear interpolation to the size of the image, the map is -log p, in nats per
-    dimension, with
+    With d_k = l_k - c_k, up() the interpolation to the size of the image and weights w_k, by default 1, the map is
+    -log p, in nats per dimension, with
 
-    - `exp`      p = 1/K sum_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, localization of MSFlow
-    - `product`  p = exp(sum_k up(d_k)): detection of MSFlow
-    - `sum`      log p = 1/K sum_k up(d_k): CS-Flow, DifferNet
+    - `exp`      p = 1/K sum_k w_k up(exp d_k): SANFlow (section 3.6), CFLOW-AD, FastFlow, localization of MSFlow
+    - `product`  p = exp(sum_k w_k up(d_k)): detection of MSFlow
+    - `sum`      log p = 1/K sum_k w_k up(d_k): CS-Flow, DifferNet; minus a distance gives PaDiM's and PatchCore's map
 
     Published maps of the first two are 1 - p or max - p. They order pixels in the same way, but round to 1 in float32
     beyond 17 nats. The map is near 0 at the most typical training location. With `exp` it is at most 87, where float32
@@ -42,7 +43,11 @@ class Scorer(nn.Module):
         image_aggregate: aggregate of the map that the image score is computed from; by default the same.
         offset: fixed c of all scales instead of the maxima; `STANDARD_NORMAL_PEAK` gives FastFlow's
             exp d_k = exp(-mean_c z_c^2 / 2).
-        align_corners: option of the interpolation, true in CFLOW-AD and MSFlow, false in FastFlow.
+        align_corners: option of bilinear interpolation, true in CFLOW-AD and MSFlow, false in FastFlow.
+        interpolation: of up(): bilinear, or nearest as in PatchCore.
+        blur: standard deviation in pixels of a Gaussian with which the map is blurred, 4 in PaDiM and PatchCore; 0 for
+            none. The borders are reflected.
+        weights: w_k of each scale; `set_weights` changes them.
 
     Example:
         >>> scorer = Scorer(scales=2)
@@ -53,6 +58,8 @@ class Scorer(nn.Module):
 
     offsets: Tensor
     map_bounds: Tensor
+    weights: Tensor
+    kernel: Tensor | None
 
     @checked
     def __init__(
@@ -63,16 +70,27 @@ class Scorer(nn.Module):
         image_aggregate: Aggregate | None = None,
         offset: float | None = None,
         align_corners: bool = False,
+        interpolation: Literal["bilinear", "nearest"] = "bilinear",
+        blur: float = 0.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         at_least(1, scales=scales)
         if not 0 <= top <= 1:
             raise ConfigError(f"top must be a fraction of the pixels in [0, 1], but got {top}")
-        self.top, self.aggregate, self.align_corners = top, aggregate, align_corners
+        at_least(0, blur=blur)
+        if align_corners and interpolation == "nearest":
+            raise ConfigError("align_corners must be False for nearest interpolation, but got True")
+        self.top, self.aggregate, self.blur = top, aggregate, blur
+        self.align_corners, self.interpolation = align_corners, interpolation
         self.image_aggregate: Aggregate = image_aggregate or aggregate
         self.fixed = offset is not None
         self.register_buffer("offsets", torch.full((scales,), offset or 0.0))
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))
+        self.register_buffer("weights", torch.ones(scales))
+        self.register_buffer("kernel", gaussian_kernel(blur) if blur else None, persistent=False)
+        if weights is not None:
+            self.set_weights(weights)
 
     def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k)."""
@@ -89,18 +107,20 @@ class Scorer(nn.Module):
     def map(self, log_probs: Sequence[Tensor], size: tuple[int, int], aggregate: Aggregate) -> Tensor:
         """Compute the map (B, H, W) of one aggregate."""
         total = torch.zeros((), device=log_probs[0].device)
-        for log_prob, offset in zip(log_probs, self.offsets, strict=True):
+        for log_prob, offset, weight in zip(log_probs, self.offsets, self.weights, strict=True):
             typical = log_prob.float() - offset
             if aggregate == "exp":
                 # A location more likely than all training locations must not overflow.
                 typical = torch.exp(typical.clamp(max=1.0))
-            total = total + F.interpolate(
-                typical[:, None], size=size, mode="bilinear", align_corners=self.align_corners
-            ).squeeze(1)
+            total = total + weight * self._resized(typical, size)
         if aggregate == "product":
-            return -total
-        mean = total / len(log_probs)
-        return -torch.log(mean.clamp(min=torch.finfo(mean.dtype).tiny)) if aggregate == "exp" else -mean
+            anomaly_map = -total
+        elif aggregate == "sum":
+            anomaly_map = -total / len(log_probs)
+        else:
+            mean = total / len(log_probs)
+            anomaly_map = -torch.log(mean.clamp(min=torch.finfo(mean.dtype).tiny))
+        return anomaly_map if self.kernel is None else gaussian_blur(anomaly_map, self.kernel)
 
     def image_score(self, image_map: Tensor) -> Tensor:
         """Compute the score (B,) over the top fraction of the pixels of a map (B, H, W) of `image_aggregate`."""
@@ -117,6 +137,21 @@ class Scorer(nn.Module):
         if not self.fixed:
             self.offsets.copy_(torch.tensor(list(maxima)))
 
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Set the weight w_k of each scale, at least 0 and not all 0."""
+        values = torch.tensor(list(weights), dtype=torch.float64)
+        if len(values) != len(self.offsets) or not (values >= 0).all() or not 0 < values.sum() < math.inf:
+            raise ConfigError(
+                f"weights must be {len(self.offsets)} numbers of at least 0, not all 0, but got {list(weights)}"
+            )
+        self.weights.copy_(values)
+
+    def _resized(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Interpolate a map (B, h, w) to (B, H, W)."""
+        align_corners = self.align_corners if self.interpolation == "bilinear" else None
+        return F.interpolate(x[:, None], size=size, mode=self.interpolation, align_corners=align_corners).squeeze(1)
+
     def extra_repr(self) -> str:
         """Show the options."""
-        return f"{len(self.offsets)}, top={self.top}, aggregate={self.aggregate}, image={self.image_aggregate}"
+        blurred = f", blur={self.blur}" if self.blur else ""
+        return f"{len(self.offsets)}, top={self.top}, aggregate={self.aggregate}, image={self.image_aggregate}{blurred}"

@@ -26,6 +26,7 @@ from semflow.files.tensors import check_digest, load_tensors, read_about, save_t
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 LARGEST_CONFIG = 2**20
+NEWER = ("scorer.weights",)  # which models of earlier versions lack
 
 
 @dataclass
@@ -120,7 +121,7 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         unfinished = (Path(run) / CHECKPOINT).is_file()
         advice = "finish training with semflow fit --resume" if unfinished else "create one with semflow fit"
         raise CheckpointError(f"{path} must be a trained model, but got no file; {advice}")
-    tensors, about = _checked_tensors(path, detector.state_dict(), flexible=detector.flexible)
+    tensors, about = _checked_tensors(path, detector.state_dict(), NEWER, detector.flexible)
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
@@ -152,7 +153,7 @@ def read_training(
         expected[f"optimizer.{index}.exp_avg"] = expected[f"optimizer.{index}.exp_avg_sq"] = parameter
     expected["sums"] = Position().sums
     flexible = tuple(f"model.{name}" for name in detector.flexible)
-    tensors, about = _checked_tensors(path, expected, ("optimizer.",), flexible)
+    tensors, about = _checked_tensors(path, expected, ("optimizer.", *(f"model.{name}" for name in NEWER)), flexible)
     try:
         counts = {name: type(value)(about["at"][name]) for name, value in Position().counts().items()}
         at = Position(sums=tensors.pop("sums"), **counts)
