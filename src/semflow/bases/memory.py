@@ -15,6 +15,7 @@ from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
+from .reweighting import reweighted_distance
 from .semantic import Base
 from .stored import StoredLatents
 
@@ -51,6 +52,7 @@ class Memory(FittedBase):
         variance_form: How an inverse-gamma variance enters, `exact`, `marginal` or `mode`; see
             `semflow.functional.normal_log_prob`.
         chunk_bytes: Approximate limit of temporary memory; in an exported graph, for each image.
+        image_neighbors: Neighbors in the score of whole images, see `reweight`; None leaves it to the anomaly map.
         anomalies: Memory of anomalous latents, which makes `log_odds` available.
         prior: Base under which the flow is trained, see `FittedBase`.
 
@@ -81,18 +83,19 @@ class Memory(FittedBase):
         seed: int = 0,
         variance_form: Literal["exact", "marginal", "mode"] = "exact",
         chunk_bytes: int = 2**26,
+        image_neighbors: int | None = None,
         anomalies: "Memory | None" = None,
         prior: Base | None = None,
     ) -> None:
         super().__init__(prior)
-        at_least(1, neighbors=neighbors, chunk_bytes=chunk_bytes)
+        at_least(1, neighbors=neighbors, chunk_bytes=chunk_bytes, image_neighbors=image_neighbors or 1)
         if size is not None:
             positive(size=size)
             if isinstance(size, float) and size > 1:
                 raise ConfigError(f"size must be at most 1 as a share, but got {size}; give a whole number of vectors")
         self.form, self.neighbors, self.size, self.space = form, neighbors, size, space
         self.projection, self.seed, self.chunk_bytes = projection, seed, chunk_bytes
-        self.variance_form, self.anomalies = variance_form, anomalies
+        self.variance_form, self.anomalies, self.image_neighbors = variance_form, anomalies, image_neighbors
         self.is_density = form != "distance"
         self.uses_features = space == "features"
         self.register_buffer("vectors", torch.zeros(0, 0))
@@ -215,26 +218,18 @@ class Memory(FittedBase):
         vectors of m, m included, the score is (1 - exp |z - m| / sum_{n in N} exp |z - n|) |z - m|, which is lower if
         m itself is far from other stored vectors (Roth et al., CVPR 2022, Eq. 7). For one neighbor it is |z - m|.
         """
-        at_least(1, neighbors=neighbors)
         self._check(z, leave_out)
-        distance, rows = (x.flatten(1) for x in self._nearest(z, 1, leave_out))
-        score, where = distance.max(1)
-        if neighbors == 1:
-            return score
-        vectors = _rows(narrow(z, self.vectors))
-        farthest = vectors.gather(1, where[:, None, None].expand(-1, 1, vectors.shape[2]))
-        center = self.vectors[rows.gather(1, where[:, None])[:, 0]]
-        found, support = nearest(
-            center,
-            self.vectors,
-            min(neighbors, len(self.vectors)),
-            exclude=leave_out,
-            memory_ids=self.images,
-            chunk_bytes=self.chunk_bytes,
-        )
-        distances = torch.linalg.vector_norm(farthest - self.vectors[support], dim=2)
-        weights = distances.masked_fill(found == torch.inf, -torch.inf).softmax(1)
-        return (1 - weights[:, 0]) * score
+        return self._reweighted(z, self._nearest(z, 1, leave_out)[0], neighbors, leave_out)
+
+    def image_score(self, z: Tensor, normality: Tensor) -> Tensor | None:
+        """Compute `reweight` at the location of the lowest normality, (B,), or None without `image_neighbors`."""
+        return None if self.image_neighbors is None else self._reweighted(z, -normality, self.image_neighbors)
+
+    def _reweighted(self, z: Tensor, distance: Tensor, neighbors: int, leave_out: Tensor | None = None) -> Tensor:
+        where = distance.flatten(1).argmax(1)[:, None, None].expand(-1, 1, z.shape[1])
+        farthest = _rows(narrow(z, self.vectors)).gather(1, where)[:, 0]
+        ids = {"exclude": leave_out, "memory_ids": self.images, "chunk_bytes": self.chunk_bytes}
+        return reweighted_distance(farthest, self.vectors, neighbors, **ids)
 
     def _check(self, z: Tensor, leave_out: Tensor | None) -> None:
         if not len(self.vectors):
