@@ -19,8 +19,9 @@ from .reweighting import reweighted_distance
 from .semantic import Base
 from .stored import StoredLatents
 
-MOST_ROWS = 1024
 FLOOR = 1e-2
+ROWS = 256  # stored vectors at which distances and the bandwidth are fitted
+PAIRS = 2**23  # of these with stored vectors, so that fitting takes seconds: fewer rows for large memories
 
 
 class Memory(FittedBase):
@@ -110,15 +111,13 @@ class Memory(FittedBase):
     @torch.no_grad()
     def fit(self, accumulator: StoredLatents) -> None:
         """Choose the vectors to store among collected latents, and store them."""
-        vectors, images = accumulator.vectors, accumulator.images
-        features = accumulator.features
+        vectors, images, features = accumulator.vectors, accumulator.images, accumulator.features
         if self.uses_features and features is None:
             raise ConfigError("features must be given to the accumulator for space='features', but got latents only")
         if self.size is not None and not (isinstance(self.size, int) and self.size >= len(vectors)):
-            space = vectors if features is None or not self.uses_features else features
-            chosen = k_center(
-                space.to(self.vectors.device), self.size, projection=self.projection, seed=self.seed
-            ).indices.cpu()
+            space = features if features is not None and self.uses_features else vectors
+            coreset = k_center(space.to(self.vectors.device), self.size, projection=self.projection, seed=self.seed)
+            chosen = coreset.indices.cpu()
             vectors, images = vectors[chosen], images[chosen]
         self.store(vectors, images)
 
@@ -147,8 +146,8 @@ class Memory(FittedBase):
         ids = torch.arange(len(self.images), device=self.images.device) if one else self.images
         if len(ids) == 1:
             return 1.0, 1.0
-        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))[:MOST_ROWS]
-        rows = order.to(ids.device)
+        count = min(ROWS, max(32, PAIRS // len(ids)))
+        rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))[:count].to(ids.device)
         distances, _ = nearest(
             self.vectors[rows], self.vectors, exclude=ids[rows], memory_ids=ids, chunk_bytes=self.chunk_bytes
         )
@@ -181,12 +180,12 @@ class Memory(FittedBase):
         if self.form == "kernel":
             log_prob = self._kernel(z, statistics, leave_out)
         else:
-            channels, count = z.shape[1], torch.full((), len(self.vectors), device=z.device)
-            if leave_out is not None:
-                count = self._left(leave_out)[:, None, None]
+            channels = z.shape[1]
             volume = channels / 2 * math.log(math.pi) - math.lgamma(channels / 2 + 1)
             distance = self._distance(z, leave_out).clamp(min=self.floor)
-            log_prob = math.log(self.neighbors) - volume - torch.log(count) - channels * torch.log(distance)
+            log_prob = math.log(self.neighbors / len(self.vectors)) - volume - channels * torch.log(distance)
+            if leave_out is not None:
+                log_prob = log_prob - torch.log(self._left(leave_out).to(log_prob) / len(self.vectors))[:, None, None]
         if self.anomalies is None or anomaly_mask is None:
             return log_prob
         return torch.where(anomaly_mask > 0, self.anomalies.log_prob(z, statistics), log_prob)

@@ -75,8 +75,9 @@ def likeliest_bandwidth(
 ) -> float:
     """Return the bandwidth h that maximizes the leave-one-out likelihood of a kernel density with variance h^2.
 
-    At a maximum, C h^2 is a mean of squared distances to other vectors, so h^2 lies between the mean of the smallest
-    and the largest squared distance over C. Within these bounds a grid of log h is refined four times.
+    At a maximum, C h^2 is the mean over the rows of a weighted mean of their squared distances, with larger weights for
+    smaller ones, so h^2 lies between the means of the smallest and of all squared distances over C. Between these
+    bounds, a grid of log h is refined around its best value.
 
     Args:
         memory: Stored vectors (M, C).
@@ -92,36 +93,28 @@ def likeliest_bandwidth(
         1.0
     """
     channels, center = memory.shape[1], wide(memory).mean(0)
-    columns = max(1, chunk_bytes // (BYTES * min(MOST_ROWS, len(rows)) + 16 * channels))
+    columns = max(1, chunk_bytes // (BYTES * len(rows) + 16 * channels))
 
-    def squares() -> Iterator[tuple[int, Tensor]]:
-        """Yield squared distances of groups of rows, infinite where they do not count."""
-        for number, part in enumerate(rows.split(MOST_ROWS)):
-            for vectors, ids in zip(memory.split(columns), memory_ids.split(columns), strict=True):
-                own = memory_ids[part][:, None] == ids
-                yield number, _squares(memory[part], vectors, center).masked_fill_(own, torch.inf)
+    def squares() -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield squared distances (n, columns), infinite where they do not count, and where they count."""
+        for vectors, ids in zip(memory.split(columns), memory_ids.split(columns), strict=True):
+            kept = memory_ids[rows][:, None] != ids
+            yield _squares(memory[rows], vectors, center).masked_fill_(~kept, torch.inf), kept
 
     def likelihood(log_h: Tensor) -> Tensor:
-        parts: dict[int, list[Tensor]] = {}
-        for number, q in squares():
-            sums = [(q * (-0.5 * math.exp(-2 * x))).logsumexp(1) for x in log_h.tolist()]
-            parts.setdefault(number, []).append(wide(torch.stack(sums)))
-        each = torch.cat([torch.stack(x).logsumexp(0) for x in parts.values()], 1)
-        return each.mean(1) - channels * log_h.to(each)
+        factors = (-0.5 * torch.exp(-2 * log_h)).tolist()
+        parts = [torch.stack([wide((q * factor).logsumexp(1)) for factor in factors]) for q, _ in squares()]
+        each = torch.stack(parts).logsumexp(0).mean(1)
+        return each - channels * log_h.to(each)
 
-    smallest: dict[int, Tensor] = {}
-    farthest = 0.0
-    for number, q in squares():
-        low = q.amin(1)
-        smallest[number] = torch.minimum(smallest.get(number, low), low)
-        farthest = max(farthest, q.masked_fill(q == torch.inf, 0.0).amax().item())
-    nearest = wide(torch.cat(list(smallest.values()))).mean().item()
-    least = math.log(shortest)
-    low_h, high_h = (max(least, 0.5 * math.log(max(x / channels, 1e-300))) for x in (nearest, farthest))
+    found = [(q.amin(1), wide(q.where(kept, 0.0)).sum(1), kept.sum(1)) for q, kept in squares()]
+    smallest, sums, counts = (torch.stack(x) for x in zip(*found, strict=True))
+    bounds = (smallest.amin(0), sums.sum(0) / counts.sum(0))
+    low, high = (max(math.log(shortest), 0.5 * math.log(max(wide(x).mean().item() / channels, 1e-300))) for x in bounds)
     for _ in range(4):
-        grid = torch.linspace(low_h, high_h, 9, dtype=torch.float64)
+        grid = torch.linspace(low, high, 7, dtype=torch.float64)
         best = int(likelihood(grid).argmax())
-        low_h, high_h = grid[max(best - 1, 0)].item(), grid[min(best + 1, 8)].item()
+        low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, 6)].item()
     return math.exp(grid[best].item())
 
 
