@@ -1,7 +1,7 @@
 """Bases that are fitted to the latents of normal images in one pass, after the training of the flow."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class FittedBase(Base):
         tensor([1., 1., 1., 1.])
     """
 
-    uses_features: ClassVar[bool] = False
+    uses_features: bool = False
     """Whether the accumulator's `update(z, features)` also takes the features (B, C, H, W) that were mapped to z."""
 
     def __init__(self, prior: Base | None = None) -> None:
