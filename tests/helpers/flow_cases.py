@@ -13,6 +13,7 @@ from semflow.flows import (
     FlowSequence,
     GlobalAffine,
     HardPermutation,
+    Identity,
     SoftPermutation,
     Standardize,
 )
@@ -62,6 +63,7 @@ CASES: dict[str, Callable[[int], Flow]] = {
     "conv-1x1": partial(AffineCoupling, subnet=partial(ConvSubnet, kernel=1)),
     "global-affine": GlobalAffine,
     "global-affine-start": partial(GlobalAffine, start=0.3),
+    "identity": Identity,
     "hard-permutation": lambda channels: HardPermutation(channels, generator()),
     "soft-permutation": lambda channels: SoftPermutation(channels, generator()),
     "standardize": standardize,

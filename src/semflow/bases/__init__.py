@@ -4,9 +4,15 @@ from . import divergences as divergences  # registers them with torch
 from .choice import BaseAndHead, Variance, base_and_head
 from .distributions import SemanticNormal, variance_distribution
 from .fitted import Accumulator, FittedBase
+from .gallery import Gallery, GalleryMaps
+from .memory import Memory
+from .position import PositionGaussian, PositionMoments
+from .reweighting import reweighted_distance
 from .semantic import Base, SemanticGaussian, StandardNormal
+from .stored import StoredLatents
 
 __all__ = [
-    "Accumulator", "Base", "BaseAndHead", "FittedBase", "SemanticGaussian", "SemanticNormal", "StandardNormal",
-    "Variance", "base_and_head", "variance_distribution",
+    "Accumulator", "Base", "BaseAndHead", "FittedBase", "Gallery", "GalleryMaps", "Memory", "PositionGaussian",
+    "PositionMoments", "SemanticGaussian", "SemanticNormal", "StandardNormal", "StoredLatents", "Variance",
+    "base_and_head", "reweighted_distance", "variance_distribution",
 ]  # fmt: skip

@@ -54,6 +54,15 @@ class Base(nn.Module):
         """
         return self.log_prob(z, statistics) / z.shape[1]
 
+    def image_score(self, z: Tensor, normality: Tensor) -> Tensor | None:
+        """Compute the score (B,) of whole images, higher for anomalous ones; None leaves it to the anomaly map.
+
+        Args:
+            z: Latents (B, C, H, W).
+            normality: Their `normality`, (B, H, W).
+        """
+        return None
+
 
 class StandardNormal(Base):
     """N(0, I) at every location, the base of CFLOW-AD and FastFlow; it ignores statistics and masks.

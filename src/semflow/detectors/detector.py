@@ -131,17 +131,20 @@ class Detector(LikelihoodModel):
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Compute normality (see `Base.normality`) and variance at each scale, as maps (B, H_k, W_k)."""
         latents = self.encode(images, maps)
-        variances = tuple(scale.statistics.variance() for scale in latents if scale.statistics is not None)
-        return self.latent_log_probs(latents, self.score_log_det, leave_out), variances
+        return self.latent_log_probs(latents, self.score_log_det, leave_out), _variances(latents)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
         """Compute a prediction in the current mode, without checks and with gradients.
 
         This is the graph that is exported; use `predict` otherwise.
         """
-        log_probs, variances = self.log_probs(images, maps)
+        latents = self.encode(images, maps)
+        log_probs = self.latent_log_probs(latents, self.score_log_det)
         anomaly_map, score = self._score(log_probs, images.shape[2:])
-        return Prediction(score, anomaly_map, variances, *self.calibration(score, anomaly_map))
+        each = [base.image_score(scale.z, p) for base, scale, p in zip(self.bases, latents, log_probs, strict=True)]
+        if own := [found for found in each if found is not None]:
+            score = torch.stack(own).mean(0)
+        return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
@@ -274,3 +277,7 @@ class Detector(LikelihoodModel):
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
             yield NormalBatch(images, self.features(images) if maps is None else maps, indices)
+
+
+def _variances(latents: Sequence[Latents]) -> tuple[Tensor, ...]:
+    return tuple(scale.statistics.variance() for scale in latents if scale.statistics is not None)

@@ -24,10 +24,13 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> list[Tensor]:
+def average_pool(
+    maps: Sequence[Tensor], kernel: int = 3, stride: int = 1, *, zeros_beyond: bool = False
+) -> list[Tensor]:
     """Average each location of maps (B, C_k, H_k, W_k) with its neighbors, and keep every `stride`-th location.
 
-    `kernel` is the odd side of the window, which is cut off at the border; 1 disables pooling.
+    `kernel` is the odd side of the window, 1 disables pooling. At the border the window is cut off, or with
+    `zeros_beyond` the map continues with zeros, as in PatchCore.
 
     Example:
         >>> [m.shape for m in average_pool([torch.ones(2, 8, 5, 7)])]
@@ -36,7 +39,7 @@ def average_pool(maps: Sequence[Tensor], kernel: int = 3, stride: int = 1) -> li
     check_pooling(kernel=kernel, stride=stride)
     if kernel == stride == 1:
         return list(maps)
-    return [F.avg_pool2d(m, kernel, stride, padding=kernel // 2, count_include_pad=False) for m in maps]
+    return [F.avg_pool2d(m, kernel, stride, padding=kernel // 2, count_include_pad=zeros_beyond) for m in maps]
 
 
 def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:

@@ -1,15 +1,16 @@
-"""Feature maps of several versions of an image: smaller sizes and rotations."""
+"""Views of feature maps: of smaller and rotated images, concatenated maps and a part of their channels."""
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow._validation import at_least, checked
+from semflow.errors import ConfigError
 
-from .frozen import FeatureExtractor
+from .frozen import FeatureExtractor, average_pool, check_pooling
 
 
 class ImagePyramid(nn.Module):
@@ -79,6 +80,83 @@ class PooledViews(nn.Module):
         turned = rotations(images, self.views)
         rows = [torch.cat([m.mean((2, 3)) for m in self.features(view)], dim=1) for view in turned]
         return [torch.stack(rows, dim=2)[..., None]]
+
+
+class ConcatenatedMaps(nn.Module):
+    """One map on the grid of the finest map, in which the channels of all maps are concatenated (PaDiM, PatchCore).
+
+    Args:
+        features: A frozen backbone.
+        resize: How coarser maps are resized: `nearest` as in PaDiM, or `bilinear` as in PatchCore.
+        smoothing: Odd side of a window over which each map is averaged first, with zeros beyond the border as in
+            PatchCore; 1 for none.
+
+    Example:
+        >>> from semflow.features import FrozenFeatures
+        >>> features = ImagePyramid(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)), levels=3)
+        >>> one = ConcatenatedMaps(features)
+        >>> one.channels, one.strides, one(torch.rand(2, 3, 32, 32))[0].shape
+        ((24,), (4,), torch.Size([2, 24, 8, 8]))
+    """
+
+    @checked
+    def __init__(
+        self, features: FeatureExtractor, resize: Literal["nearest", "bilinear"] = "bilinear", smoothing: int = 1
+    ) -> None:
+        super().__init__()
+        check_pooling(smoothing=smoothing)
+        self.features = cast(nn.Module, features)
+        self.resize, self.smoothing = resize, smoothing
+        self.finest = min(range(len(features.strides)), key=features.strides.__getitem__)
+        self.channels: tuple[int, ...] = (sum(features.channels),)
+        self.strides: tuple[int, ...] = (features.strides[self.finest],)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to one map (B, sum of C_k, H_k, W_k)."""
+        maps = average_pool(self.features(images), self.smoothing, zeros_beyond=True)
+        size = maps[self.finest].shape[2:]
+        return [torch.cat([m if m.shape[2:] == size else F.interpolate(m, size, mode=self.resize) for m in maps], 1)]
+
+    def extra_repr(self) -> str:
+        """Return the options for `repr`."""
+        return f"resize={self.resize}, smoothing={self.smoothing}"
+
+
+class RandomChannels(nn.Module):
+    """Random channels of a single map (PaDiM's reduction of dimensions), in random order.
+
+    Args:
+        features: Features with one map, such as `ConcatenatedMaps`.
+        count: Number of channels.
+        seed: Seed of the draw; the global generators do not change.
+
+    Example:
+        >>> from semflow.features import FrozenFeatures
+        >>> features = RandomChannels(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), (8,), (4,)), count=3)
+        >>> features.channels, features(torch.rand(2, 3, 32, 32))[0].shape
+        ((3,), torch.Size([2, 3, 8, 8]))
+    """
+
+    index: Tensor
+
+    @checked
+    def __init__(self, features: FeatureExtractor, count: int, seed: int = 0) -> None:
+        super().__init__()
+        if len(features.channels) != 1:
+            raise ConfigError(f"features must have one map, but got {len(features.channels)}; use ConcatenatedMaps")
+        if not 1 <= count <= features.channels[0]:
+            raise ConfigError(f"count must be between 1 and the {features.channels[0]} channels, but got {count}")
+        self.features = cast(nn.Module, features)
+        self.channels: tuple[int, ...] = (count,)
+        self.strides: tuple[int, ...] = tuple(features.strides)
+        drawn = torch.randperm(features.channels[0], generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("index", drawn[:count].clone())
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to one map (B, count, H_1, W_1)."""
+        return [self.features(images)[0].index_select(1, self.index)]
 
 
 def rotations(images: Tensor, count: int) -> list[Tensor]:

@@ -4,12 +4,13 @@ from .base import Event, Flow
 from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
 from .fused_block import fused_kernels
-from .mixing import GlobalAffine, HardPermutation, SoftPermutation
+from .mixing import GlobalAffine, HardPermutation, Identity, SoftPermutation
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence, coupling_stack
 from .standardize import Standardize
 
 __all__ = [
     "AffineCoupling", "CrossScaleCoupling", "Event", "Flow", "FlowSequence", "GlobalAffine", "HardPermutation",
-    "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack", "fused_kernels",
+    "Identity", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack",
+    "fused_kernels",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Flows that mix or scale channels in the same way at every location: permutations and a global affine."""
+"""Flows that are the same at every location: identity, permutations of the channels and a global affine."""
 
 import math
 from typing import Any
@@ -18,6 +18,38 @@ from .base import Flow, Result, check_channels
 def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """Expand a log-det that is the same at every location to (B, H, W)."""
     return torch.as_tensor(value, dtype=narrow(x[:0], x).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
+
+
+class Identity(Flow):
+    """The flow z = x with log_det = 0, for a base on the features themselves, such as a memory.
+
+    Args:
+        channels: C, or 0 for any number of channels.
+
+    Example:
+        >>> x = torch.randn(1, 8, 2, 2)
+        >>> z, log_det = Identity()(x)
+        >>> z is x, log_det.tolist()
+        (True, [[[0.0, 0.0], [0.0, 0.0]]])
+    """
+
+    @checked
+    def __init__(self, channels: int = 0) -> None:
+        super().__init__()
+        at_least(0, channels=channels)
+        self.channels = channels
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Return the features and zeros."""
+        if self.channels:
+            check_channels(x, self.channels)
+        return x, constant_log_det(x, 0.0)
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Return the latents."""
+        if self.channels:
+            check_channels(z, self.channels)
+        return z
 
 
 class HardPermutation(Flow):

@@ -11,12 +11,14 @@ from .inverse_gamma import (
     inverse_gamma_precision,
     inverse_gamma_prior,
 )
+from .kernel_density import kernel_log_prob, likeliest_bandwidth
 from .layout import border, from_locations, mask_to_grid, take_locations, to_locations
+from .neighbors import nearest
 from .series import digamma_series, lgamma_series
 
 __all__ = [
     "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "gaussian_blur",
-    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
-    "inverse_gamma_prior", "lgamma_series", "mask_to_grid", "normal_log_odds", "normal_log_prob", "soft_clamp",
-    "take_locations", "to_locations",
+    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode",
+    "inverse_gamma_precision", "inverse_gamma_prior", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth",
+    "mask_to_grid", "nearest", "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
 ]  # fmt: skip

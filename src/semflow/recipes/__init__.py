@@ -17,14 +17,17 @@ from .groups import (
     build_features,
 )
 from .msflow import msflow
+from .padim import padim
+from .patchcore import patchcore
 from .registry import RECIPES, build, recipe
 from .sanflow import ABLATIONS, sanflow
 from .settings import plain_settings, resolve_settings, setting_names
+from .spade import spade
 from .storage import load, save
 
 __all__ = [
     "ABLATIONS", "RECIPES", "AnyBackbone", "Backbone", "ConvCouplings", "Couplings", "PairedCouplings",
     "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "build", "build_base", "build_features",
-    "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "plain_settings", "recipe", "resolve_settings",
-    "sanflow", "save", "setting_names",
+    "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "padim", "patchcore", "plain_settings", "recipe",
+    "resolve_settings", "sanflow", "save", "setting_names", "spade",
 ]  # fmt: skip

@@ -1,0 +1,267 @@
+"""A normal distribution with its own mean and covariance at every location (PaDiM)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from semflow._validation import checked, positive
+from semflow.errors import CheckpointError, DataError, ShapeError
+from semflow.functional.inverse_gamma import narrow, wide
+from semflow.nn import Statistics
+
+from .fitted import FittedBase
+from .semantic import Base
+
+CHUNK = 2**22  # elements of the matrices that are factorized at once
+
+
+class PositionMoments:
+    """Mean and sum of squared deviations of latents over images, at every location, in float64.
+
+    Maps are added in blocks of 32 images, which is faster than one by one and independent of the batches in which they
+    arrive. The sums take H W C^2 numbers.
+
+    Example:
+        >>> moments = PositionMoments()
+        >>> moments.update(torch.randn(8, 3, 4, 5))
+        >>> mean, squares = moments.result()
+        >>> moments.count, mean.shape, squares.shape
+        (8, torch.Size([4, 5, 3]), torch.Size([4, 5, 3, 3]))
+    """
+
+    block: ClassVar[int] = 32
+
+    def __init__(self) -> None:
+        self._folded = 0
+        self._sums: tuple[Tensor, Tensor] | None = None
+        self._waiting: list[Tensor] = []
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return self._folded + sum(map(len, self._waiting))
+
+    @torch.no_grad()
+    def update(self, z: Tensor) -> None:
+        """Add latents (B, C, H, W) of the next B images."""
+        if z.dim() != 4:
+            raise ShapeError(f"z must be (B, C, H, W), but got {tuple(z.shape)}")
+        size = self._size()
+        if size is not None and tuple(z.shape[1:]) != size:
+            raise ShapeError(f"z must have the shape of other images, {size}, but got {tuple(z.shape[1:])}")
+        if len(z):
+            self._waiting.append(z.detach())
+        if self.count - self._folded >= self.block:
+            blocks = torch.cat(self._waiting).split(self.block)
+            self._waiting = [z.clone() for z in blocks if len(z) < self.block]  # at most the last
+            for full in blocks[: len(blocks) - len(self._waiting)]:
+                self._add(*_moments(full), len(full))
+
+    @torch.no_grad()
+    def merge(self, other: "PositionMoments") -> None:
+        """Add the moments of other, later images."""
+        if other._sums is not None:
+            self._fold()
+            self._add(*other._sums, other._folded)
+        for z in other._waiting:
+            self.update(z.to(self._waiting[-1].device) if self._waiting else z)
+
+    @torch.no_grad()
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return the means (H, W, C) and the sums of products of deviations from them (H, W, C, C)."""
+        self._fold()
+        if self._sums is None:
+            raise ShapeError("z must hold at least one image, but got none")
+        return self._sums
+
+    def _size(self) -> tuple[int, ...] | None:
+        """Return (C, H, W), or None before the first image."""
+        if self._waiting:
+            return tuple(self._waiting[0].shape[1:])
+        return None if self._sums is None else (self._sums[0].shape[2], *self._sums[0].shape[:2])
+
+    def _fold(self) -> None:
+        if self._waiting:
+            images, self._waiting = torch.cat(self._waiting), []
+            self._add(*_moments(images), len(images))
+
+    def _add(self, mean: Tensor, squares: Tensor, count: int) -> None:
+        total = self._folded + count
+        if self._sums is None:
+            self._sums = mean.clone(), squares.clone()
+        else:  # Chan's update, in which sums of squares about the running mean do not cancel
+            known, sums = self._sums
+            delta = mean.to(known) - known
+            flat = delta.flatten(0, 1)
+            sums += squares.to(sums)
+            sums.flatten(0, 1).baddbmm_(flat[:, :, None], flat[:, None], alpha=self._folded * count / total)
+            known += delta * (count / total)
+        self._folded = total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state on the CPU, since another process may use another device."""
+        sums = None if self._sums is None else tuple(x.cpu() for x in self._sums)
+        return {"_folded": self._folded, "_sums": sums, "_waiting": [z.cpu() for z in self._waiting]}
+
+
+def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and sum of squared deviations of maps (B, C, H, W) at every location."""
+    x = wide(z).permute(2, 3, 0, 1)
+    mean = x.mean(2)
+    deviations = x - mean[:, :, None]
+    return mean, deviations.mT @ deviations
+
+
+class PositionGaussian(FittedBase):
+    """Normal distribution with the mean and the covariance of each location over the normal images (PaDiM, Eq. 1).
+
+    log p(z) = -(C log 2 pi + log det S + d^2) / 2 with d^2 = (z - m)^T S^-1 (z - m) and S the sample covariance (divisor
+    N - 1) + `shrinkage` I. Latents must have the grid (H, W) that the base was fitted on. It keeps H W C (C + 1)
+    numbers.
+
+    Args:
+        form: `density`, or `distance` for PaDiM's map, whose normality is minus the Mahalanobis distance d (Eq. 2).
+        shrinkage: 0.01 in the paper; anomalib's PaDiM has 0.01001.
+        prior: See `FittedBase`.
+
+    Example:
+        >>> base = PositionGaussian("distance")
+        >>> moments = base.accumulator()
+        >>> moments.update(torch.randn(100, 2, 4, 4))
+        >>> base.fit(moments)
+        >>> base.normality(torch.zeros(1, 2, 4, 4)).shape
+        torch.Size([1, 4, 4])
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    count: Tensor
+
+    @checked
+    def __init__(
+        self, form: Literal["density", "distance"] = "density", shrinkage: float = 0.01, prior: Base | None = None
+    ) -> None:
+        super().__init__(prior)
+        positive(shrinkage=shrinkage)
+        self.form, self.shrinkage, self.is_density = form, shrinkage, form == "density"
+        self.register_buffer("mean", torch.zeros(0, 0, 0))
+        self.register_buffer("whitening", torch.zeros(0, 0, 0, 0))  # the inverse of the Cholesky factor of S
+        self.register_buffer("count", torch.tensor(0))
+        self._without_one: Tensor | None = None  # the whitening that leaves one image out
+
+    def accumulator(self) -> PositionMoments:
+        """Return empty moments."""
+        return PositionMoments()
+
+    @torch.no_grad()
+    def fit(self, accumulator: PositionMoments) -> None:
+        """Compute means and covariances; at least two images are needed."""
+        mean, squares = accumulator.result()
+        if accumulator.count < 2:
+            raise ShapeError("z must hold at least two images for a covariance, but got one")
+        if not mean.isfinite().all():
+            raise DataError("z must be finite, but got inf or NaN")
+        whitening = self._whitened(squares, 1 / (accumulator.count - 1), self.whitening)
+        self.mean, self.whitening = mean.to(self.mean), whitening
+        self.count.fill_(accumulator.count)
+        self._without_one = None
+
+    def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
+        """Compute log N(z; m, S) at every location, (B, H, W); statistics and masks are ignored."""
+        whitened = self._deviations(z, self.whitening)
+        return self._log_normal(whitened.square().sum(2), self._log_scale(self.whitening))
+
+    def normality(
+        self, z: Tensor, statistics: Statistics | None = None, leave_out: Tensor | None = None
+    ) -> Tensor:
+        """Compute log p(z) / C, or minus the Mahalanobis distance, (B, H, W).
+
+        Args:
+            z: Latents (B, C, H, W).
+            statistics: Ignored.
+            leave_out: If given, z must be latents that the base was fitted to, and each image is compared with the
+                distribution of all other images.
+        """
+        if leave_out is None:
+            if self._without_one is not None:  # as large as the base itself, and only needed in a row
+                self._without_one = None
+            square, log_scale = self._deviations(z, self.whitening).square().sum(2), self._log_scale(self.whitening)
+        else:
+            square, log_scale = (x.to(self.mean) for x in self._leaving_out(z))
+        if self.form == "distance":
+            return -square.permute(2, 0, 1).sqrt()
+        return self._log_normal(square, log_scale) / z.shape[1]
+
+    def _deviations(self, z: Tensor, whitening: Tensor) -> Tensor:
+        """Return W (z - m) with W^T W = S^-1, (H, W, C, B)."""
+        grid, channels = self.mean.shape[:2], self.mean.shape[2]
+        if not channels:
+            raise ShapeError("z must come after fitting, but the base is not fitted; call fit first")
+        if z.dim() != 4 or z.shape[1:] != (channels, *grid):
+            raise ShapeError(
+                f"z must be (B, {channels}, {grid[0]}, {grid[1]}), on the grid of {grid[0]} x {grid[1]} locations that "
+                f"the base was fitted on, but got {tuple(z.shape)}"
+            )
+        # In float32, whatever autocast says: the products cancel.
+        with torch.autocast(z.device.type, enabled=False):
+            return whitening @ (narrow(z).permute(2, 3, 1, 0) - self.mean[..., None])
+
+    def _log_normal(self, square: Tensor, log_scale: Tensor) -> Tensor:
+        constant = self.mean.shape[2] * math.log(2 * math.pi)
+        return log_scale.permute(2, 0, 1) - 0.5 * (constant + square.permute(2, 0, 1))
+
+    @staticmethod
+    def _log_scale(whitening: Tensor) -> Tensor:
+        """Return -log det S / 2, (H, W, 1)."""
+        return whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+
+    def _leaving_out(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return d^2 and -log det S / 2 of the distributions without each image, (H, W, B).
+
+        With u = z - m and A = (N - 1) / (N - 2) (S - s I) + s I for shrinkage s, the covariance without z is the
+        downdate A - c u u^T with c = N / ((N - 1) (N - 2)), and the mean without z is m - u / (N - 1).
+        """
+        count = int(self.count)
+        if count < 3:
+            raise ShapeError(f"the base must be fitted to at least 3 images to leave one out, but got {count}")
+        if self._without_one is None:
+            self._without_one = self._rescaled(count)
+        whitening = self._without_one
+        square = self._deviations(wide(z), whitening).square().sum(2)
+        left = 1 - square * (count / ((count - 1) * (count - 2)))
+        # Positive in exact arithmetic, since a covariance with shrinkage is what is left.
+        left = left.clamp(min=torch.finfo(left.dtype).eps)
+        scaled = square * (count / (count - 1)) ** 2 / left
+        return scaled, self._log_scale(whitening) - 0.5 * left.log()
+
+    @torch.no_grad()
+    def _rescaled(self, count: int) -> Tensor:
+        """Return the whitening of A, see `_leaving_out`."""
+        factor = torch.linalg.inv(wide(self.whitening).flatten(0, 1))
+        squares = factor @ factor.mT
+        squares.diagonal(dim1=1, dim2=2).sub_(self.shrinkage)
+        return self._whitened(squares.unflatten(0, self.whitening.shape[:2]), (count - 1) / (count - 2), squares)
+
+    def _whitened(self, squares: Tensor, scale: float, like: Tensor) -> Tensor:
+        """Return the inverse of the Cholesky factor of `scale * squares + shrinkage I` at every location."""
+        height, width, channels, _ = squares.shape
+        identity = torch.eye(channels, dtype=squares.dtype, device=squares.device)
+        parts = []
+        for part in squares.flatten(0, 1).split(max(1, CHUNK // channels**2)):
+            factor = torch.linalg.cholesky(part * scale + self.shrinkage * identity)
+            parts.append(torch.linalg.solve_triangular(factor, identity, upper=False).to(like))
+        return torch.cat(parts).view(height, width, channels, channels)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise CheckpointError unless the whitening of a saved state fits to its mean."""
+        self._without_one = None
+        mean, whitening = (tuple(state[name].shape) for name in ("mean", "whitening"))
+        if whitening != (*mean, *mean[-1:]):
+            raise CheckpointError(f"whitening must be (H, W, C, C) for a mean {mean}, but got {whitening}")
+
+    def extra_repr(self) -> str:
+        """Return the arguments and the fitted shape for `repr`."""
+        return f"form={self.form}, shrinkage={self.shrinkage}, mean={tuple(self.mean.shape)}"

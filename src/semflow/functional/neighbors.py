@@ -1,0 +1,155 @@
+"""Nearest neighbors in Euclidean distance by exact search with bounded memory."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from semflow.errors import ConfigError, ShapeError
+
+SPARE = 8  # candidates beyond k, whose distances are computed exactly
+MOST_QUERIES = 1024  # at a time: more do not make the matrix product faster
+
+
+def nearest(
+    queries: Tensor,
+    memory: Tensor,
+    k: int = 1,
+    *,
+    exclude: Tensor | None = None,
+    memory_ids: Tensor | None = None,
+    chunk_bytes: int = 2**26,
+) -> tuple[Tensor, Tensor]:
+    """Return the k smallest Euclidean distances (n, k) in ascending order and the rows of the memory (n, k).
+
+    A matrix product, |m|^2 - 2 q m around the mean of the memory, selects candidates, and their distances are computed
+    from differences, so that rounding does not grow as distances approach 0. Queries for which rounding could have
+    hidden a neighbor are searched again in float64; an exported graph leaves this out. Rows at equal distances come in
+    ascending order. The result for a query does not depend on the others, and gradients flow through the distances.
+
+    Args:
+        queries: Vectors of shape (n, C). float16 and bfloat16 are computed as float32, also under autocast.
+        memory: Vectors of shape (M, C).
+        k: Number of neighbors, at most M.
+        exclude: Integers of shape (n,): rows of the memory with this id are ignored. Distances are infinite where
+            fewer than k rows are left.
+        memory_ids: Integers of shape (M,) that `exclude` refers to; row numbers by default.
+        chunk_bytes: Approximate limit of temporary memory.
+
+    Example:
+        >>> distances, rows = nearest(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 3.0], [0.0, 0.0]]), k=2)
+        >>> distances.tolist(), rows.tolist()
+        ([[1.0, 2.0]], [[1, 0]])
+    """
+    _check(queries, memory, k, exclude, memory_ids)
+    device = queries.device.type
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        dtype = torch.promote_types(torch.promote_types(queries.dtype, memory.dtype), torch.float32)
+        queries = queries.to(dtype)
+        if exclude is not None and memory_ids is None:
+            memory_ids = torch.arange(memory.shape[0], device=memory.device)
+        center = memory.detach().mean(0, dtype=dtype)
+        size, width = queries.element_size(), memory.shape[1]
+        number = max(1, min(MOST_QUERIES, chunk_bytes // (2 * size * (k + SPARE) * width)))
+        if _is_traced():  # the number of queries may be dynamic
+            return _search(queries, memory, center, k, exclude, memory_ids, chunk_bytes // (size * (number + width)))
+        number = min(number, max(1, queries.shape[0]))
+        rows = chunk_bytes // (size * (number + 2 * width))
+        parts = queries.split(number)
+        ids = [None] * len(parts) if exclude is None else exclude.split(number)
+        found = [_search(part, memory, center, k, own, memory_ids, rows) for part, own in zip(parts, ids, strict=True)]
+        return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+
+
+def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memory_ids: Tensor | None) -> None:
+    if memory.dim() != 2 or not memory.is_floating_point():
+        raise ShapeError(f"memory must be floats of shape (M, C), but got {memory.dtype} {tuple(memory.shape)}")
+    if queries.dim() != 2 or queries.shape[1] != memory.shape[1] or not queries.is_floating_point():
+        raise ShapeError(
+            f"queries must be floats of shape (n, {memory.shape[1]}), but got {queries.dtype} {tuple(queries.shape)}"
+        )
+    if not 1 <= k <= memory.shape[0]:
+        raise ConfigError(f"k must be between 1 and the {memory.shape[0]} rows of the memory, but got {k}")
+    if exclude is not None and exclude.shape != queries.shape[:1]:
+        raise ShapeError(f"exclude must be {tuple(queries.shape[:1])}, but got {tuple(exclude.shape)}")
+    if memory_ids is not None and memory_ids.shape != memory.shape[:1]:
+        raise ShapeError(f"memory_ids must be {tuple(memory.shape[:1])}, but got {tuple(memory_ids.shape)}")
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _search(
+    queries: Tensor,
+    memory: Tensor,
+    center: Tensor,
+    k: int,
+    exclude: Tensor | None,
+    memory_ids: Tensor | None,
+    rows: int,
+) -> tuple[Tensor, Tensor]:
+    rows = max(rows, k + SPARE)
+    index, complete = _candidates(queries, memory, center, k, exclude, memory_ids, rows)
+    distances, index = _refined(queries, memory, k, index, exclude, memory_ids)
+    if _is_traced() or queries.dtype == torch.float64 or index.shape[0] == 0:
+        return distances, index
+    again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]
+    if len(again):
+        part, ids = queries[again], None if exclude is None else exclude[again]
+        wide, _ = _candidates(part.double(), memory, center.double(), k, ids, memory_ids, max(rows // 2, k + SPARE))
+        better = _refined(part, memory, k, wide, ids, memory_ids)
+        distances, index = distances.index_copy(0, again, better[0]), index.index_copy(0, again, better[1])
+    return distances, index
+
+
+@torch.no_grad()
+def _candidates(
+    queries: Tensor,
+    memory: Tensor,
+    center: Tensor,
+    k: int,
+    exclude: Tensor | None,
+    memory_ids: Tensor | None,
+    rows: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the rows with the smallest rounded distances, and a squared distance below that of all other rows."""
+    count = min(k + SPARE, memory.shape[0])
+    q = queries - center
+    extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
+    best, index, largest = None, None, queries.new_zeros(())
+    for first in range(0, memory.shape[0], rows):
+        part = memory[first : first + rows].to(queries.dtype) - center
+        norms = part.square().sum(1)
+        scores = extended @ torch.cat([part, norms[:, None]], 1).T
+        if exclude is not None and memory_ids is not None:
+            scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
+        smallest, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
+        where, largest = where + first, torch.maximum(largest, norms.amax())
+        if best is not None and index is not None:
+            smallest, where = torch.cat([best, smallest], 1), torch.cat([index, where], 1)
+            smallest, order = smallest.topk(min(count, smallest.shape[1]), dim=1, largest=False)
+            where = where.gather(1, order)
+        best, index = smallest, where
+    assert best is not None
+    assert index is not None
+    if count == memory.shape[0]:
+        return index, torch.full_like(best[:, 0], torch.inf)
+    # A sum of C products is off by at most C times half the epsilon and the product of norms; products may be in TF32.
+    epsilon = torch.finfo(q.dtype).eps if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
+    length = q.square().sum(1)
+    return index, best[:, -1] + length - epsilon * (q.shape[1] + 4) * (length + largest)
+
+
+def _refined(
+    queries: Tensor, memory: Tensor, k: int, index: Tensor, exclude: Tensor | None, memory_ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the k nearest of the candidates (n, count) by the norms of differences."""
+    index = index.sort(dim=1).values
+    distances = torch.linalg.vector_norm(queries[:, None] - memory[index].to(queries.dtype), dim=2)
+    if exclude is not None and memory_ids is not None:
+        distances = distances.masked_fill(memory_ids[index] == exclude[:, None], torch.inf)
+    # ONNX has no stable sort, but its TopK takes the first of equal values.
+    found = distances.topk(k, largest=False) if _is_traced() else distances.sort(dim=1, stable=True)
+    distances, order = found
+    return distances[:, :k], index.gather(1, order[:, :k])
