@@ -192,7 +192,9 @@ def test_a_flow_is_trained_by_the_leave_one_image_out_likelihood(form):
     optimizer, values = torch.optim.SGD([scale], lr=0.05), []
     for _ in range(5):
         z = x * scale.exp()
-        likelihood = log_likelihood(base.log_prob(z, leave_out=torch.arange(4)), (2 * scale).expand(4, 3, 3), "location")
+        likelihood = log_likelihood(
+            base.log_prob(z, leave_out=torch.arange(4)), (2 * scale).expand(4, 3, 3), "location"
+        )
         scale.grad = None
         (-likelihood.mean()).backward()
         optimizer.step()
@@ -317,7 +319,9 @@ def test_invalid_arguments_are_rejected():
 
 
 @pytest.mark.parametrize("form", ["nearest", "kernel", "distance"])
-@pytest.mark.parametrize("vectors", [torch.ones(1, 2), torch.ones(50, 2), torch.cat([torch.ones(40, 2), torch.rand(5, 2)])])
+@pytest.mark.parametrize(
+    "vectors", [torch.ones(1, 2), torch.ones(50, 2), torch.cat([torch.ones(40, 2), torch.rand(5, 2)])]
+)
 def test_duplicates_and_single_vectors_give_finite_numbers(form, vectors):
     base = stored(form, vectors, torch.arange(len(vectors)) // 4)
     z = torch.cat([vectors[0].view(1, 2, 1, 1), torch.full((1, 2, 1, 1), 1e15)])
@@ -334,7 +338,10 @@ def test_state_loads_into_a_base_of_another_size():
     broken = base.state_dict() | {"images": torch.zeros(3, dtype=torch.int64)}
     with pytest.raises(CheckpointError, match=r"vectors must be finite \(M, C\) with images \(M,\), but got"):
         Memory("kernel").load_state_dict(broken)
-    assert repr(base) == "Memory(\n  kernel, neighbors=1, size=0.5, space=latents, vectors=(8, 3)\n  (prior): StandardNormal()\n)"
+    assert (
+        repr(base)
+        == "Memory(\n  kernel, neighbors=1, size=0.5, space=latents, vectors=(8, 3)\n  (prior): StandardNormal()\n)"
+    )
 
 
 def test_fitting_is_reproducible():

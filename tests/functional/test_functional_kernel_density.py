@@ -84,7 +84,10 @@ def test_a_map_does_not_depend_on_the_others_of_its_batch():
 def test_many_rows_are_computed_in_parts():
     memory, z = draw(0, 11, 2), draw(1, 2, 2500, 2)
     torch.testing.assert_close(
-        kernel_log_prob(z, memory, torch.tensor(0.1)), kernel_density(z, memory, torch.tensor(0.1)), rtol=1e-9, atol=1e-9
+        kernel_log_prob(z, memory, torch.tensor(0.1)),
+        kernel_density(z, memory, torch.tensor(0.1)),
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
@@ -129,7 +132,9 @@ def test_a_million_vectors():
 
 def test_invalid_arguments_are_rejected():
     z, memory = torch.zeros(1, 2, 3), torch.zeros(4, 3)
-    with pytest.raises(ConfigError, match="form must be exact, marginal or mode around stored vectors, but got 'paper'"):
+    with pytest.raises(
+        ConfigError, match="form must be exact, marginal or mode around stored vectors, but got 'paper'"
+    ):
         kernel_log_prob(z, memory, torch.tensor(1.0), form="paper")
     with pytest.raises(ShapeError, match=r"memory must be \(M, C\) with at least one vector, but got \(0, 3\)"):
         kernel_log_prob(z, memory[:0], torch.tensor(1.0))

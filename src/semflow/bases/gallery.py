@@ -88,9 +88,7 @@ class Gallery(FittedBase):
     descriptors: Tensor
 
     @checked
-    def __init__(
-        self, descriptor: int, images: int = 50, chunk_bytes: int = 2**26, prior: Base | None = None
-    ) -> None:
+    def __init__(self, descriptor: int, images: int = 50, chunk_bytes: int = 2**26, prior: Base | None = None) -> None:
         super().__init__(prior)
         at_least(1, descriptor=descriptor, images=images, chunk_bytes=chunk_bytes)
         self.descriptor, self.images, self.chunk_bytes = descriptor, images, chunk_bytes

@@ -174,9 +174,7 @@ class PositionGaussian(FittedBase):
         whitened = self._deviations(z, self.whitening)
         return self._log_normal(whitened.square().sum(2), self._log_scale(self.whitening))
 
-    def normality(
-        self, z: Tensor, statistics: Statistics | None = None, leave_out: Tensor | None = None
-    ) -> Tensor:
+    def normality(self, z: Tensor, statistics: Statistics | None = None, leave_out: Tensor | None = None) -> Tensor:
         """Compute log p(z) / C, or minus the Mahalanobis distance, (B, H, W).
 
         Args:

@@ -196,22 +196,11 @@ class Detector(LikelihoodModel):
         The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
         same bases.
         """
-        fitted = {k: base for k, base in enumerate(self.bases) if isinstance(base, FittedBase)}
-        if not fitted:
+        if not self.fitted_bases:
             return
-
-        def latents_of(batch: NormalBatch) -> dict[int, list[Tensor]]:
-            maps = cast(Sequence[Tensor], batch.maps)
-            latents, _ = self.flows(maps, [self.context(x) for x in maps])
-            return {k: [x.cpu() for x in (latents[k], maps[k])[: 1 + b.uses_features]] for k, b in fitted.items()}
-
-        accumulators = {k: base.accumulator() for k, base in fitted.items()}
         with self.evaluating():
-            for found in gather(map(latents_of, self._complete(batches))):
-                for k, accumulator in accumulators.items():
-                    accumulator.update(*(x.to(self.device) for x in found[k]))
-        for k, base in fitted.items():
-            base.fit(accumulators[k])
+            each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
+            self.fit_latents(gather(each))
 
     @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:

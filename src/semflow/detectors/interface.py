@@ -46,6 +46,7 @@ class Provenance:
         training: `semflow.training.TrainingConfig` that `semflow.fit` uses by default.
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
+        memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -59,6 +60,7 @@ class Provenance:
     training: Any = None
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()
+    memory: Mapping[str, Any] | None = None
 
 
 class Prediction(NamedTuple):

@@ -1,9 +1,10 @@
 """The likelihood model of feature maps: flows, a base with optional statistics, and the training objective."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from semflow.bases import Base, FittedBase
@@ -67,21 +68,31 @@ class LikelihoodModel(nn.Module):
     ) -> None:
         super().__init__()
         self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
-        self.base: nn.Module = base if isinstance(base, Base) else nn.ModuleList(base)
+        self.base: nn.Module
+        self.set_base(base)
         self.head, self.position = head, position
         self.objective = objective or Objective()
+
+    def set_base(self, base: Base | Sequence[Base]) -> None:
+        """Replace the base, by one of all scales or a list with one per scale."""
         scales = len(self.flows.events)
-        if isinstance(self.base, nn.ModuleList) and len(self.base) != scales:
-            raise ConfigError(f"base must be one for all scales or {scales}, one per scale, but got {len(self.base)}")
-        if isinstance(self.base, FittedBase) and scales > 1:
-            kind = type(self.base).__name__
+        if isinstance(base, FittedBase) and scales > 1:
+            kind = type(base).__name__
             raise ConfigError(f"base must be a list of {scales} if it is fitted, one per scale, but got one {kind}")
+        if not isinstance(base, Base) and len(base) != scales:
+            raise ConfigError(f"base must be one for all scales or {scales}, one per scale, but got {len(base)}")
+        self.base = base if isinstance(base, Base) else nn.ModuleList(base)
 
     @property
     def bases(self) -> list[Base]:
         """The base of each scale."""
         one = self.base
         return cast(list[Base], list(one) if isinstance(one, nn.ModuleList) else [one] * len(self.flows.events))
+
+    @property
+    def fitted_bases(self) -> dict[int, FittedBase]:
+        """The bases that are fitted after training, by scale."""
+        return {k: base for k, base in enumerate(self.bases) if isinstance(base, FittedBase)}
 
     def training_base(self, scale: int) -> Base:
         """Return the base that a scale is trained under: its own, or the prior of one that is fitted afterwards."""
@@ -155,6 +166,29 @@ class LikelihoodModel(nn.Module):
                 normality = log_likelihood(normality, volume / z.shape[1], event)
             log_probs.append(normality)
         return log_probs
+
+    @torch.no_grad()
+    def latents_to_fit(
+        self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None
+    ) -> dict[int, list[Tensor]]:
+        """Compute what the accumulator of each fitted base takes, on the CPU; the arguments are those of `encode_maps`."""
+        latents, _ = self.flows(maps, [self.context(x) for x in maps] if contexts is None else contexts)
+        fitted = self.fitted_bases.items()
+        return {
+            k: [x.cpu() for x in ((latents[k], maps[k]) if base.uses_features else (latents[k],))] for k, base in fitted
+        }
+
+    @torch.no_grad()
+    def fit_latents(self, batches: Iterable[Mapping[int, Sequence[Tensor]]]) -> None:
+        """Fit the bases to the results of `latents_to_fit` for batches of normal images."""
+        fitted = self.fitted_bases
+        accumulators = {k: base.accumulator() for k, base in fitted.items()}
+        for batch in batches:
+            for k, accumulator in accumulators.items():
+                device = next(iter(fitted[k].buffers()), batch[k][0]).device
+                accumulator.update(*(x.to(device) for x in batch[k]))
+        for k, base in fitted.items():
+            base.fit(accumulators[k])
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

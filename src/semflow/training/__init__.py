@@ -6,8 +6,9 @@ from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results
 from .fitting import fit
 from .holdout import automatic_count, calibrate, hold_out
 from .launch import launched_processes
+from .settling import refit
 
 __all__ = [
     "Evaluation", "ImageResult", "Processes", "TrainingConfig", "automatic_count", "calibrate", "check_labels",
-    "evaluate", "fit", "hold_out", "launched_processes", "results", "summarize",
+    "evaluate", "fit", "hold_out", "launched_processes", "refit", "results", "summarize",
 ]  # fmt: skip

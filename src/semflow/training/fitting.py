@@ -24,6 +24,7 @@ from .holdout import calibrate, hold_out
 from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
+from .settling import remember_images, settle
 from .sharing import shared
 from .stepping import Watch, adam, check_locations, train_on_batch
 
@@ -154,18 +155,12 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    detector.eval()
-    detector.fit_base(normal, processes.gather)
-    if processes.count > 1:  # sums on GPUs may round differently in each process
-        state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
-        detector.base.load_state_dict(state)
-    normal.keep = False
-    detector.fit_score(normal, processes.gather)
+    settle(detector, normal)
     if held_out is not None:
         batch = training.batch_size
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
-    fingerprint, fingerprints = normal.fingerprint(), detector.provenance.fingerprints + normal.fingerprints()
-    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
+    remember_images(detector, normal)
+    fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
 

@@ -1,0 +1,89 @@
+"""What follows the gradient steps: fitted bases, constants of the score, calibration; also for a trained flow alone."""
+
+from collections.abc import Sized
+from dataclasses import replace
+from typing import Any, cast
+
+from torch.utils.data import Dataset
+
+from semflow.detectors import Detector
+from semflow.detectors.conformal import check_count
+from semflow.features import FeatureExtractor
+
+from .cache import NormalImages
+from .distributed import ALONE, Processes
+from .holdout import calibrate, hold_out
+from .loading import batches, dealt_batches
+
+
+def refit(
+    detector: Detector,
+    dataset: Dataset[Any],
+    *,
+    calibration: float | int | Dataset[Any] | None = None,
+    false_alarm_rate: float | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    seed: int = 0,
+    cache_bytes: int = 2**31,
+    processes: Processes = ALONE,
+) -> Detector:
+    """Fit the bases and the constants of the score again, and return the detector in eval mode; flows stay as they are.
+
+    A base that is no `FittedBase` stays as it is, too. The calibration is replaced, or removed if there is none.
+
+    Args:
+        detector: trained detector; it is changed in place.
+        dataset: normal images.
+        calibration: as in `fit`.
+        false_alarm_rate: as in `fit`.
+        batch_size: images per batch.
+        workers: processes that load images.
+        seed: seed of the draw of held-out images; that of `fit` holds out the same images of the same data set.
+        cache_bytes: as in `fit`.
+        processes: processes that share the images.
+
+    Raises:
+        DataError: If the detector was trained on one of the images of the calibration.
+
+    Example:
+        >>> import torch
+        >>> from semflow.bases import Memory
+        >>> from semflow.data import Sample
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+        >>> detector.set_base([Memory()])
+        >>> refit(detector, good).bases[0].vectors.shape
+        torch.Size([64, 32])
+    """
+    dataset, held_out = hold_out(dataset, calibration, seed)
+    if held_out is not None:
+        check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
+    features = cast(FeatureExtractor, detector.features)
+    loader = batches(dataset, batch_size, workers, parts)
+    normal = NormalImages(features, loader, detector.device, cache_bytes, processes)
+    settle(detector, normal)
+    remember_images(detector, normal)
+    if held_out is not None:
+        calibrate(detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes)
+    return detector
+
+
+def settle(detector: Detector, normal: NormalImages) -> None:
+    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
+    processes = normal.processes
+    detector.eval()
+    detector.fit_base(normal, processes.gather)
+    if processes.count > 1:  # sums on GPUs may round differently in each process
+        state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
+        detector.base.load_state_dict(state)
+    normal.keep = False
+    detector.fit_score(normal, processes.gather)
+
+
+def remember_images(detector: Detector, normal: NormalImages) -> None:
+    """Add the fingerprints of the images to those of the detector."""
+    both = dict.fromkeys(detector.provenance.fingerprints + normal.fingerprints())
+    detector.provenance = replace(detector.provenance, fingerprints=tuple(both))
