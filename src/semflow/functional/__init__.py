@@ -18,7 +18,7 @@ from .series import digamma_series, lgamma_series
 
 __all__ = [
     "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "gaussian_blur",
-    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
-    "inverse_gamma_prior", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth", "mask_to_grid", "nearest",
-    "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
+    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode",
+    "inverse_gamma_precision", "inverse_gamma_prior", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth",
+    "mask_to_grid", "nearest", "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
 ]  # fmt: skip
