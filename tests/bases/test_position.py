@@ -193,7 +193,7 @@ def test_errors_name_what_is_wrong():
     base = fitted(z)
     with pytest.raises(ShapeError, match=r"grid of 2 x 3 locations .* but got \(1, 4, 4, 4\)"):
         base.log_prob(torch.zeros(1, 4, 4, 4))
-    with pytest.raises(ShapeError, match="not fitted"):
+    with pytest.raises(ShapeError, match="fitted before use"):
         PositionGaussian().log_prob(z)
     with pytest.raises(ShapeError, match="at least two images"):
         fitted(z[:1])

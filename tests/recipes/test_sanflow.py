@@ -106,7 +106,7 @@ def test_sanflow_rejects_contradictory_settings() -> None:
     with pytest.raises(ConfigError, match=r"statistics\.form must be"):
         small({"statistics.form": "guessed"})
     with pytest.raises(ConfigError, match="recipe must be one of cflow_ad, cs_flow"):
-        build("padim")
+        build("winclip")
     assert RECIPES["sanflow"] is sanflow
 
 

@@ -197,7 +197,7 @@ class PositionGaussian(FittedBase):
         """Return W (z - m) with W^T W = S^-1, (H, W, C, B)."""
         grid, channels = self.mean.shape[:2], self.mean.shape[2]
         if not channels:
-            raise ShapeError("z must come after fitting, but the base is not fitted; call fit first")
+            raise ShapeError("mean must be fitted before use, but got no images; call fit first")
         if z.dim() != 4 or z.shape[1:] != (channels, *grid):
             raise ShapeError(
                 f"z must be (B, {channels}, {grid[0]}, {grid[1]}), on the grid of {grid[0]} x {grid[1]} locations that "
