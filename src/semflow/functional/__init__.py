@@ -1,6 +1,8 @@
 """Pure tensor functions for the mathematics of semantic-aware flows."""
 
 from .clamp import CLAMPS, Clamp, soft_clamp
+from .coreset import Coreset, k_center, sparse_projection
+from .coreset_stream import CoresetAccumulator, StreamedCoreset
 from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob
 from .inverse_gamma import (
     digamma,
@@ -15,7 +17,8 @@ from .neighbors import nearest
 from .series import digamma_series, lgamma_series
 
 __all__ = [
-    "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "inverse_gamma_kl",
-    "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision", "inverse_gamma_prior", "lgamma_series",
-    "mask_to_grid", "nearest", "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
+    "CLAMPS", "FORMS", "Clamp", "Coreset", "CoresetAccumulator", "Form", "StreamedCoreset", "border", "digamma",
+    "digamma_series", "from_locations", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode",
+    "inverse_gamma_precision", "inverse_gamma_prior", "k_center", "lgamma_series", "mask_to_grid", "nearest",
+    "normal_log_odds", "normal_log_prob", "soft_clamp", "sparse_projection", "take_locations", "to_locations",
 ]  # fmt: skip
