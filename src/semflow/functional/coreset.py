@@ -254,8 +254,9 @@ class Cover:
             return self.distances.argmax()[None]
         batch = batch[:-1].sort().values  # so that argmax takes the first of equal ones
         x, distances = self._x[batch].to(self._dtype), self.distances[batch]
-        codes, norms = self._codes[batch], self._norms[batch]
-        bounds = torch.addmm(norms[:, None] + norms, codes, codes.T, alpha=-2)
+        centered = x - x.mean(0)
+        norms = centered.square().sum(1)
+        bounds = torch.addmm(norms[:, None] + norms, centered, centered.T, alpha=-2)
         bounds -= self._error * (norms + norms.max())
         picks = [distances.argmax()]
         while len(picks) < most:
