@@ -184,6 +184,13 @@ def test_temporary_memory_is_bounded_by_the_argument(form):
     assert largest.bytes <= 2**20
 
 
+def test_a_million_vectors():
+    vectors, z = draw(0, 10**6, 2, dtype=torch.float32), draw(1, 1, 2, 1, 5, dtype=torch.float32)
+    z[0, :, 0, 0] = vectors[-1]
+    base = stored("distance", vectors, neighbors=4)
+    torch.testing.assert_close(-base.normality(z).double(), kth_distances(z, vectors, 4), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("form", ["nearest", "kernel"])
 def test_a_flow_is_trained_by_the_leave_one_image_out_likelihood(form):
     """Two images at different scales: shrinking the differences between them raises the likelihood."""

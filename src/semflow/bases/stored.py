@@ -35,11 +35,11 @@ class StoredLatents:
             raise ShapeError(f"features must have the locations of z {tuple(z.shape)}, but got {tuple(features.shape)}")
         if not z.isfinite().all():
             raise DataError("z must be finite, but got inf or NaN")
-        self._vectors.append(to_locations(narrow(z)).cpu())
+        self._vectors.append(to_locations(narrow(z)).to("cpu", copy=True))
         images = torch.arange(self.count, self.count + len(z))
         self._images.append(images.repeat_interleave(z.shape[2] * z.shape[3]))
         if features is not None:
-            self._features.append(to_locations(narrow(features)).cpu())
+            self._features.append(to_locations(narrow(features)).to("cpu", copy=True))
         self.count += len(z)
 
     def merge(self, other: Self) -> None:

@@ -16,7 +16,6 @@ from semflow.flows import AffineCoupling, FlowSequence, Standardize
 from semflow.nn import InverseGammaVariance, StatisticsNetwork
 
 WRITABLE = [name for name in SUFFIXES if all(find_spec(package) for package in PACKAGES[name])]
-SLOW = ["distances", "statistics"]
 
 
 def detector_with(bases, statistics=False):
@@ -36,7 +35,8 @@ def detector_with(bases, statistics=False):
     return detector
 
 
-@pytest.mark.parametrize("case", ["densities", *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["densities", "distances", "statistics"])
 def test_exported_memory_has_the_results_of_the_detector(case, tmp_path, monkeypatch):
     bases = {
         "densities": lambda: [Memory("nearest", neighbors=2, chunk_bytes=2**15), Memory("kernel", chunk_bytes=2**15)],
