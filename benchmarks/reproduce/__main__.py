@@ -112,7 +112,7 @@ def _show(cells: list[Any], options: argparse.Namespace) -> None:
             total, longest = duration(sum(seconds) / jobs), duration(max(seconds))
             print(f"about {total} with {jobs} at a time, by a short probe; the longest cell about {longest}")
         if len(seconds) < missing:
-            print(f"and {missing - len(seconds)} cells of peers, which are not estimated")
+            print(f"and {missing - len(seconds)} cells of methods without training, which are not estimated")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,17 @@
 import time
 from collections.abc import Sequence
 
-from . import peers
 from .cells import Cell
-from .planning import Planned
+from .planning import Planned, is_trained
 
 
 def estimate(cells: Sequence[Planned], device: str = "cpu", threads: int | None = None) -> list[float]:
-    """Return the seconds of each missing cell; peers, which are not trained, are left out.
+    """Return the seconds of each missing cell; methods that are not trained are left out.
 
     Finished cells of a row give the time per image in training and evaluation. For a row without any, two training
     steps and one prediction are timed on its data.
     """
-    todo = [(c.row.name, c.cell) for c in cells if c.kept is None and c.cell and c.row.recipe not in peers.RECIPES]
+    todo = [(c.row.name, c.cell) for c in cells if c.kept is None and c.cell and is_trained(c.row.recipe)]
     rates, sizes = {}, {}
     for name, cell in todo:
         if name not in rates:

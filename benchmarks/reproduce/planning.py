@@ -39,7 +39,9 @@ def choose_rows(table: Table, options: argparse.Namespace) -> list[Row]:
     """Return the rows that the options choose."""
     if options.peers and not options.report:
         peers.require_anomalib()
-    rows = [*table.rows, *(peers.PEERS if options.peers else ())]
+    rows = list(table.rows)
+    if options.peers:
+        rows += [row for row in peers.OURS if row.name not in {known.name for known in rows}] + list(peers.PEERS)
     names = [row.name for row in rows]
     for name in options.rows or ():
         if name not in names:
@@ -98,7 +100,7 @@ def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace, store: 
     for seed in options.seeds or (0, 1, 2):
         for category in wanted:
             for row in rows:
-                flow = row.recipe not in peers.RECIPES
+                flow = is_trained(row.recipe)
                 changes = {"epochs": epochs[category], **fit} if flow else {}
                 changes = {name: value for name, value in changes.items() if value is not None}
                 settings = {
@@ -107,7 +109,7 @@ def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace, store: 
                     "backbone": common["backbone.name"],
                     "weights": options.weights,
                     "image_size": options.image_size,
-                    "set": given if flow else {},
+                    "set": given if flow else {k: v for k, v in given.items() if k in arguments[row.name]},
                     "fit": changes,
                     "evaluations": options.track_best if flow else 1,
                     "data": {"kind": table.data, "fingerprint": prints[category]},
@@ -117,6 +119,13 @@ def plan(table: Table, rows: Sequence[Row], options: argparse.Namespace, store: 
                 cell = Cell(key, row.recipe, arguments[row.name], data[category], settings, changes, evaluations)
                 planned.append(Planned(row, key, cell, store.find(key, settings)))
     return planned
+
+
+def is_trained(recipe: str) -> bool:
+    """Return False for a peer, and for a recipe that is fitted in one pass without gradient steps."""
+    from semflow.recipes import RECIPES, resolve_settings
+
+    return recipe not in peers.RECIPES and resolve_settings(RECIPES[recipe], {})["training"].epochs > 0
 
 
 def _versions(recipe: str) -> dict[str, str]:

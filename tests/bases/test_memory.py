@@ -195,11 +195,11 @@ def test_a_flow_is_trained_by_the_leave_one_image_out_likelihood(form):
         likelihood = log_likelihood(
             base.log_prob(z, leave_out=torch.arange(4)), (2 * scale).expand(4, 3, 3), "location"
         )
-        optimizer.zero_grad()
+        scale.grad = None
         (-likelihood.mean()).backward()
         optimizer.step()
         values.append(likelihood.mean().item())
-    assert values == sorted(values)
+    assert values[-1] > values[0] + 0.01
 
 
 # PatchCore's image score
@@ -271,11 +271,11 @@ def test_size_is_a_number_or_a_share(size, count):
 
 
 def test_vectors_may_be_chosen_by_features():
-    latents, features = draw(0, 4, 3, 2, 2), torch.zeros(4, 6, 2, 2)
+    latents, features = draw(0, 4, 3, 2, 2, dtype=torch.float32), torch.zeros(4, 6, 2, 2)
     features[0, 0, 0, 0], features[2, 1, 1, 1] = 5.0, 9.0
     base = fitted(latents, features, size=3, space="features")
     chosen = {tuple(x) for x in base.vectors.tolist()}
-    assert {tuple(latents[0, :, 0, 0].float().tolist()), tuple(latents[2, :, 1, 1].float().tolist())} <= chosen
+    assert {tuple(latents[0, :, 0, 0].tolist()), tuple(latents[2, :, 1, 1].tolist())} <= chosen
     with pytest.raises(ConfigError, match="features must be given to the accumulator for space='features', but got"):
         fitted(latents, size=3, space="features")
 

@@ -3,11 +3,12 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce import peers
-from benchmarks.reproduce.cells import Cell
+from benchmarks.reproduce.cells import Cell, measure
 from benchmarks.reproduce.options import parse
 from benchmarks.reproduce.planning import choose_rows, plan
 from benchmarks.reproduce.tables import table
@@ -61,10 +62,47 @@ def test_peers_ignore_settings_that_only_flows_have(mvtec: Path, tmp_path: Path)
     options, sanflow = parse([*words, "--output", str(tmp_path)]), table("sanflow")
     planned = plan(sanflow, choose_rows(sanflow, options), options, CellStore(options.cells))
     arguments = {c.row.name: c.cell.arguments for c in planned if c.cell}
-    assert arguments["PaDiM"]["channels"] == 50
     assert arguments["SANFlow"]["couplings.blocks"] == 8
-    assert not {"couplings.blocks"} & arguments["PaDiM"].keys()
-    assert arguments["PatchCore (1 %)"]["coreset"] == 0.01
+    for name in ("PaDiM", "PaDiM, anomalib"):
+        assert arguments[name]["channels"] == 50
+        assert "couplings.blocks" not in arguments[name]
+    for name in ("PatchCore (1 %)", "PatchCore (1 %), anomalib"):
+        assert arguments[name]["coreset"] == 0.01
+        assert "channels" not in arguments[name]
+
+
+@needs_anomalib
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_coreset_of_peers_is_that_of_anomalib(share: float) -> None:
+    from anomalib.models.components import KCenterGreedy
+
+    embedding = torch.rand(300, 20, generator=torch.Generator().manual_seed(0))
+    found = []
+    for select in (peers.coreset_of, lambda x, share: KCenterGreedy(x, share).sample_coreset()):
+        torch.manual_seed(4)
+        np.random.seed(4)
+        found.append(select(embedding, share))
+    assert torch.equal(*found)
+
+
+@needs_anomalib
+@pytest.mark.parametrize("method", ["padim", "patchcore"])
+def test_recipes_have_the_metrics_of_peers(mvtec: Path, method: str) -> None:
+    own = {"channels": 20, "shrinkage": 0.01001} if method == "padim" else {"coreset": 1.0}
+    theirs = {name: value for name, value in own.items() if name != "shrinkage"}
+    expected = peers.measure_peer(cell(mvtec, f"anomalib.{method}", **theirs))
+    found = measure(cell(mvtec, method, **own))
+    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-5)
+    assert (found["epoch"], found["epochs"], found["steps"], found["trained_parameters"]) == ("one pass", None, None, 0)
+
+
+def test_epochs_and_settings_of_flows_do_not_change_methods_without_training(mvtec: Path, tmp_path: Path) -> None:
+    words = ["table3", "--data", str(mvtec), "--epochs", "3", "--set", "couplings.blocks=2", "--output", str(tmp_path)]
+    options, table3 = parse(words), table("table3")
+    planned = plan(table3, choose_rows(table3, options), options, CellStore(options.cells))
+    fits = {c.row.name: (c.cell.fit, c.cell.settings["set"]) for c in planned if c.cell}
+    assert fits["SANFlow"] == ({"epochs": 3}, {"couplings.blocks": 2})
+    assert fits["PaDiM"] == fits["PatchCore-10"] == ({}, {})
 
 
 @pytest.mark.skipif(find_spec("anomalib") is not None, reason="anomalib is installed")

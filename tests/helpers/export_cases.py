@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.recipe_cases import FITTED
 from semflow.bases import SemanticGaussian
 from semflow.detectors import Detector, Provenance, Scorer
 from semflow.features import FrozenFeatures
@@ -25,6 +26,9 @@ SMALL = {
     "differnet": {"couplings.blocks": 1, "couplings.hidden": 8, "views": 8, "levels": 2},
     "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
     "msflow": {"couplings.blocks": (1, 1, 1), "couplings.position_channels": 8},
+    "padim": {"channels": 20},
+    "patchcore": {"coreset": 0.2},
+    "spade": {"gallery": 5},
 }
 
 
@@ -71,7 +75,7 @@ FORMATS = [format_or_skip(name) for name in PACKAGES]
 
 
 def recipe_detector(name: str, calibrated: bool = True, **settings) -> Detector:
-    given = {"statistics": True} if name != "sanflow" else {}
+    given = {} if name in ("sanflow", *FITTED) else {"statistics": True}
     common = {"backbone": "test_efficientnet", "backbone.weights": "random", "image_size": 64}
     return settle(build(name, {**common, **SMALL[name], **given, **settings}), calibrated)
 
@@ -84,6 +88,7 @@ def settle(detector: Detector, calibrated: bool) -> Detector:
             parameter.add_(0.05 * torch.randn_like(parameter))
         normal = pictures(detector.provenance.image_size, 12, seed=2, spoiled=0).float() / 255
         detector.eval().prepare([normal])
+        detector.fit_base([normal])
         detector.fit_score([normal])
         if calibrated:
             detector.calibrate([pictures(detector.provenance.image_size, 39, seed=3, spoiled=0).float() / 255], 0.1)

@@ -62,7 +62,7 @@ class StoredLatents:
     @property
     def features(self) -> Tensor | None:
         """Features of the locations (N, D), or None if they were not given."""
-        if self._features and len(self._features) != len(self._vectors):
+        if self._features and sum(map(len, self._features)) != sum(map(len, self._vectors)):
             raise ShapeError("features must be given with all latents or with none, but got only some")
         return _joined(self._features) if self._features else None
 

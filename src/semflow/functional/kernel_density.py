@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,21 +53,24 @@ def kernel_log_prob(
     _check(z, memory, form)
     if memory_ids is None and exclude is not None:
         memory_ids = torch.arange(len(memory), device=memory.device)
-    given = [x if x is None else x.expand(batch, rows) for x in (beta, alpha, exclude)]
+    beta, alpha, exclude = beta.expand(batch, rows), _expand(alpha, batch, rows), _expand(exclude, batch, rows)
     # The number of images of a traced graph is not known, so all are computed at once.
-    groups = [slice(None)] if batch == 0 or torch.compiler.is_compiling() else [slice(b, b + 1) for b in range(batch)]
+    groups = [slice(None)] if torch.compiler.is_compiling() or batch == 0 else [slice(b, b + 1) for b in range(batch)]
     tracks = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (z, memory, beta, alpha))
     center = wide(memory.detach()).mean(0)
-    found = []
+    compute = partial(
+        _log_mean, memory=memory, center=center, memory_ids=memory_ids, form=form, chunk_bytes=chunk_bytes
+    )
+    found: list[Tensor] = []
     for group in groups:
         for first in range(0, max(rows, 1), MOST_ROWS):
             here = (group, slice(first, first + MOST_ROWS))
-            own = (None if x is None else x[here] for x in given)
-            arguments = (z[here], memory, center, *own, memory_ids, form, chunk_bytes)
+            own = (z[here], beta[here], None if alpha is None else alpha[here])
+            left_out = None if exclude is None else exclude[here]
             if tracks:
-                found.append(checkpoint(_log_mean, *arguments, use_reentrant=False, preserve_rng_state=False))
+                found.append(checkpoint(compute, *own, left_out, use_reentrant=False, preserve_rng_state=False))
             else:
-                found.append(_log_mean(*arguments))
+                found.append(compute(*own, left_out))
     return torch.cat(found, 1).view(batch, rows)
 
 
@@ -75,8 +79,9 @@ def likeliest_bandwidth(
 ) -> float:
     """Return the bandwidth h that maximizes the leave-one-out likelihood of a kernel density with variance h^2.
 
-    At a maximum, C h^2 is a mean of squared distances to other vectors, so h^2 lies between the mean of the smallest
-    and the largest squared distance over C. Within these bounds a grid of log h is refined four times.
+    At a maximum, C h^2 is the mean over the rows of a weighted mean of their squared distances, with larger weights for
+    smaller ones, so h^2 lies between the means of the smallest and of all squared distances over C. Between these
+    bounds, a grid of log h is refined around its best value.
 
     Args:
         memory: Stored vectors (M, C).
@@ -92,36 +97,28 @@ def likeliest_bandwidth(
         1.0
     """
     channels, center = memory.shape[1], wide(memory).mean(0)
-    columns = max(1, chunk_bytes // (BYTES * min(MOST_ROWS, len(rows)) + 16 * channels))
+    columns = max(1, chunk_bytes // (BYTES * len(rows) + 32 * channels))
 
-    def squares() -> Iterator[tuple[int, Tensor]]:
-        """Yield squared distances of groups of rows, infinite where they do not count."""
-        for number, part in enumerate(rows.split(MOST_ROWS)):
-            for vectors, ids in zip(memory.split(columns), memory_ids.split(columns), strict=True):
-                own = memory_ids[part][:, None] == ids
-                yield number, _squares(memory[part], vectors, center).masked_fill_(own, torch.inf)
+    def squares() -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield squared distances (n, columns), infinite where they do not count, and where they count."""
+        for vectors, ids in zip(memory.split(columns), memory_ids.split(columns), strict=True):
+            kept = memory_ids[rows][:, None] != ids
+            yield _squares(memory[rows], vectors, center).masked_fill_(~kept, torch.inf), kept
 
     def likelihood(log_h: Tensor) -> Tensor:
-        parts: dict[int, list[Tensor]] = {}
-        for number, q in squares():
-            sums = [(q * (-0.5 * math.exp(-2 * x))).logsumexp(1) for x in log_h.tolist()]
-            parts.setdefault(number, []).append(wide(torch.stack(sums)))
-        each = torch.cat([torch.stack(x).logsumexp(0) for x in parts.values()], 1)
-        return each.mean(1) - channels * log_h.to(each)
+        factors = (-0.5 * torch.exp(-2 * log_h)).tolist()
+        parts = [torch.stack([wide((q * factor).logsumexp(1)) for factor in factors]) for q, _ in squares()]
+        each = torch.stack(parts).logsumexp(0).mean(1)
+        return each - channels * log_h.to(each)
 
-    smallest: dict[int, Tensor] = {}
-    farthest = 0.0
-    for number, q in squares():
-        low = q.amin(1)
-        smallest[number] = torch.minimum(smallest.get(number, low), low)
-        farthest = max(farthest, q.masked_fill(q == torch.inf, 0.0).amax().item())
-    nearest = wide(torch.cat(list(smallest.values()))).mean().item()
-    least = math.log(shortest)
-    low_h, high_h = (max(least, 0.5 * math.log(max(x / channels, 1e-300))) for x in (nearest, farthest))
+    found = [(q.amin(1), wide(q.where(kept, 0.0)).sum(1), kept.sum(1)) for q, kept in squares()]
+    smallest, sums, counts = (torch.stack(x) for x in zip(*found, strict=True))
+    bounds = (smallest.amin(0), sums.sum(0) / counts.sum(0))
+    low, high = (max(math.log(shortest), 0.5 * math.log(max(wide(x).mean().item() / channels, 1e-300))) for x in bounds)
     for _ in range(4):
-        grid = torch.linspace(low_h, high_h, 9, dtype=torch.float64)
+        grid = torch.linspace(low, high, 7, dtype=torch.float64)
         best = int(likelihood(grid).argmax())
-        low_h, high_h = grid[max(best - 1, 0)].item(), grid[min(best + 1, 8)].item()
+        low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, 6)].item()
     return math.exp(grid[best].item())
 
 
@@ -134,13 +131,18 @@ def _check(z: Tensor, memory: Tensor, form: str) -> None:
         raise ShapeError(f"z must be (B, n, {memory.shape[1]}), but got {tuple(z.shape)}")
 
 
+def _expand(x: Tensor | None, *size: int) -> Tensor | None:
+    return None if x is None else x.expand(*size)
+
+
 def _log_mean(
     z: Tensor,
-    memory: Tensor,
-    center: Tensor,
     beta: Tensor,
     alpha: Tensor | None,
     exclude: Tensor | None,
+    *,
+    memory: Tensor,
+    center: Tensor,
     memory_ids: Tensor | None,
     form: Form,
     chunk_bytes: int,
@@ -155,7 +157,7 @@ def _log_mean(
         peak = normal_log_prob(torch.zeros_like(wide(z)), a[..., None], b[..., None], 0.0, form, dim=2)
         weight = {"exact": a / (2 * b), "mode": (a + 1) / (2 * b), "marginal": a + channels / 2}[form]
         scale = 2 * b if form == "marginal" else None
-    columns = max(1, chunk_bytes // (BYTES * max(rows, 1) + 16 * channels))
+    columns = max(1, chunk_bytes // (BYTES * max(rows, 1) + 32 * channels))
     sums, counts = [], []
     for first in range(0, len(memory), columns):
         q = _squares(z, memory[first : first + columns], center)
@@ -174,8 +176,9 @@ def _log_mean(
 
 
 def _squares(z: Tensor, memory: Tensor, center: Tensor) -> Tensor:
-    """Compute squared distances (..., n, M), in float64 and rounded once, in float32 or wider."""
+    """Compute squared distances (..., n, M) as one product in float64, rounded to float32 or wider."""
     x, m = wide(z) - center, wide(memory) - center
-    products = torch.matmul(x, m.T)
-    q = x.square().sum(-1, keepdim=True) + (m.square().sum(-1) - 2 * products)
-    return narrow(q.clamp(min=0.0), z, memory)
+    x_norm, m_norm = (v.square().sum(-1, keepdim=True) for v in (x, m))
+    left = torch.cat([-2 * x, x_norm, torch.ones_like(x_norm)], -1)
+    right = torch.cat([m, torch.ones_like(m_norm), m_norm], -1)
+    return narrow(torch.matmul(left, right.T), z, memory).clamp(min=0.0)

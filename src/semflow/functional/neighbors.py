@@ -61,6 +61,20 @@ def nearest(
         return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
 
 
+def rounding(channels: int, dtype: torch.dtype) -> float:
+    """Return a bound of the rounding error of |a|^2 + |b|^2 - 2 a b, relative to |a|^2 + |b|^2.
+
+    A sum of C products is off by at most C epsilon / 2 relative to the norms, in any order of summation. The factors
+    have 8 or 11 bits if `torch.set_float32_matmul_precision` allows that.
+
+    Example:
+        >>> f"{rounding(152, torch.float32):.1e}"
+        '1.9e-05'
+    """
+    factors = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-6}[torch.get_float32_matmul_precision()]
+    return torch.finfo(dtype).eps * (channels + 4) + (factors if dtype == torch.float32 else 0.0)
+
+
 def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memory_ids: Tensor | None) -> None:
     if memory.dim() != 2 or not memory.is_floating_point():
         raise ShapeError(f"memory must be floats of shape (M, C), but got {memory.dtype} {tuple(memory.shape)}")
@@ -135,10 +149,8 @@ def _candidates(
     assert index is not None
     if count == memory.shape[0]:
         return index, torch.full_like(best[:, 0], torch.inf)
-    # A sum of C products is off by at most C times half the epsilon and the product of norms; products may be in TF32.
-    epsilon = torch.finfo(q.dtype).eps if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
     length = q.square().sum(1)
-    return index, best[:, -1] + length - epsilon * (q.shape[1] + 4) * (length + largest)
+    return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
 
 
 def _refined(

@@ -19,7 +19,6 @@ def patchcore(
     smoothing: int = 3,
     image_neighbors: int | None = 9,
     blur: float = 4.0,
-    top: float = 0.0,
     training: TrainingConfig = TrainingConfig(epochs=0),
     seed: int = 0,
 ) -> Detector:
@@ -38,10 +37,8 @@ def patchcore(
         coreset: share of the locations that are stored, such as 0.01 for PatchCore-1, or their number.
         projection: dimensions of a random projection in which the coreset is chosen; None chooses it in all.
         smoothing: odd side of the window that features are averaged over; 1 for none.
-        image_neighbors: neighbors that reweight the image score; None takes it from the map.
+        image_neighbors: neighbors that reweight the image score; None takes the maximum of the map.
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.
-        top: fraction of the highest pixels of the map that the image score averages without `image_neighbors`; 0 for
-            the maximum.
         training: default settings of `semflow.fit`, without epochs.
         seed: seed of the coreset.
 
@@ -52,5 +49,5 @@ def patchcore(
     """
     features = ConcatenatedMaps(build_features(backbone, image_size, seed), "bilinear", smoothing)
     memory = Memory("distance", size=coreset, projection=projection, image_neighbors=image_neighbors, seed=seed)
-    scorer = Scorer(1, top=top, aggregate="sum", offset=0.0, blur=blur, interpolation="nearest")
+    scorer = Scorer(1, top=0.0, aggregate="sum", offset=0.0, blur=blur, interpolation="nearest")
     return Detector(features, [Identity()], [memory], scorer=scorer)
