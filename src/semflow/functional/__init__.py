@@ -2,6 +2,8 @@
 
 from .blur import gaussian_blur, gaussian_kernel
 from .clamp import CLAMPS, Clamp, soft_clamp
+from .coreset import Coreset, k_center, sparse_projection
+from .coreset_stream import CoresetAccumulator, StreamedCoreset
 from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob
 from .inverse_gamma import (
     digamma,
@@ -17,8 +19,9 @@ from .neighbors import nearest
 from .series import digamma_series, lgamma_series
 
 __all__ = [
-    "CLAMPS", "FORMS", "Clamp", "Form", "border", "digamma", "digamma_series", "from_locations", "gaussian_blur",
-    "gaussian_kernel", "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode",
-    "inverse_gamma_precision", "inverse_gamma_prior", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth",
-    "mask_to_grid", "nearest", "normal_log_odds", "normal_log_prob", "soft_clamp", "take_locations", "to_locations",
+    "CLAMPS", "FORMS", "Clamp", "Coreset", "CoresetAccumulator", "Form", "StreamedCoreset", "border", "digamma",
+    "digamma_series", "from_locations", "gaussian_blur", "gaussian_kernel", "inverse_gamma_kl",
+    "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision", "inverse_gamma_prior", "k_center",
+    "kernel_log_prob", "lgamma_series", "likeliest_bandwidth", "mask_to_grid", "nearest", "normal_log_odds",
+    "normal_log_prob", "soft_clamp", "sparse_projection", "take_locations", "to_locations",
 ]  # fmt: skip

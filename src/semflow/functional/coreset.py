@@ -82,13 +82,24 @@ def k_center(
         raise ShapeError(
             f"chosen must be between 0 and {len(x) - 1}, but got {int(chosen.min())} to {int(chosen.max())}"
         )
-    if projection is not None:
-        matrix = sparse_projection(x.shape[1], projection, seed=seed).to(x.device)
-        x = torch.cat([part.to(matrix.dtype) @ matrix for part in x.split(max(1, PIECE // x.shape[1]))])
-    cover = Cover(x, number)
+    cover = Cover(projected(x, projection, seed), number)
     cover.add(chosen.to(x.device, torch.int64))
     cover.extend(number)
     return Coreset(cover.centers, cover.radius)
+
+
+def projected(x: Tensor, size: int | None, seed: int) -> Tensor:
+    """Multiply x (N, C) by `sparse_projection`; None returns x.
+
+    Example:
+        >>> projected(torch.zeros(5, 3), 2, seed=0).shape
+        torch.Size([5, 2])
+    """
+    if size is None:
+        return x
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    matrix = sparse_projection(x.shape[1], size, seed=seed).to(x.device, dtype)
+    return torch.cat([part.to(dtype) @ matrix for part in x.split(max(1, PIECE // x.shape[1]))])
 
 
 @checked

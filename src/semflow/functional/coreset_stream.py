@@ -1,0 +1,138 @@
+"""Coresets of data that arrive in parts and need not fit into memory."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from semflow._validation import checked, positive
+from semflow.errors import ConfigError, ShapeError
+
+from .coreset import Cover, check_count, projected
+
+
+class StreamedCoreset(NamedTuple):
+    """Result of `CoresetAccumulator`.
+
+    Attributes:
+        vectors: Selected vectors (count, C) in the order of selection.
+        ids: Their ids, (count,).
+        rows: Their positions in the stream, (count,).
+        radius: Upper bound of the covering radius: no vector of the stream is farther from the nearest selected one.
+
+    Example:
+        >>> StreamedCoreset(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([0]), 1.5).radius
+        1.5
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    rows: Tensor
+    radius: float
+
+
+class CoresetAccumulator:
+    """Greedy k-center selection over a stream of vectors in bounded memory.
+
+    Vectors are kept until they exceed `limit_bytes`. They are then replaced by a coreset of twice the number needed,
+    and each kept vector remembers how far the vectors that it replaces are at most (coresets can be merged: Har-Peled
+    and Mazumdar, 2004). If nothing was replaced, the result is that of `k_center` on all vectors.
+
+    Args:
+        count: Number of vectors to select, or their share of all vectors.
+        limit_bytes: Bytes of the kept vectors. A reduction temporarily needs up to three times as much in addition. If
+            a share of a long stream does not fit, fewer vectors are selected.
+        projection: Channels of a random projection in which distances and the radius are measured; see `k_center`.
+        seed: Seed of the first selected vector and of the projection.
+
+    Attributes:
+        seen: Number of vectors so far.
+
+    Example:
+        >>> accumulator = CoresetAccumulator(2)
+        >>> accumulator.update(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]))
+        >>> accumulator.update(torch.tensor([[5.0], [9.0]]), torch.tensor([1, 1]))
+        >>> found = accumulator.result()
+        >>> sorted(found.vectors.flatten().tolist()), found.radius
+        ([0.0, 9.0], 4.0)
+    """
+
+    @checked
+    def __init__(
+        self, count: int | float, *, limit_bytes: int = 2**30, projection: int | None = None, seed: int = 0
+    ) -> None:
+        positive(count=count, limit_bytes=limit_bytes)
+        self.count, self.limit_bytes, self.projection, self.seed = count, limit_bytes, projection, seed
+        self.seen = 0
+        self._parts: list[_Part] = []
+
+    def update(self, x: Tensor, ids: Tensor) -> None:
+        """Add vectors (n, C) and their ids, integers of shape (n,) such as the index of the image."""
+        if x.dim() != 2 or not x.is_floating_point() or (self._parts and x.shape[1] != self._parts[0].vectors.shape[1]):
+            channels = self._parts[0].vectors.shape[1] if self._parts else "C"
+            raise ShapeError(f"x must be floats of shape (n, {channels}), but got {x.dtype} {tuple(x.shape)}")
+        if ids.shape != x.shape[:1]:
+            raise ShapeError(f"ids must be {tuple(x.shape[:1])}, but got {tuple(ids.shape)}")
+        rows = torch.arange(self.seen, self.seen + len(x), device=x.device)
+        self.seen += len(x)
+        slack = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        self._append(_Part(x.detach(), ids.to(x.device), rows, slack))
+
+    def merge(self, other: "CoresetAccumulator") -> None:
+        """Add what `other` has seen after what this one has seen, as from the next of several processes."""
+        before, self.seen = self.seen, self.seen + other.seen
+        for part in other._parts:
+            self._append(part._replace(rows=part.rows + before))
+
+    def result(self) -> StreamedCoreset:
+        """Select the coreset of everything seen so far; more can be added afterwards."""
+        if not self.seen:
+            raise ShapeError("x must be added with update before result, but got no vectors")
+        kept = _joined(self._parts)
+        cover = self._cover(kept, min(self._wanted(), len(kept.vectors)))
+        radius = float((kept.slack + cover.distances).max())
+        return StreamedCoreset(*(values[cover.centers] for values in kept[:3]), radius)
+
+    def _wanted(self) -> int:
+        return max(1, int(self.seen * self.count)) if isinstance(self.count, float) else self.count
+
+    def _cover(self, kept: "_Part", count: int) -> Cover:
+        count = check_count(kept.vectors, count)
+        start = torch.randint(len(kept.vectors), (1,), generator=torch.Generator().manual_seed(self.seed))
+        cover = Cover(projected(kept.vectors, self.projection, self.seed), count)
+        cover.add(start.to(kept.vectors.device))
+        cover.extend(count)
+        return cover
+
+    def _append(self, part: "_Part") -> None:
+        capacity = self.limit_bytes // (part.vectors.shape[1] * part.vectors.element_size())
+        if capacity < 4 or (isinstance(self.count, int) and capacity < 2 * self.count):
+            raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
+        while len(part.vectors):
+            room = capacity - sum(len(kept.vectors) for kept in self._parts)
+            if not room:
+                self._reduce(capacity)
+                continue
+            self._parts.append(_Part(*(values[:room].clone() for values in part)))
+            part = _Part(*(values[room:] for values in part))
+
+    def _reduce(self, capacity: int) -> None:
+        kept = _joined(self._parts)
+        cover = self._cover(kept, min(2 * self._wanted(), capacity * 3 // 4))
+        # The vectors that a center replaces are as far from it as they and their own replaced ones are at most.
+        slack = torch.zeros_like(kept.slack).scatter_reduce_(0, cover.owners, kept.slack + cover.distances, "amax")
+        order = cover.centers.sort().values
+        self._parts = [_Part(*(values[order] for values in kept._replace(slack=slack)))]
+
+
+class _Part(NamedTuple):
+    """Vectors (n, C), ids (n,), positions in the stream (n,), and the largest distance of replaced vectors (n,)."""
+
+    vectors: Tensor
+    ids: Tensor
+    rows: Tensor
+    slack: Tensor
+
+
+def _joined(parts: list[_Part]) -> _Part:
+    return _Part(*map(torch.cat, zip(*parts, strict=True)))
