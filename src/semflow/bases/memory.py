@@ -10,7 +10,6 @@ from torch import Tensor
 from semflow._validation import at_least, checked, positive
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import kernel_log_prob, likeliest_bandwidth, nearest
-from semflow.functional.coreset import k_center
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
@@ -53,9 +52,13 @@ class Memory(FittedBase):
         variance_form: How an inverse-gamma variance enters, `exact`, `marginal` or `mode`; see
             `semflow.functional.normal_log_prob`.
         chunk_bytes: Approximate limit of temporary memory; in an exported graph, for each image.
+        limit_bytes: Bytes of latents collected for a coreset; more are replaced by a larger coreset on the way.
         image_neighbors: Neighbors in the score of whole images, see `reweight`; None leaves it to the anomaly map.
         anomalies: Memory of anomalous latents, which makes `log_odds` available.
         prior: Base under which the flow is trained, see `FittedBase`.
+
+    Attributes:
+        radius: Covering radius of the coreset, at most: the distance to the nearest stored vector of any other.
 
     Example:
         >>> latents = torch.randn(4, 8, 6, 6)
@@ -71,6 +74,7 @@ class Memory(FittedBase):
     images: Tensor
     floor: Tensor
     bandwidth: Tensor
+    radius: Tensor
 
     @checked
     def __init__(
@@ -84,6 +88,7 @@ class Memory(FittedBase):
         seed: int = 0,
         variance_form: Literal["exact", "marginal", "mode"] = "exact",
         chunk_bytes: int = 2**26,
+        limit_bytes: int = 2**30,
         image_neighbors: int | None = None,
         anomalies: "Memory | None" = None,
         prior: Base | None = None,
@@ -95,31 +100,25 @@ class Memory(FittedBase):
             if isinstance(size, float) and size > 1:
                 raise ConfigError(f"size must be at most 1 as a share, but got {size}; give a whole number of vectors")
         self.form, self.neighbors, self.size, self.space = form, neighbors, size, space
-        self.projection, self.seed, self.chunk_bytes = projection, seed, chunk_bytes
+        self.projection, self.seed, self.chunk_bytes, self.limit_bytes = projection, seed, chunk_bytes, limit_bytes
         self.variance_form, self.anomalies, self.image_neighbors = variance_form, anomalies, image_neighbors
         self.is_density = form != "distance"
         self.uses_features = space == "features"
         self.register_buffer("vectors", torch.zeros(0, 0))
         self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("floor", torch.ones(()))
-        self.register_buffer("bandwidth", torch.ones(()))
+        for name in ("floor", "bandwidth", "radius"):
+            self.register_buffer(name, torch.ones(()))
 
     def accumulator(self) -> StoredLatents:
         """Return an empty collection of latents."""
-        return StoredLatents()
+        return StoredLatents(self.size, self.space, self.projection, self.seed, self.limit_bytes)
 
     @torch.no_grad()
     def fit(self, accumulator: StoredLatents) -> None:
-        """Choose the vectors to store among collected latents, and store them."""
-        vectors, images, features = accumulator.vectors, accumulator.images, accumulator.features
-        if self.uses_features and features is None:
-            raise ConfigError("features must be given to the accumulator for space='features', but got latents only")
-        if self.size is not None and not (isinstance(self.size, int) and self.size >= len(vectors)):
-            space = features if features is not None and self.uses_features else vectors
-            coreset = k_center(space.to(self.vectors.device), self.size, projection=self.projection, seed=self.seed)
-            chosen = coreset.indices.cpu()
-            vectors, images = vectors[chosen], images[chosen]
+        """Store the latents that an accumulator has collected, or a coreset of them."""
+        vectors, images, radius = accumulator.select()
         self.store(vectors, images)
+        self.radius.fill_(radius)
 
     @torch.no_grad()
     def store(self, vectors: Tensor, images: Tensor | None = None) -> None:
@@ -136,6 +135,7 @@ class Memory(FittedBase):
         typical, bandwidth = self._scales()
         self.floor = torch.tensor(FLOOR * typical, dtype=self.vectors.dtype, device=device)
         self.bandwidth = torch.tensor(bandwidth, dtype=self.vectors.dtype, device=device)
+        self.radius = torch.zeros((), dtype=self.vectors.dtype, device=device)
 
     def _scales(self) -> tuple[float, float]:
         """Measure the typical distance to a vector of another image and, for a kernel, the bandwidth."""
