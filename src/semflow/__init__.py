@@ -15,7 +15,8 @@ _MODULES = (
 )  # fmt: skip
 _NAMES = {
     "Detector": "detectors", "InverseGammaVariance": "nn", "as_flow": "adapters", "calibrate": "training",
-    "evaluate": "training", "fit": "training", "load": "recipes", "save": "recipes", "with_statistics": "adapters",
+    "evaluate": "training", "fit": "training", "load": "recipes", "save": "recipes", "with_memory": "adapters",
+    "with_statistics": "adapters",
 }  # fmt: skip
 
 __all__ = [

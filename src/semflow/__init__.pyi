@@ -51,6 +51,7 @@ from semflow import (
 )
 from semflow._version import __version__ as __version__
 from semflow.adapters import as_flow as as_flow
+from semflow.adapters import with_memory as with_memory
 from semflow.adapters import with_statistics as with_statistics
 from semflow.detectors import Detector as Detector
 from semflow.nn import InverseGammaVariance as InverseGammaVariance

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from helpers.kernel_truths import Largest, kernel_density
 from semflow.bases import Memory, SemanticNormal, StoredLatents
 from semflow.errors import CheckpointError, ConfigError, DataError, ShapeError
+from semflow.functional.coreset import k_center
 from semflow.nn import Statistics
 from semflow.objectives import log_likelihood
 
@@ -184,6 +185,13 @@ def test_temporary_memory_is_bounded_by_the_argument(form):
     assert largest.bytes <= 2**20
 
 
+def test_a_million_vectors():
+    vectors, z = draw(0, 10**6, 2, dtype=torch.float32), draw(1, 1, 2, 1, 5, dtype=torch.float32)
+    z[0, :, 0, 0] = vectors[-1]
+    base = stored("distance", vectors, neighbors=4)
+    torch.testing.assert_close(-base.normality(z).double(), kth_distances(z, vectors, 4), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("form", ["nearest", "kernel"])
 def test_a_flow_is_trained_by_the_leave_one_image_out_likelihood(form):
     """Two images at different scales: shrinking the differences between them raises the likelihood."""
@@ -252,15 +260,37 @@ def test_all_latents_are_stored_with_their_images():
     assert (base.normality(latents) > base.normality(latents, leave_out=torch.arange(5))).all()
 
 
-def test_accumulators_are_merged_in_the_order_of_the_images():
-    latents = draw(0, 5, 3, 2, 4)
-    parts = [StoredLatents() for _ in range(3)]
-    for part, z in zip(parts, (latents[:2], latents[2:2], latents[2:]), strict=True):
-        part.update(z)
-    parts[0].merge(parts[1])
-    parts[0].merge(parts[2])
-    assert torch.equal(parts[0].vectors, rows(latents).reshape(-1, 3))
-    assert torch.equal(parts[0].images, torch.arange(5).repeat_interleave(8))
+@pytest.mark.parametrize("space", ["latents", "features"])
+@pytest.mark.parametrize("size", [None, 12])
+def test_accumulators_are_merged_in_the_order_of_the_images(size, space):
+    latents, features = draw(0, 5, 3, 2, 4), draw(1, 5, 6, 2, 4)
+    parts = [StoredLatents(size, space) for _ in range(4)]
+    for part, some in zip(parts, (slice(0, 5), slice(0, 2), slice(2, 2), slice(2, 5)), strict=True):
+        part.update(latents[some], features[some])
+    parts[1].merge(parts[2])
+    parts[1].merge(parts[3])
+    whole, merged = parts[0].select(), parts[1].select()
+    assert torch.equal(merged.vectors, whole.vectors)
+    assert torch.equal(merged.images, whole.images)
+    assert merged.radius == whole.radius
+    locations = rows(latents).reshape(-1, 3)
+    where = (merged.vectors[:, None] == locations).all(2).int().argmax(1)
+    assert torch.equal(locations[where], merged.vectors)
+    assert torch.equal(where // 8, merged.images)
+    if size is None:
+        assert torch.equal(merged.vectors, locations)
+
+
+@pytest.mark.parametrize("limit_bytes", [2**30, 40 * 3 * 8])
+def test_latents_beyond_the_limit_are_covered(limit_bytes):
+    latents = draw(0, 12, 3, 4, 4)
+    base = fitted(latents, size=15, limit_bytes=limit_bytes)
+    farthest = kth_distances(latents, base.vectors, 1).max().item()
+    assert farthest <= base.radius * (1 + 1e-9)
+    if limit_bytes == 2**30:
+        assert farthest == pytest.approx(base.radius.item())
+        chosen = k_center(rows(latents).reshape(-1, 3), 15).indices
+        assert torch.equal(base.vectors, rows(latents).reshape(-1, 3)[chosen])
 
 
 @pytest.mark.parametrize(("size", "count"), [(7, 7), (0.25, 10), (1000, 40), (1.0, 40)])
@@ -276,7 +306,7 @@ def test_vectors_may_be_chosen_by_features():
     base = fitted(latents, features, size=3, space="features")
     chosen = {tuple(x) for x in base.vectors.tolist()}
     assert {tuple(latents[0, :, 0, 0].tolist()), tuple(latents[2, :, 1, 1].tolist())} <= chosen
-    with pytest.raises(ConfigError, match="features must be given to the accumulator for space='features', but got"):
+    with pytest.raises(ShapeError, match=r"features must be given at the locations of z \(2, 3, 2, 2\), but got None"):
         fitted(latents, size=3, space="features")
 
 
@@ -287,17 +317,12 @@ def test_fitting_rejects_invalid_latents():
         Memory().accumulator().update(torch.full((1, 2, 3, 3), torch.nan))
     with pytest.raises(ShapeError, match=r"z must be \(B, C, H, W\), but got \(2, 3\)"):
         Memory().accumulator().update(torch.zeros(2, 3))
-    with pytest.raises(ShapeError, match="features must have the locations of z"):
-        Memory().accumulator().update(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
+    with pytest.raises(ShapeError, match=r"features must be given at the locations of z .*, but got \(1, 2, 3, 4\)"):
+        StoredLatents(2, "features").update(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
     with pytest.raises(ShapeError, match="vectors must be at least 4, one per neighbor, but got 3"):
         Memory(neighbors=4).store(torch.zeros(3, 2))
     with pytest.raises(ShapeError, match="vectors and images must be floats"):
         Memory().store(torch.zeros(3, 2), torch.zeros(2))
-    accumulator = StoredLatents()
-    accumulator.update(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))
-    accumulator.update(torch.zeros(1, 2, 3, 3))
-    with pytest.raises(ShapeError, match="features must be given with all latents or with none, but got only some"):
-        Memory().fit(accumulator)
 
 
 def test_invalid_arguments_are_rejected():

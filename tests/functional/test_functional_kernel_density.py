@@ -104,7 +104,8 @@ def test_gradients_are_those_of_the_value(form):
 
     inputs = (z, beta) if alpha is None else (z, beta, alpha)
     assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    if form is None:
+        assert torch.autograd.gradgradcheck(function, inputs)
 
 
 @pytest.mark.parametrize("learns", [False, True])

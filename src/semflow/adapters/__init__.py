@@ -1,9 +1,10 @@
-"""Adapters for flows of other libraries, and statistics prediction for any flow."""
+"""Adapters for flows of other libraries, and statistics prediction or a memory for any flow."""
 
 from .callable_flow import CallableFlow
 from .dispatch import as_flow
 from .freia import from_freia
 from .freia_flow import FreiaFlow
+from .memory import with_memory
 from .nflows_flow import NFlowsFlow
 from .normflows_flow import NormflowsFlow
 from .statistics import FlowWithStatistics, with_statistics
@@ -13,5 +14,5 @@ from .zuko_flow import ZukoFlow
 
 __all__ = [
     "CallableFlow", "FlowWithStatistics", "FreiaFlow", "NFlowsFlow", "NormflowsFlow", "TransformFlow", "ZukoBase",
-    "ZukoFlow", "as_flow", "from_freia", "with_statistics",
+    "ZukoFlow", "as_flow", "from_freia", "with_memory", "with_statistics",
 ]  # fmt: skip

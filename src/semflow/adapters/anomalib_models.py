@@ -76,15 +76,13 @@ class ModelWithStatistics(FlowWithStatistics):
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
         """Compute the latents and the statistics of each scale from normalized images (B, 3, H, W)."""
-        if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
-            given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
-        image = features * self.std + self.mean if image is None else image
-        return super().encode(self.feature_maps(features), image, context)
+        image = _images(features) * self.std + self.mean if image is None else image
+        return super().encode(features, image, context)
 
     @torch.no_grad()
-    def feature_maps(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, features: Maps) -> list[Tensor]:
         """Compute the maps that the model's flows take from normalized images (B, 3, H, W)."""
+        images = _images(features)
         if self.layers is None:
             return list(self.extract(images))
         activations = self.frozen[0](images)
@@ -103,3 +101,10 @@ def is_anomalib_model(value: object) -> bool:
 
 def _class_names(value: object) -> set[str]:
     return {kind.__name__ for kind in type(value).__mro__}
+
+
+def _images(features: Maps) -> Tensor:
+    if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
+        given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
+    return features

@@ -1,6 +1,6 @@
 """Statistics prediction for flows that a user already has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ def with_statistics(
 class FlowWithStatistics(LikelihoodModel):
     """Flow with a base of predicted statistics; made by `with_statistics`, which documents the arguments.
 
+    `with_memory` replaces the base by a memory, which `remember` fits.
+
     In all methods `features` is a map (B, C, H, W), or a list of them, one per flow; `image` is (B, 3, H, W), RGB in
     [0, 1], needed if the head predicts from images; `context` is the context of the flow, or a list, one per flow.
 
@@ -81,14 +83,11 @@ class FlowWithStatistics(LikelihoodModel):
             raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
         objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
         super().__init__(flows, base, head, objective=objective)
-        self.single = single
+        self.single, self.score_log_det = single, False
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
         """Compute the latents and the statistics of each scale."""
-        maps = [features] if isinstance(features, Tensor) else list(features)
-        scales = len(self.flows.events)
-        if len(maps) != scales:
-            raise ShapeError(f"features must be {scales} maps, one per flow, but got {len(maps)}")
+        maps = self.feature_maps(features)
         if image is not None and image.shape[0] != maps[0].shape[0]:
             raise ShapeError(f"image must hold {maps[0].shape[0]} images, as features do, but got {image.shape[0]}")
         if image is None and needs_image(self.head):
@@ -96,11 +95,36 @@ class FlowWithStatistics(LikelihoodModel):
                 f"image must be (B, 3, H, W) in [0, 1] for {type(self.head).__name__}, but got None; "
                 "use FeatureStatisticsNetwork to predict from features"
             )
+        return self.encode_maps(maps, image, self._contexts(context))
+
+    def feature_maps(self, features: Maps) -> list[Tensor]:
+        """Return the maps that the flows take, one per scale."""
+        maps = [features] if isinstance(features, Tensor) else list(features)
+        scales = len(self.flows.events)
+        if len(maps) != scales:
+            raise ShapeError(f"features must be {scales} maps, one per flow, but got {len(maps)}")
+        return maps
+
+    def remember(self, batches: Iterable[Maps], *, context: Contexts = None) -> None:
+        """Fit the bases that are fitted, such as a memory, to features of normal images, in one pass and in eval mode.
+
+        `batches` are features of the images, batch by batch; `context` is that of every batch.
+        """
+        if not self.fitted_bases:
+            raise ConfigError(f"base must be a memory to remember features, but got {self.base}; use with_memory")
+        if isinstance(batches, Tensor):
+            raise ShapeError("batches must be a list of features, but got a tensor; call remember([features])")
+        contexts = self._contexts(context)
+        with self.evaluating():
+            self.fit_latents(self.latents_to_fit(self.feature_maps(features), contexts) for features in batches)
+
+    def _contexts(self, context: Contexts) -> Sequence[Context] | None:
+        """Return one context per scale, or None."""
         if isinstance(context, Tensor | PositionTables):
-            if scales > 1:
+            if (scales := len(self.flows.events)) > 1:
                 raise ShapeError(f"context must be a list of {scales}, one per flow, but got {type(context).__name__}")
-            context = [context]
-        return self.encode_maps(maps, image, context)
+            return [context]
+        return context
 
     def loss(
         self,
@@ -144,16 +168,20 @@ class FlowWithStatistics(LikelihoodModel):
         image: Tensor | None = None,
         size: tuple[int, int] | None = None,
         context: Contexts = None,
-        log_det: bool = False,
+        log_det: bool | None = None,
     ) -> Tensor:
         """Compute -1/K sum_k up(log p(z_k) / C_k), (B, H, W), in eval mode: higher is more anomalous.
+
+        A base that is no density has its `normality` in place of log p / C.
 
         `size` is (H, W) of the map, by default that of the image, or of the largest feature map; up() is bilinear. The
         map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
 
         The map is that of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow belongs to no location.
-        For `"location"` flows `log_det=True` gives the map of the features, which localizes better.
+        For `"location"` flows `log_det=True` gives the map of the features, which localizes better; `with_memory` makes
+        it the default.
         """
+        log_det = self.score_log_det if log_det is None else log_det
         if log_det and "sample" in self.flows.events:
             raise ConfigError("log_det must be False for flows of event 'sample', but got True")
         with self.evaluating():

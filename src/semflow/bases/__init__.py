@@ -9,10 +9,10 @@ from .memory import Memory
 from .position import PositionGaussian, PositionMoments
 from .reweighting import reweighted_distance
 from .semantic import Base, SemanticGaussian, StandardNormal
-from .stored import StoredLatents
+from .stored import Stored, StoredLatents
 
 __all__ = [
     "Accumulator", "Base", "BaseAndHead", "FittedBase", "Gallery", "GalleryMaps", "Memory", "PositionGaussian",
-    "PositionMoments", "SemanticGaussian", "SemanticNormal", "StandardNormal", "StoredLatents", "Variance",
+    "PositionMoments", "SemanticGaussian", "SemanticNormal", "StandardNormal", "Stored", "StoredLatents", "Variance",
     "base_and_head", "reweighted_distance", "variance_distribution",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ from torch import Tensor
 from semflow._validation import at_least, checked, positive
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import kernel_log_prob, likeliest_bandwidth, nearest
-from semflow.functional.coreset import k_center
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Statistics
 
@@ -53,9 +52,13 @@ class Memory(FittedBase):
         variance_form: How an inverse-gamma variance enters, `exact`, `marginal` or `mode`; see
             `semflow.functional.normal_log_prob`.
         chunk_bytes: Approximate limit of temporary memory; in an exported graph, for each image.
+        limit_bytes: Bytes of latents collected for a coreset; more are replaced by a larger coreset on the way.
         image_neighbors: Neighbors in the score of whole images, see `reweight`; None leaves it to the anomaly map.
         anomalies: Memory of anomalous latents, which makes `log_odds` available.
         prior: Base under which the flow is trained, see `FittedBase`.
+
+    Attributes:
+        radius: Covering radius of the coreset, at most: the distance to the nearest stored vector of any other.
 
     Example:
         >>> latents = torch.randn(4, 8, 6, 6)
@@ -71,6 +74,7 @@ class Memory(FittedBase):
     images: Tensor
     floor: Tensor
     bandwidth: Tensor
+    radius: Tensor
 
     @checked
     def __init__(
@@ -84,6 +88,7 @@ class Memory(FittedBase):
         seed: int = 0,
         variance_form: Literal["exact", "marginal", "mode"] = "exact",
         chunk_bytes: int = 2**26,
+        limit_bytes: int = 2**30,
         image_neighbors: int | None = None,
         anomalies: "Memory | None" = None,
         prior: Base | None = None,
@@ -95,41 +100,33 @@ class Memory(FittedBase):
             if isinstance(size, float) and size > 1:
                 raise ConfigError(f"size must be at most 1 as a share, but got {size}; give a whole number of vectors")
         self.form, self.neighbors, self.size, self.space = form, neighbors, size, space
-        self.projection, self.seed, self.chunk_bytes = projection, seed, chunk_bytes
+        self.projection, self.seed, self.chunk_bytes, self.limit_bytes = projection, seed, chunk_bytes, limit_bytes
         self.variance_form, self.anomalies, self.image_neighbors = variance_form, anomalies, image_neighbors
         self.is_density = form != "distance"
         self.uses_features = space == "features"
         self.register_buffer("vectors", torch.zeros(0, 0))
         self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("floor", torch.ones(()))
-        self.register_buffer("bandwidth", torch.ones(()))
+        for name in ("floor", "bandwidth", "radius"):
+            self.register_buffer(name, torch.ones(()))
 
     def accumulator(self) -> StoredLatents:
         """Return an empty collection of latents."""
-        return StoredLatents()
+        return StoredLatents(self.size, self.space, self.projection, self.seed, self.limit_bytes)
 
     @torch.no_grad()
     def fit(self, accumulator: StoredLatents) -> None:
-        """Choose the vectors to store among collected latents, and store them."""
-        vectors, images, features = accumulator.vectors, accumulator.images, accumulator.features
-        if self.uses_features and features is None:
-            raise ConfigError("features must be given to the accumulator for space='features', but got latents only")
-        if self.size is not None and not (isinstance(self.size, int) and self.size >= len(vectors)):
-            space = features if features is not None and self.uses_features else vectors
-            coreset = k_center(space.to(self.vectors.device), self.size, projection=self.projection, seed=self.seed)
-            chosen = coreset.indices.cpu()
-            vectors, images = vectors[chosen], images[chosen]
+        """Store the latents that an accumulator has collected, or a coreset of them."""
+        vectors, images, radius = accumulator.select()
         self.store(vectors, images)
+        self.radius.fill_(radius)
 
     @torch.no_grad()
     def store(self, vectors: Tensor, images: Tensor | None = None) -> None:
         """Store vectors (M, C), with the index (M,) of the image of each or, by default, each of its own image."""
         images = torch.arange(len(vectors)) if images is None else images
         if vectors.dim() != 2 or not vectors.is_floating_point() or images.shape != vectors.shape[:1]:
-            raise ShapeError(
-                f"vectors and images must be floats (M, C) and integers (M,), but got {tuple(vectors.shape)} of "
-                f"{vectors.dtype} and {tuple(images.shape)}"
-            )
+            found = f"{tuple(vectors.shape)} of {vectors.dtype} and {tuple(images.shape)}"
+            raise ShapeError(f"vectors and images must be floats (M, C) and integers (M,), but got {found}")
         if len(vectors) < self.neighbors:
             raise ShapeError(f"vectors must be at least {self.neighbors}, one per neighbor, but got {len(vectors)}")
         device = self.vectors.device
@@ -138,6 +135,7 @@ class Memory(FittedBase):
         typical, bandwidth = self._scales()
         self.floor = torch.tensor(FLOOR * typical, dtype=self.vectors.dtype, device=device)
         self.bandwidth = torch.tensor(bandwidth, dtype=self.vectors.dtype, device=device)
+        self.radius = torch.zeros((), dtype=self.vectors.dtype, device=device)
 
     def _scales(self) -> tuple[float, float]:
         """Measure the typical distance to a vector of another image and, for a kernel, the bandwidth."""
@@ -182,7 +180,7 @@ class Memory(FittedBase):
         else:
             channels = z.shape[1]
             volume = channels / 2 * math.log(math.pi) - math.lgamma(channels / 2 + 1)
-            distance = self._distance(z, leave_out).clamp(min=self.floor)
+            distance = self._distance(z, self.neighbors, leave_out).clamp(min=self.floor)
             log_prob = math.log(self.neighbors / len(self.vectors)) - volume - channels * torch.log(distance)
             if leave_out is not None:
                 log_prob = log_prob - torch.log(self._left(leave_out).to(log_prob) / len(self.vectors))[:, None, None]
@@ -208,7 +206,7 @@ class Memory(FittedBase):
         if self.is_density:
             return self.log_prob(z, statistics, leave_out=leave_out) / z.shape[1]
         self._check(z, leave_out)
-        return -self._distance(z, leave_out)
+        return -self._distance(z, self.neighbors, leave_out)
 
     def reweight(self, z: Tensor, neighbors: int = 9, leave_out: Tensor | None = None) -> Tensor:
         """Compute PatchCore's image score (B,), its largest distance to the nearest stored vector with a weight.
@@ -218,7 +216,7 @@ class Memory(FittedBase):
         m itself is far from other stored vectors (Roth et al., CVPR 2022, Eq. 7). For one neighbor it is |z - m|.
         """
         self._check(z, leave_out)
-        return self._reweighted(z, self._nearest(z, 1, leave_out)[0], neighbors, leave_out)
+        return self._reweighted(z, self._distance(z, 1, leave_out), neighbors, leave_out)
 
     def image_score(self, z: Tensor, normality: Tensor) -> Tensor | None:
         """Compute `reweight` at the location of the lowest normality, (B,), or None without `image_neighbors`."""
@@ -227,8 +225,14 @@ class Memory(FittedBase):
     def _reweighted(self, z: Tensor, distance: Tensor, neighbors: int, leave_out: Tensor | None = None) -> Tensor:
         where = distance.flatten(1).argmax(1)[:, None, None].expand(-1, 1, z.shape[1])
         farthest = _rows(narrow(z, self.vectors)).gather(1, where)[:, 0]
-        ids = {"exclude": leave_out, "memory_ids": self.images, "chunk_bytes": self.chunk_bytes}
-        return reweighted_distance(farthest, self.vectors, neighbors, **ids)
+        return reweighted_distance(
+            farthest,
+            self.vectors,
+            neighbors,
+            exclude=leave_out,
+            memory_ids=self.images,
+            chunk_bytes=self.chunk_bytes,
+        )
 
     def _check(self, z: Tensor, leave_out: Tensor | None) -> None:
         if not len(self.vectors):
@@ -239,36 +243,30 @@ class Memory(FittedBase):
             return
         if leave_out.shape != z.shape[:1]:
             raise ShapeError(f"leave_out must be (B,) = ({len(z)},), but got {tuple(leave_out.shape)}")
-        if len(z) and self._left(leave_out).min() < self.neighbors:
-            image = leave_out[self._left(leave_out).argmin()].item()
-            raise ConfigError(
-                f"leave_out must leave at least {self.neighbors} vectors of other images, but got image {image}; "
-                "store more vectors"
-            )
+        if (few := self._left(leave_out) < self.neighbors).any():
+            least = f"at least {self.neighbors} vectors of other images"
+            image = leave_out[few][0].item()
+            raise ConfigError(f"leave_out must leave {least}, but got image {image}; store more vectors")
 
     def _left(self, leave_out: Tensor) -> Tensor:
         """Count the vectors of other images, (B,)."""
         return (self.images != leave_out[:, None]).sum(1)
 
-    def _nearest(self, z: Tensor, k: int, leave_out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the distance to the k-th nearest stored vector, with gradients, and its row, (B, H, W)."""
-        batch, channels, height, width = z.shape
-        flat = _rows(narrow(z, self.vectors)).reshape(-1, channels)
-        exclude = None if leave_out is None else leave_out[:, None].expand(-1, height * width).reshape(-1)
+    def _distance(self, z: Tensor, k: int, leave_out: Tensor | None) -> Tensor:
+        """Compute the distance to the k-th nearest stored vector, with gradients, (B, H, W)."""
+        flat = _rows(narrow(z, self.vectors)).flatten(0, 1)
+        exclude = None if leave_out is None else leave_out[:, None, None].expand(z[:, 0].shape).flatten()
         _, rows = nearest(
             flat.detach(), self.vectors, k, exclude=exclude, memory_ids=self.images, chunk_bytes=self.chunk_bytes
         )
-        row = rows[:, k - 1]
-        distance = torch.linalg.vector_norm(flat - self.vectors[row], dim=1)
-        return distance.view(batch, height, width), row.view(batch, height, width)
-
-    def _distance(self, z: Tensor, leave_out: Tensor | None) -> Tensor:
-        return self._nearest(z, self.neighbors, leave_out)[0]
+        distance: Tensor = torch.linalg.vector_norm(flat - self.vectors[rows[:, k - 1]], dim=1)
+        return distance.view(z[:, 0].shape)
 
     def _kernel(self, z: Tensor, statistics: Statistics | None, leave_out: Tensor | None) -> Tensor:
         z, alpha, beta = narrow(z, self.vectors), None, self.bandwidth.square()
         if statistics is not None:
-            alpha, beta = (None if x is None else x[:, 0].flatten(1) for x in (statistics.alpha, statistics.beta))
+            beta = statistics.beta[:, 0].flatten(1)
+            alpha = None if statistics.alpha is None else statistics.alpha[:, 0].flatten(1)
             z = z if statistics.normal_shift is None else z - narrow(statistics.normal_shift)
         log_prob = kernel_log_prob(
             _rows(z),
@@ -280,7 +278,7 @@ class Memory(FittedBase):
             memory_ids=self.images,
             chunk_bytes=self.chunk_bytes,
         )
-        return log_prob.view(z.shape[0], *z.shape[2:])
+        return log_prob.view(z[:, 0].shape)
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Raise CheckpointError unless `store` could have made the buffers of a saved state."""

@@ -1,75 +1,100 @@
 """Latents of normal images, collected for bases that store them."""
 
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from semflow.errors import DataError, ShapeError
 from semflow.functional import to_locations
+from semflow.functional.coreset_stream import CoresetAccumulator
 from semflow.functional.inverse_gamma import narrow
 
 
-class StoredLatents:
-    """Latents of normal images on the CPU, with the index of the image of each vector.
+class Stored(NamedTuple):
+    """Vectors (M, C) to store, the index (M,) of the image of each, and the covering radius, see `StoredLatents`.
 
     Example:
-        >>> latents = StoredLatents()
-        >>> latents.update(torch.zeros(2, 8, 4, 4))
-        >>> latents.vectors.shape, latents.images.bincount().tolist()
-        (torch.Size([32, 8]), [16, 16])
+        >>> Stored(torch.zeros(2, 8), torch.tensor([0, 0])).radius
+        0.0
     """
 
-    def __init__(self) -> None:
+    vectors: Tensor
+    images: Tensor
+    radius: float = 0.0
+
+
+class StoredLatents:
+    """Latents of normal images on the CPU, with the index of the image of each; all, or a k-center coreset of them.
+
+    Args:
+        size: Number of vectors to keep, or their share of all; None keeps all.
+        space: Choose by distances between `latents`, or between the `features` given with them.
+        projection: Channels of a random projection in which these are measured; None projects nothing.
+        seed: Seed of the choice.
+        limit_bytes: Bytes of collected vectors from which on they are replaced by a larger coreset, see
+            `semflow.functional.coreset_stream.CoresetAccumulator`.
+
+    Example:
+        >>> latents = StoredLatents(size=0.25)
+        >>> latents.update(torch.randn(2, 8, 4, 4))
+        >>> stored = latents.select()
+        >>> stored.vectors.shape, stored.radius > 0
+        (torch.Size([8, 8]), True)
+    """
+
+    def __init__(
+        self,
+        size: int | float | None = None,
+        space: Literal["latents", "features"] = "latents",
+        projection: int | None = None,
+        seed: int = 0,
+        limit_bytes: int = 2**30,
+    ) -> None:
         self.count = 0
-        self._vectors: list[Tensor] = []
-        self._images: list[Tensor] = []
-        self._features: list[Tensor] = []
+        self.space = space
+        self._all: list[Stored] = []
+        self._coreset: CoresetAccumulator | None = None
+        if size is not None:
+            self._coreset = CoresetAccumulator(size, limit_bytes=limit_bytes, projection=projection, seed=seed)
 
     @torch.no_grad()
     def update(self, z: Tensor, features: Tensor | None = None) -> None:
-        """Add the latents (B, C, H, W) of the next images and, if vectors are chosen by them, features (B, D, H, W)."""
+        """Add the latents (B, C, H, W) of the next images, with their features (B, D, H, W) if these are the space."""
         if z.dim() != 4:
             raise ShapeError(f"z must be (B, C, H, W), but got {tuple(z.shape)}")
-        if features is not None and (len(features), features.shape[2:]) != (len(z), z.shape[2:]):
-            raise ShapeError(f"features must have the locations of z {tuple(z.shape)}, but got {tuple(features.shape)}")
         if not z.isfinite().all():
             raise DataError("z must be finite, but got inf or NaN")
-        self._vectors.append(to_locations(narrow(z)).cpu())
-        images = torch.arange(self.count, self.count + len(z))
-        self._images.append(images.repeat_interleave(z.shape[2] * z.shape[3]))
-        if features is not None:
-            self._features.append(to_locations(narrow(features)).cpu())
+        images = torch.arange(self.count, self.count + len(z)).repeat_interleave(z.shape[2] * z.shape[3])
         self.count += len(z)
+        vectors = _locations(z)
+        if self._coreset is None:
+            self._all.append(Stored(vectors, images))
+        elif self.space == "latents":
+            self._coreset.update(vectors, images)
+        elif features is None or (len(features), features.shape[2:]) != (len(z), z.shape[2:]):
+            found = None if features is None else tuple(features.shape)
+            raise ShapeError(f"features must be given at the locations of z {tuple(z.shape)}, but got {found}")
+        else:
+            self._coreset.update(_locations(features), images, vectors)
 
     def merge(self, other: Self) -> None:
         """Add the latents of later images."""
-        self._vectors += other._vectors
-        self._images += [images + self.count for images in other._images]
-        self._features += other._features
+        self._all += [stored._replace(images=stored.images + self.count) for stored in other._all]
+        if self._coreset is not None and other._coreset is not None:
+            self._coreset.merge(other._coreset, first_id=self.count)
         self.count += other.count
 
-    @property
-    def vectors(self) -> Tensor:
-        """All vectors (N, C)."""
-        return _joined(self._vectors)
-
-    @property
-    def images(self) -> Tensor:
-        """Index of the image of each vector, (N,)."""
-        return _joined(self._images)
-
-    @property
-    def features(self) -> Tensor | None:
-        """Features of the locations (N, D), or None if they were not given."""
-        if self._features and sum(map(len, self._features)) != sum(map(len, self._vectors)):
-            raise ShapeError("features must be given with all latents or with none, but got only some")
-        return _joined(self._features) if self._features else None
+    def select(self) -> Stored:
+        """Return what is to be stored of all latents so far."""
+        if not self.count:
+            raise ShapeError("accumulator must hold the latents of at least one image, but got none")
+        if self._coreset is None:
+            vectors, images = (torch.cat(x) for x in list(zip(*self._all, strict=True))[:2])
+            return Stored(vectors, images)
+        found = self._coreset.result()
+        return Stored(found.vectors if self.space == "latents" else found.values, found.ids, found.radius)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    if not sum(map(len, parts)):
-        raise ShapeError("accumulator must hold the latents of at least one image, but got none")
-    if len(parts) > 1:
-        parts[:] = [torch.cat(parts)]  # not twice in memory
-    return parts[0]
+def _locations(x: Tensor) -> Tensor:
+    return to_locations(narrow(x)).to("cpu", copy=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,21 +53,24 @@ def kernel_log_prob(
     _check(z, memory, form)
     if memory_ids is None and exclude is not None:
         memory_ids = torch.arange(len(memory), device=memory.device)
-    given = [x if x is None else x.expand(batch, rows) for x in (beta, alpha, exclude)]
+    beta, alpha, exclude = beta.expand(batch, rows), _expand(alpha, batch, rows), _expand(exclude, batch, rows)
     # The number of images of a traced graph is not known, so all are computed at once.
-    groups = [slice(None)] if batch == 0 or torch.compiler.is_compiling() else [slice(b, b + 1) for b in range(batch)]
+    groups = [slice(None)] if torch.compiler.is_compiling() or batch == 0 else [slice(b, b + 1) for b in range(batch)]
     tracks = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (z, memory, beta, alpha))
     center = wide(memory.detach()).mean(0)
-    found = []
+    compute = partial(
+        _log_mean, memory=memory, center=center, memory_ids=memory_ids, form=form, chunk_bytes=chunk_bytes
+    )
+    found: list[Tensor] = []
     for group in groups:
         for first in range(0, max(rows, 1), MOST_ROWS):
             here = (group, slice(first, first + MOST_ROWS))
-            own = (None if x is None else x[here] for x in given)
-            arguments = (z[here], memory, center, *own, memory_ids, form, chunk_bytes)
+            own = (z[here], beta[here], None if alpha is None else alpha[here])
+            left_out = None if exclude is None else exclude[here]
             if tracks:
-                found.append(checkpoint(_log_mean, *arguments, use_reentrant=False, preserve_rng_state=False))
+                found.append(checkpoint(compute, *own, left_out, use_reentrant=False, preserve_rng_state=False))
             else:
-                found.append(_log_mean(*arguments))
+                found.append(compute(*own, left_out))
     return torch.cat(found, 1).view(batch, rows)
 
 
@@ -93,7 +97,7 @@ def likeliest_bandwidth(
         1.0
     """
     channels, center = memory.shape[1], wide(memory).mean(0)
-    columns = max(1, chunk_bytes // (BYTES * len(rows) + 16 * channels))
+    columns = max(1, chunk_bytes // (BYTES * len(rows) + 32 * channels))
 
     def squares() -> Iterator[tuple[Tensor, Tensor]]:
         """Yield squared distances (n, columns), infinite where they do not count, and where they count."""
@@ -127,13 +131,18 @@ def _check(z: Tensor, memory: Tensor, form: str) -> None:
         raise ShapeError(f"z must be (B, n, {memory.shape[1]}), but got {tuple(z.shape)}")
 
 
+def _expand(x: Tensor | None, *size: int) -> Tensor | None:
+    return None if x is None else x.expand(*size)
+
+
 def _log_mean(
     z: Tensor,
-    memory: Tensor,
-    center: Tensor,
     beta: Tensor,
     alpha: Tensor | None,
     exclude: Tensor | None,
+    *,
+    memory: Tensor,
+    center: Tensor,
     memory_ids: Tensor | None,
     form: Form,
     chunk_bytes: int,
@@ -148,7 +157,7 @@ def _log_mean(
         peak = normal_log_prob(torch.zeros_like(wide(z)), a[..., None], b[..., None], 0.0, form, dim=2)
         weight = {"exact": a / (2 * b), "mode": (a + 1) / (2 * b), "marginal": a + channels / 2}[form]
         scale = 2 * b if form == "marginal" else None
-    columns = max(1, chunk_bytes // (BYTES * max(rows, 1) + 16 * channels))
+    columns = max(1, chunk_bytes // (BYTES * max(rows, 1) + 32 * channels))
     sums, counts = [], []
     for first in range(0, len(memory), columns):
         q = _squares(z, memory[first : first + columns], center)
@@ -167,8 +176,9 @@ def _log_mean(
 
 
 def _squares(z: Tensor, memory: Tensor, center: Tensor) -> Tensor:
-    """Compute squared distances (..., n, M), in float64 and rounded once, in float32 or wider."""
+    """Compute squared distances (..., n, M) as one product in float64, rounded to float32 or wider."""
     x, m = wide(z) - center, wide(memory) - center
-    products = torch.matmul(x, m.T)
-    q = x.square().sum(-1, keepdim=True) + (m.square().sum(-1) - 2 * products)
-    return narrow(q.clamp(min=0.0), z, memory)
+    x_norm, m_norm = (v.square().sum(-1, keepdim=True) for v in (x, m))
+    left = torch.cat([-2 * x, x_norm, torch.ones_like(x_norm)], -1)
+    right = torch.cat([m, torch.ones_like(m_norm), m_norm], -1)
+    return narrow(torch.matmul(left, right.T), z, memory).clamp(min=0.0)

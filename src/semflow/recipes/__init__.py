@@ -20,6 +20,7 @@ from .msflow import msflow
 from .padim import padim
 from .patchcore import patchcore
 from .registry import RECIPES, build, recipe
+from .remembering import StoredMemory, remember
 from .sanflow import ABLATIONS, sanflow
 from .settings import plain_settings, resolve_settings, setting_names
 from .spade import spade
@@ -27,7 +28,7 @@ from .storage import load, save
 
 __all__ = [
     "ABLATIONS", "RECIPES", "AnyBackbone", "Backbone", "ConvCouplings", "Couplings", "PairedCouplings",
-    "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "build", "build_base", "build_features",
-    "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "padim", "patchcore", "plain_settings", "recipe",
-    "resolve_settings", "sanflow", "save", "setting_names", "spade",
+    "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "StoredMemory", "build", "build_base",
+    "build_features", "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "padim", "patchcore",
+    "plain_settings", "recipe", "remember", "resolve_settings", "sanflow", "save", "setting_names", "spade",
 ]  # fmt: skip

@@ -11,10 +11,12 @@ from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.features import FeatureExtractor
 from semflow.files import writing
-from semflow.training.checkpoint import CONFIG, load_into, origin, read_config, save_model, write_config
+from semflow.files.tensors import read_about
+from semflow.training.checkpoint import CONFIG, MODEL, load_into, origin, read_config, save_model, write_config
 
 from .groups import Backbone
 from .registry import RECIPES
+from .remembering import attach, stored_memory
 from .settings import plain_settings, resolve_settings
 
 
@@ -60,6 +62,8 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         features: feature extractor of your own, built like the one that the detector was made with. Its weights are
             replaced by the saved ones.
 
+    A memory that replaced the recipe's base (see `remember`) is part of the detector.
+
     Raises:
         CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
             missing or has another structure.
@@ -75,9 +79,20 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         )
     try:
         resolved = resolve_settings(recipe, _with_module(path, arguments or {}, features))
+        memory = read_about(model).get("memory") if (model := Path(path) / MODEL).is_file() else None
         weightless = {k: replace(v, weights="random") if isinstance(v, Backbone) else v for k, v in resolved.items()}
         detector = recipe(**weightless)
-    except (TypeError, KeyError, ConfigError, RuntimeError, ArithmeticError, MemoryError) as error:  # torch's, of sizes
+        if memory is not None:
+            attach(detector, stored_memory(memory))
+    except (
+        TypeError,
+        AttributeError,
+        KeyError,
+        ConfigError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:  # torch's, of sizes
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{path} must hold arguments of recipe {name}, but got others: {reason}; use the version that made it"

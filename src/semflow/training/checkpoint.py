@@ -105,6 +105,8 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     path = Path(run) / MODEL
     if about is None:
         about = read_about(path) if path.is_file() else {}
+    memory = detector.provenance.memory
+    about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     own = {**origin(detector), "fingerprints": detector.provenance.fingerprints, "versions": versions()}
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path

@@ -35,7 +35,8 @@ def detector_with(bases, statistics=False):
     return detector
 
 
-@pytest.mark.parametrize("case", ["densities", "distances", pytest.param("statistics", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["densities", "distances", "statistics"])
 def test_exported_memory_has_the_results_of_the_detector(case, tmp_path, monkeypatch):
     bases = {
         "densities": lambda: [Memory("nearest", neighbors=2, chunk_bytes=2**15), Memory("kernel", chunk_bytes=2**15)],

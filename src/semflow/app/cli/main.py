@@ -15,11 +15,11 @@ from typing import cast
 
 from semflow.errors import ConfigError, SemflowError
 
-from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Score, check_numbers
+from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = "Find defects in images with normalizing flows trained on good parts only."
 COMMANDS: dict[str, type[Command]] = {
-    command.__name__.lower(): command for command in (Demo, Fit, Calibrate, Evaluate, Predict, Score, Export)
+    command.__name__.lower(): command for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export)
 }
 ERROR, INTERRUPTED = 2, 130
 CONTINUE = "run the same command again to continue"

@@ -110,6 +110,39 @@ class Calibrate:
 
 
 @dataclass(frozen=True)
+class Remember:
+    """Put a memory of good images under the flow of a trained detector, without training."""
+
+    model: RunDirectory
+    data: Path
+    """Folder of good images, or data set folder that contains them in train/good."""
+    output: OptionalPath = None
+    """Run directory to create. Default: the model of the run is replaced."""
+    category: OptionalName = None
+    """Category of the data set, as in fit."""
+    form: Literal["nearest", "kernel", "distance"] = "nearest"
+    """Log density from the nearest stored vector or from all of them, or the plain distance to the nearest."""
+    size: int | float = 8000
+    """Stored vectors per scale, or their share of all; 0 for all."""
+    neighbors: int = 1
+    """Number of the nearest vector whose distance counts; 1 is the nearest."""
+    space: Literal["features", "latents"] = "features"
+    """Space in which the vectors are chosen."""
+    log_det: bool = True
+    """Score the features' log-probability; --no-log-det scores the latents'."""
+    seed: int = 0
+    """Seed of the choice of vectors."""
+    calibration: OptionalPath = None
+    """Folder of other good images for p-values and decisions. Without it or --hold-out, the calibration is removed."""
+    hold_out: OptionalInt = None
+    """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
+    false_alarm_rate: CalibrationRate = None
+    batch_size: BatchSize = 8
+    device: Device = "auto"
+    workers: LoadingWorkers = 0
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Evaluate a trained detector on a labeled test set: image AUROC, pixel AUROC, AUPRO and F1-max."""
 
@@ -188,9 +221,9 @@ class Export:
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
-Command: TypeAlias = Demo | Fit | Calibrate | Evaluate | Predict | Score | Export
+Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
-NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size")
+NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 

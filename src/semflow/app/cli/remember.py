@@ -1,0 +1,65 @@
+"""`semflow remember`: put a memory of good images under the flow of a run directory."""
+
+import shutil
+
+from semflow.data import ImageDataset, open_dataset
+from semflow.detectors.conformal import check_count
+from semflow.errors import CheckpointError, ConfigError
+from semflow.files import refuse_occupied, staged_folder
+from semflow.recipes import StoredMemory, load, remember, save
+from semflow.training.checkpoint import CONFIG, LOG
+from semflow.training.loading import check_device
+
+from .calibrate import report_calibration
+from .console import say
+from .inputs import cache_small, check_images
+from .options import Remember
+
+
+def run(options: Remember) -> None:
+    """Fit the memory, and write the run with it, to a new folder or in the place of the model."""
+    if options.model.is_file():
+        raise CheckpointError(
+            f"--model must be a run directory, but got the file {options.model}; name the run that it was exported from"
+        )
+    if options.output is not None:
+        refuse_occupied(options.output)
+    memory = StoredMemory(
+        options.form, options.neighbors, options.size or None, options.space, None, options.log_det, options.seed
+    )
+    detector = load(options.model).to(check_device(options.device))
+    made = detector.provenance
+    dataset = open_dataset(options.data, "train", made.image_size, category=options.category)
+    calibration = _calibration(options, dataset)
+    if calibration is not None:
+        check_count(calibration if isinstance(calibration, int) else len(calibration), options.false_alarm_rate)
+    check_images(cache_small(dataset, options.workers))
+    remember(
+        detector, dataset, memory, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
+        batch_size=options.batch_size, workers=options.workers, seed=made.training.seed if made.training else 0,
+    )  # fmt: skip
+    if options.output is None:
+        save(detector, options.model)
+    else:
+        with staged_folder(options.output) as folder:
+            for name in (CONFIG, LOG):
+                if (options.model / name).is_file():
+                    shutil.copyfile(options.model / name, folder / name)
+            save(detector, folder)
+    vectors = ", ".join(str(len(base.get_buffer("vectors"))) for base in detector.bases)
+    say(f"stored {vectors} vectors, one memory per scale")
+    report_calibration(detector.calibration)
+    say(f"wrote {options.output or options.model}")
+
+
+def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset | None:
+    """Return the calibration images, how many images to hold out, or None for no calibration."""
+    if options.calibration is None:
+        if options.false_alarm_rate is not None and not options.hold_out:
+            raise ConfigError(
+                f"--false-alarm-rate must come with --hold-out or --calibration, but got {options.false_alarm_rate:g}"
+            )
+        return options.hold_out or None
+    if options.hold_out:
+        raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
+    return open_dataset(options.calibration, "train", dataset.image_size)
