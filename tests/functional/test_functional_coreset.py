@@ -150,7 +150,9 @@ def test_wrong_arguments_are_named() -> None:
     x = drawn(6, 2)
     with pytest.raises(ConfigError, match=r"^count must be between 1 and the 6 vectors, but got 7$"):
         k_center(x, 7)
-    with pytest.raises(ConfigError, match=r"^count must be a share above 0 and up to 1, or a whole number, but got 1.5$"):
+    with pytest.raises(
+        ConfigError, match=r"^count must be a share above 0 and up to 1, or a whole number, but got 1.5$"
+    ):
         k_center(x, 1.5)
     with pytest.raises(ConfigError, match=r"^start must be between 0 and 5, but got 6$"):
         k_center(x, 2, start=6)
@@ -163,7 +165,9 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ShapeError, match=r"^x must be floats of shape \(N, C\), but got torch.float32 \(0, 2\)$"):
         k_center(x[:0], 1)
     for value in (torch.nan, torch.inf, 1e30):
-        with pytest.raises(ShapeError, match=r"^x must have finite squared norms, but got NaN, infinity or an overflow$"):
+        with pytest.raises(
+            ShapeError, match=r"^x must have finite squared norms, but got NaN, infinity or an overflow$"
+        ):
             k_center(torch.tensor([[0.0], [value]]), 1)
     with pytest.raises(ConfigError, match=r"^channels and size must be positive, but got 2 and 0$"):
         k_center(x, 1, projection=0)
