@@ -22,7 +22,9 @@ SMALL = {
 
 def detector(name: str) -> Detector:
     """Return a small perturbed detector in eval mode."""
-    made = build(name, {**COMMON, **SMALL.get(name, {}), **({} if name in ("sanflow", *FITTED) else {"statistics": True})})
+    made = build(
+        name, {**COMMON, **SMALL.get(name, {}), **({} if name in ("sanflow", *FITTED) else {"statistics": True})}
+    )
     perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
     made.eval().fit_base([images(4)])
     made.fit_score([images(4)])

@@ -134,6 +134,23 @@ def test_parts_hold_every_image_once(images, batch_size, count) -> None:
     assert sorted(p for _, dealt in everyone for batch in dealt.batches for p in batch) == list(range(images))
 
 
+@given(st.integers(0, 12), st.integers(1, 4))
+def test_stream_yields_items_in_their_order(items, count) -> None:
+    """Processes that take part in turns: the rounds of all are known in advance."""
+    dealt = [list(range(rank, items, count)) for rank in range(count)]
+    rounds = iter([[part[k : k + 1] for part in dealt] for k in range(-(-items // count) + 1)])
+    processes = Processes()
+    processes.rank, processes.count = 0, count
+
+    def gather_all(value):
+        expected = next(rounds)
+        assert value == expected[0]
+        return expected
+
+    processes.gather_all = gather_all
+    assert list(processes.stream(dealt[0])) == list(range(items))
+
+
 class Halves(Processes):
     """Two processes in one, where the message of the other is known."""
 

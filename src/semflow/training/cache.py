@@ -43,7 +43,7 @@ class NormalImages:
         self.keep = True
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
-        self._full = False
+        self._full = self._passed = False
         self._digests: list[str] = []
 
     def __iter__(self) -> Iterator[NormalBatch]:
@@ -67,7 +67,7 @@ class NormalImages:
 
     def fill(self) -> None:
         """Compute the maps now, unless they are kept already or do not fit."""
-        if not self._full:
+        if not self._passed:
             for _ in self:
                 if not self._kept and self.processes.count == 1:
                     return
@@ -95,8 +95,11 @@ class NormalImages:
             self._digests = [digest for batch in self.processes.gather(digests) for digest in batch]
 
     def _share(self) -> None:
-        """Send each batch's maps from the process that computed them to all others."""
-        if not self._full and self.processes.count > 1:
+        """Send each batch's maps from the process that computed them to all others, after the first pass."""
+        if self._passed:
+            return
+        self._passed = True
+        if self.processes.count > 1:
             layouts = self.processes.gather_all([(tuple(x.shape[1:]), x.dtype) for x in self._kept])
             if not self._kept:  # this process has no batch, or the maps fit for no process
                 self._kept = self._allocate(next((layout for layout in layouts if layout), []))

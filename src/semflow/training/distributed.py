@@ -6,7 +6,7 @@ gradients are computed from sums over all processes, so that any number of proce
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, TypeVar, cast
 
 import torch
@@ -57,6 +57,15 @@ class Processes:
         missing = object()
         for dealt in zip_longest(*self.gather_all(list(items)), fillvalue=missing):
             yield from (cast(T, item) for item in dealt if item is not missing)
+
+    def stream(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield what `gather` does, holding one item of each process at a time; `items` must not use collectives."""
+        if self.count == 1:
+            yield from items
+            return
+        iterator = iter(items)
+        while any(found := self.gather_all(list(islice(iterator, 1)))):
+            yield from (item for part in found for item in part)
 
     def gather_all(self, value: T) -> list[T]:
         """Return the values of all processes by rank."""

@@ -75,7 +75,9 @@ def settle(detector: Detector, normal: NormalImages) -> None:
     """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
     processes = normal.processes
     detector.eval()
-    detector.fit_base(normal, processes.gather)
+    if processes.count > 1 and detector.fitted_bases:
+        normal.fill()  # the first pass uses collectives
+    detector.fit_base(normal, processes.stream)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)
