@@ -204,7 +204,7 @@ class Cover:
         """Append centers (int64 indices) and update all distances."""
         self.centers = torch.cat([self.centers, centers])
         for some in centers.split(BATCH):
-            codes, norms = self._codes[some], self._norms[some]
+            codes, norms = self._codes.index_select(0, some), self._norms[some]
             factor = torch.cat([-2 * codes, norms[:, None]], 1).T.contiguous()
             rows = max(1, PIECE // len(some))
             for first in range(0, len(self._x), rows):
@@ -219,7 +219,7 @@ class Cover:
         if not len(points):
             return
         # The center with the lowest bound first: its distance rules out most of the others.
-        bounds = bounds[points]
+        bounds = bounds.index_select(0, points)
         best = bounds.argmin(1)
         self._shorten(points + first, centers[best])
         bounds.scatter_(1, best[:, None], torch.inf)
@@ -237,8 +237,11 @@ class Cover:
         self.owners[points[nearest]] = centers[nearest]
 
     def _between(self, points: Tensor, centers: Tensor) -> Tensor:
-        difference = self._x[points].to(self._dtype) - self._x[centers].to(self._dtype)
+        difference = self._taken(points).sub_(self._taken(centers))
         return torch.linalg.vector_norm(difference, dim=1)
+
+    def _taken(self, rows: Tensor) -> Tensor:
+        return self._x.index_select(0, rows).to(self._dtype)  # several times faster than by an index
 
     def extend(self, count: int) -> None:
         """Add farthest vectors until there are `count` centers or the radius is 0."""
@@ -253,7 +256,7 @@ class Cover:
         if values[0] == bound:  # more vectors at the largest distance than fit into the batch
             return self.distances.argmax()[None]
         batch = batch[:-1].sort().values  # so that argmax takes the first of equal ones
-        x, distances = self._x[batch].to(self._dtype), self.distances[batch]
+        x, distances = self._taken(batch), self.distances[batch]
         centered = x - x.mean(0)
         norms = centered.square().sum(1)
         bounds = torch.addmm(norms[:, None] + norms, centered, centered.T, alpha=-2)
@@ -261,7 +264,7 @@ class Cover:
         picks = [distances.argmax()]
         while len(picks) < most:
             near = (bounds[picks[-1]] < distances.square()).nonzero()[:, 0]
-            exact = torch.linalg.vector_norm(x[near] - x[picks[-1]], dim=1)
+            exact = torch.linalg.vector_norm(x.index_select(0, near) - x[picks[-1]], dim=1)
             distances[near] = torch.minimum(distances[near], exact)
             value, pick = distances.max(0)
             if not value > bound:
