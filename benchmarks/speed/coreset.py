@@ -142,6 +142,10 @@ def peak_of_selection(number: int, channels: int, count: int) -> Sequence[int]:
         return [peak()]
 
 
+def by_cdist(queries: Tensor, memory: Tensor, k: int) -> object:
+    return torch.cdist(queries, memory).topk(k, largest=False)
+
+
 def measure_neighbors(x: Tensor, rounds: int) -> dict[str, Any]:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     queries, memory = x[order[:1024]], x[order[1024 : 1024 + 32_768]]
@@ -149,10 +153,10 @@ def measure_neighbors(x: Tensor, rounds: int) -> dict[str, Any]:
     for k in (1, 9):
         runs: dict[str, Callable[[], object]] = {
             "nearest": partial(nearest, queries, memory, k),
-            "cdist": lambda k=k: torch.cdist(queries, memory).topk(k, largest=False),
+            "cdist": partial(by_cdist, queries, memory, k),
         }
         if find_spec("faiss") is not None:
-            import faiss
+            import faiss  # type: ignore[import-not-found]
 
             faiss.omp_set_num_threads(torch.get_num_threads())
             index = faiss.IndexFlatL2(x.shape[1])

@@ -117,7 +117,8 @@ def sparse_projection(channels: int, size: int, *, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     kept = torch.rand(channels, size, generator=generator) < channels**-0.5
     signs = torch.randint(2, (channels, size), generator=generator) * 2 - 1
-    return (kept * signs) * (channels**0.25 / math.sqrt(size))
+    entry: float = channels**0.25 / math.sqrt(size)
+    return kept * signs * entry
 
 
 def check_count(x: Tensor, count: int | float) -> int:
@@ -237,8 +238,8 @@ class Cover:
         self.owners[points[nearest]] = centers[nearest]
 
     def _between(self, points: Tensor, centers: Tensor) -> Tensor:
-        difference = self._taken(points).sub_(self._taken(centers))
-        return torch.linalg.vector_norm(difference, dim=1)
+        found: Tensor = torch.linalg.vector_norm(self._taken(points).sub_(self._taken(centers)), dim=1)
+        return found
 
     def _taken(self, rows: Tensor) -> Tensor:
         return self._x.index_select(0, rows).to(self._dtype)  # several times faster than by an index

@@ -91,7 +91,8 @@ class CoresetAccumulator:
         kept = _joined(self._parts)
         cover = self._cover(kept, min(self._wanted(), len(kept.vectors)))
         radius = float((kept.slack + cover.distances).max())
-        return StreamedCoreset(*(values[cover.centers] for values in kept[:3]), radius)
+        vectors, ids, rows, _ = (values[cover.centers] for values in kept)
+        return StreamedCoreset(vectors, ids, rows, radius)
 
     def _wanted(self) -> int:
         return max(1, int(self.seen * self.count)) if isinstance(self.count, float) else self.count

@@ -131,22 +131,17 @@ def _candidates(
     count = min(k + SPARE, memory.shape[0])
     q = queries - center
     extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
-    best, index, largest = None, None, queries.new_zeros(())
+    best, index, largest = q[:, :0], q[:, :0].long(), q.new_zeros(())
     for first in range(0, memory.shape[0], rows):
         part = memory[first : first + rows].to(queries.dtype) - center
         norms = part.square().sum(1)
         scores = extended @ torch.cat([part, norms[:, None]], 1).T
         if exclude is not None and memory_ids is not None:
             scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
-        smallest, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
-        where, largest = where + first, torch.maximum(largest, norms.amax())
-        if best is not None and index is not None:
-            smallest, where = torch.cat([best, smallest], 1), torch.cat([index, where], 1)
-            smallest, order = smallest.topk(min(count, smallest.shape[1]), dim=1, largest=False)
-            where = where.gather(1, order)
-        best, index = smallest, where
-    assert best is not None
-    assert index is not None
+        scores, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
+        best, index = torch.cat([best, scores], 1), torch.cat([index, where + first], 1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+        index, largest = index.gather(1, order), torch.maximum(largest, norms.amax())
     if count == memory.shape[0]:
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
