@@ -1,6 +1,7 @@
 """Greedy k-center selection: a few vectors such that no vector is far from the nearest of them."""
 
 import math
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
-from .neighbors import rounding
+from .neighbors import rounding, without_autocast
 
 BATCH = 1024  # farthest vectors among which centers are selected before all distances are updated
 PIECE = 2**21  # elements of a matrix product that stay in the cache
@@ -82,9 +83,7 @@ def k_center(
         raise ShapeError(
             f"chosen must be between 0 and {len(x) - 1}, but got {int(chosen.min())} to {int(chosen.max())}"
         )
-    cover = Cover(projected(x, projection, seed), number)
-    cover.add(chosen.to(x.device, torch.int64))
-    cover.extend(number)
+    cover = covered(x, number, chosen, projection, seed)
     return Coreset(cover.centers, cover.radius)
 
 
@@ -130,13 +129,28 @@ def check_count(x: Tensor, count: int | float) -> int:
     """
     if x.dim() != 2 or not x.numel() or not x.is_floating_point():
         raise ShapeError(f"x must be floats of shape (N, C), but got {x.dtype} {tuple(x.shape)}")
-    if isinstance(count, float):
+    if not isinstance(count, numbers.Integral):
         if not 0 < count <= 1:
             raise ConfigError(f"count must be a share above 0 and up to 1, or a whole number, but got {count}")
         return max(1, int(len(x) * count))
     if not 1 <= count <= len(x):
         raise ConfigError(f"count must be between 1 and the {len(x)} vectors, but got {count}")
     return int(count)
+
+
+@torch.no_grad()
+def covered(x: Tensor, count: int, chosen: Tensor, projection: int | None, seed: int) -> "Cover":
+    """Return the cover of (projected) x by `count` centers, which begin with the indices `chosen`.
+
+    Example:
+        >>> covered(torch.tensor([[0.0], [1.0], [4.0]]), 2, torch.tensor([1]), projection=None, seed=0).centers
+        tensor([1, 2])
+    """
+    with without_autocast(x):
+        cover = Cover(projected(x, projection, seed), count)
+        cover.add(chosen.to(x.device, torch.int64))
+        cover.extend(count)
+        return cover
 
 
 class Cover:

@@ -1,6 +1,6 @@
 """Nearest neighbors in Euclidean distance by exact search with bounded memory."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -42,8 +42,7 @@ def nearest(
         ([[1.0, 2.0]], [[1, 0]])
     """
     _check(queries, memory, k, exclude, memory_ids)
-    device = queries.device.type
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    with without_autocast(queries):
         dtype = torch.promote_types(torch.promote_types(queries.dtype, memory.dtype), torch.float32)
         queries = queries.to(dtype)
         if exclude is not None and memory_ids is None:
@@ -59,6 +58,19 @@ def nearest(
         ids = [None] * len(parts) if exclude is None else exclude.split(number)
         found = [_search(part, memory, center, k, own, memory_ids, rows) for part, own in zip(parts, ids, strict=True)]
         return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off on the device of `x`.
+
+    Example:
+        >>> x = torch.ones(2, 2)
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(x):
+        ...     (x @ x).dtype
+        torch.float32
+    """
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def rounding(channels: int, dtype: torch.dtype) -> float:
