@@ -1,5 +1,6 @@
 """Coresets of data that arrive in parts and need not fit into memory."""
 
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from semflow._validation import checked, positive
 from semflow.errors import ConfigError, ShapeError
 
-from .coreset import Cover, check_count, projected
+from .coreset import Cover, check_count, covered
 
 
 class StreamedCoreset(NamedTuple):
@@ -64,6 +65,9 @@ class CoresetAccumulator:
         self, count: int | float, *, limit_bytes: int = 2**30, projection: int | None = None, seed: int = 0
     ) -> None:
         positive(count=count, limit_bytes=limit_bytes)
+        self._share = not isinstance(count, numbers.Integral)
+        if self._share and count > 1:
+            raise ConfigError(f"count must be a share above 0 and up to 1, or a whole number, but got {count}")
         self.count, self.limit_bytes, self.projection, self.seed = count, limit_bytes, projection, seed
         self.seen = 0
         self._parts: list[_Part] = []
@@ -98,20 +102,17 @@ class CoresetAccumulator:
         return StreamedCoreset(vectors, ids, rows, values, radius)
 
     def _wanted(self) -> int:
-        return max(1, int(self.seen * self.count)) if isinstance(self.count, float) else self.count
+        return max(1, int(self.seen * self.count)) if self._share else int(self.count)
 
     def _cover(self, kept: "_Part", count: int) -> Cover:
         count = check_count(kept.vectors, count)
         start = torch.randint(len(kept.vectors), (1,), generator=torch.Generator().manual_seed(self.seed))
-        cover = Cover(projected(kept.vectors, self.projection, self.seed), count)
-        cover.add(start.to(kept.vectors.device))
-        cover.extend(count)
-        return cover
+        return covered(kept.vectors, count, start, self.projection, self.seed)
 
     def _append(self, part: "_Part") -> None:
         width = part.vectors.shape[1] + part.values.shape[1]
         capacity = self.limit_bytes // (width * part.vectors.element_size())
-        if capacity < 4 or (isinstance(self.count, int) and capacity < 2 * self.count):
+        if capacity < 4 or (not self._share and capacity < 2 * self.count):
             raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
         while len(part.vectors):
             room = capacity - sum(len(kept.vectors) for kept in self._parts)
