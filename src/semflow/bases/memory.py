@@ -94,7 +94,8 @@ class Memory(FittedBase):
         prior: Base | None = None,
     ) -> None:
         super().__init__(prior)
-        at_least(1, neighbors=neighbors, chunk_bytes=chunk_bytes, image_neighbors=image_neighbors or 1)
+        at_least(1, neighbors=neighbors, chunk_bytes=chunk_bytes)
+        at_least(1, image_neighbors=1 if image_neighbors is None else image_neighbors)
         if size is not None:
             positive(size=size)
             if isinstance(size, float) and size > 1:
@@ -102,8 +103,7 @@ class Memory(FittedBase):
         self.form, self.neighbors, self.size, self.space = form, neighbors, size, space
         self.projection, self.seed, self.chunk_bytes, self.limit_bytes = projection, seed, chunk_bytes, limit_bytes
         self.variance_form, self.anomalies, self.image_neighbors = variance_form, anomalies, image_neighbors
-        self.is_density = form != "distance"
-        self.uses_features = space == "features"
+        self.is_density, self.uses_features = form != "distance", space == "features"
         self.register_buffer("vectors", torch.zeros(0, 0))
         self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
         for name in ("floor", "bandwidth", "radius"):
