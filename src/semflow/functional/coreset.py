@@ -117,7 +117,8 @@ def sparse_projection(channels: int, size: int, *, seed: int = 0) -> Tensor:
     kept = torch.rand(channels, size, generator=generator) < channels**-0.5
     signs = torch.randint(2, (channels, size), generator=generator) * 2 - 1
     entry: float = channels**0.25 / math.sqrt(size)
-    return kept * signs * entry
+    found: Tensor = kept * signs * entry
+    return found
 
 
 def check_count(x: Tensor, count: int | float) -> int:
@@ -221,7 +222,7 @@ class Cover:
         for some in centers.split(BATCH):
             codes, norms = self._codes.index_select(0, some), self._norms[some]
             factor = torch.cat([-2 * codes, norms[:, None]], 1).T.contiguous()
-            rows = max(1, PIECE // len(some))
+            rows = max(1, PIECE // max(len(some), self._x.shape[1]))
             for first in range(0, len(self._x), rows):
                 self._update(first, rows, some, factor, float(norms.max()))
 

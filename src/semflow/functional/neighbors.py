@@ -143,7 +143,7 @@ def _candidates(
     count = min(k + SPARE, memory.shape[0])
     q = queries - center
     extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
-    best, index, largest = q[:, :0], q[:, :0].long(), q.new_zeros(())
+    best, index, largest = q, q, q.new_zeros(())  # the first part replaces them
     for first in range(0, memory.shape[0], rows):
         part = memory[first : first + rows].to(queries.dtype) - center
         norms = part.square().sum(1)
@@ -151,9 +151,12 @@ def _candidates(
         if exclude is not None and memory_ids is not None:
             scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
         scores, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
-        best, index = torch.cat([best, scores], 1), torch.cat([index, where + first], 1)
-        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
-        index, largest = index.gather(1, order), torch.maximum(largest, norms.amax())
+        where = where + first
+        if first:
+            scores, where = torch.cat([best, scores], 1), torch.cat([index, where], 1)
+            scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
+            where = where.gather(1, order)
+        best, index, largest = scores, where, torch.maximum(largest, norms.amax())
     if count == memory.shape[0]:
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
