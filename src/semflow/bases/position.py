@@ -118,9 +118,9 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
 class PositionGaussian(FittedBase):
     """Normal distribution with the mean and the covariance of each location over the normal images (PaDiM, Eq. 1).
 
-    log p(z) = -(C log 2 pi + log det S + d^2) / 2 with d^2 = (z - m)^T S^-1 (z - m) and S the sample covariance (divisor
-    N - 1) + `shrinkage` I. Latents must have the grid (H, W) that the base was fitted on. It keeps H W C (C + 1)
-    numbers.
+    log p(z) = -(C log 2 pi + log det S + d^2) / 2 with d^2 = (z - m)^T S^-1 (z - m) and S = the sample covariance
+    (divisor N - 1) + `shrinkage` I. Latents must have the grid (H, W) that the base was fitted on. It keeps
+    H W C (C + 1) numbers.
 
     Args:
         form: `density`, or `distance` for PaDiM's map, whose normality is minus the Mahalanobis distance d (Eq. 2).
