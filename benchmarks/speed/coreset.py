@@ -11,6 +11,9 @@ without a random projection, which with anomalib's default has more channels (31
 `noise`      the same for normal noise, in which there is nothing to leave out
 `memory`     peak of resident memory above that of the vectors, for 1e6 vectors of noise, in a fresh process
 `neighbors`  `nearest` for 1024 queries in 32,768 vectors against torch.cdist with topk, and faiss where installed
+
+Where other processes use the same cores, set OMP_WAIT_POLICY=PASSIVE for both sides: threads that wait for each other
+otherwise spin, and small operations take a hundred times as long.
 """
 
 import argparse
@@ -139,6 +142,10 @@ def peak_of_selection(number: int, channels: int, count: int) -> Sequence[int]:
         return [peak()]
 
 
+def by_cdist(queries: Tensor, memory: Tensor, k: int) -> object:
+    return torch.cdist(queries, memory).topk(k, largest=False)
+
+
 def measure_neighbors(x: Tensor, rounds: int) -> dict[str, Any]:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     queries, memory = x[order[:1024]], x[order[1024 : 1024 + 32_768]]
@@ -146,10 +153,10 @@ def measure_neighbors(x: Tensor, rounds: int) -> dict[str, Any]:
     for k in (1, 9):
         runs: dict[str, Callable[[], object]] = {
             "nearest": partial(nearest, queries, memory, k),
-            "cdist": lambda k=k: torch.cdist(queries, memory).topk(k, largest=False),
+            "cdist": partial(by_cdist, queries, memory, k),
         }
         if find_spec("faiss") is not None:
-            import faiss
+            import faiss  # type: ignore[import-not-found]
 
             faiss.omp_set_num_threads(torch.get_num_threads())
             index = faiss.IndexFlatL2(x.shape[1])
@@ -188,12 +195,14 @@ def main(words: Sequence[str] | None = None) -> int:
     command = ["python", "-m", "benchmarks.speed.coreset", *(sys.argv[1:] if words is None else words)]
     report = provenance(command) | {"versions": versions("anomalib", "faiss-cpu")}
     report |= {"seed": options.seed, "threads": options.threads, "load_before": round(os.getloadavg()[0], 1)}
+    report["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "not set")
     generator = torch.Generator().manual_seed(options.seed)
     with using_threads(options.threads), torch.inference_mode():
         x = features(options.data, options.images)
         part, noise = x[::10].contiguous(), torch.randn(options.noise, x.shape[1], generator=generator)
         start = int(torch.randint(len(part), (), generator=generator))
         sections: dict[str, Callable[[], dict[str, Any]]] = {
+            "full": lambda: measure_full(x, start, options.slices, options.selections),
             "neighbors": lambda: measure_neighbors(x, 5),
             "noise": lambda: measure_whole(noise, start % len(noise), options.rounds),
             "part": lambda: measure_whole(part, start, options.rounds),
@@ -203,7 +212,6 @@ def main(words: Sequence[str] | None = None) -> int:
                 "selected": 400,
                 "added_peak_mib": peaks(peak_of_selection, options.memory, x.shape[1], 400)[0],
             },
-            "full": lambda: measure_full(x, start, options.slices, options.selections),
         }
         for name, section in sections.items():
             report[name] = section()

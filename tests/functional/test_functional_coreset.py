@@ -125,6 +125,13 @@ def test_half_precision_is_computed_in_single_precision(dtype: torch.dtype) -> N
     assert torch.equal(k_center(x, 90, start=0).indices, k_center(x.float(), 90, start=0).indices)
 
 
+def test_neither_autocast_nor_gradients_change_the_selection() -> None:
+    x = correlated(300, 30)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = k_center(x.requires_grad_(), 90, start=0, projection=12)
+    assert torch.equal(found.indices, k_center(x.detach(), 90, start=0, projection=12).indices)
+
+
 def test_shares_are_rounded_down_and_at_least_one() -> None:
     x = drawn(59, 3)
     assert [len(k_center(x, share).indices) for share in (0.001, 0.1, 1.0)] == [1, 5, 59]

@@ -109,6 +109,10 @@ def test_a_share_that_does_not_fit_gives_fewer_with_their_radius() -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^count must be positive, but got 0$"):
         CoresetAccumulator(0)
+    with pytest.raises(
+        ConfigError, match=r"^count must be a share above 0 and up to 1, or a whole number, but got 1.5$"
+    ):
+        CoresetAccumulator(1.5)
     accumulator = CoresetAccumulator(10, limit_bytes=19 * ROW)
     with pytest.raises(ShapeError, match=r"^x must be added with update before result, but got no vectors$"):
         accumulator.result()

@@ -1,5 +1,6 @@
 """Coresets of data that arrive in parts and need not fit into memory."""
 
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from semflow._validation import checked, positive
 from semflow.errors import ConfigError, ShapeError
 
-from .coreset import Cover, check_count, projected
+from .coreset import Cover, check_count, covered
 
 
 class StreamedCoreset(NamedTuple):
@@ -18,18 +19,16 @@ class StreamedCoreset(NamedTuple):
         vectors: Selected vectors (count, C) in the order of selection.
         ids: Their ids, (count,).
         rows: Their positions in the stream, (count,).
-        values: What was given with them, (count, D), or (count, 0).
         radius: Upper bound of the covering radius: no vector of the stream is farther from the nearest selected one.
 
     Example:
-        >>> StreamedCoreset(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([0]), torch.zeros(1, 0), 1.5).radius
+        >>> StreamedCoreset(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([0]), 1.5).radius
         1.5
     """
 
     vectors: Tensor
     ids: Tensor
     rows: Tensor
-    values: Tensor
     radius: float
 
 
@@ -64,12 +63,15 @@ class CoresetAccumulator:
         self, count: int | float, *, limit_bytes: int = 2**30, projection: int | None = None, seed: int = 0
     ) -> None:
         positive(count=count, limit_bytes=limit_bytes)
+        self._share = not isinstance(count, numbers.Integral)
+        if self._share and count > 1:
+            raise ConfigError(f"count must be a share above 0 and up to 1, or a whole number, but got {count}")
         self.count, self.limit_bytes, self.projection, self.seed = count, limit_bytes, projection, seed
         self.seen = 0
         self._parts: list[_Part] = []
 
-    def update(self, x: Tensor, ids: Tensor, values: Tensor | None = None) -> None:
-        """Add vectors (n, C), their ids, integers (n,) such as the index of the image, and values (n, D) to keep."""
+    def update(self, x: Tensor, ids: Tensor) -> None:
+        """Add vectors (n, C) and their ids, integers of shape (n,) such as the index of the image."""
         if x.dim() != 2 or not x.is_floating_point() or (self._parts and x.shape[1] != self._parts[0].vectors.shape[1]):
             channels = self._parts[0].vectors.shape[1] if self._parts else "C"
             raise ShapeError(f"x must be floats of shape (n, {channels}), but got {x.dtype} {tuple(x.shape)}")
@@ -78,14 +80,13 @@ class CoresetAccumulator:
         rows = torch.arange(self.seen, self.seen + len(x), device=x.device)
         self.seen += len(x)
         slack = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        values = x.new_zeros(len(x), 0) if values is None else values.detach()
-        self._append(_Part(x.detach(), ids.to(x.device), rows, values, slack))
+        self._append(_Part(x.detach(), ids.to(x.device), rows, slack))
 
-    def merge(self, other: "CoresetAccumulator", first_id: int = 0) -> None:
-        """Add what `other` has seen after what this one has, as from the next process, with `first_id` more per id."""
+    def merge(self, other: "CoresetAccumulator") -> None:
+        """Add what `other` has seen after what this one has seen, as from the next of several processes."""
         before, self.seen = self.seen, self.seen + other.seen
         for part in other._parts:
-            self._append(part._replace(rows=part.rows + before, ids=part.ids + first_id))
+            self._append(part._replace(rows=part.rows + before))
 
     def result(self) -> StreamedCoreset:
         """Select the coreset of everything seen so far; more can be added afterwards."""
@@ -94,24 +95,20 @@ class CoresetAccumulator:
         kept = _joined(self._parts)
         cover = self._cover(kept, min(self._wanted(), len(kept.vectors)))
         radius = float((kept.slack + cover.distances).max())
-        vectors, ids, rows, values, _ = (x[cover.centers] for x in kept)
-        return StreamedCoreset(vectors, ids, rows, values, radius)
+        vectors, ids, rows, _ = (values[cover.centers] for values in kept)
+        return StreamedCoreset(vectors, ids, rows, radius)
 
     def _wanted(self) -> int:
-        return max(1, int(self.seen * self.count)) if isinstance(self.count, float) else self.count
+        return max(1, int(self.seen * self.count)) if self._share else int(self.count)
 
     def _cover(self, kept: "_Part", count: int) -> Cover:
         count = check_count(kept.vectors, count)
         start = torch.randint(len(kept.vectors), (1,), generator=torch.Generator().manual_seed(self.seed))
-        cover = Cover(projected(kept.vectors, self.projection, self.seed), count)
-        cover.add(start.to(kept.vectors.device))
-        cover.extend(count)
-        return cover
+        return covered(kept.vectors, count, start, self.projection, self.seed)
 
     def _append(self, part: "_Part") -> None:
-        width = part.vectors.shape[1] + part.values.shape[1]
-        capacity = self.limit_bytes // (width * part.vectors.element_size())
-        if capacity < 4 or (isinstance(self.count, int) and capacity < 2 * self.count):
+        capacity = self.limit_bytes // (part.vectors.shape[1] * part.vectors.element_size())
+        if capacity < 4 or (not self._share and capacity < 2 * self.count):
             raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
         while len(part.vectors):
             room = capacity - sum(len(kept.vectors) for kept in self._parts)
@@ -131,12 +128,11 @@ class CoresetAccumulator:
 
 
 class _Part(NamedTuple):
-    """Vectors (n, C), ids (n,), positions in the stream (n,), values, and the largest distance of replaced vectors."""
+    """Vectors (n, C), ids (n,), positions in the stream (n,), and the largest distance of replaced vectors (n,)."""
 
     vectors: Tensor
     ids: Tensor
     rows: Tensor
-    values: Tensor
     slack: Tensor
 
 

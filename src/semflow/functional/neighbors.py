@@ -1,6 +1,6 @@
 """Nearest neighbors in Euclidean distance by exact search with bounded memory."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -42,8 +42,7 @@ def nearest(
         ([[1.0, 2.0]], [[1, 0]])
     """
     _check(queries, memory, k, exclude, memory_ids)
-    device = queries.device.type
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    with without_autocast(queries):
         dtype = torch.promote_types(torch.promote_types(queries.dtype, memory.dtype), torch.float32)
         queries = queries.to(dtype)
         if exclude is not None and memory_ids is None:
@@ -59,6 +58,19 @@ def nearest(
         ids = [None] * len(parts) if exclude is None else exclude.split(number)
         found = [_search(part, memory, center, k, own, memory_ids, rows) for part, own in zip(parts, ids, strict=True)]
         return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off on the device of `x`.
+
+    Example:
+        >>> x = torch.ones(2, 2)
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(x):
+        ...     (x @ x).dtype
+        torch.float32
+    """
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def rounding(channels: int, dtype: torch.dtype) -> float:
@@ -131,22 +143,20 @@ def _candidates(
     count = min(k + SPARE, memory.shape[0])
     q = queries - center
     extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
-    best, index, largest = None, None, queries.new_zeros(())
+    best, index, largest = q, q, q.new_zeros(())  # the first part replaces them
     for first in range(0, memory.shape[0], rows):
         part = memory[first : first + rows].to(queries.dtype) - center
         norms = part.square().sum(1)
         scores = extended @ torch.cat([part, norms[:, None]], 1).T
         if exclude is not None and memory_ids is not None:
             scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
-        smallest, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
-        where, largest = where + first, torch.maximum(largest, norms.amax())
-        if best is not None and index is not None:
-            smallest, where = torch.cat([best, smallest], 1), torch.cat([index, where], 1)
-            smallest, order = smallest.topk(min(count, smallest.shape[1]), dim=1, largest=False)
+        scores, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
+        where = where + first
+        if first:
+            scores, where = torch.cat([best, scores], 1), torch.cat([index, where], 1)
+            scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
             where = where.gather(1, order)
-        best, index = smallest, where
-    assert best is not None
-    assert index is not None
+        best, index, largest = scores, where, torch.maximum(largest, norms.amax())
     if count == memory.shape[0]:
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
