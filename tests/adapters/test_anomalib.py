@@ -251,6 +251,19 @@ def recipe_module(recipe: str, settings: dict[str, Any]) -> SemflowModule:
     return SemflowModule(recipe, visualizer=False, settings={**small, **settings})
 
 
+def test_recipe_without_gradient_steps_is_fitted_in_one_epoch(waves: Path, tmp_path: Path) -> None:
+    small = {"backbone": "resnet18", "backbone.weights": "random", "backbone.strides": (8, 16), "image_size": 64}
+    module = SemflowModule("patchcore", visualizer=False, settings={**small, "coreset": 40})
+    own = engine(tmp_path, epochs=1)
+    own.fit(module, datamodule=data(waves))
+    assert len(module.detector.bases[0].vectors) == 40
+    (metrics,) = own.test(module, datamodule=data(waves))
+    assert metrics["pixel_AUROC"] > 0.7
+    again = SemflowModule.load_from_checkpoint(own.best_model_path)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.eval().detector.predict(x).score, module.eval().detector.predict(x).score)
+
+
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [

@@ -71,10 +71,13 @@ CASES: dict[str, Callable[[], Detector]] = {
     "fitted base": lambda: make_fitted(trained=True),
 }
 
+OPTIONS = {"fitted base": {"cache_bytes": 0}}
+
 
 def train(
     case: str, processes: Processes = ALONE, output: Path | None = None, dataset: list | None = None, **options
 ) -> Detector:
+    options = {**OPTIONS.get(case, {}), **options}
     return fit(CASES[case](), dataset or images(), output=output, progress=False, processes=processes, **options)
 
 

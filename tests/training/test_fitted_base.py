@@ -188,3 +188,14 @@ def test_base_may_ask_for_the_features(images) -> None:
     ((z, features),) = detector.bases[0].seen
     torch.testing.assert_close(features, detector.features(batch)[0])
     torch.testing.assert_close(z, detector.flows[0](features)[0])
+
+
+def test_file_with_too_many_values_is_refused_before_it_is_read(images, tmp_path, monkeypatch) -> None:
+    fit(make_fitted(), images, output=tmp_path, progress=False)
+    detector = make_fitted()
+    assert detector.flexible == {"base.0.rows": 2**31, "base.1.rows": 2**31, "calibration.": 10**7}
+    monkeypatch.setattr(DiagonalNormal, "largest", 169)
+    with pytest.raises(
+        CheckpointError, match=r"must have \(0, 0\) of F64 for base\.1\.rows, but got \(10, 17\) of F64"
+    ):
+        load_into(detector, tmp_path)

@@ -122,9 +122,9 @@ class SemflowModule(_OneClass):
         clip = self.training_config.clip if self.automatic_optimization else None
         return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the recipe's optimizer."""
-        return adam(self.detector, self.training_config)
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """Return the recipe's optimizer, or None if nothing is trained."""
+        return adam(self.detector, self.training_config) if self.detector.trainable() else None
 
     def on_train_start(self) -> None:
         """Fit the standardization, unless training is resumed."""
@@ -134,7 +134,9 @@ class SemflowModule(_OneClass):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the loss of a batch, or make the recipe's steps of groups of locations and return None."""
         detector, training = self.detector, self.training_config
-        images = _check_range(batch.image)
+        images, self.stale = _check_range(batch.image), True
+        if not detector.trainable():
+            return torch.zeros((), requires_grad=True)  # so that Lightning counts a step and writes a checkpoint
         steps = max(1, int(self.trainer.num_training_batches))
         step = self.current_epoch * steps + batch_idx
         epochs = self.trainer.max_epochs if (self.trainer.max_epochs or 0) > 0 else training.epochs
@@ -142,7 +144,6 @@ class SemflowModule(_OneClass):
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate_at(min(1.0, step / (steps * epochs)))
         images, masks = _with_anomalies(detector.provenance.synthesis, training.seed, images, step)
-        self.stale = True
         if self.automatic_optimization:
             terms = detector.loss(images, masks, None, training.mask_resize, training.guard)
             self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))

@@ -1,7 +1,7 @@
 """Bases that are fitted to the latents of normal images in one pass, after the training of the flow."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -69,6 +69,8 @@ class FittedBase(Base):
         tensor([1., 1., 1., 1.])
     """
 
+    largest: ClassVar[int] = 2**31
+    """Largest number of values of a buffer in a file."""
     uses_features: bool = False
     """Whether the accumulator's `update(z, features)` also takes the features (B, C, H, W) that were mapped to z."""
 

@@ -1,7 +1,7 @@
 """Calibration: scores of held-out normal images, and the p-values, decisions and masks that follow from them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class Calibration(nn.Module):
         >>> decision.p_value.tolist(), decision.is_anomalous.tolist(), decision.mask.tolist()
         ([0.85, 0.05], [False, True], [[[False, True]], [[False, False]]])
     """
+
+    largest: ClassVar[int] = 10**7
+    """Largest number of values of a buffer in a file."""
 
     scores: Tensor | None
     maxima: Tensor | None

@@ -72,10 +72,18 @@ class Detector(LikelihoodModel):
         self.provenance = Provenance()
 
     @property
-    def flexible(self) -> tuple[str, ...]:
-        """Prefixes of names that a saved state may lack or hold in another size; their modules check them."""
-        flexible = (Calibration, FittedBase)
-        return tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, flexible))
+    def flexible(self) -> dict[str, int]:
+        """Prefixes of names that a saved state may lack or hold in other lengths, with the largest number of values.
+
+        Their modules check what they load.
+        """
+        found = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Calibration):
+                found[f"{name}."] = module.largest
+            elif isinstance(module, FittedBase):  # its prior is as fixed as any other module
+                found |= {f"{name}.{buffer}": module.largest for buffer, _ in module.named_buffers(recurse=False)}
+        return found
 
     @property
     def map_range(self) -> tuple[float, float]:

@@ -21,7 +21,6 @@ from .digests import hash_tensors
 
 ABOUT, DIGEST = "semflow", "sha256"
 LARGEST_HEADER = 2**23
-LARGEST_FLEXIBLE = 2**31  # values
 REPAIR = "copy the file again or fit the model again"
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -51,7 +50,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(
-    path: Path, expected: Mapping[str, Tensor], optional: Sequence[str] = (), flexible: Sequence[str] = ()
+    path: Path, expected: Mapping[str, Tensor], optional: Sequence[str] = (), flexible: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load the tensors and the metadata of a safetensors file.
 
@@ -61,17 +60,18 @@ def load_tensors(
         path: The file.
         expected: Tensors of the expected names, shapes and types.
         optional: Prefixes of names that may be missing.
-        flexible: Prefixes of names that may be missing or have other lengths, up to 2^31 values.
+        flexible: Prefixes of names that may be missing or have other lengths, with the largest number of values.
     """
     with _opened(path) as file:
         about, found = _about(file, path), set(file.keys())
         for name in sorted(expected.keys() | found):
             own, given = expected.get(name), "none"
-            fits = name.startswith((*optional, *flexible))
+            most = max((most for prefix, most in (flexible or {}).items() if name.startswith(prefix)), default=-1)
+            fits = most >= 0 or name.startswith(tuple(optional))
             if name in found:
                 shape, dtype = tuple(file.get_slice(name).get_shape()), str(file.get_slice(name).get_dtype())
                 given = f"{shape} of {dtype}"
-                fits = free = name.startswith(tuple(flexible)) and math.prod(shape) <= LARGEST_FLEXIBLE
+                fits = free = math.prod(shape) <= most
                 if own is not None:  # a flexible tensor may be unknown: its module checks it
                     same = shape == tuple(own.shape) or (free and len(shape) == own.dim())
                     fits = same and dtype == DTYPES.get(own.dtype)

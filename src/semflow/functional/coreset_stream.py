@@ -19,16 +19,18 @@ class StreamedCoreset(NamedTuple):
         vectors: Selected vectors (count, C) in the order of selection.
         ids: Their ids, (count,).
         rows: Their positions in the stream, (count,).
+        values: What was given with them, (count, D), or (count, 0).
         radius: Upper bound of the covering radius: no vector of the stream is farther from the nearest selected one.
 
     Example:
-        >>> StreamedCoreset(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([0]), 1.5).radius
+        >>> StreamedCoreset(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([0]), torch.zeros(1, 0), 1.5).radius
         1.5
     """
 
     vectors: Tensor
     ids: Tensor
     rows: Tensor
+    values: Tensor
     radius: float
 
 
@@ -70,8 +72,8 @@ class CoresetAccumulator:
         self.seen = 0
         self._parts: list[_Part] = []
 
-    def update(self, x: Tensor, ids: Tensor) -> None:
-        """Add vectors (n, C) and their ids, integers of shape (n,) such as the index of the image."""
+    def update(self, x: Tensor, ids: Tensor, values: Tensor | None = None) -> None:
+        """Add vectors (n, C), their ids, integers (n,) such as the index of the image, and values (n, D) to keep."""
         if x.dim() != 2 or not x.is_floating_point() or (self._parts and x.shape[1] != self._parts[0].vectors.shape[1]):
             channels = self._parts[0].vectors.shape[1] if self._parts else "C"
             raise ShapeError(f"x must be floats of shape (n, {channels}), but got {x.dtype} {tuple(x.shape)}")
@@ -80,13 +82,14 @@ class CoresetAccumulator:
         rows = torch.arange(self.seen, self.seen + len(x), device=x.device)
         self.seen += len(x)
         slack = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        self._append(_Part(x.detach(), ids.to(x.device), rows, slack))
+        values = x.new_zeros(len(x), 0) if values is None else values.detach()
+        self._append(_Part(x.detach(), ids.to(x.device), rows, values, slack))
 
-    def merge(self, other: "CoresetAccumulator") -> None:
-        """Add what `other` has seen after what this one has seen, as from the next of several processes."""
+    def merge(self, other: "CoresetAccumulator", first_id: int = 0) -> None:
+        """Add what `other` has seen after what this one has, as from the next process, with `first_id` more per id."""
         before, self.seen = self.seen, self.seen + other.seen
         for part in other._parts:
-            self._append(part._replace(rows=part.rows + before))
+            self._append(part._replace(rows=part.rows + before, ids=part.ids + first_id))
 
     def result(self) -> StreamedCoreset:
         """Select the coreset of everything seen so far; more can be added afterwards."""
@@ -95,8 +98,8 @@ class CoresetAccumulator:
         kept = _joined(self._parts)
         cover = self._cover(kept, min(self._wanted(), len(kept.vectors)))
         radius = float((kept.slack + cover.distances).max())
-        vectors, ids, rows, _ = (values[cover.centers] for values in kept)
-        return StreamedCoreset(vectors, ids, rows, radius)
+        vectors, ids, rows, values, _ = (x[cover.centers] for x in kept)
+        return StreamedCoreset(vectors, ids, rows, values, radius)
 
     def _wanted(self) -> int:
         return max(1, int(self.seen * self.count)) if self._share else int(self.count)
@@ -107,7 +110,8 @@ class CoresetAccumulator:
         return covered(kept.vectors, count, start, self.projection, self.seed)
 
     def _append(self, part: "_Part") -> None:
-        capacity = self.limit_bytes // (part.vectors.shape[1] * part.vectors.element_size())
+        width = part.vectors.shape[1] + part.values.shape[1]
+        capacity = self.limit_bytes // (width * part.vectors.element_size())
         if capacity < 4 or (not self._share and capacity < 2 * self.count):
             raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
         while len(part.vectors):
@@ -128,11 +132,12 @@ class CoresetAccumulator:
 
 
 class _Part(NamedTuple):
-    """Vectors (n, C), ids (n,), positions in the stream (n,), and the largest distance of replaced vectors (n,)."""
+    """Vectors (n, C), ids (n,), positions in the stream (n,), values, and the largest distance of replaced vectors."""
 
     vectors: Tensor
     ids: Tensor
     rows: Tensor
+    values: Tensor
     slack: Tensor
 
 

@@ -154,7 +154,7 @@ def read_training(
         expected[f"optimizer.{index}.step"] = torch.zeros(())
         expected[f"optimizer.{index}.exp_avg"] = expected[f"optimizer.{index}.exp_avg_sq"] = parameter
     expected["sums"] = Position().sums
-    flexible = tuple(f"model.{name}" for name in detector.flexible)
+    flexible = {f"model.{name}": most for name, most in detector.flexible.items()}
     tensors, about = _checked_tensors(path, expected, ("optimizer.", *(f"model.{name}" for name in NEWER)), flexible)
     try:
         counts = {name: type(value)(about["at"][name]) for name, value in Position().counts().items()}
@@ -186,7 +186,7 @@ def restore_training(detector: Detector, optimizer: torch.optim.Optimizer, tenso
 
 
 def _checked_tensors(
-    path: Path, expected: Mapping[str, Tensor], optional: tuple[str, ...] = (), flexible: tuple[str, ...] = ()
+    path: Path, expected: Mapping[str, Tensor], optional: tuple[str, ...], flexible: Mapping[str, int]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and metadata; check format, digest, and that weights, statistics and constants are finite."""
     tensors, about = load_tensors(path, expected, optional, flexible)
