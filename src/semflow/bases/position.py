@@ -10,6 +10,7 @@ from torch import Tensor
 from semflow._validation import checked, positive
 from semflow.errors import CheckpointError, DataError, ShapeError
 from semflow.functional.inverse_gamma import narrow, wide
+from semflow.functional.neighbors import without_autocast
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
@@ -204,7 +205,7 @@ class PositionGaussian(FittedBase):
                 f"the base was fitted on, but got {tuple(z.shape)}"
             )
         # In float32, whatever autocast says: the products cancel.
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             return whitening @ (narrow(z).permute(2, 3, 1, 0) - self.mean[..., None])
 
     def _log_normal(self, square: Tensor, log_scale: Tensor) -> Tensor:
