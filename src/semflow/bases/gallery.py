@@ -25,7 +25,9 @@ class GalleryMaps:
         [torch.Size([3, 16, 4]), torch.Size([3, 2])]
     """
 
+    @checked
     def __init__(self, descriptor: int) -> None:
+        at_least(1, descriptor=descriptor)
         self.descriptor = descriptor
         self._parts: list[tuple[Tensor, Tensor]] = []
 
