@@ -37,7 +37,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")
     add("--rows", nargs="+", metavar="ROW", help="only these rows, see --list")
     add("--no-controls", action="store_true", help="leave out the rows that are not in the paper")
-    add("--peers", action="store_true", help="also measure PaDiM and PatchCore, ours and anomalib's, on the same backbone")
+    add("--peers", action="store_true", help="also measure PaDiM and PatchCore, ours and anomalib's")
     add("--epochs", nargs="+", default=[], metavar="[CATEGORY=]N", help="default: the recipe's, as in its paper")
     add("--backbone", help="timm model name; default: the paper's")
     add("--weights", default="hub", help="hub, packaged, random or a file")

@@ -139,7 +139,7 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
 
 
 def coreset_of(embedding: "Tensor", share: float) -> "Tensor":
-    """Return the rows that anomalib's `KCenterGreedy` would select, drawn from the global generators of torch and numpy."""
+    """Return the rows that anomalib's `KCenterGreedy` would select, drawn from the global generators."""
     import torch
     from anomalib.models.components import KCenterGreedy
 

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from helpers.recipe_cases import FITTED, images, small, stack
-from semflow.bases import Gallery, Memory, PositionGaussian
+from semflow.bases import Gallery, Memory, PositionGaussian, StandardNormal
+from semflow.detectors import Detector
+from semflow.flows import Identity
 from semflow.recipes import build, load
 from semflow.training import evaluate, fit
 
@@ -103,3 +105,22 @@ def test_patchcore_without_image_neighbors_scores_the_maximum_of_the_map() -> No
     detector = fit(small("patchcore", {"image_neighbors": None}), images(6), progress=False)
     prediction = detector.predict(BATCH)
     torch.testing.assert_close(prediction.score, prediction.anomaly_map.flatten(1).amax(1))
+
+
+def test_score_of_an_image_is_the_mean_of_those_that_bases_have() -> None:
+    class Constant(StandardNormal):
+        def __init__(self, value: float | None) -> None:
+            super().__init__()
+            self.value = value
+
+        def image_score(self, z, normality):
+            return None if self.value is None else normality.sum((1, 2)) * 0 + self.value
+
+    backbone = small("fastflow").features
+    for values, expected in (((1.0, None, 4.0), 2.5), ((None, None, 3.0), 3.0)):
+        bases = [Constant(value) for value in values]
+        detector = Detector(backbone, [Identity() for _ in values], bases)
+        assert detector.predict(BATCH).score.tolist() == [expected] * 3
+    bases = [Constant(None) for _ in values]
+    own, plain = (Detector(backbone, [Identity() for _ in values], b) for b in (bases, StandardNormal()))
+    assert torch.equal(own.predict(BATCH).score, plain.predict(BATCH).score)

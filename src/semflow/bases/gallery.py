@@ -8,6 +8,7 @@ from torch import Tensor
 from semflow._validation import at_least, checked
 from semflow.errors import CheckpointError, ShapeError
 from semflow.functional.inverse_gamma import narrow
+from semflow.functional.neighbors import without_autocast
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
@@ -24,7 +25,9 @@ class GalleryMaps:
         [torch.Size([3, 16, 4]), torch.Size([3, 2])]
     """
 
+    @checked
     def __init__(self, descriptor: int) -> None:
+        at_least(1, descriptor=descriptor)
         self.descriptor = descriptor
         self._parts: list[tuple[Tensor, Tensor]] = []
 
@@ -148,7 +151,7 @@ class Gallery(FittedBase):
         """Return the nearest stored location of the chosen images (B, K) for each row (B, L, C)."""
         size, center = self.locations.shape[1], self.locations[:, 0].mean(0)
         step = max(1, self.chunk_bytes // (rows.element_size() * size))
-        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(rows):
             parts = [part - center for part in rows.split(step, 1)]
             best = [torch.full_like(part[..., 0], torch.inf) for part in parts]
             index = [torch.zeros_like(part[..., 0], dtype=torch.int64) for part in parts]

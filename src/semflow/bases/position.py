@@ -10,6 +10,7 @@ from torch import Tensor
 from semflow._validation import checked, positive
 from semflow.errors import CheckpointError, DataError, ShapeError
 from semflow.functional.inverse_gamma import narrow, wide
+from semflow.functional.neighbors import without_autocast
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
@@ -118,9 +119,9 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
 class PositionGaussian(FittedBase):
     """Normal distribution with the mean and the covariance of each location over the normal images (PaDiM, Eq. 1).
 
-    log p(z) = -(C log 2 pi + log det S + d^2) / 2 with d^2 = (z - m)^T S^-1 (z - m) and S the sample covariance (divisor
-    N - 1) + `shrinkage` I. Latents must have the grid (H, W) that the base was fitted on. It keeps H W C (C + 1)
-    numbers.
+    log p(z) = -(C log 2 pi + log det S + d^2) / 2 with d^2 = (z - m)^T S^-1 (z - m) and S = the sample covariance
+    (divisor N - 1) + `shrinkage` I. Latents must have the grid (H, W) that the base was fitted on. It keeps
+    H W C (C + 1) numbers.
 
     Args:
         form: `density`, or `distance` for PaDiM's map, whose normality is minus the Mahalanobis distance d (Eq. 2).
@@ -204,7 +205,7 @@ class PositionGaussian(FittedBase):
                 f"the base was fitted on, but got {tuple(z.shape)}"
             )
         # In float32, whatever autocast says: the products cancel.
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             return whitening @ (narrow(z).permute(2, 3, 1, 0) - self.mean[..., None])
 
     def _log_normal(self, square: Tensor, log_scale: Tensor) -> Tensor:

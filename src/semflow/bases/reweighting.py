@@ -1,5 +1,7 @@
 """PatchCore's reweighting of the distance to the nearest stored vector."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,9 @@ def reweighted_distance(
         queries: Vectors of shape (n, C).
         memory: Vectors of shape (M, C).
         neighbors: Number of neighbors, as many as there are if M is less.
-        exclude, memory_ids, chunk_bytes: See `semflow.functional.nearest`.
+        exclude: See `semflow.functional.nearest`.
+        memory_ids: See `semflow.functional.nearest`.
+        chunk_bytes: See `semflow.functional.nearest`.
 
     Example:
         >>> memory = torch.tensor([[0.0], [1.0], [9.0]])
@@ -34,13 +38,13 @@ def reweighted_distance(
         tensor([1.4621])
     """
     at_least(1, neighbors=neighbors)
-    ids = {"exclude": exclude, "memory_ids": memory_ids}
-    _, rows = nearest(queries.detach(), memory, 1, chunk_bytes=chunk_bytes, **ids)
+    options: dict[str, Any] = {"exclude": exclude, "memory_ids": memory_ids, "chunk_bytes": chunk_bytes}
+    _, rows = nearest(queries.detach(), memory, 1, **options)
     center = memory[rows[:, 0]]
-    distance = torch.linalg.vector_norm(queries - center, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(queries - center, dim=1)
     if neighbors == 1:
         return distance
-    found, support = nearest(center, memory, min(neighbors, len(memory)), chunk_bytes=chunk_bytes, **ids)
-    distances = torch.linalg.vector_norm(queries[:, None] - memory[support], dim=2)
+    found, support = nearest(center, memory, min(neighbors, len(memory)), **options)
+    distances: Tensor = torch.linalg.vector_norm(queries[:, None] - memory[support], dim=2)
     weights = distances.masked_fill(found == torch.inf, -torch.inf).softmax(1)
     return (1 - weights[:, 0]) * distance

@@ -28,8 +28,8 @@ def patchcore(
     k-center coreset of 10 % of them; the map is the distance to the nearest, upsampled and blurred with a Gaussian of 4
     pixels, and the image score the largest distance, reweighted by the 9 neighbors of the nearest.
 
-    Changed: whole images, not their centers. The map is enlarged by repetition and the coreset chosen in the space of the
-    features, unless `projection` is given. With the same coreset, maps and scores equal those of anomalib's PatchCore.
+    Changed: whole images, not their centers. The map is enlarged by repetition, as in anomalib, and the coreset chosen
+    without a projection of the features. With the same coreset, maps and scores equal those of anomalib's PatchCore.
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
