@@ -227,9 +227,12 @@ class Detector(LikelihoodModel):
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
-        scales = zip(*(log_probs for log_probs, _ in kept), strict=True)
+        scales = [torch.cat([p.flatten() for p in scale]) for scale in zip(*(ps for ps, _ in kept), strict=True)]
         self.calibration.clear()
-        self.scorer.set_maxima([max(p.max().item() for p in scale) for scale in scales])
+        if self.scorer.standardize:
+            self.scorer.set_moments([s.mean().item() for s in scales], [s.std().item() for s in scales])
+        else:
+            self.scorer.set_maxima([s.max().item() for s in scales])
         # About a million pixels are enough for a color range; an odd step does not follow a column.
         step = sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20 | 1
         maps = (self._score([p.to(device) for p in ps], size)[0] for ps, size in kept)

@@ -48,6 +48,8 @@ class Scorer(nn.Module):
         blur: standard deviation in pixels of a Gaussian with which the map is blurred, 4 in PaDiM and PatchCore; 0 for
             none. The borders are reflected.
         weights: w_k of each scale; `set_weights` changes them.
+        standardize: with `sum`, c_k and 1 / w_k are the mean and the standard deviation of l_k over the normal training
+            images, set by `set_moments`, so that the map counts standard deviations.
 
     Example:
         >>> scorer = Scorer(scales=2)
@@ -73,6 +75,7 @@ class Scorer(nn.Module):
         interpolation: Literal["bilinear", "nearest"] = "bilinear",
         blur: float = 0.0,
         weights: Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         at_least(1, scales=scales)
@@ -81,7 +84,9 @@ class Scorer(nn.Module):
         at_least(0, blur=blur)
         if align_corners and interpolation == "nearest":
             raise ConfigError("align_corners must be False for nearest interpolation, but got True")
-        self.top, self.aggregate, self.blur = top, aggregate, blur
+        if standardize and (aggregate != "sum" or offset is not None or weights is not None):
+            raise ConfigError(f"standardize must be False unless aggregate is sum alone, but got True with {aggregate}")
+        self.top, self.aggregate, self.blur, self.standardize = top, aggregate, blur, standardize
         self.align_corners, self.interpolation = align_corners, interpolation
         self.image_aggregate: Aggregate = image_aggregate or aggregate
         self.fixed = offset is not None
@@ -136,6 +141,11 @@ class Scorer(nn.Module):
         """Set c_k to the maxima of l_k over normal training images, one per scale, unless it is fixed."""
         if not self.fixed:
             self.offsets.copy_(torch.tensor(list(maxima)))
+
+    def set_moments(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        """Set c_k and 1 / w_k to mean and standard deviation of l_k over normal images; scales without any get 0."""
+        self.offsets.copy_(torch.tensor(list(means)))
+        self.set_weights([1 / d if d > 0 else 0.0 for d in deviations] if any(deviations) else [1.0] * len(deviations))
 
     def set_weights(self, weights: Sequence[float]) -> None:
         """Set the weight w_k of each scale, at least 0 and not all 0."""

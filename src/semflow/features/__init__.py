@@ -3,9 +3,9 @@
 from .frozen import FeatureExtractor, FrozenFeatures, ImageNormalization, average_pool, layer_norm
 from .timm_features import TimmFeatures
 from .timm_module import available_strides, fitting_strides
-from .views import ConcatenatedMaps, ImagePyramid, PooledViews, RandomChannels, rotations
+from .views import ConcatenatedMaps, GroupedMaps, ImagePyramid, PooledViews, RandomChannels, rotations
 
 __all__ = [
-    "ConcatenatedMaps", "FeatureExtractor", "FrozenFeatures", "ImageNormalization", "ImagePyramid", "PooledViews",
+    "ConcatenatedMaps", "FeatureExtractor", "FrozenFeatures", "GroupedMaps", "ImageNormalization", "ImagePyramid", "PooledViews",
     "RandomChannels", "TimmFeatures", "available_strides", "average_pool", "fitting_strides", "layer_norm", "rotations",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Views of feature maps: of smaller and rotated images, concatenated maps and a part of their channels."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -121,6 +122,56 @@ class ConcatenatedMaps(nn.Module):
     def extra_repr(self) -> str:
         """Return the options for `repr`."""
         return f"resize={self.resize}, smoothing={self.smoothing}"
+
+
+class GroupedMaps(nn.Module):
+    """Several maps on one grid, each the concatenated channels of a group of maps.
+
+    Finer maps are averaged and coarser ones interpolated to the grid of the map number `grid`, after an average over
+    3 x 3 locations.
+
+    Args:
+        features: A frozen backbone.
+        groups: Numbers of the maps in each group.
+        grid: Number of the map whose grid all groups have.
+
+    Example:
+        >>> from semflow.features import FrozenFeatures
+        >>> features = ImagePyramid(FrozenFeatures(nn.Conv2d(3, 8, 4, stride=4), channels=(8,), strides=(4,)), levels=3)
+        >>> grouped = GroupedMaps(features, ((0,), (1, 2)), grid=1)
+        >>> grouped.channels, [tuple(x.shape) for x in grouped(torch.rand(2, 3, 32, 32))]
+        ((8, 16), [(2, 8, 4, 4), (2, 16, 4, 4)])
+    """
+
+    @checked
+    def __init__(self, features: FeatureExtractor, groups: Sequence[Sequence[int]], grid: int = 0) -> None:
+        super().__init__()
+        maps = len(features.channels)
+        if not groups or any(not group or not all(0 <= k < maps for k in group) for group in (*groups, (grid,))):
+            raise ConfigError(f"groups and grid must name maps from 0 to {maps - 1}, but got {groups} and {grid}")
+        self.features = cast(nn.Module, features)
+        self.groups, self.grid = tuple(tuple(group) for group in groups), grid
+        self.channels: tuple[int, ...] = tuple(sum(features.channels[k] for k in group) for group in self.groups)
+        self.strides: tuple[int, ...] = (features.strides[grid],) * len(self.groups)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to one map (B, C_g, H, W) per group."""
+        maps = average_pool(self.features(images))
+        size = maps[self.grid].shape[2:]
+        maps = [m if m.shape[2:] == size else _resized(m, size) for m in maps]
+        grouped = [torch.cat([maps[k] for k in group], 1) for group in self.groups]
+        return [m.contiguous(memory_format=torch.channels_last) for m in grouped]
+
+    def extra_repr(self) -> str:
+        """Return the options for `repr`."""
+        return f"groups={self.groups}, grid={self.grid}"
+
+
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    """Resize a map by averages if it is finer than `size`, and bilinearly if it is coarser."""
+    finer = x.shape[2] > size[0] or x.shape[3] > size[1]
+    return F.adaptive_avg_pool2d(x, list(size)) if finer else F.interpolate(x, size, mode="bilinear")
 
 
 class RandomChannels(nn.Module):

@@ -5,12 +5,13 @@ from .coupling import AffineCoupling
 from .cross_scale import CrossScaleCoupling
 from .fused_block import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, Identity, SoftPermutation
+from .optional import OptionalFlow
 from .pyramid import PyramidFlow, PyramidSequence, ScaleWise
 from .sequence import FlowSequence, coupling_stack
 from .standardize import Standardize
 
 __all__ = [
     "AffineCoupling", "CrossScaleCoupling", "Event", "Flow", "FlowSequence", "GlobalAffine", "HardPermutation",
-    "Identity", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack",
+    "Identity", "OptionalFlow", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack",
     "fused_kernels",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.nn import Context
 
 from .base import Event, Flow, check_event
+from .optional import OptionalFlow
 from .sequence import FlowSequence
 from .standardize import Standardize
 
@@ -80,7 +81,8 @@ class ScaleWise(nn.ModuleList, PyramidFlow):
 
     def standardizers(self) -> list[Standardize | None]:
         """Return the flow of each scale, or the first of its sequence, if it is a `Standardize`."""
-        first = [flow[0] if isinstance(flow, FlowSequence) else flow for flow in self]
+        inner = [flow.flow if isinstance(flow, OptionalFlow) else flow for flow in self]
+        first = [flow[0] if isinstance(flow, FlowSequence) else flow for flow in inner]
         return [flow if isinstance(flow, Standardize) else None for flow in first]
 
 

@@ -16,6 +16,7 @@ from .groups import (
     build_base,
     build_features,
 )
+from .memory_flow import memory_flow
 from .msflow import msflow
 from .padim import padim
 from .patchcore import patchcore
@@ -29,6 +30,6 @@ from .storage import load, save
 __all__ = [
     "ABLATIONS", "RECIPES", "AnyBackbone", "Backbone", "ConvCouplings", "Couplings", "PairedCouplings",
     "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "StoredMemory", "build", "build_base",
-    "build_features", "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "msflow", "padim", "patchcore",
-    "plain_settings", "recipe", "remember", "resolve_settings", "sanflow", "save", "setting_names", "spade",
+    "build_features", "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "memory_flow", "msflow", "padim",
+    "patchcore", "plain_settings", "recipe", "remember", "resolve_settings", "sanflow", "save", "setting_names", "spade",
 ]  # fmt: skip

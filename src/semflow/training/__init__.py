@@ -1,5 +1,6 @@
 """Training, evaluation and run directories of detectors."""
 
+from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import Processes
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
@@ -10,5 +11,6 @@ from .settling import refit
 
 __all__ = [
     "Evaluation", "ImageResult", "Processes", "TrainingConfig", "automatic_count", "calibrate", "check_labels",
-    "evaluate", "fit", "hold_out", "launched_processes", "refit", "results", "summarize",
+    "choose_flow", "evaluate", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit",
+    "results", "summarize",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Training settings: the optimizer, its schedule, and how synthetic anomalies are marked."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from semflow._validation import Settings, at_least, positive
@@ -14,6 +14,7 @@ class TrainingConfig(Settings):
     Args:
         epochs: passes over the training images; 0 for a detector that is only fitted, without gradient steps.
         batch_size: images per step. A multiple of 4 holds equal parts of normal images and three kinds of anomalies.
+        steps: smallest number of optimizer steps, in place of `epochs`: as many epochs as that takes; None for `epochs`.
         learning_rate: of Adam.
         schedule: `constant`, or `cosine`: warm up from a tenth over the first tenth of the steps, then decay to a
             thousandth.
@@ -42,16 +43,25 @@ class TrainingConfig(Settings):
     mask_resize: Literal["nearest", "max"] = "max"
     guard: int = 1
     seed: int = 0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, batch_size=self.batch_size)
         at_least(0, epochs=self.epochs, seed=self.seed, guard=self.guard, weight_decay=self.weight_decay)
         positive(learning_rate=self.learning_rate)
+        if self.steps is not None:
+            at_least(1, steps=self.steps)
         if self.locations is not None:
             at_least(1, locations=self.locations)
         if self.clip is not None:
             positive(clip=self.clip)
+
+    def for_images(self, images: int) -> "TrainingConfig":
+        """Return the settings with the number of epochs that `steps` takes, if it is given."""
+        if self.steps is None:
+            return self
+        return replace(self, epochs=-(-self.steps // -(-images // self.batch_size)), steps=None)
 
     def learning_rate_at(self, done: float) -> float:
         """Return the learning rate after a fraction `done` of all steps."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow.data import Batch
 from semflow.detectors import Detector
@@ -18,6 +18,7 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 from .cache import NormalImages, unseen
 from .checkpoint import Position
+from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .holdout import calibrate, hold_out
@@ -96,16 +97,21 @@ def fit(
     """
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     training = training or detector.provenance.training or TrainingConfig()
-    training = replace(training, **{k: v for k, v in given.items() if v is not None})
+    if epochs is not None:
+        given["steps"] = None
+    training = replace(training, **{k: v for k, v in given.items() if v is not None or k == "steps"})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
-    if training.epochs and not detector.trainable():
-        raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
-    check_locations(detector, training)
     dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
+    judges = held_for_choice(images) if optional_flows(detector) else []
+    trained_on = sorted(set(range(images)) - set(judges))
+    training = training.for_images(len(trained_on))
+    if training.epochs and not detector.trainable():
+        raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
+    check_locations(detector, training)
     if training.batch_size < processes.count:
         raise ConfigError(
             f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
@@ -138,12 +144,12 @@ def fit(
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
         for _ in unseen(batches(held_out, training.batch_size, workers), known):
             pass
-    source = SyntheticAnomalies(dataset, paste, seed=training.seed)
-    parts = split_batches(images, training.batch_size, processes)
+    source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
+    parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = _Job(run, training, loader, parts, source, paste is not None, normal, watch)
+    job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
     show = progress and processes.rank == 0
     with shared(detector, processes), Progress(training.epochs, at.epoch, show) as display:
         while at.epoch < training.epochs:
@@ -155,6 +161,8 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
+    if judges and training.epochs:
+        _choose_flow(detector.eval(), dataset, judges, training, processes)
     settle(detector, normal)
     if held_out is not None:
         batch = training.batch_size
@@ -165,6 +173,19 @@ def fit(
     return detector
 
 
+def _choose_flow(
+    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
+) -> None:
+    """Choose in the first process whether the flows are used, and send the choice to the others."""
+
+    def chosen() -> list[tuple[bool, float]]:
+        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
+        return [(flow.used, flow.gain) for flow in optional_flows(detector)]
+
+    for flow, (used, gain) in zip(optional_flows(detector), processes.first(chosen), strict=True):
+        flow.use(used, gain)
+
+
 @dataclass(frozen=True)
 class _Job:
     run: Run
@@ -172,6 +193,7 @@ class _Job:
     loader: DataLoader[Batch]
     parts: Parts
     source: SyntheticAnomalies[Any]
+    trained_on: list[int]
     synthetic: bool
     normal: NormalImages
     watch: Watch
@@ -194,13 +216,13 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     job.parts.start = at.step
     for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
         # Maps of images that synthesis does not change may be known.
-        maps = None if job.synthetic else job.normal.maps([job.source.index(p) for p in positions or [0]])
+        maps = None if job.synthetic else job.normal.maps([job.trained_on[job.source.index(p)] for p in positions or [0]])
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
         masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
         images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
-        size = min(training.batch_size, job.normal.count - at.step * training.batch_size)
+        size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
         try:
             at.sums += train_on_batch(
                 detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size

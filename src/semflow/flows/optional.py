@@ -1,0 +1,70 @@
+"""A flow that can be left out."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from semflow.nn import Context
+
+from .base import Flow, Result, check_event
+
+
+class OptionalFlow(Flow):
+    """Flow that can be left out: z = flow(x), or z = x with a log-det of 0 if it is not used.
+
+    Training always uses it. Afterwards `semflow.fit` keeps it only if it improves detection on held-out images, see
+    `semflow.training.choose_flow`. The choice is part of the saved state.
+
+    Args:
+        flow: Flow of event `"location"`.
+
+    Attributes:
+        used: Whether the flow is used.
+        gain: Improvement by the flow that was measured, 0 before.
+
+    Example:
+        >>> from semflow.flows import GlobalAffine
+        >>> flow, x = OptionalFlow(GlobalAffine(4, start=2.0)), torch.randn(2, 4, 3, 5)
+        >>> flow.use(False)
+        >>> z, log_det = flow(x)
+        >>> torch.equal(z, x), log_det.shape
+        (True, torch.Size([2, 3, 5]))
+    """
+
+    choice: Tensor
+
+    def __init__(self, flow: nn.Module) -> None:
+        super().__init__()
+        self.flow, self.event = flow, check_event(flow, "flow")
+        self.channels = cast(int, getattr(flow, "channels", 0))
+        self.register_buffer("choice", torch.tensor([1.0, 0.0]))
+        self.used = True
+
+    @property
+    def gain(self) -> float:
+        """Improvement by the flow, as measured by `semflow.training.choose_flow`."""
+        return self.choice[1].item()
+
+    def use(self, used: bool, gain: float = 0.0) -> None:
+        """Use the flow or leave it out, and record the gain that decided."""
+        self.used = used
+        self.choice.copy_(torch.tensor([float(used), gain]))
+
+    def forward(self, x: Tensor, context: Context = None) -> Result:
+        """Map features (B, C, H, W) to (z, log_det)."""
+        if self.used:
+            return cast(Result, self.flow(x, context))
+        return x, x.new_zeros(x[:, 0].shape, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def inverse(self, z: Tensor, context: Context = None) -> Tensor:
+        """Map latents (B, C, H, W) back to features."""
+        return cast(Flow, self.flow).inverse(z, context) if self.used else z
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.used = bool(self.choice[0] > 0.5)
+
+    def extra_repr(self) -> str:
+        """Show the choice."""
+        return f"used={self.used}"
