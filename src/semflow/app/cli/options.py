@@ -65,16 +65,16 @@ class Fit:
     category: OptionalName = None
     """Category of the data set: a folder name, a ShanghaiTech scene, or the normal class of CIFAR-10."""
     recipe: OptionalName = None
-    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, msflow, padim, patchcore, sanflow (default) or
-    spade."""
+    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, memory_flow (default), msflow, padim, patchcore,
+    sanflow or spade."""
     backbone: OptionalName = None
-    """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for sanflow."""
+    """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for memory_flow."""
     weights: OptionalName = None
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
     image_size: OptionalInt = None
-    """Side in pixels to which images are resized. Default: the recipe's, 256 for sanflow."""
+    """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
     epochs: OptionalInt = None
-    """Passes over the images. Default: the recipe's."""
+    """Passes over the images. Default: the recipe's, as many as take 240 training steps for memory_flow."""
     batch_size: OptionalInt = None
     """Images per training step. Default: the recipe's."""
     seed: OptionalInt = None
