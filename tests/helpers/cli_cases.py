@@ -24,6 +24,7 @@ def save(values: np.ndarray, path: Path) -> Path:
 
 
 SMALL = [
+    *("--recipe", "sanflow"),
     *("--backbone", "resnet18", "--weights", "random", "--image-size", str(SIZE)),
     *("--set", "couplings.blocks", "1", "couplings.position_channels", "16", "backbone.strides", "8,16"),
 ]

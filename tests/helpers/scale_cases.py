@@ -36,6 +36,7 @@ def make_run(folder: Path) -> Path:
         place.rename(folder / "data" / "train" / "good" / place.name)
     words = ["fit", "--data", str(folder / "data"), "--output", str(folder / "run"), "--epochs", "1", "--device", "cpu"]
     words += ["--backbone", "test_byobnet", "--weights", "random", "--image-size", str(SIZE), "--hold-out", "10"]
+    words += ["--recipe", "sanflow"]
     assert (
         main([*words, "--set", "couplings.blocks", "1", "couplings.position_channels", "4", "backbone.strides", "8"])
         == 0

@@ -255,7 +255,7 @@ def test_category_selects_the_normal_class_of_cifar10(tmp_path: Path, capsys: py
                 Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
     data, run = str(tmp_path / "cifar"), str(tmp_path / "run")
     small = ["--backbone", "test_efficientnet", "--weights", "random", "--image-size", "64", "--epochs", "1"]
-    small += ["--set", "couplings.blocks", "1", "couplings.position_channels", "8"]
+    small += ["--recipe", "sanflow", "--set", "couplings.blocks", "1", "couplings.position_channels", "8"]
     assert (
         main(
             [

@@ -13,6 +13,7 @@ from PIL import Image
 
 import semflow
 from semflow.app.cli import demo_data, main
+from semflow.app.cli.demo import RUNS
 from semflow.app.cli.demo_data import DEFECTS, TEXTURES, photograph, write_texture
 from semflow.errors import ConfigError
 
@@ -45,7 +46,9 @@ def test_training_and_test_crops_share_no_pixel(tmp_path: Path, monkeypatch: pyt
 
     assert grays("train/good") == {0}
     assert grays("test/good") == {255}
+    assert grays("calibration") == {255}
     assert len(list((tmp_path / "train" / "good").iterdir())) == demo_data.TRAINING_CROPS
+    assert len(list((tmp_path / "calibration").iterdir())) == demo_data.CALIBRATION_CROPS
 
 
 @pytest.mark.parametrize("name", TEXTURES)
@@ -77,24 +80,31 @@ def test_demo_checks_its_extra_first(
 
 def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Few crops, one epoch and one defect of each kind keep this short."""
-    monkeypatch.setattr(demo_data, "TRAINING_CROPS", 8)
+    monkeypatch.setattr(demo_data, "TRAINING_CROPS", 10)  # the fewest with a choice of the flow
+    monkeypatch.setattr(demo_data, "CALIBRATION_CROPS", 9)
     monkeypatch.setattr(demo_data, "GOOD_TESTS", 2)
     monkeypatch.setattr(demo_data, "TESTS_PER_KIND", 1)
     output = tmp_path / "demo"
     assert main(["demo", "--output", str(output), "--epochs", "1", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     record = json.loads((output / "metrics.json").read_text())
-    for name in TEXTURES:
-        assert name in shown
-        assert 0 <= record["textures"][name]["pixel_auroc"] <= 1
-        assert record["textures"][name]["images"] == 2 + len(DEFECTS)
-        assert semflow.load(output / "models" / name).provenance.image_size == demo_data.CROP
+    assert shown.count("the flow is") == len(TEXTURES)
+    assert "calibrated on 9 other good crops: on average at most 10 % of the good crops" in shown
+    assert {(found["texture"], found["recipe"]) for found in record["detectors"]} == set(RUNS)
+    for found in record["detectors"]:
+        assert found["texture"] in shown
+        assert 0 <= found["pixel_auroc"] <= 1
+        assert 0 <= found["detection_rate"] <= 1
+        assert found["images"] == 2 + len(DEFECTS)
+        model = semflow.load(output / "models" / found["recipe"] / found["texture"])
+        assert (model.calibration.count, model.false_alarm_rate) == (9, 0.1)
     assert str(output / "gallery.png") in shown
     assert str(output / "index.html") in shown
     with Image.open(output / "gallery.png") as picture:
         assert picture.width > 1000
     page = (output / "index.html").read_text()
-    assert page.count("<img") == 2 * len(TEXTURES) * (2 + len(DEFECTS))
+    assert page.count("<img") == 2 * len(RUNS) * (2 + len(DEFECTS))
+    assert page.count("normal, p = ") + page.count("anomalous, p = ") == len(RUNS) * (2 + len(DEFECTS))
     assert "http" not in page
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 

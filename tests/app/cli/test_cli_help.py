@@ -20,7 +20,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_of_fit_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of("fit", capsys)
-    *others, last = (f"{name} (default)" if name == "sanflow" else name for name in BUILT_IN)
+    *others, last = (f"{name} (default)" if name == "memory_flow" else name for name in BUILT_IN)
     assert f"Detector to build: {', '.join(others)} or {last}." in text
 
 

@@ -26,7 +26,7 @@ Defect: TypeAlias = Callable[[Gray, np.random.Generator], tuple[Gray, Mask]]
 TEXTURES = ("brick", "grass", "gravel")
 CROP = 128
 TRAINING_SHARE = 0.62  # of the photograph's width; test crops share no pixel with it
-TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND = 96, 10, 4
+TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND, CALIBRATION_CROPS = 96, 10, 4, 39
 
 
 def photograph(name: str) -> Gray:
@@ -38,7 +38,10 @@ def photograph(name: str) -> Gray:
 
 
 def write_texture(name: str, root: Path, seed: int) -> None:
-    """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right."""
+    """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right.
+
+    Crops for calibration are drawn from the right, too, like the good test crops, as the false-alarm rate assumes.
+    """
     image = photograph(name)
     rng = np.random.default_rng((seed, TEXTURES.index(name)))
     border = round(TRAINING_SHARE * image.shape[1])
@@ -52,6 +55,8 @@ def write_texture(name: str, root: Path, seed: int) -> None:
             changed, mask = defect(_crop(right, rng), rng)
             _save(root / "test" / kind / f"{number:03d}.png", changed)
             _save(root / "ground_truth" / kind / f"{number:03d}_mask.png", mask.astype(np.float64))
+    for number in range(CALIBRATION_CROPS):
+        _save(root / "calibration" / f"{number:03d}.png", _crop(right, rng))
 
 
 def _crop(image: Gray, rng: np.random.Generator) -> Gray:
