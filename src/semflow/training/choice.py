@@ -16,6 +16,7 @@ from semflow.synthesis import Blemishes
 LEAST, SHARE, MOST = 10, 5, 32
 FILLED, DEFECTS = 64, 3
 MARGIN = 0.05
+MAPS_BYTES = 2**31  # of feature maps that are computed once, not with and without the flows
 
 
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
@@ -64,15 +65,15 @@ def choose_flow(
     flows = optional_flows(detector)
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
-    fill = _spread(rest, min(len(rest), FILLED))
+    fill = [cast(Tensor, dataset[i].image) for i in _spread(rest, min(len(rest), FILLED))]
+    fit, good, bad = _with_maps(detector, fill, normal, defective, size=batch_size)
     quality = []
     for used in (False, True):
         for flow in flows:
             flow.use(used)
-        images = (cast(Tensor, dataset[i].image) for i in fill)
-        detector.fit_base(_batches(images, batch_size, detector.device))
-        detector.fit_score(_batches(normal, batch_size, detector.device, first=len(fill)))
-        scores, maps = _scored(detector, [*normal, *defective], batch_size)
+        detector.fit_base(fit)
+        detector.fit_score(good)
+        scores, maps = _scored(detector, [*good, *bad])
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
         quality.append((auroc(scores, labels) + aupro(maps, truth)) / 2)
@@ -93,22 +94,30 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
 
 
-def _batches(images: Any, size: int, device: torch.device, first: int = 0) -> Iterator[NormalBatch]:
+def _batches(images: Sequence[Tensor], size: int, device: torch.device, first: int) -> Iterator[NormalBatch]:
     """Yield batches of images, numbered from `first`."""
-    batch: list[Tensor] = []
-    start = first
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + size, device=device))
-            start, batch = start + size, []
-    if batch:
-        yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + len(batch), device=device))
+    for start in range(0, len(images), size):
+        batch = torch.stack([*images[start : start + size]]).to(device)
+        yield NormalBatch(batch, None, first + torch.arange(start, start + len(batch), device=device))
 
 
-def _scored(detector: Detector, images: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
+def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[list[NormalBatch]]:
+    """Return batches of images, numbered on from part to part, with feature maps as far as these fit into memory."""
+    found: list[list[NormalBatch]] = []
+    first, left = 0, MAPS_BYTES
+    for images in parts:
+        found.append([])
+        for batch in _batches(images, size, detector.device, first):
+            maps = detector.features(batch.images) if left > 0 else None
+            left -= sum(x.nbytes for x in maps or ())
+            found[-1].append(batch._replace(maps=maps))
+        first += len(images)
+    return found
+
+
+def _scored(detector: Detector, batches: Sequence[NormalBatch]) -> tuple[Tensor, Tensor]:
     """Return scores (B,) and anomaly maps (B, H, W)."""
-    found = [detector(batch.images) for batch in _batches(images, size, detector.device)]
+    found = [detector(batch.images, batch.maps) for batch in batches]
     return torch.cat([p.score.cpu() for p in found]), torch.cat([p.anomaly_map.float().cpu() for p in found])
 
 

@@ -47,7 +47,7 @@ class Demo:
 
     output: Path = Path("semflow-demo")
     """Output folder for pictures, report, data and models. An earlier demo in this folder is replaced."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the crops in the training of each detector."""
     seed: int = 0
     """Seed of crops, defects, weights and training."""
