@@ -8,6 +8,7 @@ from torch import Tensor
 from semflow.errors import ConfigError, ShapeError
 
 SPARE = 8  # candidates beyond k, whose distances are computed exactly
+BLOCK = 16  # columns whose minimum is taken first when the smallest of a row are selected
 MOST_QUERIES = 1024  # at a time: more do not make the matrix product faster
 
 
@@ -150,7 +151,7 @@ def _candidates(
         scores = extended @ torch.cat([part, norms[:, None]], 1).T
         if exclude is not None and memory_ids is not None:
             scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
-        scores, where = scores.topk(min(count, part.shape[0]), dim=1, largest=False)
+        scores, where = _smallest(scores, min(count, part.shape[0]))
         where = where + first
         if first:
             scores, where = torch.cat([best, scores], 1), torch.cat([index, where], 1)
@@ -161,6 +162,26 @@ def _candidates(
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
+
+
+def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the smallest values of each row and their columns, like `topk` in half the time.
+
+    They are in the blocks of columns with the smallest minima.
+    """
+    rows, columns = scores.shape
+    blocks = columns // BLOCK
+    if _is_traced() or blocks < 4 * count:
+        smallest = scores.topk(count, dim=1, largest=False)
+        return smallest.values, smallest.indices
+    minima = scores[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
+    chosen = minima.topk(count, dim=1, largest=False).indices
+    steps = torch.arange(0, blocks * BLOCK, blocks, device=scores.device)
+    where = (chosen[:, None] + steps[:, None]).flatten(1)
+    rest = torch.arange(blocks * BLOCK, columns, device=scores.device)
+    where = torch.cat([where, rest.expand(rows, -1)], 1)
+    smallest = scores.gather(1, where).topk(count, dim=1, largest=False)
+    return smallest.values, where.gather(1, smallest.indices)
 
 
 def _refined(

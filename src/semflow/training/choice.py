@@ -13,8 +13,8 @@ from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
-LEAST, SHARE, MOST = 10, 5, 32
-FILLED, DEFECTS = 64, 3
+LEAST, SHARE, MOST = 10, 5, 24
+FILLED, DEFECTS = 48, 3
 MARGIN = 0.05
 MAPS_BYTES = 2**31  # of feature maps that are computed once, not with and without the flows
 
@@ -25,10 +25,10 @@ def optional_flows(detector: Detector) -> list[OptionalFlow]:
 
 
 def held_for_choice(images: int) -> list[int]:
-    """Return the positions of a fifth of the images, at most 32, evenly spaced; none for fewer than 10 images.
+    """Return the positions of a fifth of the images, at most 24, evenly spaced; none for fewer than 10 images.
 
     >>> held_for_choice(20), held_for_choice(9), len(held_for_choice(1000))
-    ([2, 7, 12, 17], [], 32)
+    ([2, 7, 12, 17], [], 24)
     """
     return _spread(range(images), min(images // SHARE, MOST)) if images >= LEAST else []
 
@@ -48,7 +48,7 @@ def choose_flow(
 
     Args:
         detector: trained detector in eval mode; it is changed in place.
-        dataset: normal images. The bases are fitted to at most 64 of those that are not held out.
+        dataset: normal images. The bases are fitted to at most 48 of those that are not held out.
         held: positions of the images that the flows were not trained on.
         batch_size: images per batch.
         seed: seed of the defects.
