@@ -1,4 +1,4 @@
-"""Blemishes: synthetic defects of other kinds than those of CutPaste, to choose between options of a trained detector."""
+"""Synthetic defects of other kinds than those of CutPaste, to choose between options of a trained detector."""
 
 from dataclasses import dataclass
 
