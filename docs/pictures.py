@@ -1,6 +1,7 @@
 """The pictures of docs/pictures.md and README.md, from what `semflow demo` leaves: `python docs/pictures.py FOLDER`.
 
-Everything comes from the demo's folder: photographs of scikit-image, its defects, its models.
+Everything comes from the demo's folder: photographs of scikit-image, its defects, its models. Results are those of
+`memory_flow`; the predicted variance, the latents and the training curves are those of `sanflow`.
 """
 
 import io
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import semflow
-from semflow.app.report import Panel, gallery, overlay, to_picture
+from semflow.app.report import Panel, contour, gallery, overlay, to_picture
 from semflow.app.report.plots import (
     base_by_scale,
     pro_curve,
@@ -22,7 +23,8 @@ from semflow.app.report.plots import (
     training_curves,
     variance_maps,
 )
-from semflow.data import open_dataset
+from semflow.data import Sample, open_dataset
+from semflow.detectors import Detector, Prediction
 from semflow.files import write_atomic
 from semflow.synthesis import SyntheticAnomalies
 
@@ -33,22 +35,41 @@ TEXTURE = "brick"
 
 def main(demo: Path) -> None:
     """Write every picture."""
-    detector = semflow.load(demo / "models" / TEXTURE)
-    test = open_dataset(demo / "data" / TEXTURE, "test", detector.image_size)
+    results(demo)
+    statistics(demo)
+    save_small(synthetic(demo), "synthesis")
+
+
+def tested(demo: Path, recipe: str) -> tuple[Detector, list[Sample], list[str], Prediction, torch.Tensor]:
+    """Return the detector of a recipe, the test images with their names, its prediction, and the masks."""
+    detector = semflow.load(demo / "models" / recipe / TEXTURE)
+    test = open_dataset(demo / "data" / TEXTURE, "test", detector.provenance.image_size)
     samples = [test[i] for i in range(len(test))]
     names = ["/".join(Path(sample.path).parts[-2:]) for sample in samples]
     prediction = detector.predict(torch.stack([sample.image for sample in samples]))
-    masks = torch.stack([sample.anomaly_mask for sample in samples])
-    labels = [sample.label for sample in samples]
+    return detector, samples, names, prediction, torch.stack([sample.anomaly_mask for sample in samples])
 
+
+def results(demo: Path) -> None:
+    """Write heat maps, scores and curves."""
+    detector, samples, names, prediction, masks = tested(demo, "memory_flow")
+    labels = [sample.label for sample in samples]
     panels = []
     for name in SHOWN:
         i = names.index(name)
         heat = overlay(samples[i].image, prediction.anomaly_map[i], detector.map_range)
+        heat = contour(heat, np.asarray(prediction.mask[i]))
         truth, caption = np.asarray(masks[i]), f"{TEXTURE}, {Path(name).parent}"
         panels.append(Panel(to_picture(samples[i].image), heat, truth, caption, float(prediction.score[i])))
     save_small(gallery(panels, columns=2, title="image, ground truth, heat map"), "heat")
+    save_png(score_histogram(prediction.score, labels), "scores")
+    save_png(roc_curve(prediction.score, labels, title=f"{TEXTURE}: images"), "roc")
+    save_png(pro_curve(prediction.anomaly_map, masks, title=f"{TEXTURE}: pixels"), "pro")
 
+
+def statistics(demo: Path) -> None:
+    """Write the predicted variance, the latents and the training curves of SANFlow."""
+    detector, samples, names, prediction, masks = tested(demo, "sanflow")
     shown = names.index(SHOWN[1])
     save_png(
         variance_maps(samples[shown].image, [v[shown] for v in prediction.variance], detector.features.strides),
@@ -57,11 +78,7 @@ def main(demo: Path) -> None:
     with torch.inference_mode():
         latents = detector.encode(torch.stack([sample.image for sample in samples]))
     save_png(base_by_scale(latents, masks), "base")
-    save_png(training_curves(demo / "models" / TEXTURE), "training")
-    save_png(score_histogram(prediction.score, labels), "scores")
-    save_png(roc_curve(prediction.score, labels, title=f"{TEXTURE}: images"), "roc")
-    save_png(pro_curve(prediction.anomaly_map, masks, title=f"{TEXTURE}: pixels"), "pro")
-    save_small(synthetic(demo), "synthesis")
+    save_png(training_curves(demo / "models/sanflow" / TEXTURE), "training")
 
 
 def synthetic(demo: Path) -> Image.Image:

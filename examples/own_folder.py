@@ -15,17 +15,17 @@ import semflow
 from semflow.app.report import overlay, save_map
 from semflow.app.report.plots import save_figure, training_curves
 from semflow.data import open_dataset
-from semflow.recipes import Backbone, Couplings, sanflow
+from semflow.recipes import Backbone, memory_flow
 
 
 def main(data: Path | None, output: Path, epochs: int) -> list[float]:
     """Return the scores of the test images."""
     output.mkdir(parents=True, exist_ok=True)
     root = data_folder(data, output / "brick")
-    backbone = Backbone("tf_efficientnet_lite0", "packaged", (8, 16, 32), smoothing=3)
-    detector = sanflow(backbone, image_size=128, couplings=Couplings(4, 64, "hard", standardize=True))
+    backbone = Backbone("tf_efficientnet_lite0", "packaged", (4, 8, 16))
+    detector = memory_flow(backbone, image_size=160, memory=1000)
     train = open_dataset(root, "train", detector.provenance.image_size, cache=True)
-    semflow.fit(detector, train, epochs=epochs, batch_size=8, output=output / "run", progress=False)
+    semflow.fit(detector, train, epochs=epochs, output=output / "run", progress=False)
     save_figure(training_curves(output / "run"), output / "training")
 
     detector = semflow.load(output / "run")  # in another program, start here

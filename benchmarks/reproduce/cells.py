@@ -87,7 +87,7 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
         **({"best": history.best(), "history": history.records} if cell.evaluations > 1 else {}),
         "arguments": made.arguments,
         "epoch": "last" if training.epochs else "one pass",
-        "epochs": training.epochs or None,
+        "epochs": None if training.steps else training.epochs or None,
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
         "schedule": training.schedule,

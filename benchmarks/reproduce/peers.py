@@ -44,8 +44,9 @@ OURS = (
         *("PatchCore (1 %)", "strides 8, 16; 1 % coreset", "patchcore", {"coreset": 0.01}),
         against="PatchCore-10",  # the paper prints it with WRN-101 only
     ),
+    Row("memory_flow", "this library's detector: memory of features or of a flow's latents", "memory_flow"),
 )
-"""The same methods as recipes of `semflow`."""
+"""The same methods as recipes of `semflow`, and its own."""
 
 PEERS = (
     Row(*("PaDiM, anomalib", "anomalib's model, its strides, our features", "anomalib.padim"), paper=OURS[0].paper),

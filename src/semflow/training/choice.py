@@ -1,6 +1,6 @@
 """Whether a trained flow is used: a choice by held-out normal images with synthetic defects."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from semflow.synthesis import Blemishes
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS = 48, 3
 MARGIN = 0.05
+MAPS_BYTES = 2**31  # of feature maps that are computed once; others are computed with and without the flows
 
 
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
@@ -38,15 +39,15 @@ def choose_flow(
 ) -> float:
     """Use the optional flows of a trained detector, or leave them out, and return their gain.
 
-    The bases are fitted to normal images, once with and once without the flows. Held-out images are scored as they are
-    and with three synthetic defects each. The gain is the rise of the mean of image AUROC and AUPRO between the two.
-    The flows are used if it exceeds 0.05. The margin is there because flows that were trained with synthetic anomalies
-    have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
+    The bases and the constants of the score are fitted to normal images, once with and once without the flows. Held-out
+    images are scored as they are and with three synthetic defects each. The gain is the rise of the mean of image AUROC
+    and AUPRO between the two. The flows are used if it exceeds 0.05. The margin is there because flows trained with
+    synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
 
     The bases and the constants of the score are left fitted to a part of the images; fit them to all afterwards.
 
     Args:
-        detector: trained detector in eval mode; it is changed in place.
+        detector: trained detector; it is changed in place.
         dataset: normal images. The bases are fitted to at most 48 of those that are not held out.
         held: positions of the images that the flows were not trained on.
         batch_size: images per batch.
@@ -65,14 +66,15 @@ def choose_flow(
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
     fill = _spread(rest, min(len(rest), FILLED))
+    images = [cast(Tensor, dataset[i].image) for i in fill]
+    known = _with_maps(detector, images, [*normal, *defective], size=batch_size)
     quality = []
     for used in (False, True):
         for flow in flows:
             flow.use(used)
-        images = (cast(Tensor, dataset[i].image) for i in fill)
-        detector.fit_base(_batches(images, batch_size, detector.device))
-        detector.fit_score(_batches(normal, batch_size, detector.device, first=len(fill)))
-        scores, maps = _scored(detector, [*normal, *defective], batch_size)
+        detector.fit_base(known[0])
+        detector.fit_score(known[0])
+        scores, maps = _scored(detector, known[1])
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
         quality.append((auroc(scores, labels) + aupro(maps, truth)) / 2)
@@ -93,22 +95,26 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
 
 
-def _batches(images: Any, size: int, device: torch.device, first: int = 0) -> Iterator[NormalBatch]:
-    """Yield batches of images, numbered from `first`."""
-    batch: list[Tensor] = []
-    start = first
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + size, device=device))
-            start, batch = start + size, []
-    if batch:
-        yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + len(batch), device=device))
+def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[list[NormalBatch]]:
+    """Return the batches of each part on the device, with feature maps as far as these fit into MAPS_BYTES."""
+    found: list[list[NormalBatch]] = []
+    left = MAPS_BYTES
+    with detector.evaluating():
+        for images in parts:
+            found.append([])
+            for start in range(0, len(images), size):
+                batch = torch.stack(list(images[start : start + size])).to(detector.device)
+                maps = detector.features(batch) if left > 0 else None
+                left -= sum(x.nbytes for x in maps or ())
+                indices = torch.arange(start, start + len(batch), device=detector.device)
+                found[-1].append(NormalBatch(batch, maps, indices))
+    return found
 
 
-def _scored(detector: Detector, images: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
+def _scored(detector: Detector, batches: Sequence[NormalBatch]) -> tuple[Tensor, Tensor]:
     """Return scores (B,) and anomaly maps (B, H, W)."""
-    found = [detector(batch.images) for batch in _batches(images, size, detector.device)]
+    with detector.evaluating():
+        found = [detector(batch.images, batch.maps) for batch in batches]
     return torch.cat([p.score.cpu() for p in found]), torch.cat([p.anomaly_map.float().cpu() for p in found])
 
 

@@ -100,7 +100,7 @@ def _run(texture: str, recipe: str, folder: Path, options: Demo, device: str) ->
     setup: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "device": device}
     output = folder / "models" / recipe / texture
     fit(detector, train, batch_size=BATCH_SIZE, calibration=good, output=output, **setup)
-    report_choice(detector)
+    report_choice(detector, len(train))
     test = open_dataset(data, "test", size)
     found = list(track(results(detector, test, batch_size=BATCH_SIZE), "testing", len(test), terminal_only=True))
     return _Run(texture, recipe, detector, found, time.monotonic() - start)
@@ -108,8 +108,8 @@ def _run(texture: str, recipe: str, folder: Path, options: Demo, device: str) ->
 
 def _detector(recipe: str, seed: int) -> Detector:
     """Build a detector with the small backbone that the extra `demo` installs."""
-    if recipe == "memory_flow":  # crops of 128 pixels, magnified; 2,000 vectors are enough for a small texture
-        return memory_flow(Backbone("tf_efficientnet_lite0", "packaged", STRIDES), 160, memory=2000, seed=seed)
+    if recipe == "memory_flow":  # crops of 128 pixels, magnified; 1,000 vectors are enough for a small texture
+        return memory_flow(Backbone("tf_efficientnet_lite0", "packaged", STRIDES), 160, memory=1000, seed=seed)
     couplings = Couplings(8, 128, "hard", standardize=True)
     backbone = Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3)
     return sanflow(backbone, 128, couplings=couplings, seed=seed)

@@ -16,7 +16,7 @@ from semflow.data import ImageDataset, open_dataset
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import Processes, automatic_count, fit, optional_flows
+from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
 from .calibrate import report_calibration
@@ -69,11 +69,11 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     unknown = next((name for name in settings if name not in valid), None)
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
-    changes = {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
-    changes |= parse_settings(recipe, options.set)
-    if "training.epochs" in changes:  # the recipe's number of steps would override it
-        changes.setdefault("training.steps", None)
-    return options, resolve_settings(recipe, settings | changes)
+    settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    settings |= parse_settings(recipe, options.set)
+    if "training.epochs" in settings:
+        settings.setdefault("training.steps", None)  # which would take the place of the epochs
+    return options, resolve_settings(recipe, settings)
 
 
 def _train(
@@ -84,10 +84,10 @@ def _train(
     detector = RECIPES[str(options.recipe)](**arguments)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
+    held_out = calibration if isinstance(calibration, int) else 0
     if first:
         warn_of_leaks(data, options.category)
         count = "" if processes.count == 1 else f", {processes.count} processes"
-        held_out = calibration if isinstance(calibration, int) else 0
         apart = f" ({held_out} more for calibration)" if held_out else ""
         say(f"training {options.recipe} on {len(dataset) - held_out} images of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
@@ -96,20 +96,20 @@ def _train(
             resume=options.resume, workers=options.workers, device=device, processes=processes,
         )  # fmt: skip
     if first:
-        report_choice(detector)
+        report_choice(detector, len(dataset) - held_out)
         report_calibration(detector.calibration)
         say(f"wrote {output}")
         say(f"next: semflow predict --model {output} --input IMAGES --output RESULTS")
 
 
-def report_choice(detector: Detector) -> None:
-    """Print whether a flow that may be left out is used, and why."""
+def report_choice(detector: Detector, images: int) -> None:
+    """Print whether flows that may be left out are used after training on a number of images, and why."""
     for flow in optional_flows(detector)[:1]:  # the choice is the same for all
-        if flow.gain:
+        if held_for_choice(images):
             gain = f"{flow.gain:+.2f} in the mean of image AUROC and AUPRO on held-out images with synthetic defects"
             say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
         else:
-            say("the flow is used: there are too few images to measure its gain")
+            say("the flow is left out: there are too few images to measure its gain")
 
 
 def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:
