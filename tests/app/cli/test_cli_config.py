@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.cli_cases import SMALL, fit_words, only_line, snapshot
-from helpers.recipe_cases import PUBLISHED
+from helpers.recipe_cases import ALL
 from semflow.app.cli import main
 
 
@@ -21,7 +21,7 @@ def arguments(run: Path) -> dict[str, object]:
     return json.loads((run / "config.json").read_text())["arguments"]
 
 
-@pytest.mark.parametrize("recipe", PUBLISHED)
+@pytest.mark.parametrize("recipe", ALL)
 def test_printed_config_of_each_recipe_prints_itself(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
