@@ -111,7 +111,7 @@ class Study:
             return self._position()
         total = None
         for kind, scale in row.parts:
-            own = self._of_features(row, scale) if kind == "features" else self._of_flow(kind, scale, row.synthesis)
+            own = self._of_features(row, scale) if kind == "features" else self.of_flow(kind, scale, row.synthesis)
             mean, std = own.held.mean(), own.held.std()
             own = own.each(lambda x, mean=mean, std=std: (x - mean) / std)
             total = own if total is None else total.each(torch.add, own)
@@ -165,9 +165,9 @@ class Study:
         base.fit(moments)
         return Maps(*(torch.cat([-base.normality(views(x)[0]) for x in self.batches(part)]) for part in Maps._fields))
 
-    def _of_flow(self, kind: Kind, scale: Scale, synthesis: bool) -> Maps:
+    def of_flow(self, kind: Kind, scale: Scale, synthesis: bool) -> Maps:
         def make() -> dict[Kind, Maps]:
-            flow, code = self._trained(scale, synthesis)
+            flow, code = self.trained(scale, synthesis)
             known, *others = (run(flow, code, self.views(part)[scale]) for part in ("known", *Maps._fields))
             distances = self._distances([known[0]], [z for z, _ in others], Row())
             gain = Maps(*(log_det for _, log_det in others))
@@ -181,7 +181,7 @@ class Study:
         found: Maps = self.keep((scale, synthesis), make)[kind]
         return found
 
-    def _trained(self, scale: Scale, synthesis: bool) -> tuple[Flow, PositionTables]:
+    def trained(self, scale: Scale, synthesis: bool) -> tuple[Flow, PositionTables]:
         """Train a flow on normal maps and, with synthesis, three times as many with CutPaste anomalies."""
         known, made = self.views("known")[scale], self.views("made")[scale] if synthesis else None
         side, generator = known.shape[2], torch.Generator().manual_seed(self.seed)
