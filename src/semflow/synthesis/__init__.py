@@ -1,7 +1,20 @@
-"""Synthetic anomalies: patches cut from one normal image and pasted into another with a soft border."""
+"""Synthetic anomalies: patches cut from one normal image and pasted into another, and blemishes of other kinds."""
 
+from .blemishes import BLEMISH_KINDS, Blemishes
 from .cutpaste import KINDS, CutPaste
-from .dataset import SyntheticAnomalies
+from .dataset import Synthesis, SyntheticAnomalies
 from .patches import blend, circle, jitter_colors, rectangle, soft_alpha
 
-__all__ = ["KINDS", "CutPaste", "SyntheticAnomalies", "blend", "circle", "jitter_colors", "rectangle", "soft_alpha"]
+__all__ = [
+    "BLEMISH_KINDS",
+    "KINDS",
+    "Blemishes",
+    "CutPaste",
+    "Synthesis",
+    "SyntheticAnomalies",
+    "blend",
+    "circle",
+    "jitter_colors",
+    "rectangle",
+    "soft_alpha",
+]

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semflow._validation import Settings
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ConfigError
 
-from .patches import Array, blend, circle, jitter_colors, rectangle, soft_alpha
+from .patches import REFERENCE_SIZE, Array, blend, check_images, circle, jitter_colors, rectangle, soft_alpha
 
 KINDS = ("small", "medium", "circle", "scar")
 """Kinds of synthetic anomalies: the first three of SANFlow, and the scar of CutPaste (Li et al. 2021)."""
 
-_REFERENCE_SIZE = 256
 _ATTEMPTS = 10
 # Ranges of (rows, columns), radius and (columns, rows) in pixels at 256 px: supplement B.2 of SANFlow, and Li et al.
 _SMALL = ((2, 32), (10, 50))
@@ -75,7 +74,7 @@ class CutPaste(Settings):
             kind: Kind of the anomaly, one of `KINDS`.
             rng: Source of all random draws.
         """
-        _check_images(image, donor)
+        check_images(image, donor)
         out, anomaly_mask = self._paste(image, donor, kind, rng)
         if self.min_change > 0.0:
             for _ in range(_ATTEMPTS - 1):
@@ -88,7 +87,7 @@ class CutPaste(Settings):
         """Paste one patch, without a minimum change."""
         rows, columns = image.shape[1:]
         depth, y, x, box = self._shape(kind, (rows, columns), rng)
-        alpha = soft_alpha(depth, self.border * min(rows, columns) / _REFERENCE_SIZE)
+        alpha = soft_alpha(depth, self.border * min(rows, columns) / REFERENCE_SIZE)
         patch = _cut(donor, box, y, x, alpha.shape, rng)
         if self.jitter > 0.0:
             patch = jitter_colors(patch, *rng.uniform(-self.jitter, self.jitter, size=4).tolist())
@@ -100,7 +99,7 @@ class CutPaste(Settings):
         self, kind: str, size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[Array, Array, Array, tuple[int, int]]:
         """Draw a shape; return its depth map, the coordinates of its frame, and the (height, width) of its content."""
-        scale = min(size) / _REFERENCE_SIZE
+        scale = min(size) / REFERENCE_SIZE
         angle = float(rng.uniform(-self.rotation, self.rotation)) if self.rotation > 0.0 else 0.0
         if kind == "circle":
             diameter = 2 * rng.uniform(_RADIUS[0] * scale, _RADIUS[1] * scale)
@@ -146,17 +145,3 @@ def _cut(
     # Rounding of bilinear weights can exceed 1.
     content: Array = np.clip(turned[0].numpy(), 0.0, 1.0)
     return content
-
-
-def _check_images(image: Tensor, donor: Tensor) -> None:
-    for name, value in (("image", image), ("donor", donor)):
-        if value.ndim != 3 or value.shape[0] != 3 or value.dtype != torch.float32 or value.device.type != "cpu":
-            raise ShapeError(
-                f"{name} must be a float32 tensor (3, H, W) on the CPU, "
-                f"but got {value.dtype} {tuple(value.shape)} on {value.device}"
-            )
-    if image.shape != donor.shape:
-        raise ShapeError(
-            f"image and donor must have one size, but got {tuple(image.shape)} and {tuple(donor.shape)}; "
-            "load all images at one size"
-        )

@@ -1,9 +1,10 @@
 """Dataset of normal images and synthetic anomalies in equal parts."""
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from semflow._validation import at_least, checked
@@ -13,6 +14,20 @@ from .cutpaste import CutPaste
 
 S = TypeVar("S")
 _DEFAULT = CutPaste()
+
+
+@runtime_checkable
+class Synthesis(Protocol):
+    """Interface of `CutPaste` and `Blemishes`: `synthesis(image, donor, kind, rng) -> (image, anomaly_mask)`."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of anomalies to use in equal parts."""
+        ...
+
+    def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return a copy of `image` (3, H, W) with an anomaly of one kind, and its mask (H, W)."""
+        ...
 
 
 class SyntheticAnomalies(Dataset[S]):
@@ -25,7 +40,7 @@ class SyntheticAnomalies(Dataset[S]):
 
     Args:
         dataset: Map-style dataset of normal images: named tuples with fields image, label and anomaly_mask.
-        cut_paste: Kinds of anomalies and options of the patches; None leaves all images normal.
+        cut_paste: Kinds of anomalies and their options, a `CutPaste` or `Blemishes`; None leaves all images normal.
         normal: True if unchanged images are one of the parts.
         seed: Seed of at least 0.
 
@@ -43,8 +58,10 @@ class SyntheticAnomalies(Dataset[S]):
 
     @checked
     def __init__(
-        self, dataset: Dataset[S], cut_paste: CutPaste | None = _DEFAULT, *, normal: bool = True, seed: int = 0
+        self, dataset: Dataset[S], cut_paste: Synthesis | None = _DEFAULT, *, normal: bool = True, seed: int = 0
     ) -> None:
+        if isinstance(cut_paste, type) or not isinstance(cut_paste, Synthesis | None):
+            raise ConfigError(f"cut_paste must be an object such as CutPaste() or None, but got {cut_paste!r}")
         kinds = () if cut_paste is None else cut_paste.kinds
         if not kinds and not normal:
             raise ConfigError("normal must be True without cut_paste, but got False")

@@ -12,12 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow.errors import ShapeError
+
 Array = NDArray[np.float32]
+
+REFERENCE_SIZE = 256
+"""Shorter side in pixels of the images to which sizes in pixels refer."""
 
 ALPHA_FLOOR = 0.1
 """Smaller values of alpha become 0: the pixel is neither changed nor marked as anomalous."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def check_images(image: Tensor, donor: Tensor) -> None:
+    """Raise ShapeError unless image and donor are float32 tensors (3, H, W) of one size on the CPU."""
+    for name, value in (("image", image), ("donor", donor)):
+        if value.ndim != 3 or value.shape[0] != 3 or value.dtype != torch.float32 or value.device.type != "cpu":
+            raise ShapeError(
+                f"{name} must be a float32 tensor (3, H, W) on the CPU, "
+                f"but got {value.dtype} {tuple(value.shape)} on {value.device}"
+            )
+    if image.shape != donor.shape:
+        raise ShapeError(
+            f"image and donor must have one size, but got {tuple(image.shape)} and {tuple(donor.shape)}; "
+            "load all images at one size"
+        )
 
 
 def local_grid(rows: int, columns: int, angle: float = 0.0) -> tuple[Array, Array]:
