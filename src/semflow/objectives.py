@@ -14,7 +14,10 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 from semflow.nn import Statistics
 
-__all__ = ["PRESETS", "Objective", "Terms", "log_likelihood", "mean_over_locations", "means_over_locations"]
+__all__ = [
+    "PRESETS", "Objective", "Terms", "largest_over_locations", "log_likelihood", "mean_over_locations",
+    "means_over_locations",
+]  # fmt: skip
 
 
 class Terms(NamedTuple):
@@ -78,6 +81,19 @@ def means_over_locations(maps: Sequence[Tensor], ignore: Tensor | None = None) -
     return [mean_over_locations(x, ignore) for x in maps]
 
 
+def largest_over_locations(x: Tensor, ignore: Tensor | None = None) -> Tensor:
+    """Compute the maximum over the locations that are not ignored, without a gradient; -inf if all are.
+
+    The arguments are those of `mean_over_locations`; distributed training replaces it by a maximum over processes.
+
+    Example:
+        >>> largest_over_locations(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.tensor([[[0, 0, 1]]])).item()
+        2.0
+    """
+    x = x.detach()
+    return (x if ignore is None or x.dim() != 3 else torch.where(ignore > 0, -torch.inf, x)).amax()
+
+
 @dataclass(frozen=True)
 class Objective:
     """Sum of negative log-likelihood, cross-entropy of the log-odds, and divergence from the variance's prior.
@@ -95,7 +111,10 @@ class Objective:
         squash: Use -log sigmoid(-L) at every location, as the published code does. It saturates where the likelihood is
             high, so that training concentrates on the worst locations.
         double_softmax: Apply softmax to probabilities in the BCE, as the published code does.
+        tilt: T of the tilted mean T log mean exp(L / T) in the place of the mean of L = -log p(x) / C (Li et al., ICLR
+            2021): the mean for a large T, the maximum for a small one. None takes the mean.
         means: Function of maps and an ignore mask that returns their means; distributed training replaces it.
+        largest: Function of a map and an ignore mask that returns its maximum; distributed training replaces it.
 
     Example:
         >>> from semflow.bases import StandardNormal
@@ -110,8 +129,12 @@ class Objective:
     temperature: float | None = None
     squash: bool = False
     double_softmax: bool = False
+    tilt: float | None = None
     means: Callable[[Sequence[Tensor], Tensor | None], Sequence[Tensor]] = field(
         default=means_over_locations, repr=False, compare=False
+    )
+    largest: Callable[[Tensor, Tensor | None], Tensor] = field(
+        default=largest_over_locations, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -119,6 +142,10 @@ class Objective:
         at_least(0, bce=self.bce, kl=self.kl)
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(f"temperature must be positive or None, but got {self.temperature}")
+        if self.tilt is not None and not self.tilt > 0:
+            raise ConfigError(f"tilt must be positive or None, but got {self.tilt}")
+        if self.tilt is not None and self.squash:
+            raise ConfigError(f"tilt must be None for a squashed loss, but got {self.tilt}")
 
     def __call__(
         self,
@@ -159,8 +186,20 @@ class Objective:
                 divergence = mean_over_locations(divergence, ignore, (1, 2))
             (total,) = self.means((F.softplus(nll + divergence + self.bce * bce_mean / channels),), ignore)
         else:
-            total = nll_mean + self.kl * kl_mean + self.bce * bce_mean
+            tilted = nll_mean if self.tilt is None else self._tilted_mean(nll, ignore, self.tilt)
+            total = tilted + self.kl * kl_mean + self.bce * bce_mean
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
+
+    def _tilted_mean(self, nll: Tensor, ignore: Tensor | None, tilt: float) -> Tensor:
+        """Compute T log mean exp(L / T); 0 if all locations are ignored."""
+        largest = self.largest(nll, ignore)
+        largest = torch.where(largest == -torch.inf, 0.0, largest)
+        exponent = ((nll - largest) / tilt).clamp(max=0)  # which changes ignored locations only
+        mean, shifted = self.means((exponent.exp(), exponent.expm1()), ignore)
+        # Near 1, the mean has no digits left for its logarithm; far below, the shifted mean has none.
+        tiny = torch.finfo(mean.dtype).tiny
+        log_mean = torch.where(shifted > -0.5, shifted.clamp(min=-0.5).log1p(), mean.clamp(min=tiny).log())
+        return largest + tilt * log_mean
 
     def _cross_entropy(self, odds: Tensor, anomalous: Tensor, channels: int) -> Tensor:
         logits = 2 * torch.sigmoid(odds) - 1 if self.double_softmax else odds / (self.temperature or channels)

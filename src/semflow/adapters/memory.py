@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-
 from semflow.bases import FittedBase, Memory
 from semflow.errors import ConfigError
 
@@ -19,8 +18,8 @@ def with_memory(
     The flow is not changed. `remember` fits the memory in one pass over features of normal images; nothing is trained.
 
     Args:
-        flow: as in `with_statistics`, or one of its models. Such a model keeps its head, gets the memory in the place of
-            its base, and is returned; its loss stays what it was.
+        flow: as in `with_statistics`, or one of its models. Such a model keeps its head, gets the memory in the place
+            of its base, and is returned; its loss stays what it was.
         memory: base that is fitted, of which each scale gets a copy, or a list with one per scale; by default 8000
             latents per scale, `Memory(size=8000, space="features")`.
         log_det: the anomaly map adds the log-det of flows of event `"location"`, which makes it that of the features.

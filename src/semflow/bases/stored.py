@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from semflow._validation import checked
 from semflow.errors import DataError, ShapeError
 from semflow.functional import to_locations
 from semflow.functional.coreset_stream import CoresetAccumulator
@@ -43,6 +44,7 @@ class StoredLatents:
         (torch.Size([8, 8]), True)
     """
 
+    @checked
     def __init__(
         self,
         size: int | float | None = None,

@@ -230,7 +230,7 @@ class Detector(LikelihoodModel):
         scales = [torch.cat([p.flatten() for p in scale]) for scale in zip(*(ps for ps, _ in kept), strict=True)]
         self.calibration.clear()
         if self.scorer.standardize:
-            self.scorer.set_moments([s.mean().item() for s in scales], [s.std().item() for s in scales])
+            self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
         # About a million pixels are enough for a color range; an odd step does not follow a column.

@@ -171,7 +171,7 @@ class LikelihoodModel(nn.Module):
     def latents_to_fit(
         self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None
     ) -> dict[int, list[Tensor]]:
-        """Compute what the accumulator of each fitted base takes, on the CPU; the arguments are those of `encode_maps`."""
+        """Compute what the accumulator of each fitted base takes, on the CPU; see `encode_maps` for the arguments."""
         latents, _ = self.flows(maps, [self.context(x) for x in maps] if contexts is None else contexts)
         fitted = self.fitted_bases.items()
         return {

@@ -84,11 +84,14 @@ class Scorer(nn.Module):
         at_least(0, blur=blur)
         if align_corners and interpolation == "nearest":
             raise ConfigError("align_corners must be False for nearest interpolation, but got True")
-        if standardize and (aggregate != "sum" or offset is not None or weights is not None):
-            raise ConfigError(f"standardize must be False unless aggregate is sum alone, but got True with {aggregate}")
+        self.image_aggregate: Aggregate = image_aggregate or aggregate
+        if standardize and (aggregate, self.image_aggregate) != ("sum", "sum"):
+            found = f"{aggregate} and {self.image_aggregate}"
+            raise ConfigError(f"standardize must be False unless both aggregates are sum, but got True with {found}")
+        if standardize and (offset is not None or weights is not None):
+            raise ConfigError("standardize must be False if offset or weights are given, but got True")
         self.top, self.aggregate, self.blur, self.standardize = top, aggregate, blur, standardize
         self.align_corners, self.interpolation = align_corners, interpolation
-        self.image_aggregate: Aggregate = image_aggregate or aggregate
         self.fixed = offset is not None
         self.register_buffer("offsets", torch.full((scales,), offset or 0.0))
         self.register_buffer("map_bounds", torch.tensor([0.0, 1.0]))

@@ -6,6 +6,7 @@ from .timm_module import available_strides, fitting_strides
 from .views import ConcatenatedMaps, GroupedMaps, ImagePyramid, PooledViews, RandomChannels, rotations
 
 __all__ = [
-    "ConcatenatedMaps", "FeatureExtractor", "FrozenFeatures", "GroupedMaps", "ImageNormalization", "ImagePyramid", "PooledViews",
-    "RandomChannels", "TimmFeatures", "available_strides", "average_pool", "fitting_strides", "layer_norm", "rotations",
+    "ConcatenatedMaps", "FeatureExtractor", "FrozenFeatures", "GroupedMaps", "ImageNormalization", "ImagePyramid",
+    "PooledViews", "RandomChannels", "TimmFeatures", "available_strides", "average_pool", "fitting_strides",
+    "layer_norm", "rotations",
 ]  # fmt: skip

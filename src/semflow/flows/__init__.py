@@ -12,6 +12,6 @@ from .standardize import Standardize
 
 __all__ = [
     "AffineCoupling", "CrossScaleCoupling", "Event", "Flow", "FlowSequence", "GlobalAffine", "HardPermutation",
-    "Identity", "OptionalFlow", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize", "coupling_stack",
-    "fused_kernels",
+    "Identity", "OptionalFlow", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize",
+    "coupling_stack", "fused_kernels",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from semflow.errors import ConfigError
 from semflow.nn import Context
 
 from .base import Flow, Result, check_event
@@ -14,7 +15,8 @@ class OptionalFlow(Flow):
     """Flow that can be left out: z = flow(x), or z = x with a log-det of 0 if it is not used.
 
     Training always uses it. Afterwards `semflow.fit` keeps it only if it improves detection on held-out images, see
-    `semflow.training.choose_flow`. The choice is part of the saved state.
+    `semflow.training.choose_flow`. With fewer than 10 images nothing can be measured, and it is left out. The choice is
+    part of the saved state.
 
     Args:
         flow: Flow of event `"location"`.
@@ -36,7 +38,9 @@ class OptionalFlow(Flow):
 
     def __init__(self, flow: nn.Module) -> None:
         super().__init__()
-        self.flow, self.event = flow, check_event(flow, "flow")
+        if check_event(flow, "flow") != "location":
+            raise ConfigError("flow must have event 'location' to be left out, but got 'sample'")
+        self.flow = flow
         self.channels = cast(int, getattr(flow, "channels", 0))
         self.register_buffer("choice", torch.tensor([1.0, 0.0]))
         self.used = True

@@ -31,5 +31,6 @@ __all__ = [
     "ABLATIONS", "RECIPES", "AnyBackbone", "Backbone", "ConvCouplings", "Couplings", "PairedCouplings",
     "PyramidCouplings", "SemanticStatistics", "StatisticsPrediction", "StoredMemory", "build", "build_base",
     "build_features", "cflow_ad", "cs_flow", "differnet", "fastflow", "load", "memory_flow", "msflow", "padim",
-    "patchcore", "plain_settings", "recipe", "remember", "resolve_settings", "sanflow", "save", "setting_names", "spade",
+    "patchcore", "plain_settings", "recipe", "remember", "resolve_settings", "sanflow", "save", "setting_names",
+    "spade",
 ]  # fmt: skip

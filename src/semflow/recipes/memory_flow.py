@@ -2,6 +2,7 @@
 
 from semflow.bases import Memory, SemanticGaussian
 from semflow.detectors import Detector, Scorer
+from semflow.errors import ConfigError
 from semflow.features import GroupedMaps
 from semflow.flows import OptionalFlow
 from semflow.nn import FixedVariance, SinusoidalPosition2d
@@ -29,13 +30,14 @@ def memory_flow(
 ) -> Detector:
     """Build a detector by distances to a memory of normal images, in the space where defects show best.
 
-    Features of strides 4, 8, and 8 with 16 concatenated lie on the grid of stride 8. At each of these scales, a k-center
-    coreset of normal locations is the base, and normality is its nearest-neighbor log-density. Scales are standardized
-    by the training images, each scored without its own vectors, and summed.
+    Features of strides 4, 8, and 8 with 16 concatenated lie on the grid of stride 8. At each of these scales, a
+    k-center coreset of normal locations is the base, and normality is its nearest-neighbor log-density. Scales are
+    standardized by the training images, each scored without its own vectors, and summed.
 
     A flow per scale is trained with synthetic anomalies, like SANFlow's with a fixed variance. Distances between its
     latents separate defects far better than distances between features on textures, and worse on objects.
-    `semflow.fit` therefore uses the flow only if it improves detection on held-out images, see `choose_flow`.
+    `semflow.fit` therefore uses the flow only if it improves detection on held-out images, see `choose_flow`, and never
+    with fewer than 10 images.
 
     The recipe needs three maps, of strides 4, 8 and 16. The benchmarks describe the study behind its defaults.
 
@@ -55,7 +57,10 @@ def memory_flow(
         >>> detector.features.channels, detector.flows[0].used
         ((64, 128, 384), True)
     """
-    features = GroupedMaps(build_features(backbone, image_size, seed), ((0,), (1,), (1, 2)), grid=1)
+    maps = build_features(backbone, image_size, seed)
+    if len(maps.channels) != 3:
+        raise ConfigError(f"backbone must have 3 maps, of strides 4, 8 and 16, but got strides {tuple(maps.strides)}")
+    features = GroupedMaps(maps, ((0,), (1,), (1, 2)), grid=1)
     prior = SemanticGaussian()
     return Detector(
         features,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semflow.detectors import Detector, NormalBatch
+from semflow.detectors import Detector
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
@@ -38,15 +38,15 @@ def choose_flow(
 ) -> float:
     """Use the optional flows of a trained detector, or leave them out, and return their gain.
 
-    The bases are fitted to normal images, once with and once without the flows. Held-out images are scored as they are
-    and with three synthetic defects each. The gain is the rise of the mean of image AUROC and AUPRO between the two.
-    The flows are used if it exceeds 0.05. The margin is there because flows that were trained with synthetic anomalies
-    have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
+    The bases and the constants of the score are fitted to normal images, once with and once without the flows. Held-out
+    images are scored as they are and with three synthetic defects each. The gain is the rise of the mean of image AUROC
+    and AUPRO between the two. The flows are used if it exceeds 0.05. The margin is there because flows trained with
+    synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
 
     The bases and the constants of the score are left fitted to a part of the images; fit them to all afterwards.
 
     Args:
-        detector: trained detector in eval mode; it is changed in place.
+        detector: trained detector; it is changed in place.
         dataset: normal images. The bases are fitted to at most 48 of those that are not held out.
         held: positions of the images that the flows were not trained on.
         batch_size: images per batch.
@@ -65,13 +65,13 @@ def choose_flow(
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
     fill = _spread(rest, min(len(rest), FILLED))
+    images = [cast(Tensor, dataset[i].image) for i in fill]
     quality = []
     for used in (False, True):
         for flow in flows:
             flow.use(used)
-        images = (cast(Tensor, dataset[i].image) for i in fill)
         detector.fit_base(_batches(images, batch_size, detector.device))
-        detector.fit_score(_batches(normal, batch_size, detector.device, first=len(fill)))
+        detector.fit_score(_batches(images, batch_size, detector.device))
         scores, maps = _scored(detector, [*normal, *defective], batch_size)
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
@@ -93,22 +93,15 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
 
 
-def _batches(images: Any, size: int, device: torch.device, first: int = 0) -> Iterator[NormalBatch]:
-    """Yield batches of images, numbered from `first`."""
-    batch: list[Tensor] = []
-    start = first
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + size, device=device))
-            start, batch = start + size, []
-    if batch:
-        yield NormalBatch(torch.stack(batch).to(device), None, torch.arange(start, start + len(batch), device=device))
+def _batches(images: Sequence[Tensor], size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield batches of images on the device."""
+    for start in range(0, len(images), size):
+        yield torch.stack(list(images[start : start + size])).to(device)
 
 
 def _scored(detector: Detector, images: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
     """Return scores (B,) and anomaly maps (B, H, W)."""
-    found = [detector(batch.images) for batch in _batches(images, size, detector.device)]
+    found = [detector.predict(batch) for batch in _batches(images, size, detector.device)]
     return torch.cat([p.score.cpu() for p in found]), torch.cat([p.anomaly_map.float().cpu() for p in found])
 
 

@@ -14,7 +14,6 @@ class TrainingConfig(Settings):
     Args:
         epochs: passes over the training images; 0 for a detector that is only fitted, without gradient steps.
         batch_size: images per step. A multiple of 4 holds equal parts of normal images and three kinds of anomalies.
-        steps: smallest number of optimizer steps, in place of `epochs`: as many epochs as that takes; None for `epochs`.
         learning_rate: of Adam.
         schedule: `constant`, or `cosine`: warm up from a tenth over the first tenth of the steps, then decay to a
             thousandth.
@@ -27,6 +26,9 @@ class TrainingConfig(Settings):
         guard: width in locations of the border around an anomaly that training ignores: features there have seen
             the anomaly, but lie outside its mask.
         seed: of the synthetic anomalies and the order of the images.
+        steps: smallest number of batches, in place of `epochs`: as many epochs as they take; None for `epochs`.
+        tilt: T of a tilted mean of the negative log-likelihood, see `Objective`: a small one trains on rare normal
+            structure as much as on common; None for the objective's.
 
     Example:
         >>> TrainingConfig(epochs=20, learning_rate=1e-3, schedule="constant").learning_rate_at(0.5)
@@ -44,6 +46,7 @@ class TrainingConfig(Settings):
     guard: int = 1
     seed: int = 0
     steps: int | None = None
+    tilt: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +55,8 @@ class TrainingConfig(Settings):
         positive(learning_rate=self.learning_rate)
         if self.steps is not None:
             at_least(1, steps=self.steps)
+        if self.tilt is not None:
+            positive(tilt=self.tilt)
         if self.locations is not None:
             at_least(1, locations=self.locations)
         if self.clip is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from semflow.errors import ProcessError, SemflowError
+from semflow.objectives import largest_over_locations
 
 T = TypeVar("T")
 
@@ -136,6 +137,14 @@ class Processes:
         """Compute `semflow.objectives.means_over_locations` over all processes; every location has the same weight."""
         summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore, self.idle)]))
         return [summed[2 * k] / summed[2 * k + 1].clamp(min=1) for k in range(len(maps))]
+
+    def largest(self, x: Tensor, ignore: Tensor | None = None) -> Tensor:
+        """Compute `semflow.objectives.largest_over_locations` over all processes."""
+        own = largest_over_locations(x, ignore)
+        own = torch.full_like(own, -torch.inf) if self.idle else own
+        with _peers():
+            dist.all_reduce(own, dist.ReduceOp.MAX, group=self.group)
+        return own
 
     @contextmanager
     def idling(self, idle: bool) -> Iterator[None]:

@@ -26,7 +26,7 @@ from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
 from .settling import remember_images, settle
-from .sharing import shared
+from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
 
@@ -54,9 +54,10 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained, then bases that are fitted (see `Detector.fit_base`)
-    and the constants of the score. With 0 epochs there are no gradient steps. All random draws depend on (seed, epoch,
-    position), so a resumed run ends like an uninterrupted one.
+    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is then kept or left out, by images
+    that it was not trained on (see `choose_flow`). Last, bases are fitted (see `Detector.fit_base`), and the constants
+    of the score. With 0 epochs there are no gradient steps. All random draws depend on (seed, epoch, position), so a
+    resumed run ends like an uninterrupted one.
 
     Args:
         detector: detector of a recipe, or assembled by hand.
@@ -106,12 +107,17 @@ def fit(
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
-    judges = held_for_choice(images) if optional_flows(detector) else []
+    optional = optional_flows(detector)
+    for flow in optional:
+        flow.use(True)  # it may have been left out before
+    judges = held_for_choice(images) if optional else []
     trained_on = sorted(set(range(images)) - set(judges))
     training = training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
+    with tilted(detector, training.tilt):
+        pass  # raises ConfigError if the objective cannot be tilted
     if training.batch_size < processes.count:
         raise ConfigError(
             f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
@@ -121,6 +127,8 @@ def fit(
     features = cast(FeatureExtractor, detector.features)
     normal = NormalImages(features, dealt, detector.device, cache_bytes, processes)
     settings = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    if judges:
+        settings["held_for_choice"] = len(judges)
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
@@ -151,7 +159,11 @@ def fit(
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
     show = progress and processes.rank == 0
-    with shared(detector, processes), Progress(training.epochs, at.epoch, show) as display:
+    with (
+        tilted(detector, training.tilt),
+        shared(detector, processes),
+        Progress(training.epochs, at.epoch, show) as display,
+    ):
         while at.epoch < training.epochs:
             record = _train_epoch(job, at, display)
             display.epoch(record)
@@ -161,8 +173,7 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    if judges and training.epochs:
-        _choose_flow(detector.eval(), dataset, judges, training, processes)
+    _choose_flow(detector.eval(), dataset, judges, training, processes)
     settle(detector, normal)
     if held_out is not None:
         batch = training.batch_size
@@ -177,13 +188,14 @@ def _choose_flow(
     detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
 ) -> None:
     """Choose in the first process whether the flows are used, and send the choice to the others."""
+    flows = optional_flows(detector)
 
     def chosen() -> list[tuple[bool, float]]:
         choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
-        return [(flow.used, flow.gain) for flow in optional_flows(detector)]
+        return [(flow.used, flow.gain) for flow in flows]
 
-    for flow, (used, gain) in zip(optional_flows(detector), processes.first(chosen), strict=True):
-        flow.use(used, gain)
+    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
+        flow.use(*choice)
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,8 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     job.parts.start = at.step
     for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
         # Maps of images that synthesis does not change may be known.
-        maps = None if job.synthetic else job.normal.maps([job.trained_on[job.source.index(p)] for p in positions or [0]])
+        known = [] if job.synthetic else [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        maps = job.normal.maps(known) if known else None
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate

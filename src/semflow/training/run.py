@@ -124,7 +124,8 @@ class Run:
             return None, Position()
         tensors, at = checkpoint.read_training(self.detector, self.optimizer, folder)
         epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
-        if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-self.config["images"] // batch):
+        images = self.config["images"] - self.config.get("held_for_choice", 0)
+        if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-images // batch):
             raise CheckpointError(
                 f"{folder / CHECKPOINT} must be within {epochs} epochs of training, but got {at}; start a new run"
             )
@@ -138,10 +139,17 @@ class Run:
         """Raise CheckpointError if the run was started with other settings."""
         before = {k: v for k, v in checkpoint.read_config(folder).items() if k not in ("format", "version", "versions")}
         for key in before.keys() | self.config.keys():
-            was, now = before.get(key), self.config.get(key)
+            was, now = _given(before.get(key)), _given(self.config.get(key))
             if was != now and isinstance(was, dict) and isinstance(now, dict):
                 key, was, now = next(
                     (f"{key}.{k}", was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)
                 )
             if was != now:
                 raise CheckpointError(f"{folder} must be resumed with {key} = {was}, but got {now}")
+
+
+def _given(value: Any) -> Any:
+    """Leave out settings that are None, which a version without them has not written."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _given(x) for name, x in value.items() if x is not None and x != "none"}

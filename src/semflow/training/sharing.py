@@ -59,6 +59,18 @@ class SharedBatchNorm(_BatchNorm):
 
 
 @contextmanager
+def tilted(detector: Detector, tilt: float | None) -> Iterator[None]:
+    """Train with a tilted mean, see `semflow.objectives.Objective`, during the block; None keeps the objective's."""
+    objective = detector.objective
+    if tilt is not None:
+        detector.objective = replace(objective, tilt=tilt)
+    try:
+        yield
+    finally:
+        detector.objective = objective
+
+
+@contextmanager
 def shared(detector: Detector, processes: Processes) -> Iterator[None]:
     """Take the means of the objective and of trainable batch norms over all processes during the block."""
     if processes.count == 1:
@@ -71,7 +83,7 @@ def shared(detector: Detector, processes: Processes) -> Iterator[None]:
         for name, child in parent.named_children()
         if isinstance(child, _BatchNorm) and child not in frozen
     ]
-    detector.objective = replace(objective, means=processes.means)
+    detector.objective = replace(objective, means=processes.means, largest=processes.largest)
     for parent, name, norm in norms:
         setattr(parent, name, SharedBatchNorm(norm, processes))
     try:

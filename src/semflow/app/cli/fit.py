@@ -68,7 +68,10 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
-    return options, resolve_settings(recipe, settings | parse_settings(recipe, options.set))
+    settings |= parse_settings(recipe, options.set)
+    if "training.epochs" in settings:
+        settings.setdefault("training.steps", None)  # which would take the place of the epochs
+    return options, resolve_settings(recipe, settings)
 
 
 def _train(
