@@ -146,7 +146,9 @@ def test_flow_is_not_trained_on_the_images_that_judge_it(monkeypatch) -> None:
     for i, sample in zip(HELD, make_images(2, seed=7), strict=True):
         other[i] = sample
     for synthesis in (None, CutPaste()):
-        assert all(torch.equal(a, b) for a, b in zip(trained(IMAGES, synthesis), trained(other, synthesis), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(trained(IMAGES, synthesis), trained(other, synthesis), strict=True)
+        )
     other[0] = make_images(1, seed=8)[0]
     changed = zip(trained(IMAGES, None), trained(other, None), strict=True)
     assert any(not torch.equal(a, b) for a, b in changed)
