@@ -65,8 +65,8 @@ class Fit:
     category: OptionalName = None
     """Category of the data set: a folder name, a ShanghaiTech scene, or the normal class of CIFAR-10."""
     recipe: OptionalName = None
-    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, memory_flow, msflow, padim, patchcore, sanflow (default)
-    or spade."""
+    """Detector to build: cflow_ad, cs_flow, differnet, fastflow, memory_flow, msflow, padim, patchcore, sanflow
+    (default) or spade."""
     backbone: OptionalName = None
     """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for sanflow."""
     weights: OptionalName = None
