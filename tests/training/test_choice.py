@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_held_images_are_a_fifth_and_spread_out(images) -> None:
     assert held == sorted(set(held))
     assert all(0 <= i < images for i in held)
     if len(held) > 1:
-        steps = [b - a for a, b in zip(held, held[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(held)]
         assert max(steps) - min(steps) <= 1
 
 
@@ -146,7 +147,9 @@ def test_flow_is_not_trained_on_the_images_that_judge_it(monkeypatch) -> None:
     for i, sample in zip(HELD, make_images(2, seed=7), strict=True):
         other[i] = sample
     for synthesis in (None, CutPaste()):
-        assert all(torch.equal(a, b) for a, b in zip(trained(IMAGES, synthesis), trained(other, synthesis), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(trained(IMAGES, synthesis), trained(other, synthesis), strict=True)
+        )
     other[0] = make_images(1, seed=8)[0]
     changed = zip(trained(IMAGES, None), trained(other, None), strict=True)
     assert any(not torch.equal(a, b) for a, b in changed)
