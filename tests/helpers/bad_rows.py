@@ -75,7 +75,18 @@ class Workspace:
         return err.getvalue() + out.getvalue()
 
     def fit(self, *words: object) -> str:
-        base = ("fit", "--data", self.path / "data", "--output", self.path / "run", "--epochs", "1", "--recipe", "sanflow", *SMALL)
+        base = (
+            "fit",
+            "--data",
+            self.path / "data",
+            "--output",
+            self.path / "run",
+            "--epochs",
+            "1",
+            "--recipe",
+            "sanflow",
+            *SMALL,
+        )
         return self.command(*base, "--device", "cpu", *words, *(() if "--set" in words else SMALL_ARGUMENTS))
 
     def predict(self, *words: object) -> str:

@@ -92,7 +92,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "calibrated on 9 other good crops: on average at most 10 % of the good crops" in shown
     assert {(found["texture"], found["recipe"]) for found in record["detectors"]} == set(RUNS)
     for found in record["detectors"]:
-        assert found["texture"] in shown
+        assert f"{found['texture']}, {found['recipe']} " in shown
         assert 0 <= found["pixel_auroc"] <= 1
         assert 0 <= found["detection_rate"] <= 1
         assert found["images"] == 2 + len(DEFECTS)

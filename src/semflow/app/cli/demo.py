@@ -45,7 +45,7 @@ STRIDES = (4, 8, 16)
 # Both detectors for the first texture, and the default one for the others, so that the demo takes less than a minute.
 RUNS = ((TEXTURES[0], "sanflow"), *((name, "memory_flow") for name in TEXTURES))
 SHOWN = ("image_auroc", "pixel_auroc", "aupro")
-HEADER = ("texture", "recipe", *(METRICS[name] for name in SHOWN), "false alarms", "defects found", "seconds")
+HEADER = ("detector", *(METRICS[name] for name in SHOWN), "false alarms", "defects found", "time")
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ def _row(run: _Run, summary: Evaluation) -> tuple[str, ...]:
         for anomalous in (False, True)
     }
     decided = (f"{sum(map(bool, found))} of {len(found)}" for found in alarms.values())
-    return (run.texture, run.recipe, *(percent(figures[name]) for name in SHOWN), *decided, f"{run.seconds:.0f}")
+    return (run.title, *(percent(figures[name]) for name in SHOWN), *decided, f"{run.seconds:.0f} s")
 
 
 def _decisions(detector: Detector) -> str:
     count, rate = detector.calibration.count, detector.calibration.false_alarm_rate or 0.0
     return (
         f"Decisions are calibrated on {count} other good crops: on average at most {100 * rate:.3g} % of the good crops "
-        "are called anomalous."
+        "of the same part of the photograph are called anomalous."
     )
 
 
