@@ -94,9 +94,9 @@ def test_scale_without_a_deviation_has_no_weight_unless_all_have_none() -> None:
 
 
 def test_only_sums_are_standardized() -> None:
-    with pytest.raises(ConfigError, match="unless both aggregates are sum, but got True with exp and exp$"):
+    with pytest.raises(ConfigError, match=r"unless both aggregates are sum, but got True with exp and exp$"):
         Scorer(2, standardize=True)
-    with pytest.raises(ConfigError, match="unless both aggregates are sum, but got True with sum and product$"):
+    with pytest.raises(ConfigError, match=r"unless both aggregates are sum, but got True with sum and product$"):
         Scorer(2, aggregate="sum", image_aggregate="product", standardize=True)
     for options in ({"offset": 1.0}, {"weights": (1.0, 2.0)}):
         with pytest.raises(ConfigError, match="standardize must be False if offset or weights are given, but got True"):

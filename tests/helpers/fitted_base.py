@@ -11,6 +11,7 @@ from semflow.detectors import Detector, Provenance, Scorer
 from semflow.errors import CheckpointError
 from semflow.features import FrozenFeatures
 from semflow.flows import AffineCoupling, FlowSequence, OptionalFlow, Standardize
+from semflow.objectives import Objective
 from semflow.training import TrainingConfig
 
 
@@ -72,7 +73,9 @@ def make_fitted(
         flows = [FlowSequence([Standardize(c), *([AffineCoupling(c)] if trained else [])]) for c in (6, 8)]
         flows = [OptionalFlow(flow) for flow in flows] if optional else flows
         bases = [DiagonalNormal(), DiagonalNormal()]
-        detector = Detector(features, flows, bases, scorer=Scorer(2), score_log_det=score_log_det)
+        detector = Detector(
+            features, flows, bases, objective=Objective(bce=0.0), scorer=Scorer(2), score_log_det=score_log_det
+        )
     config = TrainingConfig(epochs=2 if trained else 0, batch_size=4, learning_rate=1e-2)
     arguments = {"seed": seed, "trained": trained}
     detector.provenance = Provenance("fitted", __name__, arguments, SIZE, training=config, synthesis=synthesis)

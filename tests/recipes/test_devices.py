@@ -40,7 +40,7 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
 
 
-@pytest.mark.parametrize("name", (*TRAINED, *OWN))
+@pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device `meta` rejects tensors of other devices, like a GPU."""
     made = detector(name).to("meta")
@@ -57,7 +57,7 @@ def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch:
     assert sum(x is not None for x in gradients) > len(gradients) / 2
 
 
-@pytest.mark.parametrize("name", (*TRAINED, *OWN))
+@pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
     """Fused blocks run on CPUs only; GPUs run the composition, as this test does on a CPU."""
     made = detector(name)

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_held_images_are_a_fifth_and_spread_out(images) -> None:
     assert held == sorted(set(held))
     assert all(0 <= i < images for i in held)
     if len(held) > 1:
-        steps = [b - a for a, b in zip(held, held[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(held)]
         assert max(steps) - min(steps) <= 1
 
 

@@ -1,6 +1,7 @@
 """Training for a number of steps, and with a tilted loss."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from helpers.small_detector import make_detector, make_images
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
-from semflow.objectives import PRESETS
 from semflow.training import TrainingConfig, fit
 
 IMAGES = make_images(10)
@@ -79,10 +79,13 @@ def test_fit_tilts_the_loss_and_leaves_the_objective(locations, tmp_path, monkey
     assert first[0.05]["nll"] == pytest.approx(first[None]["nll"], abs=1e-4)
 
 
-def test_squashed_loss_is_not_tilted(tmp_path) -> None:
-    detector = make_detector()
-    detector.objective = PRESETS["reference"]
-    with pytest.raises(ConfigError, match=r"tilt must be None for a squashed loss, but got 0\.05"):
-        fit(detector, IMAGES, TrainingConfig(1, 4, tilt=0.05), output=tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
-    assert detector.objective is PRESETS["reference"]
+def test_tilt_takes_the_place_of_squashing() -> None:
+    trained = []
+    for squash in (False, True):
+        detector = make_detector()
+        detector.objective = replace(detector.objective, squash=squash)
+        objective = detector.objective
+        fit(detector, IMAGES, TrainingConfig(1, 4, tilt=0.05), progress=False)
+        assert detector.objective is objective
+        trained.append(detector.state_dict())
+    assert all(torch.equal(x, trained[1][name]) for name, x in trained[0].items())

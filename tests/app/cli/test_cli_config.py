@@ -129,3 +129,14 @@ def test_set_converts_words_to_the_types_of_the_settings(shared_data: Path, tmp_
     assert found["backbone"]["strides"] == [8]
     assert (found["synthesis"], found["training"]["clip"]) == ("none", "none")
     assert (found["statistics"]["mode"], found["statistics"]["predicted_mean"]) == (1, True)
+
+
+@pytest.mark.parametrize("words", [["--epochs", "3"], ["--set", "training.epochs", "3"]])
+def test_epochs_take_the_place_of_the_recipes_steps(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def training(*more: str) -> dict[str, object]:
+        return tomllib.loads(printed(capsys, "--recipe", "memory_flow", "--data", "parts", *more))["training"]
+
+    assert training()["steps"] == 240
+    assert (training(*words)["steps"], training(*words)["epochs"]) == ("none", 3)
+    both = training("--epochs", "3", "--set", "training.steps", "5")
+    assert (both["steps"], both["epochs"]) == (5, 3)

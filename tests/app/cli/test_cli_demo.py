@@ -89,7 +89,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     shown = capsys.readouterr().out
     record = json.loads((output / "metrics.json").read_text())
     assert shown.count("the flow is") == len(TEXTURES)
-    assert "calibrated on 9 other good crops: on average at most 10 % of good crops" in shown
+    assert "calibrated on 9 other good crops: on average at most 10 % of the good crops" in shown
     assert {(found["texture"], found["recipe"]) for found in record["detectors"]} == set(RUNS)
     for found in record["detectors"]:
         assert f"{found['texture']}, {found['recipe']} " in shown

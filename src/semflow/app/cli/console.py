@@ -26,7 +26,8 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):  # headers wrap at words, so that eight columns fit into 80 characters
-        table.add_column(name, justify="right" if index else "left", min_width=max(map(len, name.split())))
+        width = max(map(len, name.split()))
+        table.add_column(name, justify="right" if index else "left", min_width=width, no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)

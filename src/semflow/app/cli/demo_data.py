@@ -40,7 +40,8 @@ def photograph(name: str) -> Gray:
 def write_texture(name: str, root: Path, seed: int) -> None:
     """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right.
 
-    Crops for calibration are drawn from the right, too, like the good test crops, as the false-alarm rate assumes.
+    Crops for calibration are drawn from the right, too, like the good test crops, as the false-alarm rate assumes; the
+    two may overlap.
     """
     image = photograph(name)
     rng = np.random.default_rng((seed, TEXTURES.index(name)))
