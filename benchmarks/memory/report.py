@@ -29,8 +29,8 @@ one. The flow is trained with CutPaste anomalies and cross-entropy, or, *no synt
 
 AUROC of images (maximum of the map, mean of the highest 0.3, 1 and 3 %), AUROC of pixels and AUPRO, in percent.
 Held-out figures are of the held-out normal images and synthetic defects on them, of other kinds than CutPaste's
-(images: 0.3 %). ± is the standard deviation over the seeds. No option was chosen by these figures row by row, but the test
-images of these categories have been seen during development.
+(images: 0.3 %). ± is the standard deviation over the seeds. The test images of these categories have been seen
+during development.
 
 The rule takes latents instead of features if the mean of the held-out image AUROC and AUPRO is higher by more than
 {100 * MARGIN:g} points."""
@@ -58,11 +58,12 @@ def to_markdown(kept: Sequence[Kept]) -> str:
         sizes = sorted({cell["settings"]["image_size"] for cell in cells})
         parts.append(f"## {name}, {' or '.join(map(str, sizes))} px, seeds {', '.join(map(str, seeds))}")
         parts.append(_table(cells, seeds))
+    commits = sorted({cell["record"]["commit"] for cell in kept})
     versions = {name: version for cell in kept for name, version in cell["record"]["versions"].items()}
     machines = dict.fromkeys(cell["record"]["machine"] for cell in kept)
     parts += [
         "## How it was made",
-        f"- cells of commit {', '.join(sorted({cell['record']['commit'] for cell in kept}))}; each names its command\n- "
+        f"- cells of commit {', '.join(commits)}; each names its command\n- "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f"\n- {' or '.join(machines)}",
     ]
