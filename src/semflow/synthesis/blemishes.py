@@ -126,7 +126,8 @@ def _content(image: Array, donor: Array, kind: str, rng: np.random.Generator) ->
 def _place(size: tuple[int, int], rng: np.random.Generator) -> tuple[Array, Array, float, float]:
     """Draw a center (y, x) in the middle 80 percent; return the pixels' coordinates about it, and the center."""
     y, x = (float(rng.uniform(0.1, 0.9)) * side - 0.5 for side in size)
-    return np.float32(np.arange(size[0])[:, None] - y), np.float32(np.arange(size[1])[None, :] - x), y, x
+    rows, columns = np.arange(size[0])[:, None] - y, np.arange(size[1])[None, :] - x
+    return rows.astype(np.float32), columns.astype(np.float32), y, x
 
 
 def _blob(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Array:
@@ -158,7 +159,8 @@ def _line(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Arra
     off = np.ones(size, dtype=bool)
     off[places[0][inside], places[1][inside]] = False  # contains the first place, which lies in the image
     half_width = float(rng.uniform(*_HALF_WIDTH)) * scale
-    return np.float32(half_width + 0.5 - ndimage.distance_transform_edt(off))
+    depth: Array = (half_width + 0.5 - ndimage.distance_transform_edt(off)).astype(np.float32)
+    return depth
 
 
 def _ellipse(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Array:
@@ -166,4 +168,5 @@ def _ellipse(size: tuple[int, int], scale: float, rng: np.random.Generator) -> A
     y, x, *_ = _place(size, rng)
     (a, b), turn = (rng.uniform(*_HALF_AXIS, 2) * scale).tolist(), float(rng.uniform(0, np.pi))
     cos, sin = float(np.cos(turn)), float(np.sin(turn))
-    return min(a, b) * (np.float32(1) - np.hypot((x * cos + y * sin) / a, (y * cos - x * sin) / b))
+    depth: Array = min(a, b) * (np.float32(1) - np.hypot((x * cos + y * sin) / a, (y * cos - x * sin) / b))
+    return depth

@@ -19,7 +19,13 @@ MARGIN = 0.05
 
 
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
-    """Return the flows of a detector that may be left out."""
+    """Return the flows of a detector that may be left out.
+
+    Example:
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> optional_flows(cflow_ad(Backbone("resnet18", "random")))
+        []
+    """
     return [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
 
 
