@@ -132,8 +132,8 @@ def _row(run: _Run, summary: Evaluation) -> tuple[str, ...]:
 def _decisions(detector: Detector) -> str:
     count, rate = detector.calibration.count, detector.calibration.false_alarm_rate or 0.0
     return (
-        f"Decisions are calibrated on {count} other good crops: on average at most {100 * rate:.3g} % of the good crops "
-        "of the same part of the photograph are called anomalous."
+        f"Decisions are calibrated on {count} other good crops: on average at most {100 * rate:.3g} % of the good "
+        "crops of the same part of the photograph are called anomalous."
     )
 
 
