@@ -19,7 +19,7 @@ from semflow.recipes import build as build_recipe
 
 MODULES = ("nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors")
 # Records that the library creates, and protocols.
-PASSIVE = {"Evaluation", "FeatureExtractor", "Provenance", "Record"}
+PASSIVE = {"Evaluation", "FeatureExtractor", "Provenance", "Record", "Synthesis"}
 # Classes with the constructors of torch.
 FOREIGN = {"ChannelNorm", "SemanticNormal"}
 WRONG: dict[object, tuple[object, ...]] = {

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from helpers.fitted_base import make_fitted
+from helpers.small_detector import make_images
 from semflow.detectors import Scorer
 from semflow.errors import ConfigError, ShapeError
 from semflow.files.tensors import read_about, save_tensors
@@ -72,3 +74,42 @@ def test_model_of_an_earlier_version_has_weights_of_one(build, images, tmp_path)
     about = {name: value for name, value in read_about(path).items() if name != "sha256"}
     save_tensors(path, {k: x for k, x in load_file(path).items() if k != "scorer.weights"}, about)
     assert load_into(build(), tmp_path).scorer.weights.tolist() == [1, 1]
+
+
+def test_standardized_map_counts_deviations() -> None:
+    scorer = Scorer(3, aggregate="sum", standardize=True)
+    means, deviations = (-0.5, 0.25, -1.0), (0.5, 2.0, 0.125)
+    scorer.set_moments(means, deviations)
+    expected = sum(up((m - x) / d) for m, d, x in zip(means, deviations, MAPS, strict=True)) / 3
+    torch.testing.assert_close(scorer(MAPS, (32, 32))[0].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scale_without_a_deviation_has_no_weight_unless_all_have_none() -> None:
+    scorer = Scorer(3, aggregate="sum", standardize=True)
+    scorer.set_moments((1.0, 2.0, 3.0), (0.5, 0.0, 2.0))
+    assert scorer.weights.tolist() == [2, 0, 0.5]
+    assert scorer.offsets.tolist() == [1, 2, 3]
+    scorer.set_moments((1.0, 2.0, 3.0), (0.0, 0.0, 0.0))
+    assert scorer.weights.tolist() == [1, 1, 1]
+
+
+def test_only_sums_are_standardized() -> None:
+    with pytest.raises(ConfigError, match=r"unless both aggregates are sum, but got True with exp and exp$"):
+        Scorer(2, standardize=True)
+    with pytest.raises(ConfigError, match=r"unless both aggregates are sum, but got True with sum and product$"):
+        Scorer(2, aggregate="sum", image_aggregate="product", standardize=True)
+    for options in ({"offset": 1.0}, {"weights": (1.0, 2.0)}):
+        with pytest.raises(ConfigError, match="standardize must be False if offset or weights are given, but got True"):
+            Scorer(2, aggregate="sum", standardize=True, **options)
+
+
+def test_moments_are_those_of_images_that_the_base_has_not_seen() -> None:
+    detector, images = make_fitted(), make_images(10)
+    detector.scorer = Scorer(2, aggregate="sum", standardize=True)
+    fit(detector, images, progress=False)
+    batch = torch.stack([sample.image for sample in images])
+    with torch.no_grad():
+        for k, p in enumerate(detector.log_probs(batch, leave_out=torch.arange(10))[0]):
+            values = p.double().flatten().numpy()
+            assert detector.scorer.offsets[k].item() == pytest.approx(values.mean(), rel=1e-5)
+            assert detector.scorer.weights[k].item() == pytest.approx(1 / values.std(), rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.recipe_cases import FITTED
+from helpers.recipe_cases import FITTED, OWN
 from semflow.bases import SemanticGaussian
 from semflow.detectors import Detector, Provenance, Scorer
 from semflow.features import FrozenFeatures
@@ -29,6 +29,7 @@ SMALL = {
     "padim": {"channels": 20},
     "patchcore": {"coreset": 0.2},
     "spade": {"gallery": 5},
+    "memory_flow": {"couplings.blocks": 1, "couplings.position_channels": 8, "memory": 100},
 }
 
 
@@ -75,7 +76,7 @@ FORMATS = [format_or_skip(name) for name in PACKAGES]
 
 
 def recipe_detector(name: str, calibrated: bool = True, **settings) -> Detector:
-    given = {} if name in ("sanflow", *FITTED) else {"statistics": True}
+    given = {} if name in ("sanflow", *FITTED, *OWN) else {"statistics": True}
     common = {"backbone": "test_efficientnet", "backbone.weights": "random", "image_size": 64}
     return settle(build(name, {**common, **SMALL[name], **given, **settings}), calibrated)
 

@@ -10,7 +10,8 @@ from semflow.bases import FittedBase
 from semflow.detectors import Detector, Provenance, Scorer
 from semflow.errors import CheckpointError
 from semflow.features import FrozenFeatures
-from semflow.flows import AffineCoupling, FlowSequence, Standardize
+from semflow.flows import AffineCoupling, FlowSequence, OptionalFlow, Standardize
+from semflow.objectives import Objective
 from semflow.training import TrainingConfig
 
 
@@ -62,14 +63,19 @@ class DiagonalNormal(FittedBase):
         return -0.5 * ((z - mean).square() / variance + torch.log(2 * math.pi * variance)).sum(1).to(z.dtype)
 
 
-def make_fitted(seed: int = 0, trained: bool = False, synthesis=None, score_log_det: bool = True) -> Detector:
-    """Build a detector whose flows have parameters only if it is to be trained."""
+def make_fitted(
+    seed: int = 0, trained: bool = False, synthesis=None, score_log_det: bool = True, optional: bool = False
+) -> Detector:
+    """Build a detector whose flows have parameters only if it is to be trained, and may be optional."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         features = FrozenFeatures(Pyramid(), channels=(6, 8), strides=(4, 8))
         flows = [FlowSequence([Standardize(c), *([AffineCoupling(c)] if trained else [])]) for c in (6, 8)]
+        flows = [OptionalFlow(flow) for flow in flows] if optional else flows
         bases = [DiagonalNormal(), DiagonalNormal()]
-        detector = Detector(features, flows, bases, scorer=Scorer(2), score_log_det=score_log_det)
+        detector = Detector(
+            features, flows, bases, objective=Objective(bce=0.0), scorer=Scorer(2), score_log_det=score_log_det
+        )
     config = TrainingConfig(epochs=2 if trained else 0, batch_size=4, learning_rate=1e-2)
     arguments = {"seed": seed, "trained": trained}
     detector.provenance = Provenance("fitted", __name__, arguments, SIZE, training=config, synthesis=synthesis)

@@ -27,7 +27,8 @@ from semflow.features import FrozenFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
-from semflow.training import Processes, TrainingConfig, evaluate, fit
+from semflow.synthesis import CutPaste
+from semflow.training import Processes, TrainingConfig, evaluate, fit, optional_flows
 from semflow.training.distributed import ALONE
 
 
@@ -69,6 +70,9 @@ CASES: dict[str, Callable[[], Detector]] = {
     "squashed": squashed,
     "samples": samples,
     "fitted base": lambda: make_fitted(trained=True),
+    "tilted": lambda: whole_maps(tilt=0.05),
+    "tilted groups": lambda: whole_maps(tilt=0.05, locations=40),
+    "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
 }
 
 OPTIONS = {"fitted base": {"cache_bytes": 0}}
@@ -102,10 +106,15 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
     for case in CASES:
         detector = train(case, processes, folder / case)
         save_file(dict(detector.state_dict()), folder / f"{case}.{rank}.safetensors")
-        if case == "synthesis":
-            again = train(case, processes, folder / case, resume=True).state_dict()
+        if case in ("synthesis", "optional flow"):
+            read = train(case, processes, folder / case, resume=True)
+            again = read.state_dict()
             if any(not torch.equal(again[name], x) for name, x in detector.state_dict().items()):
                 raise RuntimeError("a finished run was not read back")
+            chosen = [[flow.used for flow in optional_flows(each)] for each in (detector, read)]
+            if chosen[0] != chosen[1] or any(flow.used != bool(flow.choice[0]) for flow in optional_flows(detector)):
+                raise RuntimeError(f"the same flows must be used in all processes, but got {chosen}")
+        if case == "synthesis":
             found = evaluate(detector, labeled(), batch_size=2, processes=processes)
             (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -18,10 +18,13 @@ SMALL = {
     "padim": {"channels": 20},
     "patchcore": {"coreset": 0.2},
     "spade": {"gallery": 3},
+    "memory_flow": {"couplings.blocks": 2, "couplings.position_channels": 16, "memory": 100, "training.steps": 12},
 }
 
 
-PUBLISHED = tuple(SMALL)
+ALL = tuple(SMALL)
+OWN = ("memory_flow",)
+PUBLISHED = tuple(name for name in SMALL if name not in OWN)
 FITTED = ("padim", "patchcore", "spade")  # in one pass, without training and statistics
 TRAINED = tuple(name for name in PUBLISHED if name not in FITTED)
 # The smallest pyramid that timm has: 16 to 64 channels.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.recipe_cases import FITTED, PUBLISHED, TRAINED
+from helpers.recipe_cases import ALL, FITTED, OWN, TRAINED
 from semflow.detectors import Detector
 from semflow.features.frozen import FrozenFeatures
 from semflow.flows import fused_kernels
@@ -17,13 +17,14 @@ SMALL = {
     "differnet": {"couplings.blocks": 1},
     "cs_flow": {"couplings.blocks": 1, "couplings.hidden": 8, "levels": 2},
     "padim": {"channels": 20},
+    "memory_flow": {"couplings.blocks": 2, "memory": 100},
 }
 
 
 def detector(name: str) -> Detector:
     """Return a small perturbed detector in eval mode."""
     made = build(
-        name, {**COMMON, **SMALL.get(name, {}), **({} if name in ("sanflow", *FITTED) else {"statistics": True})}
+        name, {**COMMON, **SMALL.get(name, {}), **({} if name in ("sanflow", *FITTED, *OWN) else {"statistics": True})}
     )
     perturb(nn.ModuleList([made.flows, *([made.head] if made.head else [])]), 0.05, generator())
     made.eval().fit_base([images(4)])
@@ -39,7 +40,7 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device `meta` rejects tensors of other devices, like a GPU."""
     made = detector(name).to("meta")
@@ -56,7 +57,7 @@ def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch:
     assert sum(x is not None for x in gradients) > len(gradients) / 2
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
     """Fused blocks run on CPUs only; GPUs run the composition, as this test does on a CPU."""
     made = detector(name)
@@ -68,7 +69,7 @@ def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ALL)
 def test_scores_on_gpu_equal_those_on_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores agree to 1e-4, with the same decisions."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.recipe_cases import PUBLISHED
+from helpers.recipe_cases import ALL
 from semflow.bases import StandardNormal
 from semflow.errors import ConfigError
 from semflow.recipes import (
@@ -76,7 +76,7 @@ def test_plain_settings_resolve_to_the_same_arguments(settings) -> None:
     assert plain_settings(resolve_settings(sanflow, stored)) == stored
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ALL)
 def test_every_default_has_a_plain_form_without_null(name) -> None:
     arguments = resolve_settings(RECIPES[name], {})
     stored = json.dumps(plain_settings(arguments))
@@ -84,7 +84,7 @@ def test_every_default_has_a_plain_form_without_null(name) -> None:
     assert resolve_settings(RECIPES[name], json.loads(stored)) == arguments
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ALL)
 def test_unknown_setting_lists_the_valid_ones(name) -> None:
     for unknown in ("blobs", "backbone.blobs", "seed.blobs", "backbone.name.blobs"):
         with pytest.raises(ConfigError) as caught:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from semflow.errors import ConfigError, DataError
-from semflow.synthesis import KINDS, CutPaste, SyntheticAnomalies
+from semflow.synthesis import KINDS, Blemishes, CutPaste, SyntheticAnomalies
 
 
 class Item(NamedTuple):
@@ -184,6 +184,9 @@ def test_dataset_rejects_invalid_options() -> None:
             CutPaste(kinds=kinds)
     with pytest.raises(ConfigError, match="normal must be True without cut_paste"):
         SyntheticAnomalies(Normal(2), None, normal=False)
+    for wrong in ("scar", CutPaste, 3):
+        with pytest.raises(ConfigError, match=r"cut_paste must be an object such as CutPaste\(\) or None, but got"):
+            SyntheticAnomalies(Normal(2), wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seed must be at least 0"):
         SyntheticAnomalies(Normal(2), seed=-1)
     with pytest.raises(ConfigError, match="epoch must be at least 0"):
@@ -197,3 +200,17 @@ def test_dataset_uses_the_given_cut_paste() -> None:
     hard = SyntheticAnomalies(Normal(2), plain, normal=False)
     soft = SyntheticAnomalies(Normal(2), CutPaste(kinds=("small",)), normal=False)
     assert not torch.equal(hard[0].image, soft[0].image)
+
+
+def test_dataset_accepts_blemishes_in_place_of_cut_paste() -> None:
+    blemishes, source = Blemishes(), Normal(12)
+    dataset = SyntheticAnomalies(source, blemishes, normal=True, seed=2)
+    assert dataset.parts == ("normal", *blemishes.kinds)
+    assert [item.label for item in draw(dataset)] == [0, 1, 1, 1, 1, 1] * 2
+    position, index = 1, dataset.index(1)
+    rng = np.random.default_rng((2, 0, position))
+    donor = (index + int(rng.integers(1, 12))) % 12
+    image, mask = blemishes(source[index].image, source[donor].image, "foreign", rng)
+    assert torch.equal(dataset[position].image, image)
+    assert torch.equal(dataset[position].anomaly_mask, mask)
+    assert same(draw(dataset), draw(dataset, workers=2))

@@ -171,7 +171,7 @@ class GroupedMaps(nn.Module):
 def _resized(x: Tensor, size: torch.Size) -> Tensor:
     """Resize a map by averages if it is finer than `size`, and bilinearly if it is coarser."""
     finer = x.shape[2] > size[0] or x.shape[3] > size[1]
-    return F.adaptive_avg_pool2d(x, list(size)) if finer else F.interpolate(x, size, mode="bilinear")
+    return F.adaptive_avg_pool2d(x, (size[0], size[1])) if finer else F.interpolate(x, size, mode="bilinear")
 
 
 class RandomChannels(nn.Module):

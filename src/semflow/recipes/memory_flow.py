@@ -20,12 +20,12 @@ VARIANCE = 0.1  # of the latents around the two means of training, the mode of S
 def memory_flow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),
     image_size: int = 320,
-    couplings: Couplings = Couplings(6, 64, "hard", standardize=True),
+    couplings: Couplings = Couplings(4, 64, "hard", standardize=True),
     memory: int = 4000,
     synthesis: CutPaste | None = CutPaste(),
     blur: float = 4.0,
     top: float = 0.01,
-    training: TrainingConfig = TrainingConfig(batch_size=4, learning_rate=2e-3, steps=200),
+    training: TrainingConfig = TrainingConfig(batch_size=4, learning_rate=2e-3, steps=160),
     seed: int = 0,
 ) -> Detector:
     """Build a detector by distances to a memory of normal images, in the space where defects show best.
@@ -49,7 +49,7 @@ def memory_flow(
         synthesis: synthetic anomalies; None trains the flow on normal images alone.
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.
         top: fraction of the highest pixels of the map that the image score averages.
-        training: default settings of `semflow.fit`. The flow trains for 200 steps whatever the number of images.
+        training: default settings of `semflow.fit`. The flow trains for 160 steps whatever the number of images.
         seed: seed of the initial weights, the permutations and the coresets.
 
     Example:

@@ -29,10 +29,10 @@ _SIGMA = (2.0, 5.5)
 class Blemishes(Settings):
     """Synthetic defects that differ from those of `CutPaste` in shape and content.
 
-    They serve to choose, on held-out normal images, between options of a detector that was trained with `CutPaste`:
-    such a detector must not be judged by the defects of its training. The shape is a ragged blob of smooth noise, a
-    thin curved line or a small ellipse, each with probability 1/3, with a soft border. Sizes are in pixels at 256 px
-    and scale with the shorter side of the image. The kind is the content:
+    They serve to choose between options of a detector on held-out normal images: a detector that was trained with
+    `CutPaste` must not be judged by the same defects. The shape is a ragged blob, a thin curved line or a small
+    ellipse, each with probability 1/3, with a soft border. Sizes are in pixels at 256 px and scale with the shorter
+    side of the image. The kind is the content:
 
     - `foreign`: the donor, turned by a multiple of 90 degrees (180 unless square) and shifted;
     - `shifted`: the image itself, shifted by 1/16 to 1/2 of each side;
@@ -50,6 +50,7 @@ class Blemishes(Settings):
         kinds: Kinds of blemishes to use in equal parts, from `BLEMISH_KINDS`.
 
     Example:
+        >>> import torch
         >>> rng = np.random.default_rng(0)
         >>> image, donor = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
         >>> out, anomaly_mask = Blemishes()(image, donor, "foreign", rng)
@@ -82,15 +83,15 @@ class Blemishes(Settings):
         check_images(image, donor)
         if kind not in BLEMISH_KINDS:
             raise ConfigError(f"kind must be one of {', '.join(BLEMISH_KINDS)}, but got {kind!r}")
-        kept, largest = self._add(image, donor, kind, rng), -1.0
-        for attempt in range(_ATTEMPTS):
-            made = kept if attempt == 0 else self._add(image, donor, kind, rng)
-            change = float((made[0] - image)[:, made[1]].abs().numpy().mean())
+        largest = -1.0
+        for _ in range(_ATTEMPTS):
+            made, mask = self._add(image, donor, kind, rng)
+            change = float((made - image)[:, mask].abs().numpy().mean())
             if change > largest:
-                kept, largest = made, change
+                out, anomaly_mask, largest = made, mask, change
             if largest >= self.min_change:
                 break
-        return kept
+        return out, anomaly_mask
 
     def _add(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Add one blemish, without a minimum change."""
@@ -126,11 +127,12 @@ def _content(image: Array, donor: Array, kind: str, rng: np.random.Generator) ->
 def _place(size: tuple[int, int], rng: np.random.Generator) -> tuple[Array, Array, float, float]:
     """Draw a center (y, x) in the middle 80 percent; return the pixels' coordinates about it, and the center."""
     y, x = (float(rng.uniform(0.1, 0.9)) * side - 0.5 for side in size)
-    return np.float32(np.arange(size[0])[:, None] - y), np.float32(np.arange(size[1])[None, :] - x), y, x
+    rows, columns = (np.arange(side, dtype=np.float32) for side in size)
+    return rows[:, None] - np.float32(y), columns[None, :] - np.float32(x), y, x
 
 
 def _blob(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Array:
-    """Compute the approximate depth map of a ragged blob: smooth noise plus a Gaussian window, above a level."""
+    """Compute the approximate depth map of a ragged blob: where smooth noise plus a Gaussian window exceeds a level."""
     # Cells of 1/2 to 1/16 of the shorter side, per axis: the blobs are often longer than wide.
     grid = [max(round(side * 2 ** int(rng.integers(1, 5)) / min(size)), 1) for side in size]
     zoom = [side / cells for side, cells in zip(size, grid, strict=True)]
@@ -138,7 +140,7 @@ def _blob(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Arra
     y, x, *_ = _place(size, rng)
     radius = float(rng.uniform(*_RADIUS)) * scale
     window = np.exp((y * y + x * x) / np.float32(-2 * radius * radius))
-    field = np.float32(0.7) * noise + np.float32(2.2) * window
+    field = np.float32(0.7) * np.clip(noise, -2.0, 2.0) + np.float32(2.2) * window  # noise alone is below the level
     # The window falls by at most 1.33 per radius, so this turns a difference of the field into pixels.
     depth: Array = (field - min(np.float32(1.5), np.float32(0.8) * field.max())) * np.float32(radius / 1.33)
     return depth
@@ -150,15 +152,14 @@ def _line(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Arra
     angle, length = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(*_LENGTH)) * scale
     along = np.linspace(0.0, 1.0, int(4 * length) + 2)
     across = float(rng.normal(0.0, 0.6)) * along * (1 - along)
-    places = [
-        np.rint(y + length * (along * np.sin(angle) + across * np.cos(angle))).astype(int),
-        np.rint(x + length * (along * np.cos(angle) - across * np.sin(angle))).astype(int),
-    ]
-    inside = np.all([(place >= 0) & (place < side) for place, side in zip(places, size, strict=True)], axis=0)
+    ys = np.rint(y + length * (along * np.sin(angle) + across * np.cos(angle))).astype(int)
+    xs = np.rint(x + length * (along * np.cos(angle) - across * np.sin(angle))).astype(int)
+    inside = (ys >= 0) & (ys < size[0]) & (xs >= 0) & (xs < size[1])  # true for the first
     off = np.ones(size, dtype=bool)
-    off[places[0][inside], places[1][inside]] = False  # contains the first place, which lies in the image
+    off[ys[inside], xs[inside]] = False
     half_width = float(rng.uniform(*_HALF_WIDTH)) * scale
-    return np.float32(half_width + 0.5 - ndimage.distance_transform_edt(off))
+    depth: Array = np.float32(half_width + 0.5) - ndimage.distance_transform_edt(off).astype(np.float32)
+    return depth
 
 
 def _ellipse(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Array:
@@ -166,4 +167,5 @@ def _ellipse(size: tuple[int, int], scale: float, rng: np.random.Generator) -> A
     y, x, *_ = _place(size, rng)
     (a, b), turn = (rng.uniform(*_HALF_AXIS, 2) * scale).tolist(), float(rng.uniform(0, np.pi))
     cos, sin = float(np.cos(turn)), float(np.sin(turn))
-    return min(a, b) * (np.float32(1) - np.hypot((x * cos + y * sin) / a, (y * cos - x * sin) / b))
+    depth: Array = np.float32(min(a, b)) * (np.float32(1) - np.hypot((x * cos + y * sin) / a, (y * cos - x * sin) / b))
+    return depth

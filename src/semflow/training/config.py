@@ -27,8 +27,8 @@ class TrainingConfig(Settings):
             the anomaly, but lie outside its mask.
         seed: of the synthetic anomalies and the order of the images.
         steps: smallest number of batches, in place of `epochs`: as many epochs as they take; None for `epochs`.
-        tilt: T of a tilted mean of the negative log-likelihood, see `Objective`: a small one trains on rare normal
-            structure as much as on common; None for the objective's.
+        tilt: T of a tilted mean of the negative log-likelihood, see `Objective`, in the place of its mean or of a
+            squashed one: a small T trains on rare normal structure as much as on common. None for the recipe's loss.
 
     Example:
         >>> TrainingConfig(epochs=20, learning_rate=1e-3, schedule="constant").learning_rate_at(0.5)

@@ -116,8 +116,6 @@ def fit(
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
-    with tilted(detector, training.tilt):
-        pass  # raises ConfigError if the objective cannot be tilted
     if training.batch_size < processes.count:
         raise ConfigError(
             f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"

@@ -60,10 +60,10 @@ class SharedBatchNorm(_BatchNorm):
 
 @contextmanager
 def tilted(detector: Detector, tilt: float | None) -> Iterator[None]:
-    """Train with a tilted mean, see `semflow.objectives.Objective`, during the block; None keeps the objective's."""
+    """Tilt the loss during the block, in the place of squashing, see `Objective`; None changes nothing."""
     objective = detector.objective
     if tilt is not None:
-        detector.objective = replace(objective, tilt=tilt)
+        detector.objective = replace(objective, tilt=tilt, squash=False)
     try:
         yield
     finally:

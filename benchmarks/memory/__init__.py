@@ -1,0 +1,1 @@
+"""What a memory, a flow and both together find, each idea alone: `python -m benchmarks.memory --help`."""
