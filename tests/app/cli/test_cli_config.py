@@ -149,7 +149,7 @@ def test_epochs_take_the_place_of_the_recipes_steps(words: list[str], capsys: py
     def training(*more: str) -> dict[str, object]:
         return tomllib.loads(printed(capsys, "--recipe", "memory_flow", "--data", "parts", *more))["training"]
 
-    assert training()["steps"] == 200
+    assert training()["steps"] == 160
     assert (training(*words)["steps"], training(*words)["epochs"]) == ("none", 3)
     both = training("--epochs", "3", "--set", "training.steps", "5")
     assert (both["steps"], both["epochs"]) == (5, 3)
