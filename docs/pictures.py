@@ -1,4 +1,4 @@
-"""The pictures of docs/pictures.md and README.md, from a demo folder: `python docs/pictures.py DEMO LONGER`.
+"""The pictures of docs/pictures.md and README.md, from two demos: `python docs/pictures.py DEMO LONGER`.
 
 Everything comes from the demo's folders: photographs of scikit-image, its defects, its models. Results are those of
 `memory_flow` in the first; the predicted variance, the latents and the training curves are those of `sanflow` in the

@@ -131,12 +131,8 @@ def test_set_converts_words_to_the_types_of_the_settings(shared_data: Path, tmp_
     assert (found["statistics"]["mode"], found["statistics"]["predicted_mean"]) == (1, True)
 
 
-def test_default_recipe_trains_a_number_of_steps_unless_epochs_are_given(capsys: pytest.CaptureFixture[str]) -> None:
-    found = tomllib.loads(printed(capsys))
-    assert (found["recipe"], found["training"]["steps"]) == ("memory_flow", 160)
-    for words in (["--epochs", "5"], ["--set", "training.epochs", "5"]):
-        training = tomllib.loads(printed(capsys, *words))["training"]
-        assert (training["epochs"], training["steps"]) == (5, "none")
+def test_memory_flow_is_the_default_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tomllib.loads(printed(capsys))["recipe"] == "memory_flow"
 
 
 def test_fit_says_whether_the_flow_is_used(
@@ -146,3 +142,14 @@ def test_fit_says_whether_the_flow_is_used(
     small += ["--set", "couplings.blocks", "1", "memory", "50"]
     assert main(["fit", "--data", str(shared_data), "--output", str(tmp_path / "run"), *small]) == 0
     assert "the flow is left out: there are too few images to measure its gain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--epochs", "3"], ["--set", "training.epochs", "3"]])
+def test_epochs_take_the_place_of_the_recipes_steps(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def training(*more: str) -> dict[str, object]:
+        return tomllib.loads(printed(capsys, "--recipe", "memory_flow", "--data", "parts", *more))["training"]
+
+    assert training()["steps"] == 160
+    assert (training(*words)["steps"], training(*words)["epochs"]) == ("none", 3)
+    both = training("--epochs", "3", "--set", "training.steps", "5")
+    assert (both["steps"], both["epochs"]) == (5, 3)
