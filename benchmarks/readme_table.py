@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .reproduce.peers import OURS
 from .shared.figures import markdown_table, text_of
 from .shared.record import ROOT, write
 
@@ -77,31 +76,46 @@ def speed(results: Path) -> str:
     return f"{faster}\n\n{cost}\n\n{origin(found)}"
 
 
-def accuracy(results: Path) -> str:
-    """Return SANFlow and anomalib's peers on the same backbone by category, with the highest figures in bold.
+METHODS = (  # folder of the results, row, name in README
+    ("sanflow", "SANFlow", "SANFlow"),
+    ("sanflow", "PaDiM, anomalib", "PaDiM, anomalib"),
+    ("sanflow", "PatchCore-10, anomalib", "PatchCore-10, anomalib"),
+    ("sanflow", "PatchCore-10", "PatchCore-10, ours"),
+    ("sanflow", "PatchCore (1 %)", "PatchCore (1 %), ours"),
+    ("sanflow", "memory_flow", "memory_flow at 256 px"),
+    ("memory_flow", "memory_flow", "memory_flow at 320 px"),
+)
+TEXTURES = tuple(("textures", name, name) for name in ("PaDiM", "PatchCore-10", "memory_flow"))
 
-    Our recipes of the peers are left out: they are the same methods.
-    """
-    found = json.loads((results / "sanflow" / "sanflow.json").read_text("utf-8"))
-    ours = {row.name for row in OURS}
+
+def accuracy(results: Path, methods: Sequence[tuple[str, str, str]] = METHODS) -> str:
+    """Return methods on the same backbone by category, with the highest figures in bold."""
+    files = {folder: results / folder / "sanflow.json" for folder, _, _ in methods}
+    found = {folder: json.loads(path.read_text("utf-8")) for folder, path in files.items() if path.is_file()}
+    categories = dict.fromkeys(category for one in found.values() for category in one["categories"])
     rows = []
-    for category in found["categories"]:
-        methods = {}
-        for row in found["rows"]:
-            values = [row["metrics"][metric]["categories"][category]["ours"] for metric in METRICS]
-            if all(values) and row["row"] not in ours:
-                methods[row["row"]] = values
-        best = [max(values[k]["mean"] for values in methods.values()) for k in range(len(METRICS))]
-        for name, values in methods.items():
-            texts = [text_of(v, 1) for v in values]
-            bold = [f"**{t}**" if v["mean"] == b else t for t, v, b in zip(texts, values, best, strict=True)]
-            training = f"{found['epochs'][category][0]} epochs" if name == "SANFlow" else "one pass"
-            rows.append([category, name, training, str(len(values[0]["seeds"])), *bold])
-    table = markdown_table(["category", "method", "training", "seeds", *METRICS.values()], rows)
-    return f"{table}\n\n{origin(found['provenance'])}"
+    for category in categories:
+        values: dict[str, list[Any]] = {}
+        for folder, row, name in methods:
+            for one in found.get(folder, {"rows": ()})["rows"]:
+                figures = [one["metrics"][metric]["categories"].get(category, {}).get("ours") for metric in METRICS]
+                if one["row"] == row and all(figures):
+                    values[name] = figures
+        best = [max(figures[k]["mean"] for figures in values.values()) for k in range(len(METRICS))]
+        for name, figures in values.items():
+            texts = [text_of(v, 1) for v in figures]
+            bold = [f"**{t}**" if v["mean"] == b else t for t, v, b in zip(texts, figures, best, strict=True)]
+            rows.append([category, name, str(len(figures[0]["seeds"])), *bold])
+    table = markdown_table(["category", "method", "seeds", *METRICS.values()], rows)
+    return "\n\n".join([table, *(origin(one["provenance"]) for one in found.values())])
 
 
-TABLES = {"speed": speed, "accuracy": accuracy}
+def textures(results: Path) -> str:
+    """Return the recipes on the demo's textures."""
+    return accuracy(results, TEXTURES)
+
+
+TABLES = {"speed": speed, "accuracy": accuracy, "textures": textures}
 
 
 def filled(text: str, results: Path = RESULTS) -> str:

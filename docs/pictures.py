@@ -1,7 +1,8 @@
-"""The pictures of docs/pictures.md and README.md, from what `semflow demo` leaves: `python docs/pictures.py FOLDER`.
+"""The pictures of docs/pictures.md and README.md, from a demo folder: `python docs/pictures.py DEMO LONGER`.
 
-Everything comes from the demo's folder: photographs of scikit-image, its defects, its models. Results are those of
-`memory_flow`; the predicted variance, the latents and the training curves are those of `sanflow`.
+Everything comes from the demo's folders: photographs of scikit-image, its defects, its models. Results are those of
+`memory_flow` in the first; the predicted variance, the latents and the training curves are those of `sanflow` in the
+second, from a demo with more epochs.
 """
 
 import io
@@ -33,10 +34,10 @@ SHOWN = ("good/000.png", "crack/000.png", "scratch/000.png", "stain/000.png")
 TEXTURE = "brick"
 
 
-def main(demo: Path) -> None:
+def main(demo: Path, longer: Path) -> None:
     """Write every picture."""
     results(demo)
-    statistics(demo)
+    statistics(longer)
     save_small(synthetic(demo), "synthesis")
 
 
@@ -114,4 +115,4 @@ def save_png(figure: object, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "semflow-demo"))
+    main(*map(Path, sys.argv[1:]))

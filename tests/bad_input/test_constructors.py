@@ -103,6 +103,8 @@ def right_value(hint: Any) -> object:
         return get_args(hint)[0]
     if get_origin(hint) is Sequence and kind is None:
         return []
+    if get_origin(hint) is Sequence and get_origin(get_args(hint)[0]) is Sequence:
+        return [[8]]
     return {bool: True, int: 4, float: 0.5, str: "a", tuple: [8]}.get(
         kind, "a"
     )  # a path, or a type that is not checked

@@ -22,9 +22,10 @@ MAPS_BYTES = 2**31  # of feature maps that are computed once; others are compute
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
     """Return the flows of a detector that may be left out.
 
-    >>> from semflow.recipes import Backbone, memory_flow
-    >>> [flow.used for flow in optional_flows(memory_flow(Backbone("resnet18", "random", (4, 8, 16)), 64))]
-    [True, True, True]
+    Example:
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> optional_flows(cflow_ad(Backbone("resnet18", "random")))
+        []
     """
     return [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
 

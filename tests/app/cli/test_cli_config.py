@@ -131,12 +131,18 @@ def test_set_converts_words_to_the_types_of_the_settings(shared_data: Path, tmp_
     assert (found["statistics"]["mode"], found["statistics"]["predicted_mean"]) == (1, True)
 
 
-@pytest.mark.parametrize("words", [["--epochs", "3"], ["--set", "training.epochs", "3"]])
-def test_epochs_take_the_place_of_the_recipes_steps(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    def training(*more: str) -> dict[str, object]:
-        return tomllib.loads(printed(capsys, "--recipe", "memory_flow", "--data", "parts", *more))["training"]
+def test_default_recipe_trains_a_number_of_steps_unless_epochs_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    found = tomllib.loads(printed(capsys))
+    assert (found["recipe"], found["training"]["steps"]) == ("memory_flow", 160)
+    for words in (["--epochs", "5"], ["--set", "training.epochs", "5"]):
+        training = tomllib.loads(printed(capsys, *words))["training"]
+        assert (training["epochs"], training["steps"]) == (5, "none")
 
-    assert training()["steps"] == 240
-    assert (training(*words)["steps"], training(*words)["epochs"]) == ("none", 3)
-    both = training("--epochs", "3", "--set", "training.steps", "5")
-    assert (both["steps"], both["epochs"]) == (5, 3)
+
+def test_fit_says_whether_the_flow_is_used(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--epochs", "1", "--device", "cpu"]
+    small += ["--set", "couplings.blocks", "1", "memory", "50"]
+    assert main(["fit", "--data", str(shared_data), "--output", str(tmp_path / "run"), *small]) == 0
+    assert "the flow is left out: there are too few images to measure its gain" in capsys.readouterr().out

@@ -46,6 +46,22 @@ def test_exported_recipe_has_the_results_of_the_detector(name, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("used", "size"), [(False, 100), (True, 64)])
+def test_optional_flow_is_exported_as_it_is_used(used, size, tmp_path) -> None:
+    """The sides of 100 px images are no multiple of the strides."""
+    detector = recipe_detector("memory_flow", image_size=size, memory=20)
+    for flow in detector.flows:
+        flow.use(used)
+    detector.fit_base([pictures(size, 12, seed=2, spoiled=0).float() / 255])
+    images = pictures(size, 3, seed=9)
+    expected = detector.predict(images.float() / 255)
+    for format in WRITABLE:
+        got = load(save(detector, tmp_path / f"model{SUFFIXES[format]}").path).predict(images)
+        torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("format", WRITABLE)
 @pytest.mark.parametrize("name", ["sanflow", "fastflow"])
 def test_exported_pretrained_backbone_on_photographs(name, format, tmp_path, record_property) -> None:
