@@ -74,7 +74,7 @@ class Fit:
     image_size: OptionalInt = None
     """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
     epochs: OptionalInt = None
-    """Passes over the images. Default: the recipe's, as many as take 200 training steps for memory_flow."""
+    """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
     """Images per training step. Default: the recipe's."""
     seed: OptionalInt = None
