@@ -25,12 +25,12 @@ def test_parts() -> None:
     assert detector.features.channels == (64, 128, 128 + 256)
     assert detector.features.strides == (8, 8, 8)
     assert all(isinstance(flow, OptionalFlow) for flow in detector.flows)
-    assert all(type(base) is Memory and base.size == 8000 and base.form == "nearest" for base in detector.bases)
+    assert all(type(base) is Memory and base.size == 4000 and base.form == "nearest" for base in detector.bases)
     assert all(isinstance(detector.training_base(k), SemanticGaussian) for k in range(3))
     assert isinstance(detector.head, FixedVariance)
     assert not detector.score_log_det
     assert detector.scorer.standardize
-    assert (detector.provenance.training.steps, detector.provenance.synthesis) == (240, CutPaste())
+    assert (detector.provenance.training.steps, detector.provenance.synthesis) == (160, CutPaste())
 
 
 @pytest.mark.parametrize("used", [True, False])

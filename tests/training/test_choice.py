@@ -42,7 +42,7 @@ def prepared():
 @given(st.integers(1, 2000))
 def test_held_images_are_a_fifth_and_spread_out(images) -> None:
     held = held_for_choice(images)
-    assert len(held) == (min(images // 5, 32) if images >= 10 else 0)
+    assert len(held) == (min(images // 5, 24) if images >= 10 else 0)
     assert held == sorted(set(held))
     assert all(0 <= i < images for i in held)
     if len(held) > 1:
