@@ -21,7 +21,7 @@ def memory_flow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),
     image_size: int = 320,
     couplings: Couplings = Couplings(4, 64, "hard", standardize=True),
-    memory: int = 4000,
+    memory: int = 6000,
     synthesis: CutPaste | None = CutPaste(),
     blur: float = 4.0,
     top: float = 0.01,
