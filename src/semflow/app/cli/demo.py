@@ -110,7 +110,7 @@ def _detector(recipe: str, seed: int) -> Detector:
     """Build a detector with the small backbone that the extra `demo` installs."""
     if recipe == "memory_flow":  # crops of 128 pixels, magnified; 1,000 vectors are enough for a small texture
         return memory_flow(Backbone("tf_efficientnet_lite0", "packaged", STRIDES), 160, memory=1000, seed=seed)
-    couplings = Couplings(8, 128, "hard", standardize=True)
+    couplings = Couplings(6, 64, "hard", standardize=True)
     backbone = Backbone("tf_efficientnet_lite0", "packaged", STRIDES, smoothing=3)
     return sanflow(backbone, 128, couplings=couplings, seed=seed)
 

@@ -26,7 +26,7 @@ Defect: TypeAlias = Callable[[Gray, np.random.Generator], tuple[Gray, Mask]]
 TEXTURES = ("brick", "grass", "gravel")
 CROP = 128
 TRAINING_SHARE = 0.62  # of the photograph's width; test crops share no pixel with it
-TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND, CALIBRATION_CROPS = 96, 10, 4, 39
+TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND, CALIBRATION_CROPS = 96, 10, 4, 19
 
 
 def photograph(name: str) -> Gray:
