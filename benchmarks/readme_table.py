@@ -80,9 +80,9 @@ METHODS = (  # folder of the results, row, name in README
     ("sanflow", "SANFlow", "SANFlow"),
     ("sanflow", "PaDiM, anomalib", "PaDiM, anomalib"),
     ("sanflow", "PatchCore-10, anomalib", "PatchCore-10, anomalib"),
+    ("sanflow", "PatchCore (1 %), anomalib", "PatchCore (1 %), anomalib"),
     ("sanflow", "PatchCore-10", "PatchCore-10, ours"),
     ("sanflow", "PatchCore (1 %)", "PatchCore (1 %), ours"),
-    ("sanflow", "memory_flow", "memory_flow at 256 px"),
     ("memory_flow", "memory_flow", "memory_flow at 320 px"),
 )
 TEXTURES = tuple(("textures", name, name) for name in ("PaDiM", "PatchCore-10", "memory_flow"))
