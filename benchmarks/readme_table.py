@@ -85,7 +85,12 @@ METHODS = (  # folder of the results, row, name in README
     ("sanflow", "PatchCore (1 %)", "PatchCore (1 %), ours"),
     ("memory_flow", "memory_flow", "memory_flow at 320 px"),
 )
-TEXTURES = tuple(("textures", name, name) for name in ("PaDiM", "PatchCore-10", "memory_flow"))
+TEXTURES = (
+    ("textures128", "PaDiM", "PaDiM at 128 px"),
+    ("textures128", "PatchCore-10", "PatchCore-10 at 128 px"),
+    ("textures", "PatchCore-10", "PatchCore-10 at 160 px"),
+    ("textures", "memory_flow", "memory_flow at 160 px"),
+)
 
 
 def accuracy(results: Path, methods: Sequence[tuple[str, str, str]] = METHODS) -> str:
