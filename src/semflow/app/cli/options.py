@@ -38,7 +38,7 @@ Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Device; 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train on real textures and find defects that were not seen in training. Offline; under a minute on two CPUs.
+    """Train on real textures and find defects that were not seen in training. Offline; about a minute on two CPUs.
 
     The data are crops of photographs of brick, grass and gravel from scikit-image. The default recipe, memory_flow, is
     trained for each texture, and sanflow for brick, on crops of the left part. They are calibrated on good crops of the
