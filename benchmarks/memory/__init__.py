@@ -1,1 +1,1 @@
-"""What a memory, a flow and both together find, each idea alone: `python -m benchmarks.memory --help`."""
+"""Ablation of memories and flows, alone and combined: `python -m benchmarks.memory --help`."""

@@ -172,7 +172,7 @@ class FlowWithStatistics(LikelihoodModel):
     ) -> Tensor:
         """Compute -1/K sum_k up(log p(z_k) / C_k), (B, H, W), in eval mode: higher is more anomalous.
 
-        A base that is no density has its `normality` in place of log p / C.
+        For a base without a density, `normality` replaces log p / C.
 
         `size` is (H, W) of the map, by default that of the image, or of the largest feature map; up() is bilinear. The
         map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.

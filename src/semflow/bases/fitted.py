@@ -11,7 +11,7 @@ from .semantic import Base, StandardNormal
 
 
 class Accumulator(Protocol):
-    """What a `FittedBase` has collected of the latents so far.
+    """Statistics or vectors that a `FittedBase` collects from latents.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ class FittedBase(Base):
     largest: ClassVar[int] = 2**31
     """Largest number of values of a buffer in a file."""
     uses_features: bool = False
-    """Whether the accumulator's `update(z, features)` also takes the features (B, C, H, W) that were mapped to z."""
+    """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 
     def __init__(self, prior: Base | None = None) -> None:
         super().__init__()

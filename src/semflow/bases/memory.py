@@ -173,7 +173,7 @@ class Memory(FittedBase):
             leave_out: (B,) int64, see `normality`.
         """
         if self.form == "distance":
-            raise ConfigError("form must be nearest or kernel for log_prob, but got distance, which is no density")
+            raise ConfigError("form must be nearest or kernel for log_prob, but got distance, which has no density")
         self._check(z, leave_out)
         if self.form == "kernel":
             log_prob = self._kernel(z, statistics, leave_out)

@@ -27,7 +27,7 @@ class Base(nn.Module):
     """
 
     is_density: bool = True
-    """Whether `normality` is a log density per dimension."""
+    """True if `normality` is a log-density per dimension."""
 
     def log_prob(self, z: Tensor, statistics: Statistics | None = None, anomaly_mask: Tensor | None = None) -> Tensor:
         """Compute log p(z) in nats at every location, (B, H, W).

@@ -1,4 +1,4 @@
-"""Whether a trained flow is used: a choice by held-out normal images with synthetic defects."""
+"""Choice of whether to use a trained flow, by held-out normal images with synthetic defects."""
 
 from collections.abc import Sequence, Sized
 from typing import Any, cast

@@ -56,7 +56,7 @@ def fit(
 
     Standardization is fitted first, then the flows are trained. An `OptionalFlow` is then kept or left out, by images
     that it was not trained on (see `choose_flow`). Last, bases are fitted (see `Detector.fit_base`), and the constants
-    of the score. With 0 epochs there are no gradient steps. All random draws depend on (seed, epoch, position), so a
+    of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
     resumed run ends like an uninterrupted one.
 
     Args:

@@ -1,4 +1,4 @@
-"""What follows the gradient steps: fitted bases, constants of the score, calibration; also for a trained flow alone."""
+"""Steps after gradient training: fit the bases, the constants of the score and the calibration."""
 
 from collections.abc import Sized
 from dataclasses import replace
@@ -30,7 +30,7 @@ def refit(
 ) -> Detector:
     """Fit the bases and the constants of the score again, and return the detector in eval mode; flows stay as they are.
 
-    A base that is no `FittedBase` stays as it is, too. The calibration is replaced, or removed if there is none.
+    Bases that are not a `FittedBase` do not change either. An existing calibration is replaced or removed.
 
     Args:
         detector: trained detector; it is changed in place.

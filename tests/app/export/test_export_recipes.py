@@ -48,7 +48,7 @@ def test_exported_recipe_has_the_results_of_the_detector(name, tmp_path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize(("used", "size"), [(False, 100), (True, 64)])
 def test_optional_flow_is_exported_as_it_is_used(used, size, tmp_path) -> None:
-    """The sides of 100 px images are no multiple of the strides."""
+    """The sides of 100 px images are not multiples of the strides."""
     detector = recipe_detector("memory_flow", image_size=size, memory=20)
     for flow in detector.flows:
         flow.use(used)

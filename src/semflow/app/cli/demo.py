@@ -42,7 +42,7 @@ METRICS_FILE = "metrics.json"
 BATCH_SIZE = 4
 # Cracks and scratches are two to four pixels wide, and a map of stride 32 would have 16 locations.
 STRIDES = (4, 8, 16)
-# Both detectors for the first texture, and the default one for the others, so that the demo takes less than a minute.
+# Both detectors for the first texture, and the default one for the others, so that the demo takes about a minute.
 RUNS = ((TEXTURES[0], "sanflow"), *((name, "memory_flow") for name in TEXTURES))
 SHOWN = ("image_auroc", "pixel_auroc", "aupro")
 HEADER = ("detector", *(METRICS[name] for name in SHOWN), "false alarms", "defects found", "time")
