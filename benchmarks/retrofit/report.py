@@ -1,5 +1,6 @@
 """The report of the comparison: figures, and how the added statistics change them, seed by seed."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def summarize(kept: Sequence[Kept], planned: Sequence[Key], command: Sequence[st
         "done": len(kept),
         "planned": len(keys),
         "disagreement": max((cell["result"]["disagreement"] for cell in kept), default=None),
-        "train_cpu_seconds": sum(cell["result"]["train_cpu_seconds"] for cell in kept),
+        "train_cpu_seconds": math.fsum(cell["result"]["train_cpu_seconds"] for cell in kept),  # in any order
         "provenance": {
             "command": shlex.join(command),
             "commits": sorted({cell["record"]["commit"] for cell in kept}),
