@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from helpers.recipe_cases import FITTED, images, small, stack
 from semflow.bases import Gallery, Memory, PositionGaussian, StandardNormal
 from semflow.detectors import Detector
+from semflow.errors import DataError
 from semflow.flows import Identity
 from semflow.recipes import build, load
 from semflow.training import evaluate, fit
@@ -124,3 +125,12 @@ def test_score_of_an_image_is_the_mean_of_those_that_bases_have() -> None:
     bases = [Constant(None) for _ in values]
     own, plain = (Detector(backbone, [Identity() for _ in values], b) for b in (bases, StandardNormal()))
     assert torch.equal(own.predict(BATCH).score, plain.predict(BATCH).score)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_too_few_images_are_named_before_anything_is_fitted(name) -> None:
+    detector = small(name)
+    least = max(base.least_images for base in detector.fitted_bases.values())
+    with pytest.raises(DataError, match=rf"^dataset must hold at least {least} images for a \w+, but got {least - 1}$"):
+        fit(detector, images(least - 1), progress=False)
+    assert fit(detector, images(least), progress=False).predict(BATCH).score.isfinite().all()

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from helpers.aupro_truth import reference_aupro
 from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
+from semflow.bases import Memory
 from semflow.flows import GlobalAffine, OptionalFlow, ScaleWise
 from semflow.synthesis import Blemishes, CutPaste
 from semflow.training import choose_flow, fit, held_for_choice, optional_flows
@@ -210,3 +211,14 @@ def test_base_that_is_not_fitted_may_have_an_optional_flow() -> None:
     detector.flows = ScaleWise([OptionalFlow(GlobalAffine(c)) for c in (6, 8)])
     fit(detector, IMAGES, epochs=1, progress=False)
     assert detector.flows[0].used == (detector.flows[0].gain > 0.035)
+
+
+def test_choice_fits_smaller_memories_and_restores_their_size(monkeypatch) -> None:
+    monkeypatch.setattr("semflow.training.choice.STORED", 12)
+    detector = prepared()
+    detector.set_base([Memory(size=size) for size in (40, 5, 0.5)[: len(detector.bases)]])
+    sizes = [base.size for base in detector.bases]
+    choose_flow(detector, IMAGES, HELD)
+    assert [base.size for base in detector.bases] == sizes
+    locations = [base.vectors.shape[0] for base in detector.bases]
+    assert locations == [12, 5, locations[-1]][: len(locations)]

@@ -71,6 +71,8 @@ class FittedBase(Base):
 
     largest: ClassVar[int] = 2**31
     """Largest number of values of a buffer in a file."""
+    least_images: ClassVar[int] = 2
+    """Smallest number of images to fit to: each is also scored without what it contributed."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 

@@ -137,6 +137,8 @@ class PositionGaussian(FittedBase):
         torch.Size([1, 4, 4])
     """
 
+    least_images: ClassVar[int] = 3  # a covariance without one of them needs two
+
     mean: Tensor
     whitening: Tensor
     count: Tensor

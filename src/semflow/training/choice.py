@@ -1,6 +1,7 @@
 """Choice of whether to use a trained flow, by held-out normal images with synthetic defects."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow.bases import Memory
 from semflow.detectors import Detector, NormalBatch
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
 LEAST, SHARE, MOST = 10, 5, 24
-FILLED, DEFECTS = 48, 3
+FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
 MAPS_BYTES = 2**31  # of feature maps that are computed once; others are computed with and without the flows
 
@@ -50,6 +52,8 @@ def choose_flow(
     and AUPRO between the two. The flows are used if it exceeds 0.035. The margin is there because flows trained with
     synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
 
+    Memories store at most 2,000 vectors here: with more, the choice takes longer and is no better.
+
     The bases and the constants of the score are left fitted to a part of the images; fit them to all afterwards.
 
     Args:
@@ -78,7 +82,8 @@ def choose_flow(
     for used in (False, True):
         for flow in flows:
             flow.use(used)
-        detector.fit_base(known[0])
+        with _at_most(STORED, detector):
+            detector.fit_base(known[0])
         detector.fit_score(known[0])
         scores, maps = _scored(detector, known[1])
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
@@ -88,6 +93,21 @@ def choose_flow(
     for flow in flows:
         flow.use(gain > MARGIN, gain)
     return gain
+
+
+@contextmanager
+def _at_most(vectors: int, detector: Detector) -> Iterator[None]:
+    """Let the detector's memories store at most this number of vectors."""
+    memories = [base for base in detector.bases if isinstance(base, Memory)]
+    sizes = [memory.size for memory in memories]
+    for memory in memories:
+        if isinstance(memory.size, int):
+            memory.size = min(memory.size, vectors)
+    try:
+        yield
+    finally:
+        for memory, size in zip(memories, sizes, strict=True):
+            memory.size = size
 
 
 def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list[Tensor], list[Tensor], Tensor]:

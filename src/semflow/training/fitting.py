@@ -25,7 +25,7 @@ from .holdout import calibrate, hold_out
 from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
-from .settling import remember_images, settle
+from .settling import check_number_of_images, remember_images, settle
 from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
@@ -107,6 +107,7 @@ def fit(
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
+    check_number_of_images(detector, images)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before

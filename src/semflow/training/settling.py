@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
+from semflow.errors import DataError
 from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
@@ -60,6 +61,7 @@ def refit(
     dataset, held_out = hold_out(dataset, calibration, seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
@@ -69,6 +71,22 @@ def refit(
     if held_out is not None:
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes)
     return detector
+
+
+def check_number_of_images(detector: Detector, images: int) -> None:
+    """Raise DataError if there are fewer images than a base must be fitted to.
+
+    >>> from semflow.recipes import Backbone, padim
+    >>> check_number_of_images(padim(Backbone("test_efficientnet", "random", (4, 8, 16)), 32), 2)
+    Traceback (most recent call last):
+        ...
+    semflow.errors.DataError: dataset must hold at least 3 images for a PositionGaussian, but got 2
+    """
+    for base in detector.fitted_bases.values():
+        if images < base.least_images:
+            raise DataError(
+                f"dataset must hold at least {base.least_images} images for a {type(base).__name__}, but got {images}"
+            )
 
 
 def settle(detector: Detector, normal: NormalImages) -> None:
