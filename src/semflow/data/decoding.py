@@ -137,7 +137,7 @@ def to_rgb(image: Image.Image, header: Header, name: str, background: int = 128)
         elif background and layer.getextrema()[3][1] == 0:
             raise DataError(f"{name} must have visible pixels, but got none; save it without transparency")
     if header.sixteen and image.mode != "CMYK" and (high := max(high for _, high in colors.getextrema())) < 64:
-        doubts.append(_shallow(name, 257 * high + 255))
+        doubts.append(_shallow(name, 256 * high + 255))
     return pixels, doubts
 
 

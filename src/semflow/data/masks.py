@@ -132,15 +132,16 @@ def _inexact(values: NDArray[np.generic], top: float, low: float, lossy: bool) -
     loose = len(levels) - len(np.intersect1d(levels, values[flat & between]))
     if lossy or loose > _MANY_LEVELS:
         return f"has gray levels ({len(levels)}), as lossy compression or smoothing leaves"
-    strong = values > top / 2
+    strong = values > 0.75 * top
     weak = between & ~strong
     if not weak.any() or (top < 32 and values.dtype.kind != "f"):  # smaller numbers are class indices
         return None
+    if len(levels) == 1 and not (flat & strong).any():  # a class beside thin lines
+        return None
     if float(values[weak].max()) <= top / 8 and 2 * np.count_nonzero(flat & weak) < np.count_nonzero(weak):
         return "has specks that are nearly black"
-    # One level beside thin lines may be a class, too.
     near = ndimage.binary_dilation(strong, np.ones((3, 3)), iterations=_EDGE)
-    return "has gray edges" if (len(levels) > 1 or (flat & strong).any()) and not (weak & ~near).any() else None
+    return None if (weak & ~near).any() else "has gray edges"
 
 
 def _is_lossy(path: str | PathLike[str], codec: str) -> bool:

@@ -72,7 +72,8 @@ def describe(passed_over: Iterable[PassedOver], root: Path | None = None, most: 
         >>> describe([PassedOver(Path("parts/@eaDir"), "system folder")], Path("parts"))
         '@eaDir (system folder)'
     """
-    items = [f"{relative(path, root)} ({reason})" for path, reason in passed_over]
+    names = [(relative(path, root), reason) for path, reason in passed_over]
+    items = [f"{name if name.isprintable() else repr(name)} ({reason})" for name, reason in names]
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
@@ -162,8 +163,10 @@ def _why_folder(path: Path) -> str | None:
     if path.name.startswith("."):
         return "hidden folder"
     for name, start, beside in _RESULTS:
-        if (path / name).is_file() and (path / beside).exists():
+        try:
             with (path / name).open("rb") as file:
-                if file.read(len(start)) == start:
+                if file.read(len(start)) == start and (path / beside).exists():
                     return "results of semflow"
+        except OSError:  # there is no such file, or listing the folder reports the problem
+            continue
     return None

@@ -27,7 +27,7 @@ from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
 from .console import say, track, write_png
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -47,12 +47,14 @@ def run(options: Predict) -> None:
     names = image_names(dataset)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
-    about = {"origin": origin, "sources": hash_parts(part for source in sources.items() for part in source)}
+    passed_over = note_of(dataset.passed_over, dataset.root)
+    digest = hash_parts(part for source in sources.items() for part in source)
+    about: dict[str, Any] = {"origin": origin, "sources": digest}
     finished = _finished_output(options.output, about)
     if finished is not None:
         if finished["left_out"] and options.on_error == "stop":
             raise DataError(finished["left_out"][0]["reason"])
-        say(f"{options.output} is already complete for this model and these images")
+        say(f"{options.output} is already complete for this model and these images{passed_over}")
         return
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -67,13 +69,15 @@ def run(options: Predict) -> None:
                 f"{left_out[names[0]]}"
             )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
+        about["passed_over"] = rows_of(dataset.passed_over, dataset.root)
         write_tables(work.folder, options, detector, records, left_out, about)
         work.tidy(TABLES)
     for name, reason in left_out.items():
         print(f"skipped {name!r}: {reason}", file=sys.stderr)
     highest = max(records, key=lambda record: record.score)
     skipped = f", skipped {len(left_out)}" if left_out else ""
-    say(f"scored {len(records)} images{skipped}; the most anomalous is {highest.image} ({highest.score:.4f})")
+    first = f"the most anomalous is {highest.image} ({highest.score:.4f})"
+    say(f"scored {len(records)} images{skipped}; {first}{passed_over}")
     for name in TABLES:
         say(f"wrote {options.output / name}")
 
@@ -206,7 +210,7 @@ def _hash_file(path: Path) -> str:
         return f"none: {error.errno}"
 
 
-def _finished_output(output: Path, about: dict[str, str]) -> dict[str, Any] | None:
+def _finished_output(output: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """Return scores.json if the output folder is what this command would write."""
     try:
         written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
