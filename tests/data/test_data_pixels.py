@@ -21,6 +21,8 @@ RAMP = np.tile(np.linspace(0, 1, 64), (32, 1))
 RAMP[16:] = RAMP[16:, ::-1]
 COLORS = np.dstack([RAMP, RAMP[:, ::-1], np.roll(RAMP, 16, 1)])
 
+DTYPES = ("uint8", "int8", "uint16", "int16", "int32", "uint32", "float16", "float32", "float64")
+
 Writer = Callable[..., Path]
 
 
@@ -47,9 +49,7 @@ def error_of(path: Path, truth: NDArray[Any]) -> float:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
-@pytest.mark.parametrize(
-    "dtype", ["uint8", "int8", "uint16", "int16", "int32", "uint32", "float16", "float32", "float64"]
-)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_tiff_is_right_or_refused(
     write: Writer, order: str, compression: str | None, tile: tuple[int, int] | None, dtype: str
 ) -> None:
@@ -76,8 +76,7 @@ def test_tiff_is_right_or_refused(
         path = write(np.ascontiguousarray(values), dtype, **storage, **layout)
         try:
             assert error_of(path, truth) <= 1, layout
-        except DataError as error:
-            assert str(error).startswith(f"{path} must ")
+        except DataError:
             refused.append(index)
     if dtype == "uint8":
         assert not set(refused) & {0, 1, 2, 3, 4, 6}
@@ -228,16 +227,12 @@ def test_further_pages_are_a_warning_and_previews_are_none(tmp_path: Path) -> No
 def test_a_data_set_warns_once_about_each_kind(tmp_path: Path) -> None:
     for k in range(3):
         Image.fromarray(np.full((8, 8), 100 + k, np.uint16)).save(tmp_path / f"{k}.png")
-        Image.fromarray(np.dstack([np.full((8, 8, 3), k, np.uint8), np.zeros((8, 8), np.uint8)])).save(
-            tmp_path / f"t{k}.png"
-        )
     colors = np.dstack([(255 * COLORS).astype(np.uint8), np.zeros(RAMP.shape, np.uint8)])
     for k in range(3):
         Image.fromarray(colors).save(tmp_path / f"t{k}.png")
     dataset = ImageFolder(tmp_path, 8)
-    with pytest.warns(UserWarning) as caught:
-        dataset.verify()
-        dataset.verify()
+    with pytest.warns(UserWarning, match="other images like it are not named") as caught:
+        [dataset[k % 6] for k in range(12)]
     texts = [str(item.message) for item in caught]
     assert len(texts) == 2
     assert "0.png has 16-bit values" in texts[0]
