@@ -18,6 +18,7 @@ from .reading import WIDE_MODES, Header, opened, read_header, upright, wide_valu
 _LARGEST_SIDE = 2**14
 _VISIBLE = 128  # the least alpha of a pixel that is more visible than its background
 _FEW_VISIBLE = 0.01
+_FEW_LEVELS = 64  # of 256
 
 
 class Doubt(NamedTuple):
@@ -111,34 +112,33 @@ def to_rgb(image: Image.Image, header: Header, name: str, background: int = 128)
     """Convert an image of any mode to RGB without clipping; `background` is the gray under transparent pixels."""
     if image.mode in WIDE_MODES:
         return _gray_to_rgb(image, header, name)
-    doubts = []
-    if not image.has_transparency_data:
-        pixels = colors = image.convert("RGB")
-    else:
+    colors, doubts = image.convert("RGB"), []
+    pixels = colors
+    if image.has_transparency_data:
         layer = image.convert("RGBA")
         colors = layer.convert("RGB")
-        below = Image.new("RGBA", layer.size, (background, background, background, 255))
-        pixels = Image.alpha_composite(below, layer).convert("RGB")
-        visible = float((np.asarray(layer)[..., 3] >= _VISIBLE).mean())
-        one_color = all(low == high for low, high in colors.getextrema())
-        if visible == 0.0 and not one_color:
-            pixels = colors
-            doubts = [
-                Doubt("transparent", f"{name} has no visible pixel, so its transparency is ignored; save it without")
-            ]
-        elif visible < _FEW_VISIBLE and not one_color:
-            doubts = [
-                Doubt(
-                    "hidden",
-                    f"{name} is transparent in {1 - visible:.2%} of its pixels, which become gray; save it without "
-                    "transparency if they matter",
-                )
-            ]
-        elif background and layer.getextrema()[3][1] == 0:
-            raise DataError(f"{name} must have visible pixels, but got none; save it without transparency")
-    if header.sixteen and image.mode != "CMYK" and (high := max(high for _, high in colors.getextrema())) < 64:
+        pixels, doubts = _blend(layer, colors, name, background)
+    if header.sixteen and image.mode != "CMYK" and (high := int(np.asarray(colors).max())) < _FEW_LEVELS:
         doubts.append(_shallow(name, 256 * high + 255))
     return pixels, doubts
+
+
+def _blend(layer: Image.Image, colors: Image.Image, name: str, background: int) -> tuple[Image.Image, list[Doubt]]:
+    """Composite an RGBA image, unless its colors vary and none is visible."""
+    alpha, values = np.asarray(layer)[..., 3], np.asarray(colors)
+    visible = float((alpha >= _VISIBLE).mean())
+    varied = bool((values != values[0, 0]).any())
+    if not visible and varied:
+        text = f"{name} has no visible pixel, so its transparency is ignored; save it without"
+        return colors, [Doubt("transparent", text)]
+    if background and not alpha.any():
+        raise DataError(f"{name} must have visible pixels, but got none; save it without transparency")
+    below = Image.new("RGBA", layer.size, (background, background, background, 255))
+    blended = Image.alpha_composite(below, layer).convert("RGB")
+    if visible < _FEW_VISIBLE and varied:
+        share = f"{name} is transparent in {1 - visible:.2%} of its pixels, which become gray"
+        return blended, [Doubt("hidden", f"{share}; save it without transparency if they matter")]
+    return blended, []
 
 
 def _gray_to_rgb(image: Image.Image, header: Header, name: str) -> tuple[Image.Image, list[Doubt]]:

@@ -3,6 +3,7 @@
 import warnings
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from semflow._validation import checked
 from semflow.errors import DataError
 
-from .decoding import check_image_size, to_rgb
+from .decoding import Doubt, check_image_size, to_rgb
 from .reading import WIDE_MODES, opened, read_header, upright, wide_values
 
 _LOSSY = frozenset({"JPEG", "MPO", "AVIF", "HEIF"})
@@ -40,7 +41,7 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
         wide = turned.mode in WIDE_MODES
         if wide:  # not converted: 1 of 65535 is a label too and must not round to black
             values = wide_values(turned, header)
-            doubts = []
+            doubts: list[Doubt] = []
         else:
             rgb, doubts = to_rgb(turned, header, name, background=0)
             values = np.asarray(rgb).max(axis=2)
@@ -53,7 +54,7 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
 
 
 def anomalous_pixels(
-    values: NDArray[np.generic], name: str, *, lossy: bool = False, white: float = 255.0
+    values: NDArray[Any], name: str, *, lossy: bool = False, white: float = 255.0
 ) -> NDArray[np.bool_]:
     """Return where the values of a mask are anomalous; warn if they leave a doubt. See `decode_mask`."""
     if not np.isfinite(values).all():
@@ -120,7 +121,7 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return np.asarray(resized).astype(np.bool_)
 
 
-def _inexact(values: NDArray[np.generic], top: float, low: float, lossy: bool) -> str | None:
+def _inexact(values: NDArray[Any], top: float, low: float, lossy: bool) -> str | None:
     """Return why a mask is not exact, so that half of its brightest value is the threshold, or None."""
     between = np.asarray((values > 0) & (values < top))
     if not between.any():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,8 @@ def opened(path: str | PathLike[str], file: IO[bytes] | None = None) -> Iterator
 
 def read_header(image: Image.Image, name: str) -> Header:
     """Read the header of an opened image; raise DataError for a TIFF whose pixels Pillow would get wrong."""
-    raw = str(image.tile[0][3]) if image.tile else ""
+    tile = getattr(image, "tile", None)
+    raw = str(tile[0][3]) if tile else ""
     codec = f"{image.format} {image.info.get('compression', '')}"
     largest, inverted = 1.0 if image.mode == "F" else 65535.0, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -95,7 +96,7 @@ def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
-def wide_values(image: Image.Image, header: Header) -> NDArray[np.generic]:
+def wide_values(image: Image.Image, header: Header) -> NDArray[Any]:
     """Return the values of an image in one of `WIDE_MODES`, in which 0 is black."""
     values = np.asarray(image)
     return values.dtype.type(header.largest) - values if header.inverted else values

@@ -4,9 +4,9 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ def run(options: Predict) -> None:
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
+    _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
     passed_over = note_of(dataset.passed_over, dataset.root)
@@ -200,6 +201,17 @@ def image_names(dataset: ImageDataset) -> list[str]:
     """Return the image paths relative to the input folder. They keep their suffixes, so a.png and a.jpg differ."""
     paths, root = [Path(path) for path in dataset.paths], dataset.root
     return [path.name if root is None else path.relative_to(root).as_posix() for path in paths]
+
+
+def _check_places(names: Sequence[str]) -> None:
+    """Raise DataError if the outputs of an image would need the name of a folder of other outputs."""
+    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy")}
+    for name in names:
+        for folder in PurePosixPath(name).parents:
+            if (other := owners.get(str(folder))) is not None:
+                raise DataError(
+                    f"{name} must be in a folder that is not {other} with a suffix, but got both; rename one"
+                )
 
 
 def _hash_file(path: Path) -> str:
