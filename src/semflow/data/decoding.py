@@ -112,12 +112,13 @@ def to_rgb(image: Image.Image, header: Header, name: str, background: int = 128)
     """Convert an image of any mode to RGB without clipping; `background` is the gray under transparent pixels."""
     if image.mode in WIDE_MODES:
         return _gray_to_rgb(image, header, name)
-    colors, doubts = image.convert("RGB"), []
-    pixels = colors
+    doubts: list[Doubt] = []
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         colors = layer.convert("RGB")
         pixels, doubts = _blend(layer, colors, name, background)
+    else:
+        pixels = colors = image.convert("RGB")
     if header.sixteen and image.mode != "CMYK" and (high := int(np.asarray(colors).max())) < _FEW_LEVELS:
         doubts.append(_shallow(name, 256 * high + 255))
     return pixels, doubts

@@ -90,7 +90,11 @@ def test_fit_and_calibrate_follow_links_and_name_what_they_passed_over(
     assert main(fit_words(data, tmp_path / "run")) == 0
     reason = "x.cr2 (camera raw: develop it to PNG or TIFF)"
     assert f"on 8 images of {data}, cpu; passed over 1: {reason}" in capsys.readouterr().out
-    words = ["calibrate", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "good"), "--device", "cpu"]
+    rng = np.random.default_rng(9)
+    for number in range(8):
+        save(picture(rng), tmp_path / "more" / f"{number}.png")
+    (tmp_path / "more" / "x.cr2").touch()
+    words = ["calibrate", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "more"), "--device", "cpu"]
     assert main([*words, "--false-alarm-rate", "0.2"]) == 0
     assert f"calibrating on 8 images; passed over 1: {reason}" in capsys.readouterr().out
 
