@@ -8,10 +8,9 @@ from pathlib import Path
 from semflow.errors import DataError
 
 from .dataset import Record
-from .decoding import decode_doubting
 from .files import archives, listed, require_folder
-from .masks import check_mask_size, decode_mask
-from .reading import oriented_size
+from .masks import check_mask_size
+from .reading import decoded_size, oriented_size
 from .walking import find_images, subfolders
 
 UNPACK = "unpack the dataset completely"
@@ -84,5 +83,4 @@ def check_mask(image: Path, mask: Path | None) -> None:
     """Raise DataError if the sizes of a mask and its image differ; read only the headers if they agree."""
     if mask is not None and oriented_size(image) != oriented_size(mask):
         # Some orientations are known only after decoding, so compare the decoded sizes before failing.
-        height, width = decode_mask(mask).shape
-        check_mask_size(mask, (width, height), decode_doubting(image)[0].size)
+        check_mask_size(mask, decoded_size(mask), decoded_size(image))

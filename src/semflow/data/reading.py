@@ -96,6 +96,12 @@ def oriented_size(path: str | PathLike[str]) -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
+def decoded_size(path: str | PathLike[str]) -> tuple[int, int]:
+    """Return the width and height of an image file after decoding, for orientations that the header lacks."""
+    with opened(path) as image:
+        return upright(image).size
+
+
 def wide_values(image: Image.Image, header: Header) -> NDArray[Any]:
     """Return the values of an image in one of `WIDE_MODES`, in which 0 is black."""
     values = np.asarray(image)
