@@ -18,7 +18,7 @@ from PIL import Image
 from helpers.bad_rows import batch, stripes
 from semflow import metrics
 from semflow.data import Sample, decode_image, load_mask
-from semflow.data.decoding import oriented_size
+from semflow.data.reading import oriented_size
 from semflow.detectors import Scorer
 from semflow.errors import SemflowError
 from semflow.synthesis import KINDS, CutPaste, SyntheticAnomalies

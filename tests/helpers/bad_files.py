@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -57,7 +58,36 @@ def png(width: int, height: int, rows: bytes = b"", bits: int = 8, color: int = 
 def animated(format: str) -> Callable[[Workspace], object]:
     frames = [Image.new("RGB", (16, 16), color) for color in (RED, GREEN, RED)]
     options = {"lossless": True} if format == "webp" else {}
-    return of(f"moving.{format}", frames[0], save_all=True, append_images=frames[1:], **options)
+    read = of(f"moving.{format}", frames[0], save_all=True, append_images=frames[1:], **options)
+    return warning("moving.* holds several images", read)
+
+
+def warning(text: str, act: Callable[[Workspace], object]) -> Callable[[Workspace], object]:
+    """Expect a warning."""
+
+    def warned(workspace: Workspace) -> object:
+        with pytest.warns(UserWarning, match=text):
+            return act(workspace)
+
+    return warned
+
+
+def with_one_visible(image: Image.Image, value: object) -> Image.Image:
+    image.putpixel((3, 3), value)
+    return image
+
+
+def folders_beside(workspace: Workspace) -> object:
+    for name in ("a.png", "@eaDir/a.png/thumb.png", "lost+found/a.png", "__MACOSX/a.png"):
+        workspace.picture(name)
+    return found(workspace)
+
+
+def linked_folder(workspace: Workspace) -> object:
+    workspace.picture("elsewhere/a.png")
+    (workspace.path / "data").mkdir()
+    (workspace.path / "data" / "b").symlink_to(workspace.path / "elsewhere")
+    return [Path(path).relative_to(workspace.path).as_posix() for path in ImageFolder(workspace.path / "data").paths]
 
 
 def special(name: str, make: Callable[[Path], object]) -> Callable[[Workspace], object]:
@@ -267,18 +297,35 @@ FILES = [
     Row("palette PNG", of("a.png", palette()), Works("colors of the palette", GREEN)),
     Row(
         "palette PNG with transparency",
-        of("a.png", palette(), transparency=1),
+        of("a.png", with_one_visible(palette(), 0), transparency=1),
         Works("mid-gray", (128, 128, 128)),
     ),
-    Row("gray PNG with alpha (LA)", of("a.png", gray("LA", (255, 0))), Works("mid-gray", (128, 128, 128))),
+    Row(
+        "gray PNG with alpha (LA)",
+        of("a.png", with_one_visible(gray("LA", (255, 0)), (255, 255))),
+        Works("mid-gray", (128, 128, 128)),
+    ),
+    Row(
+        "colors that are transparent everywhere",
+        warning(
+            "a.png has no visible pixel",
+            of("a.png", with_one_visible(Image.new("RGBA", (4, 4), (*RED, 0)), (*GREEN, 0))),
+        ),
+        Works("as if opaque, with a warning", RED),
+    ),
+    Row(
+        "transparent image of one color",
+        of("a.png", Image.new("RGBA", (4, 4), (*RED, 0))),
+        refused(DataError, "a.png", "must have visible pixels"),
+    ),
     Row("32-bit gray TIFF above 65535", of("a.tif", gray("I", 70_000)), refused(DataError, "65535", "rescale")),
     Row("float TIFF in [0, 1]", of("a.tif", gray("F", 1.0)), Works("1 is white", (255, 255, 255))),
     Row("float TIFF beyond 1", of("a.tif", gray("F", 200.0)), refused(DataError, "a.tif", "values in [0, 1]")),
     Row("float TIFF of NaN", of("a.tif", gray("F", float("nan"))), refused(DataError, "a.tif", "nan", "rescale")),
-    Row("animated GIF", animated("gif"), Works("first frame", RED)),
-    Row("animated PNG", animated("png"), Works("first frame", RED)),
-    Row("animated WebP", animated("webp"), Works("first frame", RED)),
-    Row("TIFF with several pages", animated("tif"), Works("first page", RED)),
+    Row("animated GIF", animated("gif"), Works("first frame, with a warning", RED)),
+    Row("animated PNG", animated("png"), Works("first frame, with a warning", RED)),
+    Row("animated WebP", animated("webp"), Works("first frame, with a warning", RED)),
+    Row("TIFF with several pages", animated("tif"), Works("first page, with a warning", RED)),
     Row("EXIF orientation", turned, Works("rotated upright", ((16, 32), GREEN, RED))),
     Row(
         "broken EXIF data",
@@ -295,6 +342,8 @@ FILES = [
     Row("link to itself", linked("link.png"), refused(DataError, "link.png", "symbolic links")),
     Row("broken link", linked("nowhere.png"), refused(DataError, "link.png", "broken link")),
     Row("link to a parent folder", loop_of_folders, Works("not followed", ["sub/a.png"])),
+    Row("link to a folder elsewhere", linked_folder, Works("followed", ["data/b/a.png"])),
+    Row("@eaDir, lost+found, __MACOSX", folders_beside, Works("skipped and listed", ["a.png"])),
     Row("folder named d.png", folder_named_as_an_image, Works("searched as a folder", ["d.png/inside.png"])),
     Row("folder as an image", lambda workspace: decode_image(workspace.path), refused(DataError, "folder")),
     Row("pipe named a.png", special("a.png", os.mkfifo), refused(DataError, "a.png", "pipe")),
@@ -314,7 +363,7 @@ FILES = [
     ),
     Row("name that is not Unicode", undecodable_name, Works("found")),
     Row("upper-case suffixes", upper_case, Works("found", ["A.PNG", "B.JpEg"])),
-    Row("hidden files and folders", hidden, Works("skipped", ["a.png"])),
+    Row("hidden files and folders", hidden, Works("skipped and listed", ["a.png"])),
     Row(
         "image size 0 for a file",
         lambda workspace: load_image(workspace.picture("a.png"), 0),

@@ -36,7 +36,7 @@ def changed(change: Callable[[Path], object]) -> Callable[[Workspace], object]:
 
 
 def off_by_one(data: Path) -> None:
-    Image.fromarray(np.full((SIZE, SIZE - 1), 255, np.uint8)).save(data / "ground_truth/hole/1_mask.png")
+    Image.fromarray(np.eye(SIZE, SIZE - 1, dtype=np.uint8) * 255).save(data / "ground_truth/hole/1_mask.png")
 
 
 def copied(data: Path) -> None:

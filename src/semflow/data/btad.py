@@ -7,8 +7,11 @@ from typing import Literal
 from semflow._validation import checked
 
 from .dataset import ImageDataset, Record
-from .files import find_images, list_images, require_folder
+from .files import list_images, require_folder
 from .layouts import UNPACK, category_folder, with_masks
+from .walking import PassedOver, find_images, scan, subfolders
+
+_KINDS = ("ok", "ko")
 
 
 class BTAD(ImageDataset):
@@ -45,12 +48,18 @@ class BTAD(ImageDataset):
     ) -> None:
         folder = category_folder(root, category, "BTAD", is_btad, "train/ok, test/ok and test/ko")
         normal = require_folder(folder / split / "ok", f"the folder of the normal {split} images of BTAD", UNPACK)
-        records = [Record(path, 0) for path in list_images(normal)]
+        records = [Record(path, 0) for path in list_images(normal).images]
         if split == "test":
             anomalous = require_folder(folder / "test" / "ko", "the folder of the anomalous images of BTAD", UNPACK)
-            images = list_images(anomalous)
+            images = list_images(anomalous).images
             records += with_masks(images, anomalous, folder / "ground_truth" / "ko", normal="test/ok")
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
+        passed = [
+            PassedOver(path, "neither ok/ nor ko/") for path in subfolders(folder / split) if path.name not in _KINDS
+        ]
+        super().__init__(
+            records, image_size, has_masks=True, cache=cache, root=folder,
+            passed_over=(*passed, *scan(folder / split).passed_over),
+        )  # fmt: skip
 
 
 def is_btad(folder: Path) -> bool:

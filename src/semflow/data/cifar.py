@@ -15,8 +15,9 @@ from semflow.errors import ConfigError, DataError
 
 from .dataset import ImageDataset, Record
 from .decoding import decode_image
-from .files import ZipFiles, find_images, require_folder
+from .files import ZipFiles, require_folder
 from .layouts import UNPACK
+from .walking import find_images
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Names of the classes, in the order of their labels."""

@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
-from .decoding import check_image_size, check_mask_size, decode_image, decode_mask, resize_image, resize_mask
+from .decoding import Doubt, check_image_size, decode_doubting, resize_image
 from .files import list_images
+from .masks import check_mask_size, decode_mask, resize_mask
+from .walking import PassedOver
 
 
 class Sample(NamedTuple):
@@ -114,6 +116,7 @@ class ImageDataset(Dataset[Sample]):
         cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
             cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
         root: Folder of the images; names in results are relative to it.
+        passed_over: Files and folders beside the images that are not in the dataset.
 
     Raises:
         ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
@@ -133,6 +136,7 @@ class ImageDataset(Dataset[Sample]):
         has_masks: bool = False,
         cache: bool = False,
         root: str | PathLike[str] | None = None,
+        passed_over: Sequence[PassedOver] = (),
     ) -> None:
         check_image_size(image_size=image_size)
         for record in records:
@@ -143,6 +147,8 @@ class ImageDataset(Dataset[Sample]):
                 )
         self.records, self.image_size, self.has_masks, self.cache = tuple(records), image_size, has_masks, cache
         self.root = None if root is None else Path(root)
+        self.passed_over = tuple(passed_over)
+        self._told: set[str] = set()
         # NumPy arrays, because sending many tensors to spawned workers exhausts the file descriptors.
         self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {}
 
@@ -179,8 +185,10 @@ class ImageDataset(Dataset[Sample]):
             self._decode(index)
 
     def read_image(self, index: int) -> Image.Image:
-        """Decode the image at `index` (from 0) to RGB at its own size."""
-        return decode_image(self.records[index].path)
+        """Decode the image at `index` (from 0) to RGB at its own size; warn once about each kind of doubtful pixels."""
+        image, doubts = decode_doubting(self.records[index].path)
+        self._tell(doubts)
+        return image
 
     def read_mask(self, index: int, image_size: tuple[int, int]) -> NDArray[np.bool_]:
         """Decode the mask at `index` and resize it to the size of the dataset; `image_size` is (width, height)."""
@@ -197,6 +205,12 @@ class ImageDataset(Dataset[Sample]):
             )
         return resize_mask(decoded, self.image_size)
 
+    def _tell(self, doubts: Sequence[Doubt]) -> None:
+        for kind, text in doubts:
+            if kind not in self._told:
+                self._told.add(kind)
+                warnings.warn(f"{text}; other images like it are not named", stacklevel=1)
+
     def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if index in self._decoded:
             return self._decoded[index]
@@ -212,7 +226,7 @@ class ImageFolder(ImageDataset):
     """Images in a folder and its subfolders, sorted by relative path, with one label.
 
     Args:
-        root: The folder; hidden files and folders in it are skipped.
+        root: The folder; links to folders are followed. `passed_over` lists what is left out.
         label: 0 if all images are normal (their masks are then all false), 1 if all are anomalous, -1 if unknown.
         image_size, cache: See `ImageDataset`.
 
@@ -230,5 +244,8 @@ class ImageFolder(ImageDataset):
     ) -> None:
         if label not in (-1, 0, 1):
             raise ConfigError(f"label must be -1, 0 or 1, but got {label}")
-        records = [Record(path, label) for path in list_images(root)]
-        super().__init__(records, image_size, has_masks=label == 0, cache=cache, root=root)
+        found = list_images(root)
+        records = [Record(path, label) for path in found.images]
+        super().__init__(
+            records, image_size, has_masks=label == 0, cache=cache, root=root, passed_over=found.passed_over
+        )

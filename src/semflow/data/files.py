@@ -1,4 +1,4 @@
-"""Image files in folders and zip files, always listed in the same order."""
+"""Folders of images and zip files, and errors for those that are missing."""
 
 import os
 import zipfile
@@ -10,42 +10,23 @@ from typing import IO
 
 from semflow.errors import DataError
 
-EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""Suffixes of image files, in lower case."""
+from .endings import image_endings
+from .walking import Scan, describe, scan
 
 _ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 
 
-def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """Return the files with a suffix of images, sorted by relative path; skip hidden ones and links to folders."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
-        # In place: os.walk descends into the folders that remain in the list.
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _raise_unreadable(error: OSError) -> None:
-    reason = error.strerror or str(error)
-    raise DataError(f"{error.filename} must be a readable folder, but got {reason}; change its permissions or move it")
-
-
-def list_images(root: str | PathLike[str]) -> list[Path]:
-    """Return the image files in a folder and its subfolders; raise DataError if none exist."""
+def list_images(root: str | PathLike[str]) -> Scan:
+    """Return the images in a folder and its subfolders, and what was passed over; raise DataError without images."""
     folder = require_folder(Path(root), "a folder of images")
-    found = find_images(folder)
-    if not found:
-        raise DataError(f"{folder} must contain images ({' '.join(sorted(EXTENSIONS))}), but got none; check the path")
+    found = scan(folder)
+    if not found.images:
+        only = f", only {describe(found.passed_over, folder)}" if found.passed_over else ""
+        raise DataError(
+            f"{folder} must contain images (.png .jpg .tif .bmp or another ending that Pillow reads), but got "
+            f"none{only}; check the path"
+        )
     return found
-
-
-def subfolders(root: Path) -> list[Path]:
-    """Return the folders directly in a folder, sorted by name; skip hidden ones."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def archives(folder: Path) -> list[Path]:
@@ -89,11 +70,12 @@ class ZipFiles:
 
     def images(self) -> list[str]:
         """Return the names of the images, sorted; skip hidden files and folders."""
+        endings = image_endings()
 
         def is_image(name: str) -> bool:
             path = PurePosixPath(name)
             hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-            return not hidden and not name.endswith("/") and path.suffix.lower() in EXTENSIONS
+            return not hidden and not name.endswith("/") and path.suffix.lower() in endings
 
         return sorted(filter(is_image, self._archive().namelist()))
 

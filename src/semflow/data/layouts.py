@@ -1,14 +1,17 @@
 """Checks shared by the layouts of public datasets: the folder of a category, and the mask of each image."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
 from semflow.errors import DataError
 
 from .dataset import Record
-from .decoding import check_mask_size, decode_image, decode_mask, oriented_size
-from .files import archives, find_images, listed, require_folder, subfolders
+from .files import archives, listed, require_folder
+from .masks import check_mask_size
+from .reading import decoded_size, oriented_size
+from .walking import find_images, subfolders
 
 UNPACK = "unpack the dataset completely"
 
@@ -42,25 +45,42 @@ def with_masks(
     if not images:
         return []
     require_folder(ground_truth, f"the folder of the masks of {folder}", "add the masks")
-    masks = {path.relative_to(ground_truth).with_suffix(""): path for path in find_images(ground_truth)}
+    masks: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in find_images(ground_truth):
+        masks[path.relative_to(ground_truth).with_suffix("")].append(path)
     records = []
     for path in images:
         name = path.relative_to(folder).with_suffix("")
         expected = name.with_name(f"{name.name}{suffix}")
-        mask = masks.get(expected, masks.get(name))
-        if mask is None:
+        found = [mask for key in dict.fromkeys((expected, name)) for mask in masks.get(key, ())]
+        if not found:
             raise DataError(
                 f"{path} must have the mask {ground_truth / expected}.png, but got none; "
                 f"add the mask, or move the image to {normal} if it is normal"
             )
+        if len(found) > 1:
+            raise DataError(f"{path} must have one mask, but got {found[0]} and {found[1]}; remove one")
+        records.append(Record(path, 1, found[0]))
+    check_shared(records)
+    for path, _, mask in records:
         check_mask(path, mask)
-        records.append(Record(path, 1, mask))
     return records
 
 
-def check_mask(image: Path, mask: Path) -> None:
+def check_shared(records: Iterable[Record]) -> None:
+    """Raise DataError if an image is listed twice, or two images have the same mask."""
+    images: set[Path] = set()
+    owners: dict[Path, Path] = {}
+    for path, _, mask in records:
+        if path in images:
+            raise DataError(f"{path} must be listed once, but got it twice; remove one of the two rows")
+        images.add(path)
+        if mask is not None and owners.setdefault(mask, path) != path:
+            raise DataError(f"{mask} must be the mask of one image, but got {owners[mask]} and {path}; rename one")
+
+
+def check_mask(image: Path, mask: Path | None) -> None:
     """Raise DataError if the sizes of a mask and its image differ; read only the headers if they agree."""
-    if oriented_size(image) != oriented_size(mask):
+    if mask is not None and oriented_size(image) != oriented_size(mask):
         # Some orientations are known only after decoding, so compare the decoded sizes before failing.
-        height, width = decode_mask(mask).shape
-        check_mask_size(mask, (width, height), decode_image(image).size)
+        check_mask_size(mask, decoded_size(mask), decoded_size(image))

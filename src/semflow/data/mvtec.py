@@ -1,5 +1,6 @@
 """The layout of MVTec AD."""
 
+from collections import defaultdict
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from semflow._validation import checked
 from semflow.errors import DataError
 
 from .dataset import ImageDataset, Record
-from .files import find_images, list_images, subfolders
+from .files import list_images
 from .layouts import category_folder, with_masks
 
 
@@ -47,26 +48,27 @@ class MVTecAD(ImageDataset):
         cache: bool = False,
     ) -> None:
         folder = category_folder(root, category, "MVTec AD", lambda path: (path / split).is_dir(), f"a folder {split}/")
-        if split == "train":
-            records = [Record(path, 0) for path in list_images(folder / "train" / "good")]
-        else:
-            records = _test_records(folder)
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
-
-
-def _test_records(folder: Path) -> list[Record]:
-    test = folder / "test"
-    list_images(test)  # raises DataError without images
-    if outside := find_images(test, recursive=False):
-        raise DataError(
-            f"{test} must contain images only in subfolders, good/ and one per defect type, but got {outside[0].name} "
-            "directly in it; move it"
+        found = list_images(folder / "train" / "good" if split == "train" else folder / "test")
+        records = (
+            [Record(path, 0) for path in found.images] if split == "train" else _test_records(folder, found.images)
         )
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder, passed_over=found.passed_over)
+
+
+def _test_records(folder: Path, images: list[Path]) -> list[Record]:
+    test = folder / "test"
+    kinds: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        if path.parent == test:
+            raise DataError(
+                f"{test} must contain images only in subfolders, good/ and one per defect type, but got {path.name} "
+                "directly in it; move it"
+            )
+        kinds[test / path.relative_to(test).parts[0]].append(path)
     records: list[Record] = []
-    for kind in subfolders(test):
-        images = find_images(kind)
+    for kind, paths in sorted(kinds.items()):
         if kind.name == "good":
-            records += [Record(path, 0) for path in images]
+            records += [Record(path, 0) for path in paths]
         else:
-            records += with_masks(images, kind, folder / "ground_truth" / kind.name, suffix="_mask", normal="test/good")
+            records += with_masks(paths, kind, folder / "ground_truth" / kind.name, suffix="_mask", normal="test/good")
     return records

@@ -10,10 +10,11 @@ from semflow.errors import ConfigError, DataError
 from .btad import BTAD, is_btad
 from .cifar import CIFAR10, is_cifar10
 from .dataset import ImageDataset, ImageFolder, Record
-from .files import find_images, list_images, listed, subfolders
+from .files import list_images, listed
 from .mvtec import MVTecAD
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
+from .walking import PassedOver, find_images, scan, subfolders
 
 
 @checked
@@ -74,7 +75,12 @@ def open_dataset(
             raise DataError(f"{root} must be a folder of normal images, but got a file; name the folder")
         return ImageDataset([Record(root, -1)], image_size, cache=cache)
     if split == "predict":
-        return ImageFolder(_predict_folder(root), image_size, cache=cache)
+        folder = _predict_folder(root)
+        dataset = ImageFolder(folder, image_size, cache=cache)
+        if folder == root / "test":
+            beside = (path for path in (*subfolders(root), *find_images(root, recursive=False)) if path != folder)
+            dataset.passed_over += tuple(PassedOver(path, "beside test/") for path in beside)
+        return dataset
     if is_visa(root):
         return VisA(root, split, image_size, cache=cache)
     for name, what, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
@@ -86,7 +92,9 @@ def open_dataset(
     if is_btad(root) and (split == "train" or (root / "ground_truth").is_dir()):
         return BTAD(root, split, image_size, cache=cache)
     if split == "train":
-        return ImageFolder(_normal_folder(root), image_size, label=0, cache=cache)
+        normal = ImageFolder(_normal_folder(root), image_size, label=0, cache=cache)
+        normal.passed_over = tuple(scan(root / "train" if (root / "train").is_dir() else root).passed_over)
+        return normal
     has_test = (root / "test").is_dir()
     if has_test and (root / "ground_truth").is_dir():
         return MVTecAD(root, "test", image_size, cache=cache)
@@ -139,11 +147,11 @@ def _is_category(folder: Path) -> bool:
 
 def _labeled_by_folder(root: Path, normal: str, image_size: int, cache: bool) -> ImageDataset:
     """Label images 0 in the normal folder and 1 in the others, or -1 without a normal folder."""
-    paths = list_images(root)
+    paths, passed_over = list_images(root)
     if not (root / normal).is_dir():
         return ImageFolder(root, image_size, cache=cache)
     for path in paths:
         if path.parent == root:
             raise DataError(f"{path} must be in {normal}/ or in a folder beside it, but got an image outside; move it")
     records = [Record(path, int(path.relative_to(root).parts[0] != normal)) for path in paths]
-    return ImageDataset(records, image_size, cache=cache)
+    return ImageDataset(records, image_size, cache=cache, passed_over=passed_over)

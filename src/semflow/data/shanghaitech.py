@@ -16,10 +16,12 @@ from semflow._validation import checked
 from semflow.errors import DataError
 
 from .dataset import ImageDataset, Record
-from .decoding import check_mask_size, oriented_size, resize_mask
-from .files import find_images, listed, require_folder
+from .files import listed, require_folder
 from .layouts import UNPACK
+from .masks import anomalous_pixels, check_mask_size, resize_mask
+from .reading import oriented_size
 from .videos import VideoFrames
+from .walking import find_images, scan
 
 _CLIP = re.compile(r"\d+_\d+")
 
@@ -66,7 +68,10 @@ class ShanghaiTech(ImageDataset):
         self._videos: dict[Path, VideoFrames] = {}
         self._current: VideoFrames | None = None
         records = self._train(top, category) if split == "train" else self._test(top, category)
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=top)
+        clips = sorted({record.path.parent for record in records})
+        passed = [item for clip in clips for item in scan(clip, recursive=False).passed_over]
+        passed = [item for item in passed if item.path.suffix.lower() != ".avi"]  # which are read
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=top, passed_over=passed)
 
     def read_image(self, index: int) -> Image.Image:
         """Decode a frame; one video is open at a time."""
@@ -84,7 +89,8 @@ class ShanghaiTech(ImageDataset):
         file = self.records[index].mask
         if file is None:
             return super().read_mask(index, image_size)
-        mask: NDArray[np.bool_] = _load_rows(file, ("T", "H", "W"))[self._rows[index]] != 0
+        row = self._rows[index]
+        mask = anomalous_pixels(_load_rows(file, ("T", "H", "W"))[row], f"{file} row {row}")
         check_mask_size(file, (mask.shape[1], mask.shape[0]), image_size)
         return resize_mask(mask, self.image_size)
 
@@ -136,9 +142,15 @@ def is_shanghaitech(path: Path) -> bool:
 def _clips(folder: Path, suffix: str = "") -> defaultdict[str, list[Path]]:
     """Return the clips in a folder by scene: subfolders, or files with a suffix, named SCENE_CLIP."""
     clips: defaultdict[str, list[Path]] = defaultdict(list)
+    seen: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if _CLIP.fullmatch(path.stem) and (path.suffix.lower() == suffix if suffix else path.is_dir()):
-            clips[path.stem.split("_")[0]].append(path)
+        name = path.stem if suffix else path.name
+        if _CLIP.fullmatch(name) and (path.suffix.lower() == suffix if suffix else path.is_dir()):
+            if seen.setdefault(name, path) != path:
+                raise DataError(
+                    f"{folder} must have one clip {name}, but got {seen[name].name} and {path.name}; remove one"
+                )
+            clips[name.split("_")[0]].append(path)
     return clips
 
 

@@ -10,7 +10,8 @@ from semflow.errors import ConfigError, DataError
 
 from .dataset import ImageDataset, Record
 from .files import list_images, listed, require_folder
-from .layouts import UNPACK, category_folder, check_mask, with_masks
+from .layouts import UNPACK, category_folder, check_mask, check_shared, with_masks
+from .walking import PassedOver, scan
 
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _OFFICIAL = "use the official split file"
@@ -68,12 +69,15 @@ class VisA(ImageDataset):
                 "script; open it with MVTecAD"
             )
         folder = category_folder(root, category, "VisA", is_visa, "Data/Images/Normal")
+        found = scan(folder / "Data" / "Images")
+        passed = found.passed_over
         if holdout is not None:
             records = _held_out(folder, split, holdout)
         else:
             file = Path(split_file) if split_file is not None else folder.absolute().parent / "split_csv" / "1cls.csv"
-            records = _split_records(folder, split, file)
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder)
+            records, known = _split_records(folder, split, file)
+            passed += [PassedOver(path, f"not in {file.name}") for path in found.images if path not in known]
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder, passed_over=passed)
 
 
 def is_visa(folder: Path) -> bool:
@@ -83,7 +87,7 @@ def is_visa(folder: Path) -> bool:
 
 def _held_out(folder: Path, split: str, holdout: int) -> list[Record]:
     images, masks = folder / "Data" / "Images", folder / "Data" / "Masks"
-    normal = list_images(images / "Normal")
+    normal = list_images(images / "Normal").images
     kept = [path for k, path in enumerate(normal, 1) if (k % holdout == 0) == (split == "test")]
     if not kept:
         raise DataError(
@@ -93,12 +97,12 @@ def _held_out(folder: Path, split: str, holdout: int) -> list[Record]:
     records = [Record(path, 0) for path in kept]
     if split == "test":
         anomalous = require_folder(images / "Anomaly", "the folder of the anomalous images of VisA")
-        records += with_masks(list_images(anomalous), anomalous, masks / "Anomaly", normal="Data/Images/Normal")
+        records += with_masks(list_images(anomalous).images, anomalous, masks / "Anomaly", normal="Data/Images/Normal")
     return records
 
 
-def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
-    """Return the images of one split, normal ones first, each in the order of their names."""
+def _split_records(folder: Path, split: str, file: Path) -> tuple[list[Record], set[Path]]:
+    """Return the images of one split, normal ones first, each in the order of their names; and those of all splits."""
     if not file.is_file():
         raise DataError(
             f"{file} must be VisA's split file, but got no such file; take split_csv/ from the archive or from "
@@ -114,13 +118,14 @@ def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
         if row["split"] == "train" and row["label"] != "normal":
             raise DataError(f"{file} must train on normal images, but got line {row['line']}; use 1cls.csv")
     records = []
+    known: set[Path] = set()
     for row in sorted(chosen, key=lambda row: (row["label"] != "normal", row["image"])):
+        known.add(_place(folder, row["image"]))
         if row["split"] == split:
             anomalous = row["label"] != "normal"
             if anomalous and not row["mask"]:
                 raise DataError(f"{file} must name a mask in line {row['line']}, but got none; {_OFFICIAL}")
-            # Names start with the category's folder, which may be a link or the working directory.
-            image, mask = (folder.joinpath(*PurePosixPath(row[column]).parts[1:]) for column in ("image", "mask"))
+            image, mask = (_place(folder, row[column]) for column in ("image", "mask"))
             records.append(Record(image, int(anomalous), mask if anomalous else None))
     if not records:
         raise DataError(f"{file} must have {split} rows of {name}, but got none; {_OFFICIAL}")
@@ -131,10 +136,15 @@ def _split_records(folder: Path, split: str, file: Path) -> list[Record]:
                 f"{missing[0]} must be the {kind} named in {file}, but got no such file ({len(missing)} of "
                 f"{len(paths)} are missing); {UNPACK}"
             )
+    check_shared(records)
     for record in records:
-        if record.mask is not None:
-            check_mask(record.path, record.mask)
-    return records
+        check_mask(record.path, record.mask)
+    return records, known
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Return the path of a name, which starts with the category's folder: it may be a link or the working directory."""
+    return folder.joinpath(*PurePosixPath(name).parts[1:])
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -43,7 +43,7 @@ def test_predict_ignores_its_output_inside_the_input(
     for name in ("a.png", "b.png"):
         (photos / name).unlink()
     assert main(words(shared_run, ".", "results")) == 2
-    assert "must contain images outside the output" in only_line(capsys)
+    assert "but got none, only results (results of semflow)" in only_line(capsys)
 
 
 def test_image_skipped_before_stops_a_command_without_skip(

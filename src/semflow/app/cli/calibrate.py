@@ -9,7 +9,7 @@ from semflow.training import calibrate
 from semflow.training.loading import check_device
 
 from .console import say
-from .inputs import cache_small, check_images
+from .inputs import cache_small, check_images, note_of
 from .options import Calibrate
 
 
@@ -27,6 +27,8 @@ def run(options: Calibrate) -> None:
     detector = load(options.model).to(check_device(options.device))
     dataset = cache_small(open_dataset(options.data, "train", detector.provenance.image_size), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
+    if dataset.passed_over:
+        say(f"calibrating on {len(dataset)} images{note_of(dataset.passed_over, dataset.root)}")
     check_images(dataset)
     calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)
     save(detector, options.model)

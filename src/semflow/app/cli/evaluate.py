@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 
 from semflow._version import __version__
-from semflow.data import open_dataset
+from semflow.data import ImageDataset, open_dataset
 from semflow.detectors import Predictor
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
@@ -13,7 +13,7 @@ from semflow.training import Evaluation, Processes, check_labels, results, summa
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import cache_small, check_images, launched, load_detector, warn_of_leaks
+from .inputs import cache_small, check_images, launched, load_detector, note_of, rows_of, warn_of_leaks
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
@@ -32,14 +32,14 @@ def run(options: Evaluate) -> None:
         refuse_unwritable(options.json)
     with launched(options.device) as (processes, _):
         detector = load_detector(options.model, options.device, options.false_alarm_rate)
-        found = _evaluate(options, detector, processes)
+        dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
+        found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
-            _report(options, found, detector.false_alarm_rate)
+            _report(options, found, dataset, detector.false_alarm_rate)
 
 
-def _evaluate(options: Evaluate, detector: Predictor, processes: Processes) -> Evaluation:
+def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes) -> Evaluation:
     first = processes.rank == 0
-    dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
     check_labels(dataset)
     if first:
         warn_of_leaks(options.data, options.category)
@@ -50,7 +50,7 @@ def _evaluate(options: Evaluate, detector: Predictor, processes: Processes) -> E
     return summarize(track(scored, "scoring", own) if first else scored, processes)
 
 
-def _report(options: Evaluate, found: Evaluation, rate: float | None) -> None:
+def _report(options: Evaluate, found: Evaluation, dataset: ImageDataset, rate: float | None) -> None:
     metrics = found.as_dict()
     print_table(
         f"{options.model} on {options.data}",
@@ -63,9 +63,12 @@ def _report(options: Evaluate, found: Evaluation, rate: float | None) -> None:
             ("calibrated rate", *RATES.values()),
             [(percent(rate), *(percent(metrics[name]) for name in RATES))],
         )
+    if dataset.passed_over:
+        say(f"evaluated {found.images} images{note_of(dataset.passed_over, dataset.root)}")
     if options.json is not None:
+        passed_over = rows_of(dataset.passed_over, dataset.root)
         origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
-        content = {**metrics, "calibrated_false_alarm_rate": rate, **origin}
+        content = {**metrics, "calibrated_false_alarm_rate": rate, "passed_over": passed_over, **origin}
         write_atomic(options.json, json.dumps(content, indent=2) + "\n")
         say(f"wrote {options.json}")
 

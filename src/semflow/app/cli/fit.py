@@ -21,7 +21,7 @@ from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, launched, warn_of_leaks
+from .inputs import cache_small, launched, note_of, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
@@ -88,6 +88,7 @@ def _train(
     if first:
         warn_of_leaks(data, options.category)
         count = "" if processes.count == 1 else f", {processes.count} processes"
+        count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
         say(f"training {options.recipe} on {len(dataset) - held_out} images of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():

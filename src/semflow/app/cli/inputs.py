@@ -1,14 +1,15 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from semflow.app.export.runtime import SUFFIXES
-from semflow.data import ImageDataset, duplicates, open_dataset
+from semflow.data import ImageDataset, PassedOver, duplicates, open_dataset
+from semflow.data.walking import describe, relative
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
@@ -64,6 +65,16 @@ def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
     """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
     dataset.cache = workers == 0 and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
     return dataset
+
+
+def note_of(passed_over: Sequence[PassedOver], root: Path | None) -> str:
+    """Return the end of a summary line that names what was passed over, or "" if that is nothing."""
+    return f"; passed over {len(passed_over)}: {describe(passed_over, root)}" if passed_over else ""
+
+
+def rows_of(passed_over: Sequence[PassedOver], root: Path | None) -> list[dict[str, str]]:
+    """Return what was passed over, for a JSON file."""
+    return [{"path": relative(path, root), "reason": reason} for path, reason in passed_over]
 
 
 def check_images(dataset: ImageDataset) -> None:

@@ -4,9 +4,9 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 
 from .console import say, track, write_png
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -45,14 +45,17 @@ def run(options: Predict) -> None:
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
+    _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
-    about = {"origin": origin, "sources": hash_parts(part for source in sources.items() for part in source)}
+    passed_over = note_of(dataset.passed_over, dataset.root)
+    digest = hash_parts(part for source in sources.items() for part in source)
+    about: dict[str, Any] = {"origin": origin, "sources": digest}
     finished = _finished_output(options.output, about)
     if finished is not None:
         if finished["left_out"] and options.on_error == "stop":
             raise DataError(finished["left_out"][0]["reason"])
-        say(f"{options.output} is already complete for this model and these images")
+        say(f"{options.output} is already complete for this model and these images{passed_over}")
         return
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -67,13 +70,15 @@ def run(options: Predict) -> None:
                 f"{left_out[names[0]]}"
             )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
+        about["passed_over"] = rows_of(dataset.passed_over, dataset.root)
         write_tables(work.folder, options, detector, records, left_out, about)
         work.tidy(TABLES)
     for name, reason in left_out.items():
         print(f"skipped {name!r}: {reason}", file=sys.stderr)
     highest = max(records, key=lambda record: record.score)
     skipped = f", skipped {len(left_out)}" if left_out else ""
-    say(f"scored {len(records)} images{skipped}; the most anomalous is {highest.image} ({highest.score:.4f})")
+    first = f"the most anomalous is {highest.image} ({highest.score:.4f})"
+    say(f"scored {len(records)} images{skipped}; {first}{passed_over}")
     for name in TABLES:
         say(f"wrote {options.output / name}")
 
@@ -198,6 +203,17 @@ def image_names(dataset: ImageDataset) -> list[str]:
     return [path.name if root is None else path.relative_to(root).as_posix() for path in paths]
 
 
+def _check_places(names: Sequence[str]) -> None:
+    """Raise DataError if the outputs of an image would need the name of a folder of other outputs."""
+    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy")}
+    for name in names:
+        for folder in PurePosixPath(name).parents:
+            if (other := owners.get(str(folder))) is not None:
+                raise DataError(
+                    f"{name} must be in a folder that is not {other} with a suffix, but got both; rename one"
+                )
+
+
 def _hash_file(path: Path) -> str:
     """Hash the content of a file; for an unreadable file return the error number."""
     try:
@@ -206,7 +222,7 @@ def _hash_file(path: Path) -> str:
         return f"none: {error.errno}"
 
 
-def _finished_output(output: Path, about: dict[str, str]) -> dict[str, Any] | None:
+def _finished_output(output: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """Return scores.json if the output folder is what this command would write."""
     try:
         written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))

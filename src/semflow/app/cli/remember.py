@@ -12,7 +12,7 @@ from semflow.training.loading import check_device
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images
+from .inputs import cache_small, check_images, note_of
 from .options import Remember
 
 
@@ -47,7 +47,7 @@ def run(options: Remember) -> None:
                     shutil.copyfile(options.model / name, folder / name)
             save(detector, folder)
     vectors = ", ".join(str(len(base.get_buffer("vectors"))) for base in detector.bases)
-    say(f"stored {vectors} vectors, one memory per scale")
+    say(f"stored {vectors} vectors, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
     report_calibration(detector.calibration)
     say(f"wrote {options.output or options.model}")
 

@@ -1,5 +1,6 @@
 """`semflow score`: score a large number of images with Ray, in blocks that are committed one by one."""
 
+import json
 import os
 import sys
 import warnings
@@ -13,9 +14,10 @@ from semflow.app.scale import BlockStore, Committed, Workers, connected, read_li
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
+from semflow.files import write_atomic
 
 from .console import say, track
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
 
@@ -29,7 +31,8 @@ def run(options: Score) -> None:
     side, rate = detector.provenance.image_size, detector.false_alarm_rate
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
-    store = BlockStore(options.output.absolute(), read_listing(options.input), options.block_size, about)
+    listing = read_listing(options.input)
+    store = BlockStore(options.output.absolute(), listing, options.block_size, about)
     store.open()
     done = store.committed(notice=lambda line: print(line, file=sys.stderr))
     if options.on_error == "stop":  # unreadable images may have been repaired
@@ -54,7 +57,10 @@ def run(options: Score) -> None:
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()
-    _report(options, done)
+    if listing.passed_over:
+        rows = rows_of(listing.passed_over, options.input)
+        write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
+    _report(options, done, note_of(listing.passed_over, options.input))
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
@@ -80,7 +86,7 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
     return load_detector(model, device, false_alarm_rate)
 
 
-def _report(options: Score, done: Mapping[int, Committed]) -> None:
+def _report(options: Score, done: Mapping[int, Committed], passed_over: str) -> None:
     blocks: Any = done.values()
     images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
     first = min((block for block in blocks if block.errors), default=None)
@@ -90,7 +96,8 @@ def _report(options: Score, done: Mapping[int, Committed]) -> None:
     if highest is None:
         raise DataError(f"{options.input} must contain a readable image, but got none in {images}")
     skipped = f", skipped {broken}" if broken else ""
-    say(f"scored {images - broken} images{skipped}; the most anomalous is {highest.image} ({highest.highest:.4f})")
+    most = f"the most anomalous is {highest.image} ({highest.highest:.4f})"
+    say(f"scored {images - broken} images{skipped}; {most}{passed_over}")
     anomalous = [block.anomalous for block in blocks if block.anomalous is not None]
     if anomalous:
         say(f"{sum(anomalous)} are anomalous")

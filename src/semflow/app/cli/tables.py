@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from semflow._version import __version__
 from semflow.app.report import Entry, Picture, Section, link, render_page
@@ -49,7 +50,7 @@ def write_tables(
     detector: Predictor,
     records: Sequence[Record],
     left_out: Mapping[str, str],
-    about: Mapping[str, str],
+    about: Mapping[str, Any],
 ) -> None:
     """Write the three files of the images and of the errors of skipped ones; `about` is added to scores.json."""
     table = io.StringIO()
@@ -69,10 +70,18 @@ def write_tables(
         "left_out": [{"image": name, "reason": reason} for name, reason in left_out.items()],
     }
     write_atomic(folder / "scores.json", json.dumps(content, indent=2) + "\n")
-    write_atomic(folder / "index.html", _page(options, records, left_out, detector.false_alarm_rate))
+    write_atomic(
+        folder / "index.html", _page(options, records, left_out, about["passed_over"], detector.false_alarm_rate)
+    )
 
 
-def _page(options: Predict, records: Sequence[Record], left_out: Mapping[str, str], rate: float | None) -> str:
+def _page(
+    options: Predict,
+    records: Sequence[Record],
+    left_out: Mapping[str, str],
+    passed_over: Sequence[Mapping[str, str]],
+    rate: float | None,
+) -> str:
     lines = [
         f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
         "All heat maps share one color scale, set by the normal training images: uncolored pixels are normal, pale "
@@ -86,6 +95,7 @@ def _page(options: Predict, records: Sequence[Record], left_out: Mapping[str, st
             "anomalous. The outline marks pixels above the calibrated threshold."
         )
     lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
+    lines += [f"Passed over {item['path']}: {item['reason']}" for item in passed_over]
     count = "1 image" if len(records) == 1 else f"{len(records)} images, most anomalous first"
     section = Section(count, tuple(_entry(record) for record in records))
     return render_page(f"Anomaly scores of {options.input}", [section], lines=tuple(lines))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semflow._optional import import_optional
-from semflow.data import open_dataset
+from semflow.data import PassedOver, open_dataset
 from semflow.errors import DataError
 from semflow.files import hash_parts
 
@@ -25,6 +25,7 @@ class Listing(NamedTuple):
 
     root: Path
     names: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -58,7 +59,7 @@ def read_listing(path: str | PathLike[str]) -> Listing:
     dataset = open_dataset(path, "predict")
     root = dataset.root or path.parent
     names = tuple(Path(file).relative_to(root).as_posix() for file in dataset.paths)
-    return Listing(Path(os.path.abspath(root)), names)  # noqa: PTH100 - resolve would follow links
+    return Listing(Path(os.path.abspath(root)), names, dataset.passed_over)  # noqa: PTH100 - resolve would follow links
 
 
 def _read_list(path: Path) -> list[str]:
