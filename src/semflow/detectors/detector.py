@@ -1,7 +1,7 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Detector(LikelihoodModel):
         self.features = cast(nn.Module, features)
         if (scales := len(self.flows.events)) != len(features.channels):
             raise ConfigError(f"flows must be {len(features.channels)}, one per feature map, but got {scales}")
+        if isinstance(features, nn.Module):
+            features.eval()
         self.scorer = scorer or Scorer(scales)
         self.calibration = Calibration()
         self.score_log_det, self.localizes = score_log_det, localizes
@@ -100,6 +102,13 @@ class Detector(LikelihoodModel):
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all submodules but the features, which stay in eval mode."""
+        super().train(mode)
+        if isinstance(self.features, nn.Module):
+            self.features.eval()
+        return self
 
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that training changes: all but those of the backbone."""
@@ -142,10 +151,14 @@ class Detector(LikelihoodModel):
         return self.latent_log_probs(latents, self.score_log_det, leave_out), _variances(latents)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
-        """Compute a prediction in the current mode, without checks and with gradients.
+        """Compute what `predict` does, in eval mode, but with gradients and without checks.
 
-        This is the graph that is exported; use `predict` otherwise.
+        This is the graph that is exported; use `predict` otherwise. Training uses `loss`.
         """
+        with self.reading() as still:
+            return still._predict(images, maps)
+
+    def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         latents = self.encode(images, maps)
         log_probs = self.latent_log_probs(latents, self.score_log_det)
         anomaly_map, score = self._score(log_probs, images.shape[2:])
@@ -162,8 +175,7 @@ class Detector(LikelihoodModel):
             ShapeError: If the images have another shape, type or range, or are on another device.
         """
         check_images(images, next(self.flows.parameters(), images))
-        with self.evaluating():
-            return cast(Prediction, self(images))
+        return cast(Prediction, self(images))
 
     def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
         """Compute the anomaly map, constant if the detector does not localize, and the image score."""
@@ -260,8 +272,7 @@ class Detector(LikelihoodModel):
         """
 
         def highest(batch: NormalBatch) -> Tensor:
-            with self.evaluating():
-                score, anomaly_map, *_ = self(batch.images, batch.maps)
+            score, anomaly_map, *_ = self(batch.images, batch.maps)
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
 
         found = gather(map(highest, self._complete(batches)))

@@ -62,6 +62,10 @@ class Provenance:
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
 
+    def __deepcopy__(self, memo: object) -> "Provenance":
+        """Return the same record, which never changes."""
+        return self
+
 
 class Prediction(NamedTuple):
     """Predictions for a batch of images; the last three are None if the detector is not calibrated.

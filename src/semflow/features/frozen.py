@@ -1,5 +1,6 @@
 """The base of all backbones: fixed weights, normalized images, checked maps."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
 
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
+from semflow.nn import in_eval_mode
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
+
+
+_turn = threading.RLock()
 
 
 @runtime_checkable
@@ -134,7 +139,6 @@ class FrozenFeatures(nn.Module):
         self.smoothing, self.reduction, self.normalize = smoothing, reduction, normalize
         self.image_normalization = ImageNormalization(mean, std)
         self.network = network.requires_grad_(False)
-        self._range_checked = False
         super().train(False)
 
     def train(self, mode: bool = True) -> Self:
@@ -150,7 +154,11 @@ class FrozenFeatures(nn.Module):
                 f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():
-            self._check_state(images)
+            self._check_range(images)
+            if any(module.training for module in self.network.modules()):
+                # `model.apply` and helpers for batch norms set the mode of submodules without calling our `train`.
+                with in_eval_mode(self) as still:
+                    return still.forward(images)
         normalized = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
         maps = self._run(normalized)
         self._check_maps(maps, images)
@@ -160,7 +168,11 @@ class FrozenFeatures(nn.Module):
 
     def _run(self, normalized: Tensor) -> list[Tensor]:
         """Run the network and return a list of maps; subclasses extend this."""
-        output = self.network(normalized)
+        if not torch.compiler.is_compiling() and any(m._forward_hooks for m in self.network.modules()):
+            with _turn:  # hooks keep their maps in one place for all threads
+                output = self.network(normalized)
+        else:
+            output = self.network(normalized)
         if isinstance(output, Tensor):
             return [output]
         if isinstance(output, Mapping):
@@ -172,20 +184,15 @@ class FrozenFeatures(nn.Module):
             f"but got {type(output).__name__}"
         )
 
-    def _check_state(self, images: Tensor) -> None:
-        # `model.apply` and helpers for BatchNorm layers set the mode of submodules without calling our `train`.
-        if any(module.training for module in self.network.modules()):
-            self.network.eval()
-        if self._range_checked or images.numel() == 0:
+    def _check_range(self, images: Tensor) -> None:
+        if images.numel() == 0:
             return
-        # Checked once, because it synchronizes a GPU; images normalized twice or in 0..255 are a systematic mistake.
         low, high = (float(v) for v in images.detach().aminmax())
         if not (low >= -0.05 and high <= 1.05):
             raise ShapeError(
                 f"images must have values in [0, 1], but got {low:.3g} to {high:.3g}; "
                 "divide 8-bit images by 255 and leave mean and standard deviation to the backbone"
             )
-        self._range_checked = True
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
         def fits(m: Tensor, channels: int, stride: int) -> bool:

@@ -105,12 +105,12 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
     """Return the batches of each part on the device, with feature maps as far as these fit into MAPS_BYTES."""
     found: list[list[NormalBatch]] = []
     left = MAPS_BYTES
-    with detector.evaluating():
+    with detector.reading() as still:
         for images in parts:
             found.append([])
             for start in range(0, len(images), size):
                 batch = torch.stack(list(images[start : start + size])).to(detector.device)
-                maps = detector.features(batch) if left > 0 else None
+                maps = still.features(batch) if left > 0 else None
                 left -= sum(x.nbytes for x in maps or ())
                 indices = torch.arange(start, start + len(batch), device=detector.device)
                 found[-1].append(NormalBatch(batch, maps, indices))
@@ -119,8 +119,7 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
 
 def _scored(detector: Detector, batches: Sequence[NormalBatch]) -> tuple[Tensor, Tensor]:
     """Return scores (B,) and anomaly maps (B, H, W)."""
-    with detector.evaluating():
-        found = [detector(batch.images, batch.maps) for batch in batches]
+    found = [detector(batch.images, batch.maps) for batch in batches]
     return torch.cat([p.score.cpu() for p in found]), torch.cat([p.anomaly_map.float().cpu() for p in found])
 
 
