@@ -1,15 +1,17 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
 
+from semflow._defaults import own_device
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError, ShapeError
 from semflow.features import FeatureExtractor
+from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
 from semflow.flows.standardize import ChannelMoments
 from semflow.nn import PositionCode, VarianceHead
@@ -103,6 +105,10 @@ class Detector(LikelihoodModel):
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Return the state for pickle and copy; see `reduce_with_timm`."""
+        return reduce_with_timm(self, super().__reduce_ex__(protocol))
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all submodules but the features, which stay in eval mode."""
         super().train(mode)
@@ -155,7 +161,7 @@ class Detector(LikelihoodModel):
 
         This is the graph that is exported; use `predict` otherwise. Training uses `loss`.
         """
-        with self.reading() as still:
+        with own_device(), self.reading() as still:
             return still._predict(images, maps)
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
@@ -184,6 +190,7 @@ class Detector(LikelihoodModel):
         _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
         return score[:, None, None].expand(-1, *size), score
 
+    @own_device()
     @torch.no_grad()
     def prepare(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Fit the standardization of each scale to normal images, before training.
@@ -209,6 +216,7 @@ class Detector(LikelihoodModel):
         for k, flow in fitted.items():
             flow.set_moments(moments[k])
 
+    @own_device()
     @torch.no_grad()
     def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
@@ -222,6 +230,7 @@ class Detector(LikelihoodModel):
             each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
             self.fit_latents(gather(each))
 
+    @own_device()
     @torch.no_grad()
     def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
         """Compute the maxima of the scales and the color range from normal training images; clear the calibration.
@@ -254,6 +263,7 @@ class Detector(LikelihoodModel):
         # From a typical location to well beyond the rarest of training.
         self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
 
+    @own_device()
     @torch.no_grad()
     def calibrate(
         self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter

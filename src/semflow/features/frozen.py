@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import in_eval_mode
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
+
+from .timm_module import reduce_with_timm
 
 
 _turn = threading.RLock()
@@ -140,6 +142,10 @@ class FrozenFeatures(nn.Module):
         self.image_normalization = ImageNormalization(mean, std)
         self.network = network.requires_grad_(False)
         super().train(False)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Return the state for pickle and copy; see `reduce_with_timm`."""
+        return reduce_with_timm(self, super().__reduce_ex__(protocol))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` is."""

@@ -21,7 +21,7 @@ from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
 from semflow.files import replace_file
-from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
+from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
 
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
@@ -123,12 +123,23 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         unfinished = (Path(run) / CHECKPOINT).is_file()
         advice = "finish training with semflow fit --resume" if unfinished else "create one with semflow fit"
         raise CheckpointError(f"{path} must be a trained model, but got no file; {advice}")
+    _match_types(detector, float_types(path))
     tensors, about = _checked_tensors(path, detector.state_dict(), NEWER, detector.flexible)
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
     detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
     return detector
+
+
+def _match_types(detector: Detector, types: Mapping[str, torch.dtype]) -> None:
+    """Convert the floats of a detector to their types in a file, which may be of a detector in float64."""
+    if torch.float64 in types.values():
+        if all(dtype == torch.float64 for name, dtype in types.items() if not name.startswith("calibration.")):
+            detector.double()  # with what is not in the file
+        for name, x in detector.state_dict(keep_vars=True).items():
+            if x.is_floating_point() and name in types:
+                x.data = x.data.to(types[name])
 
 
 def save_training(detector: Detector, optimizer: torch.optim.Optimizer, at: Position, run: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector, NormalBatch
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
@@ -39,6 +40,7 @@ def held_for_choice(images: int) -> list[int]:
     return _spread(range(images), min(images // SHARE, MOST)) if images >= LEAST else []
 
 
+@own_defaults()
 @torch.no_grad()
 def choose_flow(
     detector: Detector, dataset: Dataset[Any], held: Sequence[int], *, batch_size: int = 8, seed: int = 0

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count, exact_rate
@@ -30,6 +31,7 @@ from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
 
+@own_defaults()
 def fit(
     detector: Detector,
     dataset: Dataset[Any],

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
 from semflow.errors import ConfigError
@@ -65,6 +66,7 @@ def hold_out(
     return Subset(dataset, left), Subset(dataset, taken)
 
 
+@own_defaults()
 def calibrate(
     detector: Detector,
     dataset: Dataset[Any],

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from semflow._defaults import own_device
 from semflow.data import Batch, collate
 from semflow.errors import DataError, DeviceError
 
@@ -44,6 +45,18 @@ def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Par
         raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
     return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=collate)
+
+
+def loaded(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Yield the batches of a loader, whatever the caller's default device is."""
+    with own_device():
+        batches = iter(loader)
+    while True:
+        with own_device():  # not while the caller has the batch
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _batches(count: int, batch_size: int) -> list[range]:

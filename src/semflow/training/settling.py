@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch.utils.data import Dataset
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
 from semflow.features import FeatureExtractor
@@ -16,6 +17,7 @@ from .holdout import calibrate, hold_out
 from .loading import batches, dealt_batches
 
 
+@own_defaults()
 def refit(
     detector: Detector,
     dataset: Dataset[Any],
