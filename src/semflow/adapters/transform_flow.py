@@ -103,7 +103,7 @@ class TransformFlow(ForeignFlow):
         with _turn if any(_cached(transform) for transform, _ in self.steps) else nullcontext():
             return self._apply_steps(steps, x, total)
 
-    def _apply_steps(self, steps: Sequence[Step], x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    def _apply_steps(self, steps: "Sequence[Step]", x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         try:
             for transform, inverted in steps:
                 if not isinstance(transform, Transform):

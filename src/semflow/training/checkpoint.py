@@ -1,4 +1,5 @@
-"""Files of a run directory: `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors`.
+"""Files of a run directory: `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors`
+and `summary.json`.
 
 Every file is written beside its final path and then moved there, so that neither a reader nor a killed process leaves
 half a file. Metadata is JSON; nothing is ever unpickled.
@@ -25,6 +26,7 @@ from semflow.files.tensors import check_digest, float_types, load_tensors, read_
 
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
+SUMMARY = "summary.json"
 LARGEST_CONFIG = 2**20
 NEWER = ("scorer.weights",)  # which models of earlier versions lack
 
@@ -107,9 +109,23 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
         about = read_about(path) if path.is_file() else {}
     memory = detector.provenance.memory
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
-    own = {**origin(detector), "fingerprints": detector.provenance.fingerprints, "versions": versions()}
+    made = detector.provenance
+    own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path
+
+
+def write_summary(detector: Detector, run: Path) -> None:
+    """Write `summary.json`: what `semflow fit` reports at the end of training."""
+    calibration = detector.calibration
+    summary = {
+        "recipe": detector.provenance.recipe,
+        "calibration_images": calibration.count,
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "frames": detector.provenance.frames,
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    replace_file(run / SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_into(detector: Detector, run: str | Path) -> Detector:
@@ -128,7 +144,9 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
-    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
+    frames = about.get("frames", {})
+    frames = frames if isinstance(frames, dict) else {}
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints, frames=frames)
     return detector
 
 

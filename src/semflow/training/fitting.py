@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
+from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count, exact_rate
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
@@ -22,6 +23,7 @@ from .checkpoint import Position
 from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
+from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
 from .loading import Parts, batches, check_device, dealt_batches, split_batches
 from .progress import Progress
@@ -174,10 +176,13 @@ def fit(
             if run.due():
                 run.save(at)
     _choose_flow(detector.eval(), dataset, judges, training, processes)
-    settle(detector, normal)
+    found = settle(detector, normal)
+    advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
+    frames = score_frames(detector, found, normal, advice)
     if held_out is not None:
         batch = training.batch_size
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
+    record_frames(detector, found, frames)
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))

@@ -9,10 +9,12 @@ from torch.utils.data import Dataset
 from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
+from semflow.detectors.passes import NormalScores
 from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
 from .distributed import ALONE, Processes
+from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
 from .loading import batches, dealt_batches
 
@@ -66,14 +68,16 @@ def refit(
     features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
     normal = NormalImages(features, loader, detector.device, cache_bytes, processes)
-    settle(detector, normal)
+    found = settle(detector, normal)
+    frames = score_frames(detector, found, normal)
     remember_images(detector, normal)
     if held_out is not None:
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes)
+    record_frames(detector, found, frames)
     return detector
 
 
-def settle(detector: Detector, normal: NormalImages) -> None:
+def settle(detector: Detector, normal: NormalImages) -> NormalScores:
     """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
     processes = normal.processes
     detector.eval()
@@ -84,7 +88,7 @@ def settle(detector: Detector, normal: NormalImages) -> None:
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)
     normal.keep = False
-    detector.fit_score(normal, processes.gather)
+    return detector.fit_score(normal, processes.gather)
 
 
 def remember_images(detector: Detector, normal: NormalImages) -> None:
