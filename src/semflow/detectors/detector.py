@@ -1,6 +1,6 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, SupportsIndex, cast
 
 import torch
@@ -18,7 +18,7 @@ from semflow.nn import PositionCode, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import check_images, check_masks, location_masks
+from .inputs import LOW, check_images, check_masks, location_masks
 from .interface import Gather, ImageBatch, NormalBatch, Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
@@ -110,6 +110,15 @@ class Detector(FittingPasses):
         """Return the state for pickle and copy; see `reduce_with_timm`."""
         return reduce_with_timm(self, super().__reduce_ex__(protocol))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert all tensors, as `to`, `half` and others do; raise ConfigError for a type of too low precision."""
+        if (found := fn(self.scorer.offsets[:0]).dtype) in LOW:
+            raise ConfigError(
+                f"dtype must be torch.float32 or torch.float64 for a detector, but got {found}, whose precision is too "
+                "low for log-probabilities; use torch.autocast around predict if that is faster"
+            )
+        return super()._apply(fn, recurse)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all submodules but the features, which stay in eval mode."""
         super().train(mode)
@@ -144,6 +153,7 @@ class Detector(FittingPasses):
             mask_resize: see `location_masks`.
             guard: see `location_masks`.
         """
+        check_images(images, self._like(), values=False)
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
@@ -158,12 +168,18 @@ class Detector(FittingPasses):
         return self.latent_log_probs(latents, self.score_log_det, leave_out), _variances(latents)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
-        """Compute what `predict` does, in eval mode, but with gradients and without checks.
+        """Compute what `predict` does, in eval mode too, but with gradients and from feature maps if they are known.
 
-        This is the graph that is exported; use `predict` otherwise. Training uses `loss`.
+        This is the graph that is exported. Training uses `loss`.
         """
+        check_images(images, self._like())
         with own_device(), self.reading() as still:
             return still._predict(images, maps)
+
+    def _like(self) -> Tensor:
+        """Return a tensor of the device and the type of the detector, of the lowest precision that one has."""
+        low = (p for p in self.parameters() if p.dtype in LOW)
+        return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         latents = self.encode(images, maps)
@@ -180,7 +196,6 @@ class Detector(FittingPasses):
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device.
         """
-        check_images(images, next(self.flows.parameters(), images))
         return cast(Prediction, self(images))
 
 

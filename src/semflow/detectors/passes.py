@@ -13,6 +13,7 @@ from semflow.flows.standardize import ChannelMoments
 from .calibration import Calibration
 from .collapse import check_spread
 from .conformal import check_count
+from .inputs import check_images
 from .interface import Gather, ImageBatch, NormalBatch
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
@@ -176,6 +177,8 @@ class FittingPasses(LikelihoodModel):
         count = 0
         for batch in batches:
             images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
+            if maps is None:
+                check_images(images, self.scorer.offsets)
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)

@@ -154,6 +154,8 @@ class FrozenFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to the list of maps (B, C_k, H_k, W_k)."""
+        if not isinstance(images, Tensor):
+            raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ShapeError(
                 "images must be a float tensor (B, 3, H, W) with values in [0, 1], "
@@ -165,7 +167,8 @@ class FrozenFeatures(nn.Module):
                 # `model.apply` and helpers for batch norms set the mode of submodules without calling our `train`.
                 with in_eval_mode(self) as still:
                     return still.forward(images)
-        normalized = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
+        own = self.image_normalization.mean.dtype
+        normalized = self.image_normalization(images.to(own) if images.dtype == torch.float64 else images).contiguous(memory_format=torch.channels_last)
         maps = self._run(normalized)
         self._check_maps(maps, images)
         maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]

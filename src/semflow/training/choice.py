@@ -14,6 +14,8 @@ from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
+from .loading import checked
+
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS = 48, 3
 MARGIN = 0.035
@@ -70,7 +72,7 @@ def choose_flow(
         >>> detector.flows[0].used == (gain > 0.035)
         True
     """
-    flows = optional_flows(detector)
+    dataset, flows = checked(dataset), optional_flows(detector)
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
     fill = _spread(rest, min(len(rest), FILLED))

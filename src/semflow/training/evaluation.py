@@ -16,7 +16,7 @@ from semflow.errors import DataError
 from semflow.metrics import ImageAccumulator, PixelAccumulator
 
 from .distributed import ALONE, Processes
-from .loading import batches, dealt_batches, loaded
+from .loading import batches, checked, dealt_batches, loaded
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
@@ -96,7 +96,7 @@ def results(
     """
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
-    device = detector.device
+    dataset, device = checked(dataset), detector.device
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     for batch in loaded(batches(dataset, batch_size, workers, dealt)):
         prediction = detector.predict(batch.images.to(device))

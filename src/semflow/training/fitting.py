@@ -1,5 +1,6 @@
 """Training a detector on normal images."""
 
+import numbers
 import time
 from collections.abc import Callable, Sized
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
-from .loading import Parts, batches, check_device, dealt_batches, split_batches
+from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
 from .settling import remember_images, settle
@@ -107,6 +108,9 @@ def fit(
     training = replace(training, **{k: v for k, v in given.items() if v is not None or k == "steps"})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
+    dataset = checked(dataset)
+    if calibration is not None and not isinstance(calibration, numbers.Real):
+        calibration = checked(calibration, "calibration")
     dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)

@@ -14,7 +14,7 @@ from semflow.errors import ConfigError
 
 from .cache import unseen
 from .distributed import ALONE, Processes
-from .loading import batches, dealt_batches
+from .loading import batches, checked, dealt_batches
 
 LEAST, MOST = images_needed(0.1), images_needed(0.01)
 
@@ -98,6 +98,7 @@ def calibrate(
         >>> calibrate(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32), good).false_alarm_rate
         0.1
     """
+    dataset = checked(dataset)
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     loader = unseen(batches(dataset, batch_size, workers, parts), detector.provenance.fingerprints)
     images = (batch.images.to(detector.device) for batch in loader)

@@ -1,5 +1,6 @@
 """Steps after gradient training: fit the bases, the constants of the score and the calibration."""
 
+import numbers
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from .cache import NormalImages
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
-from .loading import batches, dealt_batches
+from .loading import batches, checked, dealt_batches
 
 
 @own_defaults()
@@ -61,6 +62,9 @@ def refit(
         >>> refit(detector, good).bases[0].vectors.shape
         torch.Size([64, 32])
     """
+    dataset = checked(dataset)
+    if calibration is not None and not isinstance(calibration, numbers.Real):
+        calibration = checked(calibration, "calibration")
     dataset, held_out = hold_out(dataset, calibration, seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
