@@ -110,7 +110,9 @@ class CheckedSamples(Dataset[Sample]):
             advice = "; open it with semflow.data.open_dataset"
         elif isinstance(dataset, Sample | Mapping):
             advice = "; put samples into a list"
-        elif isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        elif isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        ):
             advice = "; make a list of its samples"
         if advice:
             raise ConfigError(

@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from semflow._defaults import own_device
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor
 from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
-from semflow.flows.standardize import ChannelMoments
 from semflow.nn import PositionCode, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
 from .inputs import LOW, check_images, check_masks, location_masks
-from .interface import Gather, ImageBatch, NormalBatch, Prediction, Provenance
+from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
 from .scoring import Scorer
@@ -153,7 +152,7 @@ class Detector(FittingPasses):
             mask_resize: see `location_masks`.
             guard: see `location_masks`.
         """
-        check_images(images, self._like(), values=False)
+        check_images(images, self.reference, values=False)
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
@@ -172,14 +171,9 @@ class Detector(FittingPasses):
 
         This is the graph that is exported. Training uses `loss`.
         """
-        check_images(images, self._like())
+        check_images(images, self.reference)
         with own_device(), self.reading() as still:
             return still._predict(images, maps)
-
-    def _like(self) -> Tensor:
-        """Return a tensor of the device and the type of the detector, of the lowest precision that one has."""
-        low = (p for p in self.parameters() if p.dtype in LOW)
-        return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         latents = self.encode(images, maps)

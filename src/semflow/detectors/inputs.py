@@ -33,11 +33,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
     _check_not_empty(images)
     if images.device != like.device:
         raise ShapeError(f"images must be on the detector's device, {like.device}, but got {images.device}; move them")
-    if like.dtype in LOW:
-        raise ShapeError(
-            f"detector must be torch.float32 or torch.float64, but got {like.dtype}, whose precision is too low for "
-            "log-probabilities; call detector.float(), and use torch.autocast around predict if that is faster"
-        )
+    check_precision(like)
     if images.dtype == torch.float64 and like.dtype != torch.float64:
         raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
     if not values:
@@ -48,6 +44,15 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
         raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
+
+
+def check_precision(like: Tensor) -> None:
+    """Raise ShapeError if a tensor of a detector has too low a precision."""
+    if like.dtype in LOW:
+        raise ShapeError(
+            f"detector must be torch.float32 or torch.float64, but got {like.dtype}, whose precision is too low for "
+            "log-probabilities; call detector.float(), and use torch.autocast around predict if that is faster"
+        )
 
 
 def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:

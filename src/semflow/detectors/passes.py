@@ -13,7 +13,7 @@ from semflow.flows.standardize import ChannelMoments
 from .calibration import Calibration
 from .collapse import check_spread
 from .conformal import check_count
-from .inputs import check_images
+from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
@@ -40,6 +40,12 @@ class FittingPasses(LikelihoodModel):
     calibration: Calibration
     localizes: bool
     score_log_det: bool
+
+    @property
+    def reference(self) -> Tensor:
+        """Tensor of the device and the type of the detector, of the lowest precision that one of its tensors has."""
+        low = (p for p in self.parameters() if p.dtype in LOW)
+        return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
     def score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
         """Compute the anomaly map, constant if the detector does not localize, and the image score."""
@@ -178,7 +184,7 @@ class FittingPasses(LikelihoodModel):
         for batch in batches:
             images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
             if maps is None:
-                check_images(images, self.scorer.offsets)
+                check_images(images, self.reference)
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)

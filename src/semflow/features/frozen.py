@@ -15,7 +15,6 @@ from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
 
 from .timm_module import reduce_with_timm
 
-
 _turn = threading.RLock()
 
 
@@ -168,7 +167,9 @@ class FrozenFeatures(nn.Module):
                 with in_eval_mode(self) as still:
                     return still.forward(images)
         own = self.image_normalization.mean.dtype
-        normalized = self.image_normalization(images.to(own) if images.dtype == torch.float64 else images).contiguous(memory_format=torch.channels_last)
+        normalized = self.image_normalization(images.to(own) if images.dtype == torch.float64 else images).contiguous(
+            memory_format=torch.channels_last
+        )
         maps = self._run(normalized)
         self._check_maps(maps, images)
         maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]

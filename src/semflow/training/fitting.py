@@ -15,6 +15,7 @@ from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count, exact_rate
+from semflow.detectors.inputs import check_precision
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
 from semflow.synthesis import CutPaste, SyntheticAnomalies
@@ -108,6 +109,7 @@ def fit(
     training = replace(training, **{k: v for k, v in given.items() if v is not None or k == "steps"})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
+    check_precision(detector.reference)
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")

@@ -47,14 +47,16 @@ def score_frames(detector: Detector, normal: NormalScores, images: NormalImages,
 @torch.no_grad()
 def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], advice: str) -> Tensor:
     frames = torch.stack(list(frames_without_part(*size).values()))
-    found = detector(frames.to(detector.device))
-    scores, maps = found.score.float().cpu(), found.anomaly_map.float().cpu()
+    prediction = detector(frames.to(detector.device))
+    scores, maps = prediction.score.float().cpu(), prediction.anomaly_map.float().cpu()
     same = collapsed(torch.cat([normal.scores.float(), scores]))
     if same:
         raise TrainingError(f"scores must differ between good images and empty frames, but got {same}; {advice}")
     highest = detector.scorer.ceilings[0]
     if normal.scores.median() >= highest * (1 - 1e-6):
-        raise TrainingError(f"scores of good images must be below {highest:.4g}, the highest score, but got it; {advice}")
+        raise TrainingError(
+            f"scores of good images must be below {highest:.4g}, the highest score, but got it; {advice}"
+        )
     if detector.localizes and min(size) > max(getattr(detector.features, "strides", (1,))):
         ends = torch.quantile(maps.flatten()[:: maps.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
         same = collapsed(torch.tensor([normal.low, normal.high, *ends.tolist()]))

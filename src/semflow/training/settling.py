@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
+from semflow.detectors.inputs import check_precision
 from semflow.detectors.passes import NormalScores
 from semflow.features import FeatureExtractor
 
@@ -62,6 +63,7 @@ def refit(
         >>> refit(detector, good).bases[0].vectors.shape
         torch.Size([64, 32])
     """
+    check_precision(detector.reference)
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
