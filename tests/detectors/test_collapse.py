@@ -70,7 +70,7 @@ def test_normalities_that_are_not_finite_are_an_error() -> None:
     detector = make_detector()
     detector.flows[0][0].std.fill_(0.0)
     for run in (lambda: detector.fit_score([make_images(1)[0].image[None]]), lambda: refit(detector, make_images(3))):
-        with pytest.raises(TrainingError, match="^normality of normal images must be finite, but got"):
+        with pytest.raises(TrainingError, match=r"^normality of normal images must be finite, but got"):
             run()
 
 

@@ -102,7 +102,7 @@ class CheckedSamples(Dataset[Sample]):
 
     def __init__(self, dataset: Any, name: str = "dataset") -> None:
         if isinstance(dataset, CheckedSamples):
-            dataset = dataset.dataset
+            dataset = vars(dataset)["dataset"]
         advice = ""
         if isinstance(dataset, DataLoader):
             advice = "; pass its dataset, and batch_size and workers"
@@ -133,8 +133,8 @@ def as_sample(item: Any, name: str) -> Sample:
     """Check an item of a data set and return it as a `Sample`.
 
     Args:
-        item: a `Sample`; an image alone; a tuple of image, label, mask and path; or a dict with these. Only the image is
-            needed. It is a float tensor or array (3, H, W) in [0, 1]; a label is 0, 1 or -1; a mask is (H, W), bool or
+        item: a `Sample`, an image alone, a tuple of image, label, mask and path, or a dict with these. It needs only an
+            image. It is a float tensor or array (3, H, W) in [0, 1]; a label is 0, 1 or -1; a mask is (H, W), bool or
             a number that is 0 where normal.
         name: of the item in error messages, and as its path if it has none.
 
@@ -176,7 +176,8 @@ def _image(given: Any, where: str) -> Tensor:
         elif image.dim() == 3 and image.shape[2] == 3:
             advice = "permute it to (3, H, W)" + (" and divide it by 255" if image.dtype == torch.uint8 else "")
         raise ShapeError(
-            f"image of {where} must be float (3, H, W) in [0, 1], but got {tuple(image.shape)} of {image.dtype}; {advice}"
+            f"image of {where} must be float (3, H, W) in [0, 1], but got {tuple(image.shape)} of {image.dtype}; "
+            f"{advice}"
         )
     image = image.detach().to(torch.float32)
     low, high = (value.item() for value in torch.aminmax(image))  # NaN if any pixel is NaN
@@ -216,8 +217,8 @@ def _mask(given: Any, image: Tensor, where: str) -> Tensor:
     low, high = levels[0].item(), levels[-1].item()
     if not 0 <= low <= high or (len(levels) > 2 and high > 1 and high != 255) or (len(levels) == 2 and low > 0):
         raise ShapeError(
-            f"anomaly_mask of {where} must be 0 where normal and 1 or 255 where anomalous, but got {len(levels)} values "
-            f"from {low:g} to {high:g}; make it bool"
+            f"anomaly_mask of {where} must be 0 where normal and 1 or 255 where anomalous, but got {len(levels)} "
+            f"values from {low:g} to {high:g}; make it bool"
         )
     return mask > (0 if len(levels) <= 2 else high / 2)
 

@@ -116,7 +116,8 @@ class Detector(FittingPasses):
                 f"dtype must be torch.float32 or torch.float64 for a detector, but got {found}, whose precision is too "
                 "low for log-probabilities; use torch.autocast around predict if that is faster"
             )
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all submodules but the features, which stay in eval mode."""

@@ -1,4 +1,4 @@
-"""Passes over normal images that fit what is not trained: standardization, bases, constants of the score, calibration."""
+"""Passes over normal images that fit what is not trained: standardization, bases, score and calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
@@ -173,7 +173,7 @@ class FittingPasses(LikelihoodModel):
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
 
         found = gather(map(highest, self._complete(batches)))
-        scores, maxima = torch.cat([torch.empty(2, 0, dtype=torch.float32), *found], 1).to(self.device)
+        scores, maxima = torch.cat([torch.empty(2, 0, dtype=torch.float32), *found], 1).to(self.scorer.offsets.device)
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)

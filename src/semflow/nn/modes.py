@@ -72,7 +72,8 @@ def _copy(module: M) -> M | None:
 
     Tensors are shared, and so are submodules that are in eval mode as a whole.
     """
-    tensors, still = {}, {}
+    tensors: dict[int, object] = {}
+    still: dict[int, object] = {}
     for part in module.modules():
         values = (*part._parameters.values(), *part._buffers.values(), *vars(part).values())
         tensors |= {id(x): x for x in values if isinstance(x, Tensor)}

@@ -26,10 +26,10 @@ def cflow_ad(
     cosine decay over 25 x 8 epochs, batches of 32. The map sums exp(log p / C - maximum) over the scales, interpolated
     with aligned corners. With `statistics` (SANFlow, section 3.4 and Table S5): prior IG(59.5, 6.05), KL weight 0.2.
 
-    Changed: channels are standardized over the training images, with their log-det; without it a few epochs score black,
-    white and gray frames below all good images. The maxima come from training images, not from the test set. The image
-    score averages the top 1 % of the map (published: its maximum, `top=0`). With `statistics` the flow starts at the
-    prior's variance.
+    Changed: channels are standardized over the training images, with their log-det; without it, after a few epochs,
+    black, white and gray frames score below all good images. The maxima come from training images, not from the test
+    set. The image score averages the top 1 % of the map (published: its maximum, `top=0`). With `statistics` the flow
+    starts at the prior's variance.
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own. A `smoothing` of 3 helps much if epochs

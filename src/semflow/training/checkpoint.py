@@ -1,6 +1,6 @@
-"""Files of a run directory: `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors`
-and `summary.json`.
+"""Files of a run directory.
 
+These are `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors` and `summary.json`.
 Every file is written beside its final path and then moved there, so that neither a reader nor a killed process leaves
 half a file. Metadata is JSON; nothing is ever unpickled.
 """

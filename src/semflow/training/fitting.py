@@ -182,13 +182,13 @@ def fit(
             if run.due():
                 run.save(at)
     _choose_flow(detector.eval(), dataset, judges, training, processes)
-    found = settle(detector, normal)
+    scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
-    frames = score_frames(detector, found, normal, advice)
+    frames = score_frames(detector, scores, normal, advice)
     if held_out is not None:
         batch = training.batch_size
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
-    record_frames(detector, found, frames)
+    record_frames(detector, scores, frames)
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         if same:
             value = f"{normal.low:g} everywhere"
             raise TrainingError(f"maps must differ between good images and empty frames, but got {value}; {advice}")
-    return scores
+    return cast(Tensor, scores)
 
 
 def record_frames(detector: Detector, normal: NormalScores, scores: Tensor) -> None:
