@@ -20,6 +20,7 @@ LAYERS = [
     "_version",
     "_validation",
     "_optional",
+    "_defaults",
     "files",
     "functional",
     "nn",

@@ -153,7 +153,7 @@ def test_collate_stacks_samples_of_one_size() -> None:
     with pytest.raises(ShapeError, match="at least one"):
         collate([])
     with pytest.raises(ShapeError, match=r"\(3, 4, 4\) \(a\) and \(3, 5, 4\) \(b\)"):
-        collate([Sample(image, 0, mask, "a"), Sample(torch.zeros(3, 5, 4), 0, mask, "b")])
+        collate([Sample(image, 0, mask, "a"), Sample(torch.zeros(3, 5, 4), 0, None, "b")])
 
 
 # --- MVTec AD

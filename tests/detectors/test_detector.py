@@ -16,7 +16,7 @@ from semflow.errors import ConfigError, DataError, ShapeError
 from semflow.features import FrozenFeatures
 from semflow.flows import Standardize
 from semflow.metrics import aupro, auroc, f1_max
-from semflow.training import evaluate
+from semflow.training import calibrate, evaluate, fit, refit
 
 
 def perturb(detector: Detector, seed: int = 1) -> Detector:
@@ -190,14 +190,25 @@ def test_evaluate_equals_the_metrics_of_predictions(build, images) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_predict_rejects_half_precision_but_allows_autocast(build, images, dtype) -> None:
+def test_half_precision_is_refused_at_once_but_autocast_is_allowed(build, images, dtype) -> None:
     batch = torch.stack([sample.image for sample in images[:2]])
     detector = build().eval()
     right = detector.predict(batch).score
-    detector.to(dtype)
-    for wrong in (batch, batch.to(dtype)):
-        with pytest.raises(ShapeError, match=f"^detector must be torch.float32 or torch.float64, but got {dtype}"):
-            detector.predict(wrong)
+    for convert in (lambda: detector.to(dtype), lambda: detector.to("cpu", dtype), detector.half, detector.bfloat16):
+        with pytest.raises(ConfigError, match=r"^dtype must be torch.float32 or torch.float64 for a detector, but got"):
+            convert()
+    assert torch.equal(detector.predict(batch).score, right)
+    assert detector.double().predict(batch).score.dtype == torch.float32
+    refused = f"^detector must be torch.float32 or torch.float64, but got {dtype}"
+    for part in ("flows", "features", "head"):
+        broken = build()
+        getattr(broken, part).to(dtype)
+        for read in (broken.predict, broken, broken.loss):
+            with pytest.raises(ShapeError, match=refused):
+                read(batch)
+        for take in (calibrate, evaluate, refit, fit):
+            with pytest.raises(ShapeError, match=refused):
+                take(broken, images)
     detector = build().eval()
     with torch.autocast("cpu", torch.bfloat16):
         cast = detector.predict(batch).score

@@ -45,7 +45,7 @@ def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch:
     """The device `meta` rejects tensors of other devices, like a GPU."""
     made = detector(name).to("meta")
     # Whether images lie in [0, 1] is a question about values.
-    monkeypatch.setattr(FrozenFeatures, "_check_state", lambda *_: None)
+    monkeypatch.setattr(FrozenFeatures, "_check_range", lambda *_: None)
     given = torch.empty(2, 3, SIDE, SIDE, device="meta")
     log_probs, variances = made.log_probs(given)
     results = [*log_probs, *variances, *made.scorer(log_probs, (SIDE, SIDE))]

@@ -63,7 +63,12 @@ def test_several_processes_reach_the_weights_of_one(trained, case, record_proper
 @pytest.mark.parametrize("case", joint.CASES)
 def test_only_the_first_process_writes_the_detector(trained, case) -> None:
     count, folder = trained
-    assert sorted(p.name for p in (folder / case).iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in (folder / case).iterdir()) == [
+        "config.json",
+        "log.jsonl",
+        "model.safetensors",
+        "summary.json",
+    ]
     stored = load_into(joint.CASES[case](), folder / case).state_dict()
     for name, value in load_file(folder / f"{case}.{count - 1}.safetensors").items():
         assert torch.equal(stored[name], value), name

@@ -92,7 +92,7 @@ def test_result_is_independent_of_cache_and_batch_size(images) -> None:
 def test_run_without_gradient_steps_loads_calibrates_and_resumes(images, tmp_path) -> None:
     run = tmp_path / "run"
     detector = fit(make_fitted(), images, output=run, progress=False)
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "model.safetensors", "summary.json"]
     other = load_into(make_fitted(seed=1), run)
     assert other.bases[1].rows.shape == (10, 17)
     batch = stack(make_images(4, seed=3))

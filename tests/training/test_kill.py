@@ -204,7 +204,7 @@ def test_resume_removes_partial_files(build, images, tmp_path) -> None:
     (run / ".model.safetensors.01234567.partial").write_bytes(b"half")
     (run / "checkpoint.safetensors").write_bytes(b"killed between the model's move and this file's end")
     fit(build(), images, epochs=1, output=run, resume=True, progress=False)
-    assert sorted(p.name for p in run.iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in run.iterdir()) == ["config.json", "log.jsonl", "model.safetensors", "summary.json"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".hidden").write_text("the user's own")
     with pytest.raises(CheckpointError, match="other files"):

@@ -93,7 +93,7 @@ def test_interrupted_run_resumes_to_the_same_model(build, images, tmp_path, monk
 
     resumed = fit(build(), images, epochs=4, output=run, resume=True, progress=False)
     assert_same(state(whole), state(resumed))
-    assert sorted(p.name for p in run.iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in run.iterdir()) == ["config.json", "log.jsonl", "model.safetensors", "summary.json"]
     epochs = [json.loads(x)["epoch"] for x in (run / "log.jsonl").read_text().splitlines()]
     assert epochs == [1, 2, 3, 4]
 

@@ -184,8 +184,8 @@ class FlowWithStatistics(LikelihoodModel):
         log_det = self.score_log_det if log_det is None else log_det
         if log_det and "sample" in self.flows.events:
             raise ConfigError("log_det must be False for flows of event 'sample', but got True")
-        with self.evaluating():
-            log_probs = self.latent_log_probs(self.encode(features, image, context), log_det)
+        with self.reading() as still:
+            log_probs = still.latent_log_probs(still.encode(features, image, context), log_det)
         if size is None:
             size = self.map_size(features, image) or max((p.shape[1], p.shape[2]) for p in log_probs)
         ups = [F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in log_probs]

@@ -1,6 +1,8 @@
 """Adapter for transforms of torch.distributions and Pyro."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from .foreign import ForeignFlow, check_event, comes_from, describe
 
 Direction = Literal["z_to_x", "x_to_z"]
 """Direction of a transform: noise to data, as in a TransformedDistribution, or data to noise."""
+
+_turn = threading.RLock()
 
 
 class TransformFlow(ForeignFlow):
@@ -96,6 +100,10 @@ class TransformFlow(ForeignFlow):
         if invert:
             steps = [Step(transform, not inverted) for transform, inverted in reversed(steps)]
         total = x.new_zeros(x.shape[0])
+        with _turn if any(_cached(transform) for transform, _ in self.steps) else nullcontext():
+            return self._apply_steps(steps, x, total)
+
+    def _apply_steps(self, steps: "Sequence[Step]", x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         try:
             for transform, inverted in steps:
                 if not isinstance(transform, Transform):
@@ -181,8 +189,13 @@ def event_dim(transform: Any) -> int:
 def clear_cache(steps: Sequence[Step]) -> None:
     """Drop cached results, which would keep the last batch's graph alive and make the flow impossible to copy."""
     for transform, _ in steps:
-        for name in [name for name in vars(transform) if name.startswith("_cached")]:
+        for name in _cached(transform):
             setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
+
+
+def _cached(transform: object) -> list[str]:
+    """Return the names of what a transform remembers of its last call, which threads would mix up."""
+    return [name for name in vars(transform) if name.startswith("_cached")]
 
 
 def is_transform(value: object) -> bool:

@@ -228,9 +228,9 @@ class PositionGaussian(FittedBase):
         count = int(self.count)
         if count < 3:
             raise ShapeError(f"the base must be fitted to at least 3 images to leave one out, but got {count}")
-        if self._without_one is None:
-            self._without_one = self._rescaled(count)
-        whitening = self._without_one
+        whitening = self._without_one  # another thread may drop it meanwhile
+        if whitening is None:
+            self._without_one = whitening = self._rescaled(count)
         square = self._deviations(wide(z), whitening).square().sum(2)
         left = 1 - square * (count / ((count - 1) * (count - 2)))
         # Positive in exact arithmetic, since a covariance with shrinkage is what is left.

@@ -1,4 +1,4 @@
-"""Datasets of image files: samples, batches, the common base class and the plain folder."""
+"""Datasets of image files: the common base class and the plain folder."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,81 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from semflow._validation import checked
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ConfigError
 
 from .decoding import Doubt, check_image_size, decode_doubting, resize_image
 from .files import list_images
 from .masks import check_mask_size, decode_mask, resize_mask
+from .samples import Sample
 from .walking import PassedOver
-
-
-class Sample(NamedTuple):
-    """One image with its label, mask and path.
-
-    Attributes:
-        image: (3, H, W) float32, RGB in [0, 1].
-        label: 0 normal, 1 anomalous, -1 unknown.
-        anomaly_mask: (H, W) bool, true where anomalous; None if the pixels are not labeled.
-        path: The image file; of an image packed in a file, see `Record`.
-
-    Example:
-        >>> sample = Sample(torch.rand(3, 8, 8), 1, torch.ones(8, 8, dtype=torch.bool), "crack/000.png")
-    """
-
-    image: Tensor
-    label: int
-    anomaly_mask: Tensor | None
-    path: str
-
-
-class Batch(NamedTuple):
-    """Stacked samples of one image size, made by `collate`.
-
-    Attributes:
-        images: (B, 3, H, W) float32.
-        labels: (B,) int64.
-        anomaly_masks: (B, H, W) bool, or None if any mask is None.
-        paths: One per image.
-
-    Example:
-        >>> collate([Sample(torch.rand(3, 8, 8), label, None, f"{label}.png") for label in (0, 1)]).paths
-        ('0.png', '1.png')
-    """
-
-    images: Tensor
-    labels: Tensor
-    anomaly_masks: Tensor | None
-    paths: tuple[str, ...]
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one image size to a batch; pass this function to a DataLoader as `collate_fn`.
-
-    Example:
-        >>> batch = collate([Sample(torch.zeros(3, 4, 4), 0, torch.zeros(4, 4, dtype=torch.bool), "a.png")] * 2)
-        >>> batch.images.shape, batch.labels.tolist(), batch.paths
-        (torch.Size([2, 3, 4, 4]), [0, 0], ('a.png', 'a.png'))
-    """
-    if not samples:
-        raise ShapeError("samples must contain at least one sample, but got none")
-    first = samples[0].image.shape
-    for sample in samples:
-        if sample.image.shape != first:
-            raise ShapeError(
-                f"samples must have images of one size, but got {tuple(first)} ({samples[0].path}) "
-                f"and {tuple(sample.image.shape)} ({sample.path}); load all images at one size"
-            )
-    masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
-    return Batch(
-        images=torch.stack([sample.image for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-        anomaly_masks=torch.stack(masks) if len(masks) == len(samples) else None,
-        paths=tuple(sample.path for sample in samples),
-    )
 
 
 class Record(NamedTuple):

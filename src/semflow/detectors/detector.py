@@ -1,28 +1,30 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
 
+from semflow._defaults import own_device
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
-from semflow.errors import ConfigError, ShapeError
+from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor
+from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
-from semflow.flows.standardize import ChannelMoments
 from semflow.nn import PositionCode, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import check_images, check_masks, location_masks
-from .interface import Gather, ImageBatch, NormalBatch, Prediction, Provenance
-from .likelihood import Latents, LikelihoodModel
+from .inputs import LOW, check_images, check_masks, location_masks
+from .interface import Prediction, Provenance
+from .likelihood import Latents
+from .passes import FittingPasses
 from .scoring import Scorer
 
 
-class Detector(LikelihoodModel):
+class Detector(FittingPasses):
     """Detector of anomalies in images: frozen features, flows, a base with its variance head, and a score.
 
     Args:
@@ -66,6 +68,8 @@ class Detector(LikelihoodModel):
         self.features = cast(nn.Module, features)
         if (scales := len(self.flows.events)) != len(features.channels):
             raise ConfigError(f"flows must be {len(features.channels)}, one per feature map, but got {scales}")
+        if isinstance(features, nn.Module):
+            features.eval()
         self.scorer = scorer or Scorer(scales)
         self.calibration = Calibration()
         self.score_log_det, self.localizes = score_log_det, localizes
@@ -101,6 +105,27 @@ class Detector(LikelihoodModel):
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Return the state for pickle and copy; see `reduce_with_timm`."""
+        return reduce_with_timm(self, super().__reduce_ex__(protocol))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert all tensors, as `to`, `half` and others do; raise ConfigError for a type of too low precision."""
+        if (found := fn(self.scorer.offsets[:0]).dtype) in LOW:
+            raise ConfigError(
+                f"dtype must be torch.float32 or torch.float64 for a detector, but got {found}, whose precision is too "
+                "low for log-probabilities; use torch.autocast around predict if that is faster"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all submodules but the features, which stay in eval mode."""
+        super().train(mode)
+        if isinstance(self.features, nn.Module):
+            self.features.eval()
+        return self
+
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that training changes: all but those of the backbone."""
         frozen = {id(p) for p in self.features.parameters()}
@@ -128,6 +153,7 @@ class Detector(LikelihoodModel):
             mask_resize: see `location_masks`.
             guard: see `location_masks`.
         """
+        check_images(images, self.reference, values=False)
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
@@ -142,16 +168,20 @@ class Detector(LikelihoodModel):
         return self.latent_log_probs(latents, self.score_log_det, leave_out), _variances(latents)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
-        """Compute a prediction in the current mode, without checks and with gradients.
+        """Compute what `predict` does, in eval mode too, but with gradients and from feature maps if they are known.
 
-        This is the graph that is exported; use `predict` otherwise.
+        This is the graph that is exported. Training uses `loss`.
         """
+        check_images(images, self.reference)
+        with own_device(), self.reading() as still:
+            return still._predict(images, maps)
+
+    def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         latents = self.encode(images, maps)
         log_probs = self.latent_log_probs(latents, self.score_log_det)
-        anomaly_map, score = self._score(log_probs, images.shape[2:])
-        each = [base.image_score(scale.z, p) for base, scale, p in zip(self.bases, latents, log_probs, strict=True)]
-        if own := [found for found in each if found is not None]:
-            score = torch.stack(own).mean(0)
+        anomaly_map, score = self.score(log_probs, images.shape[2:])
+        own = self.base_scores(latents, log_probs)
+        score = score if own is None else own
         return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 
     @torch.no_grad()
@@ -161,122 +191,7 @@ class Detector(LikelihoodModel):
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device.
         """
-        check_images(images, next(self.flows.parameters(), images))
-        with self.evaluating():
-            return cast(Prediction, self(images))
-
-    def _score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Compute the anomaly map, constant if the detector does not localize, and the image score."""
-        if self.localizes:
-            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1])))
-        _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
-        return score[:, None, None].expand(-1, *size), score
-
-    @torch.no_grad()
-    def prepare(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Fit the standardization of each scale to normal images, before training.
-
-        Args:
-            batches: images, with their feature maps if known; iterated over once.
-            gather: collects the results of several processes.
-        """
-        fitted = {k: flow for k, flow in enumerate(self.flows.standardizers()) if flow is not None}
-        if not fitted:
-            return
-
-        def moments_of(batch: NormalBatch) -> dict[int, ChannelMoments]:
-            moments = {k: flow.moments() for k, flow in fitted.items()}
-            for k, moment in moments.items():
-                moment.update(cast(Sequence[Tensor], batch.maps)[k])
-            return moments
-
-        moments = {k: flow.moments() for k, flow in fitted.items()}
-        for found in gather(map(moments_of, self._complete(batches))):
-            for k, moment in moments.items():
-                moment.merge(found[k])
-        for k, flow in fitted.items():
-            flow.set_moments(moments[k])
-
-    @torch.no_grad()
-    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Fit each `FittedBase` to the latents of normal images, in one pass after training.
-
-        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
-        same bases.
-        """
-        if not self.fitted_bases:
-            return
-        with self.evaluating():
-            each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
-            self.fit_latents(gather(each))
-
-    @torch.no_grad()
-    def fit_score(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
-        """Compute the maxima of the scales and the color range from normal training images; clear the calibration.
-
-        The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
-        scored as if the base had not seen it.
-        """
-
-        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size]:
-            log_probs, _ = self.log_probs(batch.images, batch.maps, batch.indices)
-            return [p.cpu() for p in log_probs], batch.images.shape[2:]
-
-        with self.evaluating():
-            kept = list(gather(map(scored, self._complete(batches))))
-        if not kept:
-            raise ShapeError("batches must hold at least one batch of normal images, but got none")
-        device = self.scorer.offsets.device
-        scales = [torch.cat([p.flatten() for p in scale]) for scale in zip(*(ps for ps, _ in kept), strict=True)]
-        self.calibration.clear()
-        if self.scorer.standardize:
-            self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
-        else:
-            self.scorer.set_maxima([s.max().item() for s in scales])
-        # About a million pixels are enough for a color range; an odd step does not follow a column.
-        step = sum(len(ps[0]) * size.numel() for ps, size in kept) // 2**20 | 1
-        maps = (self._score([p.to(device) for p in ps], size)[0] for ps, size in kept)
-        ordered = torch.cat([m.float().flatten()[::step].cpu() for m in maps]).sort().values
-        low = ordered[len(ordered) // 2].item()
-        high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
-        # From a typical location to well beyond the rarest of training.
-        self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
-
-    @torch.no_grad()
-    def calibrate(
-        self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter
-    ) -> None:
-        """Calibrate on scores of held-out normal images, for p-values, decisions and masks (see `Calibration`).
-
-        Args:
-            batches: as in `prepare`, but not of training images. They must resemble later images: another camera,
-                light or size makes the rates wrong.
-            false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
-                10 % that the number of images allows.
-            gather: as in `prepare`.
-
-        Raises:
-            ConfigError: If there are too few images for the rate; the message names the number needed.
-        """
-
-        def highest(batch: NormalBatch) -> Tensor:
-            with self.evaluating():
-                score, anomaly_map, *_ = self(batch.images, batch.maps)
-            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
-
-        found = gather(map(highest, self._complete(batches)))
-        scores, maxima = torch.cat([torch.empty(2, 0), *found], 1).to(self.device)
-        self.calibration.fit(scores, maxima, false_alarm_rate)
-
-    def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
-        """Add what is missing of feature maps and indices, which then count the images."""
-        count = 0
-        for batch in batches:
-            images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
-            if indices is None:
-                indices = torch.arange(count, count + len(images), device=images.device)
-            count += len(images)
-            yield NormalBatch(images, self.features(images) if maps is None else maps, indices)
+        return cast(Prediction, self(images))
 
 
 def _variances(latents: Sequence[Latents]) -> tuple[Tensor, ...]:

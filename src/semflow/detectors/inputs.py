@@ -12,11 +12,15 @@ SLACK = 0.05
 """Tolerance around [0, 1] for rounding and resampling; images of other scales lie far outside."""
 
 
-def check_images(images: Tensor, like: Tensor) -> None:
+LOW = (torch.float16, torch.bfloat16)
+"""Types of too low precision for log-probabilities."""
+
+
+def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
     """Raise ShapeError unless images are finite floats (B, 3, H, W) in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
-    graph of the detector is being traced.
+    graph of the detector is being traced, nor with `values=False`, which does not wait for a GPU.
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
@@ -29,19 +33,26 @@ def check_images(images: Tensor, like: Tensor) -> None:
     _check_not_empty(images)
     if images.device != like.device:
         raise ShapeError(f"images must be on the detector's device, {like.device}, but got {images.device}; move them")
-    if like.dtype not in (torch.float32, torch.float64):
-        raise ShapeError(
-            f"detector must be torch.float32 or torch.float64, but got {like.dtype}, whose precision is too low for "
-            "log-probabilities; call detector.float(), and use torch.autocast around predict if that is faster"
-        )
+    check_precision(like)
     if images.dtype == torch.float64 and like.dtype != torch.float64:
         raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
+    if not values:
+        return
     low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if any pixel is NaN
     if not (low >= -SLACK and high <= 1 + SLACK):
         advice = "remove images with NaN or infinite pixels"
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
         raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
+
+
+def check_precision(like: Tensor) -> None:
+    """Raise ShapeError if a tensor of a detector has too low a precision."""
+    if like.dtype in LOW:
+        raise ShapeError(
+            f"detector must be torch.float32 or torch.float64, but got {like.dtype}, whose precision is too low for "
+            "log-probabilities; call detector.float(), and use torch.autocast around predict if that is faster"
+        )
 
 
 def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:

@@ -47,6 +47,8 @@ class Provenance:
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
+        frames: scores of a black, a white, a gray and a noise image after training, each with the fraction of good
+            images that score as high.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -61,6 +63,11 @@ class Provenance:
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
+    frames: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: object) -> "Provenance":
+        """Return the same record, which never changes."""
+        return self
 
 
 class Prediction(NamedTuple):

@@ -1,8 +1,8 @@
 """The likelihood model of feature maps: flows, a base with optional statistics, and the training objective."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError
 from semflow.flows import Event, PyramidFlow, ScaleWise
-from semflow.nn import Context, PositionCode, Statistics, VarianceHead
+from semflow.nn import Context, PositionCode, Statistics, VarianceHead, in_eval_mode, switched_to_eval
 from semflow.objectives import Objective, Terms, log_likelihood
 
 
@@ -190,13 +190,10 @@ class LikelihoodModel(nn.Module):
         for k, base in fitted.items():
             base.fit(accumulators[k])
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Switch every submodule to eval mode, and restore each one's own mode afterwards."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    def reading(self) -> AbstractContextManager[Self]:
+        """Yield this model in eval mode, or a copy in eval mode with the same tensors, see `in_eval_mode`."""
+        return in_eval_mode(self)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Switch every submodule to eval mode to fit the model, and restore each one's own mode afterwards."""
+        return switched_to_eval(self)

@@ -140,6 +140,13 @@ class Scorer(nn.Module):
         lowest = highest[:, -1:]
         return lowest[:, 0] - torch.log1p(torch.expm1(lowest - highest).mean(1))
 
+    @property
+    def ceilings(self) -> tuple[float, float]:
+        """Highest image score and highest value of a map; 87.3 with `exp`, where float32 has no smaller p."""
+        highest = -math.log(torch.finfo(torch.float32).tiny)
+        image, pixel = (highest if x == "exp" else math.inf for x in (self.image_aggregate, self.aggregate))
+        return image, pixel
+
     def set_maxima(self, maxima: Sequence[float]) -> None:
         """Set c_k to the maxima of l_k over normal training images, one per scale, unless it is fixed."""
         if not self.fixed:

@@ -1,7 +1,8 @@
 """The base of all backbones: fixed weights, normalized images, checked maps."""
 
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,12 @@ from torch import Tensor, nn
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
+from semflow.nn import in_eval_mode
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
+
+from .timm_module import reduce_with_timm
+
+_turn = threading.RLock()
 
 
 @runtime_checkable
@@ -134,8 +140,11 @@ class FrozenFeatures(nn.Module):
         self.smoothing, self.reduction, self.normalize = smoothing, reduction, normalize
         self.image_normalization = ImageNormalization(mean, std)
         self.network = network.requires_grad_(False)
-        self._range_checked = False
         super().train(False)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Return the state for pickle and copy; see `reduce_with_timm`."""
+        return reduce_with_timm(self, super().__reduce_ex__(protocol))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` is."""
@@ -144,14 +153,23 @@ class FrozenFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to the list of maps (B, C_k, H_k, W_k)."""
+        if not isinstance(images, Tensor):
+            raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ShapeError(
                 "images must be a float tensor (B, 3, H, W) with values in [0, 1], "
                 f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():
-            self._check_state(images)
-        normalized = self.image_normalization(images).contiguous(memory_format=torch.channels_last)
+            self._check_range(images)
+            if any(module.training for module in self.network.modules()):
+                # `model.apply` and helpers for batch norms set the mode of submodules without calling our `train`.
+                with in_eval_mode(self) as still:
+                    return still.forward(images)
+        own = self.image_normalization.mean.dtype
+        normalized = self.image_normalization(images.to(own) if images.dtype == torch.float64 else images).contiguous(
+            memory_format=torch.channels_last
+        )
         maps = self._run(normalized)
         self._check_maps(maps, images)
         maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
@@ -160,7 +178,11 @@ class FrozenFeatures(nn.Module):
 
     def _run(self, normalized: Tensor) -> list[Tensor]:
         """Run the network and return a list of maps; subclasses extend this."""
-        output = self.network(normalized)
+        if not torch.compiler.is_compiling() and any(m._forward_hooks for m in self.network.modules()):
+            with _turn:  # hooks keep their maps in one place for all threads
+                output = self.network(normalized)
+        else:
+            output = self.network(normalized)
         if isinstance(output, Tensor):
             return [output]
         if isinstance(output, Mapping):
@@ -172,20 +194,15 @@ class FrozenFeatures(nn.Module):
             f"but got {type(output).__name__}"
         )
 
-    def _check_state(self, images: Tensor) -> None:
-        # `model.apply` and helpers for BatchNorm layers set the mode of submodules without calling our `train`.
-        if any(module.training for module in self.network.modules()):
-            self.network.eval()
-        if self._range_checked or images.numel() == 0:
+    def _check_range(self, images: Tensor) -> None:
+        if images.numel() == 0:
             return
-        # Checked once, because it synchronizes a GPU; images normalized twice or in 0..255 are a systematic mistake.
         low, high = (float(v) for v in images.detach().aminmax())
         if not (low >= -0.05 and high <= 1.05):
             raise ShapeError(
                 f"images must have values in [0, 1], but got {low:.3g} to {high:.3g}; "
                 "divide 8-bit images by 255 and leave mean and standard deviation to the backbone"
             )
-        self._range_checked = True
 
     def _check_maps(self, maps: Sequence[Tensor], images: Tensor) -> None:
         def fits(m: Tensor, channels: int, stride: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from semflow._defaults import own_device
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
@@ -50,6 +51,7 @@ class TimmFeatures(FrozenFeatures):
     _exact_sizes = False  # timm's strides are nominal: a network without padding has slightly smaller maps
 
     @checked
+    @own_device()
     def __init__(
         self,
         backbone: str = "wide_resnet50_2",

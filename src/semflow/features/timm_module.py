@@ -4,12 +4,13 @@ import difflib
 import functools
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from semflow._optional import import_optional
 from semflow.errors import ConfigError
@@ -46,6 +47,33 @@ def load_timm() -> ModuleType:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
     return importlib.import_module("timm")
+
+
+class _Timm:
+    """Object whose unpickling imports timm; pickled before the networks that need the import."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _imported, ()
+
+
+def _imported() -> _Timm:
+    load_timm()
+    return _Timm()
+
+
+def reduce_with_timm(module: nn.Module, reduced: Any) -> Any:
+    """Return what `__reduce_ex__` returned, so that unpickling in a fresh process calls `load_timm` first.
+
+    Pickle imports timm by itself to find the classes of its networks, which fails where `load_timm` is needed.
+    """
+    if not any(type(part).__module__.partition(".")[0] == "timm" for part in module.modules()):
+        return reduced
+    make, arguments, *state = reduced
+    return _made, (_Timm(), make, arguments), *state
+
+
+def _made(timm: _Timm, make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return make(*arguments)
 
 
 def _check_backbone(backbone: str) -> None:

@@ -49,6 +49,14 @@ def read_about(path: Path) -> dict[str, Any]:
         return _about(file, path)
 
 
+def float_types(path: Path) -> dict[str, torch.dtype]:
+    """Return the types of the tensors of a safetensors file that are float32 or float64, by name."""
+    types = {DTYPES[dtype]: dtype for dtype in (torch.float32, torch.float64)}
+    with _opened(path) as file:
+        found = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+    return {name: types[dtype] for name, dtype in found.items() if dtype in types}
+
+
 def load_tensors(
     path: Path, expected: Mapping[str, Tensor], optional: Sequence[str] = (), flexible: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Networks used by flows: position codes, subnets, the statistics network and variance heads."""
 
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
+from .modes import in_eval_mode, switched_to_eval
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
 from .statistics_network import FeatureStatisticsNetwork, StatisticsNetwork
 from .subnets import Context, ConvSubnet, LocationSubnet, PerceptronSubnet, Subnet, SubnetFactory
@@ -11,4 +12,5 @@ __all__ = [
     "FixedVariance", "FourierPosition2d", "FusionSubnet", "InverseGammaVariance", "LearnedPosition2d",
     "LearnedVariance", "LocationSubnet", "PerceptronSubnet", "PositionCode", "PositionTables", "PredictedMean",
     "SinusoidalPosition2d", "Statistics", "StatisticsNetwork", "Subnet", "SubnetFactory", "VarianceHead",
+    "in_eval_mode", "switched_to_eval",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec
 
 import torch
 
+from semflow._defaults import own_defaults
 from semflow._validation import check_arguments
 from semflow.detectors import Detector, Provenance
 from semflow.errors import ConfigError
@@ -48,6 +49,7 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
         )
 
     @functools.wraps(function)
+    @own_defaults()
     def make(*args: P.args, **kwargs: P.kwargs) -> Detector:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

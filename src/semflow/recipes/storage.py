@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.features import FeatureExtractor
@@ -51,6 +52,7 @@ def save(detector: Detector, path: str | Path) -> Path:
     return run
 
 
+@own_defaults()
 def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector:
     """Load a trained detector from a run directory of `fit` or a folder of `save`, in eval mode.
 

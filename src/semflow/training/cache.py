@@ -41,6 +41,7 @@ class NormalImages:
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
         self.keep = True
+        self.size = (0, 0)  # of the images, after the first pass
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
         self._full = self._passed = False
@@ -52,6 +53,7 @@ class NormalImages:
             if not self._digests:
                 digests.append([hash_tensor(image) for image in batch.images])
             images = batch.images.to(self.device)
+            self.size = (images.shape[2], images.shape[3])
             span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)

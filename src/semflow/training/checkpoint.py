@@ -1,5 +1,6 @@
-"""Files of a run directory: `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors`.
+"""Files of a run directory.
 
+These are `config.json`, `log.jsonl`, `checkpoint.safetensors` during training, `model.safetensors` and `summary.json`.
 Every file is written beside its final path and then moved there, so that neither a reader nor a killed process leaves
 half a file. Metadata is JSON; nothing is ever unpickled.
 """
@@ -21,10 +22,11 @@ from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError
 from semflow.files import replace_file
-from semflow.files.tensors import check_digest, load_tensors, read_about, save_tensors
+from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
 
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
+SUMMARY = "summary.json"
 LARGEST_CONFIG = 2**20
 NEWER = ("scorer.weights",)  # which models of earlier versions lack
 
@@ -107,9 +109,23 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
         about = read_about(path) if path.is_file() else {}
     memory = detector.provenance.memory
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
-    own = {**origin(detector), "fingerprints": detector.provenance.fingerprints, "versions": versions()}
+    made = detector.provenance
+    own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path
+
+
+def write_summary(detector: Detector, run: Path) -> None:
+    """Write `summary.json`: what `semflow fit` reports at the end of training."""
+    calibration = detector.calibration
+    summary = {
+        "recipe": detector.provenance.recipe,
+        "calibration_images": calibration.count,
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "frames": detector.provenance.frames,
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    replace_file(run / SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_into(detector: Detector, run: str | Path) -> Detector:
@@ -123,12 +139,25 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         unfinished = (Path(run) / CHECKPOINT).is_file()
         advice = "finish training with semflow fit --resume" if unfinished else "create one with semflow fit"
         raise CheckpointError(f"{path} must be a trained model, but got no file; {advice}")
+    _match_types(detector, float_types(path))
     tensors, about = _checked_tensors(path, detector.state_dict(), NEWER, detector.flexible)
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
-    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
+    frames = about.get("frames", {})
+    frames = frames if isinstance(frames, dict) else {}
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints, frames=frames)
     return detector
+
+
+def _match_types(detector: Detector, types: Mapping[str, torch.dtype]) -> None:
+    """Convert the floats of a detector to their types in a file, which may be of a detector in float64."""
+    if torch.float64 in types.values():
+        if all(dtype == torch.float64 for name, dtype in types.items() if not name.startswith("calibration.")):
+            detector.double()  # with what is not in the file
+        for name, x in detector.state_dict(keep_vars=True).items():
+            if x.is_floating_point() and name in types:
+                x.data = x.data.to(types[name])
 
 
 def save_training(detector: Detector, optimizer: torch.optim.Optimizer, at: Position, run: Path) -> None:

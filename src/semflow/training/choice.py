@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._defaults import own_defaults
 from semflow.bases import Memory
 from semflow.detectors import Detector, NormalBatch
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
+
+from .loading import checked
 
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
@@ -41,6 +44,7 @@ def held_for_choice(images: int) -> list[int]:
     return _spread(range(images), min(images // SHARE, MOST)) if images >= LEAST else []
 
 
+@own_defaults()
 @torch.no_grad()
 def choose_flow(
     detector: Detector, dataset: Dataset[Any], held: Sequence[int], *, batch_size: int = 8, seed: int = 0
@@ -72,7 +76,7 @@ def choose_flow(
         >>> detector.flows[0].used == (gain > 0.035)
         True
     """
-    flows = optional_flows(detector)
+    dataset, flows = checked(dataset), optional_flows(detector)
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
     fill = _spread(rest, min(len(rest), FILLED))
@@ -125,12 +129,12 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
     """Return the batches of each part on the device, with feature maps as far as these fit into MAPS_BYTES."""
     found: list[list[NormalBatch]] = []
     left = MAPS_BYTES
-    with detector.evaluating():
+    with detector.reading() as still:
         for images in parts:
             found.append([])
             for start in range(0, len(images), size):
                 batch = torch.stack(list(images[start : start + size])).to(detector.device)
-                maps = detector.features(batch) if left > 0 else None
+                maps = still.features(batch) if left > 0 else None
                 left -= sum(x.nbytes for x in maps or ())
                 indices = torch.arange(start, start + len(batch), device=detector.device)
                 found[-1].append(NormalBatch(batch, maps, indices))
@@ -139,8 +143,7 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
 
 def _scored(detector: Detector, batches: Sequence[NormalBatch]) -> tuple[Tensor, Tensor]:
     """Return scores (B,) and anomaly maps (B, H, W)."""
-    with detector.evaluating():
-        found = [detector(batch.images, batch.maps) for batch in batches]
+    found = [detector(batch.images, batch.maps) for batch in batches]
     return torch.cat([p.score.cpu() for p in found]), torch.cat([p.anomaly_map.float().cpu() for p in found])
 
 

@@ -37,6 +37,10 @@ class Processes:
         self.idle = False
         self.rank, self.count = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
+    def __deepcopy__(self, memo: object) -> "Processes":
+        """Return the same processes, for copies of a detector that share its tensors."""
+        return self
+
     def span(self, total: int) -> tuple[int, int]:
         """Return begin and end of this process's part of `total` items; parts differ by one item at most."""
         return total * self.rank // self.count, total * (self.rank + 1) // self.count

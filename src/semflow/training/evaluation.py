@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._defaults import own_device
 from semflow._validation import at_least
 from semflow.data import ImageDataset, Sample
 from semflow.detectors import Predictor
@@ -15,7 +16,7 @@ from semflow.errors import DataError
 from semflow.metrics import ImageAccumulator, PixelAccumulator
 
 from .distributed import ALONE, Processes
-from .loading import batches, dealt_batches
+from .loading import batches, checked, dealt_batches, loaded
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
@@ -95,9 +96,9 @@ def results(
     """
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
-    device = detector.device
+    dataset, device = checked(dataset), detector.device
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    for batch in batches(dataset, batch_size, workers, dealt):
+    for batch in loaded(batches(dataset, batch_size, workers, dealt)):
         prediction = detector.predict(batch.images.to(device))
         scores, maps = prediction.score.tolist(), prediction.anomaly_map.float().cpu()
         p_values = [None] * len(scores) if prediction.p_value is None else prediction.p_value.tolist()
@@ -110,6 +111,7 @@ def results(
             yield ImageResult(sample, scores[k], maps[k], p_values[k], alarms[k], mask)
 
 
+@own_device()
 def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> Evaluation:
     """Compute the metrics of results; pixel metrics need a mask for every image.
 

@@ -1,5 +1,6 @@
 """Training a detector on normal images."""
 
+import numbers
 import time
 from collections.abc import Callable, Sized
 from dataclasses import asdict, dataclass, replace
@@ -9,9 +10,12 @@ from typing import Any, Literal, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
+from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count, exact_rate
+from semflow.detectors.inputs import check_precision
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
 from semflow.synthesis import CutPaste, SyntheticAnomalies
@@ -21,8 +25,9 @@ from .checkpoint import Position
 from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
+from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
-from .loading import Parts, batches, check_device, dealt_batches, split_batches
+from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .run import Run
 from .settling import check_number_of_images, remember_images, settle
@@ -30,6 +35,7 @@ from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
 
+@own_defaults()
 def fit(
     detector: Detector,
     dataset: Dataset[Any],
@@ -103,6 +109,10 @@ def fit(
     training = replace(training, **{k: v for k, v in given.items() if v is not None or k == "steps"})
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
+    check_precision(detector.reference)
+    dataset = checked(dataset)
+    if calibration is not None and not isinstance(calibration, numbers.Real):
+        calibration = checked(calibration, "calibration")
     dataset, held_out = hold_out(dataset, calibration, training.seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
@@ -173,10 +183,13 @@ def fit(
             if run.due():
                 run.save(at)
     _choose_flow(detector.eval(), dataset, judges, training, processes)
-    settle(detector, normal)
+    scores = settle(detector, normal)
+    advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
+    frames = score_frames(detector, scores, normal, advice)
     if held_out is not None:
         batch = training.batch_size
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
+    record_frames(detector, scores, frames)
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))

@@ -7,13 +7,14 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
 from semflow.errors import ConfigError
 
 from .cache import unseen
 from .distributed import ALONE, Processes
-from .loading import batches, dealt_batches
+from .loading import batches, checked, dealt_batches
 
 LEAST, MOST = images_needed(0.1), images_needed(0.01)
 
@@ -65,6 +66,7 @@ def hold_out(
     return Subset(dataset, left), Subset(dataset, taken)
 
 
+@own_defaults()
 def calibrate(
     detector: Detector,
     dataset: Dataset[Any],
@@ -96,6 +98,7 @@ def calibrate(
         >>> calibrate(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32), good).false_alarm_rate
         0.1
     """
+    dataset = checked(dataset)
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     loader = unseen(batches(dataset, batch_size, workers, parts), detector.provenance.fingerprints)
     images = (batch.images.to(detector.device) for batch in loader)

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from semflow.data import Batch, collate
+from semflow._defaults import own_device
+from semflow.data import Batch, CheckedSamples
+from semflow.data.samples import stack_samples
 from semflow.errors import DataError, DeviceError
 
 from .distributed import ALONE, Processes
@@ -39,11 +41,32 @@ def dealt_batches(count: int, batch_size: int, processes: Processes = ALONE) -> 
 
 def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Parts | None = None) -> DataLoader[Batch]:
     """Load batches in the order of the data set, or as `parts` lists them."""
+    dataset = checked(dataset)
     count = len(cast(Sized, dataset))
     if not count:
         raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
-    return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=collate)
+    return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=stack_samples)
+
+
+def checked(dataset: Any, name: str = "dataset") -> Dataset[Any]:
+    """Return a data set whose samples are checked, see `CheckedSamples`."""
+    whole = dataset
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    return dataset if isinstance(whole, CheckedSamples) else CheckedSamples(dataset, name)
+
+
+def loaded(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Yield the batches of a loader, whatever the caller's default device is."""
+    with own_device():
+        batches = iter(loader)
+    while True:
+        with own_device():  # not while the caller has the batch
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _batches(count: int, batch_size: int) -> list[range]:

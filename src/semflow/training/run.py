@@ -14,7 +14,7 @@ from semflow.files import remove_partial, replace_file, writing
 from semflow.files.tensors import read_about
 
 from . import checkpoint
-from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, Position
+from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, SUMMARY, Position
 from .distributed import Processes
 
 
@@ -75,6 +75,7 @@ class Run:
         """Write the trained model with the fingerprint of its images, and remove the checkpoint."""
         if self.folder is not None:
             with writing(self.folder / MODEL, self._advice(), CheckpointError):
+                checkpoint.write_summary(self.detector, self.folder)
                 checkpoint.save_model(self.detector, self.folder, {**self.config, "fingerprint": fingerprint})
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -100,7 +101,7 @@ class Run:
         with writing(folder, "choose another directory", CheckpointError):
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL)
+                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL, SUMMARY)
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or any(folder.iterdir()):
                     raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")

@@ -1,22 +1,28 @@
 """Steps after gradient training: fit the bases, the constants of the score and the calibration."""
 
+import numbers
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any, cast
 
 from torch.utils.data import Dataset
 
+from semflow._defaults import own_defaults
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
+from semflow.detectors.inputs import check_precision
+from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
 from .distributed import ALONE, Processes
+from .frames import record_frames, score_frames
 from .holdout import calibrate, hold_out
-from .loading import batches, dealt_batches
+from .loading import batches, checked, dealt_batches
 
 
+@own_defaults()
 def refit(
     detector: Detector,
     dataset: Dataset[Any],
@@ -58,6 +64,10 @@ def refit(
         >>> refit(detector, good).bases[0].vectors.shape
         torch.Size([64, 32])
     """
+    check_precision(detector.reference)
+    dataset = checked(dataset)
+    if calibration is not None and not isinstance(calibration, numbers.Real):
+        calibration = checked(calibration, "calibration")
     dataset, held_out = hold_out(dataset, calibration, seed)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
@@ -66,10 +76,12 @@ def refit(
     features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
     normal = NormalImages(features, loader, detector.device, cache_bytes, processes)
-    settle(detector, normal)
+    found = settle(detector, normal)
+    frames = score_frames(detector, found, normal)
     remember_images(detector, normal)
     if held_out is not None:
         calibrate(detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes)
+    record_frames(detector, found, frames)
     return detector
 
 
@@ -89,7 +101,7 @@ def check_number_of_images(detector: Detector, images: int) -> None:
             )
 
 
-def settle(detector: Detector, normal: NormalImages) -> None:
+def settle(detector: Detector, normal: NormalImages) -> NormalScores:
     """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
     processes = normal.processes
     detector.eval()
@@ -100,7 +112,7 @@ def settle(detector: Detector, normal: NormalImages) -> None:
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)
     normal.keep = False
-    detector.fit_score(normal, processes.gather)
+    return detector.fit_score(normal, processes.gather)
 
 
 def remember_images(detector: Detector, normal: NormalImages) -> None:

@@ -18,6 +18,7 @@ from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
 from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
+from semflow.training.frames import taken_for_good
 
 from .calibrate import report_calibration
 from .console import say
@@ -99,6 +100,7 @@ def _train(
     if first:
         report_choice(detector, len(dataset) - held_out)
         report_calibration(detector.calibration)
+        report_frames(detector)
         say(f"wrote {output}")
         say(f"next: semflow predict --model {output} --input IMAGES --output RESULTS")
 
@@ -111,6 +113,20 @@ def report_choice(detector: Detector, images: int) -> None:
             say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
         else:
             say("the flow is left out: there are too few images to measure its gain")
+
+
+def report_frames(detector: Detector) -> None:
+    """Print whether frames without a part are told from good images."""
+    frames = detector.provenance.frames
+    taken = taken_for_good(frames, detector.false_alarm_rate)
+    if taken:
+        parts = (f"{name} ({100 * frames[name]['good_images_as_high']:.3g} %)" for name in taken)
+        say(
+            "caution: frames without a part score like good images, of which so many score as high: "
+            f"{', '.join(parts)}; train for longer, or check the images by other means"
+        )
+    elif frames:
+        say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
 def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:

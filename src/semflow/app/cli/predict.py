@@ -21,6 +21,7 @@ from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, Sample, open_dataset
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
+from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
@@ -79,6 +80,14 @@ def run(options: Predict) -> None:
     skipped = f", skipped {len(left_out)}" if left_out else ""
     first = f"the most anomalous is {highest.image} ({highest.score:.4f})"
     say(f"scored {len(records)} images{skipped}; {first}{passed_over}")
+    if len({sources[record.image] for record in records}) > 1:
+        same = collapsed(torch.tensor([record.score for record in records]))
+        if same:
+            print(
+                f"caution: scores must differ between images, but got {same}; the model has collapsed, or all images "
+                "are far from those of training",
+                file=sys.stderr,
+            )
     for name in TABLES:
         say(f"wrote {options.output / name}")
 

@@ -46,6 +46,10 @@ class ExportedDetector:
         decisions = (found.get(name) for name in ("p_value", "is_anomalous", "mask"))
         return Prediction(found["score"], found["anomaly_map"], variances, *decisions)
 
+    def __call__(self, images: Tensor) -> Prediction:
+        """Predict images, see `predict`."""
+        return self.predict(images)
+
     def __repr__(self) -> str:
         return f"ExportedDetector({self.metadata.recipe or 'own'}, image_size={self.metadata.image_size})"
 

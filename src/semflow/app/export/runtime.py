@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -63,8 +64,43 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     return runners[path.suffix](path, device, threads)
 
 
-class _OnnxRunner:
+class _FileRunner:
+    """Runner that is pickled with the content of its files, so that it can be sent to processes of other machines."""
+
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        files = [path, path.with_suffix(".bin")] if path.suffix == SUFFIXES["openvino"] else [path]
+        self._arguments, self._stamps = (path, device, threads), {file: _stamp(file) for file in files}
+        self._folder: Any = None  # of an unpickled runner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, device, threads = self._arguments
+        for file, stamp in self._stamps.items():
+            if _stamp(file) != stamp:
+                raise CheckpointError(
+                    f"{file} must be the file that was opened, to be pickled, but got another or none; open it again"
+                )
+        contents = {file.name: file.read_bytes() for file in self._stamps}
+        return _reopened, (type(self), path.name, contents, device, threads)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    return (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+def _reopened(
+    kind: type[_FileRunner], name: str, contents: dict[str, bytes], device: str, threads: int | None
+) -> _FileRunner:
+    folder = TemporaryDirectory(prefix="semflow-", ignore_cleanup_errors=True)
+    for file, content in contents.items():
+        (Path(folder.name) / file).write_bytes(content)
+    runner = kind(Path(folder.name) / name, device, threads)
+    runner._folder = folder  # lives as long as the runner, which may be pickled again
+    return runner
+
+
+class _OnnxRunner(_FileRunner):
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        super().__init__(path, device, threads)
         runtime = import_optional("onnxruntime")
         offered = runtime.get_available_providers()
         if device == "cuda" and "CUDAExecutionProvider" not in offered:
@@ -92,10 +128,11 @@ class _OnnxRunner:
         return dict(zip(names, self._session.run(names, {self._input: _checked(images, self.metadata)}), strict=True))
 
 
-class _OpenVinoRunner:
+class _OpenVinoRunner(_FileRunner):
     """OpenVINO on the CPU in float32; by default it uses bfloat16 if that is faster."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        super().__init__(path, device, threads)
         openvino = import_optional("openvino")
         if device == "cuda":
             raise DeviceError("device must be cpu for OpenVINO, but got cuda; use cpu")
@@ -120,13 +157,15 @@ class _OpenVinoRunner:
             raise unreadable(path, error) from error
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
-        results = self._compiled([_checked(images, self.metadata)])
+        request = self._compiled.create_infer_request()  # one per call, since threads cannot share it
+        results = request.infer([_checked(images, self.metadata)])
         found = {name: np.array(results[name]) for name in self.metadata.outputs}
         return {name: x.astype(np.bool_) if name in ("is_anomalous", "mask") else x for name, x in found.items()}
 
 
-class _TorchRunner:
+class _TorchRunner(_FileRunner):
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        super().__init__(path, device, threads)
         self.metadata = read_metadata(read_text(path), path)
         torch = import_module("torch")
         from semflow.training.loading import check_device

@@ -9,6 +9,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from semflow._defaults import own_defaults
 from semflow._version import __version__
 from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError
@@ -40,6 +41,7 @@ class Exported(NamedTuple):
     differences: dict[str, float]
 
 
+@own_defaults()
 def save(
     detector: Detector,
     path: str | Path,
