@@ -116,7 +116,6 @@ def _score(
         for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
-                work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
