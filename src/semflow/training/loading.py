@@ -10,6 +10,7 @@ from semflow.data import Batch, collate
 from semflow.errors import DataError, DeviceError
 
 from .distributed import ALONE, Processes
+from .workers import loader
 
 
 class Parts(Sampler[list[int]]):
@@ -43,7 +44,7 @@ def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Par
     if not count:
         raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
-    return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=collate)
+    return loader(dataset, collate, workers, batch_sampler=parts)
 
 
 def _batches(count: int, batch_size: int) -> list[range]:

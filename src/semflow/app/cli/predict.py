@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
@@ -25,6 +25,7 @@ from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
+from semflow.training.workers import loader
 
 from .console import say, track, write_png
 from .inputs import fingerprint, load_detector
@@ -83,7 +84,7 @@ class _Loaded(NamedTuple):
 
     size: tuple[int, int]
     picture: Image.Image
-    pixels: NDArray[np.uint8]  # tensors from workers would use one file descriptor each
+    pixels: NDArray[np.uint8]
 
 
 class _Images(Dataset[tuple[str, _Loaded | str]]):
@@ -113,7 +114,7 @@ def _score(
     images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
     def scored() -> Iterator[tuple[str, _Loaded | str]]:
-        for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
+        for batch in loader(images, list, options.workers, batch_size=options.batch_size):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))
