@@ -94,7 +94,7 @@ def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch)
         list(batches(Images(), 2, 2))
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 2])
 def test_batches_of_workers_are_those_of_this_process(count: int) -> None:
     own, others = list(batches(Images(), 3)), list(batches(Images(), 3, count))
     for a, b in zip(own, others, strict=True):
@@ -107,7 +107,7 @@ def test_batches_of_workers_are_those_of_this_process(count: int) -> None:
 
 
 SMALL_MEMORY = """
-mount -t tmpfs -o size=64k shm /dev/shm
+mount -t tmpfs -o size=1m shm /dev/shm
 "$PYTHON" - <<'END'
 import test_workers
 print(sum(len(batch.paths) for batch in test_workers.batches(test_workers.Images(size=512), 4, 2)))
@@ -120,7 +120,7 @@ END
     reason="may not mount",
 )
 def test_batches_larger_than_the_shared_memory_arrive() -> None:
-    """12 MB each, through 64 kB: containers have 64 MB by default, less than a few batches of large images."""
+    """12 MB each, through 1 MB: containers have 64 MB by default, less than a few batches of large images."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # noqa: PTH120
     environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": path}
     command = ["unshare", "-m", "bash", "-ec", SMALL_MEMORY]

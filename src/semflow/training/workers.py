@@ -41,8 +41,7 @@ class _Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches: Iterator[Any]
         try:
-            # Semaphores may fail; torch then adds the traceback of a destructor to the error.
-            _ = [torch.multiprocessing.Event(), *(torch.multiprocessing.Queue() for _ in range(self.num_workers + 1))]  # type: ignore[no-untyped-call]
+            _try_semaphores(self.num_workers)
             batches = iter(super().__iter__())  # starts the workers
         except (OSError, RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
             raise ProcessError(f"workers must be able to start, but got {_reason(error)}; {FEWER}") from error
@@ -68,6 +67,12 @@ class _Loader(DataLoader[Any]):
                 since = time.monotonic()
         finally:
             del batches  # ends the workers, also if an error keeps this frame
+
+
+def _try_semaphores(workers: int) -> None:
+    """Create what the workers need, and drop it: torch adds the traceback of a destructor to an error."""
+    context: Any = torch.multiprocessing
+    _ = [context.Event(), *(context.Queue() for _ in range(workers + 1))]
 
 
 class _Work(Dataset[Any]):
