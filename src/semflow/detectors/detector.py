@@ -1,6 +1,7 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -267,6 +268,7 @@ class Detector(LikelihoodModel):
         found = gather(map(highest, self._complete(batches)))
         scores, maxima = torch.cat([torch.empty(2, 0), *found], 1).to(self.device)
         self.calibration.fit(scores, maxima, false_alarm_rate)
+        self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps and indices, which then count the images."""

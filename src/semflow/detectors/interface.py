@@ -47,6 +47,7 @@ class Provenance:
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
+        calibration: digest of the images of `semflow.calibrate`, "" for others.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -61,6 +62,7 @@ class Provenance:
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
+    calibration: str = ""
 
 
 class Prediction(NamedTuple):

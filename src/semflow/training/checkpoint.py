@@ -81,7 +81,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise ValueError
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_bytes())  # whatever mark an editor has added
         found = config["format"]
     except OSError as error:
         raise CheckpointError(f"{path} must be readable, but got {error.strerror}; check its permissions") from error
@@ -108,6 +108,9 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     memory = detector.provenance.memory
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     own = {**origin(detector), "fingerprints": detector.provenance.fingerprints, "versions": versions()}
+    about.pop("calibration", None)
+    if detector.calibration.count and detector.provenance.calibration:
+        own["calibration"] = detector.provenance.calibration
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path
 
@@ -127,7 +130,8 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
-    detector.provenance = replace(detector.provenance, fingerprints=fingerprints)
+    made = {"fingerprints": fingerprints, "calibration": str(about.get("calibration", ""))}
+    detector.provenance = replace(detector.provenance, **made)
     return detector
 
 

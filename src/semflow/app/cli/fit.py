@@ -168,7 +168,7 @@ def _literal(word: str) -> object:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {path} must be a readable file, but got {error.strerror or error}") from None
     except ValueError as error:  # not UTF-8, or not TOML

@@ -209,7 +209,7 @@ def _hash_file(path: Path) -> str:
 def _finished_output(output: Path, about: dict[str, str]) -> dict[str, Any] | None:
     """Return scores.json if the output folder is what this command would write."""
     try:
-        written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        written: dict[str, Any] = json.loads((output / "scores.json").read_bytes())
         same = all(written[name] == value for name, value in about.items())
         return written if same and all(image["reason"] for image in written["left_out"]) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
