@@ -23,7 +23,10 @@ def names(folder: Path) -> list[str]:
 
 def make(writer: str, path: Path, *, marked: bool = False) -> None:
     """Write a folder with a file in a subfolder and a JSON file."""
-    if writer == "resumable":
+    if writer == "staging":
+        with staging(path) as folder:
+            (folder / "mark.json").write_text("new")
+    elif writer == "resumable":
         with resumable_folder(path, "origin") as work:
             (work.folder / "maps").mkdir(exist_ok=True)
             (work.folder / "maps" / "a.npy").write_text("new")
@@ -94,17 +97,13 @@ def test_finished_work_is_kept_if_it_cannot_be_moved(
         calls.append(arguments)
         if len(calls) > 1 or not output.is_dir():  # after one of two entries
             raise BUSY
-        os.rename(*arguments)  # type: ignore[arg-type]
+        Path(str(arguments[0])).rename(str(arguments[1]))
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "move", refuse)
         patch.setattr(Path, "replace", refuse)
         with pytest.raises(DataError, match="out must be writable, but got Device or resource busy") as caught:
-            if writer == "staging":
-                with staging(output) as folder:
-                    (folder / "mark.json").write_text("new")
-            else:
-                make(writer, output)
+            make(writer, output)
     (kept,) = [path for path in tmp_path.rglob("mark.json") if path.read_text() == "new"]
     if writer == "resumable":
         make(writer, output)
@@ -151,7 +150,9 @@ def test_file_that_cannot_be_replaced_gets_the_content(tmp_path: Path, monkeypat
 
 def test_finished_file_is_kept_if_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").mkdir()  # made by another program after the check
-    with pytest.raises(DataError, match=r"metrics.json must be writable, but got .*partial keeps the content") as caught:
+    with pytest.raises(
+        DataError, match=r"metrics.json must be writable, but got .*partial keeps the content"
+    ) as caught:
         write_atomic(tmp_path / "metrics.json", "new")
     (kept,) = tmp_path.glob(".metrics.json.*.partial")
     assert kept.read_text() == "new"
@@ -232,7 +233,7 @@ END
 
 
 @pytest.mark.skipif(
-    not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,  # noqa: PLW1510
+    not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="may not mount",
 )
 def test_mounted_folder_and_file_are_filled(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from semflow.training import workers
 from semflow.training.loading import batches
 
 
-class TwoArguments(Exception):
+class TwoArgumentsError(Exception):
     """An exception that cannot be unpickled."""
 
     def __init__(self, first: int, second: int) -> None:
@@ -46,7 +46,7 @@ FAILURES = {
     "ValueError": (lambda: raises(ValueError("bad")), ValueError, "bad"),
     "MemoryError": (lambda: raises(MemoryError("all")), MemoryError, "all"),
     "an error of a local class": (local_class, ProcessError, "LocalError: of a function"),
-    "an error that cannot be unpickled": (lambda: raises(TwoArguments(1, 2)), ProcessError, "1 and 2"),
+    "an error that cannot be unpickled": (lambda: raises(TwoArgumentsError(1, 2)), ProcessError, "1 and 2"),
 }
 
 
@@ -81,7 +81,7 @@ def test_failure_of_a_worker_reaches_the_parent(failure: str, monkeypatch: pytes
 
 
 def test_batch_that_cannot_be_sent_is_an_error() -> None:
-    with pytest.raises(ProcessError, match="must be able to send images, but got .*lambda"):
+    with pytest.raises(ProcessError, match=r"must be able to send images, but got .*lambda"):
         list(batches(Images("a path that cannot be pickled"), 2, 2))
 
 
@@ -116,7 +116,7 @@ END
 
 
 @pytest.mark.skipif(
-    not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,  # noqa: PLW1510
+    not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="may not mount",
 )
 def test_batches_larger_than_the_shared_memory_arrive() -> None:

@@ -1,6 +1,6 @@
 """Places of outputs: links are followed, and existing folders and mounted files are filled instead of replaced.
 
-A mount point, such as a volume of a container, cannot be renamed or removed, and renaming onto a link replaces the link.
+A mount point, such as a volume of a container, cannot be renamed or removed. Renaming onto a link replaces the link.
 """
 
 import json

@@ -90,9 +90,9 @@ def _parsed(text: str) -> dict[str, Any] | None:
 def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     """Create a folder that appears at `path` when the block succeeds.
 
-    The block works in a hidden folder, beside `path` or in it if it exists, which may be a mount point. It remains after
-    a kill, an interrupt or an error if it has complete entries: the next call with the same `path` and `origin` finds
-    them. Two processes cannot create the same folder at the same time.
+    The block works in a hidden folder beside `path`, or in it if it exists, as a mount point does. The hidden folder
+    remains after a kill, an interrupt or an error if it has complete entries: the next call with the same `path` and
+    `origin` finds them. Two processes cannot create the same folder at the same time.
     """
     path = real_path(path)
     refuse_occupied(path)

@@ -50,7 +50,7 @@ class Asked:
             own, other = run.detector.provenance.calibration, calibration_digest(self.images, **sizes)
             if own != other:
                 raise CheckpointError(
-                    f"{run.folder} must be resumed with the calibration images of fingerprint {own[:12] or 'none'}, since "
+                    f"{run.folder} must be resumed with calibration images of digest {own[:12] or 'unknown'}, since "
                     f"it is finished, but got {other[:12]}; calibrate the finished model instead"
                 )
 

@@ -26,8 +26,9 @@ class NormalImages:
     """Batches of images and feature maps in the order of the data set, for any number of passes.
 
     The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
-    every pass computes them. The first pass raises DataError for an anomalous image unless `allow_anomalous`. With several processes, each computes the maps of the batches of its loader (see
-    `dealt_batches`), and all keep the maps of all.
+    every pass computes them. The first pass raises DataError for an anomalous image, unless `allow_anomalous` is True.
+    With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
+    maps of all.
     """
 
     def __init__(
@@ -128,9 +129,7 @@ class NormalImages:
         return [empty((self.count, *shape), dtype=dtype) for shape, dtype in layout]
 
 
-def unseen(
-    batches: Iterable[Batch], fingerprints: Iterable[str], digests: list[str] | None = None
-) -> Iterator[Batch]:
+def unseen(batches: Iterable[Batch], fingerprints: Iterable[str], digests: list[str] | None = None) -> Iterator[Batch]:
     """Yield batches, and raise DataError for the first image with one of the fingerprints; collect the digests."""
     known = set(fingerprints)
     for batch in batches:

@@ -120,7 +120,9 @@ def calibrate(
     return detector
 
 
-def calibration_digest(dataset: Dataset[Any], batch_size: int = 8, workers: int = 0, processes: Processes = ALONE) -> str:
+def calibration_digest(
+    dataset: Dataset[Any], batch_size: int = 8, workers: int = 0, processes: Processes = ALONE
+) -> str:
     """Return the digest of calibration images, whatever their order, as `calibrate` records it."""
     digests: list[str] = []
     for _ in held_out_batches(dataset, (), batch_size, workers, processes, True, digests):

@@ -71,5 +71,5 @@ def _labels(dataset: Any) -> Sequence[tuple[int, str]] | None:
 
 def _refused(path: str, found: str) -> DataError:
     return DataError(
-        f"{path} must be normal, but got {found}; leave it out, or set allow_anomalous if you want to use it all the same"
+        f"{path} must be normal, but got {found}; leave it out, or set allow_anomalous to use it all the same"
     )

@@ -55,9 +55,13 @@ def check_device(device: str | torch.device) -> torch.device:
     """Return the device; `auto` is CUDA if available, otherwise the CPU. Raise DeviceError if it is unavailable."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
     try:
         chosen = torch.device(device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= count:
+            raise RuntimeError(f"{count} GPUs")
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"device must be available, but got {device}; use auto or cpu") from error
+    except (RuntimeError, AssertionError) as error:  # of the name, or of a build without this kind of device
+        there = ["cpu", *(f"cuda:{k}" for k in range(count)), *(["mps"] if torch.backends.mps.is_available() else [])]
+        raise DeviceError(f"device must be available, but got {device}; use auto or {' or '.join(there)}") from error
     return chosen

@@ -154,7 +154,7 @@ class Run:
         return tensors, at
 
     def _trained(self, folder: Path) -> int | None:
-        """Return the epochs of the finished model, or None without one; fewer than asked for if it is trained further."""
+        """Return the epochs of the finished model, or None without one; fewer than asked for to train it further."""
         if not (folder / MODEL).exists():
             return None
         recorded, epochs = _recorded_epochs(folder), int(self.config["training"]["epochs"])
@@ -182,7 +182,9 @@ class Run:
             ignored |= {name for name in before.keys() | now.keys() if name.endswith(".weights")}
         else:
             ignored.add(BACKBONE)
-        order = sorted(before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name))
+        order = sorted(
+            before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name)
+        )
         for name in order:
             was, given = before.get(name), now.get(name)
             if was != given and name not in ignored and not name.startswith("versions."):

@@ -1,7 +1,7 @@
 """Processes that load batches. Whatever fails in one of them reaches this process, and no wait is without an end.
 
-torch sends tensors through shared memory, of which containers have little; if it is full, the batch is lost in a thread
-of the worker, and the other side waits forever. Here a batch is pickled where errors are caught, and sent through a pipe.
+torch sends tensors through shared memory, of which containers have little. If it is full, the batch is lost in a thread
+of the worker, and the other side waits forever. Here a batch is pickled where errors are caught, then piped.
 """
 
 import io
@@ -102,7 +102,7 @@ def _unchanged(sent: bytes) -> bytes:
 
 
 def _opened(sent: bytes) -> Any:
-    batch, error = pickle.loads(sent)  # noqa: S301 - of a process that this one has started
+    batch, error = pickle.loads(sent)
     if error is not None:
         raise error
     return batch
@@ -126,7 +126,7 @@ def _sendable(error: Exception) -> Exception:
     """Return an error that can be sent: the same one if possible, with the worker's traceback as a note."""
     error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
     try:
-        if str(pickle.loads(pickle.dumps(error))) == str(error):  # noqa: S301
+        if str(pickle.loads(pickle.dumps(error))) == str(error):
             return error
     except Exception:  # whatever the class of the error does
         return ProcessError(f"workers must be able to load images, but got {_reason(error)}")

@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 import torch
 
-from semflow.data import ImageDataset, open_dataset
+from semflow.data import ImageDataset
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
@@ -21,7 +21,7 @@ from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, launched, warn_of_leaks
+from .inputs import cache_small, launched, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
@@ -70,7 +70,13 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
-    settings |= parse_settings(recipe, options.set)
+    own = parse_settings(recipe, options.set)
+    if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
+        raise ConfigError(
+            f"--epochs must be left out with --set training.steps, which takes their place, but got "
+            f"{own['training.steps']} steps and {({**settings, **own})['training.epochs']} epochs"
+        )
+    settings |= own
     if "training.epochs" in settings:
         settings.setdefault("training.steps", None)  # which would take the place of the epochs
     return options, resolve_settings(recipe, settings)
@@ -79,7 +85,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> None:
-    dataset = open_dataset(data, "train", arguments["image_size"], category=options.category)
+    allow = options.allow_anomalous
+    dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
     calibration = _calibration(options, dataset)
     detector = RECIPES[str(options.recipe)](**arguments)
     cache_small(dataset, options.workers)
@@ -93,7 +100,7 @@ def _train(
     with _removing_unstarted(output) if first else nullcontext():
         fit(
             detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
-            resume=options.resume, workers=options.workers, device=device, processes=processes,
+            resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -112,13 +119,15 @@ def report_choice(detector: Detector, images: int) -> None:
             say("the flow is left out: there are too few images to measure its gain")
 
 
-def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:
-    """Return the calibration images, or how many training images to hold out."""
+def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset | None:
+    """Return the calibration images, how many training images to hold out, or None if there are too few."""
     if options.calibration is None:
-        return automatic_count(len(dataset)) if options.hold_out is None else options.hold_out
+        return (automatic_count(len(dataset)) or None) if options.hold_out is None else options.hold_out
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
-    return open_dataset(options.calibration, "train", dataset.image_size)
+    return open_normal(
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+    )
 
 
 @contextmanager

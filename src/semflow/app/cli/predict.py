@@ -28,7 +28,7 @@ from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
 from .console import say, track, write_png
-from .inputs import fingerprint, load_detector
+from .inputs import advise, fingerprint, load_detector
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -40,6 +40,7 @@ def run(options: Predict) -> None:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
+    advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
     )
