@@ -130,8 +130,8 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
-    made = {"fingerprints": fingerprints, "calibration": str(about.get("calibration", ""))}
-    detector.provenance = replace(detector.provenance, **made)
+    calibration = str(about.get("calibration", ""))
+    detector.provenance = replace(detector.provenance, fingerprints=fingerprints, calibration=calibration)
     return detector
 
 

@@ -133,7 +133,7 @@ def fit(
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
     normal = NormalImages(features, dealt, detector.device, cache_bytes, processes, allow_anomalous)
-    settings = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     if judges:
         settings["held_for_choice"] = len(judges)
     if output is not None:

@@ -59,7 +59,7 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
         if chosen.type == "cuda" and (chosen.index or 0) >= count:
-            raise RuntimeError(f"{count} GPUs")
+            raise AssertionError(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # of the name, or of a build without this kind of device
         there = ["cpu", *(f"cuda:{k}" for k in range(count)), *(["mps"] if torch.backends.mps.is_available() else [])]

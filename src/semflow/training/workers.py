@@ -97,7 +97,7 @@ class _Work(Dataset[Any]):
             return _pickled((None, ProcessError(f"workers must be able to send images, but got {_reason(error)}")))
 
 
-def _unchanged(sent: bytes) -> bytes:
+def _unchanged(sent: Any) -> Any:
     return sent
 
 

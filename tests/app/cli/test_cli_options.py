@@ -13,7 +13,7 @@ import pytest
 import semflow
 from helpers.cli_cases import fit_words, only_line, picture, save, snapshot
 from semflow.app.cli import main
-from semflow.app.cli.options import Calibrate, Evaluate, Export, Fit, Predict, Remember, Score
+from semflow.app.cli.options import Calibrate, Evaluate, Export, Fit, Predict, Remember
 from semflow.training.checkpoint import read_config
 
 
@@ -264,12 +264,13 @@ class _Watched:
 
 def commands(places: dict[str, Path], folder: Path) -> Iterator[tuple[str, object]]:
     run = Path(shutil.copytree(places["run"], folder / "run"))
-    yield "predict", Predict(run, places["a"], folder / "results", device="cpu")
+    mixed = Path(shutil.copytree(places["a"], folder / "mixed"))
+    (mixed / "broken.png").write_text("not an image")
+    yield "predict", Predict(run, mixed, folder / "results", on_error="skip", device="cpu")
     yield "evaluate", Evaluate(run, places["data"], json=folder / "metrics.json", device="cpu")
-    yield "export", Export(run, folder / "new.pt2", images=places["a"])
+    yield "export", Export(run, folder / "new.pt2", images=places["b"])
     yield "calibrate", Calibrate(run, places["b"], device="cpu")
-    yield "remember", Remember(run, places["data"], size=50, hold_out=2, false_alarm_rate=0.5, device="cpu")
-    yield "score", Score(run, places["a"], folder / "scores", device="cpu")
+    yield "remember", Remember(run, places["data"], size=50, calibration=places["b"], device="cpu")
 
 
 @pytest.mark.parametrize("number", range(5))  # score starts Ray; its options have tests of their own
