@@ -11,6 +11,7 @@ import torch
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import remove_partial, replace_file, writing
+from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 
 from . import checkpoint
@@ -119,7 +120,7 @@ class Run:
                 folder.mkdir(parents=True, exist_ok=True)
                 remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL)
             if not (folder / CONFIG).exists():
-                if not folder.is_dir() or any(folder.iterdir()):
+                if not folder.is_dir() or occupants(folder):
                     raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")
                 checkpoint.write_config(folder, self.config)
                 return None, Position()
