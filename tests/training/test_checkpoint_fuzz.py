@@ -363,7 +363,7 @@ def test_fit_rejects_calibration_on_training_images_before_training(build, image
         with pytest.raises(DataError, match="must not be a training image"):
             fit(build(), images, calibration=calibration, **options)
     assert not steps
-    trained = fit(build(), images[:6], **options)
+    trained = fit(build(), images[:6], **{**options, "false_alarm_rate": None})
     assert len(steps) == 1
     with pytest.raises(DataError, match="must not be a training image"):  # by the first of both trainings
         fit(trained, images[6:], calibration=images[:2], **options)

@@ -104,11 +104,12 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
     again = fit(build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False)
     assert_same(state(whole), state(again))
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(CheckpointError, match=r"false_alarm_rate = None, since it is finished, but got 0\.1;"):
-        fit(
-            build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False,
-            calibration=make_images(30, seed=1), false_alarm_rate=0.1,
-        )  # fmt: skip
+    fit(
+        build(), images, epochs=2, output=tmp_path / "run", resume=True, progress=False,
+        calibration=make_images(30, seed=1), false_alarm_rate=0.1,
+    )  # fmt: skip
+    calibrated = load_into(build(), tmp_path / "run")
+    assert (calibrated.calibration.count, calibrated.false_alarm_rate) == (30, 0.1)
 
 
 def test_resume_of_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> None:

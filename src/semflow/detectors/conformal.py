@@ -16,6 +16,7 @@ with Conformal p-values, 2023.
 import math
 from fractions import Fraction
 
+import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
@@ -68,8 +69,9 @@ def conformal_p_values(calibration: Tensor, scores: Tensor) -> Tensor:
     """
     if calibration.dim() == 0 or calibration.shape[-1] == 0:
         raise ShapeError(f"calibration must hold at least one score, but got shape {tuple(calibration.shape)}")
-    at_least = (calibration.double()[..., None, :] >= scores.double()[..., :, None]).sum(-1)
-    return (1 + at_least).double() / (calibration.shape[-1] + 1)
+    wide = torch.float32 if scores.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    at_least = (calibration.to(wide)[..., None, :] >= scores.to(wide)[..., :, None]).sum(-1)
+    return (1 + at_least).to(wide) / (calibration.shape[-1] + 1)
 
 
 def conformal_threshold(calibration: Tensor, false_alarm_rate: float) -> Tensor:

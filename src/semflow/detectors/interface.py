@@ -49,6 +49,7 @@ class Provenance:
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
         frames: scores of a black, a white, a gray and a noise image after training, each with the fraction of good
             images that score as high.
+        calibration: digest of the images of `semflow.calibrate`, "" for others.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -63,6 +64,7 @@ class Provenance:
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
+    calibration: str = ""
     frames: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> "Provenance":

@@ -1,6 +1,7 @@
 """Passes over normal images that fit what is not trained: standardization, bases, score and calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -14,7 +15,7 @@ from .calibration import Calibration
 from .collapse import check_spread
 from .conformal import check_count
 from .inputs import LOW, check_images
-from .interface import Gather, ImageBatch, NormalBatch
+from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
 
@@ -38,6 +39,7 @@ class FittingPasses(LikelihoodModel):
     features: nn.Module
     scorer: Scorer
     calibration: Calibration
+    provenance: Provenance
     localizes: bool
     score_log_det: bool
 
@@ -177,6 +179,7 @@ class FittingPasses(LikelihoodModel):
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
+        self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps and indices, which then count the images."""

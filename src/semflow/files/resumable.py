@@ -12,6 +12,7 @@ from typing import IO, Any
 from semflow.errors import DataError
 
 from .atomic import refuse_occupied, writing
+from .places import begin_moving, hidden_stage, put_folder, real_path, undo_moving
 
 FOLDER, JOURNAL = "folder", "journal.jsonl"
 
@@ -20,11 +21,11 @@ class Unfinished:
     """Unfinished folder and its complete entries.
 
     The journal in the hidden folder `stage` lists them. Its lock lasts while this process is alive. Entries of another
-    origin are deleted. With `keep = True` the complete entries are kept after an error, as they are after an interrupt.
+    origin are deleted.
     """
 
     def __init__(self, stage: Path, origin: str, journal: IO[str]) -> None:
-        self.folder, self.keep = stage / FOLDER, False
+        self.folder = stage / FOLDER
         self.done: dict[str, dict[str, Any]] = {}
         self._files: dict[str, list[str]] = {}
         self._journal = journal
@@ -89,27 +90,27 @@ def _parsed(text: str) -> dict[str, Any] | None:
 def resumable_folder(path: str | Path, origin: str) -> Iterator[Unfinished]:
     """Create a folder that appears at `path` when the block succeeds.
 
-    The block works in a hidden folder beside `path`. It remains after a kill or an interrupt: the next call with the
-    same `path` and `origin` finds the complete entries; an exception deletes it. Two processes cannot create the
-    same folder at the same time.
+    The block works in a hidden folder beside `path`, or in it if it exists, as a mount point does. The hidden folder
+    remains after a kill, an interrupt or an error if it has complete entries: the next call with the same `path` and
+    `origin` finds them. Two processes cannot create the same folder at the same time.
     """
-    path = Path(path).absolute()
+    path = real_path(path)
     refuse_occupied(path)
-    stage = path.with_name(f".{path.name}.partial")
+    stage = hidden_stage(path)
     with writing(path):
         journal = _locked(stage, path)
     with journal:
         work = None
         try:
             with writing(path):
+                undo_moving(stage, stage / FOLDER, path)
                 work = Unfinished(stage, origin, journal)
             yield work
-            with writing(path):
-                if path.is_dir():
-                    path.rmdir()  # Windows does not rename onto an empty folder
-                work.folder.replace(path)
-        except BaseException as error:
-            if work is None or not work.done or (isinstance(error, Exception) and not work.keep):
+            with writing(path, "repeat the command when it is"):
+                begin_moving(stage, work.folder)
+                put_folder(work.folder, path)
+        except BaseException:
+            if work is None or not work.done:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
         shutil.rmtree(stage, ignore_errors=True)

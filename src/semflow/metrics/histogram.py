@@ -11,7 +11,7 @@ from semflow.errors import ConfigError
 
 from .inputs import Array, Maps
 from .ranking import check_both_kinds
-from .regions import check_fpr_limit, split_pixels
+from .regions import PixelSplit, check_fpr_limit, split_pixels
 
 
 class Bounded(NamedTuple):
@@ -75,7 +75,10 @@ class HistogramAccumulator:
 
     def update(self, scores: Maps, anomaly_masks: Maps) -> None:
         """Add maps with their masks, shaped as in `aupro`; scores are rounded to float32."""
-        part = split_pixels(scores, anomaly_masks)
+        self.add(split_pixels(scores, anomaly_masks))
+
+    def add(self, part: PixelSplit) -> None:
+        """Add pixels that are split already."""
         bins, count = self._bins(part.anomalous), 2**self.bits
         self.normal += np.bincount(self._bins(part.normal), minlength=count)
         self.anomalous += np.bincount(bins, minlength=count)

@@ -12,6 +12,7 @@ from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.features import FeatureExtractor
 from semflow.files import writing
+from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 from semflow.training.checkpoint import CONFIG, MODEL, load_into, origin, read_config, save_model, write_config
 
@@ -41,7 +42,7 @@ def save(detector: Detector, path: str | Path) -> Path:
     with writing(run, "choose another folder", CheckpointError):
         run.mkdir(parents=True, exist_ok=True)
         if not (run / CONFIG).exists():
-            if any(run.iterdir()):
+            if occupants(run):
                 raise CheckpointError(f"{run} must be a new or empty folder, but got one with other files")
             write_config(run, origin(detector))
         config = read_config(run)

@@ -16,6 +16,7 @@ from semflow.features import FeatureExtractor
 from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
+from .labels import check_normal
 from .loading import Parts
 
 DIGITS, LARGEST_COUNT = 12, 2**16
@@ -25,8 +26,9 @@ class NormalImages:
     """Batches of images and feature maps in the order of the data set, for any number of passes.
 
     The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
-    every pass computes them. With several processes, each computes the maps of the batches of its loader (see
-    `dealt_batches`), and all keep the maps of all.
+    every pass computes them. The first pass raises DataError for an anomalous image, unless `allow_anomalous` is True.
+    With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
+    maps of all.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class NormalImages:
         device: torch.device,
         limit: int = 2**31,
         processes: Processes = ALONE,
+        allow_anomalous: bool = False,
     ) -> None:
         self.features, self.loader, self.device, self.limit = features, loader, device, limit
+        self.allow_anomalous = allow_anomalous
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
         self.keep = True
@@ -51,7 +55,7 @@ class NormalImages:
         digests = []
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._digests:
-                digests.append([hash_tensor(image) for image in batch.images])
+                digests.append(self._looked_at(batch))
             images = batch.images.to(self.device)
             self.size = (images.shape[2], images.shape[3])
             span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
@@ -84,13 +88,19 @@ class NormalImages:
     def fingerprint(self) -> str:
         """Return the SHA-256 of all images in order; costs a pass over the images if there has been none."""
         if not self._digests:
-            self._add_digests([[hash_tensor(image) for image in batch.images] for batch in self.loader])
+            self._add_digests([self._looked_at(batch) for batch in self.loader])
         return hash_parts(self._digests)
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the first 12 hexadecimal digits of each image's SHA-256, sorted; none for more than 65,536 images."""
         self.fingerprint()
         return tuple(sorted(x[:DIGITS] for x in self._digests)) if self.count <= LARGEST_COUNT else ()
+
+    def _looked_at(self, batch: Batch) -> list[str]:
+        """Check the labels of a batch, and return the digests of its images."""
+        if not self.allow_anomalous:
+            check_normal(batch)
+        return [hash_tensor(image) for image in batch.images]
 
     def _add_digests(self, digests: list[list[str]]) -> None:
         if not self._digests:
@@ -121,11 +131,14 @@ class NormalImages:
         return [empty((self.count, *shape), dtype=dtype) for shape, dtype in layout]
 
 
-def unseen(batches: Iterable[Batch], fingerprints: Iterable[str]) -> Iterator[Batch]:
-    """Yield batches, and raise DataError for the first image with one of the fingerprints."""
+def unseen(batches: Iterable[Batch], fingerprints: Iterable[str], digests: list[str] | None = None) -> Iterator[Batch]:
+    """Yield batches, and raise DataError for the first image with one of the fingerprints; collect the digests."""
     known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
-            if known and hash_tensor(image)[:DIGITS] in known:
+            digest = hash_tensor(image)
+            if digest[:DIGITS] in known:
                 raise DataError(f"{path} must not be a training image, but got one; remove all of them")
+            if digests is not None:
+                digests.append(digest)
         yield batch

@@ -83,7 +83,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise ValueError
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_bytes())  # whatever mark an editor has added
         found = config["format"]
     except OSError as error:
         raise CheckpointError(f"{path} must be readable, but got {error.strerror}; check its permissions") from error
@@ -111,6 +111,9 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     made = detector.provenance
     own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
+    about.pop("calibration", None)
+    if detector.calibration.count and made.calibration:
+        own["calibration"] = made.calibration
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
     return path
 
@@ -145,8 +148,12 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
     frames = about.get("frames", {})
-    frames = frames if isinstance(frames, dict) else {}
-    detector.provenance = replace(detector.provenance, fingerprints=fingerprints, frames=frames)
+    detector.provenance = replace(
+        detector.provenance,
+        fingerprints=fingerprints,
+        frames=frames if isinstance(frames, dict) else {},
+        calibration=str(about.get("calibration", "")),
+    )
     return detector
 
 

@@ -13,10 +13,11 @@ from semflow._validation import at_least
 from semflow.data import ImageDataset, Sample
 from semflow.detectors import Predictor
 from semflow.errors import DataError
-from semflow.metrics import ImageAccumulator, PixelAccumulator
+from semflow.metrics import ImageAccumulator
 
 from .distributed import ALONE, Processes
 from .loading import batches, checked, dealt_batches, loaded
+from .pixels import Pixels
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
@@ -115,6 +116,9 @@ def results(
 def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> Evaluation:
     """Compute the metrics of results; pixel metrics need a mask for every image.
 
+    They are exact up to 67 million pixels. Those of more pixels come from a histogram of the scores, see
+    `semflow.metrics.HistogramAccumulator`, so that memory does not grow with the number of images.
+
     Args:
         results: results of this process.
         processes: processes with results; each returns the metrics of all results.
@@ -129,7 +133,7 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
         >>> found.image_auroc, found.pixel_auroc, found.images
         (1.0, None, 2)
     """
-    images, pixels, masked = ImageAccumulator(), PixelAccumulator(), True
+    images, pixels, masked = ImageAccumulator(), Pixels(), True
     alarms: list[tuple[int, bool | None, bool | None]] = []  # label, decision, mask not empty
     for sample, score, anomaly_map, _, is_anomalous, mask in results:
         if sample.label < 0:
@@ -141,16 +145,17 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
         elif masked:
             pixels.update(anomaly_map, sample.anomaly_mask)
     parts = processes.gather_all((images, pixels, masked, alarms))
-    images, pixels = ImageAccumulator(), PixelAccumulator()
+    images, pixels = ImageAccumulator(), Pixels()
     images.merge(part[0] for part in parts)
-    pixels.merge(part[1] for part in parts)
+    for part in parts:
+        pixels.merge(part[1])
     alarms = [row for part in parts for row in part[3]]
     of_images = images.compute()
     of_pixels = pixels.compute() if all(part[2] for part in parts) else None
     return Evaluation(
         image_auroc=of_images.auroc,
-        pixel_auroc=of_pixels.auroc if of_pixels else None,
-        aupro=of_pixels.aupro if of_pixels else None,
+        pixel_auroc=of_pixels[0] if of_pixels else None,
+        aupro=of_pixels[1] if of_pixels else None,
         image_f1_max=of_images.f1_max,
         images=len(alarms),
         anomalous_images=sum(label for label, _, _ in alarms),

@@ -14,22 +14,25 @@ from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
-from semflow.detectors.conformal import check_count, exact_rate
+from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
+from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 
-from .cache import NormalImages, unseen
+from .asked import Asked
+from .cache import NormalImages
 from .checkpoint import Position
 from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
-from .holdout import calibrate, hold_out
+from .holdout import held_out_batches, hold_out
+from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
-from .run import Run
+from .run import BACKBONE, Run
 from .settling import check_number_of_images, remember_images, settle
 from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
@@ -57,6 +60,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[Detector, int], object] | None = None,
     processes: Processes = ALONE,
+    allow_anomalous: bool = False,
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
@@ -78,7 +82,9 @@ def fit(
             `dataset` to hold out of training, or a data set of other images. None gives no p-values.
         false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
-        resume: continue from the checkpoint in `output`, or start if there is none; the images must be the same.
+        resume: continue from the checkpoint in `output`, or start if there is none; images and settings must be the
+            same. A finished run is trained further if `epochs` is larger, from its weights and with a new optimizer,
+            and is calibrated if it is not yet.
         workers: processes that load images.
         device: `auto`, `cpu`, `cuda`, ...
         checkpoint_seconds: smallest time between two checkpoints, which are written after a batch.
@@ -89,9 +95,11 @@ def fit(
             not change the detector, whose score has no constants yet.
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
             arguments and make the steps of a single process; only the first reads and writes `output`.
+        allow_anomalous: train and calibrate on images with an anomalous label or mask too.
 
     Raises:
         CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
+        DataError: If an image is labeled anomalous; the message names the first one.
         TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
 
     Example:
@@ -113,7 +121,8 @@ def fit(
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
-    dataset, held_out = hold_out(dataset, calibration, training.seed)
+    labeled = allow_anomalous or refuse_anomalous(dataset)
+    dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
     images = len(cast(Sized, dataset))
@@ -134,33 +143,37 @@ def fit(
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes)
-    settings = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes, allow_anomalous)
+    settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     if judges:
         settings["held_for_choice"] = len(judges)
+    if output is not None:
+        settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
+    batch = training.batch_size
+    steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
+    asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
+    asked.check(run, finished=at is None)
     if at is None:
-        found = detector.false_alarm_rate
-        if false_alarm_rate is not None and (found is None or exact_rate(false_alarm_rate) != exact_rate(found)):
-            raise CheckpointError(
-                f"{folder} must be resumed with false_alarm_rate = {found}, since it is finished, but got "
-                f"{false_alarm_rate}; calibrate the finished model instead"
-            )
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
+        asked.calibrate(run)
         return detector.eval()
+    for flow in optional:
+        flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
     if paste is None:
         normal.fill()
-    if folder is not None:
+    if folder is not None or not labeled:
         _check_images(folder, at.fingerprint, normal.fingerprint())
         at.fingerprint = normal.fingerprint()
     if held_out is not None:  # before training, not after it
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
-        for _ in unseen(batches(held_out, training.batch_size, workers), known):
+        for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
+    run.begin()
     source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
@@ -186,9 +199,7 @@ def fit(
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
-    if held_out is not None:
-        batch = training.batch_size
-        calibrate(detector, held_out, false_alarm_rate, batch_size=batch, workers=workers, processes=processes)
+    asked.calibrate(run, finished=False)
     record_frames(detector, scores, frames)
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
@@ -275,7 +286,7 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     }
 
 
-def _check_images(folder: Path, before: str, now: str) -> None:
+def _check_images(folder: Path | None, before: str, now: str) -> None:
     """Raise CheckpointError if a run is resumed with other images."""
     if before and before != now:
         raise CheckpointError(

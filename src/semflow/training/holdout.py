@@ -1,19 +1,23 @@
 """Normal images held out of training for calibration."""
 
 import numbers
-from collections.abc import Sized
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
+from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
 from semflow.errors import ConfigError
+from semflow.files import hash_parts
 
 from .cache import unseen
 from .distributed import ALONE, Processes
+from .labels import normal_only, refuse_anomalous
 from .loading import batches, checked, dealt_batches
 
 LEAST, MOST = images_needed(0.1), images_needed(0.01)
@@ -30,7 +34,10 @@ def automatic_count(images: int) -> int:
 
 
 def hold_out(
-    dataset: Dataset[Any], calibration: float | int | Dataset[Any] | None, seed: int = 0
+    dataset: Dataset[Any],
+    calibration: float | int | Dataset[Any] | None,
+    seed: int = 0,
+    false_alarm_rate: float | None = None,
 ) -> tuple[Dataset[Any], Dataset[Any] | None]:
     """Split a data set into images to train on and images to calibrate on, None without calibration.
 
@@ -39,11 +46,17 @@ def hold_out(
         calibration: number of images to hold out, or a fraction below 1; a data set of other images, which leaves
             `dataset` whole; None or 0 for no calibration.
         seed: seed of the draw. Both parts keep the order of the data set.
+        false_alarm_rate: rate of the calibration; without a calibration it must be None.
 
     >>> train, held_out = hold_out(range(10), 0.2)
     >>> len(train), len(held_out), sorted([*train, *held_out]) == list(range(10))
     (8, 2, True)
     """
+    if false_alarm_rate is not None and (calibration is None or calibration == 0):
+        raise ConfigError(
+            f"false_alarm_rate must come with images for calibration, but got {false_alarm_rate:g} without; name such "
+            "images, or how many to hold out"
+        )
     if calibration is None:
         return dataset, None
     if not isinstance(calibration, numbers.Real):
@@ -75,6 +88,7 @@ def calibrate(
     batch_size: int = 8,
     workers: int = 0,
     processes: Processes = ALONE,
+    allow_anomalous: bool = False,
 ) -> Detector:
     """Calibrate a trained detector, so that it predicts p-values, decisions and masks, and return it.
 
@@ -85,10 +99,11 @@ def calibrate(
         batch_size: images per batch; it does not change the result.
         workers: processes that load images.
         processes: processes that share the images.
+        allow_anomalous: use images with an anomalous label or mask too, for which the false-alarm rate does not hold.
 
     Raises:
         ConfigError: If there are too few images for the rate; the message names the number needed.
-        DataError: If the detector was trained on one of the images.
+        DataError: If the detector was trained on one of the images, or one is labeled anomalous.
 
     Example:
         >>> import torch
@@ -99,8 +114,41 @@ def calibrate(
         0.1
     """
     dataset = checked(dataset)
-    parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    loader = unseen(batches(dataset, batch_size, workers, parts), detector.provenance.fingerprints)
+    digests: list[str] = []
+    known = detector.provenance.fingerprints
+    loader = held_out_batches(dataset, known, batch_size, workers, processes, allow_anomalous, digests)
     images = (batch.images.to(detector.device) for batch in loader)
     detector.calibrate(images, false_alarm_rate, processes.gather)
+    detector.provenance = replace(detector.provenance, calibration=_digest(digests, processes))
     return detector
+
+
+def calibration_digest(
+    dataset: Dataset[Any], batch_size: int = 8, workers: int = 0, processes: Processes = ALONE
+) -> str:
+    """Return the digest of calibration images, whatever their order, as `calibrate` records it."""
+    digests: list[str] = []
+    for _ in held_out_batches(dataset, (), batch_size, workers, processes, True, digests):
+        pass
+    return _digest(digests, processes)
+
+
+def held_out_batches(
+    dataset: Dataset[Any],
+    known: Iterable[str],
+    batch_size: int,
+    workers: int,
+    processes: Processes,
+    allow_anomalous: bool,
+    digests: list[str] | None = None,
+) -> Iterator[Batch]:
+    """Yield this process's batches of calibration images; raise DataError for a training image or an anomalous one."""
+    if not allow_anomalous:
+        refuse_anomalous(dataset)
+    parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
+    loaded = unseen(batches(dataset, batch_size, workers, parts), known, digests)
+    return loaded if allow_anomalous else normal_only(loaded)
+
+
+def _digest(digests: list[str], processes: Processes) -> str:
+    return hash_parts(sorted(digest for part in processes.gather_all(digests) for digest in part))

@@ -79,14 +79,18 @@ def _own_device(device: str) -> torch.device:
     """Choose a GPU for each process of a machine."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return check_device("cpu")
+    if device not in ("auto", "cuda"):
+        raise DeviceError(
+            f"device must be auto, cpu or cuda for several processes, each with its own GPU, but got {device}; choose "
+            "GPUs with CUDA_VISIBLE_DEVICES"
+        )
     number, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
-    if device in ("auto", "cuda") and 0 < there <= number:
+    if 0 < there <= number:
         raise DeviceError(
             f"device {device} must have a GPU for each process, but got {there} GPUs; start {there} processes"
         )
-    own = check_device(f"cuda:{number}" if device in ("auto", "cuda") else device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
+    own = check_device(f"cuda:{number}")
+    torch.cuda.set_device(own)
     return own
 
 

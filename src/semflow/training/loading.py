@@ -12,6 +12,7 @@ from semflow.data.samples import stack_samples
 from semflow.errors import DataError, DeviceError
 
 from .distributed import ALONE, Processes
+from .workers import loader
 
 
 class Parts(Sampler[list[int]]):
@@ -46,7 +47,7 @@ def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Par
     if not count:
         raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
-    return DataLoader(dataset, batch_sampler=parts, num_workers=workers, collate_fn=stack_samples)
+    return loader(dataset, stack_samples, workers, batch_sampler=parts)
 
 
 def checked(dataset: Any, name: str = "dataset") -> Dataset[Any]:
@@ -77,9 +78,13 @@ def check_device(device: str | torch.device) -> torch.device:
     """Return the device; `auto` is CUDA if available, otherwise the CPU. Raise DeviceError if it is unavailable."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
     try:
         chosen = torch.device(device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= count:
+            raise AssertionError(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"device must be available, but got {device}; use auto or cpu") from error
+    except (RuntimeError, AssertionError) as error:  # of the name, or of a build without this kind of device
+        there = ["cpu", *(f"cuda:{k}" for k in range(count)), *(["mps"] if torch.backends.mps.is_available() else [])]
+        raise DeviceError(f"device must be available, but got {device}; use auto or {' or '.join(there)}") from error
     return chosen

@@ -11,11 +11,17 @@ import torch
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import remove_partial, replace_file, writing
+from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 
 from . import checkpoint
 from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, SUMMARY, Position
 from .distributed import Processes
+
+BACKBONE = "backbone_digest"
+"""Setting with the digest of the backbone's weights."""
+MORE_EPOCHS = ("training.epochs", "arguments.training.epochs", "arguments.training.steps")
+"""Settings that may differ if a run is trained for more epochs."""
 
 
 class Run:
@@ -36,7 +42,7 @@ class Run:
         self.folder, self.detector, self.optimizer = folder, detector, optimizer
         self.seconds, self.processes = seconds, processes
         self.config: dict[str, Any] = {**checkpoint.origin(detector), **json.loads(json.dumps(settings))}
-        self._saved, self._last = time.monotonic(), ""
+        self._saved, self._last, self._grown = time.monotonic(), "", False
 
     def open(self, resume: bool) -> Position | None:
         """Create or resume the run; return the position of training, or None if a finished model has been loaded."""
@@ -46,6 +52,18 @@ class Run:
             return self._send(None, Position())
         folder = self.folder
         return self._send(*self.processes.first(lambda: self._open(folder, resume)))
+
+    def begin(self) -> None:
+        """Record the larger number of epochs of a run that is trained further, once nothing else can refuse it."""
+        if self._grown and self.folder is not None and self.processes.rank == 0:
+            with writing(self.folder / CONFIG, self._advice(), CheckpointError):
+                checkpoint.write_config(self.folder, self.config)
+
+    def rewrite(self) -> None:
+        """Write the finished model again, with its calibration."""
+        if self.folder is not None:
+            with writing(self.folder / MODEL, self._advice(), CheckpointError):
+                checkpoint.save_model(self.detector, self.folder)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the images that the finished model was trained on, or "" if it has none."""
@@ -103,7 +121,7 @@ class Run:
                 folder.mkdir(parents=True, exist_ok=True)
                 remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL, SUMMARY)
             if not (folder / CONFIG).exists():
-                if not folder.is_dir() or any(folder.iterdir()):
+                if not folder.is_dir() or occupants(folder):
                     raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")
                 checkpoint.write_config(folder, self.config)
                 return None, Position()
@@ -115,15 +133,16 @@ class Run:
             return self._reopen(folder)
 
     def _reopen(self, folder: Path) -> tuple[Any, Position | None]:
-        if (folder / MODEL).exists():
+        trained = self._trained(folder)
+        if trained is not None and not self._grown:
             checkpoint.load_into(self.detector, folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             alone = self.processes.count == 1
             return (None if alone else {name: x.cpu() for name, x in self.detector.state_dict().items()}), None
-        if not (folder / CHECKPOINT).exists():
+        if trained is None and not (folder / CHECKPOINT).exists():
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()
-        tensors, at = checkpoint.read_training(self.detector, self.optimizer, folder)
+        tensors, at = self._furthest(folder, trained)
         epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
         images = self.config["images"] - self.config.get("held_for_choice", 0)
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-images // batch):
@@ -131,26 +150,62 @@ class Run:
                 f"{folder / CHECKPOINT} must be within {epochs} epochs of training, but got {at}; start a new run"
             )
         self._last = str(at)
-        log = (folder / LOG).read_text(encoding="utf-8", errors="replace") if (folder / LOG).exists() else ""
+        log = (folder / LOG).read_text(encoding="utf-8-sig", errors="replace") if (folder / LOG).exists() else ""
         lines = "".join(log.splitlines(keepends=True)[: at.epoch])  # without epochs that are repeated, and half a line
         replace_file(folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
         return tensors, at
 
+    def _trained(self, folder: Path) -> int | None:
+        """Return the epochs of the finished model, or None without one; fewer than asked for to train it further."""
+        if not (folder / MODEL).exists():
+            return None
+        recorded, epochs = _recorded_epochs(folder), int(self.config["training"]["epochs"])
+        self._grown = recorded is not None and recorded < epochs
+        return epochs if recorded is None else recorded
+
+    def _furthest(self, folder: Path, trained: int | None) -> tuple[dict[str, torch.Tensor], Position]:
+        """Return tensors and position of the checkpoint, or of the model that is trained further."""
+        if (folder / CHECKPOINT).exists():
+            tensors, at = checkpoint.read_training(self.detector, self.optimizer, folder)
+            if trained is None or (at.epoch, at.step) > (trained, 0):
+                return tensors, at
+        checkpoint.load_into(self.detector, folder)
+        model = {f"model.{n}": x for n, x in self.detector.state_dict().items() if not n.startswith("features.")}
+        about = read_about(folder / MODEL)
+        return model, Position(cast(int, trained), fingerprint=str(about.get("fingerprint", "")))
+
     def _check_settings(self, folder: Path) -> None:
-        """Raise CheckpointError if the run was started with other settings."""
-        before = {k: v for k, v in checkpoint.read_config(folder).items() if k not in ("format", "version", "versions")}
-        for key in before.keys() | self.config.keys():
-            was, now = _given(before.get(key)), _given(self.config.get(key))
-            if was != now and isinstance(was, dict) and isinstance(now, dict):
-                key, was, now = next(
-                    (f"{key}.{k}", was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)
-                )
-            if was != now:
-                raise CheckpointError(f"{folder} must be resumed with {key} = {was}, but got {now}")
+        """Raise CheckpointError if the run was started with other settings; a finished one may get more epochs."""
+        before, now = _flat(checkpoint.read_config(folder)), _flat(self.config)
+        epochs = before.get("training.epochs")
+        grown = epochs is not None and epochs == _recorded_epochs(folder) and epochs < now["training.epochs"]
+        ignored = {"format", "version", *(MORE_EPOCHS if grown else ())}
+        if BACKBONE in before:  # the weights themselves are compared, not where they are
+            ignored |= {name for name in before.keys() | now.keys() if name.endswith(".weights")}
+        else:
+            ignored.add(BACKBONE)
+        order = sorted(
+            before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name)
+        )
+        for name in order:
+            was, given = before.get(name), now.get(name)
+            if was != given and name not in ignored and not name.startswith("versions."):
+                raise CheckpointError(f"{folder} must be resumed with {name} = {was}, but got {given}")
 
 
-def _given(value: Any) -> Any:
-    """Leave out settings that are None, which a version without them has not written."""
-    if not isinstance(value, dict):
-        return value
-    return {name: _given(x) for name, x in value.items() if x is not None and x != "none"}
+def _recorded_epochs(folder: Path) -> int | None:
+    """Return the epochs of a finished model, or None without a model or without a record."""
+    made = read_about(folder / MODEL).get("training") if (folder / MODEL).exists() else None
+    found = made.get("epochs") if isinstance(made, dict) else None
+    return found if type(found) is int else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by dotted name, without those that are None, which a version without them has not written."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None and value != "none":
+            found[prefix + name] = value
+    return found

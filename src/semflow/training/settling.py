@@ -18,7 +18,8 @@ from semflow.features import FeatureExtractor
 from .cache import NormalImages
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
-from .holdout import calibrate, hold_out
+from .holdout import calibrate, held_out_batches, hold_out
+from .labels import refuse_anomalous
 from .loading import batches, checked, dealt_batches
 
 
@@ -34,6 +35,7 @@ def refit(
     seed: int = 0,
     cache_bytes: int = 2**31,
     processes: Processes = ALONE,
+    allow_anomalous: bool = False,
 ) -> Detector:
     """Fit the bases and the constants of the score again, and return the detector in eval mode; flows stay as they are.
 
@@ -49,9 +51,10 @@ def refit(
         seed: seed of the draw of held-out images; that of `fit` holds out the same images of the same data set.
         cache_bytes: as in `fit`.
         processes: processes that share the images.
+        allow_anomalous: as in `fit`.
 
     Raises:
-        DataError: If the detector was trained on one of the images of the calibration.
+        DataError: If the detector was trained on one of the images of the calibration, or one is labeled anomalous.
 
     Example:
         >>> import torch
@@ -68,19 +71,27 @@ def refit(
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
-    dataset, held_out = hold_out(dataset, calibration, seed)
+    if not allow_anomalous:
+        refuse_anomalous(dataset)
+    dataset, held_out = hold_out(dataset, calibration, seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+        known = detector.provenance.fingerprints
+        for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
+            pass
     check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(features, loader, detector.device, cache_bytes, processes)
+    normal = NormalImages(features, loader, detector.device, cache_bytes, processes, allow_anomalous)
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)
     if held_out is not None:
-        calibrate(detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes)
+        calibrate(
+            detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes,
+            allow_anomalous=allow_anomalous,
+        )  # fmt: skip
     record_frames(detector, found, frames)
     return detector
 

@@ -151,5 +151,7 @@ def test_epochs_take_the_place_of_the_recipes_steps(words: list[str], capsys: py
 
     assert training()["steps"] == 160
     assert (training(*words)["steps"], training(*words)["epochs"]) == ("none", 3)
-    both = training("--epochs", "3", "--set", "training.steps", "5")
-    assert (both["steps"], both["epochs"]) == (5, 3)
+    assert training("--set", "training.steps", "5")["steps"] == 5
+    both = ["--epochs", "3", "--set", "training.steps", "5"]
+    assert main(["fit", "--recipe", "memory_flow", "--data", "parts", "--print-config", *both]) == 2  # one is ignored
+    assert "--epochs must be left out with --set training.steps" in capsys.readouterr().err

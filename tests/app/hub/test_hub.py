@@ -18,7 +18,7 @@ from semflow.app.hub import card, transfer
 from semflow.data import Sample
 from semflow.detectors import Detector, Provenance
 from semflow.errors import CheckpointError, ConfigError, DataError
-from semflow.recipes import Backbone, Couplings, cflow_ad, load
+from semflow.recipes import Backbone, Couplings, cflow_ad, load, save
 from semflow.training import fit
 from semflow.training.checkpoint import origin, save_model, write_config
 
@@ -88,6 +88,20 @@ def test_prepare_removes_paths_and_fingerprints(run, tmp_path) -> None:
         assert "secret" not in text
         assert "weights.pth" in text
     assert hub.pull(folder).provenance.arguments["backbone"]["weights"] == "weights.pth"
+
+
+@pytest.mark.parametrize("writer", ["prepare", "save"])
+def test_folder_that_exists_is_filled(writer, run, tmp_path) -> None:
+    """It may be a mount point, with an entry of the file system, or be reached by a link."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    (real / "lost+found").mkdir(parents=True)
+    link.symlink_to(real)
+    before = real.stat().st_ino
+    hub.prepare(run, link) if writer == "prepare" else save(load(run), link)
+    assert link.is_symlink()
+    assert real.stat().st_ino == before
+    assert load(link).provenance.recipe == load(run).provenance.recipe
+    assert {path.name for path in real.iterdir()} >= {"config.json", "model.safetensors", "lost+found"}
 
 
 def test_card_header_is_read_by_the_client(run, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """`semflow calibrate`: calibrate the detector of a run directory on good images."""
 
-from semflow.data import open_dataset
 from semflow.detectors import Calibration, rate_interval
 from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, DataError
@@ -9,7 +8,7 @@ from semflow.training import calibrate
 from semflow.training.loading import check_device
 
 from .console import say
-from .inputs import cache_small, check_images, note_of
+from .inputs import cache_small, check_images, note_of, open_normal
 from .options import Calibrate
 
 
@@ -25,12 +24,16 @@ def run(options: Calibrate) -> None:
             "were not used for training"
         )
     detector = load(options.model).to(check_device(options.device))
-    dataset = cache_small(open_dataset(options.data, "train", detector.provenance.image_size), options.workers)
+    size, allow = detector.provenance.image_size, options.allow_anomalous
+    dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:
         say(f"calibrating on {len(dataset)} images{note_of(dataset.passed_over, dataset.root)}")
     check_images(dataset)
-    calibrate(detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers)
+    calibrate(
+        detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers,
+        allow_anomalous=allow,
+    )  # fmt: skip
     save(detector, options.model)
     report_calibration(detector.calibration)
     say(f"wrote {options.model}")

@@ -4,11 +4,12 @@ import torch
 
 from semflow.app.export.saving import check_destination, save
 from semflow.data import open_dataset
-from semflow.errors import CheckpointError
+from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_unwritable
 from semflow.recipes import load
 
 from .console import print_table, say
+from .inputs import advise
 from .options import Export
 
 SAMPLES = 8
@@ -16,13 +17,17 @@ SAMPLES = 8
 
 def run(options: Export) -> None:
     """Load the detector, write the file, and print how much the results differ."""
+    if options.images is not None:
+        if not options.check:
+            raise ConfigError(f"--images must be left out with --no-check, but got {options.images}")
+        advise(options.images, "--images")
     refuse_unwritable(options.output)
     check_destination(options.output, options.format)
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model)
     images = None
-    if options.images is not None and options.check:
+    if options.images is not None:
         dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(

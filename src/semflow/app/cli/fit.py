@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 import torch
 
-from semflow.data import ImageDataset, open_dataset
+from semflow.data import ImageDataset
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
@@ -22,7 +22,7 @@ from semflow.training.frames import taken_for_good
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, launched, note_of, warn_of_leaks
+from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
@@ -71,7 +71,13 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
-    settings |= parse_settings(recipe, options.set)
+    own = parse_settings(recipe, options.set)
+    if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
+        raise ConfigError(
+            f"--epochs must be left out with --set training.steps, which takes their place, but got "
+            f"{own['training.steps']} steps and {({**settings, **own})['training.epochs']} epochs"
+        )
+    settings |= own
     if "training.epochs" in settings:
         settings.setdefault("training.steps", None)  # which would take the place of the epochs
     return options, resolve_settings(recipe, settings)
@@ -80,7 +86,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> None:
-    dataset = open_dataset(data, "train", arguments["image_size"], category=options.category)
+    allow = options.allow_anomalous
+    dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
     calibration = _calibration(options, dataset)
     detector = RECIPES[str(options.recipe)](**arguments)
     cache_small(dataset, options.workers)
@@ -95,7 +102,7 @@ def _train(
     with _removing_unstarted(output) if first else nullcontext():
         fit(
             detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
-            resume=options.resume, workers=options.workers, device=device, processes=processes,
+            resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -129,13 +136,15 @@ def report_frames(detector: Detector) -> None:
         say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
-def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset:
-    """Return the calibration images, or how many training images to hold out."""
+def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset | None:
+    """Return the calibration images, how many training images to hold out, or None if there are too few."""
     if options.calibration is None:
-        return automatic_count(len(dataset)) if options.hold_out is None else options.hold_out
+        return (automatic_count(len(dataset)) or None) if options.hold_out is None else options.hold_out
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
-    return open_dataset(options.calibration, "train", dataset.image_size)
+    return open_normal(
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+    )
 
 
 @contextmanager
@@ -185,7 +194,7 @@ def _literal(word: str) -> object:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {path} must be a readable file, but got {error.strerror or error}") from None
     except ValueError as error:  # not UTF-8, or not TOML

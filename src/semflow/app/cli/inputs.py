@@ -1,15 +1,17 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, PassedOver, duplicates, open_dataset
-from semflow.data.walking import describe, relative
+from semflow.data.walking import describe, find_images, relative
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
@@ -21,6 +23,37 @@ from .console import track
 from .options import Device
 
 CACHE_BYTES = 2**30
+NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "Images")  # folders of MVTec AD, BTAD and VisA
+
+
+class _Container(NamedTuple):
+    name: str
+    endings: tuple[str, ...]
+    advice: str
+
+
+CONTAINERS = (
+    _Container(
+        "video",
+        (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts", ".mjpeg", ".h264", ".flv"),
+        "write its frames to a folder, for example with ffmpeg -i VIDEO FOLDER/%06d.png",
+    ),
+    _Container(
+        "archive",
+        (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+        "unpack it and name the folder",
+    ),
+    _Container(
+        "list",
+        (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".yaml", ".yml", ".lst"),
+        "name the folder of the images, or score the images of a list (.txt, one path per line) or table (.parquet) "
+        "with semflow score",
+    ),
+    _Container("document", (".pdf", ".docx", ".pptx", ".html"), "save its pictures as image files"),
+    _Container(
+        "array", (".npy", ".npz", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".tfrecord"), "save its images as PNG"
+    ),
+)
 
 
 def load_detector(model: Path, device: Device, false_alarm_rate: float | None = None) -> Predictor:
@@ -98,6 +131,33 @@ def warn_of_leaks(data: Path, category: str | None) -> None:
             "remove the copies",
             stacklevel=1,
         )
+
+
+def advise(path: Path, option: str, lists: tuple[str, ...] = ()) -> None:
+    """Raise DataError for a file that holds images in a way that is not read, and say what to do with it."""
+    name = path.name.lower()
+    found = next((kind for kind in CONTAINERS if name.endswith(kind.endings)), None)
+    if found is not None and path.is_file() and not name.endswith(lists or ("/",)):
+        raise DataError(
+            f"{option} must be an image or a folder of images, but got the {found.name} {path}; {found.advice}"
+        )
+
+
+def open_normal(
+    path: Path, image_size: int, option: str, category: str | None = None, allow_anomalous: bool = False
+) -> ImageDataset:
+    """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous."""
+    advise(path, option)
+    folder = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links
+    normal = next((folder.with_name(name) for name in NORMAL if folder.with_name(name).is_dir()), None)
+    known = folder.name not in NORMAL and folder.parent.name in TESTS and normal is not None
+    if not allow_anomalous and (known or "ground_truth" in folder.parts[-2:]):
+        first = next(iter(find_images(folder)), folder) if folder.is_dir() else folder
+        raise DataError(
+            f"{first} must be normal, but got a folder of {'defects' if known else 'masks'} in {option}; name "
+            f"{normal if known else 'a folder of good images'}, or give --allow-anomalous to use it all the same"
+        )
+    return open_dataset(path, "train", image_size, category=category)
 
 
 def fingerprint(model: Path) -> str:

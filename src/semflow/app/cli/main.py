@@ -113,6 +113,10 @@ def _message(error: Exception) -> str | None:
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
         return "out of memory; choose a smaller --batch-size or --image-size"
+    if isinstance(error, RuntimeError) and ("DataLoader worker" in str(error) or "shared memory" in str(error)):
+        return (
+            f"workers must be able to load images, but got {error}; use --workers 0"  # in whatever code it was noticed
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error) if isinstance(error, SemflowError | OSError) else None

@@ -1,5 +1,6 @@
 """Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -33,7 +34,12 @@ TestRate: TypeAlias = Annotated[
 ]
 BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
 LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
-Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Device; auto uses CUDA if available.")]
+Device: TypeAlias = Annotated[
+    str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
+]
+AllowAnomalous: TypeAlias = Annotated[
+    bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
+]
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,12 @@ class Fit:
     hold_out: OptionalInt = None
     """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
     false_alarm_rate: CalibrationRate = None
+    allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
     workers: LoadingWorkers = 0
     resume: bool = False
-    """Continue the run in the output directory, or start it if there is none."""
+    """Continue the run in the output directory, or start it if there is none. With more --epochs, a finished run is
+    trained further."""
     config: OptionalPath = None
     """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
     print_config: bool = False
@@ -105,6 +113,7 @@ class Calibrate:
     data: Path
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
     false_alarm_rate: CalibrationRate = None
+    allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -138,6 +147,7 @@ class Remember:
     hold_out: OptionalInt = None
     """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
     false_alarm_rate: CalibrationRate = None
+    allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -225,6 +235,7 @@ class Export:
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
 NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 
@@ -235,6 +246,8 @@ def check_numbers(options: Command) -> None:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
+    if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
+        raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")
     rate = getattr(options, "false_alarm_rate", None)
     if rate is not None and not 0 < rate < 1:
         raise ConfigError(f"--false-alarm-rate must be between 0 and 1, but got {rate:g}; use for example 0.01")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
@@ -26,9 +26,10 @@ from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
+from semflow.training.workers import loader
 
 from .console import say, track, write_png
-from .inputs import fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -40,6 +41,7 @@ def run(options: Predict) -> None:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
+    advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
     )
@@ -97,7 +99,7 @@ class _Loaded(NamedTuple):
 
     size: tuple[int, int]
     picture: Image.Image
-    pixels: NDArray[np.uint8]  # tensors from workers would use one file descriptor each
+    pixels: NDArray[np.uint8]
 
 
 class _Images(Dataset[tuple[str, _Loaded | str]]):
@@ -127,10 +129,9 @@ def _score(
     images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
     def scored() -> Iterator[tuple[str, _Loaded | str]]:
-        for batch in DataLoader(images, options.batch_size, num_workers=options.workers, collate_fn=list):
+        for batch in loader(images, list, options.workers, batch_size=options.batch_size):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
-                work.keep = True  # the images of earlier batches need not be scored again
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
@@ -234,7 +235,7 @@ def _hash_file(path: Path) -> str:
 def _finished_output(output: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """Return scores.json if the output folder is what this command would write."""
     try:
-        written: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        written: dict[str, Any] = json.loads((output / "scores.json").read_bytes())
         same = all(written[name] == value for name, value in about.items())
         return written if same and all(image["reason"] for image in written["left_out"]) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

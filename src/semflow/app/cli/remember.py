@@ -2,7 +2,7 @@
 
 import shutil
 
-from semflow.data import ImageDataset, open_dataset
+from semflow.data import ImageDataset
 from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_occupied, staged_folder
@@ -12,7 +12,7 @@ from semflow.training.loading import check_device
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images, note_of
+from .inputs import cache_small, check_images, note_of, open_normal
 from .options import Remember
 
 
@@ -29,7 +29,7 @@ def run(options: Remember) -> None:
     )
     detector = load(options.model).to(check_device(options.device))
     made = detector.provenance
-    dataset = open_dataset(options.data, "train", made.image_size, category=options.category)
+    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous)
     calibration = _calibration(options, dataset)
     if calibration is not None:
         check_count(calibration if isinstance(calibration, int) else len(calibration), options.false_alarm_rate)
@@ -37,6 +37,7 @@ def run(options: Remember) -> None:
     remember(
         detector, dataset, memory, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
         batch_size=options.batch_size, workers=options.workers, seed=made.training.seed if made.training else 0,
+        allow_anomalous=options.allow_anomalous,
     )  # fmt: skip
     if options.output is None:
         save(detector, options.model)
@@ -62,4 +63,6 @@ def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset
         return options.hold_out or None
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
-    return open_dataset(options.calibration, "train", dataset.image_size)
+    return open_normal(
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+    )

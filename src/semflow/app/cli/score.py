@@ -17,7 +17,7 @@ from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import say, track
-from .inputs import fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
 
@@ -25,6 +25,11 @@ def run(options: Score) -> None:
     """Score the blocks that are missing in the output folder."""
     for package in ("pyarrow", "ray"):
         import_optional(package)
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"--device must be auto, cpu or cuda, since Ray gives each worker its GPU, but got {options.device}"
+        )
+    advise(options.input, "--input", (".txt", ".parquet"))
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
@@ -66,6 +71,8 @@ def run(options: Score) -> None:
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
     """Return the workers. Raise if there are too few CPUs or GPUs, for which Ray would wait forever."""
     gpu = options.device == "cuda" or (options.device == "auto" and gpus >= 1)
+    if gpu and options.threads is not None:
+        raise ConfigError(f"--threads must be left out for workers with GPUs, but got {options.threads}")
     workers = Workers(options.workers, threads, gpu, options.batch_size)
     if gpu and gpus < options.workers:
         raise DeviceError(

@@ -38,7 +38,7 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
 
     Args:
         path: File ending in `.pt2`, `.onnx` or `.xml` (with its `.bin` beside it).
-        device: `cpu`, `cuda`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA if the runtime offers it. OpenVINO runs on the CPU.
         threads: Number of threads of ONNX Runtime or OpenVINO; by default, the runtime decides.
 
     Example:
@@ -103,8 +103,11 @@ class _OnnxRunner(_FileRunner):
         super().__init__(path, device, threads)
         runtime = import_optional("onnxruntime")
         offered = runtime.get_available_providers()
-        if device == "cuda" and "CUDAExecutionProvider" not in offered:
-            raise DeviceError(f"device must be offered by onnxruntime ({', '.join(offered)}), but got cuda; use cpu")
+        kind, _, number = device.partition(":")
+        if kind not in ("auto", "cpu") and (kind != "cuda" or "CUDAExecutionProvider" not in offered):
+            raise DeviceError(
+                f"device must be offered by onnxruntime ({', '.join(offered)}), but got {device}; use cpu"
+            )
         wanted = ("CPUExecutionProvider",) if device == "cpu" else ("CUDAExecutionProvider", "CPUExecutionProvider")
         check_digest(path)
         options = runtime.SessionOptions()
@@ -112,7 +115,9 @@ class _OnnxRunner(_FileRunner):
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            providers = [name for name in wanted if name in offered]
+            providers: list[Any] = [name for name in wanted if name in offered]
+            if number:
+                providers[0] = (providers[0], {"device_id": number})
             self._session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has one class per status code, without a common parent
             raise unreadable(path, error) from error
@@ -134,8 +139,8 @@ class _OpenVinoRunner(_FileRunner):
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         super().__init__(path, device, threads)
         openvino = import_optional("openvino")
-        if device == "cuda":
-            raise DeviceError("device must be cpu for OpenVINO, but got cuda; use cpu")
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"device must be cpu for OpenVINO, but got {device}; use cpu")
         weights = path.with_suffix(".bin")
         if not weights.is_file():
             raise CheckpointError(f"{weights} must have the weights of {path.name}, but got no file; copy it too")

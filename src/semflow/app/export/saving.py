@@ -91,8 +91,6 @@ def save(
         staged = folder / path.name
         write(program, staged, about, chosen)
         differences = compare(graph, open_runner(staged), samples) if check else {}
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the .bin before the .xml
-            file.replace(path.parent / file.name)
     return Exported(path, about, differences)
 
 
@@ -108,8 +106,9 @@ def check_destination(path: Path, format: Format | None = None) -> Format:
         )
     packages_of(chosen)
     for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
-        if file.exists():
-            raise DataError(f"{file} must be a new file, but got an existing one; choose another or delete it")
+        if file.exists() or file.is_symlink():
+            found = "a link" if file.is_symlink() else "an existing one"
+            raise DataError(f"{file} must be a new file, but got {found}; choose another or delete it")
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path.absolute().parent} must be a folder, but got none; create it")
     return chosen

@@ -58,7 +58,7 @@ def prepare(
     config: dict[str, Any] = {} if isinstance(source, Detector) else read_config(source)
     public = copy.copy(detector)
     arguments = shareable(detector.provenance.arguments)
-    public.provenance = replace(detector.provenance, arguments=arguments, fingerprints=())
+    public.provenance = replace(detector.provenance, arguments=arguments, fingerprints=(), calibration="")
     version = str(config.get("version", __version__))
     card = model_card(public, name or folder.name, data, _figures(metrics), license, version)
     with staged_folder(folder) as staged:
@@ -142,7 +142,7 @@ def _figures(metrics: Metrics | None) -> Mapping[str, float | int | None] | None
     found: object = metrics
     if isinstance(metrics, str | Path):
         try:
-            found = json.loads(Path(metrics).read_text(encoding="utf-8"))
+            found = json.loads(Path(metrics).read_bytes())
         except (OSError, ValueError) as error:
             raise DataError(f"{metrics} must be a file of semflow evaluate --json, but got {_reason(error)}") from error
     if isinstance(found, Mapping) and set(found) & set(METRICS):

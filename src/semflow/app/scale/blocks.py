@@ -132,7 +132,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder of results."""
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} must be the manifest of a run, but got {error}; choose a new folder") from None
     if not isinstance(found, dict):

@@ -55,6 +55,6 @@ def training_curves(log: str | Path | Sequence[Mapping[str, Any]], *, title: str
 def _lines(path: str | Path) -> list[Mapping[str, Any]]:
     file = Path(path) / "log.jsonl" if Path(path).is_dir() else Path(path)
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{file} must have one JSON object per line, but got {error}; name a run directory") from None

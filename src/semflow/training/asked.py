@@ -1,0 +1,63 @@
+"""Calibration that `fit` was asked for, compared with that of a run that is resumed."""
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from semflow.detectors.conformal import exact_rate
+from semflow.errors import CheckpointError
+
+from .holdout import calibrate, calibration_digest
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Calibration images and rate in the arguments of `fit`, and options of `calibrate`.
+
+    `given` is the argument itself: a data set is compared with that of a finished run. Images held out are part of the
+    training images, which are compared anyway, and the run may have been calibrated on others since.
+    """
+
+    given: float | int | Dataset[Any] | None
+    images: Dataset[Any] | None
+    rate: float | None
+    options: Mapping[str, Any]
+
+    def check(self, run: Run, finished: bool) -> None:
+        """Raise CheckpointError if a run has a calibration that differs from this one."""
+        calibration = run.detector.calibration
+        if not calibration.count:
+            return
+        if self.images is None:
+            if not finished or self.given is not None:
+                raise CheckpointError(
+                    f"{run.folder} must be resumed with calibration images, since it is calibrated on "
+                    f"{calibration.count}, but got {self.given}"
+                )
+            return
+        found = calibration.false_alarm_rate
+        if self.rate is not None and (found is None or exact_rate(self.rate) != exact_rate(found)):
+            raise CheckpointError(
+                f"{run.folder} must be resumed with false_alarm_rate = {found}, since it is finished, but got "
+                f"{self.rate}; calibrate the finished model instead"
+            )
+        if finished and not isinstance(self.given, numbers.Real):
+            sizes = {name: self.options[name] for name in ("batch_size", "workers", "processes")}
+            own, other = run.detector.provenance.calibration, calibration_digest(self.images, **sizes)
+            if own != other:
+                raise CheckpointError(
+                    f"{run.folder} must be resumed with calibration images of digest {own[:12] or 'unknown'}, since "
+                    f"it is finished, but got {other[:12]}; calibrate the finished model instead"
+                )
+
+    def calibrate(self, run: Run, finished: bool = True) -> None:
+        """Calibrate the detector of a run, and write it if it is finished and was not calibrated."""
+        if self.images is None or (finished and run.detector.calibration.count):
+            return
+        calibrate(run.detector.eval(), self.images, self.rate, **self.options)
+        if finished:
+            run.processes.first(run.rewrite)

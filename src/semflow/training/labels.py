@@ -1,0 +1,77 @@
+"""Labels of images that are taken for normal."""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, cast
+
+from torch.utils.data import Dataset, Subset
+
+from semflow.data import Batch, CheckedSamples
+from semflow.errors import DataError
+
+
+def refuse_anomalous(dataset: Dataset[Any]) -> bool:
+    """Raise DataError for the first image that its data set labels anomalous, before any is loaded.
+
+    Return False if only the samples themselves have labels; `normal_only` then finds them.
+
+    Example:
+        >>> from semflow.data import ImageDataset, Record
+        >>> from pathlib import Path
+        >>> refuse_anomalous(ImageDataset([Record(Path("a.png"), 0)]))
+        True
+    """
+    known = _labels(dataset)
+    for label, path in known or ():
+        if label == 1:
+            raise _refused(path, "label 1, anomalous")
+    return known is not None
+
+
+def normal_only(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches, and raise DataError for the first image that its label or its mask calls anomalous.
+
+    Example:
+        >>> import torch
+        >>> from semflow.data import Sample, collate
+        >>> batch = collate([Sample(torch.rand(3, 8, 8), 0, None, "a.png")])
+        >>> [one.paths for one in normal_only([batch])]
+        [('a.png',)]
+    """
+    for batch in batches:
+        check_normal(batch)
+        yield batch
+
+
+def check_normal(batch: Batch) -> None:
+    """Raise DataError for the first image of a batch that its label or its mask calls anomalous.
+
+    Example:
+        >>> import torch
+        >>> from semflow.data import Sample, collate
+        >>> check_normal(collate([Sample(torch.rand(3, 8, 8), -1, None, "a.png")]))  # an unknown label
+    """
+    marked = None if batch.anomaly_masks is None else batch.anomaly_masks.flatten(1).any(1).tolist()
+    for k, (label, path) in enumerate(zip(batch.labels.tolist(), batch.paths, strict=True)):
+        if label == 1:
+            raise _refused(path, "label 1, anomalous")
+        if marked is not None and marked[k]:
+            raise _refused(path, "a mask with anomalous pixels")
+
+
+def _labels(dataset: Any) -> Sequence[tuple[int, str]] | None:
+    if isinstance(dataset, Subset):
+        known = _labels(dataset.dataset)
+        return None if known is None else [known[i] for i in dataset.indices]
+    if isinstance(dataset, CheckedSamples):
+        return _labels(dataset.dataset)
+    labels, paths = getattr(dataset, "labels", None), getattr(dataset, "paths", None)
+    count = len(cast(Sized, dataset))
+    if not all(isinstance(x, Sequence) and len(x) == count for x in (labels, paths)):
+        return None
+    return list(zip(cast(Sequence[int], labels), cast(Sequence[str], paths), strict=True))
+
+
+def _refused(path: str, found: str) -> DataError:
+    return DataError(
+        f"{path} must be normal, but got {found}; leave it out, or set allow_anomalous to use it all the same"
+    )
