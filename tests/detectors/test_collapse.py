@@ -95,7 +95,8 @@ def test_frames_are_taken_for_good_by_their_rank() -> None:
     frames = {name: {"score": 1.0, "good_images_as_high": share} for name, share in (("black", 0.07), ("noise", 0.0))}
     assert taken_for_good(frames) == ["black"]
     assert taken_for_good(frames, false_alarm_rate=0.1) == []
-    noise = [Sample(image, 0, None, str(k)) for k, image in enumerate(torch.rand(30, 3, 64, 64))]
+    seeded = torch.rand(30, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    noise = [Sample(image, 0, None, str(k)) for k, image in enumerate(seeded)]
     detector = semflow.fit(small("patchcore"), noise, progress=False, calibration=12)
     assert "noise" in taken_for_good(detector.provenance.frames, detector.false_alarm_rate)
 

@@ -14,10 +14,8 @@ ADVICE = "fit the model again, with a lower learning rate if it was trained, or 
 def collapsed(values: Tensor) -> str:
     """Say how values (n,) have collapsed, or return "" if they tell images apart: not finite, or all the same.
 
-    >>> collapsed(torch.tensor([2.0, 2.0, 2.0])), collapsed(torch.tensor([1.0, torch.nan]))
-    ('2 for all of 3', 'nan')
-    >>> collapsed(torch.tensor([2.0, 2.1])), collapsed(torch.tensor([2.0]))
-    ('', '')
+    >>> collapsed(Tensor([2.0, 2.0, 2.0])), collapsed(Tensor([1.0, math.nan])), collapsed(Tensor([2.0, 2.1]))
+    ('2 for all of 3', 'nan', '')
     """
     if not values.isfinite().all():
         return f"{values[~values.isfinite()][0].item():g}"

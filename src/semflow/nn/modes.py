@@ -48,6 +48,14 @@ def switched_to_eval(module: nn.Module) -> Iterator[None]:
     """Switch every submodule to eval mode, and restore each one's own mode afterwards, by one thread at a time.
 
     For passes that fit a part of the module. Readers in other threads use `in_eval_mode`.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(4)
+        >>> with switched_to_eval(norm):
+        ...     norm.training
+        False
+        >>> norm.training
+        True
     """
     with _turn:
         training = [part for part in module.modules() if part.training]

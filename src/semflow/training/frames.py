@@ -54,9 +54,8 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         raise TrainingError(f"scores must differ between good images and empty frames, but got {same}; {advice}")
     highest = detector.scorer.ceilings[0]
     if normal.scores.median() >= highest * (1 - 1e-6):
-        raise TrainingError(
-            f"scores of good images must be below {highest:.4g}, the highest score, but got it; {advice}"
-        )
+        same = f"{normal.scores.median():.4g} for half of them"
+        raise TrainingError(f"scores of good images must be below the highest, {highest:.4g}, but got {same}; {advice}")
     if detector.localizes and min(size) > max(getattr(detector.features, "strides", (1,))):
         ends = torch.quantile(maps.flatten()[:: maps.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
         same = collapsed(torch.tensor([normal.low, normal.high, *ends.tolist()]))

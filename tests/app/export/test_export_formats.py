@@ -1,8 +1,12 @@
 """One small detector in every format: results, batch sizes, metadata and errors."""
 
+import copy
 import json
+import pickle
+import shutil
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -54,6 +58,37 @@ def test_results_do_not_depend_on_the_batch(name, files) -> None:
         for field in ("score", "anomaly_map"):
             np.testing.assert_allclose(alone[field][0], together[field][i], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(runner(images[::-1])["score"], together["score"][::-1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_opened_file_is_pickled_with_its_content(name, files, tmp_path) -> None:
+    """Also without the file, twice, and with its arguments; not if the file has changed since it was opened."""
+    for file in files[name].parent.glob(f"{files[name].stem}.*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / files[name].name
+    exported, images = load(path), pictures(SIZE, 2, seed=6)
+    expected = exported.predict(images)
+    data = pickle.dumps(exported)
+    path.unlink()
+    with pytest.raises(
+        CheckpointError, match=r"must be the file that was opened, to be pickled, but got another or none"
+    ):
+        pickle.dumps(exported)
+    again = pickle.loads(data)
+    for other in (again, pickle.loads(pickle.dumps(again)), copy.deepcopy(again)):
+        assert torch.equal(other.predict(images).anomaly_map, expected.anomaly_map)
+        assert other.metadata == exported.metadata
+    assert torch.equal(again(images).score, expected.score)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_threads_share_an_opened_file(name, files) -> None:
+    exported = load(files[name])
+    given = [pictures(SIZE, 1, seed=seed) for seed in range(24)]
+    expected = [exported.predict(images).score for images in given]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda images: exported.predict(images).score, given))
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("name", FORMATS)
