@@ -2,10 +2,10 @@
 
     python -m benchmarks.chaos --data mvtec --category toothbrush --json benchmarks/results/chaos.json
 
-Two detectors are trained on the same batches, one from weights multiplied by 1 + 1e-7 (about the last digit of float32).
-Their distance is that of all trained weights, relative to their norm. Each variant changes one thing. `per step` is the
+Two detectors are trained on the same batches, one from weights multiplied by 1 + 1e-7, the last digit of float32. Their
+distance is that of all trained weights, relative to their norm. Each variant changes one thing. `per step` is the
 largest mean growth of the distance over six steps; `gradient of h` and `of the flows` are the relative differences of
-gradients in the last step.
+gradients in the last step. Feature maps are computed once, so that all variants see the same.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -31,12 +32,13 @@ from semflow.flows import fused_kernels
 from semflow.nn import statistics_network, subnets
 from semflow.recipes import build
 from semflow.synthesis import SyntheticAnomalies
+from semflow.training import TrainingConfig
 from semflow.training.stepping import adam, train_on_batch
 
 from .shared.figures import markdown_table
 from .shared.record import provenance, write_json
 
-WINDOW = 6
+SIZE, WINDOW = 4, 6  # images of a batch, steps over which the growth is averaged
 SMOOTH = SimpleNamespace(**{**vars(F), "relu": F.silu, "relu_": F.silu})
 
 
@@ -98,11 +100,11 @@ def main(words: Sequence[str] | None = None) -> int:
     steps: dict[bool, list[Step]] = {}
     for name in options.variants:
         variant = VARIANTS[name]
-        make = lambda: build("sanflow", {**settings, **variant.settings})  # noqa: B023, E731
+        make = partial(build, "sanflow", {**settings, **variant.settings})
         synthetic = variant.settings.get("synthesis", True) is not None
         if synthetic not in steps:
             steps[synthetic] = list(batches(make(), options, synthetic))
-        found[name] = measure(make, variant, steps[synthetic])
+        found[name] = measure(make, variant, steps[synthetic], options.images // SIZE)
         print(f"{name}: {found[name]['distance'][-1]:.1e} after {options.steps} steps", file=sys.stderr, flush=True)
         if options.json is not None:
             record = provenance(command) | {"seconds": round(time.monotonic() - began), "threads": 1, "seed": 0}
@@ -116,19 +118,17 @@ def batches(detector: Detector, options: argparse.Namespace, synthetic: bool) ->
     dataset = open_dataset(options.data, "train", options.image_size, category=options.category)
     paste = detector.provenance.synthesis if synthetic else None
     source = SyntheticAnomalies(Subset(dataset, range(options.images)), paste, seed=0)
-    size, per_epoch = 4, options.images // 4
+    per_epoch = options.images // SIZE
     for number in range(options.steps):
         source.set_epoch(number // per_epoch)
-        first = number % per_epoch * size
-        yield Step(detector, collate([source[i] for i in range(first, first + size)]))
+        first = number % per_epoch * SIZE
+        yield Step(detector, collate([source[i] for i in range(first, first + SIZE)]))
 
 
-def measure(make: Callable[[], Detector], variant: Variant, steps: Sequence[Step]) -> dict[str, Any]:
+def measure(make: Callable[[], Detector], variant: Variant, steps: Sequence[Step], per_epoch: int) -> dict[str, Any]:
     """Train two detectors in turns; return their distance after each step, and its growth."""
     pair = [prepared(make(), variant, scale, steps) for scale in (1.0, 1.0 + variant.start)]
-    training = pair[0].provenance.training
-    assert training is not None
-    per_epoch = 3
+    training = cast(TrainingConfig, pair[0].provenance.training)
     optimizers = [optimizer(detector, variant) for detector in pair]
     distances, values = [distance(pair)], []
     with changed(variant):
@@ -154,7 +154,7 @@ def measure(make: Callable[[], Detector], variant: Variant, steps: Sequence[Step
 def prepared(detector: Detector, variant: Variant, scale: float, steps: Sequence[Step]) -> Detector:
     detector.to(variant.dtype)
     if not variant.norms and detector.head is not None:
-        for network in detector.head.networks:  # type: ignore[union-attr]
+        for network in cast(Any, detector.head).networks:
             network.norms = nn.ModuleList(nn.Identity() for _ in network.norms)
     with torch.no_grad():
         for p in detector.trainable():
@@ -164,11 +164,9 @@ def prepared(detector: Detector, variant: Variant, scale: float, steps: Sequence
 
 
 def optimizer(detector: Detector, variant: Variant) -> torch.optim.Optimizer:
-    training = detector.provenance.training
-    assert training is not None
     if variant.sgd:
         return torch.optim.SGD(detector.trainable(), 1e-3, momentum=0.9)
-    found = adam(detector, training)
+    found = adam(detector, cast(TrainingConfig, detector.provenance.training))
     for group in found.param_groups:
         group["eps"] = variant.eps
     return found

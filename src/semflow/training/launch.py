@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,7 +72,7 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
         store = None
 
 
-def _meet(store: "dist.Store", place: str, rank: int, others: Iterable[int]) -> None:
+def _meet(store: Any, place: str, rank: int, others: Iterable[int]) -> None:
     """Say that this process has come to a place, and wait for others.
 
     The work is done or has failed already, so nothing is an error here: the launcher reports processes that are lost.
@@ -82,11 +83,11 @@ def _meet(store: "dist.Store", place: str, rank: int, others: Iterable[int]) -> 
             store.wait(keys, LEAVING)
 
 
-def _leave(store: "dist.Store", rank: int, count: int) -> None:
+def _leave(store: Any, rank: int, count: int) -> None:
     """Let process 0 leave last, as it or its launcher owns the store; with count 0 there has been an error.
 
-    The launchers of torchrun end when all have reported the end of their processes. If that of process 0 is not the last
-    to report, it takes the store away from another one that still waits for it.
+    The launchers of torchrun end when all have reported the end of their processes. If that of process 0 is not the
+    last to report, it takes the store away from another one that still waits for it.
     """
     if not count:
         _meet(store, "finished", rank, ())  # others must not wait for this process
