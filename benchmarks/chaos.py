@@ -5,7 +5,7 @@
 Two detectors are trained on the same batches, one from weights multiplied by 1 + 1e-7, the last digit of float32. Their
 distance is that of all trained weights, relative to their norm. Each variant changes one thing. `per step` is the
 largest mean growth of the distance over six steps; `gradient of h` and `of the flows` are the relative differences of
-gradients in the last step. Feature maps are computed once, so that all variants see the same.
+gradients in the last step, `score` the largest difference of scores of test images. Feature maps are computed once, so that all variants see the same.
 """
 
 import argparse
@@ -96,6 +96,8 @@ def main(words: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     settings = {"backbone.name": "tf_efficientnet_lite0", "backbone.weights": "packaged"}
     settings |= {"image_size": options.image_size, "couplings.position_channels": 128}
+    test = open_dataset(options.data, "test", options.image_size, category=options.category)
+    tested = torch.stack([test[i].image for i in range(0, len(test), 5)])
     found: dict[str, Any] = {}
     steps: dict[bool, list[Step]] = {}
     for name in options.variants:
@@ -104,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
         synthetic = variant.settings.get("synthesis", True) is not None
         if synthetic not in steps:
             steps[synthetic] = list(batches(make(), options, synthetic))
-        found[name] = measure(make, variant, steps[synthetic], options.images // SIZE)
+        found[name] = measure(make, variant, steps[synthetic], options.images // SIZE, tested)
         print(f"{name}: {found[name]['distance'][-1]:.1e} after {options.steps} steps", file=sys.stderr, flush=True)
         if options.json is not None:
             record = provenance(command) | {"seconds": round(time.monotonic() - began), "threads": 1, "seed": 0}
@@ -125,8 +127,10 @@ def batches(detector: Detector, options: argparse.Namespace, synthetic: bool) ->
         yield Step(detector, collate([source[i] for i in range(first, first + SIZE)]))
 
 
-def measure(make: Callable[[], Detector], variant: Variant, steps: Sequence[Step], per_epoch: int) -> dict[str, Any]:
-    """Train two detectors in turns; return their distance after each step, and its growth."""
+def measure(
+    make: Callable[[], Detector], variant: Variant, steps: Sequence[Step], per_epoch: int, tested: Tensor
+) -> dict[str, Any]:
+    """Train two detectors in turns; return their distance after each step, its growth, and the scores of both."""
     pair = [prepared(make(), variant, scale, steps) for scale in (1.0, 1.0 + variant.start)]
     training = cast(TrainingConfig, pair[0].provenance.training)
     optimizers = [optimizer(detector, variant) for detector in pair]
@@ -141,11 +145,14 @@ def measure(make: Callable[[], Detector], variant: Variant, steps: Sequence[Step
                 terms = train_on_batch(detector, steps_of, training, step.images.to(variant.dtype), step.masks, maps)
             distances.append(distance(pair))
             values.append(float(terms[0]))
+    scores = [detector.eval().predict(tested.to(variant.dtype)).score for detector in pair]
     growth = [(b / a) ** (1 / WINDOW) for a, b in zip(distances, distances[WINDOW:], strict=False)]
     return {
         "distance": distances,
         "per_step": max(growth),
         "loss": values,
+        "score": [float(scores[0].min()), float(scores[0].max())],
+        "score_difference": float((scores[0] - scores[1]).abs().max()),
         "gradient_h": gradients_apart(pair, "head"),
         "gradient_flows": gradients_apart(pair, "flows"),
     }
@@ -210,10 +217,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the distances after some steps, as Markdown."""
     count = len(next(iter(found.values()))["distance"]) - 1
     at = [round(count * part / 4) for part in range(5)]
-    header = ["", *(f"step {k}" for k in at), "per step", "gradient of h", "of the flows"]
+    header = ["", *(f"step {k}" for k in at), "per step", "gradient of h", "of the flows", "score"]
     rows = []
     for name, values in found.items():
-        apart = (values["gradient_h"], values["gradient_flows"])
+        apart = (values["gradient_h"], values["gradient_flows"], values["score_difference"])
         numbers = [values["distance"][k] for k in at]
         rows.append([
             name,
