@@ -5,8 +5,8 @@
 Two detectors are trained on the same batches, one from weights multiplied by 1 + 1e-7, the last digit of float32. Their
 distance is that of all trained weights, relative to their norm. Each variant changes one thing. `per step` is the
 largest mean growth of the distance over six steps; `gradient of h` and `of the flows` are the relative differences of
-gradients in the last step, `score` is the largest difference of scores of test images. Feature maps are computed once, so
-that all variants see the same.
+gradients in the last step, `score` is the largest difference of scores of test images. Feature maps are computed once,
+so that all variants see the same.
 """
 
 import argparse
