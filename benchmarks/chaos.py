@@ -147,10 +147,10 @@ def measure(
             distances.append(distance(pair))
             values.append(float(terms[0]))
     scores = [detector.eval().predict(tested.to(variant.dtype)).score for detector in pair]
-    growth = [(b / a) ** (1 / WINDOW) for a, b in zip(distances, distances[WINDOW:], strict=False)]
+    growth = [(b / a) ** (1 / WINDOW) for a, b in zip(distances, distances[WINDOW:], strict=False) if a]
     return {
         "distance": distances,
-        "per_step": max(growth),
+        "per_step": max(growth, default=0.0),
         "loss": values,
         "score": [float(scores[0].min()), float(scores[0].max())],
         "score_difference": float((scores[0] - scores[1]).abs().max()),
