@@ -150,7 +150,7 @@ def summary(parts: Parts) -> str:
             f"{tests(parts, 'test_kill') + tests(parts, 'test_cli_restart')} tests passed",
         ],
         [
-            "weights of several processes and of one",
+            "weights of several processes and of one, after two epochs of small detectors",
             "difference at most 1e-5",
             f"{max(value for case in weights for value in case.values()):.1e}",
         ],

@@ -18,18 +18,23 @@ if __name__ == "__main__":
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch import Tensor
 
 from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
+from semflow.data import collate
 from semflow.detectors import Detector, Provenance
 from semflow.features import FrozenFeatures
 from semflow.flows import coupling_stack
 from semflow.nn import ConvSubnet
 from semflow.objectives import PRESETS
-from semflow.synthesis import CutPaste
+from semflow.recipes import Backbone, Couplings, sanflow
+from semflow.synthesis import CutPaste, SyntheticAnomalies
 from semflow.training import Processes, TrainingConfig, evaluate, fit, optional_flows
 from semflow.training.distributed import ALONE
+from semflow.training.sharing import shared
+from semflow.training.stepping import train_on_batch
 
 
 def images(count: int = 10):
@@ -85,6 +90,26 @@ def train(
     return fit(CASES[case](), dataset or images(), output=output, progress=False, processes=processes, **options)
 
 
+STARTS = {"as built": 0, "after training": 2}
+"""Epochs of SANFlow before its gradient is compared."""
+
+
+def gradients(start: str, processes: Processes = ALONE) -> dict[str, Tensor]:
+    """Return the gradient of default SANFlow, made small, and its loss, for one batch of five images."""
+    detector = sanflow(Backbone("test_efficientnet", "random", (4, 8)), 32, Couplings(2, 16, "hard", standardize=True))
+    fit(detector, images(), epochs=STARTS[start], synthesis=None, batch_size=5, progress=False)
+    training = replace(detector.provenance.training, batch_size=5)
+    batch = collate([SyntheticAnomalies(images(5), CutPaste(), seed=0)[i] for i in processes.part(range(5)) or [0]])
+    detector.train()
+    with shared(detector, processes):
+        optimizer = torch.optim.SGD(detector.trainable(), 0.0)
+        terms = train_on_batch(
+            detector, optimizer, training, batch.images, batch.anomaly_masks, processes=processes, batch=5
+        )
+    found = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    return {**found, "loss": terms[:1]}
+
+
 def labeled():
     """5 normal images and 4 with stripes."""
     found = make_images(5, seed=1)
@@ -117,6 +142,8 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
         if case == "synthesis":
             found = evaluate(detector, labeled(), batch_size=2, processes=processes)
             (folder / f"metrics.{rank}.json").write_text(json.dumps(found))
+    for start in STARTS:
+        save_file(gradients(start, processes), folder / f"gradients {start}.{rank}.safetensors")
     dist.destroy_process_group()
 
 

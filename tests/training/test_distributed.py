@@ -1,10 +1,12 @@
 """Training, evaluation and errors with several processes."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,19 @@ def test_several_processes_reach_the_weights_of_one(trained, case, record_proper
     record_property("processes", count)
     record_property("case", case)
     record_property("difference", max(largest_difference(together[0][name], alone[name]) for name in alone))
+
+
+@pytest.mark.parametrize("start", joint.STARTS)
+def test_several_processes_compute_the_gradient_of_one(trained, start) -> None:
+    """This holds at any weights of SANFlow, while weights after many steps differ: rounding errors grow."""
+    count, folder = trained
+    alone = joint.gradients(start)
+    assert len(alone) > 40
+    for rank in range(count):
+        together = load_file(folder / f"gradients {start}.{rank}.safetensors")
+        for name, expected in alone.items():
+            limit = TOLERANCE * float(expected.abs().max())
+            torch.testing.assert_close(together[name], expected, rtol=0, atol=limit, msg=name)
 
 
 @pytest.mark.parametrize("case", joint.CASES)
@@ -255,11 +270,18 @@ def test_launched_processes_restore_the_sigterm_handler(monkeypatch, tmp_path) -
     def own(*_: object) -> None:
         """Handle SIGTERM."""
 
+    def gone() -> torch.distributed.HashStore:
+        """Make the store of a process whose partner has left."""
+        store = torch.distributed.HashStore()
+        store.set("finished 1", "")
+        store.set("left 1", "")
+        return store
+
     made_processes = Processes()
     before = signal.signal(signal.SIGTERM, own)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    for name, made in {"rendezvous": iter([(None, 0, 2)]), "dist.init_process_group": None}.items():
+    for name, made in {"rendezvous": iter([(gone(), 0, 2)]), "dist.init_process_group": None}.items():
         monkeypatch.setattr(f"semflow.training.launch.{name}", lambda *_, made=made, **__: made)
     monkeypatch.setattr("semflow.training.launch.dist.destroy_process_group", lambda: None)
     monkeypatch.setattr("semflow.training.launch.Processes", lambda *_: made_processes)
@@ -270,6 +292,65 @@ def test_launched_processes_restore_the_sigterm_handler(monkeypatch, tmp_path) -
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def leaving(monkeypatch, store, ranks: int = 3, failing: int | None = None) -> list[str]:
+    """Let threads be processes of one store that leave the block; return the order in which they come and go."""
+    said: list[str] = []
+    own = threading.local()
+    environment = {"WORLD_SIZE": str(ranks), "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("semflow.training.launch.rendezvous", lambda *_, **__: iter([(store, own.rank, ranks)]))
+    monkeypatch.setattr("semflow.training.launch.dist.init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr("semflow.training.launch.dist.destroy_process_group", lambda: said.append(f"close {own.rank}"))
+    monkeypatch.setattr("semflow.training.launch.Processes", lambda *_: Processes())
+    # Each waits for the next one to be done, so that they come in a known order: the last process first.
+    done = [threading.Event() for _ in range(ranks + 1)]
+    done[ranks].set()
+
+    def work(rank: int) -> None:
+        own.rank = rank
+        with contextlib.suppress(ZeroDivisionError), launched_processes("cpu"):
+            assert done[rank + 1].wait(60)
+            said.append(f"done {rank}")
+            done[rank].set()
+            if rank == failing:
+                raise ZeroDivisionError
+        said.append(f"gone {rank}")
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    return said
+
+
+def test_processes_leave_together_and_the_first_last(monkeypatch) -> None:
+    """Process 0 may own the store, and its end would take it away from the others."""
+    said = leaving(monkeypatch, torch.distributed.HashStore())
+    assert said[:3] == ["done 2", "done 1", "done 0"]  # none closes its connections before
+    assert said[-1] == "gone 0"
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_failed_process_holds_up_no_other(monkeypatch, failing) -> None:
+    """It leaves at once, and the others do not wait for it."""
+    said = leaving(monkeypatch, torch.distributed.HashStore(), failing=failing)
+    assert {f"gone {rank}" for rank in range(3)} <= set(said)
+
+
+def test_lost_store_after_the_work_is_no_error(monkeypatch) -> None:
+    class Lost:
+        """A store whose owner has ended."""
+
+        def set(self, *_: object) -> None:
+            raise torch.distributed.DistNetworkError("Connection was likely closed")
+
+    said = leaving(monkeypatch, Lost(), ranks=2)
+    assert {"gone 0", "gone 1"} <= set(said)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Collectives of several processes that train one detector.
 
 Each process holds a part of every batch, or every n-th batch. Means in the loss, statistics of batch norms and
-gradients are computed from sums over all processes, so that any number of processes makes the same steps as one.
+gradients are computed from sums over all processes. At the same weights, any number of processes computes the loss and
+the gradient of one, up to rounding. Training can make rounding errors grow, so trained weights may differ by more.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -94,7 +94,8 @@ def fit(
         on_epoch: called with the detector and the number of finished epochs after each epoch, in every process. It must
             not change the detector, whose score has no constants yet.
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
-            arguments and make the steps of a single process; only the first reads and writes `output`.
+            arguments and compute the gradients of a single process, up to rounding; only the first reads and writes
+            `output`.
         allow_anomalous: train and calibrate on images with an anomalous label or mask too.
 
     Raises:

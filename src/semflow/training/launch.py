@@ -3,9 +3,11 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from .distributed import ALONE, Processes
 from .loading import check_device
 
 TIMEOUT = timedelta(hours=1)  # a process may check its images for long before the first collective
+LEAVING = timedelta(minutes=5)  # the first process may write its results meanwhile
+GRACE = 2.0  # seconds for the launchers of other nodes to notice that their processes have ended
 
 
 @contextmanager
@@ -25,6 +29,7 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
 
     The launcher sets the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without them
     there is a single process. Processes use NCCL on CUDA, each with the GPU of its local rank, and gloo elsewhere.
+    They leave the block together: none closes its connections while another may still need them.
 
     Args:
         device: `auto`, `cpu` or `cuda`, as in `semflow.fit`.
@@ -52,13 +57,43 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
         reason = " ".join(str(error).split()).split(" Exception raised from")[0]
         raise ConfigError(f"processes must be able to connect, but got an error: {reason}") from None
     processes = Processes(dist.group.WORLD, store)
+    done = False
     try:
         with _ended_at_once():
             yield processes, own
+            done = True
+            _meet(store, "finished", rank, range(count))
     finally:
         # gloo's threads end with the last reference to the group. Threads left at exit can abort the process.
-        processes.group = processes.store = store = None
+        processes.group = processes.store = None
         dist.destroy_process_group()
+        with _ended_at_once():
+            _leave(store, rank, count if done else 0)
+        store = None
+
+
+def _meet(store: Any, place: str, rank: int, others: Iterable[int]) -> None:
+    """Say that this process has come to a place, and wait for others.
+
+    The work is done or has failed already, so nothing is an error here: the launcher reports processes that are lost.
+    """
+    with suppress(RuntimeError):
+        store.set(f"{place} {rank}", "")
+        if keys := [f"{place} {other}" for other in others]:
+            store.wait(keys, LEAVING)
+
+
+def _leave(store: Any, rank: int, count: int) -> None:
+    """Let process 0 leave last, as it or its launcher owns the store; with count 0 there has been an error.
+
+    The launchers of torchrun end when all have reported the end of their processes. If that of process 0 is not the
+    last to report, it takes the store away from another one that still waits for it.
+    """
+    if not count:
+        _meet(store, "finished", rank, ())  # others must not wait for this process
+    _meet(store, "left", rank, range(count) if rank == 0 else ())
+    if rank == 0 and count and _number("GROUP_WORLD_SIZE", 1) > 1:
+        time.sleep(GRACE)
 
 
 @contextmanager

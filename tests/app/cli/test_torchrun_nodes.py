@@ -59,7 +59,7 @@ def launched(folder: Path, backend: str, words: list[str]) -> Iterator[list[Kept
 
 
 def same_scores(run: Path, other: Path) -> None:
-    """Compare scores. Adam amplifies rounding in weights with tiny gradients, so the weights may differ."""
+    """Compare scores after a few steps. Weights with tiny gradients differ, whose rounding errors Adam amplifies."""
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     one, two = (semflow.load(path).predict(images).score for path in (run, other))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
