@@ -15,6 +15,7 @@ from semflow.data import Sample
 from semflow.errors import DataError, ProcessError
 from semflow.training import workers
 from semflow.training.loading import batches
+from semflow.training.workers import loader
 
 
 class TwoArgumentsError(Exception):
@@ -60,8 +61,6 @@ class Images(Dataset[Sample]):
         return 8
 
     def __getitem__(self, index: int) -> Sample:
-        if index == 5 and self.failure == "a path that cannot be pickled":
-            return Sample(torch.zeros(3, self.size, self.size), 0, None, lambda: 0)  # type: ignore[arg-type]
         if index == 5 and self.failure is not None:
             FAILURES[self.failure][0]()
         mask = torch.eye(self.size, dtype=torch.bool)
@@ -82,7 +81,7 @@ def test_failure_of_a_worker_reaches_the_parent(failure: str, monkeypatch: pytes
 
 def test_batch_that_cannot_be_sent_is_an_error() -> None:
     with pytest.raises(ProcessError, match=r"must be able to send images, but got .*lambda"):
-        list(batches(Images("a path that cannot be pickled"), 2, 2))
+        list(loader(Images(), lambda samples: [lambda: samples], 2, batch_size=2))
 
 
 def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,8 @@ def as_sample(item: Any, name: str) -> Sample:
             raise ShapeError(f"{name} must be an image, label, mask and path, but got {len(parts)} values")
         parts += [None] * (4 - len(parts))
     image, label, mask, path = parts
+    if not isinstance(path, str | PathLike | None):
+        raise ShapeError(f"path of {name} must be a path or a text, but got {type(path).__name__}")
     where = name if path is None or path == "" else str(fspath(path))
     image = _image(image, where)
     return Sample(image, _label(label, where), None if mask is None else _mask(mask, image, where), where)

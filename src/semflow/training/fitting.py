@@ -156,7 +156,8 @@ def fit(
     batch = training.batch_size
     steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
-    asked.check(run, finished=at is None)
+    if at is None or at.epoch or at.step:  # a run that is resumed
+        asked.check(run, finished=at is None)
     if at is None:
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.calibrate(run)
