@@ -146,7 +146,7 @@ def test_file_size_limit_keeps_the_last_checkpoint(build, images, tmp_path, limi
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert (run / "checkpoint.safetensors").read_bytes() == before
-    assert {p.name for p in run.iterdir()} <= {"checkpoint.safetensors", "config.json", "log.jsonl"}
+    assert {p.name for p in run.iterdir()} <= {"checkpoint.safetensors", "config.json", "log.jsonl", "summary.json"}
     resumed = fit(build(), images, epochs=2, output=run, resume=True, progress=False).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

@@ -31,7 +31,12 @@ def test_two_processes_fit_the_same_run_as_one(shared_data: Path, shared_run: Pa
     assert done.stdout.count("training sanflow on 8 images") == 1
     assert ", cpu, 2 processes" in done.stdout
     assert done.stdout.count("wrote ") == 1
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "log.jsonl",
+        "model.safetensors",
+        "summary.json",
+    ]
     logs = [json.loads((run / "log.jsonl").read_text()) for run in (shared_run, tmp_path / "run")]
     assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=1e-5)
     # After two steps, only weights with tiny gradients differ, whose rounding errors Adam amplifies. Scores do not.
