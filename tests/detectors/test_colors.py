@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers.small_detector import make_images
 from semflow.app.report import heat_colors, overlay
-from semflow.detectors.colors import SEEN, UNSEEN, WORST, color_range, sample_pixels
+from semflow.detectors.colors import LEFT_OUT, SEEN, UNSEEN, WORST, color_range, sample_pixels
 from semflow.errors import ConfigError
 from semflow.functional import gaussian_blur, gaussian_kernel
 from semflow.training import calibrate
@@ -42,7 +42,7 @@ def test_pixels_of_later_normal_images_stay_uncolored_on_average(images, spread)
         assert np.mean(shares) >= UNSEEN / 3
 
 
-@given(st.integers(1, 60), st.integers(0, 10**6), st.sampled_from([SEEN, UNSEEN]), st.floats(1e-3, 1e3))
+@given(st.integers(1, 60), st.integers(0, 10**6), st.sampled_from([SEEN, LEFT_OUT, UNSEEN]), st.floats(1e-3, 1e3))
 @settings(max_examples=50)
 def test_share_of_the_images_themselves(images, seed, fraction, unit) -> None:
     maps = normal_maps(images, seed) * unit

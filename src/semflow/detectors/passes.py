@@ -13,7 +13,7 @@ from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import SEEN, color_range, sample_pixels
+from .colors import LEFT_OUT, SEEN, color_range, sample_pixels
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
@@ -144,7 +144,8 @@ class FittingPasses(LikelihoodModel):
             sampled.append(sample_pixels(anomaly_map))
             scores.append(score.cpu() if own is None else own)
         pixels = torch.cat(sampled)
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN)))
+        trained = any(p.requires_grad for p in self.flows.parameters())
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
         ordered = pixels[:, 1:].flatten().sort().values
         low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
         return NormalScores(torch.cat(scores), low, high)
