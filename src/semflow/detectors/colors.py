@@ -36,7 +36,7 @@ def color_range(sampled: Tensor, share: float = UNSEEN) -> tuple[float, float]:
     - The second lies a third as far above the first as the first above the median. It depends on no defects.
 
     The promise is 1 %. `UNSEEN` is less, because images of another day resemble the n less than these resemble each
-    other. `LEFT_OUT` and `SEEN` are much less, because the values of training images are lower; no bound holds for them.
+    other. `LEFT_OUT` and `SEEN` are much less, because the values of training images are lower; they have no bound.
 
     >>> values = torch.arange(1001.0).repeat(9, 1)
     >>> [round(x) for x in color_range(values)], [round(x) for x in color_range(values.repeat(11, 1))]

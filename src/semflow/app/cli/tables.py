@@ -85,15 +85,15 @@ def _page(
 ) -> str:
     lines = [
         f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
-        "All heat maps share one color scale, set by normal images: uncolored pixels are normal, pale yellow pixels are "
-        "far from normal.",
+        "All heat maps share one color scale, set by normal images: uncolored pixels are normal, pale yellow pixels "
+        "are far from normal.",
     ]
     if rate is not None:
         anomalous = sum(record.is_anomalous is True for record in records)
         decision = decided(anomalous, len(records), rate)
         lines.append(
-            f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images. p is the share of "
-            "good images that are at least as anomalous. The outline marks pixels above the calibrated threshold."
+            f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images. p is the share "
+            "of good images that are at least as anomalous. The outline marks pixels above the calibrated threshold."
         )
     lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
     lines += [f"Passed over {item['path']}: {item['reason']}" for item in passed_over]
