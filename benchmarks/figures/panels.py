@@ -13,10 +13,10 @@ from .style import ANOMALOUS, NORMAL, grid, heat, show
 def localization(views: Sequence[View], limits: tuple[float, float], title: str) -> Any:
     """Draw Figure 2: the predicted region, the ground truth, the score map and the variance of the finest scale.
 
-    The region is where the map exceeds the middle of `limits`, `Detector.map_range`, as 1 in 10,000 pixels of the
-    normal training images does. It does not depend on the test images.
+    The region is where the map exceeds the first of `limits`, `Detector.map_range`, as at most 1 in 100 pixels of later
+    normal images does. It does not depend on the test images.
     """
-    threshold = sum(limits) / 2
+    threshold = limits[0]
     names = ["prediction", "ground truth", "score map", *(["variance"] if views[0].variances else [])]
     figure, axes = grid(names, len(views), title)
     show(axes[0], [v.image for v in views], masks=[v.score > threshold for v in views])

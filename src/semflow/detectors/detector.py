@@ -91,7 +91,10 @@ class Detector(FittingPasses):
 
     @property
     def map_range(self) -> tuple[float, float]:
-        """Color range for anomaly maps, from the typical to the rarest values of normal training images."""
+        """Color range for anomaly maps: pixels at the first value or below have no color, see `color_range`.
+
+        It comes from the calibration images if there are any, and otherwise from the training images.
+        """
         low, high = self.scorer.map_bounds.tolist()
         return low, high
 

@@ -105,7 +105,7 @@ class Predictor(Protocol):
 
     @property
     def map_range(self) -> tuple[float, float]:
-        """Color range for anomaly maps."""
+        """Color range for anomaly maps: values of the last uncolored pixel and of the last color."""
 
     @property
     def localizes(self) -> bool:

@@ -13,6 +13,7 @@ from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
+from .colors import LEFT_OUT, SEEN, color_range, sample_pixels
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
@@ -108,7 +109,8 @@ class FittingPasses(LikelihoodModel):
         """Compute the maxima of the scales and the color range from normal training images; clear the calibration.
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
-        scored as if the base had not seen it. Return the scores and the range of the maps.
+        scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
+        Return the scores and the range of the maps.
 
         Raises:
             TrainingError: If a log-probability is not finite.
@@ -136,18 +138,16 @@ class FittingPasses(LikelihoodModel):
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
-        # About a million pixels are enough for a color range; an odd step does not follow a column.
-        step = sum(len(ps[0]) * size.numel() for ps, size, _ in kept) // 2**20 | 1
-        pixels, scores = [], []
+        sampled, scores = [], []
         for ps, size, own in kept:
             anomaly_map, score = self.score([p.to(device) for p in ps], size)
-            pixels.append(anomaly_map.float().flatten()[::step].cpu())
+            sampled.append(sample_pixels(anomaly_map))
             scores.append(score.cpu() if own is None else own)
-        ordered = torch.cat(pixels).sort().values
-        low = ordered[len(ordered) // 2].item()
-        high = ordered[min(len(ordered) - 1, int(0.9999 * len(ordered)))].item()
-        # From a typical location to well beyond the rarest of training.
-        self.scorer.map_bounds.copy_(torch.tensor([low, high + max(high - low, 1e-6)]))
+        pixels = torch.cat(sampled)
+        trained = any(p.requires_grad for p in self.flows.parameters())
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
+        ordered = pixels[:, 1:].flatten().sort().values
+        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
         return NormalScores(torch.cat(scores), low, high)
 
     @own_device()
@@ -155,7 +155,7 @@ class FittingPasses(LikelihoodModel):
     def calibrate(
         self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter
     ) -> None:
-        """Calibrate on scores of held-out normal images, for p-values, decisions and masks (see `Calibration`).
+        """Calibrate on held-out normal images: p-values, decisions and masks (see `Calibration`), and the color range.
 
         Args:
             batches: as in `prepare`, but not of training images. They must resemble later images: another camera,
@@ -170,15 +170,17 @@ class FittingPasses(LikelihoodModel):
                 be, so that no image would be called anomalous.
         """
 
-        def highest(batch: NormalBatch) -> Tensor:
+        def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
             score, anomaly_map, *_ = self(batch.images, batch.maps)
-            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu()
+            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
 
-        found = gather(map(highest, self._complete(batches)))
-        scores, maxima = torch.cat([torch.empty(2, 0, dtype=torch.float32), *found], 1).to(self.scorer.offsets.device)
+        found = list(gather(map(highest, self._complete(batches))))
+        empty = torch.empty(2, 0, dtype=torch.float32)
+        scores, maxima = torch.cat([empty, *(both for both, _ in found)], 1).to(self.scorer.offsets.device)
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(torch.cat([pixels for _, pixels in found]))))
         self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:

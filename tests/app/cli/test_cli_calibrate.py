@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 import semflow
 from helpers.cli_cases import SIZE, fit_words, picture, save
 from semflow.app.cli import main
+from semflow.app.cli.console import decided
 from semflow.app.report import contour
 from semflow.data import open_dataset
 
@@ -44,7 +46,9 @@ def test_calibrated_run_decides(
     detector = semflow.load(run)
     assert (detector.calibration.count, detector.false_alarm_rate) == (12, 0.1)
     output = tmp_path / "results"
-    assert main(["predict", "--model", str(run), "--input", str(shared_data), "--output", str(output)]) == 0
+    words = ["predict", "--model", str(run), "--input", str(shared_data), "--output", str(output)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
     with (output / "scores.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     content = json.loads((output / "scores.json").read_text())
@@ -57,7 +61,11 @@ def test_calibrated_run_decides(
             assert np.array_equal(np.asarray(mask) > 0, prediction.mask[0].numpy())
     page = (output / "index.html").read_text()
     alarms = sum(record["is_anomalous"] for record in content["images"])
-    assert f"{alarms} of 8 images are anomalous" in page
+    decision = decided(alarms, 8, 0.1)
+    assert f"{decision}\n" in printed
+    assert f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images." in page
+    assert main(words) == 0  # again, for what is complete
+    assert f"{decision}\n" in capsys.readouterr().out
     assert page.count("normal, p = ") == 8 - alarms
 
     figures = tmp_path / "figures.json"
@@ -122,6 +130,36 @@ def test_calibrate_rejects_training_images_in_any_format(
     detector.provenance = replace(detector.provenance, fingerprints=())
     semflow.save(detector, run)
     assert main(words) == 0  # without fingerprints the images are not recognized
+
+
+@pytest.mark.parametrize(("more", "lines"), [((), 1), (("--hold-out", "0"), 0)])
+def test_fit_says_once_that_images_are_too_few_for_any_rate(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], lines: int
+) -> None:
+    output = tmp_path / "a run"
+    assert main(fit_words(shared_data, output, *more)) == 0
+    expected = (
+        "no decisions yet: 8 images are too few to hold 9 out of training, as the highest default false-alarm rate, "
+        f"10 %, needs; photograph 9 or more other good parts, then: semflow calibrate --model '{output}' --data FOLDER"
+    )
+    assert capsys.readouterr().out.splitlines().count(expected) == lines
+
+
+def test_decision_on_one_image_is_in_the_singular(
+    run: Path, normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", "--model", str(run), "--input", str(normal / "00.png"), "--output"]
+    assert main([*words, str(tmp_path / "bare")]) == 0
+    printed = capsys.readouterr().out
+    assert "scored 1 image; the most anomalous is 00.png" in printed
+    assert "called" not in printed  # not calibrated
+    assert main(["calibrate", "--model", str(run), "--data", str(normal)]) == 0
+    assert main([*words, str(tmp_path / "results")]) == 0
+    assert re.search(
+        r"^the image is called (normal|anomalous), at a false-alarm rate of at most 10 %$",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
 
 
 def test_fit_calibrates_on_given_or_held_out_images(

@@ -179,8 +179,8 @@ def _page(runs: Sequence[_Run], rows: Sequence[tuple[str, ...]]) -> str:
     lines = (
         f"semflow {__version__}: detectors trained on good crops of the left part of a photograph and tested on the "
         "right part. Training has seen no cracks, scratches, smears, stains or swirls.",
-        "Metrics in percent. Scores of one detector can be compared. Colors range from none (normal in good training "
-        "crops) to pale yellow (far from normal).",
+        "Metrics in percent. Scores of one detector can be compared. Colors range from none (as in good crops) to pale "
+        "yellow (far from normal).",
         f"{_decisions(runs[0].detector)} The outline marks pixels above the calibrated threshold.",
     )
     sections = [Section(run.title, tuple(_entry(run, result) for result in run.found)) for run in runs]

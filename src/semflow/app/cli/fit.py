@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,14 +15,16 @@ import torch
 
 from semflow.data import ImageDataset
 from semflow.detectors import Detector
+from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
 from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.training.frames import taken_for_good
+from semflow.training.holdout import LEAST
 
 from .calibrate import report_calibration
-from .console import say
+from .console import counted, say
 from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
@@ -106,6 +109,8 @@ def _train(
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
+        if calibration is None:  # --hold-out 0 is a choice
+            report_too_few(len(dataset), output)
         report_calibration(detector.calibration)
         report_frames(detector)
         say(f"wrote {output}")
@@ -120,6 +125,15 @@ def report_choice(detector: Detector, images: int) -> None:
             say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
         else:
             say("the flow is left out: there are too few images to measure its gain")
+
+
+def report_too_few(images: int, output: Path) -> None:
+    """Print why predict will not decide after training on a number of images, and what to do."""
+    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} too few to hold {LEAST} out of training"
+    say(
+        f"no decisions yet: {few}, as the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
+        f"{LEAST} or more other good parts, then: semflow calibrate --model {shlex.quote(str(output))} --data FOLDER"
+    )
 
 
 def report_frames(detector: Detector) -> None:

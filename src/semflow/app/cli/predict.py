@@ -28,7 +28,7 @@ from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
-from .console import say, track, write_png
+from .console import counted, decided, say, track, write_png
 from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
@@ -59,6 +59,7 @@ def run(options: Predict) -> None:
         if finished["left_out"] and options.on_error == "stop":
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
+        _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
         return
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -81,7 +82,8 @@ def run(options: Predict) -> None:
     highest = max(records, key=lambda record: record.score)
     skipped = f", skipped {len(left_out)}" if left_out else ""
     first = f"the most anomalous is {highest.image} ({highest.score:.4f})"
-    say(f"scored {len(records)} images{skipped}; {first}{passed_over}")
+    say(f"scored {counted(len(records), 'image')}{skipped}; {first}{passed_over}")
+    _say_decisions([record.is_anomalous for record in records], detector.false_alarm_rate)
     if len({sources[record.image] for record in records}) > 1:
         same = collapsed(torch.tensor([record.score for record in records]))
         if same:
@@ -92,6 +94,12 @@ def run(options: Predict) -> None:
             )
     for name in TABLES:
         say(f"wrote {options.output / name}")
+
+
+def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
+    """Print how many images are called anomalous, if the model is calibrated."""
+    if rate is not None:
+        say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
 
 
 class _Loaded(NamedTuple):

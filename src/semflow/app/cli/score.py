@@ -16,7 +16,7 @@ from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
-from .console import say, track
+from .console import counted, decided, say, track
 from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
@@ -65,7 +65,7 @@ def run(options: Score) -> None:
     if listing.passed_over:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
-    _report(options, done, note_of(listing.passed_over, options.input))
+    _report(options, done, rate, note_of(listing.passed_over, options.input))
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
@@ -93,19 +93,19 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
     return load_detector(model, device, false_alarm_rate)
 
 
-def _report(options: Score, done: Mapping[int, Committed], passed_over: str) -> None:
+def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> None:
     blocks: Any = done.values()
     images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
-        print(f"{broken} images are not readable; the first error: {first.error}", file=sys.stderr)
+        are = "is" if broken == 1 else "are"
+        print(f"{counted(broken, 'image')} {are} not readable; the first error: {first.error}", file=sys.stderr)
     highest = max((block for block in blocks if block.highest is not None), key=lambda b: b.highest, default=None)
     if highest is None:
         raise DataError(f"{options.input} must contain a readable image, but got none in {images}")
     skipped = f", skipped {broken}" if broken else ""
     most = f"the most anomalous is {highest.image} ({highest.highest:.4f})"
-    say(f"scored {images - broken} images{skipped}; {most}{passed_over}")
-    anomalous = [block.anomalous for block in blocks if block.anomalous is not None]
-    if anomalous:
-        say(f"{sum(anomalous)} are anomalous")
+    say(f"scored {counted(images - broken, 'image')}{skipped}; {most}{passed_over}")
+    if rate is not None:
+        say(decided(sum(block.anomalous or 0 for block in blocks), images - broken, rate))
     say(f"wrote {options.output / 'blocks'}: {len(done)} Parquet files with one row per image")

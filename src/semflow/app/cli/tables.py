@@ -13,6 +13,7 @@ from semflow.app.report import Entry, Picture, Section, link, render_page
 from semflow.detectors import Predictor
 from semflow.files import write_atomic
 
+from .console import counted, decided
 from .options import Predict
 
 TABLES = ("scores.csv", "scores.json", "index.html")
@@ -84,19 +85,19 @@ def _page(
 ) -> str:
     lines = [
         f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
-        "All heat maps share one color scale, set by the normal training images: uncolored pixels are normal, pale "
-        "yellow pixels are far from normal.",
+        "All heat maps share one color scale, set by normal images: uncolored pixels are normal, pale yellow pixels "
+        "are far from normal.",
     ]
     if rate is not None:
         anomalous = sum(record.is_anomalous is True for record in records)
+        decision = decided(anomalous, len(records), rate)
         lines.append(
-            f"{anomalous} of {len(records)} images are anomalous. p is the share of good images that are at least as "
-            f"anomalous. On average at most {100 * rate:.3g} % of good images like the calibration images are called "
-            "anomalous. The outline marks pixels above the calibrated threshold."
+            f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images. p is the share "
+            "of good images that are at least as anomalous. The outline marks pixels above the calibrated threshold."
         )
     lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
     lines += [f"Passed over {item['path']}: {item['reason']}" for item in passed_over]
-    count = "1 image" if len(records) == 1 else f"{len(records)} images, most anomalous first"
+    count = counted(len(records), "image") + (", most anomalous first" if len(records) > 1 else "")
     section = Section(count, tuple(_entry(record) for record in records))
     return render_page(f"Anomaly scores of {options.input}", [section], lines=tuple(lines))
 

@@ -43,8 +43,8 @@ def overlay(
 ) -> Image.Image:
     """Draw the heat map over its image, as an RGB picture of the same size.
 
-    The color covers more of the image where the value is higher: nothing at the low end of `value_range`, and the share
-    `opacity` at the high end.
+    The color covers more of the image where the value is higher: nothing up to the low end of `value_range`, where the
+    pixels are those of the image, and the share `opacity` from the high end on.
 
     Args:
         image: (3, H, W), RGB in [0, 1].
