@@ -188,10 +188,13 @@ class Detector(FittingPasses):
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
 
+        Images on the CPU are copied to the detector's device, where the prediction is.
+
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device.
         """
-        return cast(Prediction, self(images))
+        on_cpu = isinstance(images, Tensor) and images.device.type == "cpu"
+        return cast(Prediction, self(images.to(self.device) if on_cpu else images))
 
 
 def _variances(latents: Sequence[Latents]) -> tuple[Tensor, ...]:

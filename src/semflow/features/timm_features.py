@@ -15,7 +15,7 @@ from semflow.errors import ConfigError, ShapeError
 
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
-from .timm_module import Levels, build, load_timm, one_line, probe
+from .timm_module import Levels, build, one_line, probe
 from .weights import PACKAGED, load_into, packaged_state, read_state
 from .weights_hub import load_from_hub
 

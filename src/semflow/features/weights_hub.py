@@ -34,7 +34,10 @@ def load_from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
     cached = _cached(config)
     if cached is not None:
         try:
-            overlay = {"file": str(cached)}
+            # Files on the hub are in timm's form; only those of `url` may need a loader of the architecture.
+            overlay: dict[str, Any] = {"file": str(cached)}
+            if not cached.is_relative_to(torch.hub.get_dir()):
+                overlay["custom_load"] = False
             return cast(nn.Module, build(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options))
         except Exception as error:  # torch, safetensors and pickle raise errors of any class
             raise ConfigError(
@@ -75,7 +78,7 @@ def _place(config: Any) -> tuple[str, str | None, tuple[str, ...]]:
     """Return repository, revision and file names on the hub, the preferred one first; no repository for plain URLs."""
     repository, _, revision = str(config.hf_hub_id or "").partition("@")
     name = str(config.hf_hub_filename or "pytorch_model.bin")
-    safe = "model.safetensors" if name == "pytorch_model.bin" else name.removesuffix(".bin") + ".safetensors"
+    safe = name.replace("pytorch_model.bin", "model.bin").removesuffix(".bin") + ".safetensors"
     return repository, revision or None, (safe, name) if name.endswith(".bin") else (name,)
 
 

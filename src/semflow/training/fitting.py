@@ -54,7 +54,7 @@ def fit(
     output: str | Path | None = None,
     resume: bool = False,
     workers: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     checkpoint_seconds: float = 60.0,
     cache_bytes: int = 2**31,
     progress: bool = True,
@@ -86,7 +86,7 @@ def fit(
             same. A finished run is trained further if `epochs` is larger, from its weights and with a new optimizer,
             and is calibrated if it is not yet.
         workers: processes that load images.
-        device: `auto`, `cpu`, `cuda`, ...
+        device: `auto` (CUDA if available), `cpu`, `cuda`, ...; the detector stays there.
         checkpoint_seconds: smallest time between two checkpoints, which are written after a batch.
         cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
             computed once; training without synthetic anomalies then does not run the backbone.

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch.utils.data import Dataset
 
 from semflow._defaults import own_defaults
+from semflow._validation import counted
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
@@ -108,7 +109,7 @@ def check_number_of_images(detector: Detector, images: int) -> None:
     for base in detector.fitted_bases.values():
         if images < base.least_images:
             raise DataError(
-                f"dataset must hold at least {base.least_images} images for a {type(base).__name__}, but got {images}"
+                f"dataset must hold at least {counted(base.least_images, 'image')} for a {type(base).__name__}, but got {images}"
             )
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from semflow.errors import WeightsError
@@ -54,12 +55,21 @@ def without_weights(error: WeightsError, words: Sequence[str]) -> str:
     if not words or words[0] != "fit":
         return str(error)
     installed = installed_backbone()
-    if installed is None or "--resume" in words:  # a run that has begun keeps its backbone
+    if installed is None or _begun(words):
+        if not error.url:
+            return str(error)
         again = printed([*_left_out(words, ("--weights",)), "--weights", "model.safetensors"])
         return f"{error.problem}; download {error.url} elsewhere, copy it here as model.safetensors, and run {again}"
     kept = _left_out(words, ("--backbone", "--weights"))
     again = printed([*kept, "--backbone", installed, "--weights", "packaged"])
     return f"{error.problem}; the weights of {installed} are installed, so run {again}"
+
+
+def _begun(words: Sequence[str]) -> bool:
+    """Return True for a run that has begun, which keeps its backbone."""
+    folders = [b for a, b in pairwise(words) if a == "--output"]
+    folders += [word.partition("=")[2] for word in words if word.startswith("--output=")]
+    return "--resume" in words and any((Path(folder) / "config.json").is_file() for folder in folders)
 
 
 def _left_out(words: Sequence[str], options: Sequence[str]) -> list[str]:

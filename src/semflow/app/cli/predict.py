@@ -65,7 +65,7 @@ def run(options: Predict) -> None:
             if entry["source"] != sources.get(name):
                 work.drop(name)
         if work.done:
-            say(f"continuing: {len(work.done)} of {len(names)} images are done")
+            say(f"continuing: {len(work.done)} of {len(names)} image{' is' if len(names) == 1 else 's are'} done")
         left_out = _score(options, detector, dataset, sources, work)
         if not work.done:
             raise DataError(
