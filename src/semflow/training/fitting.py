@@ -33,7 +33,7 @@ from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .run import BACKBONE, Run
-from .settling import check_number_of_images, remember_images, settle
+from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
@@ -101,6 +101,7 @@ def fit(
     Raises:
         CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
         DataError: If an image is labeled anomalous; the message names the first one.
+        ShapeError: If images have another size than a recipe's detector, or masks another size than their images.
         TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
 
     Example:
@@ -126,6 +127,7 @@ def fit(
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
     optional = optional_flows(detector)

@@ -119,7 +119,7 @@ def _train(
 def _tests(options: Fit, data: Path) -> Path:
     """Return a folder of test images beside those of training, or the data."""
     root = data / options.category if options.category and (data / options.category).is_dir() else data
-    above = (root, *root.absolute().parents[:2] if root.name in ("train", "good") else ())
+    above = [root, *(root.absolute().parents[:2] if root.name in ("train", "good") else ())]
     return next((folder / "test" for folder in above if (folder / "test").is_dir()), root)
 
 

@@ -91,8 +91,8 @@ def _calibration(detector: Detector) -> str:
     if not count:
         return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
     return (
-        f"On {counted(count, 'held-out image')} of normal parts, at a false-alarm rate of {rate:g}: predictions have a p-value, a "
-        "decision and a mask, which are valid for images taken under the same conditions."
+        f"On {counted(count, 'held-out image')} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
+        "p-value, a decision and a mask, which are valid for images taken under the same conditions."
     )
 
 
