@@ -45,6 +45,6 @@ def report_calibration(calibration: Calibration) -> None:
     if rate is not None:
         low, high = (f"{100 * bound:.2g} %" for bound in rate_interval(count, rate))
         say(
-            f"With {counted(count, 'calibration image')} the false-alarm rate is at most {100 * rate:.3g} % on average; "
-            f"for this particular set it is likely (90 %) between {low} and {high}."
+            f"With {counted(count, 'calibration image')} the false-alarm rate is at most {100 * rate:.3g} % on "
+            f"average; for this particular set it is likely (90 %) between {low} and {high}."
         )

@@ -55,8 +55,8 @@ def run(options: Score) -> None:
             load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, origin)
             if len(store) < 2 * workers.count:
                 warnings.warn(
-                    f"{len(store)} block{' does' if len(store) == 1 else 's do'} not keep {workers.count} workers busy; "
-                    "choose a smaller --block-size",
+                    f"{len(store)} block{' does' if len(store) == 1 else 's do'} not keep {workers.count} workers "
+                    "busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
             scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")

@@ -122,8 +122,8 @@ def _lacking(ray: Any, workers: Workers) -> str:
     if cpus >= workers.cpus and gpus >= workers.gpu * workers.count:
         return ""
     return (
-        f"the cluster must run {counted(workers.count, 'worker')}, but got {cpus:g} CPUs and {gpus:g} GPUs after losing "
-        "a machine; repeat the command with fewer --workers to do the remaining blocks"
+        f"the cluster must run {counted(workers.count, 'worker')}, but got {cpus:g} CPUs and {gpus:g} GPUs after "
+        "losing a machine; repeat the command with fewer --workers to do the remaining blocks"
     )
 
 
