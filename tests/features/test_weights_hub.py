@@ -19,7 +19,7 @@ from semflow.features.timm_module import build, load_timm
 
 LITE0 = "tf_efficientnet_lite0"
 TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
-constants = pytest.importorskip("huggingface_constants", reason="timm needs it")
+constants = pytest.importorskip("huggingface_hub.constants", reason="timm needs it")
 
 
 @pytest.fixture
