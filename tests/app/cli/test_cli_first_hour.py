@@ -131,9 +131,6 @@ def test_the_next_command_works_as_printed(
 def test_one_image_is_not_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, run = photographs(tmp_path / "one", 1), str(tmp_path / "run")
     assert main(["fit", "--data", str(one), "--output", run, *SMALL]) == 0
-    assert (
-        main(["predict", "--model", run, "--input", str(one), "--output", str(tmp_path / "p"), "--device", "cpu"]) == 0
-    )
     other = tmp_path / "other"
     other.mkdir()
     Image.new("RGB", (64, 64), (90, 30, 60)).save(other / "0.png")
