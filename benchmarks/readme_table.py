@@ -83,6 +83,8 @@ METHODS = (  # folder of the results, row, name in README
     ("sanflow", "PatchCore (1 %), anomalib", "PatchCore (1 %), anomalib"),
     ("sanflow", "PatchCore-10", "PatchCore-10, ours"),
     ("sanflow", "PatchCore (1 %)", "PatchCore (1 %), ours"),
+    ("memory_flow", "PaDiM", "PaDiM, ours, at 320 px"),
+    ("memory_flow", "PatchCore-10", "PatchCore-10, ours, at 320 px"),
     ("memory_flow", "memory_flow", "memory_flow at 320 px"),
 )
 TEXTURES = (

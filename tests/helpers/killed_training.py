@@ -166,7 +166,7 @@ def compare(folder: Path) -> None:
     if logs[0] != logs[1]:
         raise SystemExit(f"a resumed run has another log: {logs[1]}")
     left = sorted(path.name for path in (folder / "killed").iterdir())
-    if left != [checkpoint.CONFIG, checkpoint.LOG, checkpoint.MODEL]:
+    if left != [checkpoint.CONFIG, checkpoint.LOG, checkpoint.MODEL, checkpoint.SUMMARY]:
         raise SystemExit(f"a resumed run has left other files: {left}")
 
 

@@ -79,7 +79,8 @@ def test_recipes_do_not_import_each_other() -> None:
 
 def test_cflow_is_as_published() -> None:
     published = {"couplings": True, "couplings.blocks": 8, "couplings.position_channels": 128}
-    detector = small("cflow_ad", {**published, "training.locations": 256})
+    assert any(isinstance(f, Standardize) for f in small("cflow_ad", published).flows[0])  # by default, not published
+    detector = small("cflow_ad", {**published, "couplings.standardize": False, "training.locations": 256})
     assert detector.features.strides == (8, 16, 32)
     assert detector.position.channels == 128
     assert [type(f) for f in detector.flows[0]].count(AffineCoupling) == 8

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from semflow._validation import checked
 from semflow.errors import ConfigError, DataError, ShapeError
 
 SLACK = 0.05
@@ -100,6 +101,7 @@ class CheckedSamples(Dataset[Sample]):
         [(0, torch.float32, 'dataset[0]'), (1, torch.float32, 'dataset[1]')]
     """
 
+    @checked
     def __init__(self, dataset: Any, name: str = "dataset") -> None:
         if isinstance(dataset, CheckedSamples):
             dataset = vars(dataset)["dataset"]

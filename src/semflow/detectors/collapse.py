@@ -1,6 +1,7 @@
 """Checks for scores that do not tell images apart, as a training that has diverged leaves them."""
 
 import math
+import warnings
 
 from torch import Tensor
 
@@ -25,15 +26,28 @@ def collapsed(values: Tensor) -> str:
 
 
 def check_spread(scores: Tensor, maxima: Tensor, ceilings: tuple[float, float], false_alarm_rate: float) -> None:
-    """Raise TrainingError if a calibration on scores (n,) and maxima (n,) of maps could never raise an alarm."""
-    named = (("scores", scores), ("highest values of the maps", maxima))
-    for (name, values), ceiling in zip(named, ceilings, strict=True):
-        found = collapsed(values)
-        if found:
-            raise TrainingError(f"{name} of calibration images must be finite and differ, but got {found}; {ADVICE}")
-        threshold = conformal_threshold(values, false_alarm_rate).item()
-        if math.isfinite(ceiling) and threshold >= ceiling * (1 - 1e-6):
-            raise TrainingError(
-                f"{name} of calibration images must have a threshold below {ceiling:.4g}, the highest that there can "
-                f"be, but got {threshold:.4g}; {ADVICE}"
-            )
+    """Raise TrainingError if a calibration on scores (n,) could never raise an alarm.
+
+    Warn if it could never mark a pixel, because the maxima (n,) of the maps are all the same or at their ceiling.
+    """
+    found = collapsed(scores)
+    if found:
+        raise TrainingError(f"scores of calibration images must be finite and differ, but got {found}; {ADVICE}")
+    if not maxima.isfinite().all():
+        raise TrainingError(f"maps of calibration images must be finite, but got {collapsed(maxima)}; {ADVICE}")
+    threshold = conformal_threshold(scores, false_alarm_rate).item()
+    if _reaches(threshold, ceilings[0]):
+        raise TrainingError(
+            f"scores of calibration images must have a threshold below {ceilings[0]:.4g}, the highest that there can "
+            f"be, but got {threshold:.4g}; {ADVICE}"
+        )
+    if collapsed(maxima) or _reaches(conformal_threshold(maxima, false_alarm_rate).item(), ceilings[1]):
+        warnings.warn(
+            f"masks of anomalous pixels will be empty: maps of good images reach {maxima.max().item():.4g}, above "
+            "which nothing is marked; train for longer",
+            stacklevel=2,
+        )
+
+
+def _reaches(threshold: float, ceiling: float) -> bool:
+    return math.isfinite(ceiling) and threshold >= ceiling * (1 - 1e-6)

@@ -159,7 +159,7 @@ def test_finished_run_is_trained_further(
     assert semflow.load(run).calibration.count == 9
     after = snapshot(run)
     assert after["model.safetensors"] != (places["run"] / "model.safetensors").read_bytes()
-    assert sorted(after) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert sorted(after) == ["config.json", "log.jsonl", "model.safetensors", "summary.json"]
     assert resume(places, "run", run, "--epochs", "3") == 0
     assert snapshot(run) == after
     capsys.readouterr()
