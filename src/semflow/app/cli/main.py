@@ -116,7 +116,8 @@ def _greet(options: Command) -> None:
 
 def _usage_error(box: str, words: list[str]) -> str:
     """Extract one line from the box that tyro draws around a usage error."""
-    lines = [re.sub(r"[\u2500-\u257f]|-{9,}", "", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{9,}", "", box)  # without colors and frame
+    lines = [line.strip() for line in plain.splitlines()]
     text = " ".join(line for line in lines[1:] if line)  # the first line is the frame with a title
     text = re.split(r"(?:Argument helptext|For full helptext|Perhaps you meant|Got errors)", text)[0].strip(" .:")
     command = printed([*(words[:1] if words and words[0] in COMMANDS else ()), "--help"])
