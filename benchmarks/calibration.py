@@ -153,7 +153,8 @@ def trained(train: Any, epochs: int, image_size: int, seed: int, held: int) -> A
         "seed": seed,
     }
     detector = build("sanflow", settings)
-    return fit(detector, train, epochs=epochs, batch_size=4, seed=seed, calibration=held or None, progress=False)
+    setup = {"epochs": epochs, "seed": seed, "calibration": held or None}
+    return fit(detector, train, **setup, batch_size=4, device="cpu", progress=False)
 
 
 def rounded(summary: Any) -> dict[str, float | None]:

@@ -100,7 +100,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         batch_size=4,
         learning_rate=training.learning_rate * changes.get("rate", 1.0),
     )
-    fit(detector, train, training, progress=False)
+    fit(detector, train, training, device="cpu", progress=False)
     found: dict[str, Any] = {}
     for prefix in SCORES:
         detector.score_log_det = prefix == ""

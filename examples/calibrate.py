@@ -32,15 +32,16 @@ def main(data: Path | None, output: Path, epochs: int) -> tuple[float, float]:
     test = open_dataset(root, "test", detector.provenance.image_size)
     samples = [test[i] for i in range(len(test))]
     prediction = detector.predict(torch.stack([sample.image for sample in samples]))
+    scores, is_anomalous = prediction.score.cpu(), prediction.is_anomalous.cpu()
     labels = torch.tensor([sample.label for sample in samples])
-    found = prediction.is_anomalous[labels == 1].float().mean().item()
-    alarms = prediction.is_anomalous[labels == 0].float().mean().item()
+    found = is_anomalous[labels == 1].float().mean().item()
+    alarms = is_anomalous[labels == 0].float().mean().item()
     print(f"false-alarm rate: at most {detector.false_alarm_rate:.0%}")
     print(f"test images: {found:.0%} of {int((labels == 1).sum())} defects detected, "
           f"{alarms:.0%} of {int((labels == 0).sum())} good images called defects")  # fmt: skip
     # The threshold is calibration score number ceil(20 x 0.95) = 19, the highest.
     threshold = detector.calibration.scores.max().item()
-    save_figure(score_histogram(prediction.score, labels, threshold=threshold), output / "scores")
+    save_figure(score_histogram(scores, labels, threshold=threshold), output / "scores")
     return detector.false_alarm_rate, found
 
 

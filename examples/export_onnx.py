@@ -37,7 +37,7 @@ def main(data: Path | None, output: Path, epochs: int) -> float:
     session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_outputs()]
     results = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images.numpy()}), strict=True))
-    ours = detector.predict(images.float() / 255).score.numpy()
+    ours = detector.predict(images.float() / 255).score.cpu().numpy()
     difference = float(np.abs(results["score"] - ours).max())
     about = json.loads(session.get_modelmeta().custom_metadata_map["semflow"])
     print(f"{exported.path}: {names}, recipe {about['recipe']}; scores differ by at most {difference:.2g}")

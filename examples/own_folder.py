@@ -2,8 +2,9 @@
 
     python examples/own_folder.py --data photos --output results
 
-`photos` contains good images in good/ or train/good/. Images in test/ are scored. Without --data the example uses the
-demo's brick images.
+`photos` contains good images in train/good/. Every image in test/ is scored: test/good/ and test/DEFECT/, or test/
+itself. Each one gets an anomaly map and an overlay in results/maps/. Without --data the example uses the demo's brick
+images.
 """
 
 import argparse
@@ -31,14 +32,16 @@ def main(data: Path | None, output: Path, epochs: int) -> list[float]:
     detector = semflow.load(output / "run")  # in another program, start here
     test = open_dataset(root, "test", detector.provenance.image_size)
     scores = []
-    for i in range(0, len(test), 8):
-        sample = test[i]
+    for sample in (test[i] for i in range(len(test))):
         prediction = detector.predict(sample.image[None])
-        name = f"{Path(sample.path).parent.name}_{Path(sample.path).stem}"
-        overlay(sample.image, prediction.anomaly_map[0], detector.map_range).save(output / f"{name}.png")
-        save_map(output / f"{name}.npy", prediction.anomaly_map[0])
-        scores.append(float(prediction.score))
-        print(f"{name:<16} {scores[-1]:8.3f}")
+        anomaly_map = prediction.anomaly_map[0].cpu()
+        name = Path(sample.path).relative_to(root / "test").as_posix()
+        place = output / "maps" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        overlay(sample.image, anomaly_map, detector.map_range).save(f"{place}.png")
+        save_map(Path(f"{place}.npy"), anomaly_map)
+        scores.append(prediction.score.item())
+        print(f"{name:<20} {scores[-1]:8.3f}")
     return scores
 
 

@@ -49,7 +49,7 @@ def fit_runs(images: int, side: int = 128) -> dict[str, Run]:
         Sample(torch.rand(3, side, side, generator=torch.Generator().manual_seed(k)), 0, None, f"{k}.png")
         for k in range(images)
     ]
-    return {"train": lambda: fit(detector, data, epochs=1, progress=False)}
+    return {"train": lambda: fit(detector, data, epochs=1, device="cpu", progress=False)}
 
 
 class Axis(NamedTuple):

@@ -29,6 +29,16 @@ _WORDS: dict[object, str] = {
 }
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, which is a regular one.
+
+    Example:
+        >>> counted(1, "image"), counted(3, "good image")
+        ('1 image', '3 good images')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of every call by their annotations; a wrong type raises ConfigError.
 

@@ -16,6 +16,7 @@ __all__ = [
     "SemflowError",
     "ShapeError",
     "TrainingError",
+    "WeightsError",
 ]
 
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
@@ -58,6 +59,23 @@ class ConfigError(SemflowError, ValueError):
         Traceback (most recent call last):
         semflow.errors.ConfigError: channels must be a positive multiple of 4, but got 6
     """
+
+
+class WeightsError(ConfigError):
+    """Pretrained weights are neither on this machine nor available from the hub.
+
+    Attributes:
+        problem: what is missing, and why.
+        url: address of the weights, or "".
+
+    Example:
+        >>> issubclass(WeightsError, ConfigError)
+        True
+    """
+
+    def __init__(self, problem: str = "", advice: str = "", url: str = "") -> None:
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem, self.url = problem, url
 
 
 class DataError(SemflowError, ValueError):

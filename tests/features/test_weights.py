@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import semflow.features.weights as weights_module
 from semflow.errors import ConfigError
 from semflow.features import TimmFeatures
-from semflow.features.timm_module import build, load_timm
+from semflow.features.timm_module import build
 from semflow.features.weights import packaged_state
 
 LITE0 = "tf_efficientnet_lite0"
@@ -211,36 +211,6 @@ def test_weights_reject_truncated_safetensors(tmp_path: Path) -> None:
 
 
 # ---- hub, without a network
-
-
-def test_hub_weights_load_through_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    save_file(full_state(LITE0), tmp_path / "a.safetensors")
-    timm = load_timm()
-    create = timm.create_model
-
-    def from_file(name: str, pretrained: bool = False, **options: object) -> nn.Module:
-        overlay = {"file": str(tmp_path / "a.safetensors")} if pretrained else None
-        return create(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
-
-    monkeypatch.setattr(timm, "create_model", from_file)
-    features = TimmFeatures(LITE0, weights="hub")
-    same_maps(features, TimmFeatures(LITE0, weights=tmp_path / "a.safetensors"), images(1, 3, 64, 64))
-
-
-def test_hub_weights_report_connection_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = load_timm()
-    create = timm.create_model
-
-    def offline(name: str, pretrained: bool = False, **options: object) -> nn.Module:
-        if pretrained:
-            raise ConnectionError("no route\nto host")
-        return create(name, pretrained=False, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(ConfigError) as caught:
-        TimmFeatures("test_resnet")
-    assert "must be available from the hub, but got ConnectionError: no route to host" in str(caught.value)
-    assert "'random'" in str(caught.value)
 
 
 def test_hub_weights_reject_backbones_without_weights() -> None:

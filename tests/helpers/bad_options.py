@@ -160,7 +160,7 @@ OPTIONS = [
     ),  # type: ignore[arg-type]
     Row("jitter above 1", lambda _: CutPaste(jitter=2.0), refused(ConfigError, "jitter must be between 0 and 1")),
     Row("histogram with 99 bits", lambda _: HistogramAccumulator(99), refused(ConfigError, "bits", "10 to 24")),
-    Row("command: unknown option", fitted("--epoch", "3"), refused(CommandError, "--epoch", "see semflow fit --help")),
+    Row("command: unknown option", fitted("--epoch", "3"), refused(CommandError, "--epoch", "semflow fit --help")),
     Row("command: string for an integer", fitted("--epochs", "many"), refused(CommandError, "many")),
     Row("command: zero epochs", fitted("--epochs", "0"), refused(CommandError, "--epochs must be at least 1")),
     Row(

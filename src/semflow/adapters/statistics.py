@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow._validation import counted
 from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.detectors import Latents, LikelihoodModel
 from semflow.errors import ConfigError, ShapeError
@@ -89,7 +90,9 @@ class FlowWithStatistics(LikelihoodModel):
         """Compute the latents and the statistics of each scale."""
         maps = self.feature_maps(features)
         if image is not None and image.shape[0] != maps[0].shape[0]:
-            raise ShapeError(f"image must hold {maps[0].shape[0]} images, as features do, but got {image.shape[0]}")
+            raise ShapeError(
+                f"image must hold {counted(maps[0].shape[0], 'image')}, as features do, but got {image.shape[0]}"
+            )
         if image is None and needs_image(self.head):
             raise ShapeError(
                 f"image must be (B, 3, H, W) in [0, 1] for {type(self.head).__name__}, but got None; "

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semflow._validation import at_least, checked, positive
+from semflow._validation import at_least, checked, counted, positive
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import kernel_log_prob, likeliest_bandwidth, nearest
 from semflow.functional.inverse_gamma import narrow
@@ -244,7 +244,7 @@ class Memory(FittedBase):
         if leave_out.shape != z.shape[:1]:
             raise ShapeError(f"leave_out must be (B,) = ({len(z)},), but got {tuple(leave_out.shape)}")
         if (few := self._left(leave_out) < self.neighbors).any():
-            least = f"at least {self.neighbors} vectors of other images"
+            least = f"at least {counted(self.neighbors, 'vector')} of other images"
             image = leave_out[few][0].item()
             raise ConfigError(f"leave_out must leave {least}, but got image {image}; store more vectors")
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from semflow._validation import counted
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 
 from .conformal import FINEST, check_count, conformal_p_values, conformal_threshold, exact_rate, images_needed
@@ -132,7 +133,7 @@ class Calibration(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the number of images and the rate."""
-        return f"{self.count} images, false_alarm_rate={self.false_alarm_rate}" if self.count else "none"
+        return f"{counted(self.count, 'image')}, false_alarm_rate={self.false_alarm_rate}" if self.count else "none"
 
 
 def _check_state(found: Sequence[Tensor | None], prefix: str) -> tuple[Tensor, Tensor, Tensor]:

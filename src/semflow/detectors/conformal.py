@@ -20,6 +20,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from semflow._validation import counted
 from semflow.errors import ConfigError, ShapeError
 
 RATES = (0.01, 0.05, 0.1)
@@ -53,7 +54,7 @@ def check_count(images: int, false_alarm_rate: float | None) -> float:
         allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it is allowed
         hint = f" or use a rate of at least {allowed:g}" if images else ""
         raise ConfigError(
-            f"calibration must have at least {needed} images for false_alarm_rate {false_alarm_rate:g}, "
+            f"calibration must have at least {counted(needed, 'image')} for false_alarm_rate {false_alarm_rate:g}, "
             f"but got {images}; add images{hint}"
         )
     return false_alarm_rate

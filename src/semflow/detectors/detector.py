@@ -17,7 +17,7 @@ from semflow.nn import PositionCode, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import LOW, check_images, check_masks, location_masks
+from .inputs import LOW, check_images, check_masks, check_size, location_masks
 from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
@@ -104,6 +104,12 @@ class Detector(FittingPasses):
         return self.scorer.offsets.device
 
     @property
+    def fitted(self) -> bool:
+        """True if scores depend on images of a data set, as after training or calibration."""
+        made = self.provenance
+        return bool(made.fingerprints or made.frames or self.calibration.count)
+
+    @property
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
@@ -176,6 +182,8 @@ class Detector(FittingPasses):
         This is the graph that is exported. Training uses `loss`.
         """
         check_images(images, self.reference)
+        if self.fitted and not torch.compiler.is_compiling():
+            check_size(images, self.provenance, "images")
         with own_device(), self.reading() as still:
             return still._predict(images, maps)
 
@@ -191,10 +199,14 @@ class Detector(FittingPasses):
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
 
+        Images on the CPU are copied to the detector's device, where the prediction is.
+
         Raises:
-            ShapeError: If the images have another shape, type or range, or are on another device.
+            ShapeError: If the images have another shape, type or range, or are on another device; or another size than
+                that for which a recipe's detector was trained or calibrated.
         """
-        return cast(Prediction, self(images))
+        on_cpu = isinstance(images, Tensor) and images.device.type == "cpu"
+        return cast(Prediction, self(images.to(self.device) if on_cpu else images))
 
 
 def _variances(latents: Sequence[Latents]) -> tuple[Tensor, ...]:

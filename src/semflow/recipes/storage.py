@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from semflow._defaults import own_defaults
@@ -15,6 +16,7 @@ from semflow.files import writing
 from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 from semflow.training.checkpoint import CONFIG, MODEL, load_into, origin, read_config, save_model, write_config
+from semflow.training.loading import check_device
 
 from .groups import Backbone
 from .registry import RECIPES
@@ -54,7 +56,9 @@ def save(detector: Detector, path: str | Path) -> Path:
 
 
 @own_defaults()
-def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector:
+def load(
+    path: str | Path, features: FeatureExtractor | None = None, *, device: str | torch.device = "auto"
+) -> Detector:
     """Load a trained detector from a run directory of `fit` or a folder of `save`, in eval mode.
 
     The folder holds the backbone's weights, so nothing is downloaded. Recipes of other packages must be registered, so
@@ -64,6 +68,7 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         path: the folder.
         features: feature extractor of your own, built like the one that the detector was made with. Its weights are
             replaced by the saved ones.
+        device: `auto` (CUDA if available), `cpu`, `cuda`, ...
 
     A memory that replaced the recipe's base (see `remember`) is part of the detector.
 
@@ -71,6 +76,7 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
         CheckpointError: If the folder holds no complete detector, its recipe is not registered, or `features` is
             missing or has another structure.
     """
+    place = check_device(device)
     config = read_config(path)
     name, module, arguments = (config.get(key) for key in ("recipe", "module", "arguments"))
     if name is None:
@@ -101,7 +107,7 @@ def load(path: str | Path, features: FeatureExtractor | None = None) -> Detector
             f"{path} must hold arguments of recipe {name}, but got others: {reason}; use the version that made it"
         ) from error
     detector.provenance = replace(detector.provenance, arguments=plain_settings(resolved))
-    return load_into(detector, path).eval()
+    return load_into(detector, path).to(place).eval()
 
 
 def _with_module(path: str | Path, arguments: Mapping[str, Any], features: FeatureExtractor | None) -> dict[str, Any]:

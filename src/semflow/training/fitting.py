@@ -33,7 +33,7 @@ from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .run import BACKBONE, Run
-from .settling import check_number_of_images, remember_images, settle
+from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
 
@@ -54,7 +54,7 @@ def fit(
     output: str | Path | None = None,
     resume: bool = False,
     workers: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     checkpoint_seconds: float = 60.0,
     cache_bytes: int = 2**31,
     progress: bool = True,
@@ -86,7 +86,7 @@ def fit(
             same. A finished run is trained further if `epochs` is larger, from its weights and with a new optimizer,
             and is calibrated if it is not yet.
         workers: processes that load images.
-        device: `auto`, `cpu`, `cuda`, ...
+        device: `auto` (CUDA if available), `cpu`, `cuda`, ...; the detector stays there.
         checkpoint_seconds: smallest time between two checkpoints, which are written after a batch.
         cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
             computed once; training without synthetic anomalies then does not run the backbone.
@@ -101,6 +101,7 @@ def fit(
     Raises:
         CheckpointError: If `output` holds a run already, or one with other settings or images, or cannot be written.
         DataError: If an image is labeled anomalous; the message names the first one.
+        ShapeError: If images have another size than a recipe's detector, or masks another size than their images.
         TrainingError: If a loss or a gradient is not finite; the last checkpoint is kept.
 
     Example:
@@ -126,6 +127,7 @@ def fit(
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
     optional = optional_flows(detector)

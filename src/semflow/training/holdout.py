@@ -12,6 +12,7 @@ from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.conformal import images_needed
+from semflow.detectors.inputs import check_size
 from semflow.errors import ConfigError
 from semflow.files import hash_parts
 
@@ -115,6 +116,8 @@ def calibrate(
     """
     dataset = checked(dataset)
     digests: list[str] = []
+    if detector.provenance.recipe and len(cast(Sized, dataset)):
+        check_size(dataset[0].image, detector.provenance, "dataset")
     known = detector.provenance.fingerprints
     loader = held_out_batches(dataset, known, batch_size, workers, processes, allow_anomalous, digests)
     images = (batch.images.to(detector.device) for batch in loader)

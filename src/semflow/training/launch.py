@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from semflow._validation import counted
 from semflow.errors import ConfigError, DeviceError
 
 from .distributed import ALONE, Processes
@@ -122,7 +123,8 @@ def _own_device(device: str) -> torch.device:
     number, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if 0 < there <= number:
         raise DeviceError(
-            f"device {device} must have a GPU for each process, but got {there} GPUs; start {there} processes"
+            f"device {device} must have a GPU for each process, but got {counted(there, 'GPU')}; start "
+            f"{there} process{'' if there == 1 else 'es'}"
         )
     own = check_device(f"cuda:{number}")
     torch.cuda.set_device(own)

@@ -8,9 +8,10 @@ from typing import Any, cast
 from torch.utils.data import Dataset
 
 from semflow._defaults import own_defaults
+from semflow._validation import counted
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
-from semflow.detectors.inputs import check_precision
+from semflow.detectors.inputs import check_precision, check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
 from semflow.features import FeatureExtractor
@@ -79,6 +80,7 @@ def refit(
         known = detector.provenance.fingerprints
         for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
             pass
+    check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     features = cast(FeatureExtractor, detector.features)
@@ -96,6 +98,13 @@ def refit(
     return detector
 
 
+def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
+    """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
+    for name, given in (("dataset", dataset), ("calibration", calibration)):
+        if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
+            check_size(given[0].image, detector.provenance, name)
+
+
 def check_number_of_images(detector: Detector, images: int) -> None:
     """Raise DataError if there are fewer images than a base must be fitted to.
 
@@ -108,7 +117,8 @@ def check_number_of_images(detector: Detector, images: int) -> None:
     for base in detector.fitted_bases.values():
         if images < base.least_images:
             raise DataError(
-                f"dataset must hold at least {base.least_images} images for a {type(base).__name__}, but got {images}"
+                f"dataset must hold at least {counted(base.least_images, 'image')} for a {type(base).__name__}, but "
+                f"got {images}"
             )
 
 

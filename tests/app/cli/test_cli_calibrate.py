@@ -15,6 +15,7 @@ from PIL import Image
 import semflow
 from helpers.cli_cases import SIZE, fit_words, picture, save
 from semflow.app.cli import main
+from semflow.app.cli.command import printed
 from semflow.app.cli.console import decided
 from semflow.app.report import contour
 from semflow.data import open_dataset
@@ -140,7 +141,8 @@ def test_fit_says_once_that_images_are_too_few_for_any_rate(
     assert main(fit_words(shared_data, output, *more)) == 0
     expected = (
         "no decisions yet: 8 images are too few to hold 9 out of training, as the highest default false-alarm rate, "
-        f"10 %, needs; photograph 9 or more other good parts, then: semflow calibrate --model '{output}' --data FOLDER"
+        "10 %, needs; photograph 9 or more other good parts, then: "
+        + printed(["calibrate", "--model", output, "--data", "FOLDER"])
     )
     assert capsys.readouterr().out.splitlines().count(expected) == lines
 

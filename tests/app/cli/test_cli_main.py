@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from helpers.cli_cases import only_line, snapshot
+from semflow import __version__
 from semflow.app.cli import main
 from semflow.errors import ConfigError
 from semflow.files import staged_folder
@@ -106,7 +107,7 @@ def test_error_of_a_process_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     done = run_process("fit", "--data", str(tmp_path / "photos"), "--output", str(tmp_path / "run"))
     assert done.returncode == 2
-    assert done.stdout == ""
+    assert done.stdout == f"semflow {__version__} is starting\n"
     assert len(done.stderr.splitlines()) == 1
     assert "photos" in done.stderr
     assert snapshot(tmp_path) == {"photos": None}

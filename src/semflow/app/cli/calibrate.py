@@ -1,11 +1,11 @@
 """`semflow calibrate`: calibrate the detector of a run directory on good images."""
 
+from semflow._validation import counted
 from semflow.detectors import Calibration, rate_interval
 from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, DataError
 from semflow.recipes import load, save
 from semflow.training import calibrate
-from semflow.training.loading import check_device
 
 from .console import say
 from .inputs import cache_small, check_images, note_of, open_normal
@@ -23,12 +23,12 @@ def run(options: Calibrate) -> None:
             f"--data must be a folder of good images, but got {options.data} with train/; name a folder of images that "
             "were not used for training"
         )
-    detector = load(options.model).to(check_device(options.device))
+    detector = load(options.model, device=options.device)
     size, allow = detector.provenance.image_size, options.allow_anomalous
     dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:
-        say(f"calibrating on {len(dataset)} images{note_of(dataset.passed_over, dataset.root)}")
+        say(f"calibrating on {counted(len(dataset), 'image')}{note_of(dataset.passed_over, dataset.root)}")
     check_images(dataset)
     calibrate(
         detector, dataset, options.false_alarm_rate, batch_size=options.batch_size, workers=options.workers,
@@ -45,6 +45,6 @@ def report_calibration(calibration: Calibration) -> None:
     if rate is not None:
         low, high = (f"{100 * bound:.2g} %" for bound in rate_interval(count, rate))
         say(
-            f"With {count} calibration images the false-alarm rate is at most {100 * rate:.3g} % on average; for this "
-            f"particular set it is likely (90 %) between {low} and {high}."
+            f"With {counted(count, 'calibration image')} the false-alarm rate is at most {100 * rate:.3g} % on "
+            f"average; for this particular set it is likely (90 %) between {low} and {high}."
         )

@@ -19,15 +19,6 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, a regular one.
-
-    >>> counted(1, "image"), counted(3, "image")
-    ('1 image', '3 images')
-    """
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def decided(anomalous: int, images: int, rate: float) -> str:
     """Say how many images are called anomalous, at which false-alarm rate.
 

@@ -32,6 +32,7 @@ from semflow.recipes import Backbone, Couplings, memory_flow, sanflow
 from semflow.training import Evaluation, ImageResult, fit, results, summarize
 from semflow.training.loading import check_device
 
+from .command import printed, unused
 from .console import print_table, say, track, write_png
 from .demo_data import TEXTURES, write_texture
 from .evaluate import METRICS, percent, versions
@@ -89,7 +90,8 @@ def run(options: Demo) -> None:
         say(f"{title + ':':<9} {options.output / name}")
     model, test = options.output / "models/memory_flow" / TEXTURES[0], options.output / "data" / TEXTURES[0] / "test"
     say("\nThe data and models can be used with the other commands, for example:")
-    say(f"  semflow predict --model {model} --input {test} --output results")
+    again = printed(["predict", "--model", model, "--input", test, "--output", unused(Path("results"))])
+    say(f"  {again}")
 
 
 def _run(texture: str, recipe: str, folder: Path, options: Demo, device: str) -> _Run:

@@ -4,6 +4,7 @@ import json
 import platform
 from importlib import metadata
 
+from semflow._validation import counted
 from semflow._version import __version__
 from semflow.data import ImageDataset, open_dataset
 from semflow.detectors import Predictor
@@ -65,7 +66,7 @@ def _report(options: Evaluate, found: Evaluation, dataset: ImageDataset, rate: f
             [(percent(rate), *(percent(metrics[name]) for name in RATES))],
         )
     if dataset.passed_over:
-        say(f"evaluated {found.images} images{note_of(dataset.passed_over, dataset.root)}")
+        say(f"evaluated {counted(found.images, 'image')}{note_of(dataset.passed_over, dataset.root)}")
     if options.json is not None:
         passed_over = rows_of(dataset.passed_over, dataset.root)
         origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}

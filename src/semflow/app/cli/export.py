@@ -8,6 +8,7 @@ from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_unwritable
 from semflow.recipes import load
 
+from .command import printed, unused
 from .console import print_table, say
 from .inputs import advise
 from .options import Export
@@ -25,7 +26,7 @@ def run(options: Export) -> None:
     check_destination(options.output, options.format)
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
-    detector = load(options.model)
+    detector = load(options.model, device="cpu")
     images = None
     if options.images is not None:
         dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
@@ -40,4 +41,6 @@ def run(options: Export) -> None:
             [(name, f"{value:.1e}") for name, value in exported.differences.items()],
         )
     say(f"wrote {options.output}")
-    say(f"next: semflow predict --model {options.output} --input IMAGES --output RESULTS")
+    results = unused(options.output.with_name(f"{options.output.stem}-results"))
+    words = ["predict", "--model", options.output, "--output", results, "--input", options.images or "IMAGES"]
+    say(f"next: {printed(words)}")

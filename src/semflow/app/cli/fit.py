@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from semflow._validation import counted
 from semflow.data import ImageDataset
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
@@ -24,7 +24,8 @@ from semflow.training.frames import taken_for_good
 from semflow.training.holdout import LEAST
 
 from .calibrate import report_calibration
-from .console import counted, say
+from .command import printed, unused
+from .console import say
 from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
@@ -101,7 +102,8 @@ def _train(
         count = "" if processes.count == 1 else f", {processes.count} processes"
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
-        say(f"training {options.recipe} on {len(dataset) - held_out} images of {data}{apart}, {device.type}{count}")
+        trained_on = counted(len(dataset) - held_out, "image")
+        say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
             detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
@@ -114,7 +116,15 @@ def _train(
         report_calibration(detector.calibration)
         report_frames(detector)
         say(f"wrote {output}")
-        say(f"next: semflow predict --model {output} --input IMAGES --output RESULTS")
+        results = unused(output.with_name(f"{output.name}-results"))
+        say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
+
+
+def _tests(options: Fit, data: Path) -> Path:
+    """Return a folder of test images beside those of training, or the data."""
+    root = data / options.category if options.category and (data / options.category).is_dir() else data
+    above = [root, *(root.absolute().parents[:2] if root.name in ("train", "good") else ())]
+    return next((folder / "test" for folder in above if (folder / "test").is_dir()), root)
 
 
 def report_choice(detector: Detector, images: int) -> None:
@@ -132,7 +142,7 @@ def report_too_few(images: int, output: Path) -> None:
     few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} too few to hold {LEAST} out of training"
     say(
         f"no decisions yet: {few}, as the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
-        f"{LEAST} or more other good parts, then: semflow calibrate --model {shlex.quote(str(output))} --data FOLDER"
+        f"{LEAST} or more other good parts, then: {printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
     )
 
 

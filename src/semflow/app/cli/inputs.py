@@ -17,7 +17,6 @@ from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
 from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
-from semflow.training.loading import check_device
 
 from .console import track
 from .options import Device
@@ -72,7 +71,7 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
         return exported
     from semflow.recipes import load
 
-    detector = load(model).to(check_device(device))
+    detector = load(model, device=device)
     if false_alarm_rate is not None:
         if not detector.calibration.count:
             raise ConfigError(

@@ -13,11 +13,15 @@ from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from typing import cast
 
-from semflow.errors import ConfigError, SemflowError
+from semflow._version import __version__
+from semflow.errors import ConfigError, SemflowError, WeightsError
 
+from .command import printed, without_weights
 from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
-DESCRIPTION = "Find defects in images with normalizing flows trained on good parts only."
+DESCRIPTION = (
+    "Find defects in images with normalizing flows trained on good parts only. semflow --version prints the version."
+)
 COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export)
 }
@@ -42,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _process_settings():
+            if words == ["--version"]:
+                print(f"semflow {__version__}")
+                return 0
             name, options = _parse(words)
             check_numbers(options)
+            _greet(options)
             import_module(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
     except SystemExit as done:  # --help
@@ -54,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as in `semflow --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        message = _message(error)
+        message = without_weights(error, words) if isinstance(error, WeightsError) else _message(error)
         if message is None or os.environ.get("SEMFLOW_TRACEBACK"):
             raise
         return _report(f"error: {message}", ERROR)
@@ -99,13 +107,21 @@ def _parse(words: list[str]) -> tuple[str, Command]:
     return type(options).__name__.lower(), cast(Command, options)
 
 
+def _greet(options: Command) -> None:
+    """Print a first line before torch is imported, which takes seconds."""
+    training = isinstance(options, Demo) or (isinstance(options, Fit) and not options.print_config)
+    if training and os.environ.get("RANK", "0") == "0":
+        print(f"semflow {__version__} is starting", flush=True)
+
+
 def _usage_error(box: str, words: list[str]) -> str:
     """Extract one line from the box that tyro draws around a usage error."""
-    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{9,}", "", box)  # without colors and frame
+    lines = [line.strip() for line in plain.splitlines()]
     text = " ".join(line for line in lines[1:] if line)  # the first line is the frame with a title
     text = re.split(r"(?:Argument helptext|For full helptext|Perhaps you meant|Got errors)", text)[0].strip(" .:")
-    command = f"semflow {words[0]}" if words and words[0] in COMMANDS else "semflow"
-    return f"{text or 'invalid arguments'}; see {command} --help"
+    command = printed([*(words[:1] if words and words[0] in COMMANDS else ()), "--help"])
+    return f"{text or 'invalid arguments'}; see {command}"
 
 
 def _message(error: Exception) -> str | None:

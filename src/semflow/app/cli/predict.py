@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, Sample, open_dataset
@@ -28,7 +29,7 @@ from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
-from .console import counted, decided, say, track, write_png
+from .console import decided, say, track, write_png
 from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
@@ -66,7 +67,7 @@ def run(options: Predict) -> None:
             if entry["source"] != sources.get(name):
                 work.drop(name)
         if work.done:
-            say(f"continuing: {len(work.done)} of {len(names)} images are done")
+            say(f"continuing: {len(work.done)} of {len(names)} image{' is' if len(names) == 1 else 's are'} done")
         left_out = _score(options, detector, dataset, sources, work)
         if not work.done:
             raise DataError(

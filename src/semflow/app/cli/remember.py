@@ -8,7 +8,6 @@ from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_occupied, staged_folder
 from semflow.recipes import StoredMemory, load, remember, save
 from semflow.training.checkpoint import CONFIG, LOG
-from semflow.training.loading import check_device
 
 from .calibrate import report_calibration
 from .console import say
@@ -27,7 +26,7 @@ def run(options: Remember) -> None:
     memory = StoredMemory(
         options.form, options.neighbors, options.size or None, options.space, None, options.log_det, options.seed
     )
-    detector = load(options.model).to(check_device(options.device))
+    detector = load(options.model, device=options.device)
     made = detector.provenance
     dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous)
     calibration = _calibration(options, dataset)
@@ -47,8 +46,9 @@ def run(options: Remember) -> None:
                 if (options.model / name).is_file():
                     shutil.copyfile(options.model / name, folder / name)
             save(detector, folder)
-    vectors = ", ".join(str(len(base.get_buffer("vectors"))) for base in detector.bases)
-    say(f"stored {vectors} vectors, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
+    numbers = [len(base.get_buffer("vectors")) for base in detector.bases]
+    vectors = ", ".join(map(str, numbers)) + (" vector" if numbers == [1] else " vectors")
+    say(f"stored {vectors}, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
     report_calibration(detector.calibration)
     say(f"wrote {options.output or options.model}")
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from semflow._optional import import_optional
+from semflow._validation import counted
 from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
-from .console import counted, decided, say, track
+from .console import decided, say, track
 from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
@@ -55,7 +56,8 @@ def run(options: Score) -> None:
             load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, origin)
             if len(store) < 2 * workers.count:
                 warnings.warn(
-                    f"{len(store)} blocks do not keep {workers.count} workers busy; choose a smaller --block-size",
+                    f"{len(store)} block{' does' if len(store) == 1 else 's do'} not keep {workers.count} workers "
+                    "busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
             scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")

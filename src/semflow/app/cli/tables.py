@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import Entry, Picture, Section, link, render_page
 from semflow.detectors import Predictor
 from semflow.files import write_atomic
 
-from .console import counted, decided
+from .console import decided
 from .options import Predict
 
 TABLES = ("scores.csv", "scores.json", "index.html")

@@ -54,8 +54,8 @@ class ExportedDetector:
         return f"ExportedDetector({self.metadata.recipe or 'own'}, image_size={self.metadata.image_size})"
 
 
-def load(path: str | Path, device: str = "cpu") -> ExportedDetector:
-    """Open an exported file; arguments and errors are those of `semflow.app.export.open_runner`.
+def load(path: str | Path, device: str = "auto") -> ExportedDetector:
+    """Open an exported file, by default for CUDA if the runtime offers it; see `semflow.app.export.open_runner`.
 
     Example:
         >>> load("missing.onnx")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from semflow._optional import import_optional
+from semflow._validation import counted
 from semflow._version import __version__
 from semflow.detectors import Detector
 
@@ -90,8 +91,8 @@ def _calibration(detector: Detector) -> str:
     if not count:
         return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
     return (
-        f"On {count} held-out images of normal parts, at a false-alarm rate of {rate:g}: predictions have a p-value, a "
-        "decision and a mask, which are valid for images taken under the same conditions."
+        f"On {counted(count, 'held-out image')} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
+        "p-value, a decision and a mask, which are valid for images taken under the same conditions."
     )
 
 

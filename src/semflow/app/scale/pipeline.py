@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from semflow import errors
 from semflow._optional import import_optional
+from semflow._validation import counted
 from semflow.data import decode_image
 from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
@@ -121,8 +122,8 @@ def _lacking(ray: Any, workers: Workers) -> str:
     if cpus >= workers.cpus and gpus >= workers.gpu * workers.count:
         return ""
     return (
-        f"the cluster must run {workers.count} workers, but got {cpus:g} CPUs and {gpus:g} GPUs after losing a "
-        "machine; repeat the command with fewer --workers to do the remaining blocks"
+        f"the cluster must run {counted(workers.count, 'worker')}, but got {cpus:g} CPUs and {gpus:g} GPUs after "
+        "losing a machine; repeat the command with fewer --workers to do the remaining blocks"
     )
 
 
