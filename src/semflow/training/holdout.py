@@ -115,6 +115,8 @@ def calibrate(
         0.1
     """
     dataset = checked(dataset)
+    if not allow_anomalous:
+        refuse_anomalous(dataset)  # before any image is read
     digests: list[str] = []
     if detector.provenance.recipe and len(cast(Sized, dataset)):
         check_size(dataset[0].image, detector.provenance, "dataset")
