@@ -216,3 +216,17 @@ def test_every_recipe_takes_the_installed_backbone(name: str) -> None:
     settings = {"backbone.name": "tf_efficientnet_lite0", "backbone.weights": "packaged"}
     recipe = RECIPES[name]
     assert "packaged" in repr(recipe(**resolve_settings(recipe, settings)).features)
+
+
+def test_training_goes_on_when_its_output_is_no_longer_read(tmp_path: Path) -> None:
+    """As in `semflow fit ... | head -1`."""
+    run = tmp_path / "run"
+    words = ["fit", "--data", str(photographs(tmp_path / "good", 8)), "--output", str(run), *SMALL]
+    fit = subprocess.Popen(
+        [sys.executable, "-m", "semflow", *words], stdout=subprocess.PIPE, env=environment(), text=True
+    )
+    assert fit.stdout is not None
+    assert fit.stdout.readline() == f"semflow {__version__} is starting\n"
+    fit.stdout.close()
+    assert fit.wait(120) == 0
+    assert (run / "model.safetensors").is_file()

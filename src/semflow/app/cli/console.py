@@ -1,6 +1,7 @@
 """Output of the commands: text and tables on standard output, progress on standard error, and PNG files."""
 
 import io
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +16,11 @@ T = TypeVar("T")
 
 
 def say(text: str = "") -> None:
-    """Print a line."""
-    print(text, flush=True)
+    """Print a line. The work goes on if nobody reads it any more, as in `semflow fit ... | head -1`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def decided(anomalous: int, images: int, rate: float) -> str:
@@ -45,7 +49,10 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_column(name, justify="right" if index else "left", min_width=width, no_wrap=not index)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    with console.capture() as lines:
+        console.print(table)
+    say(lines.get().removesuffix("\n"))
 
 
 def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = False) -> Iterator[T]:
