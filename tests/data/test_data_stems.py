@@ -1,4 +1,4 @@
-"""A stem is no key: two images with one mask, or two masks of one image, are errors that name both."""
+"""Shared masks, and two masks of one image, raise an error that names both files."""
 
 from pathlib import Path
 

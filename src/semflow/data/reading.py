@@ -135,7 +135,7 @@ def _has_more_pages(image: Image.Image) -> bool:
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return True
     size = image.size
-    try:  # a smaller copy of the first page is no page of its own
+    try:  # a smaller copy of the first page does not count as a page
         image.seek(1)
         return image.size == size and not image.tag_v2.get(_SUBFILE, 0) & 1
     except Exception:  # the second page is broken, but the first one is read

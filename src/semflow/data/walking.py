@@ -167,6 +167,6 @@ def _why_folder(path: Path) -> str | None:
             with (path / name).open("rb") as file:
                 if file.read(len(start)) == start and (path / beside).exists():
                     return "results of semflow"
-        except OSError:  # there is no such file, or listing the folder reports the problem
+        except OSError:  # the file does not exist, or listing the folder reports the problem
             continue
     return None

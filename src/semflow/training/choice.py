@@ -56,7 +56,7 @@ def choose_flow(
     and AUPRO between the two. The flows are used if it exceeds 0.035. The margin is there because flows trained with
     synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
 
-    Memories store at most 2,000 vectors here: with more, the choice takes longer and is no better.
+    Memories store at most 2,000 vectors during the choice. More vectors take longer and do not improve it.
 
     The bases and the constants of the score are left fitted to a part of the images; fit them to all afterwards.
 

@@ -1,4 +1,4 @@
-"""What users give in the place of what is asked for: containers of images, devices, folders of defects, odd JSON."""
+"""Unexpected inputs: containers of images, devices, folders of defects, and unusual JSON files."""
 
 import json
 import os
