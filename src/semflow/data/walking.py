@@ -17,7 +17,10 @@ _SYSTEM = frozenset(
     }
 )  # fmt: skip
 # Files in folders that semflow wrote: name, how the content starts, and another name beside it.
-_RESULTS = (("scores.json", b'{\n  "semflow":', "index.html"), ("metrics.json", b'{\n  "detectors":', "gallery.png"))
+_RESULTS = (
+    ("scores.json", b'{\n  "semflow":', "index.html"), ("evaluation.json", b'{\n  "semflow":', "index.html"),
+    ("metrics.json", b'{\n  "detectors":', "gallery.png"),
+)  # fmt: skip
 
 
 class PassedOver(NamedTuple):
