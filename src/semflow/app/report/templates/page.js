@@ -13,6 +13,7 @@ const element = (tag, properties, ...children) => {
 };
 const show = (value) => value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-4
   ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+const number = (count) => count.toLocaleString("en");
 const percent = (part, whole) => whole ? `${Number((100 * part / whole).toFixed(1))} %` : "–";
 const simplified = (text) => text.normalize("NFKC").toLowerCase();
 entries.forEach((entry, index) => { entry.index = index; entry.search = simplified(entry.name); });
@@ -111,7 +112,7 @@ const describe = (entry) => {
   }
   if (error(entry)) parts.push(element("span", { className: "badge error" }, ERRORS[error(entry)]));
   if (entry.p !== null) parts.push(element("span", {}, `p = ${show(entry.p)}`));
-  if (entry.label >= 0) parts.push(element("span", {}, entry.label ? "labeled defect" : "labeled good"));
+  if (entry.label >= 0 && !error(entry)) parts.push(element("span", {}, entry.label ? "labeled defect" : "labeled good"));
   if (data.groups.length > 1) parts.push(element("bdi", {}, data.groups[entry.group]));
   return parts;
 };
@@ -190,17 +191,17 @@ const update = () => {
   count();
 };
 const count = () => {
-  const all = entries.filter(inGroup), images = `${all.length.toLocaleString("en")} image${all.length === 1 ? "" : "s"}`;
+  const all = entries.filter(inGroup), images = `${number(all.length)} image${all.length === 1 ? "" : "s"}`;
   let text = images;
   if (called(entries[0] || { score: 0, p: 1, called: null }) !== null) {
     const found = all.filter(called).length;
-    text = `${found.toLocaleString("en")} of ${images} called anomalous (${percent(found, all.length)})`;
+    text = `${number(found)} of ${images} called anomalous (${percent(found, all.length)})`;
     const good = all.filter((entry) => entry.label === 0), bad = all.filter((entry) => entry.label === 1);
     const alarms = good.filter(called).length, missed = bad.length - bad.filter(called).length;
-    if (good.length) text += ` · false alarms: ${alarms} of ${good.length} good (${percent(alarms, good.length)})`;
-    if (bad.length) text += ` · missed: ${missed} of ${bad.length} defects (${percent(missed, bad.length)})`;
+    if (good.length) text += ` · false alarms: ${number(alarms)} of ${number(good.length)} good (${percent(alarms, good.length)})`;
+    if (bad.length) text += ` · missed: ${number(missed)} of ${number(bad.length)} defects (${percent(missed, bad.length)})`;
   }
-  if (matched.length !== all.length) text += ` · ${matched.length.toLocaleString("en")} shown`;
+  if (matched.length !== all.length) text += ` · ${number(matched.length)} shown`;
   if ($("count").textContent !== text) $("count").textContent = text;
   $("limit").textContent = limit();
   slider.setAttribute("aria-valuetext", limit());
