@@ -180,6 +180,14 @@ def test_worst_errors_come_first(opened: Open) -> None:
     assert page.locator("figure").count() == 2  # scores and ROC; no PRO without masks
 
 
+def test_false_alarms_come_before_defects_that_were_found(opened: Open) -> None:
+    """Here the scores separate all images, and only the threshold is too low."""
+    scores = {"good": (0.0, 0), "alarm": (1.0, 0), "found": (2.0, 1), "clear": (3.0, 1)}
+    entries = [Entry(name, x, p_value=0.1, is_anomalous=x > 0, label=label) for name, (x, label) in scores.items()]
+    page = opened(entries, rate=0.1, worst_first=True)
+    assert shown(page) == ["alarm", "found", "clear", "good"]
+
+
 def test_names_with_numbers_are_sorted_as_numbers(opened: Open) -> None:
     page = opened([Entry(f"{n}.png", n) for n in (10, 9, 100)])
     page.locator("#order").select_option("name")

@@ -97,12 +97,12 @@ class Report:
         entries = [entry for _, entry in sorted((pair for part in parts for pair in part[0]), key=lambda pair: pair[0])]
         pixels = HistogramAccumulator(self._pixels.bits)
         pixels.merge(part[1] for part in parts)
-        images = [
+        scores = [
             {"image": entry.name, "label": entry.label, "score": entry.score, "p_value": entry.p_value,
              "is_anomalous": entry.is_anomalous, "original": entry.views["original"]}
             for entry in entries
         ]  # fmt: skip
-        write_atomic(self._folder / SCORES, json.dumps({"semflow": __version__, **content, "images": images}, indent=2))
+        write_atomic(self._folder / SCORES, json.dumps({"semflow": __version__, **content, "scores": scores}, indent=2))
         lines = [f"A higher score is more anomalous. Metrics are in percent. {COLORS}", TRUTHS]
         rate = self._detector.false_alarm_rate
         if rate is not None:

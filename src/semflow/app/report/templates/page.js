@@ -51,7 +51,7 @@ const limit = () => {
 // ---- order
 
 const members = data.groups.map((_, group) => entries.filter((entry) => entry.group === group));
-/** Share of the entries of the other label that are on the wrong side of an entry. */
+/** For the worst errors: whether the model decides wrongly, and the share of the other label on the wrong side. */
 const measureErrors = () => members.forEach((group) => {
   const scores = [0, 1].map((label) =>
     group.filter((entry) => entry.label === label).map((entry) => entry.score).sort((a, b) => a - b));
@@ -68,6 +68,7 @@ const measureErrors = () => members.forEach((group) => {
     const wrong = entry.label === 1 ? others.length - count(others, entry.score, false)
       : count(others, entry.score, true);
     entry.wrong = entry.label < 0 || !others.length ? -1 : wrong / others.length;
+    entry.mistaken = entry.label >= 0 && entry.called !== null && entry.called !== Boolean(entry.label);
     entry.side = entry.label === 1 ? -entry.score : entry.score;
   }
 });
@@ -75,7 +76,7 @@ measureErrors();
 const names = new Intl.Collator(undefined, { numeric: true });
 const byName = (a, b) => names.compare(a.name, b.name) || a.index - b.index;
 const ORDERS = {
-  worst: (a, b) => b.wrong - a.wrong || b.label - a.label || b.side - a.side,
+  worst: (a, b) => b.mistaken - a.mistaken || b.wrong - a.wrong || b.label - a.label || b.side - a.side,
   high: (a, b) => b.score - a.score,
   low: (a, b) => a.score - b.score,
   name: () => 0,
