@@ -35,7 +35,7 @@ from .tables import TABLES, Record, write_tables
 from .views import FOLDERS, save_overlay, save_views, shown_size
 
 LONGEST_NAME = 200
-RECORD_FIELDS = tuple(Record.__dataclass_fields__)
+OUTPUTS = (*Record.__dataclass_fields__, *FOLDERS)
 
 
 def run(options: Predict) -> None:
@@ -44,7 +44,7 @@ def run(options: Predict) -> None:
         refuse_occupied(options.output)
     advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
-        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS, *FOLDERS)
+        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
