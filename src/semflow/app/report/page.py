@@ -16,8 +16,8 @@ from PIL import Image
 VIEWS = {
     "original": "original",
     "truth": "labeled defect",
-    "overlay": "heat map over the original",
-    "map": "anomaly map alone",
+    "overlay": "heat map",
+    "map": "map alone",
 }
 """What a picture of an entry may show, in the order of the page."""
 
@@ -128,8 +128,8 @@ def render_page(
     page = environment.get_template("page.html")
     return page.render(
         title=title, lines=lines, notes=notes, tables=tables, data=data, groups=groups,
-        labeled=any(entry.label >= 0 for entry in entries), calibrated=rate is not None,
-        truths=any("truth" in entry.views for entry in entries),
+        labeled=any(entry.label >= 0 for entry in entries),
+        views={kind: text for kind, text in VIEWS.items() if any(kind in entry.views for entry in entries)},
     )  # fmt: skip
 
 

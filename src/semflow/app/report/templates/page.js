@@ -15,6 +15,8 @@ const show = (value) => value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(v
   ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 const number = (count) => count.toLocaleString("en");
 const percent = (part, whole) => whole ? `${Number((100 * part / whole).toFixed(1))} %` : "–";
+/** A score with its trailing zeros, so that the scores of cards align. */
+const fixed = (value) => show(value).includes("e") || value === 0 ? show(value) : value.toPrecision(4);
 const simplified = (text) => text.normalize("NFKC").toLowerCase();
 entries.forEach((entry, index) => { entry.index = index; entry.search = simplified(entry.name); });
 
@@ -133,7 +135,7 @@ const card = (entry) => {
     bar.setAttribute("aria-hidden", "true");
     parts.item = element("li", {}, open,
       element("div", { className: "row" }, element("bdi", { className: "name" }, entry.name),
-        element("span", { className: "score" }, `score ${show(entry.score)}`)), bar, parts.about);
+        element("span", { className: "score" }, `score ${fixed(entry.score)}`)), bar, parts.about);
     parts.open = open;
     open.dataset.index = entry.index;
     cards.set(entry.index, parts);
@@ -334,7 +336,7 @@ const enlarge = (position) => {
   current = Math.max(0, Math.min(matched.length - 1, position));
   const entry = matched[current];
   $("large-name").replaceChildren(element("bdi", {}, entry.name));
-  const place = `${current + 1} of ${matched.length}, score ${show(entry.score)}`;
+  const place = `${current + 1} of ${matched.length}, score ${fixed(entry.score)}`;
   const about = element("span", { className: "about" }, element("span", {}, place), ...describe(entry));
   $("large-about").replaceChildren(about);
   fill($("large-pictures"), entry);
