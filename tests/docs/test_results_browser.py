@@ -219,8 +219,8 @@ def test_page_is_used_with_the_keyboard_alone(opened: Open, tmp_path: Path) -> N
     for _ in range(4):
         page.keyboard.press("v")
         alone.append(page.eval_on_selector_all(pictures, "all => all.map(one => one.title)"))
-    side_by_side = ["original", "heat map over the original"]
-    assert alone == [["original"], ["heat map over the original"], ["anomaly map alone"], side_by_side]
+    side_by_side = ["original", "heat map"]
+    assert alone == [["original"], ["heat map"], ["map alone"], side_by_side]
     page.keyboard.press("Enter")
     assert page.locator("dialog #large-name").text_content() == "1.png"
     page.keyboard.press("ArrowRight")

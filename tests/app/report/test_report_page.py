@@ -114,9 +114,7 @@ def test_page_has_no_external_resources() -> None:
 def test_page_offers_what_its_entries_have(entries: list[Entry], choices: set[str]) -> None:
     page = render_page("t", entries)
     found = set(re.findall(r'value="(\w+)"', page))
-    assert (
-        found == {"pair", "original", "overlay", "map", "high", "low", "name", "all", "anomalous", "normal"} | choices
-    )
+    assert found == {"pair", "high", "low", "name", "all", "anomalous", "normal"} | choices
 
 
 def test_page_of_thousands_is_small() -> None:

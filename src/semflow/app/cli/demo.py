@@ -26,7 +26,7 @@ from .demo_data import TEXTURES, write_texture
 from .evaluate import METRICS, percent, versions
 from .fit import report_choice
 from .options import Demo
-from .tables import COLORS, DECISIONS
+from .tables import COLORS, DECISIONS, TRUTHS
 from .views import TRUTH_COLOR
 
 METRICS_FILE = "metrics.json"
@@ -174,7 +174,7 @@ def _page(runs: Sequence[_Run], rows: Sequence[tuple[str, ...]]) -> str:
     lines = (
         f"semflow {__version__}: detectors trained on good crops of the left part of a photograph and tested on the "
         "right part. Training has seen no cracks, scratches, smears, stains or swirls.",
-        f"Metrics in percent. Scores of one detector can be compared. {COLORS}",
+        f"Metrics in percent. Scores of one detector can be compared. {COLORS} {TRUTHS}",
         f"{_decisions(runs[0].detector)} {DECISIONS}",
     )
     entries = [_entry(run, result) for run in runs for result in run.found]

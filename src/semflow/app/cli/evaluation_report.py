@@ -18,11 +18,10 @@ from semflow.files import refuse_occupied, staged_folder, write_atomic
 from semflow.metrics import HistogramAccumulator
 from semflow.training import ImageResult, Processes
 
-from .tables import COLORS, DECISIONS
+from .tables import COLORS, DECISIONS, TRUTHS
 from .views import TRUTH_COLOR, save_overlay, save_views, shown_size, view_file, view_links, write_jpeg
 
 PAGE, SCORES = "index.html", "evaluation.json"
-TRUTHS = "The green outline marks labeled defects."
 FPR_LIMIT, POINTS = 0.3, 200  # of the PRO curve: its end, and the points that are drawn
 
 

@@ -25,6 +25,7 @@ DECISIONS = (
     "p is the share of good images that are at least as anomalous. The cyan outline marks pixels above the "
     "calibrated threshold of pixels, which the threshold of images below does not change."
 )
+TRUTHS = "The green outline marks labeled defects."
 TABLES = ("scores.csv", "scores.json", "index.html")
 
 
