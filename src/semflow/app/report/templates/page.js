@@ -350,12 +350,12 @@ const focusCard = (position) => {
   while (built <= target) build();
   card(matched[target]).open.focus();
 };
-const positionOf = (node) => {
+const placeOf = (node) => {
   const open = node.closest && node.closest(".open");
   return open ? matched.indexOf(entries[Number(open.dataset.index)]) : -1;
 };
 list.addEventListener("click", (event) => {
-  const position = positionOf(event.target);
+  const position = placeOf(event.target);
   if (position >= 0) enlarge(position);
 });
 large.addEventListener("close", () => focusCard(current));
@@ -391,7 +391,7 @@ more.addEventListener("click", () => { const first = built; build(); focusCard(f
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input[type=search], select")) return;
-  const position = positionOf(event.target), backwards = event.shiftKey ? -1 : 1;
+  const position = placeOf(event.target), backwards = event.shiftKey ? -1 : 1;
   const moves = { ArrowLeft: -1, ArrowRight: 1 };
   if (event.key.toLowerCase() === "v") {
     turnView(backwards);
