@@ -95,7 +95,7 @@ const VIEWS = [...document.querySelectorAll("input[name=view]")];
 const view = () => VIEWS.find((input) => input.checked).value;
 const picture = (entry, kind) => {
   const image = element("img", {
-    loading: "lazy", decoding: "async", width: entry.size[0], height: entry.size[1],
+    loading: entries.length > 200 ? "lazy" : "eager", decoding: "async", width: entry.size[0], height: entry.size[1],
     alt: `${data.views[kind]}: ${entry.name}`, title: data.views[kind], src: entry.views[kind],
   });
   image.style.setProperty("--ratio", entry.size[0] / entry.size[1]);
@@ -120,6 +120,12 @@ const describe = (entry) => {
   return parts;
 };
 const cards = new Map();
+const near = new Set(); // entries whose cards are in sight or close to it: others are brought up to date when they are
+const watcher = new IntersectionObserver((seen) => seen.forEach((one) => {
+  const entry = entries[Number(one.target.dataset.index)];
+  near[one.isIntersecting ? "add" : "delete"](entry);
+  if (one.isIntersecting) refresh(entry);
+}), { rootMargin: "1000px" });
 const card = (entry) => {
   if (!cards.has(entry.index)) {
     const [low, high] = ranges[entry.group];
@@ -138,7 +144,9 @@ const card = (entry) => {
         element("span", { className: "score" }, `score ${fixed(entry.score)}`)), bar, parts.about);
     parts.open = open;
     open.dataset.index = entry.index;
+    parts.item.dataset.index = entry.index;
     cards.set(entry.index, parts);
+    watcher.observe(parts.item);
   }
   return cards.get(entry.index);
 };
@@ -158,6 +166,7 @@ const refresh = (entry) => {
 
 let matched = [], built = 0;
 const list = $("list"), more = $("more");
+list.classList.toggle("many", entries.length > 200); // cards out of sight then need no layout
 const observer = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && build(),
   { rootMargin: "1000px" });
 const build = () => {
@@ -188,7 +197,7 @@ const update = () => {
     build();
     if (list.contains(focused)) focused.focus();
   } else {
-    matched.slice(0, built).forEach(refresh);
+    near.forEach(refresh);
   }
   $("none").hidden = matched.length > 0;
   count();
@@ -371,7 +380,7 @@ const turnView = (step) => {
   changeView();
 };
 const changeView = () => {
-  matched.slice(0, built).forEach(refresh);
+  near.forEach(refresh);
   if (large.open) enlarge(current);
 };
 $("turn").addEventListener("click", () => turnView(1));
