@@ -18,11 +18,11 @@ from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import decided, say, track
-from .inputs import advise, fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
 
-def run(options: Score) -> None:
+def run(options: Score) -> int:
     """Score the blocks that are missing in the output folder."""
     for package in ("pyarrow", "ray"):
         import_optional(package)
@@ -67,7 +67,8 @@ def run(options: Score) -> None:
     if listing.passed_over:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
-    _report(options, done, rate, note_of(listing.passed_over, options.input))
+    broken = _report(options, done, rate, note_of(listing.passed_over, options.input))
+    return exit_code(listing.passed_over, broken)
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
@@ -95,9 +96,10 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
     return load_detector(model, device, false_alarm_rate)
 
 
-def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> None:
+def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> int:
+    """Print the summary, and return the number of images that are not readable."""
     blocks: Any = done.values()
-    images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
+    images, broken = (int(sum(getattr(block, of) for block in blocks)) for of in ("images", "errors"))
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
         are = "is" if broken == 1 else "are"
@@ -111,3 +113,4 @@ def _report(options: Score, done: Mapping[int, Committed], rate: float | None, p
     if rate is not None:
         say(decided(sum(block.anomalous or 0 for block in blocks), images - broken, rate))
     say(f"wrote {options.output / 'blocks'}: {len(done)} Parquet files with one row per image")
+    return broken
