@@ -104,13 +104,13 @@ def note_of(passed_over: Sequence[PassedOver], root: Path | None) -> str:
     return f"; passed over {len(passed_over)}: {describe(passed_over, root)}" if passed_over else ""
 
 
-def exit_code(passed_over: Sequence[PassedOver], skipped: int = 0) -> int:
-    """Return the exit code of a finished command: 1 if something that looks like an image was not read, else 0.
+def exit_code(passed_over: Sequence[PassedOver]) -> int:
+    """Return the exit code of a finished command: 1 if something that looks like an image was passed over, else 0.
 
-    >>> exit_code([PassedOver(Path("a.cr2"), "camera raw", unread=True)]), exit_code([], skipped=2), exit_code([])
-    (1, 1, 0)
+    >>> exit_code([PassedOver(Path("a.cr2"), "camera raw", unread=True)]), exit_code([])
+    (1, 0)
     """
-    return int(skipped > 0 or any(item.unread for item in passed_over))
+    return int(any(item.unread for item in passed_over))
 
 
 def rows_of(passed_over: Sequence[PassedOver], root: Path | None) -> list[dict[str, str]]:

@@ -61,7 +61,7 @@ def run(options: Predict) -> int:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
-        return exit_code(dataset.passed_over, len(finished["left_out"]))
+        return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
             if entry["source"] != sources.get(name):
@@ -95,7 +95,7 @@ def run(options: Predict) -> int:
             )
     for name in TABLES:
         say(f"wrote {options.output / name}")
-    return exit_code(dataset.passed_over, len(left_out))
+    return exit_code(dataset.passed_over)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:

@@ -67,8 +67,8 @@ def run(options: Score) -> int:
     if listing.passed_over:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
-    broken = _report(options, done, rate, note_of(listing.passed_over, options.input))
-    return exit_code(listing.passed_over, broken)
+    _report(options, done, rate, note_of(listing.passed_over, options.input))
+    return exit_code(listing.passed_over)
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
@@ -96,10 +96,9 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
     return load_detector(model, device, false_alarm_rate)
 
 
-def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> int:
-    """Print the summary, and return the number of images that are not readable."""
+def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> None:
     blocks: Any = done.values()
-    images, broken = (int(sum(getattr(block, of) for block in blocks)) for of in ("images", "errors"))
+    images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
         are = "is" if broken == 1 else "are"
@@ -113,4 +112,3 @@ def _report(options: Score, done: Mapping[int, Committed], rate: float | None, p
     if rate is not None:
         say(decided(sum(block.anomalous or 0 for block in blocks), images - broken, rate))
     say(f"wrote {options.output / 'blocks'}: {len(done)} Parquet files with one row per image")
-    return broken
