@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from semflow._defaults import blank_weights
-from semflow._optional import import_optional
+from semflow._optional import import_large, import_optional
 from semflow.errors import ConfigError
 
 from .deferring import deferred_compiler
@@ -51,7 +50,7 @@ def load_timm() -> ModuleType:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
     with deferred_compiler():
-        return importlib.import_module("timm")
+        return import_large("timm")
 
 
 class _Timm:

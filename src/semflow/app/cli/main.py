@@ -10,9 +10,9 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import import_module
 from typing import cast
 
+from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            import_module(f"semflow.app.cli.{name}").run(options)
+            import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else 0
