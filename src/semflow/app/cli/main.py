@@ -17,6 +17,7 @@ from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
+from .halves import shorten_waits
 from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = (
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
+            if isinstance(options, Evaluate | Predict):
+                shorten_waits()
             import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
     except SystemExit as done:  # --help

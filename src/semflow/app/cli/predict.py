@@ -30,6 +30,7 @@ from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
+from .halves import in_halves
 from .inputs import advise, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
@@ -46,7 +47,7 @@ def run(options: Predict) -> None:
     origin = hash_parts(  # of everything but the images that determines the outputs
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
     )
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
     _check_places(names)
