@@ -104,7 +104,7 @@ def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None
         say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay."""
 
     size: tuple[int, int]
@@ -112,7 +112,7 @@ class _Loaded(NamedTuple):
     pixels: NDArray[np.uint8]
 
 
-class _Images(Dataset[tuple[str, _Loaded | str]]):
+class _Images(Dataset[tuple[str, Loaded | str]]):
     """Names of some images of a data set, with the images, or the errors of those that are not readable."""
 
     def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
@@ -121,14 +121,14 @@ class _Images(Dataset[tuple[str, _Loaded | str]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> tuple[str, _Loaded | str]:
+    def __getitem__(self, position: int) -> tuple[str, Loaded | str]:
         index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
         except DataError as error:
             return name, str(error)
         shown = picture.resize(overlay_size(*picture.size))
-        return name, _Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
+        return name, Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
 
 
 def _score(
@@ -138,7 +138,7 @@ def _score(
     left_out: dict[str, str] = {}
     images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
-    def scored() -> Iterator[tuple[str, _Loaded | str]]:
+    def scored() -> Iterator[tuple[str, Loaded | str]]:
         for batch in loader(images, list, options.workers, batch_size=options.batch_size):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
@@ -151,7 +151,7 @@ def _score(
             ]
             found = results(detector, samples, batch_size=options.batch_size) if samples else ()
             for (name, image), result in zip(readable.items(), found, strict=True):
-                record, files = _write_image(work.folder, options, detector, name, image, result)
+                record, files = write_image(work.folder, options, detector, name, image, result)
                 work.add(name, {"record": asdict(record), "source": sources[name]}, files)
             yield from batch
 
@@ -160,8 +160,8 @@ def _score(
     return left_out
 
 
-def _write_image(
-    folder: Path, options: Predict, detector: Predictor, name: str, image: _Loaded, result: ImageResult
+def write_image(
+    folder: Path, options: Predict, detector: Predictor, name: str, image: Loaded, result: ImageResult
 ) -> tuple[Record, list[str]]:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result
