@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -41,6 +41,12 @@ RECORD_FIELDS = tuple(Record.__dataclass_fields__)
 
 def run(options: Predict) -> int:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
+    if options.watch is not None:
+        from .watch import watch  # which uses this module
+
+        return watch(options, options.watch)
+    if options.input is None:
+        raise ConfigError("--input must be an image or a folder of images, but got none; or give --watch FOLDER")
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
     advise(options.input, "--input")
@@ -113,7 +119,7 @@ class Loaded(NamedTuple):
     pixels: NDArray[np.uint8]
 
 
-class _Images(Dataset[tuple[str, Loaded | str]]):
+class Images(Dataset[tuple[str, Loaded | str]]):
     """Names of some images of a data set, with the images, or the errors of those that are not readable."""
 
     def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
@@ -137,7 +143,7 @@ def _score(
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
-    images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
+    images = Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
     def scored() -> Iterator[tuple[str, Loaded | str]]:
         for batch in loader(images, list, options.workers, batch_size=options.batch_size):
@@ -146,19 +152,25 @@ def _score(
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
-            samples: Any = [
-                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
-                for name, image in readable.items()
-            ]
-            found = results(detector, samples, batch_size=options.batch_size) if samples else ()
-            for (name, image), result in zip(readable.items(), found, strict=True):
-                record, files = write_image(work.folder, options, detector, name, image, result)
-                work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+            for record, files in score_images(work.folder, options, detector, readable):
+                work.add(record.image, {"record": asdict(record), "source": sources[record.image]}, files)
             yield from batch
 
     for _ in track(scored(), "scoring", len(images)):
         pass
     return left_out
+
+
+def score_images(
+    folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
+) -> Iterator[tuple[Record, list[str]]]:
+    """Score images by their names, and write the files of each one; yield what `write_image` returns."""
+    samples: Any = [
+        Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name) for name, image in images.items()
+    ]
+    found = results(detector, samples, batch_size=options.batch_size) if samples else ()
+    for (name, image), result in zip(images.items(), found, strict=True):
+        yield write_image(folder, options, detector, name, image, result)
 
 
 def write_image(
