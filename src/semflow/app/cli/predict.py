@@ -45,6 +45,8 @@ def run(options: Predict) -> int:
         from .watch import watch  # which uses this module
 
         return watch(options, options.watch)
+    if options.move_to is not None:
+        raise ConfigError(f"--move-to must be left out without --watch, but got {options.move_to}")
     if options.input is None:
         raise ConfigError("--input must be an image or a folder of images, but got none; or give --watch FOLDER")
     if not (options.output / "scores.json").is_file():

@@ -38,7 +38,7 @@ from .options import Predict
 from .predict import Images, Loaded, score_images
 
 LOG, ABOUT = "scores.jsonl", "watch.json"
-STEP, WAIT = 10, 50  # milliseconds that watchfiles collects changes, and after which files are looked at again
+STEP, WAIT = 5, 50  # milliseconds that watchfiles collects changes, and after which files are looked at again
 EVERY, SHARE = 2.0, 20  # seconds between searches of the whole folder, and of their time at most 1 / SHARE
 
 
