@@ -152,7 +152,7 @@ class SoftPermutation(Flow):
         at_least(1, channels=channels)
         self.channels = channels
         if blank():
-            self.register_buffer("matrix", torch.eye(channels))
+            self.register_buffer("matrix", torch.eye(channels).t())  # in the memory layout of the one below
             return
         # The Q of a Gaussian matrix is Haar-distributed if the diagonal of R is made positive.
         q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
