@@ -52,7 +52,7 @@ class _Halves:
             first = self._detector.predict(images[:half])
         finally:
             second = other.result()
-        return first._make(_joined(pair) for pair in zip(first, second, strict=True))
+        return type(first)(*map(_joined, zip(first, second, strict=True)))
 
 
 def _joined(pair: tuple[Any, Any]) -> Any:
