@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ def run(words: list[str], stdout: Path | None, stderr: Path, polling: bool) -> N
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 1)
+        sys.stdout = os.fdopen(1, "w")
     arriving.PATIENCE = 0.5
     raise SystemExit(main(words))
 

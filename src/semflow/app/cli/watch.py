@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,27 +87,37 @@ class _Watched:
             if isinstance(name := line.get("image"), str):
                 self._done[name] = line
                 self._lines[name] += 1
+        self._retried: set[str] = set()  # images with errors of an earlier command
         self._told: set[str] = set()
+        self._searched = False
 
     def search(self) -> None:
         """Find the images that are there, and name what is passed over."""
-        images, passed_over = scan(self.folder)
+        try:
+            images, passed_over = scan(self.folder)
+        except DataError as error:
+            if not self._searched or not self.folder.is_dir():
+                raise
+            self._tell(str(error))  # such as a folder that was removed at this moment
+            return
+        self._searched = True
         for path in images:
             self._note(path)
         for path, reason, unread in passed_over:
             name = path.relative_to(self.folder).as_posix()
-            if self._is_own(path) or name in self._told:
+            if self._is_own(path):
                 continue
-            self._told.add(name)
-            if unread:
-                self._fail(name, Version.of(path) or Version(0, 0), f"{path} is not read: {reason}", move=False)
-            else:
-                print(f"passed over {name!r}: {reason}", file=sys.stderr)
+            error = f"{path} is not read: {reason}"
+            if not unread:
+                self._tell(f"passed over {name!r}: {reason}")
+            elif self._done.get(name, {}).get("error") != error:
+                self._add({"image": name, "error": error}, Version.of(path) or Version(0, 0), None)
 
     def note(self, path: Path) -> None:
         """Note the images at a path that has changed."""
-        for image in () if self._is_own(path) else scan_one(path, self.folder).images:
-            self._note(image)
+        with suppress(DataError):  # of a folder that is gone; the next search finds the others
+            for image in () if self._is_own(path) else scan_one(path, self.folder).images:
+                self._note(image)
 
     def score(self, stop: threading.Event) -> None:
         """Score the images that are whole by now, a batch at a time."""
@@ -121,6 +131,11 @@ class _Watched:
                 return
         self._score(batch)
 
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            print(text, file=sys.stderr, flush=True)
+
     def _is_own(self, path: Path) -> bool:
         return any(path.is_relative_to(own) for own in self._own)
 
@@ -129,7 +144,7 @@ class _Watched:
             return
         name = path.relative_to(self.folder).as_posix()
         line = self._done.get(name)
-        if line is None or _version(line) != Version.of(path) or ("error" in line and name not in self._told):
+        if line is None or _version(line) != Version.of(path) or ("error" in line and name not in self._retried):
             self._arrivals.note(path)
         else:
             self._move(line)
@@ -160,12 +175,12 @@ class _Watched:
         except ConfigError as error:  # its score is not finite; the next search finds the images after it
             self._fail(*next(iter(waiting.values())), str(error))
 
-    def _fail(self, name: str, version: Version, error: str, *, move: bool = True) -> None:
-        self._told.add(name)
+    def _fail(self, name: str, version: Version, error: str) -> None:
+        self._retried.add(name)
         last = self._done.get(name, {})
         if (last.get("error"), _version(last)) != (error, version):
-            self._add({"image": name, "error": error}, version, "unreadable" if move else None)
-        elif move:  # nothing has changed since the last command
+            self._add({"image": name, "error": error}, version, "unreadable")
+        else:  # nothing has changed since the last command
             self._move(last)
 
     def _add(self, line: dict[str, Any], version: Version, kind: str | None) -> None:
