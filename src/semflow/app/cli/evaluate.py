@@ -14,6 +14,7 @@ from semflow.training import Evaluation, Processes, check_labels, results, summa
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
+from .halves import in_halves
 from .inputs import (
     advise,
     cache_small,
@@ -43,7 +44,7 @@ def run(options: Evaluate) -> int:
         refuse_unwritable(options.json)
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
-        detector = load_detector(options.model, options.device, options.false_alarm_rate)
+        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:

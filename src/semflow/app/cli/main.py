@@ -10,13 +10,14 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import import_module
 from typing import cast
 
+from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
+from .halves import shorten_waits
 from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = (
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            code: int | None = import_module(f"semflow.app.cli.{name}").run(options)
+            if isinstance(options, Evaluate | Predict):
+                shorten_waits()
+            code: int | None = import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
             return code or 0
     except SystemExit as done:  # --help
