@@ -24,7 +24,7 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 from .asked import Asked
 from .cache import NormalImages
 from .checkpoint import Position
-from .choice import choose_flow, held_for_choice, optional_flows
+from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
@@ -64,8 +64,9 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is then kept or left out, by images
-    that it was not trained on (see `choose_flow`). Last, bases are fitted (see `Detector.fit_base`), and the constants
+    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
+    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once.
+    Last, bases are fitted (see `Detector.fit_base`), and the constants
     of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
     resumed run ends like an uninterrupted one.
 
@@ -184,13 +185,14 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    choice = FlowChoice(detector, dataset, judges, training, processes)
     show = progress and processes.rank == 0
     with (
         tilted(detector, training.tilt),
         shared(detector, processes),
         Progress(training.epochs, at.epoch, show) as display,
     ):
-        while at.epoch < training.epochs:
+        while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
             record = _train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
@@ -199,7 +201,8 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    _choose_flow(detector.eval(), dataset, judges, training, processes)
+    detector.eval()
+    choice.make()
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
@@ -209,20 +212,6 @@ def fit(
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
-
-
-def _choose_flow(
-    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
-) -> None:
-    """Choose in the first process whether the flows are used, and send the choice to the others."""
-    flows = optional_flows(detector)
-
-    def chosen() -> list[tuple[bool, float]]:
-        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
-        return [(flow.used, flow.gain) for flow in flows]
-
-    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
-        flow.use(*choice)
 
 
 @dataclass(frozen=True)

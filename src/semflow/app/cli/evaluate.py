@@ -18,7 +18,18 @@ from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
 from .evaluation_report import PAGE, Report, check_place, report_of
-from .inputs import advise, cache_small, check_images, launched, load_detector, note_of, rows_of, warn_of_leaks
+from .halves import in_halves
+from .inputs import (
+    advise,
+    cache_small,
+    check_images,
+    exit_code,
+    launched,
+    load_detector,
+    note_of,
+    rows_of,
+    warn_of_leaks,
+)
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
@@ -29,7 +40,7 @@ RATES = {
 }
 
 
-def run(options: Evaluate) -> None:
+def run(options: Evaluate) -> int:
     """Score the test set, print the metrics, and write them if asked to. Several processes share the images."""
     if options.json is not None:
         if options.json.is_dir():
@@ -39,7 +50,7 @@ def run(options: Evaluate) -> None:
         check_place(options.report)
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
-        detector = load_detector(options.model, options.device, options.false_alarm_rate)
+        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
         with report_of(options.report, detector, dataset, processes) as report:
             found = _evaluate(options, detector, dataset, processes, report)
@@ -49,6 +60,7 @@ def run(options: Evaluate) -> None:
                 report.write(f"Evaluation of {options.model} on {options.data}", tables, content)
         if processes.rank == 0:
             _say(options, found, dataset, tables, content)
+        return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
 def _evaluate(
