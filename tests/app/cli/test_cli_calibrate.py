@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import semflow
-from helpers.cli_cases import SIZE, fit_words, picture, save
+from helpers.cli_cases import SIZE, fit_words, page_data, picture, save
 from semflow.app.cli import main
 from semflow.app.cli.command import printed
 from semflow.app.cli.console import decided
@@ -67,7 +67,13 @@ def test_calibrated_run_decides(
     assert f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images." in page
     assert main(words) == 0  # again, for what is complete
     assert f"{decision}\n" in capsys.readouterr().out
-    assert page.count("normal, p = ") == 8 - alarms
+    shown = page_data(output)
+    assert shown["rate"] == 0.1
+    assert {row["name"]: (row["score"], row["p"], row["called"]) for row in shown["entries"]} == {
+        record["image"]: (record["score"], record["p_value"], record["is_anomalous"]) for record in content["images"]
+    }
+    labels = {row["name"]: row["label"] for row in shown["entries"]}
+    assert labels == {name: int(not name.startswith("good/")) for name in labels}  # of a test set
 
     figures = tmp_path / "figures.json"
     words = ["evaluate", "--model", str(run), "--data", str(shared_data), "--json", str(figures)]

@@ -74,5 +74,5 @@ def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = F
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture atomically."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", compress_level=4)  # half the time of the default 6, a tenth more bytes
     write_atomic(path, buffer.getvalue())

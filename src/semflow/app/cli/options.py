@@ -164,6 +164,9 @@ class Evaluate:
     """Category of the data set, as in fit."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
+    report: OptionalPath = None
+    """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
+    report is replaced."""
     false_alarm_rate: TestRate = None
     batch_size: BatchSize = 8
     device: Device = "auto"
