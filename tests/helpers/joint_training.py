@@ -78,9 +78,10 @@ CASES: dict[str, Callable[[], Detector]] = {
     "tilted": lambda: whole_maps(tilt=0.05),
     "tilted groups": lambda: whole_maps(tilt=0.05, locations=40),
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
+    "crossed": lambda: make_fitted(trained=True),
 }
 
-OPTIONS = {"fitted base": {"cache_bytes": 0}}
+OPTIONS = {"fitted base": {"cache_bytes": 0}, "crossed": {"calibration": "cross"}}
 
 
 def train(

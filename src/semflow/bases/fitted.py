@@ -74,7 +74,7 @@ class FittedBase(Base):
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
     leaves_out: ClassVar[bool] = False
-    """True if `normality` and `image_score` heed `leave_out`, so that each image is scored as if it had not been fitted.
+    """True if `normality` and `image_score` heed `leave_out`: images are scored as if the base had not seen them.
     Cross-conformal calibration fits other bases several times."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""

@@ -221,7 +221,8 @@ class Memory(FittedBase):
 
     def image_score(self, z: Tensor, normality: Tensor, leave_out: Tensor | None = None) -> Tensor | None:
         """Compute `reweight` at the location of the lowest normality, (B,), or None without `image_neighbors`."""
-        return None if self.image_neighbors is None else self._reweighted(z, -normality, self.image_neighbors, leave_out)
+        k = self.image_neighbors
+        return None if k is None else self._reweighted(z, -normality, k, leave_out)
 
     def _reweighted(self, z: Tensor, distance: Tensor, neighbors: int, leave_out: Tensor | None = None) -> Tensor:
         where = distance.flatten(1).argmax(1)[:, None, None].expand(-1, 1, z.shape[1])

@@ -49,8 +49,8 @@ class Provenance:
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
         frames: scores of a black, a white, a gray and a noise image after training, each with the fraction of good
             images that score as high.
-        calibration: digest of the images of `semflow.calibrate`, `cross` for a cross-conformal calibration on the training
-            images, "" for others.
+        calibration: digest of the images of `semflow.calibrate`, `cross` if all images were trained on and calibrated
+            on, "" for others.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments

@@ -16,6 +16,8 @@ from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
+from .config import TrainingConfig
+from .distributed import Processes
 from .loading import checked
 
 LEAST, SHARE, MOST = 10, 5, 24
@@ -98,6 +100,20 @@ def choose_flow(
     for flow in flows:
         flow.use(gain > MARGIN, gain)
     return gain
+
+
+def choose_together(
+    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
+) -> None:
+    """Choose in the first process whether the flows are used, and send the choice to the others."""
+    flows = optional_flows(detector)
+
+    def chosen() -> list[tuple[bool, float]]:
+        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
+        return [(flow.used, flow.gain) for flow in flows]
+
+    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
+        flow.use(*choice)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Steps after gradient training: fit the bases, the constants of the score and the calibration."""
 
-import numbers
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any, cast
@@ -13,13 +12,14 @@ from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision, check_size
 from semflow.detectors.passes import NormalScores
-from semflow.errors import DataError
+from semflow.errors import ConfigError, DataError
 from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
+from .crossing import leaves_one_out
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
-from .holdout import calibrate, held_out_batches, hold_out
+from .holdout import CROSS, Given, calibrate, given_calibration, held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import batches, checked, dealt_batches
 
@@ -29,7 +29,7 @@ def refit(
     detector: Detector,
     dataset: Dataset[Any],
     *,
-    calibration: float | int | Dataset[Any] | None = None,
+    calibration: Given = None,
     false_alarm_rate: float | None = None,
     batch_size: int = 8,
     workers: int = 0,
@@ -45,7 +45,7 @@ def refit(
     Args:
         detector: trained detector; it is changed in place.
         dataset: normal images.
-        calibration: as in `fit`.
+        calibration: as in `fit`; `cross` only for a detector without trained flows.
         false_alarm_rate: as in `fit`.
         batch_size: images per batch.
         workers: processes that load images.
@@ -70,8 +70,12 @@ def refit(
     """
     check_precision(detector.reference)
     dataset = checked(dataset)
-    if calibration is not None and not isinstance(calibration, numbers.Real):
-        calibration = checked(calibration, "calibration")
+    calibration = given_calibration(calibration)
+    if calibration == CROSS and not leaves_one_out(detector):
+        raise ConfigError(
+            f"calibration must be a number or other images if more than a memory is fitted, but got {CROSS!r}; train "
+            "with fit, which can train models for it"
+        )
     if not allow_anomalous:
         refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, seed, false_alarm_rate)
@@ -94,6 +98,8 @@ def refit(
             detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes,
             allow_anomalous=allow_anomalous,
         )  # fmt: skip
+    elif calibration == CROSS:
+        detector.calibrate_on(found, false_alarm_rate, CROSS)
     record_frames(detector, found, frames)
     return detector
 

@@ -12,6 +12,7 @@ from semflow.errors import ConfigError
 # Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
 OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+HoldOut: TypeAlias = Annotated[int | Literal["cross"] | None, arg(metavar="INT|cross", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
@@ -87,8 +88,9 @@ class Fit:
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of training, or cross: train and calibrate on all, with five more
+    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is fewer than 9 or costs nothing."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -144,8 +146,9 @@ class Remember:
     """Seed of the choice of vectors."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. Without it or --hold-out, the calibration is removed."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of storing; the number given to fit holds out the same images. Or
+    cross, if no flow is trained: store and calibrate on all."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
@@ -244,7 +247,7 @@ def check_numbers(options: Command) -> None:
     may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
     for name in NUMBERS:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value is not None and value < least:
+        if value not in (None, "cross") and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
         raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")
