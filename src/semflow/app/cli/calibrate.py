@@ -49,6 +49,6 @@ def report_calibration(detector: Detector) -> None:
         low, high = (f"{100 * bound:.2g} %" for bound in rate_interval(count, rate))
         most = "about" if cross else "at most"
         say(
-            f"With {images} the false-alarm rate is {most} {100 * rate:.3g} % on average; for this particular set it is "
-            f"likely (90 %) between {low} and {high}."
+            f"With {images} the false-alarm rate is {most} {100 * rate:.3g} % on average; for this particular set it "
+            f"is likely (90 %) between {low} and {high}."
         )
