@@ -154,6 +154,9 @@ def test_wrong_shapes_and_files_are_named(tmp_path) -> None:
         with pytest.raises(CheckpointError, match="must be a safetensors file"):
             DriftTest.load(file)
     test.save(file)
+    assert DriftTest.load(file).count == 0
+    test.update(np.array([0.1]), np.array([0.5]))
+    test.save(file)
     whole = file.read_bytes()
     file.write_bytes(whole[:-9] + bytes(9))
     with pytest.raises(CheckpointError, match="damaged"):

@@ -120,5 +120,9 @@ class Predictor(Protocol):
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
 
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images, 0 without calibration."""
+
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, S, S) in [0, 1]."""

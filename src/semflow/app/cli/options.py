@@ -33,6 +33,15 @@ TestRate: TypeAlias = Annotated[
     float | None,
     arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
 ]
+Drift: TypeAlias = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="File that is kept over all runs, to warn when images that pass as good no longer score as before. Names "
+        "of images must sort by time. A warning without a cause ever comes with a probability of at most 0.01.",
+        help_behavior_hint="",
+    ),
+]
 BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
 LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
 Device: TypeAlias = Annotated[
@@ -187,6 +196,7 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results."""
     false_alarm_rate: TestRate = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -214,6 +224,7 @@ class Score:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
     false_alarm_rate: TestRate = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
 
