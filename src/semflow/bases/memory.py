@@ -110,6 +110,11 @@ class Memory(FittedBase):
         for name in ("floor", "bandwidth", "radius"):
             self.register_buffer(name, torch.ones(()))
 
+    @property
+    def whole(self) -> bool:
+        """True if all vectors are stored: without the rows of an image, a coreset has gaps that another would not."""
+        return self.size is None or (len(self.vectors) > 0 and self.radius.item() == 0)
+
     def accumulator(self) -> StoredLatents:
         """Return an empty collection of latents."""
         return StoredLatents(self.size, self.space, self.projection, self.seed, self.limit_bytes)

@@ -7,7 +7,7 @@ from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results
 from .fitting import fit
 from .holdout import automatic_calibration, automatic_count, calibrate, hold_out
 from .launch import launched_processes
-from .settling import refit
+from .refitting import refit
 
 __all__ = [
     "Evaluation", "ImageResult", "Processes", "TrainingConfig", "automatic_calibration", "automatic_count",

@@ -4,16 +4,16 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from semflow._validation import counted
-from semflow.bases import FittedBase
 from semflow.detectors import Detector
 from semflow.detectors.passes import NormalScores
 from semflow.errors import CheckpointError
@@ -26,6 +26,8 @@ from .choice import optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE
 from .holdout import held_out_batches
+from .loading import batches, dealt_batches
+from .settling import settle
 
 FOLDS = 5
 LARGEST = 2**31  # values of a tensor in this file
@@ -43,29 +45,28 @@ def split_folds(images: int, seed: int = 0) -> list[list[int]]:
     return [sorted(order[k::FOLDS]) for k in range(min(FOLDS, images))]
 
 
-def has_learned(detector: Detector, trained: bool = True) -> bool:
-    """Return True if anything but the bases of a detector depends on the images that it was fitted to.
-
-    Args:
-        detector: detector after the choice of its optional flows.
-        trained: False if its trainable parameters were not trained.
-    """
-    flows = [flow for flow in optional_flows(detector) if not flow.used]
-    unused = {id(x) for flow in flows for x in (*flow.parameters(), *flow.modules())}
-    standardized = any(s is not None and id(s) not in unused for s in detector.flows.standardizers())
-    return standardized or (trained and any(id(p) not in unused for p in detector.trainable()))
+def is_trained(detector: Detector) -> bool:
+    """Return True if a detector has parameters that are trained and used."""
+    unused = {id(p) for flow in optional_flows(detector) if not flow.used for p in flow.parameters()}
+    return any(id(p) not in unused for p in detector.trainable())
 
 
 def leaves_one_out(detector: Detector, trained: bool = True) -> bool:
     """Return True if a detector itself scores an image that it was fitted to as if it had not seen it.
+
+    Args:
+        detector: detector, after the choice of its optional flows if it is fitted.
+        trained: False if its parameters are not trained.
 
     >>> from semflow.recipes import Backbone, cflow_ad, padim
     >>> backbone = Backbone("test_efficientnet", "random", (4, 8, 16))
     >>> leaves_one_out(padim(backbone, 32)), leaves_one_out(cflow_ad(backbone, 32))
     (True, False)
     """
-    heeded = all(base.leaves_out for base in detector.bases if isinstance(base, FittedBase))
-    return heeded and not has_learned(detector, trained)
+    unused = {id(x) for flow in optional_flows(detector) if not flow.used for x in flow.modules()}
+    standardized = any(s is not None and id(s) not in unused for s in detector.flows.standardizers())
+    whole = all(base.whole for base in detector.fitted_bases.values())
+    return whole and not standardized and not (trained and is_trained(detector))
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Crossing:
     """What a cross-conformal calibration needs beside the trained detector.
 
     If the detector `leaves_one_out`, it scores each image without what that has contributed, as `fit_score` does.
-    Otherwise a fifth of the images at a time is scored by a model that is trained on the others in the same way.
+    Otherwise a fifth of the images at a time is scored by a model that is trained or fitted on the others in the same
+    way.
 
     Args:
         detector: detector before training, which is copied.
@@ -120,7 +122,7 @@ class Crossing:
         mark = {"training": asdict(self.training), "images": normal.fingerprint(), "folds": [len(f) for f in folds]}
         done = processes.first(lambda: _read(folder, mark))
         for number, held in enumerate(folds[len(done) :], len(done) + 1):
-            if self.progress and processes.rank == 0:
+            if self.progress and processes.rank == 0 and self.trained and is_trained(detector):
                 apart = f"without {counted(len(held), 'image')}"
                 print(f"calibration: model {number} of {len(folds)}, {apart}", file=sys.stderr, flush=True)
             done.append(self._fold(detector, held, normal))
@@ -130,17 +132,30 @@ class Crossing:
 
     def _fold(self, detector: Detector, held: Sequence[int], normal: NormalImages) -> NormalScores:
         """Train a model on the other images, and return the scores of these."""
-        model, training = _copied(self.untrained), self.training
+        model = _copied(self.untrained)
         for flow, chosen in zip(optional_flows(model), optional_flows(detector), strict=True):
             flow.use(chosen.used)
             flow.optional = False  # as in the detector: scores with and without a flow cannot be compared
-        if not has_learned(detector, self.trained):
-            training = replace(training, epochs=0, steps=None)
         rest = sorted(set(range(normal.count)) - set(held))
-        self.train(model, Subset(self.dataset, rest), training)
-        own, size, processes = Subset(self.dataset, held), training.batch_size, normal.processes
-        loader = held_out_batches(own, (), size, self.workers, processes, True)
-        return model.score_normal((batch.images.to(model.device) for batch in loader), processes.gather)
+        if self.trained and is_trained(detector):
+            self.train(model, Subset(self.dataset, rest), self.training)
+        else:
+            with model.evaluating():
+                part = self._part(normal, rest)
+                model.prepare(part, normal.processes.gather)
+                settle(model, part)
+        return model.eval().score_normal(self._part(normal, held), normal.processes.gather)
+
+    def _part(self, normal: NormalImages, positions: Sequence[int]) -> NormalImages:
+        """Return some of the images, with the maps that are kept of them."""
+        size = self.training.batch_size
+        parts = dealt_batches(len(positions), size, normal.processes)
+        loader = batches(Subset(self.dataset, positions), size, self.workers, parts)
+
+        def known(places: Sequence[int]) -> list[Tensor] | None:
+            return normal.maps([positions[place] for place in places])
+
+        return NormalImages(normal.features, loader, normal.device, 0, normal.processes, True, known)
 
 
 def _copied(detector: Detector) -> Detector:

@@ -39,26 +39,25 @@ def automatic_count(images: int) -> int:
 
 
 def automatic_calibration(
-    images: int, false_alarm_rate: float | None = None, trained: bool = True
+    images: int, false_alarm_rate: float | None = None, free: bool = False
 ) -> int | Literal["cross"] | None:
     """Return the default calibration: a number of images to hold out, `cross`, or None for too few images.
 
-    Detectors that are trained hold out `automatic_count` images if there are enough; others only if these allow 1 %.
-    Otherwise the detector is trained and calibrated on all images.
+    These are `automatic_count` images if they allow the rate, or 1 % if `cross` costs nothing.
 
     Args:
         images: number of good images.
         false_alarm_rate: rate that the calibration must allow, if given.
-        trained: False for a detector without gradient steps.
+        free: True if `cross` needs no other models, see `leaves_one_out`.
 
     >>> [automatic_calibration(n) for n in (8, 9, 44, 45, 2000)], automatic_calibration(48, 0.021)
     ([None, 'cross', 'cross', 9, 99], 'cross')
-    >>> [automatic_calibration(n, trained=False) for n in (48, 494, 495)]
+    >>> [automatic_calibration(n, free=True) for n in (48, 494, 495)]
     ['cross', 'cross', 99]
     """
     count = automatic_count(images)
     needed = LEAST if false_alarm_rate is None else images_needed(false_alarm_rate)
-    if count >= max(needed, LEAST if trained else MOST):
+    if count >= max(needed, MOST if free else LEAST):
         return count
     return CROSS if images >= min(LEAST, max(2, needed)) else None
 

@@ -20,6 +20,7 @@ from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
 from semflow.training import Processes, automatic_calibration, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
+from semflow.training.crossing import leaves_one_out
 from semflow.training.frames import taken_for_good
 from semflow.training.holdout import CROSS, LEAST
 
@@ -93,7 +94,7 @@ def _train(
     allow = options.allow_anomalous
     dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
     detector = RECIPES[str(options.recipe)](**arguments)
-    calibration = _calibration(options, dataset, bool(detector.trainable()) and _has_steps(detector))
+    calibration = _calibration(options, dataset, detector)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
@@ -161,17 +162,16 @@ def report_frames(detector: Detector) -> None:
         say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
-def _has_steps(detector: Detector) -> bool:
-    training = detector.provenance.training
-    return bool(training.steps or training.epochs)
-
-
-def _calibration(options: Fit, dataset: ImageDataset, trained: bool) -> int | ImageDataset | Literal["cross"] | None:
+def _calibration(
+    options: Fit, dataset: ImageDataset, detector: Detector
+) -> int | ImageDataset | Literal["cross"] | None:
     """Return calibration images, how many to hold out of training, `cross`, or None if there are too few."""
     if options.calibration is None:
-        if options.hold_out is None:
-            return automatic_calibration(len(dataset), options.false_alarm_rate, trained)
-        return options.hold_out
+        if options.hold_out is not None:
+            return options.hold_out
+        training = detector.provenance.training
+        free = leaves_one_out(detector, trained=bool(training.steps or training.epochs))
+        return automatic_calibration(len(dataset), options.false_alarm_rate, free)
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
