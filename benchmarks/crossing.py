@@ -79,7 +79,7 @@ def real(path: Path) -> Callable[[Any], tuple[Any, Any]]:
     from semflow.data import open_dataset
     from semflow.recipes import Backbone, padim
 
-    parts = [open_dataset(path, half, 128) for half in ("train", "test")]
+    parts: list[Any] = [open_dataset(path, half, 128) for half in ("train", "test")]
     images = [sample.image for part in parts for sample in part if sample.label == 0]
     features = padim(Backbone("tf_efficientnet_lite0", "packaged", (32,)), 128, 50).features
     with torch.no_grad():
@@ -106,7 +106,7 @@ def measure(draw: Callable[[Any], Any], method: str, resamplings: int, seed: int
             if method == "flow":
                 found = flows(kind, drawn, first)
             else:
-                found = [one_pass(method, kind, *x, first + k) for k, x in enumerate(drawn)]
+                found = [one_pass(method, kind, train, test, first + k) for k, (train, test) in enumerate(drawn)]
             alarms[kind] += [conformal_p_values(scores, new) for scores, new in found]
     rates: dict[str, Any] = {"tests": alarms["split"][0].numel()}
     for kind, count in KINDS.items():
@@ -132,7 +132,7 @@ def one_pass(method: str, kind: str, train: Any, test: Any, seed: int) -> tuple[
 
     def fitted(images: Any) -> Any:
         size = 0.1 if method == "coreset" else None
-        base = PositionGaussian("distance") if method == "gaussian" else Memory("distance", size=size)
+        base: Any = PositionGaussian("distance") if method == "gaussian" else Memory("distance", size=size)
         accumulator = base.accumulator()
         accumulator.update(images)
         base.fit(accumulator)
