@@ -21,7 +21,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,22 @@ def main(words: Sequence[str] | None = None) -> int:
                 if options.json is not None:
                     write_json(options.json, {**about, "results": found})
     return 0
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of the guide, in percent."""
+    columns = [(kind, f"{rate:g}") for kind, count in KINDS.items() for rate in RATES[::-1] if rate >= 1 / (count + 1)]
+    first = next(iter(next(iter(results.values())).values()))
+    heads = [f"{kind}, {100 * float(rate):g} %" for kind, rate in columns]
+    rows = [["data", "score", *heads], ["---"] * (2 + len(heads))]
+    rows.append(
+        ["", "without ties, a split has", *(f"{100 * first[kind][rate]['exact']:.2f}" for kind, rate in columns)]
+    )
+    for name, methods in results.items():
+        for method, found in methods.items():
+            each = [found[kind][rate] for kind, rate in columns]
+            rows.append([name, method, *(f"{100 * x['mean']:.2f} ± {100 * x['error']:.2f}" for x in each)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def synthetic(generator: Any) -> tuple[Any, Any]:

@@ -79,9 +79,11 @@ CASES: dict[str, Callable[[], Detector]] = {
     "tilted groups": lambda: whole_maps(tilt=0.05, locations=40),
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
     "crossed": lambda: make_fitted(trained=True),
+    "crossed base": lambda: make_fitted(trained=False),
 }
 
-OPTIONS = {"fitted base": {"cache_bytes": 0}, "crossed": {"calibration": "cross"}}
+CROSS = {"calibration": "cross"}
+OPTIONS = {"fitted base": {"cache_bytes": 0}, "crossed": CROSS, "crossed base": CROSS}
 
 
 def train(

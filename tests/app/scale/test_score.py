@@ -85,16 +85,21 @@ def test_rows_equal_those_of_predict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = score_words(tiny_run, photos, tmp_path / "out", "--workers", "2", "--block-size", "2")
+    words += ["--drift", str(tmp_path / "parts.drift")]
     assert main(words) == 0
     printed = capsys.readouterr().out
     same_rows(tmp_path / "out", predicted)
+    passed = sum(row["is_anomalous"] == "False" for row in predicted.values())
+    assert f"no sign of drift in {passed} images that passed as good" in printed
     assert len(files(tmp_path / "out")) == 11
     highest = max(predicted.values(), key=lambda row: float(row["score"]))
     assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in printed
     assert decided(sum(row["is_anomalous"] == "True" for row in predicted.values()), 21, 0.1) in printed
     before = files(tmp_path / "out")
     assert main(words) == 0
-    assert "already complete" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "already complete" in printed
+    assert f"no sign of drift in {passed} images" in printed  # each counts once
     assert files(tmp_path / "out") == before
 
 
