@@ -21,6 +21,8 @@ from semflow.app.cli import main
 from semflow.app.cli.console import decided
 from semflow.app.cli.inputs import fingerprint
 from semflow.app.scale import BlockStore, Workers, connected, read_listing, score_blocks
+from semflow.app.scale.blocks import commit_block
+from semflow.detectors import DriftTest
 from semflow.errors import CheckpointError, DataError, ProcessError
 
 pytest.importorskip("ray", reason="needs Ray, the extra ray")
@@ -101,6 +103,30 @@ def test_rows_equal_those_of_predict(
     assert "already complete" in printed
     assert f"no sign of drift in {passed} images" in printed  # each counts once
     assert files(tmp_path / "out") == before
+
+
+def test_committed_rows_are_tested_for_drift_once(
+    tiny_run: Path,
+    photos: Path,
+    predicted: dict[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All blocks are complete, so that Ray does not start."""
+    about = {"--model": fingerprint(tiny_run), "--false-alarm-rate": 0.1}
+    store = BlockStore(tmp_path / "out", read_listing(photos), 4, about)
+    store.open()
+    for block in store:
+        rows = [predicted[name] for name in block.names]
+        columns = {name: [float(row[name]) for row in rows] for name in ("score", "p_value")}
+        decided = {"is_anomalous": [row["is_anomalous"] == "True" for row in rows], "error": [""] * len(rows)}
+        commit_block(store.folder / "blocks", block, {**columns, **decided})
+    words = score_words(tiny_run, photos, tmp_path / "out", "--block-size", "4", "--drift", str(tmp_path / "a.drift"))
+    passed = sum(row["is_anomalous"] == "False" for row in predicted.values())
+    for _ in range(2):
+        assert main(words) == 0
+        assert f"no sign of drift in {passed} images that passed as good" in capsys.readouterr().out
+    assert DriftTest.load(tmp_path / "a.drift").count == passed
 
 
 @pytest.mark.slow
