@@ -20,7 +20,7 @@ from semflow._version import __version__
 from semflow.app.report import save_map
 from semflow.data import ImageDataset, Sample, open_dataset
 from semflow.data.decoding import resize_image
-from semflow.detectors import Predictor
+from semflow.detectors import DriftTest, Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
@@ -29,6 +29,7 @@ from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
+from .drift import open_drift, record_drift
 from .halves import in_halves
 from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
@@ -56,6 +57,7 @@ def run(options: Predict) -> int:
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+    test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
     names = image_names(dataset)
     _check_places(names)
@@ -70,6 +72,7 @@ def run(options: Predict) -> int:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
+        _record_drift(options, test, [Record(**image) for image in finished["images"]], sources)
         return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -102,9 +105,20 @@ def run(options: Predict) -> int:
                 "are far from those of training",
                 file=sys.stderr,
             )
+    _record_drift(options, test, records, sources)
     for name in TABLES:
         say(f"wrote {options.output / name}")
     return exit_code(dataset.passed_over)
+
+
+def _record_drift(
+    options: Predict, test: DriftTest | None, records: Sequence[Record], sources: Mapping[str, str]
+) -> None:
+    """Add the images to the test of drift, by the digests of their files."""
+    if test is not None and options.drift is not None:
+        p_values = [record.p_value or 0.0 for record in records]
+        names = [sources[record.image] for record in records]
+        record_drift(test, options.drift, [record.score for record in records], p_values, names)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
