@@ -96,7 +96,7 @@ def test_gain_depends_on_the_seed_alone() -> None:
 def test_flow_is_used_above_the_margin(gain, used, monkeypatch) -> None:
     for metric in ("auroc", "aupro"):
         values = iter([0.5, 0.5 + gain])  # without and with the flow
-        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, values=values: next(values))
+        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, values=values, **__: next(values))
     detector = prepared()
     assert choose_flow(detector, IMAGES, HELD) == pytest.approx(gain)
     assert detector.flows[0].used == used

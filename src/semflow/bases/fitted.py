@@ -28,7 +28,10 @@ class Accumulator(Protocol):
     """
 
     def update(self, z: Tensor) -> None:
-        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images."""
+        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images.
+
+        With a region of interest, the locations (B, H, W) inside are passed as `inside`; the others must not count.
+        """
 
     def merge(self, other: Any) -> None:
         """Add what another accumulator of the same base has collected from later images."""

@@ -2,7 +2,7 @@
 
 from .blemishes import BLEMISH_KINDS, Blemishes
 from .cutpaste import KINDS, CutPaste
-from .dataset import Synthesis, SyntheticAnomalies
+from .dataset import Synthesis, SyntheticAnomalies, synthesize
 from .patches import blend, circle, jitter_colors, rectangle, soft_alpha
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "jitter_colors",
     "rectangle",
     "soft_alpha",
+    "synthesize",
 ]

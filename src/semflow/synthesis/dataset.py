@@ -9,11 +9,13 @@ from torch.utils.data import Dataset
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, DataError
+from semflow.functional import hide
 
 from .cutpaste import CutPaste
 
 S = TypeVar("S")
 _DEFAULT = CutPaste()
+_ATTEMPTS = 10
 
 
 @runtime_checkable
@@ -28,6 +30,42 @@ class Synthesis(Protocol):
     def __call__(self, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return a copy of `image` (3, H, W) with an anomaly of one kind, and its mask (H, W)."""
         ...
+
+
+def synthesize(
+    synthesis: Synthesis, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Apply a synthesis to an image (3, H, W), or inside the region of an image (4, H, W); return it with the mask.
+
+    An anomaly lies in the frame of the region, at least half of it inside if ten attempts allow it, and is cut off at
+    the border. The colors outside are not used.
+
+    Example:
+        >>> image = torch.rand(4, 64, 64)
+        >>> image[3] = torch.ones(64, 64).tril()
+        >>> changed, anomaly_mask = synthesize(CutPaste(), image, image.flip(1), "small", np.random.default_rng(0))
+        >>> changed.shape, bool((anomaly_mask & (image[3] == 0)).any())
+        (torch.Size([4, 64, 64]), False)
+    """
+    if len(image) == 3:
+        return synthesis(image, donor, kind, rng)
+    inside = image[3] > 0.5
+    rows, columns = (inside.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    box = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    first, second = (hide(x[:3], x[3] > 0.5)[box].contiguous() for x in (image, donor))
+    best = torch.zeros(first.shape[1:], dtype=torch.bool)
+    pasted = first
+    for _ in range(_ATTEMPTS):
+        tried, mask = synthesis(first, second, kind, rng)
+        within = mask & inside[box[1:]]
+        if within.sum() >= best.sum():
+            pasted, best = tried, within
+        if 2 * within.sum() >= mask.sum():
+            break
+    changed, anomaly_mask = image.clone(), torch.zeros_like(inside)
+    changed[:3][box] = torch.where(best, pasted, image[:3][box])
+    anomaly_mask[box[1:]] = best
+    return changed, anomaly_mask
 
 
 class SyntheticAnomalies(Dataset[S]):
@@ -114,5 +152,5 @@ class SyntheticAnomalies(Dataset[S]):
         rng = np.random.default_rng((self.seed, self.epoch, position))
         # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
-        image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
-        return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
+        image, anomaly_mask = synthesize(self.cut_paste, sample.image, self.dataset[other].image, kind, rng)
+        return sample._replace(image=image, label=int(anomaly_mask.any()), anomaly_mask=anomaly_mask)

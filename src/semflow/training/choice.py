@@ -14,9 +14,12 @@ from semflow.bases import Memory
 from semflow.detectors import Detector, NormalBatch
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
-from semflow.synthesis import Blemishes
+from semflow.synthesis import Blemishes, synthesize
 
+from .config import TrainingConfig
+from .distributed import Processes
 from .loading import checked
+from .regions import within
 
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
@@ -76,7 +79,7 @@ def choose_flow(
         >>> detector.flows[0].used == (gain > 0.035)
         True
     """
-    dataset, flows = checked(dataset), optional_flows(detector)
+    dataset, flows = within(checked(dataset), detector), optional_flows(detector)
     normal, defective, masks = _held_out_images(dataset, held, seed)
     rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
     fill = _spread(rest, min(len(rest), FILLED))
@@ -92,11 +95,25 @@ def choose_flow(
         scores, maps = _scored(detector, known[1])
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
-        quality.append((auroc(scores, labels) + aupro(maps, truth)) / 2)
+        quality.append((auroc(scores, labels) + aupro(maps, truth, inside=maps > -torch.inf)) / 2)
     gain = quality[1] - quality[0]
     for flow in flows:
         flow.use(gain > MARGIN, gain)
     return gain
+
+
+def choose_together(
+    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
+) -> None:
+    """Choose in the first process whether the flows are used, and send the choice to the others."""
+    flows = optional_flows(detector)
+
+    def chosen() -> list[tuple[bool, float]]:
+        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
+        return [(flow.used, flow.gain) for flow in flows]
+
+    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
+        flow.use(*choice)
 
 
 @contextmanager
@@ -121,7 +138,7 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
     pairs = []
     for number in range(DEFECTS * len(normal)):
         image, donor = normal[number % len(normal)], normal[int(rng.integers(len(normal)))]
-        pairs.append(blemishes(image, donor, blemishes.kinds[number % len(blemishes.kinds)], rng))
+        pairs.append(synthesize(blemishes, image, donor, blemishes.kinds[number % len(blemishes.kinds)], rng))
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
 
 
@@ -134,7 +151,7 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
             found.append([])
             for start in range(0, len(images), size):
                 batch = torch.stack(list(images[start : start + size])).to(detector.device)
-                maps = still.features(batch) if left > 0 else None
+                maps = still.feature_maps(batch) if left > 0 else None
                 left -= sum(x.nbytes for x in maps or ())
                 indices = torch.arange(start, start + len(batch), device=detector.device)
                 found[-1].append(NormalBatch(batch, maps, indices))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow._defaults import own_defaults
@@ -17,14 +18,13 @@ from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
-from semflow.features import FeatureExtractor
 from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 from .asked import Asked
 from .cache import NormalImages
 from .checkpoint import Position
-from .choice import choose_flow, held_for_choice, optional_flows
+from .choice import choose_together, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
@@ -32,6 +32,7 @@ from .holdout import held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
+from .regions import describe_images, region_settings, within
 from .run import BACKBONE, Run
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
@@ -45,6 +46,7 @@ def fit(
     training: TrainingConfig | None = None,
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
+    region: Tensor | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -74,6 +76,7 @@ def fit(
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
+        region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -120,6 +123,8 @@ def fit(
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     check_precision(detector.reference)
+    if region is not None:
+        detector.set_region(region)
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
@@ -127,6 +132,7 @@ def fit(
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    describe_images(detector, dataset)
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
@@ -145,9 +151,9 @@ def fit(
         )
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
-    features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous)
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    settings |= region_settings(detector)
     if judges:
         settings["held_for_choice"] = len(judges)
     if output is not None:
@@ -178,7 +184,7 @@ def fit(
         for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
     run.begin()
-    source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
+    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
@@ -199,7 +205,7 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    _choose_flow(detector.eval(), dataset, judges, training, processes)
+    choose_together(detector.eval(), dataset, judges, training, processes)
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
@@ -209,20 +215,6 @@ def fit(
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
-
-
-def _choose_flow(
-    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
-) -> None:
-    """Choose in the first process whether the flows are used, and send the choice to the others."""
-    flows = optional_flows(detector)
-
-    def chosen() -> list[tuple[bool, float]]:
-        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
-        return [(flow.used, flow.gain) for flow in flows]
-
-    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
-        flow.use(*choice)
 
 
 @dataclass(frozen=True)

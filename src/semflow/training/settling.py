@@ -14,7 +14,6 @@ from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision, check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
 from .distributed import ALONE, Processes
@@ -22,6 +21,7 @@ from .frames import record_frames, score_frames
 from .holdout import calibrate, held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import batches, checked, dealt_batches
+from .regions import describe_images
 
 
 @own_defaults()
@@ -80,12 +80,12 @@ def refit(
         known = detector.provenance.fingerprints
         for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
             pass
+    describe_images(detector, dataset)
     check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(features, loader, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(detector.feature_maps, loader, detector.device, cache_bytes, processes, allow_anomalous)
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)

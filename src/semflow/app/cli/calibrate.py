@@ -8,7 +8,7 @@ from semflow.recipes import load, save
 from semflow.training import calibrate
 
 from .console import say
-from .inputs import cache_small, check_images, note_of, open_normal
+from .inputs import cache_small, check_images, note_of, open_normal, reading
 from .options import Calibrate
 
 
@@ -25,7 +25,8 @@ def run(options: Calibrate) -> None:
         )
     detector = load(options.model, device=options.device)
     size, allow = detector.provenance.image_size, options.allow_anomalous
-    dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
+    read = reading(detector, options.region)
+    dataset = cache_small(open_normal(options.data, size, "--data", None, allow, **read), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:
         say(f"calibrating on {counted(len(dataset), 'image')}{note_of(dataset.passed_over, dataset.root)}")

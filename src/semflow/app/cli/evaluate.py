@@ -14,7 +14,7 @@ from semflow.training import Evaluation, Processes, check_labels, results, summa
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import advise, cache_small, check_images, launched, load_detector, note_of, rows_of, warn_of_leaks
+from .inputs import advise, cache_small, check_images, launched, load_detector, note_of, reading, rows_of, warn_of_leaks
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
@@ -34,7 +34,8 @@ def run(options: Evaluate) -> None:
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
         detector = load_detector(options.model, options.device, options.false_alarm_rate)
-        dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
+        size, read = detector.provenance.image_size, reading(detector, options.region)
+        dataset = open_dataset(options.data, "test", size, category=options.category, **read)
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
             _report(options, found, dataset, detector.false_alarm_rate)

@@ -29,7 +29,8 @@ def run(options: Export) -> None:
     detector = load(options.model, device="cpu")
     images = None
     if options.images is not None:
-        dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
+        made = detector.provenance
+        dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check

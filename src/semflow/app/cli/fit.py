@@ -26,11 +26,13 @@ from semflow.training.holdout import LEAST
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
-from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
-from .options import Fit, check_numbers
+from .inputs import cache_small, launched, note_of, open_normal, region_of, warn_of_leaks
+from .options import Fit, check_numbers, image_size
 
 DEFAULT_RECIPE = "memory_flow"
-FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate")
+FILE_OPTIONS = (
+    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region",
+)  # fmt: skip
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
@@ -63,7 +65,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         if type(value) is not expected:
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
-            changed: Any = Path(str(value)) if name in ("data", "calibration") else value
+            changed: Any = Path(str(value)) if name in ("data", "calibration", "region") else value
             options = replace(options, **{name: changed})
     check_numbers(options)
     options = replace(options, recipe=options.recipe or DEFAULT_RECIPE)
@@ -74,7 +76,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     unknown = next((name for name in settings if name not in valid), None)
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
-    settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    given = {**vars(options), "image_size": image_size(options.image_size)}
+    settings |= {name: value for name, option in SETTINGS.items() if (value := given[option]) is not None}
     own = parse_settings(recipe, options.set)
     if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
         raise ConfigError(
@@ -91,8 +94,12 @@ def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> None:
     allow = options.allow_anomalous
-    dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
-    calibration = _calibration(options, dataset)
+    size, regions = arguments["image_size"], options.region
+    whole = regions is not None and regions.is_file()
+    read: dict[str, Any] = {"resize": options.resize or "stretch", "regions": None if whole else regions}
+    dataset = open_normal(data, size, "--data", options.category, allow, **read)
+    region = region_of(dataset, regions) if whole and regions is not None else None
+    calibration = _calibration(options, dataset, read)
     detector = RECIPES[str(options.recipe)](**arguments)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
@@ -106,8 +113,9 @@ def _train(
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
-            resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
+            detector, dataset, region=region, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
+            output=output, resume=options.resume, workers=options.workers, device=device, processes=processes,
+            allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -160,14 +168,14 @@ def report_frames(detector: Detector) -> None:
         say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
-def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset | None:
+def _calibration(options: Fit, dataset: ImageDataset, read: dict[str, Any]) -> int | ImageDataset | None:
     """Return the calibration images, how many training images to hold out, or None if there are too few."""
     if options.calibration is None:
         return (automatic_count(len(dataset)) or None) if options.hold_out is None else options.hold_out
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
     )
 
 

@@ -34,7 +34,9 @@ def run(options: Score) -> None:
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
-    side, rate = detector.provenance.image_size, detector.false_alarm_rate
+    made, rate = detector.provenance, detector.false_alarm_rate
+    if made.regions:
+        raise ConfigError("--model must need no masks for semflow score, but got one with a region for each image")
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
     listing = read_listing(options.input)
@@ -60,7 +62,9 @@ def run(options: Score) -> None:
                     "busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
-            scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")
+            scored = score_blocks(
+                ray, store, todo, load, made.image_size, workers, options.on_error == "skip", made.resize
+            )
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()
