@@ -76,6 +76,8 @@ class FittedBase(Base):
     """Largest number of values of a buffer in a file."""
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
+    by_location: ClassVar[bool] = False
+    """True if every location has its own distribution, so that images must not move."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 

@@ -156,6 +156,7 @@ class PositionGaussian(FittedBase):
         torch.Size([1, 4, 4])
     """
 
+    by_location: ClassVar[bool] = True
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
 
     mean: Tensor

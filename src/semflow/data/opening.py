@@ -63,7 +63,7 @@ def open_dataset(
     """
     dataset = _opened(Path(path), split, category, image_size=image_size, cache=cache, resize=resize)
     if regions is not None:
-        dataset.regions = matched_regions([record.path for record in dataset.records], dataset.root, Path(regions))
+        dataset.regions = matched_regions([record.path for record in dataset.records], Path(regions))
     return dataset
 
 

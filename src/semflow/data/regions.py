@@ -62,11 +62,11 @@ def check_proportions(path: str | PathLike[str], mask: tuple[int, int], picture:
         )
 
 
-def matched_regions(images: Sequence[Path], root: Path | None, regions: Path) -> dict[Path, Path]:
+def matched_regions(images: Sequence[Path], regions: Path) -> dict[Path, Path]:
     """Return the mask of the region of each image: one file for all, or the one of its name in a folder.
 
-    In the folder, the mask of ROOT/a/b.png is a/b_mask.png, a/b.png, or without the leading folders, b_mask.png or
-    b.png, of any image format.
+    In the folder, the mask of PATH/a/b.png is the first of PATH/a/b_mask.png, PATH/a/b.png, and so on without leading
+    folders up to b_mask.png and b.png, of any image format.
     """
     if regions.is_file():
         return dict.fromkeys(images, regions)
@@ -78,8 +78,8 @@ def matched_regions(images: Sequence[Path], root: Path | None, regions: Path) ->
     owners: dict[Path, Path] = {}
     chosen: dict[Path, Path] = {}
     for image in images:
-        name = (Path(image.name) if root is None else image.relative_to(root)).with_suffix("")
-        ends = [Path(*name.parts[k:]) for k in range(len(name.parts))]
+        parts = image.with_suffix("").parts[bool(image.anchor) :]
+        ends = [Path(*parts[k:]) for k in range(len(parts))]
         names = [key for end in ends for key in (end.with_name(f"{end.name}_mask"), end)]
         found = next((masks[key] for key in names if key in masks), [])
         if not found:

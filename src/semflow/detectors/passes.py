@@ -1,6 +1,6 @@
 """Passes over normal images that fit what is not trained: standardization, bases, score and calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -114,21 +114,33 @@ class FittingPasses(LikelihoodModel):
 
     @own_device()
     @torch.no_grad()
-    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+    def fit_base(
+        self,
+        batches: Iterable[ImageBatch],
+        gather: Gather = iter,
+        copies: Callable[[NormalBatch], Iterable[Tensor]] | None = None,
+    ) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
 
-        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
+        The arguments are those of `prepare`; `copies` returns changed copies of the images of a batch, whose latents
+        join those of their image. Every process gets the latents of all images, in their order, and so the
         same bases.
         """
         if not self.fitted_bases:
             return
         with self.evaluating():
-            self.fit_latents(gather(map(self._to_fit, self._complete(batches))))
+            self.fit_latents(gather(self._to_fit(batch, copies) for batch in self._complete(batches)))
 
-    def _to_fit(self, batch: NormalBatch) -> dict[int, dict[str, Tensor]]:
-        maps = cast(Sequence[Tensor], batch.maps)
-        inside = at_scales(self.see(batch.images).inside, maps, self.localizes)
-        return self.latents_to_fit(maps, inside=inside)
+    def _to_fit(
+        self, batch: NormalBatch, copies: Callable[[NormalBatch], Iterable[Tensor]] | None
+    ) -> dict[int, dict[str, Tensor]]:
+        """Return the latents of a batch, with those of copies below them in taller maps: of one image."""
+        found = []
+        for images in (batch.images, *(() if copies is None else copies(batch))):
+            maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
+            inside = at_scales(self.see(images).inside, maps, self.localizes)
+            found.append(self.latents_to_fit(maps, inside=inside))
+        return {k: _stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
     @torch.no_grad()
@@ -230,6 +242,17 @@ class FittingPasses(LikelihoodModel):
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
             yield NormalBatch(images, self.feature_maps(images) if maps is None else maps, indices)
+
+
+def _stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack maps along the height, and their regions if any has one."""
+    if len(parts) == 1:
+        return parts[0]
+    tall = {name: torch.cat([part[name] for part in parts], 2) for name in parts[0] if name != "inside"}
+    if any("inside" in part for part in parts):
+        every = [part.get("inside", torch.ones_like(part["z"][:, 0], dtype=torch.bool)) for part in parts]
+        tall["inside"] = torch.cat(every, 1)
+    return tall
 
 
 def _first_not_finite(x: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Dataset of normal images and synthetic anomalies in equal parts."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,7 @@ from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, DataError
 from semflow.functional import hide
 
+from .augmentation import augment, check_augment
 from .cutpaste import CutPaste
 
 S = TypeVar("S")
@@ -81,6 +83,7 @@ class SyntheticAnomalies(Dataset[S]):
         cut_paste: Kinds of anomalies and their options, a `CutPaste` or `Blemishes`; None leaves all images normal.
         normal: True if unchanged images are one of the parts.
         seed: Seed of at least 0.
+        augment: Names of random changes of each image in each epoch, before anomalies are pasted, see `AUGMENTATIONS`.
 
     Example:
         >>> from typing import NamedTuple
@@ -96,7 +99,13 @@ class SyntheticAnomalies(Dataset[S]):
 
     @checked
     def __init__(
-        self, dataset: Dataset[S], cut_paste: Synthesis | None = _DEFAULT, *, normal: bool = True, seed: int = 0
+        self,
+        dataset: Dataset[S],
+        cut_paste: Synthesis | None = _DEFAULT,
+        *,
+        normal: bool = True,
+        seed: int = 0,
+        augment: Sequence[str] | str = (),
     ) -> None:
         if isinstance(cut_paste, type) or not isinstance(cut_paste, Synthesis | None):
             raise ConfigError(f"cut_paste must be an object such as CutPaste() or None, but got {cut_paste!r}")
@@ -105,6 +114,7 @@ class SyntheticAnomalies(Dataset[S]):
             raise ConfigError("normal must be True without cut_paste, but got False")
         at_least(0, seed=seed)
         self.dataset: Any = dataset
+        self.augment = check_augment(augment)
         if not len(self):
             raise DataError("dataset must contain at least one image, but got none")
         self.seed, self.cut_paste = seed, cut_paste or _DEFAULT
@@ -146,11 +156,19 @@ class SyntheticAnomalies(Dataset[S]):
             raise IndexError(f"position must be from -{count} to {count - 1}, but got {position}")
         position %= count
         index = self.index(position)
-        sample, kind = self.dataset[index], self.kind(position)
+        sample, kind = self._sample(index), self.kind(position)
         if kind == "normal":
             return sample._replace(label=0, anomaly_mask=torch.zeros(sample.image.shape[-2:], dtype=torch.bool))
         rng = np.random.default_rng((self.seed, self.epoch, position))
         # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
-        image, anomaly_mask = synthesize(self.cut_paste, sample.image, self.dataset[other].image, kind, rng)
+        image, anomaly_mask = synthesize(self.cut_paste, sample.image, self._sample(other).image, kind, rng)
         return sample._replace(image=image, label=int(anomaly_mask.any()), anomaly_mask=anomaly_mask)
+
+    def _sample(self, index: int) -> Any:
+        """Return an image of the wrapped dataset as it is in this epoch."""
+        sample = self.dataset[index]
+        if not self.augment:
+            return sample
+        rng = np.random.default_rng((self.seed, self.epoch, index, 3))
+        return sample._replace(image=augment(sample.image, self.augment, rng))

@@ -2,7 +2,7 @@
 
 import numbers
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,9 +19,10 @@ from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from semflow.files import hash_tensors
-from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
 from .asked import Asked
+from .augmenting import Copies, check_copies
 from .cache import NormalImages
 from .checkpoint import Position
 from .choice import choose_together, held_for_choice, optional_flows
@@ -47,6 +48,7 @@ def fit(
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
     region: Tensor | None = None,
+    augment: Sequence[str] | str = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -77,6 +79,8 @@ def fit(
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
         region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
+        augment: random changes of the images that are trained on, by name, see `semflow.synthesis.AUGMENTATIONS`.
+            Bases are then fitted to four changed copies of each image, too.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -125,7 +129,7 @@ def fit(
     check_precision(detector.reference)
     if region is not None:
         detector.set_region(region)
-    dataset = checked(dataset)
+    names, dataset = check_augment(augment), checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
     labeled = allow_anomalous or refuse_anomalous(dataset)
@@ -136,6 +140,7 @@ def fit(
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
+    check_copies(detector, names)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
@@ -153,7 +158,7 @@ def fit(
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous)
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
-    settings |= region_settings(detector)
+    settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
     if judges:
         settings["held_for_choice"] = len(judges)
     if output is not None:
@@ -174,7 +179,7 @@ def fit(
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
-    if paste is None:
+    if paste is None and not names:
         normal.fill()
     if folder is not None or not labeled:
         _check_images(folder, at.fingerprint, normal.fingerprint())
@@ -184,7 +189,7 @@ def fit(
         for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
     run.begin()
-    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed)
+    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
@@ -206,7 +211,7 @@ def fit(
             if run.due():
                 run.save(at)
     choose_together(detector.eval(), dataset, judges, training, processes)
-    scores = settle(detector, normal)
+    scores = settle(detector, normal, Copies(detector, names, training.seed))
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
     asked.calibrate(run, finished=False)
@@ -247,7 +252,11 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     job.parts.start = at.step
     for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
         # Maps of images that synthesis does not change may be known.
-        known = [] if job.synthetic else [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        known = (
+            []
+            if job.synthetic or job.source.augment
+            else [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        )
         maps = job.normal.maps(known) if known else None
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:

@@ -15,6 +15,7 @@ from semflow.detectors.inputs import check_precision, check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
 
+from .augmenting import Copies
 from .cache import NormalImages
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
@@ -122,13 +123,16 @@ def check_number_of_images(detector: Detector, images: int) -> None:
             )
 
 
-def settle(detector: Detector, normal: NormalImages) -> NormalScores:
-    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
+def settle(detector: Detector, normal: NormalImages, copies: Copies | None = None) -> NormalScores:
+    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first.
+
+    Bases are fitted to the changed `copies` of each image, too.
+    """
     processes = normal.processes
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
-    detector.fit_base(normal, processes.stream)
+    detector.fit_base(normal, processes.stream, copies)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)

@@ -30,6 +30,11 @@ def run(options: Export) -> None:
     images = None
     if options.images is not None:
         made = detector.provenance
+        if made.regions:
+            raise ConfigError(
+                "--images must be left out for a model that was trained with a folder of masks, but got "
+                f"{options.images}"
+            )
         dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(

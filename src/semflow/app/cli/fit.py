@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -27,17 +28,18 @@ from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
 from .inputs import cache_small, launched, note_of, open_normal, region_of, warn_of_leaks
-from .options import Fit, check_numbers, image_size
+from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
 FILE_OPTIONS = (
-    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region",
+    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region", "augment",
 )  # fmt: skip
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
     "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
 }  # fmt: skip
+SIZES = re.compile(r"(-?\d+)(?:x(\d+))?")
 WORDS = {"true": True, "false": False, "none": "none"}
 
 
@@ -113,9 +115,9 @@ def _train(
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, region=region, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
-            output=output, resume=options.resume, workers=options.workers, device=device, processes=processes,
-            allow_anomalous=allow,
+            detector, dataset, region=region, augment=options.augment or (), calibration=calibration,
+            false_alarm_rate=options.false_alarm_rate, output=output, resume=options.resume, workers=options.workers,
+            device=device, processes=processes, allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -192,6 +194,24 @@ def _removing_unstarted(output: Path) -> Iterator[None]:
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise
+
+
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """Return the size that --image-size names, or None.
+
+    Example:
+        >>> image_size("256"), image_size("256x384")
+        (256, (256, 384))
+    """
+    if text is None:
+        return None
+    found = SIZES.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"--image-size must be a number of pixels or HEIGHTxWIDTH, but got {text}")
+    sides = [int(side) for side in found.groups() if side is not None]
+    if min(sides) < 1:
+        raise ConfigError(f"--image-size must be at least 1, but got {text}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def parse_settings(recipe: Callable[..., object], words: Mapping[str, str]) -> dict[str, Any]:

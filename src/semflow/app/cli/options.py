@@ -95,6 +95,9 @@ class Fit:
     region: OptionalPath = None
     """Mask of the region of interest, white inside, for all images and part of the model; or a folder with a mask for
     each image, of the same name, as predict then needs too. What is outside neither trains, scores nor counts."""
+    augment: OptionalName = None
+    """Random changes of the images that are trained on, some of rotate,flip,shift,light, for parts that lie as they
+    like. Default: none."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -255,27 +258,8 @@ class Export:
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
 NUMBERS = ("epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
-SIZES = re.compile(r"(-?\d+)(?:x(\d+))?")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
-
-
-def image_size(text: str | None) -> int | tuple[int, int] | None:
-    """Return the size that --image-size names, or None.
-
-    Example:
-        >>> image_size("256"), image_size("256x384")
-        (256, (256, 384))
-    """
-    if text is None:
-        return None
-    found = SIZES.fullmatch(text)
-    if found is None:
-        raise ConfigError(f"--image-size must be a number of pixels or HEIGHTxWIDTH, but got {text}")
-    sides = [int(side) for side in found.groups() if side is not None]
-    if min(sides) < 1:
-        raise ConfigError(f"--image-size must be at least 1, but got {text}")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def check_numbers(options: Command) -> None:

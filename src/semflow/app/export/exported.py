@@ -37,7 +37,7 @@ class ExportedDetector:
         about = self.metadata
         self.provenance = Provenance(
             about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
-            resize=about.resize, regions=about.channels == 4 and about.resize == "stretch",
+            resize=about.resize, regions=about.regions,
         )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")

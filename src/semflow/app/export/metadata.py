@@ -30,7 +30,7 @@ class Metadata:
         outputs: Names of the graph's results, in order.
         calibration: Properties of the calibration; empty without one.
         resize: How images of other proportions are brought to this size.
-        channels: 3, or 4 for images whose last channel is their region of interest.
+        regions: Whether every image has a region of interest of its own; a fourth channel holds it, and what is padded.
         versions: Versions of semflow and of the packages that wrote the file.
         format: `EXPORT_FORMAT` of the version that wrote the file.
 
@@ -50,14 +50,17 @@ class Metadata:
     calibration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     resize: Literal["stretch", "pad"] = "stretch"
-    channels: int = 3
+    regions: bool = False
     format: int = EXPORT_FORMAT
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         size = self.image_size
-        return (self.channels, *((size, size) if isinstance(size, int) else (size[0], size[1])))
+        return (
+            4 if self.regions or self.resize == "pad" else 3,
+            *((size, size) if isinstance(size, int) else (size[0], size[1])),
+        )
 
     def to_json(self) -> str:
         """Return the text for the file."""
@@ -98,7 +101,7 @@ def _check(made: Metadata) -> None:
         "format": type(made.format) is int,
         "image_size": all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides),
         "resize": made.resize in ("stretch", "pad"),
-        "channels": type(made.channels) is int and made.channels in (3, 4),
+        "regions": type(made.regions) is bool,
         "input": made.input in get_args(InputType),
         "map_range": len(made.map_range) == 2
         and all(type(x) in (int, float) and math.isfinite(x) for x in made.map_range)

@@ -133,5 +133,5 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
     size = about.image_size
     return Metadata(
         about.recipe, shareable(about.arguments), size if isinstance(size, int) else list(size), graph.input,
-        detector.map_range, detector.localizes, graph.outputs, calibration, versions, about.resize, about.channels,
+        detector.map_range, detector.localizes, graph.outputs, calibration, versions, about.resize, about.regions,
     )  # fmt: skip
