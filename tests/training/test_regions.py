@@ -12,6 +12,7 @@ from helpers.recipe_cases import ALL, images, small, stack
 from semflow.data import Sample
 from semflow.detectors import Detector
 from semflow.errors import CheckpointError, ConfigError, DataError, ShapeError
+from semflow.functional import covered
 from semflow.training import evaluate
 
 SIDE = 64
@@ -104,6 +105,31 @@ def test_a_memory_stores_only_what_is_inside() -> None:
     cells = SIDE // 8
     inside = sum(bool(REGION[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].any()) for i in range(cells) for j in range(cells))
     assert len(detector.bases[0].vectors) == 3 * inside
+
+
+def test_constants_and_losses_are_of_locations_inside() -> None:
+    detector, good = small("sanflow"), stack(images(4))
+    detector.set_region(REGION)
+    detector.prepare([good])
+    detector.eval()
+    maps = detector.feature_maps(good)
+    for k, x in enumerate(maps):
+        cells = covered(REGION[None].expand(4, -1, -1), x.shape[2:])
+        assert cells.any() and (k or not cells.all())
+        inside = x.permute(0, 2, 3, 1)[cells].double()
+        torch.testing.assert_close(
+            detector.flows.standardizers()[k].mean.double(), inside.mean(0), rtol=1e-5, atol=1e-5
+        )
+    detector.fit_score([good])
+    log_probs, _ = detector.log_probs(good)
+    for p, offset in zip(log_probs, detector.scorer.offsets, strict=True):
+        assert offset == p[covered(REGION[None].expand(4, -1, -1), p.shape[1:])].max()
+    expected = []
+    for latents, base in zip(detector.encode(good), detector.bases, strict=True):
+        cells = covered(REGION[None].expand(4, -1, -1), latents.z.shape[2:])
+        nll = -(base.log_prob(latents.z, latents.statistics) + latents.log_det) / latents.z.shape[1]
+        expected.append(nll[cells].mean())
+    torch.testing.assert_close(detector.loss(good).nll, sum(expected).detach())
 
 
 def test_metrics_count_pixels_inside() -> None:

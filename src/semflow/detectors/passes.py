@@ -135,7 +135,7 @@ class FittingPasses(LikelihoodModel):
         self, batch: NormalBatch, copies: Callable[[NormalBatch], Iterable[Tensor]] | None
     ) -> dict[int, dict[str, Tensor]]:
         """Return the latents of a batch, with those of copies below them in taller maps: of one image."""
-        found = []
+        found: list[dict[int, dict[str, Tensor]]] = []
         for images in (batch.images, *(() if copies is None else copies(batch))):
             maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
             inside = at_scales(self.see(images).inside, maps, self.localizes)

@@ -87,10 +87,9 @@ def _moved(colors: Tensor, region: Tensor, names: Sequence[str], rng: np.random.
     cos, sin = math.cos(turn), math.sin(turn)
     source_y, source_x = cos * y - sin * x + (top + bottom) / 2, sin * y + cos * x + (left + right) / 2
     grid = torch.stack([2 * source_x / width - 1, 2 * source_y / height - 1], 2)[None]
-    options = {"padding_mode": "reflection", "align_corners": False}
-    moved = F.grid_sample(colors[None], grid, mode="bilinear", **options)[0].clamp(0, 1)
+    moved = F.grid_sample(colors[None], grid, padding_mode="reflection", align_corners=False)[0].clamp(0, 1)
     if not len(region):
         return moved, region
     # Only where all pixels that a color is interpolated from lie inside.
-    place = F.grid_sample(region[None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    place = F.grid_sample(region[None].float(), grid, padding_mode="zeros", align_corners=False)[0]
     return moved, place > 0.999

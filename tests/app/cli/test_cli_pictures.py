@@ -104,6 +104,18 @@ def test_a_model_and_its_export_read_images_as_in_training(options, size, shape,
     assert a["image_auroc"] == 1.0
 
 
+def test_fit_says_how_images_are_resized(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, words in {
+        ("64",): "stretching images of 96 x 48 pixels to 64 x 64 (width x height); --resize pad keeps",
+        ("64", "--resize", "pad"): "padding images of 96 x 48 pixels to 64 x 64 (width x height)\n",
+        ("32x64",): "",
+    }.items():
+        assert main(fit(data, tmp_path / "_".join(options), "--image-size", *options)) == 0
+        shown = capsys.readouterr().out
+        assert words in shown
+        assert words or "images of 96" not in shown
+
+
 def test_padding_neither_scores_nor_counts(data: Path, tmp_path: Path) -> None:
     """Pixels of the padding are not among those of the metrics: there are as many as in images without any."""
     run = tmp_path / "run"

@@ -15,6 +15,7 @@ import torch
 
 from semflow._validation import counted
 from semflow.data import ImageDataset
+from semflow.data.resizing import placement
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
@@ -113,6 +114,7 @@ def _train(
         apart = f" ({held_out} more for calibration)" if held_out else ""
         trained_on = counted(len(dataset) - held_out, "image")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
+        report_resizing(dataset)
     with _removing_unstarted(output) if first else nullcontext():
         fit(
             detector, dataset, region=region, augment=options.augment or (), calibration=calibration,
@@ -135,6 +137,18 @@ def _tests(options: Fit, data: Path) -> Path:
     root = data / options.category if options.category and (data / options.category).is_dir() else data
     above = [root, *(root.absolute().parents[:2] if root.name in ("train", "good") else ())]
     return next((folder / "test" for folder in above if (folder / "test").is_dir()), root)
+
+
+def report_resizing(dataset: ImageDataset) -> None:
+    """Print how images of other proportions are resized."""
+    width, height = dataset.read_image(0).size
+    box = placement((width, height), dataset.image_size, "pad")
+    if (box.height, box.width) != dataset.shape[1:]:
+        size = f"images of {width} x {height} pixels to {dataset.shape[2]} x {dataset.shape[1]} (width x height)"
+        if dataset.resize == "pad":
+            say(f"padding {size}")
+        else:
+            say(f"stretching {size}; --resize pad keeps their proportions")
 
 
 def report_choice(detector: Detector, images: int) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from semflow._validation import Size
 from semflow.app.export.runtime import SUFFIXES
-from semflow.data import ImageDataset, PassedOver, duplicates, open_dataset
-from semflow.data.regions import read_region
+from semflow.data import ImageDataset, PassedOver, duplicates, load_region, open_dataset
+from semflow.data.reading import oriented_size
+from semflow.data.regions import check_proportions
 from semflow.data.walking import describe, find_images, relative
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
@@ -187,8 +188,10 @@ def reading(predictor: Predictor, regions: Path | None) -> dict[str, Any]:
 
 def region_of(dataset: ImageDataset, path: Path) -> Tensor:
     """Load the region of interest of all images of a data set, whose proportions the mask must have."""
-    picture = dataset.read_image(0).size
-    return torch.from_numpy(read_region(path, picture, dataset.image_size, dataset.resize).copy())
+    mask = oriented_size(path)
+    for image in filter(os.path.isfile, dataset.paths):
+        check_proportions(path, mask, oriented_size(image))
+    return load_region(path, dataset.image_size, dataset.resize)
 
 
 def fingerprint(model: Path) -> str:
