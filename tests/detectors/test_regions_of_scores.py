@@ -74,6 +74,16 @@ def test_colors_come_from_pixels_inside() -> None:
     assert found == pytest.approx(expected, abs=0.01)
 
 
+def test_small_regions_are_sampled_as_densely() -> None:
+    maps, inside = torch.rand(3, 256, 256), torch.zeros(256, 256, dtype=torch.bool)
+    inside[100:130, 40:70] = True
+    sampled = sample_pixels(torch.where(inside, maps, -torch.inf))
+    assert sampled.shape == sample_pixels(maps).shape
+    for row, one in zip(sampled, maps, strict=True):
+        assert torch.equal(row[row > -torch.inf][1:].sort().values, one[inside].sort().values)
+        assert row[0] == one[inside].max()
+
+
 def test_metrics_take_pixels_inside() -> None:
     scores, masks, inside = torch.rand(2, 12, 12), torch.rand(2, 12, 12) > 0.8, inside_of(12, 12)
     masks[0], inside[0, :, 6:], inside[1] = False, False, True
