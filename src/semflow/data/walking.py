@@ -23,13 +23,19 @@ _RESULTS = (("scores.json", b'{\n  "semflow":', "index.html"), ("metrics.json", 
 class PassedOver(NamedTuple):
     """A file or folder that is not among the images, and why.
 
+    Attributes:
+        path: The file or folder.
+        reason: Why it is passed over.
+        unread: Whether it looks like an image, a video or an archive of them, so that the user may have meant it.
+
     Example:
-        >>> PassedOver(Path("parts/@eaDir"), "system folder").reason
-        'system folder'
+        >>> PassedOver(Path("parts/@eaDir"), "system folder").unread
+        False
     """
 
     path: Path
     reason: str
+    unread: bool = False
 
 
 class Scan(NamedTuple):
@@ -72,7 +78,7 @@ def describe(passed_over: Iterable[PassedOver], root: Path | None = None, most: 
         >>> describe([PassedOver(Path("parts/@eaDir"), "system folder")], Path("parts"))
         '@eaDir (system folder)'
     """
-    names = [(relative(path, root), reason) for path, reason in passed_over]
+    names = [(relative(item.path, root), item.reason) for item in passed_over]
     items = [f"{name if name.isprintable() else repr(name)} ({reason})" for name, reason in names]
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
@@ -136,12 +142,12 @@ class _Walk:
         elif is_image:
             self.images.append(path)
         elif entry.is_symlink() and not path.exists():
-            self._pass(path, "broken link")
+            self._pass(path, "broken link", unread=True)
         elif reason := why_unread(path):
-            self._pass(path, reason)
+            self._pass(path, reason, unread=True)
 
-    def _pass(self, path: Path, reason: str) -> None:
-        self.passed_over.append(PassedOver(path, reason))
+    def _pass(self, path: Path, reason: str, *, unread: bool = False) -> None:
+        self.passed_over.append(PassedOver(path, reason, unread))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from semflow.errors import ConfigError, ShapeError
 
 SPARE = 8  # candidates beyond k, whose distances are computed exactly
+FEW = 1  # of them suffice for most queries; the others are searched again
 BLOCK = 16  # columns whose minimum is taken first when the smallest of a row are selected
 MOST_QUERIES = 1024  # at a time: more do not make the matrix product faster
 
@@ -25,8 +26,9 @@ def nearest(
 
     A matrix product, |m|^2 - 2 q m around the mean of the memory, selects candidates, and their distances are computed
     from differences, so that rounding does not grow as distances approach 0. Queries for which rounding could have
-    hidden a neighbor are searched again in float64; an exported graph leaves this out. Rows at equal distances come in
-    ascending order. The result for a query does not depend on the others, and gradients flow through the distances.
+    hidden a neighbor are searched again with more candidates and then in float64; an exported graph leaves this out.
+    Rows at equal distances come in ascending order. The result for a query does not depend on the others, and
+    gradients flow through the distances.
 
     Args:
         queries: Vectors of shape (n, C). float16 and bfloat16 are computed as float32, also under autocast.
@@ -117,16 +119,20 @@ def _search(
     rows: int,
 ) -> tuple[Tensor, Tensor]:
     rows = max(rows, k + SPARE)
-    index, complete = _candidates(queries, memory, center, k, exclude, memory_ids, rows)
+    only = _is_traced() or queries.dtype == torch.float64
+    index, complete = _candidates(queries, memory, center, k + (SPARE if only else FEW), exclude, memory_ids, rows)
     distances, index = _refined(queries, memory, k, index, exclude, memory_ids)
-    if _is_traced() or queries.dtype == torch.float64 or index.shape[0] == 0:
+    if only or index.shape[0] == 0:
         return distances, index
-    again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]
-    if len(again):
+    for dtype, part_rows in ((queries.dtype, rows), (torch.float64, max(rows // 2, k + SPARE))):
+        again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]
+        if not len(again):
+            break
         part, ids = queries[again], None if exclude is None else exclude[again]
-        wide, _ = _candidates(part.double(), memory, center.double(), k, ids, memory_ids, max(rows // 2, k + SPARE))
+        wide, bound = _candidates(part.to(dtype), memory, center.to(dtype), k + SPARE, ids, memory_ids, part_rows)
         better = _refined(part, memory, k, wide, ids, memory_ids)
         distances, index = distances.index_copy(0, again, better[0]), index.index_copy(0, again, better[1])
+        complete = complete.index_copy(0, again, bound.to(complete.dtype))
     return distances, index
 
 
@@ -135,13 +141,13 @@ def _candidates(
     queries: Tensor,
     memory: Tensor,
     center: Tensor,
-    k: int,
+    count: int,
     exclude: Tensor | None,
     memory_ids: Tensor | None,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the rows with the smallest rounded distances, and a squared distance below that of all other rows."""
-    count = min(k + SPARE, memory.shape[0])
+    count = min(count, memory.shape[0])
     q = queries - center
     extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
     best, index, largest = q, q, q.new_zeros(())  # the first part replaces them

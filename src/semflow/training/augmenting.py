@@ -21,6 +21,7 @@ class Copies:
     """
 
     def __init__(self, detector: Detector, names: Sequence[str], seed: int) -> None:
+        check_copies(detector, names)
         self.region, self.names, self.seed = detector.region, tuple(names), seed
 
     def __call__(self, batch: NormalBatch) -> Iterator[Tensor]:

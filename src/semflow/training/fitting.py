@@ -22,10 +22,10 @@ from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
 from .asked import Asked
-from .augmenting import Copies, check_copies
+from .augmenting import Copies
 from .cache import NormalImages
 from .checkpoint import Position
-from .choice import choose_together, held_for_choice, optional_flows
+from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
@@ -33,7 +33,7 @@ from .holdout import held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
-from .regions import describe_images, region_settings, within
+from .regions import region_settings, within
 from .run import BACKBONE, Run
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
@@ -68,8 +68,9 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is then kept or left out, by images
-    that it was not trained on (see `choose_flow`). Last, bases are fitted (see `Detector.fit_base`), and the constants
+    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
+    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once.
+    Last, bases are fitted (see `Detector.fit_base`), and the constants
     of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
     resumed run ends like an uninterrupted one.
 
@@ -79,8 +80,8 @@ def fit(
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
         region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
-        augment: random changes of the images that are trained on, by name, see `semflow.synthesis.AUGMENTATIONS`.
-            Bases are then fitted to four changed copies of each image, too.
+        augment: random changes of training images by name, see `semflow.synthesis.AUGMENTATIONS`. Bases are then fitted
+            to four changed copies of each image, too.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -127,8 +128,7 @@ def fit(
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     check_precision(detector.reference)
-    if region is not None:
-        detector.set_region(region)
+    detector.set_region(detector.region if region is None else region)
     names, dataset = check_augment(augment), checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
@@ -136,11 +136,10 @@ def fit(
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
-    describe_images(detector, dataset)
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
-    check_copies(detector, names)
+    copies = Copies(detector, names, training.seed)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
@@ -195,13 +194,14 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    choice = FlowChoice(detector, dataset, judges, training, processes)
     show = progress and processes.rank == 0
     with (
         tilted(detector, training.tilt),
         shared(detector, processes),
         Progress(training.epochs, at.epoch, show) as display,
     ):
-        while at.epoch < training.epochs:
+        while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
             record = _train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
@@ -210,8 +210,9 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    choose_together(detector.eval(), dataset, judges, training, processes)
-    scores = settle(detector, normal, Copies(detector, names, training.seed))
+    detector.eval()
+    choice.make()
+    scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
     asked.calibrate(run, finished=False)

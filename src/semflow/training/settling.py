@@ -81,7 +81,6 @@ def refit(
         known = detector.provenance.fingerprints
         for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
             pass
-    describe_images(detector, dataset)
     check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
@@ -100,7 +99,11 @@ def refit(
 
 
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
-    """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
+    """Raise ShapeError if the first image of a data set has another size than a recipe's detector.
+
+    How the images of the data set are resized, and whether they have regions, is recorded in the detector's provenance.
+    """
+    describe_images(detector, dataset)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
         if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
             check_size(given[0].image, detector.provenance, name)

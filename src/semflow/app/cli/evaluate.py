@@ -14,7 +14,18 @@ from semflow.training import Evaluation, Processes, check_labels, results, summa
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import advise, cache_small, check_images, launched, load_detector, note_of, reading, rows_of, warn_of_leaks
+from .inputs import (
+    advise,
+    cache_small,
+    check_images,
+    exit_code,
+    launched,
+    load_detector,
+    note_of,
+    reading,
+    rows_of,
+    warn_of_leaks,
+)
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
@@ -25,7 +36,7 @@ RATES = {
 }
 
 
-def run(options: Evaluate) -> None:
+def run(options: Evaluate) -> int:
     """Score the test set, print the metrics, and write them if asked to. Several processes share the images."""
     if options.json is not None:
         if options.json.is_dir():
@@ -39,6 +50,7 @@ def run(options: Evaluate) -> None:
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
             _report(options, found, dataset, detector.false_alarm_rate)
+        return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
 def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes) -> Evaluation:

@@ -28,7 +28,7 @@ from semflow.training.holdout import LEAST
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
-from .inputs import cache_small, launched, note_of, open_normal, region_of, warn_of_leaks
+from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
@@ -44,7 +44,7 @@ SIZES = re.compile(r"(-?\d+)(?:x(\d+))?")
 WORDS = {"true": True, "false": False, "none": "none"}
 
 
-def run(options: Fit) -> None:
+def run(options: Fit) -> int:
     """Train, or print the configuration. Processes that torchrun has started train together."""
     with launched(options.device) as (processes, device):
         options, arguments = _resolve(options)
@@ -54,7 +54,8 @@ def run(options: Fit) -> None:
             missing = "--data" if options.data is None else "--output"
             raise ConfigError(f"{missing} must be a folder, but got none; see semflow fit --help")
         else:
-            _train(options, arguments, options.data, options.output, processes, device)
+            return _train(options, arguments, options.data, options.output, processes, device)
+        return 0
 
 
 def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
@@ -95,7 +96,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
-) -> None:
+) -> int:
     allow = options.allow_anomalous
     size, regions = arguments["image_size"], options.region
     whole = regions is not None and regions.is_file()
@@ -130,6 +131,7 @@ def _train(
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
         say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
+    return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
 def _tests(options: Fit, data: Path) -> Path:

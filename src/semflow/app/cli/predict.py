@@ -32,7 +32,7 @@ from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
-from .inputs import advise, fingerprint, load_detector, note_of, reading, rows_of
+from .inputs import advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -40,7 +40,7 @@ LONGEST_NAME = 200
 RECORD_FIELDS = tuple(Record.__dataclass_fields__)
 
 
-def run(options: Predict) -> None:
+def run(options: Predict) -> int:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
@@ -66,7 +66,7 @@ def run(options: Predict) -> None:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
-        return
+        return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
             if entry["source"] != sources.get(name):
@@ -100,6 +100,7 @@ def run(options: Predict) -> None:
             )
     for name in TABLES:
         say(f"wrote {options.output / name}")
+    return exit_code(dataset.passed_over)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
