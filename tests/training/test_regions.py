@@ -162,6 +162,15 @@ def test_a_model_keeps_its_region(tmp_path: Path) -> None:
         fitted("patchcore", images(4), output=tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    "region", [torch.zeros(SIDE, SIDE) > 0, torch.ones(SIDE, SIDE), torch.ones(8, 8) > 0, torch.ones(1, SIDE, SIDE) > 0]
+)
+def test_a_saved_region_that_cannot_be_is_refused(region: Tensor) -> None:
+    detector = small("patchcore")
+    with pytest.raises(CheckpointError, match="region must be a mask that fit can have saved"):
+        detector.load_state_dict({**detector.state_dict(), "region": region})
+
+
 def test_a_model_asks_for_the_regions_of_its_images(tmp_path: Path) -> None:
     detector = fitted("patchcore", with_region(images(4)))
     loaded = semflow.load(semflow.save(detector, tmp_path / "run"), device="cpu")

@@ -121,7 +121,8 @@ class Detector(FittingPasses):
         """Set the region of interest of all images, a mask (H, W) of their size; None is everywhere.
 
         Outside it nothing trains, scores or counts: pixels there are replaced by gray, their locations are left out,
-        and the anomaly map is -inf. Set it before training; `semflow.fit` does, with `region`.
+        and the anomaly map is -inf. Only the loss of flows whose event is the sample includes the gray. Set it before
+        training; `semflow.fit` does, with `region`.
 
         Example:
             >>> from semflow.recipes import Backbone, cflow_ad

@@ -93,4 +93,6 @@ def saved_region(region: Tensor | None, provenance: Provenance, device: torch.de
             raise ConfigError(f"region must be of booleans, but got {region.dtype}")
         return check_region(region, provenance).to(device)
     except ConfigError as error:
-        raise CheckpointError(f"{error}; fit the model again") from None
+        raise CheckpointError(
+            f"region must be a mask that fit can have saved, but got another one ({error}); fit the model again"
+        ) from None
