@@ -80,10 +80,18 @@ CASES: dict[str, Callable[[], Detector]] = {
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
     "crossed": lambda: make_fitted(trained=True),
     "crossed base": lambda: make_fitted(trained=False),
+    "region": whole_maps,
+    "augmented": lambda: make_fitted(trained=True),
 }
 
 CROSS = {"calibration": "cross"}
-OPTIONS = {"fitted base": {"cache_bytes": 0}, "crossed": CROSS, "crossed base": CROSS}
+OPTIONS = {
+    "fitted base": {"cache_bytes": 0},
+    "crossed": CROSS,
+    "crossed base": CROSS,
+    "region": {"region": torch.ones(32, 32).tril(-4), "augment": "rotate,shift"},
+    "augmented": {"augment": "flip,light"},
+}
 
 
 def train(

@@ -77,7 +77,10 @@ class _Watched:
     def __init__(self, options: Predict, folder: Path, detector: Predictor, log: JSONLines) -> None:
         self.options, self.folder, self.detector, self.log = options, folder, detector, log
         self.scored = 0
-        self._dataset = ImageDataset((), detector.provenance.image_size, root=folder)
+        made = detector.provenance
+        if made.regions:
+            raise ConfigError("--model must need no masks for --watch, but got one with a region for each image")
+        self._dataset = ImageDataset((), made.image_size, root=folder, resize=made.resize)
         self._arrivals = Arrivals(self._read)
         own = (path.resolve() for path in (options.output, options.move_to) if path is not None)
         self._own = [folder / path.relative_to(real) for path in own if path.is_relative_to(real := folder.resolve())]
