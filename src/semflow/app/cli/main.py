@@ -1,5 +1,7 @@
 """Entry point of the command line: parse the arguments, run the command, and report errors in one line."""
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -10,13 +12,14 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import import_module
 from typing import cast
 
+from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
+from .halves import shorten_waits
 from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = (
@@ -42,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    atexit.register(gc.freeze)  # a last collection of all modules would take half a second
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -53,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            code: int | None = import_module(f"semflow.app.cli.{name}").run(options)
+            if isinstance(options, Evaluate | Predict):
+                shorten_waits()
+            code: int | None = import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
             return code or 0
     except SystemExit as done:  # --help
