@@ -76,11 +76,10 @@ class FittedBase(Base):
     """Largest number of values of a buffer in a file."""
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
-    leaves_out: ClassVar[bool] = False
-    """True if `normality` and `image_score` heed `leave_out`."""
-
     by_location: ClassVar[bool] = False
     """True if every location has its own distribution, so that images must not move."""
+    leaves_out: ClassVar[bool] = False
+    """True if `normality` and `image_score` heed `leave_out`."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 

@@ -156,8 +156,8 @@ class PositionGaussian(FittedBase):
         torch.Size([1, 4, 4])
     """
 
-    leaves_out: ClassVar[bool] = True
     by_location: ClassVar[bool] = True
+    leaves_out = True
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
 
     mean: Tensor

@@ -98,14 +98,15 @@ class FittingPasses(LikelihoodModel):
         self,
         latents: Sequence[Latents],
         log_probs: Sequence[Tensor],
-        inside: Tensor | None = None,
         leave_out: Tensor | None = None,
+        inside: Tensor | None = None,
     ) -> Tensor | None:
         """Compute the image score (B,) of bases that have their own, or None if no base has."""
-        cells, each = at_scales(inside, log_probs, self.localizes), []
-        for base, scale, p, m in zip(self.bases, latents, log_probs, cells, strict=True):
+        each, cells = [], at_scales(inside, log_probs, self.localizes)
+        for base, scale, p, counted in zip(self.bases, latents, log_probs, cells, strict=True):
             left = {"leave_out": leave_out} if isinstance(base, FittedBase) and base.leaves_out else {}
-            each.append(base.image_score(scale.z, p if m is None else torch.where(m, p, torch.inf), **left))
+            known = p if counted is None else torch.where(counted, p, torch.inf)
+            each.append(base.image_score(scale.z, known, **left))
         own = [found for found in each if found is not None]
         return torch.stack(own).mean(0) if own else None
 
@@ -185,7 +186,7 @@ class FittingPasses(LikelihoodModel):
             images, inside = self.see(batch.images)
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
-            own = self.base_scores(latents, log_probs, inside, batch.indices)
+            own = self.base_scores(latents, log_probs, batch.indices, inside)
             own, inside = (None if x is None else x.cpu() for x in (own, inside))
             return [p.cpu() for p in log_probs], images.shape[2:], own, inside
 

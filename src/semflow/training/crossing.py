@@ -85,7 +85,7 @@ class Crossing:
         train: trains a detector on a data set, with settings.
         workers: processes that load images.
         progress: show which model is trained.
-        augment: changes of copies of the images, as in `fit`.
+        copies: changed copies of images to which bases are fitted, too.
     """
 
     detector: InitVar[Detector]
@@ -94,7 +94,7 @@ class Crossing:
     train: Callable[[Detector, Dataset[Any], TrainingConfig], Detector]
     workers: int = 0
     progress: bool = False
-    augment: Sequence[str] = ()
+    copies: Copies | None = None
     untrained: Detector = field(init=False)
 
     def __post_init__(self, detector: Detector) -> None:
@@ -146,7 +146,7 @@ class Crossing:
             with model.evaluating():
                 part = self._part(normal, rest)
                 model.prepare(part, normal.processes.gather)
-                settle(model, part, Copies(model, self.augment, self.training.seed))
+                settle(model, part, self.copies)
         return model.eval().score_normal(self._part(normal, held), normal.processes.gather)
 
     def _part(self, normal: NormalImages, positions: Sequence[int]) -> NormalImages:

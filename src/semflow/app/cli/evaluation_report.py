@@ -73,9 +73,9 @@ class Report:
         sample, truth = result.sample, result.sample.anomaly_mask
         number = self._numbers[sample.path]
         picture, place = self._dataset.read_image(number), f"{number:06d}"
-        shown = placement(picture.size, self._dataset.image_size, self._dataset.resize).slices  # without padding
-        anomaly_map = result.anomaly_map[shown].contiguous()
-        mask, truth = (None if x is None else x[shown].contiguous() for x in (result.mask, truth))
+        box = placement(picture.size, self._dataset.image_size, self._dataset.resize).slices  # without padding
+        anomaly_map = result.anomaly_map[box].contiguous()
+        mask, truth = (None if x is None else x[box].contiguous() for x in (result.mask, truth))
         picture = picture.resize(shown_size(*picture.size))
         views: list[View] = ["original", "overlay", "map"]
         save_views(self._folder, place, picture, anomaly_map, self._detector.map_range)
@@ -87,7 +87,7 @@ class Report:
         if truth is None:
             self._masked = False
         else:
-            self._pixels.add(split_pixels(anomaly_map, truth, anomaly_map > -torch.inf))
+            self._pixels.add(split_pixels(anomaly_map, truth, anomaly_map > -np.inf))
         entry = Entry(
             relative(Path(sample.path), self._dataset.root), result.score, picture.size, view_links(place, views),
             result.p_value, result.is_anomalous, sample.label,

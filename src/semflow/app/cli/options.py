@@ -51,12 +51,7 @@ Device: TypeAlias = Annotated[
 ]
 Regions: TypeAlias = Annotated[
     Path | None,
-    arg(
-        metavar="PATH",
-        help="Mask, or folder of masks of the images' names, of the regions of interest; for a model that was trained "
-        "with a folder.",
-        help_behavior_hint="",
-    ),
+    arg(metavar="PATH", help="Mask, or folder of masks, as in fit, for a model of such masks.", help_behavior_hint=""),
 ]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
@@ -228,8 +223,8 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
-    drift: Drift = None
     region: Regions = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
