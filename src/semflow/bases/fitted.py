@@ -73,12 +73,22 @@ class FittedBase(Base):
     """Largest number of values of a buffer in a file."""
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
+    leaves_out: ClassVar[bool] = False
+    """True if `normality` and `image_score` heed `leave_out`."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 
     def __init__(self, prior: Base | None = None) -> None:
         super().__init__()
         self.prior = StandardNormal() if prior is None else prior
+
+    @property
+    def whole(self) -> bool:
+        """True if an image that is left out leaves what would have been fitted without it.
+
+        Cross-conformal calibration fits other bases several times.
+        """
+        return self.leaves_out
 
     def accumulator(self) -> Accumulator:
         """Return an empty accumulator of latents."""

@@ -137,6 +137,7 @@ class PositionGaussian(FittedBase):
         torch.Size([1, 4, 4])
     """
 
+    leaves_out = True
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
 
     mean: Tensor

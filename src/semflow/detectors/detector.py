@@ -114,6 +114,11 @@ class Detector(FittingPasses):
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
 
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images, 0 without calibration."""
+        return self.calibration.count
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Return the state for pickle and copy; see `reduce_with_timm`."""
         return reduce_with_timm(self, super().__reduce_ex__(protocol))

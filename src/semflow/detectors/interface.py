@@ -49,7 +49,8 @@ class Provenance:
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
         frames: scores of a black, a white, a gray and a noise image after training, each with the fraction of good
             images that score as high.
-        calibration: digest of the images of `semflow.calibrate`, "" for others.
+        calibration: digest of the images of `semflow.calibrate`, `cross` if all images were trained on and calibrated
+            on, "" for others.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -118,6 +119,10 @@ class Predictor(Protocol):
     @property
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
+
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images, 0 without calibration."""
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, S, S) in [0, 1]."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow.bases import FittedBase
 from semflow.errors import ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
 
@@ -22,16 +23,36 @@ from .scoring import Scorer
 
 
 class NormalScores(NamedTuple):
-    """Scores (n,) of normal images, and the range of their maps, from a typical to the rarest value.
+    """Scores (n,) of normal images, and the maxima (n,) and pixels of their maps, see `sample_pixels`; on the CPU.
 
     Example:
-        >>> NormalScores(torch.tensor([0.3, 0.2]), low=0.1, high=0.8).scores.max().item() < 0.8
-        True
+        >>> found = [NormalScores.of(torch.rand(n), torch.rand(n, 4, 4)) for n in (2, 3)]
+        >>> [x.shape for x in NormalScores.join(found)]
+        [torch.Size([5]), torch.Size([5]), torch.Size([5, 17])]
     """
 
     scores: Tensor
-    low: float
-    high: float
+    maxima: Tensor
+    pixels: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, anomaly_map: Tensor) -> Self:
+        """Return those of a batch, from its scores (B,) and maps (B, H, W)."""
+        maxima = anomaly_map.flatten(1).amax(1)
+        wide = torch.promote_types(scores.dtype, maxima.dtype)
+        return cls(scores.to(wide).cpu(), maxima.to(wide).cpu(), sample_pixels(anomaly_map))
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """Return those of all images, in order."""
+        columns = list(zip(*parts, strict=True))
+        return cls(*map(torch.cat, columns)) if columns else cls(torch.empty(0), torch.empty(0), torch.empty(0, 1))
+
+    def span(self) -> tuple[float, float]:
+        """Return a typical and about the rarest value of the maps."""
+        ordered = self.pixels[:, 1:].flatten().sort().values
+        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
+        return low, high
 
 
 class FittingPasses(LikelihoodModel):
@@ -57,9 +78,14 @@ class FittingPasses(LikelihoodModel):
         _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
         return score[:, None, None].expand(-1, *size), score
 
-    def base_scores(self, latents: Sequence[Latents], log_probs: Sequence[Tensor]) -> Tensor | None:
+    def base_scores(
+        self, latents: Sequence[Latents], log_probs: Sequence[Tensor], leave_out: Tensor | None = None
+    ) -> Tensor | None:
         """Compute the image score (B,) of bases that have their own, or None if no base has."""
-        each = [base.image_score(scale.z, p) for base, scale, p in zip(self.bases, latents, log_probs, strict=True)]
+        each = []
+        for base, scale, p in zip(self.bases, latents, log_probs, strict=True):
+            left = {"leave_out": leave_out} if isinstance(base, FittedBase) and base.leaves_out else {}
+            each.append(base.image_score(scale.z, p, **left))
         own = [found for found in each if found is not None]
         return torch.stack(own).mean(0) if own else None
 
@@ -110,7 +136,7 @@ class FittingPasses(LikelihoodModel):
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
         scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
-        Return the scores and the range of the maps.
+        Return the scores and pixels of the maps.
 
         Raises:
             TrainingError: If a log-probability is not finite.
@@ -119,7 +145,7 @@ class FittingPasses(LikelihoodModel):
         def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None]:
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), batch.images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
-            own = self.base_scores(latents, log_probs)
+            own = self.base_scores(latents, log_probs, batch.indices)
             return [p.cpu() for p in log_probs], batch.images.shape[2:], None if own is None else own.cpu()
 
         with self.evaluating():
@@ -138,17 +164,14 @@ class FittingPasses(LikelihoodModel):
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
-        sampled, scores = [], []
+        parts = []
         for ps, size, own in kept:
             anomaly_map, score = self.score([p.to(device) for p in ps], size)
-            sampled.append(sample_pixels(anomaly_map))
-            scores.append(score.cpu() if own is None else own)
-        pixels = torch.cat(sampled)
+            parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
+        found = NormalScores.join(parts)
         trained = any(p.requires_grad for p in self.flows.parameters())
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
-        ordered = pixels[:, 1:].flatten().sort().values
-        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
-        return NormalScores(torch.cat(scores), low, high)
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels, SEEN if trained else LEFT_OUT)))
+        return found
 
     @own_device()
     @torch.no_grad()
@@ -169,19 +192,35 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If the scores or the maps of all images are the same, not finite, or as high as a score can
                 be, so that no image would be called anomalous.
         """
+        self.calibrate_on(self.score_normal(batches, gather), false_alarm_rate)
 
-        def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
+    @own_device()
+    @torch.no_grad()
+    def score_normal(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> NormalScores:
+        """Compute what `calibrate_on` takes from normal images that were not trained on; arguments as in `prepare`."""
+
+        def scored(batch: NormalBatch) -> NormalScores:
             score, anomaly_map, *_ = self(batch.images, batch.maps)
-            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
+            return NormalScores.of(score, anomaly_map)
 
-        found = list(gather(map(highest, self._complete(batches))))
-        empty = torch.empty(2, 0, dtype=torch.float32)
-        scores, maxima = torch.cat([empty, *(both for both, _ in found)], 1).to(self.scorer.offsets.device)
+        return NormalScores.join(gather(map(scored, self._complete(batches))))
+
+    @own_device()
+    @torch.no_grad()
+    def calibrate_on(self, found: NormalScores, false_alarm_rate: float | None = None, origin: str = "") -> None:
+        """Calibrate on the scores of images by a detector that has not seen them.
+
+        Args:
+            found: from `score_normal`, or from `fit_score` if bases leave out what an image has contributed.
+            false_alarm_rate: as in `calibrate`.
+            origin: recorded as `Provenance.calibration`.
+        """
+        scores, maxima = (x.to(self.scorer.offsets.device) for x in found[:2])
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(torch.cat([pixels for _, pixels in found]))))
-        self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels)))
+        self.provenance = replace(self.provenance, calibration=origin)
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps and indices, which then count the images."""

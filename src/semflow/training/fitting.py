@@ -1,6 +1,5 @@
 """Training a detector on normal images."""
 
-import numbers
 import time
 from collections.abc import Callable, Sized
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +25,10 @@ from .cache import NormalImages
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
+from .crossing import Crossing
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
-from .holdout import held_out_batches, hold_out
+from .holdout import CROSS, Given, given_calibration, held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
@@ -49,7 +49,7 @@ def fit(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
-    calibration: float | int | Dataset[Any] | None = None,
+    calibration: Given = None,
     false_alarm_rate: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -80,7 +80,8 @@ def fit(
         learning_rate: overrides `training.learning_rate`.
         seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
         calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
-            `dataset` to hold out of training, or a data set of other images. None gives no p-values.
+            `dataset` to hold out of training, or a data set of other images; `cross` trains and calibrates on all, see
+            `Crossing`, with five more trainings if flows are trained. None gives no p-values.
         false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
         resume: continue from the checkpoint in `output`, or start if there is none; images and settings must be the
@@ -122,8 +123,7 @@ def fit(
     detector.to(check_device(device))
     check_precision(detector.reference)
     dataset = checked(dataset)
-    if calibration is not None and not isinstance(calibration, numbers.Real):
-        calibration = checked(calibration, "calibration")
+    calibration = given_calibration(calibration)
     labeled = allow_anomalous or refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
@@ -136,7 +136,7 @@ def fit(
         flow.use(True)  # it may have been left out before
     judges = held_for_choice(images) if optional else []
     trained_on = sorted(set(range(images)) - set(judges))
-    training = training.for_images(len(trained_on))
+    own, training = training, training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
@@ -155,15 +155,20 @@ def fit(
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
-    at = run.open(resume)
     batch = training.batch_size
-    steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
-    asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
+    steps: dict[str, Any] = {"workers": workers, "processes": processes, "allow_anomalous": allow_anomalous}
+    crossing = None
+    if calibration == CROSS:
+        same = {**steps, "device": device, "cache_bytes": cache_bytes, "progress": progress, "synthesis": paste}
+        crossing = Crossing(detector, dataset, own, lambda *given: fit(*given, **same), workers, progress)
+    at = run.open(resume)
+    asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "batch_size": batch}, crossing)
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
     if at is None:
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
-        asked.calibrate(run)
+        asked.check_images(normal)
+        asked.calibrate(run, normal)
         return detector.eval()
     for flow in optional:
         flow.use(True)  # a finished model may have left it out
@@ -178,6 +183,7 @@ def fit(
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
         for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
+    asked.check_images(normal)
     run.begin()
     source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
     parts = split_batches(len(trained_on), training.batch_size, processes)
@@ -206,10 +212,14 @@ def fit(
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
-    asked.calibrate(run, finished=False)
+    fingerprint = normal.fingerprint()
+    if crossing is not None and not crossing.alone(detector):  # a killed run goes on with the other models
+        record_frames(detector, scores, frames)
+        remember_images(detector, normal)
+        processes.first(lambda: run.finish(fingerprint))
+    asked.calibrate(run, normal, scores, finished=False)
     record_frames(detector, scores, frames)
     remember_images(detector, normal)
-    fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
 

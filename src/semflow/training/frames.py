@@ -58,9 +58,9 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         raise TrainingError(f"scores of good images must be below the highest, {highest:.4g}, but got {same}; {advice}")
     if detector.localizes and min(size) > max(getattr(detector.features, "strides", (1,))):
         ends = torch.quantile(maps.flatten()[:: maps.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
-        same = collapsed(torch.tensor([normal.low, normal.high, *ends.tolist()]))
+        same = collapsed(torch.tensor([*normal.span(), *ends.tolist()]))
         if same:
-            value = f"{normal.low:g} everywhere"
+            value = f"{normal.span()[0]:g} everywhere"
             raise TrainingError(f"maps must differ between good images and empty frames, but got {value}; {advice}")
     return cast(Tensor, scores)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 import torch
@@ -18,10 +18,11 @@ from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
+from semflow.training import Processes, automatic_calibration, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
+from semflow.training.crossing import leaves_one_out
 from semflow.training.frames import taken_for_good
-from semflow.training.holdout import LEAST
+from semflow.training.holdout import CROSS, LEAST
 
 from .calibrate import report_calibration
 from .command import printed, unused
@@ -61,7 +62,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
         expected = {"hold_out": int, "false_alarm_rate": float}.get(name, str)
-        if type(value) is not expected:
+        if type(value) is not expected and (name, value) != ("hold_out", CROSS):
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
             changed: Any = Path(str(value)) if name in ("data", "calibration") else value
@@ -93,8 +94,8 @@ def _train(
 ) -> int:
     allow = options.allow_anomalous
     dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
-    calibration = _calibration(options, dataset)
     detector = RECIPES[str(options.recipe)](**arguments)
+    calibration = _calibration(options, dataset, detector)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
@@ -103,6 +104,7 @@ def _train(
         count = "" if processes.count == 1 else f", {processes.count} processes"
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
+        apart = " (all for calibration too)" if calibration == CROSS else apart
         trained_on = counted(len(dataset) - held_out, "image")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
@@ -114,7 +116,7 @@ def _train(
         report_choice(detector, len(dataset) - held_out)
         if calibration is None:  # --hold-out 0 is a choice
             report_too_few(len(dataset), output)
-        report_calibration(detector.calibration)
+        report_calibration(detector)
         report_frames(detector)
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
@@ -141,9 +143,9 @@ def report_choice(detector: Detector, images: int) -> None:
 
 def report_too_few(images: int, output: Path) -> None:
     """Print why predict will not decide after training on a number of images, and what to do."""
-    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} too few to hold {LEAST} out of training"
+    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} fewer than the {LEAST} that"
     say(
-        f"no decisions yet: {few}, as the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
+        f"no decisions yet: {few} the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
         f"{LEAST} or more other good parts, then: {printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
     )
 
@@ -162,10 +164,16 @@ def report_frames(detector: Detector) -> None:
         say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
-def _calibration(options: Fit, dataset: ImageDataset) -> int | ImageDataset | None:
-    """Return the calibration images, how many training images to hold out, or None if there are too few."""
+def _calibration(
+    options: Fit, dataset: ImageDataset, detector: Detector
+) -> int | ImageDataset | Literal["cross"] | None:
+    """Return calibration images, how many to hold out of training, `cross`, or None if there are too few."""
     if options.calibration is None:
-        return (automatic_count(len(dataset)) or None) if options.hold_out is None else options.hold_out
+        if options.hold_out is not None:
+            return options.hold_out
+        training = detector.provenance.training
+        free = leaves_one_out(detector, trained=bool(training.steps or training.epochs))
+        return automatic_calibration(len(dataset), options.false_alarm_rate, free)
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(

@@ -12,6 +12,7 @@ from semflow.errors import ConfigError
 # Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
 OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+HoldOut: TypeAlias = Annotated[int | Literal["cross"] | None, arg(metavar="INT|cross", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
@@ -31,6 +32,15 @@ CalibrationRate: TypeAlias = Annotated[
 TestRate: TypeAlias = Annotated[
     float | None,
     arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
+]
+Drift: TypeAlias = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="File that is kept over all runs, to warn when images that pass as good no longer score as before. Names "
+        "of images must sort by time. A warning without a cause ever comes with a probability of at most 0.01.",
+        help_behavior_hint="",
+    ),
 ]
 BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
 LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
@@ -87,8 +97,9 @@ class Fit:
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of training, or cross: train and calibrate on all, with five more
+    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is fewer than 9 or costs nothing."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -144,8 +155,9 @@ class Remember:
     """Seed of the choice of vectors."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. Without it or --hold-out, the calibration is removed."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of storing; the number given to fit holds out the same images. Or
+    cross, if no flow is trained: store and calibrate on all."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
@@ -164,6 +176,9 @@ class Evaluate:
     """Category of the data set, as in fit."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
+    report: OptionalPath = None
+    """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
+    report is replaced."""
     false_alarm_rate: TestRate = None
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -191,6 +206,7 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -218,6 +234,7 @@ class Score:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
     false_alarm_rate: TestRate = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
 
@@ -251,7 +268,7 @@ def check_numbers(options: Command) -> None:
     may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
     for name in NUMBERS:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value is not None and value < least:
+        if value not in (None, "cross") and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
         raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")

@@ -106,11 +106,11 @@ class _Watched:
             name = path.relative_to(self.folder).as_posix()
             if self._is_own(path):
                 continue
-            why = f"{path} is not read: {reason}"
+            text = f"{path} is not read: {reason}"
             if not unread:
                 self._tell(f"passed over {name!r}: {reason}")
-            elif self._done.get(name, {}).get("error") != why:
-                self._add({"image": name, "error": why}, Version.of(path) or Version(0, 0), None)
+            elif self._done.get(name, {}).get("error") != text:
+                self._add({"image": name, "error": text}, Version.of(path) or Version(0, 0), None)
 
     def note(self, path: Path) -> None:
         """Note the images at a path that has changed."""

@@ -80,6 +80,7 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
 def _check(made: Metadata) -> None:
     """Raise ValueError for types and ranges that `Metadata` never writes: files may come from strangers."""
     rate = made.calibration.get("false_alarm_rate") if isinstance(made.calibration, dict) else None
+    count = made.calibration.get("images", 0) if isinstance(made.calibration, dict) else None
     outputs = [name for name in made.outputs if isinstance(name, str)]
     decisions = {"p_value", "is_anomalous", "mask"}
     valid = {
@@ -97,7 +98,7 @@ def _check(made: Metadata) -> None:
         and len(set(outputs)) == len(made.outputs)
         and {"score", "anomaly_map"} <= set(outputs)
         and (decisions if made.calibration else set()) == decisions & set(outputs),
-        "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1),
+        "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1 and type(count) is int),
     }
     for name, fits in valid.items():
         if not fits:
