@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from semflow._version import __version__
 from semflow.app.report import Entry, Table, View, contour, render_page

@@ -33,7 +33,6 @@ from semflow.files.lines import JSONLines, json_lines
 from semflow.files.moving import free_place, move_file
 
 from .console import say
-from .halves import in_halves
 from .inputs import fingerprint, load_detector, reading
 from .options import Predict
 from .predict import Images, Loaded, score_images
@@ -48,7 +47,7 @@ def watch(options: Predict, folder: Path) -> int:
     watchfiles = import_optional("watchfiles")
     _check_folders(options, folder)
     about = _about(options, folder)
-    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+    detector = load_detector(options.model, options.device, options.false_alarm_rate)
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
         watched = _Watched(options, folder, detector, log)
