@@ -17,6 +17,7 @@ from helpers.small_detector import make_detector, make_images
 from semflow.bases import Memory
 from semflow.flows import GlobalAffine, OptionalFlow, ScaleWise
 from semflow.synthesis import Blemishes, CutPaste
+from semflow.training import choice as choosing
 from semflow.training import choose_flow, fit, held_for_choice, optional_flows
 from semflow.training import fitting as training
 from semflow.training.checkpoint import load_into
@@ -111,7 +112,7 @@ def decided(monkeypatch, used: bool) -> None:
         for flow in optional_flows(detector):
             flow.use(used, 0.25 if used else -0.25)
 
-    monkeypatch.setattr(training, "choose_flow", choose)
+    monkeypatch.setattr(choosing, "choose_flow", choose)
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -158,7 +159,7 @@ def test_flow_is_not_trained_on_the_images_that_judge_it(monkeypatch) -> None:
 
 @pytest.mark.parametrize("epochs", [None, 0])
 def test_flow_is_left_out_if_nothing_can_be_measured(epochs, monkeypatch) -> None:
-    monkeypatch.setattr(training, "choose_flow", None)  # not called
+    monkeypatch.setattr(choosing, "choose_flow", None)  # not called
     detector = fit(optional(), IMAGES[:9], epochs=epochs, progress=False)
     assert [(flow.used, flow.gain) for flow in detector.flows] == [(False, 0.0)] * 2
 
@@ -193,7 +194,7 @@ def test_calibration_images_do_not_judge() -> None:
     assert set(seen) == set(range(30))
 
 
-@pytest.mark.parametrize("place", ["choose_flow", "settle"])
+@pytest.mark.parametrize("place", ["choose_together", "settle"])
 def test_run_killed_around_the_choice_ends_the_same(place, tmp_path, monkeypatch) -> None:
     whole = fit(optional(), IMAGES, output=tmp_path / "whole", progress=False)
     with monkeypatch.context() as patched:
