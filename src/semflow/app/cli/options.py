@@ -226,8 +226,12 @@ class Export:
     """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
+    needs --images."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. For int8, up to 64 others
+    measure the ranges of values."""
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 

@@ -14,6 +14,7 @@ KEY = "semflow"  # name of the text in a file
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
+Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Metadata:
         calibration: Properties of the calibration; empty without one.
         versions: Versions of semflow and of the packages that wrote the file.
         format: `EXPORT_FORMAT` of the version that wrote the file.
+        precision: Type in which the weights are stored.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -48,6 +50,7 @@ class Metadata:
     calibration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = EXPORT_FORMAT
+    precision: Precision = "float32"
 
     def to_json(self) -> str:
         """Return the text for the file."""
@@ -91,6 +94,7 @@ def _check(made: Metadata) -> None:
         and made.map_range[0] <= made.map_range[1],
         "localizes": type(made.localizes) is bool,
         "recipe": isinstance(made.recipe, str),
+        "precision": made.precision in get_args(Precision),
         "arguments": isinstance(made.arguments, dict),
         "versions": isinstance(made.versions, dict),
         "outputs": isinstance(made.outputs, list | tuple)
