@@ -98,7 +98,6 @@ def test_percentiles_are_of_the_sums() -> None:
         (["--seconds", str(math.inf)], "--seconds must be a positive number, but got inf"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--images", "nowhere"], "nowhere"),
-        (["--json", "no/such/folder/a.json"], "no/such/folder"),
         (["--device", "gpu"], "--device must be auto"),
     ],
 )

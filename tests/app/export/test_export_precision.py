@@ -159,7 +159,7 @@ def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys
     words = ["export", "--model", str(run), "--output", str(file), "--precision", "int8", "--images", str(folder)]
     assert main(words) == 0
     output = capsys.readouterr().out
-    assert "cost of int8, in standard deviations of normal scores" in output
+    assert "int8: differences in standard deviations" in output
     assert "of 12 images" in output
     assert size_of(file) < size_of(save(detector, tmp_path / "full.xml", check=False).path)
     kinds = [x.get_type_name() for x in openvino.Core().read_model(file).get_ops()]

@@ -49,7 +49,7 @@ def run(options: Export) -> None:
         )
     if (cost := exported.cost) is not None:
         print_table(
-            f"cost of {options.precision}, in standard deviations of normal scores",
+            f"{options.precision}: differences in standard deviations",
             ("result", "mean difference", "largest difference"),
             [
                 ("score", f"{cost.score_mean:.2g}", f"{cost.score_largest:.2g}"),

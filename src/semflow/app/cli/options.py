@@ -230,8 +230,8 @@ class Export:
     """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
     needs --images."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. For int8, up to 64 others
-    measure the ranges of values."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
+    values on up to 64 others."""
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
