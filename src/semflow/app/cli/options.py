@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from semflow.errors import ConfigError
 
@@ -268,13 +268,32 @@ class Export:
     """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
+    needs --images."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
+    values on up to 64 others."""
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
-Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
+@dataclass(frozen=True)
+class Benchmark:
+    """Time a detector on this machine: one image at a time, and in batches."""
+
+    model: Positional[Annotated[Path, arg(help="File created by export, or run directory created by fit.")]]
+    images: OptionalPath = None
+    """Image or folder of images, whose decoding is timed too; the first 64 are used. Default: textures."""
+    seconds: float = 10.0
+    """Time to measure, half for single images and half for batches."""
+    json: OptionalPath = None
+    """File for the figures, the machine and the versions."""
+    batch_size: BatchSize = 8
+    device: Device = "auto"
+
+
+Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export | Benchmark
 
 NUMBERS = ("epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")

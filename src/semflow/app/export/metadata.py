@@ -14,6 +14,7 @@ KEY = "semflow"  # name of the text in a file
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
+Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Metadata:
         regions: Whether every image has a region of interest of its own; a fourth channel holds it, and what is padded.
         versions: Versions of semflow and of the packages that wrote the file.
         format: `EXPORT_FORMAT` of the version that wrote the file.
+        precision: Type in which the weights are stored.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -52,6 +54,7 @@ class Metadata:
     resize: Literal["stretch", "pad"] = "stretch"
     regions: bool = False
     format: int = EXPORT_FORMAT
+    precision: Precision = "float32"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,6 +112,7 @@ def _check(made: Metadata) -> None:
         and made.map_range[0] <= made.map_range[1],
         "localizes": type(made.localizes) is bool,
         "recipe": isinstance(made.recipe, str),
+        "precision": made.precision in get_args(Precision),
         "arguments": isinstance(made.arguments, dict),
         "versions": isinstance(made.versions, dict),
         "outputs": isinstance(made.outputs, list | tuple)
