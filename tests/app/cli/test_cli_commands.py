@@ -229,7 +229,7 @@ def test_interrupted_predict_shows_no_output_and_continues(
 
 def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "run"
-    whole = semflow.training.fitting._train_epoch
+    whole = semflow.training.fitting.train_epoch
 
     calls: list[object] = []
 
@@ -241,7 +241,7 @@ def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest
 
     words = [word if word != "1" or before != "--epochs" else "2" for before, word in _pairs(fit_words(data, output))]
     with monkeypatch.context() as patched:
-        patched.setattr("semflow.training.fitting._train_epoch", stop)
+        patched.setattr("semflow.training.fitting.train_epoch", stop)
         assert main(words) == 130
     assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
     assert main([*words, "--resume"]) == 0
