@@ -148,9 +148,10 @@ def _report(options: Benchmark, detector: Predictor, loaded: float, one: Timing,
     threads = getattr(exported.runner, "threads", None) if exported else torch.get_num_threads()
     packages = {name: metadata.version(name) for name in [RUNTIMES.get(options.model.suffix, "")] if exported and name}
     speed = 1e3 * options.batch_size / batches.milliseconds(50)
+    cpus, about = _usable_cpus(), {**versions(), **packages}
     machine: dict[str, Any] = {
         "cpu": cpu_name(),
-        "cpus": _usable_cpus(),
+        "cpus": cpus,
         "threads": threads,
         "gpu": torch.cuda.get_device_name(detector.device) if detector.device.type == "cuda" else None,
         "system": platform.platform(),
@@ -166,11 +167,11 @@ def _report(options: Benchmark, detector: Predictor, loaded: float, one: Timing,
         "one_image": one.as_dict(),
         "batches": {"batch_size": options.batch_size, "images_per_second": speed, **batches.as_dict()},
         "machine": machine,
-        "versions": {**versions(), **packages},
+        "versions": about,
     }
     used = "threads as the runtime decides" if threads is None else counted(threads, "thread")
     say(f"{options.model}: {kind}, {result['precision']}, {result['image_size']} px, loaded in {loaded:.1f} s")
-    say(f"{machine['gpu'] or machine['cpu']}, {counted(machine['cpus'], 'CPU')}, {used}; {_listed(result['versions'])}")
+    say(f"{machine['gpu'] or machine['cpu']}, {counted(cpus, 'CPU')}, {used}; {_listed(about)}")
     parts = one.parts if len(one.parts) > 1 else []
     print_table(
         f"one image, {counted(len(one.repeats), 'repeat')}",

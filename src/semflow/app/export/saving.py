@@ -21,7 +21,7 @@ from .formats import packages_of, write
 from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, Precision, shareable
 from .precision import halve_weights
-from .quantization import LEAST_IMAGES, import_nncf
+from .quantization import BACKBONE, LEAST_IMAGES, import_nncf
 from .runtime import SUFFIXES, Format, open_runner
 
 
@@ -103,8 +103,8 @@ def save(
         samples, ranges = samples[1::2], samples[::2].numpy()
     about = _metadata(graph, packages_of(chosen), precision)
     program = trace(graph)
-    if precision == "float16":
-        halve_weights(program)
+    if precision != "float32":
+        halve_weights(program, kept=(f"{BACKBONE}.",) if precision == "int8" else ())
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
         staged = folder / path.name
