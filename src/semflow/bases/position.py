@@ -138,6 +138,7 @@ class PositionGaussian(FittedBase):
     """
 
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
+    takes_tiles: ClassVar[bool] = False
 
     mean: Tensor
     whitening: Tensor

@@ -53,7 +53,7 @@ class CIFAR10(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: int | None = 256,
         *,
         category: str,
         cache: bool = False,

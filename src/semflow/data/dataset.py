@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Image files with labels and optional masks, all resized to one square size.
+    """Image files with labels and optional masks, all resized to one square size or at their own.
 
     If `has_masks` is True, every sample has an anomaly mask, which is all false for a normal image without a mask file.
     Otherwise every mask is None. Files are decoded on access. Subclasses for data other than image files
@@ -46,7 +46,7 @@ class ImageDataset(Dataset[Sample]):
 
     Args:
         records: The images, in the order of the dataset.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels; None keeps their own size.
         has_masks: True if the pixels are labeled.
         cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
             cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
@@ -66,14 +66,15 @@ class ImageDataset(Dataset[Sample]):
     def __init__(
         self,
         records: Sequence[Record],
-        image_size: int = 256,
+        image_size: int | None = 256,
         *,
         has_masks: bool = False,
         cache: bool = False,
         root: str | PathLike[str] | None = None,
         passed_over: Sequence[PassedOver] = (),
     ) -> None:
-        check_image_size(image_size=image_size)
+        if image_size is not None:
+            check_image_size(image_size=image_size)
         for record in records:
             if has_masks and record.mask is None and record.label != 0:
                 raise ConfigError(
@@ -129,7 +130,8 @@ class ImageDataset(Dataset[Sample]):
         """Decode the mask at `index` and resize it to the size of the dataset; `image_size` is (width, height)."""
         mask = self.records[index].mask
         if mask is None:
-            return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
+            side = self.image_size
+            return np.zeros(image_size[::-1] if side is None else (side, side), dtype=np.bool_)
         decoded = decode_mask(mask)
         check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
         if self.records[index].label == 1 and not decoded.any():
@@ -138,7 +140,13 @@ class ImageDataset(Dataset[Sample]):
                 "normal; check the mask",
                 stacklevel=1,
             )
-        return resize_mask(decoded, self.image_size)
+        return decoded if self.image_size is None else resize_mask(decoded, self.image_size)
+
+    def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Bring an RGB image to the size of the data set, as a uint8 array (3, H, W)."""
+        if self.image_size is None:
+            return np.asarray(image).transpose(2, 0, 1).copy()
+        return resize_image(image, self.image_size)
 
     def _tell(self, doubts: Sequence[Doubt]) -> None:
         for kind, text in doubts:
@@ -151,7 +159,7 @@ class ImageDataset(Dataset[Sample]):
             return self._decoded[index]
         image = self.read_image(index)
         mask = self.read_mask(index, image.size) if self.has_masks else None
-        decoded = resize_image(image, self.image_size), mask
+        decoded = self.to_pixels(image), mask
         if self.cache:
             self._decoded[index] = decoded
         return decoded
@@ -175,7 +183,7 @@ class ImageFolder(ImageDataset):
 
     @checked
     def __init__(
-        self, root: str | PathLike[str], image_size: int = 256, *, label: int = -1, cache: bool = False
+        self, root: str | PathLike[str], image_size: int | None = 256, *, label: int = -1, cache: bool = False
     ) -> None:
         if label not in (-1, 0, 1):
             raise ConfigError(f"label must be -1, 0 or 1, but got {label}")

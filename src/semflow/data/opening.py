@@ -21,7 +21,7 @@ from .walking import PassedOver, find_images, scan, subfolders
 def open_dataset(
     path: str | PathLike[str],
     split: Literal["train", "test", "predict"] = "train",
-    image_size: int = 256,
+    image_size: int | None = 256,
     *,
     category: str | None = None,
     cache: bool = False,
@@ -40,7 +40,7 @@ def open_dataset(
     Args:
         path: A folder; for `test` and `predict` also a single image file.
         split: Use of the images.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels; None keeps their own size.
         category: One of the categories in the folder; not with `predict`.
         cache: See `ImageDataset`.
 
@@ -145,7 +145,7 @@ def _is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir() or is_visa(folder)
 
 
-def _labeled_by_folder(root: Path, normal: str, image_size: int, cache: bool) -> ImageDataset:
+def _labeled_by_folder(root: Path, normal: str, image_size: int | None, cache: bool) -> ImageDataset:
     """Label images 0 in the normal folder and 1 in the others, or -1 without a normal folder."""
     paths, passed_over = list_images(root)
     if not (root / normal).is_dir():

@@ -57,7 +57,7 @@ class ShanghaiTech(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: int | None = 256,
         *,
         category: str,
         cache: bool = False,
@@ -92,7 +92,7 @@ class ShanghaiTech(ImageDataset):
         row = self._rows[index]
         mask = anomalous_pixels(_load_rows(file, ("T", "H", "W"))[row], f"{file} row {row}")
         check_mask_size(file, (mask.shape[1], mask.shape[0]), image_size)
-        return resize_mask(mask, self.image_size)
+        return mask if self.image_size is None else resize_mask(mask, self.image_size)
 
     def _train(self, root: Path, scene: str) -> list[Record]:
         training = require_folder(root / "training", "the folder of ShanghaiTech's training clips", UNPACK)

@@ -50,7 +50,7 @@ class VisA(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: int | None = 256,
         *,
         category: str | None = None,
         cache: bool = False,

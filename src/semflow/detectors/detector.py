@@ -22,6 +22,7 @@ from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
 from .scoring import Scorer
+from .tiled import predict_tiles
 
 
 class Detector(FittingPasses):
@@ -199,12 +200,15 @@ class Detector(FittingPasses):
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
 
-        Images on the CPU are copied to the detector's device, where the prediction is.
+        Images on the CPU are copied to the detector's device, where the prediction is. With tiles (see `fit`), images
+        have any size.
 
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device; or another size than
                 that for which a recipe's detector was trained or calibrated.
         """
+        if self.provenance.tiles is not None:
+            return predict_tiles(self, images, self.provenance.tiles)
         on_cpu = isinstance(images, Tensor) and images.device.type == "cpu"
         return cast(Prediction, self(images.to(self.device) if on_cpu else images))
 

@@ -179,8 +179,8 @@ class LikelihoodModel(nn.Module):
         }
 
     @torch.no_grad()
-    def fit_latents(self, batches: Iterable[Mapping[int, Sequence[Tensor]]]) -> None:
-        """Fit the bases to the results of `latents_to_fit` for batches of normal images."""
+    def fit_latents(self, batches: Iterable[Mapping[int, Sequence[Tensor]]], images: Tensor | None = None) -> None:
+        """Fit the bases to the results of `latents_to_fit` for batches of normal images, or of tiles of `images`."""
         fitted = self.fitted_bases
         accumulators = {k: base.accumulator() for k, base in fitted.items()}
         for batch in batches:
@@ -188,6 +188,8 @@ class LikelihoodModel(nn.Module):
                 device = next(iter(fitted[k].buffers()), batch[k][0]).device
                 accumulator.update(*(x.to(device) for x in batch[k]))
         for k, base in fitted.items():
+            if images is not None and hasattr(accumulators[k], "relabel"):
+                accumulators[k].relabel(images)
             base.fit(accumulators[k])
 
     def reading(self) -> AbstractContextManager[Self]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -13,12 +14,13 @@ from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import LEFT_OUT, SEEN, color_range, sample_pixels
+from .colors import LEFT_OUT, SEEN, color_range, join_samples, sample_pixels
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
 from .scoring import Scorer
+from .tiled import predict_tiles
 
 
 class NormalScores(NamedTuple):
@@ -91,17 +93,22 @@ class FittingPasses(LikelihoodModel):
 
     @own_device()
     @torch.no_grad()
-    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter, images: Tensor | None = None) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
 
-        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
-        same bases.
+        Every process gets the latents of all images, in their order, and so the same bases.
+
+        Args:
+            batches: as in `prepare`.
+            gather: as in `prepare`.
+            images: (n,) int64, the image of each of the n items of the batches, if they are tiles. A base that leaves
+                an image out then leaves out all of its tiles.
         """
         if not self.fitted_bases:
             return
         with self.evaluating():
             each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
-            self.fit_latents(gather(each))
+            self.fit_latents(gather(each), images)
 
     @own_device()
     @torch.no_grad()
@@ -110,17 +117,18 @@ class FittingPasses(LikelihoodModel):
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
         scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
-        Return the scores and the range of the maps.
+        Return the scores, of several tiles of an image the highest, and the range of the maps.
 
         Raises:
             TrainingError: If a log-probability is not finite.
         """
 
-        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None]:
+        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None, Tensor]:
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), batch.images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
             own = self.base_scores(latents, log_probs)
-            return [p.cpu() for p in log_probs], batch.images.shape[2:], None if own is None else own.cpu()
+            index = cast(Tensor, batch.indices).cpu()
+            return [p.cpu() for p in log_probs], batch.images.shape[2:], None if own is None else own.cpu(), index
 
         with self.evaluating():
             kept = list(gather(map(scored, self._complete(batches))))
@@ -139,7 +147,7 @@ class FittingPasses(LikelihoodModel):
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
         sampled, scores = [], []
-        for ps, size, own in kept:
+        for ps, size, own, _ in kept:
             anomaly_map, score = self.score([p.to(device) for p in ps], size)
             sampled.append(sample_pixels(anomaly_map))
             scores.append(score.cpu() if own is None else own)
@@ -148,7 +156,7 @@ class FittingPasses(LikelihoodModel):
         self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
         ordered = pixels[:, 1:].flatten().sort().values
         low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
-        return NormalScores(torch.cat(scores), low, high)
+        return NormalScores(_highest(torch.cat(scores), torch.cat([index for *_, index in kept])), low, high)
 
     @own_device()
     @torch.no_grad()
@@ -159,7 +167,7 @@ class FittingPasses(LikelihoodModel):
 
         Args:
             batches: as in `prepare`, but not of training images. They must resemble later images: another camera,
-                light or size makes the rates wrong.
+                light or size makes the rates wrong. With tiles, batches of whole images.
             false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
                 10 % that the number of images allows.
             gather: as in `prepare`.
@@ -171,29 +179,37 @@ class FittingPasses(LikelihoodModel):
         """
 
         def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
-            score, anomaly_map, *_ = self(batch.images, batch.maps)
+            score, anomaly_map, *_ = self(batch.images, batch.maps) if tiles is None else predict(batch.images, tiles)
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
 
-        found = list(gather(map(highest, self._complete(batches))))
+        tiles, predict = self.provenance.tiles, partial(predict_tiles, self)
+        found = list(gather(map(highest, self._complete(batches, features=tiles is None))))
         empty = torch.empty(2, 0, dtype=torch.float32)
         scores, maxima = torch.cat([empty, *(both for both, _ in found)], 1).to(self.scorer.offsets.device)
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(torch.cat([pixels for _, pixels in found]))))
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(join_samples([pixels for _, pixels in found]))))
         self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
 
-    def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
-        """Add what is missing of feature maps and indices, which then count the images."""
+    def _complete(self, batches: Iterable[ImageBatch], features: bool = True) -> Iterator[NormalBatch]:
+        """Add what is missing of feature maps, if they are needed, and indices, which then count the images."""
         count = 0
         for batch in batches:
             images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
-            if maps is None:
+            if maps is None and features:
                 check_images(images, self.reference)
+                maps = self.features(images)
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, self.features(images) if maps is None else maps, indices)
+            yield NormalBatch(images, maps, indices)
+
+
+def _highest(scores: Tensor, images: Tensor) -> Tensor:
+    """Return the highest of the scores of each image, in the order of the images' indices."""
+    places = images.unique(return_inverse=True)[1]
+    return scores.new_zeros(int(places.max()) + 1).scatter_reduce_(0, places, scores, "amax", include_self=False)
 
 
 def _first_not_finite(x: Tensor) -> float:

@@ -1,0 +1,52 @@
+"""Predictions for images of any size from those for their tiles."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semflow._tiling import Tiles
+
+from .calibration import Calibration
+from .inputs import check_images
+from .interface import Prediction
+
+
+class TileDetector(Protocol):
+    """Part of a `Detector` that predicts tiles."""
+
+    calibration: Calibration
+
+    @property
+    def reference(self) -> Tensor:
+        """Tensor of the device and the type of the detector."""
+
+    def __call__(self, images: Tensor) -> Prediction:
+        """Predict tiles (B, 3, S, S)."""
+
+
+@torch.no_grad()
+def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Prediction:
+    """Predict images (B, 3, H, W) on any device, one after the other; see `Tiles` for map and score.
+
+    Example:
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+        >>> predict_tiles(detector, torch.rand(1, 3, 40, 70), Tiles(32, 8)).anomaly_map.shape
+        torch.Size([1, 40, 70])
+    """
+    own = detector.reference
+    anywhere = own.new_empty(0, device=images.device) if isinstance(images, Tensor) else own
+    check_images(images, anywhere, values=False)
+    dtype = torch.promote_types(images.dtype, torch.float32)  # NumPy has no bfloat16
+
+    def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        score, anomaly_map, *_ = detector(torch.from_numpy(batch).to(own.device))
+        return score.float().cpu().numpy(), anomaly_map.float().cpu().numpy()
+
+    found = [tiles.predict(image.to("cpu", dtype).numpy(), predict) for image in images]
+    score, anomaly_map = (torch.from_numpy(np.stack(parts)).to(own.device) for parts in zip(*found, strict=True))
+    return Prediction(score, anomaly_map, (), *cast(Callable[..., Any], detector.calibration)(score, anomaly_map))
