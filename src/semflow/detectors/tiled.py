@@ -45,7 +45,7 @@ def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Predi
 
     def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         score, anomaly_map, *_ = detector(torch.from_numpy(batch).to(own.device))
-        return score.float().cpu().numpy(), anomaly_map.float().cpu().numpy()
+        return tuple(x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy() for x in (score, anomaly_map))  # type: ignore[return-value]
 
     found = [tiles.predict(image.to("cpu", dtype).numpy(), predict) for image in images]
     score, anomaly_map = (torch.from_numpy(np.stack(parts)).to(own.device) for parts in zip(*found, strict=True))

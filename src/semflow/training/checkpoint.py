@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semflow._tiling import Tiles
 from semflow._version import __version__
 from semflow.detectors import Detector
-from semflow.errors import CheckpointError
+from semflow.errors import CheckpointError, ConfigError
 from semflow.files import replace_file
 from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
 
@@ -111,6 +112,8 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     made = detector.provenance
     own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
+    if made.tiles is not None:
+        own["tiles"] = made.tiles.as_dict()
     about.pop("calibration", None)
     if detector.calibration.count and made.calibration:
         own["calibration"] = made.calibration
@@ -153,8 +156,20 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         fingerprints=fingerprints,
         frames=frames if isinstance(frames, dict) else {},
         calibration=str(about.get("calibration", "")),
+        tiles=_tiles(about.get("tiles"), path, detector.provenance.image_size),
     )
     return detector
+
+
+def _tiles(found: Any, path: Path, image_size: int) -> Tiles | None:
+    """Return the tiles of a model's metadata."""
+    try:
+        tiles = None if found is None else Tiles(**found)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path} must hold a size and an overlap as tiles, but got {found!r}"[:300]) from error
+    if tiles is not None and tiles.size != image_size:
+        raise CheckpointError(f"{path} must hold tiles of its image_size {image_size}, but got {tiles.size}; fit again")
+    return tiles
 
 
 def _match_types(detector: Detector, types: Mapping[str, torch.dtype]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
 from semflow.bases import Memory
@@ -16,6 +16,8 @@ from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
+from .config import TrainingConfig
+from .distributed import Processes
 from .loading import checked
 
 LEAST, SHARE, MOST = 10, 5, 24
@@ -97,6 +99,33 @@ def choose_flow(
     for flow in flows:
         flow.use(gain > MARGIN, gain)
     return gain
+
+
+def choose_together(
+    detector: Detector,
+    dataset: Dataset[Any],
+    held: Sequence[int],
+    rest: Sequence[int],
+    training: TrainingConfig,
+    processes: Processes,
+) -> None:
+    """Choose in the first process whether the flows are used, and send the choice to the others.
+
+    Flows are left out if no position is in `held`; bases are fitted to some of the `rest`.
+
+    Example:
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> from semflow.training.distributed import ALONE
+        >>> choose_together(cflow_ad(Backbone("resnet18", "random")), [], [], [], TrainingConfig(), ALONE)
+    """
+    flows, images = optional_flows(detector), Subset(dataset, [*held, *rest])
+
+    def chosen() -> list[tuple[bool, float]]:
+        choose_flow(detector, images, range(len(held)), batch_size=training.batch_size, seed=training.seed)
+        return [(flow.used, flow.gain) for flow in flows]
+
+    for flow, choice in zip(flows, processes.first(chosen) if held else [(False, 0.0)] * len(flows), strict=True):
+        flow.use(*choice)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow._defaults import own_defaults
+from semflow._tiling import Tiles
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
@@ -24,8 +25,9 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 from .asked import Asked
 from .cache import NormalImages
 from .checkpoint import Position
-from .choice import choose_flow, held_for_choice, optional_flows
+from .choice import choose_together, held_for_choice, optional_flows
 from .config import TrainingConfig
+from .cutting import CACHE, TrainingTiles, bounded, check_tiles
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import held_out_batches, hold_out
@@ -45,6 +47,7 @@ def fit(
     training: TrainingConfig | None = None,
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
+    tiles: Tiles | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -74,6 +77,8 @@ def fit(
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
+        tiles: tiles to cut images of any size into, which the detector then does itself: `predict`, `calibrate` and
+            `evaluate` take such images, too. It is fitted to about 1,024 tiles. None takes whole images.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -124,17 +129,22 @@ def fit(
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
     labeled = allow_anomalous or refuse_anomalous(dataset)
+    tiles = check_tiles(detector, tiles)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
-    check_sizes(detector, dataset, held_out)
+    if tiles is None:
+        check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
+    cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
     judges = held_for_choice(images) if optional else []
     trained_on = sorted(set(range(images)) - set(judges))
+    if cut is not None:  # from here on, images are tiles
+        dataset, images, judges, trained_on = checked(cut), len(cut), cut.of(judges)[:: cut.each], cut.of(trained_on)
     training = training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
@@ -146,16 +156,21 @@ def fit(
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
     features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes, allow_anomalous)
+    limit = cache_bytes if cut is None else min(cache_bytes, CACHE)
+    normal = NormalImages(features, dealt, detector.device, limit, processes, allow_anomalous, cut)
+    image_size = detector.provenance.image_size if tiles is None else tiles.size
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     if judges:
-        settings["held_for_choice"] = len(judges)
+        settings["held_for_choice"] = images - len(trained_on)
+    if tiles is not None:
+        settings["tiles"] = tiles.as_dict()
     if output is not None:
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
-    batch = training.batch_size
+    detector.provenance = replace(detector.provenance, tiles=tiles, image_size=image_size)
+    batch = training.batch_size if tiles is None else 1
     steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
     if at is None or at.epoch or at.step:  # a run that is resumed
@@ -199,7 +214,8 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
-    _choose_flow(detector.eval(), dataset, judges, training, processes)
+    with bounded(detector, cut):
+        choose_together(detector.eval(), dataset, judges, trained_on, training, processes)
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
@@ -209,20 +225,6 @@ def fit(
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
-
-
-def _choose_flow(
-    detector: Detector, dataset: Dataset[Any], judges: list[int], training: TrainingConfig, processes: Processes
-) -> None:
-    """Choose in the first process whether the flows are used, and send the choice to the others."""
-    flows = optional_flows(detector)
-
-    def chosen() -> list[tuple[bool, float]]:
-        choose_flow(detector, dataset, judges, batch_size=training.batch_size, seed=training.seed)
-        return [(flow.used, flow.gain) for flow in flows]
-
-    for flow, choice in zip(flows, processes.first(chosen) if judges else [(False, 0.0)] * len(flows), strict=True):
-        flow.use(*choice)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from semflow.errors import DataError
 from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
+from .cutting import CACHE, TrainingTiles, bounded, check_tiles
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import calibrate, held_out_batches, hold_out
@@ -69,6 +70,7 @@ def refit(
         torch.Size([64, 32])
     """
     check_precision(detector.reference)
+    tiles = check_tiles(detector, None)
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
@@ -78,14 +80,17 @@ def refit(
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
         known = detector.provenance.fingerprints
-        for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
+        for _ in held_out_batches(held_out, known, 1 if tiles else batch_size, workers, processes, allow_anomalous):
             pass
     check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
+    cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
+    dataset = dataset if cut is None else checked(cut)
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(features, loader, detector.device, cache_bytes, processes, allow_anomalous)
+    limit = cache_bytes if cut is None else min(cache_bytes, CACHE)
+    normal = NormalImages(features, loader, detector.device, limit, processes, allow_anomalous, cut)
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)
@@ -101,7 +106,8 @@ def refit(
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
     """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
     for name, given in (("dataset", dataset), ("calibration", calibration)):
-        if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
+        of_one_size = detector.provenance.recipe and detector.provenance.tiles is None
+        if given is not None and of_one_size and len(cast(Sized, given)):
             check_size(given[0].image, detector.provenance, name)
 
 
@@ -128,7 +134,8 @@ def settle(detector: Detector, normal: NormalImages) -> NormalScores:
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
-    detector.fit_base(normal, processes.stream)
+    with bounded(detector, normal.tiles):
+        detector.fit_base(normal, processes.stream, None if normal.tiles is None else normal.tiles.images)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)
