@@ -142,8 +142,8 @@ class ImageDataset(Dataset[Sample]):
             )
         return decoded if self.image_size is None else resize_mask(decoded, self.image_size)
 
-    def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Bring an RGB image to the size of the data set, as a uint8 array (3, H, W)."""
+    def to_pixels(self, index: int, image: Image.Image) -> NDArray[np.uint8]:
+        """Bring the image at `index`, from `read_image`, to the size of the data set, as a uint8 array (3, H, W)."""
         if self.image_size is None:
             return np.asarray(image).transpose(2, 0, 1).copy()
         return resize_image(image, self.image_size)
@@ -159,7 +159,7 @@ class ImageDataset(Dataset[Sample]):
             return self._decoded[index]
         image = self.read_image(index)
         mask = self.read_mask(index, image.size) if self.has_masks else None
-        decoded = self.to_pixels(image), mask
+        decoded = self.to_pixels(index, image), mask
         if self.cache:
             self._decoded[index] = decoded
         return decoded

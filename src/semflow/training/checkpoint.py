@@ -20,7 +20,7 @@ from torch import Tensor
 
 from semflow._tiling import Tiles
 from semflow._version import __version__
-from semflow.detectors import Detector
+from semflow.detectors import Detector, Provenance
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import replace_file
 from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
@@ -156,19 +156,21 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         fingerprints=fingerprints,
         frames=frames if isinstance(frames, dict) else {},
         calibration=str(about.get("calibration", "")),
-        tiles=_tiles(about.get("tiles"), path, detector.provenance.image_size),
+        tiles=_tiles(about.get("tiles"), path, detector.provenance),
     )
     return detector
 
 
-def _tiles(found: Any, path: Path, image_size: int) -> Tiles | None:
+def _tiles(found: Any, path: Path, made: Provenance) -> Tiles | None:
     """Return the tiles of a model's metadata."""
     try:
         tiles = None if found is None else Tiles(**found)
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path} must hold a size and an overlap as tiles, but got {found!r}"[:300]) from error
-    if tiles is not None and tiles.size != image_size:
-        raise CheckpointError(f"{path} must hold tiles of its image_size {image_size}, but got {tiles.size}; fit again")
+        raise CheckpointError(f"{path} must hold a size and an overlap as tiles, but got {str(found)[:80]}; fit the model again") from error
+    if tiles is not None and made.recipe and tiles.size != made.image_size:
+        raise CheckpointError(
+            f"{path} must hold tiles of its image_size {made.image_size}, but got {tiles.size}; fit the model again"
+        )
     return tiles
 
 

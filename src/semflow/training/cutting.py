@@ -36,9 +36,10 @@ CACHE = 2**30
 
 
 class _Kept(NamedTuple):
-    """A tile in the file: where it starts, and whether its pixels are bytes."""
+    """A tile in the file: where it starts, its channels, and whether its pixels are bytes."""
 
     start: int
+    channels: int
     whole: bool
     path: str
 
@@ -96,8 +97,8 @@ class TrainingTiles(Dataset[Sample]):
         self.cut()
         kept, side = self._kept[index], self.tiles.size
         kind = np.dtype(np.uint8 if kept.whole else np.float32)
-        values = np.fromfile(self._file, kind, 3 * side * side, offset=kept.start).reshape(3, side, side)
-        image = torch.from_numpy(values)
+        values = np.fromfile(self._file, kind, kept.channels * side * side, offset=kept.start)
+        image = torch.from_numpy(values.reshape(kept.channels, side, side))
         return Sample(image.float().div_(255.0) if kept.whole else image, 0, None, kept.path)
 
     def cut(self) -> None:
@@ -114,7 +115,7 @@ class TrainingTiles(Dataset[Sample]):
             for (found,) in loader(_Cuts(self), list, self.workers, batch_size=1):
                 digests.append(found.digest)
                 for values in found.tiles:
-                    kept.append(_Kept(file.tell(), values.dtype == np.uint8, found.path))
+                    kept.append(_Kept(file.tell(), len(values), values.dtype == np.uint8, found.path))
                     file.write(values.tobytes())
         self._kept, self._digests = kept, digests
 

@@ -8,7 +8,7 @@ from semflow.recipes import load, save
 from semflow.training import calibrate
 
 from .console import say
-from .inputs import cache_small, check_images, note_of, open_normal
+from .inputs import cache_small, check_images, check_tiles, note_of, open_normal
 from .options import Calibrate
 
 
@@ -24,7 +24,8 @@ def run(options: Calibrate) -> None:
             "were not used for training"
         )
     detector = load(options.model, device=options.device)
-    size, allow = detector.provenance.image_size, options.allow_anomalous
+    check_tiles(options, detector.provenance)
+    size, allow = detector.provenance.loaded_size, options.allow_anomalous
     dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:

@@ -11,10 +11,11 @@ from semflow.detectors import Predictor
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Evaluation, Processes, check_labels, results, summarize
+from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import advise, cache_small, check_images, launched, load_detector, note_of, rows_of, warn_of_leaks
+from .inputs import advise, cache_small, check_images, check_tiles, launched, load_detector, note_of, rows_of, warn_of_leaks
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
@@ -34,7 +35,8 @@ def run(options: Evaluate) -> None:
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
         detector = load_detector(options.model, options.device, options.false_alarm_rate)
-        dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
+        check_tiles(options, detector.provenance)
+        dataset = open_dataset(options.data, "test", detector.provenance.loaded_size, category=options.category)
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
             _report(options, found, dataset, detector.false_alarm_rate)
@@ -48,7 +50,8 @@ def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, pro
         check_images(cache_small(dataset, options.workers))
     processes.gather_all(None)  # wait for the check
     scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
-    own = sum(map(len, dealt_batches(len(dataset), options.batch_size, processes).batches))
+    at_once = images_at_once(detector, options.batch_size)
+    own = sum(map(len, dealt_batches(len(dataset), at_once, processes).batches))
     return summarize(track(scored, "scoring", own) if first else scored, processes)
 
 

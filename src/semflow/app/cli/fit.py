@@ -13,7 +13,7 @@ import tomli_w
 import torch
 
 from semflow._validation import counted
-from semflow.data import ImageDataset
+from semflow.data import ImageDataset, Tiles
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
@@ -30,7 +30,7 @@ from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
-FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate")
+FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "tile", "overlap")
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
@@ -59,7 +59,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if options.calibration is not None or options.hold_out is not None:  # these exclude each other
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
-        expected = {"hold_out": int, "false_alarm_rate": float}.get(name, str)
+        expected = {"hold_out": int, "false_alarm_rate": float, "tile": int, "overlap": int}.get(name, str)
         if type(value) is not expected:
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
@@ -75,6 +75,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    if _tiles(options) is not None and "image_size" in inspect.signature(recipe).parameters:
+        settings["image_size"] = options.tile
     own = parse_settings(recipe, options.set)
     if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
         raise ConfigError(
@@ -91,7 +93,9 @@ def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> None:
     allow = options.allow_anomalous
-    dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
+    tiles = _tiles(options)
+    size = arguments["image_size"] if tiles is None else None
+    dataset = open_normal(data, size, "--data", options.category, allow)
     calibration = _calibration(options, dataset)
     detector = RECIPES[str(options.recipe)](**arguments)
     cache_small(dataset, options.workers)
@@ -102,11 +106,11 @@ def _train(
         count = "" if processes.count == 1 else f", {processes.count} processes"
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
-        trained_on = counted(len(dataset) - held_out, "image")
+        trained_on = counted(len(dataset) - held_out, "image") + (f" in tiles of {tiles.size} px" if tiles else "")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
+            detector, dataset, tiles=tiles, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
             resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
         )  # fmt: skip
     if first:
@@ -118,6 +122,20 @@ def _train(
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
         say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
+
+
+def _tiles(options: Fit) -> Tiles | None:
+    """Return the tiles of --tile and --overlap."""
+    if options.tile is None:
+        if options.overlap is not None:
+            raise ConfigError(f"--overlap must come with --tile, but got {options.overlap} without")
+        return None
+    if options.image_size is not None:
+        raise ConfigError(
+            f"--image-size must be left out with --tile, which takes images at their own size, but got "
+            f"{options.image_size}"
+        )
+    return Tiles(options.tile, options.overlap)
 
 
 def _tests(options: Fit, data: Path) -> Path:

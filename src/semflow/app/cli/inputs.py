@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, PassedOver, duplicates, open_dataset
 from semflow.data.walking import describe, find_images, relative
-from semflow.detectors import Predictor
+from semflow.detectors import Predictor, Provenance
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
 from semflow.training import Processes, launched_processes
@@ -55,6 +55,30 @@ CONTAINERS = (
 )
 
 
+class WithTiles(Protocol):
+    """Options of a command that uses a model."""
+
+    @property
+    def tile(self) -> int | None:
+        """Value of --tile."""
+
+    @property
+    def overlap(self) -> int | None:
+        """Value of --overlap."""
+
+
+def check_tiles(options: WithTiles, provenance: Provenance) -> None:
+    """Raise ConfigError unless --tile and --overlap, if they are given, are those of fit."""
+    tiles = provenance.tiles
+    for name, given, own in (
+        ("tile", options.tile, None if tiles is None else tiles.size),
+        ("overlap", options.overlap, None if tiles is None else tiles.overlap),
+    ):
+        if given is not None and given != own:
+            expected = "left out for a model that was fitted without tiles" if tiles is None else f"{own}, as in fit"
+            raise ConfigError(f"--{name} must be {expected}, but got {given}; fit a model with --{name} {given}")
+
+
 def load_detector(model: Path, device: Device, false_alarm_rate: float | None = None) -> Predictor:
     """Load a run directory or an exported file, and set the false-alarm rate if one is given."""
     if model.is_file():
@@ -95,7 +119,8 @@ def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
 
 def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
     """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
-    dataset.cache = workers == 0 and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
+    side = dataset.image_size  # None for large images, which are cut into tiles
+    dataset.cache = workers == 0 and side is not None and len(dataset) * 3 * side**2 <= CACHE_BYTES
     return dataset
 
 
@@ -143,7 +168,7 @@ def advise(path: Path, option: str, lists: tuple[str, ...] = ()) -> None:
 
 
 def open_normal(
-    path: Path, image_size: int, option: str, category: str | None = None, allow_anomalous: bool = False
+    path: Path, image_size: int | None, option: str, category: str | None = None, allow_anomalous: bool = False
 ) -> ImageDataset:
     """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous."""
     advise(path, option)

@@ -37,6 +37,10 @@ LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that lo
 Device: TypeAlias = Annotated[
     str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
 ]
+FittedTile: TypeAlias = Annotated[
+    int | None,
+    arg(metavar="INT", help="Must be that of fit, which the model remembers.", help_behavior_hint=""),
+]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
 ]
@@ -79,6 +83,10 @@ class Fit:
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
     image_size: OptionalInt = None
     """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
+    tile: OptionalInt = None
+    """Side in pixels of the tiles that images are cut into at their own size. Default: images are not cut."""
+    overlap: OptionalInt = None
+    """Pixels that neighboring tiles share, up to half of a tile. Default: an eighth."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -114,6 +122,8 @@ class Calibrate:
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -165,6 +175,8 @@ class Evaluate:
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
     false_alarm_rate: TestRate = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -184,6 +196,8 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results."""
     false_alarm_rate: TestRate = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -211,6 +225,8 @@ class Score:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
     false_alarm_rate: TestRate = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
 
@@ -228,20 +244,25 @@ class Export:
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
     images: OptionalPath = None
     """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
+    tile: FittedTile = None
+    overlap: FittedTile = None
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
-NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
+NUMBERS = (
+    "epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors", "tile",
+    "overlap",
+)  # fmt: skip
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
 
 def check_numbers(options: Command) -> None:
     """Raise ConfigError if a number is out of range."""
-    may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
+    may_be_zero = ("seed", "hold_out", "overlap", *(() if isinstance(options, Score) else ("workers",)))
     for name in NUMBERS:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
         if value is not None and value < least:

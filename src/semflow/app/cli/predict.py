@@ -20,17 +20,17 @@ from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, Sample, open_dataset
-from semflow.data.decoding import resize_image
 from semflow.detectors import Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
+from semflow.training.evaluation import images_at_once
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
-from .inputs import advise, fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, check_tiles, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -47,7 +47,8 @@ def run(options: Predict) -> None:
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
     )
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
-    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
+    check_tiles(options, detector.provenance)
+    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.loaded_size), options.output)
     names = image_names(dataset)
     _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
@@ -127,7 +128,7 @@ class _Images(Dataset[tuple[str, _Loaded | str]]):
         except DataError as error:
             return name, str(error)
         shown = picture.resize(overlay_size(*picture.size))
-        return name, _Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
+        return name, _Loaded(picture.size, shown, self.dataset.to_pixels(index, picture))
 
 
 def _score(
@@ -135,10 +136,11 @@ def _score(
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
+    at_once = images_at_once(detector, options.batch_size)
     images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
     def scored() -> Iterator[tuple[str, _Loaded | str]]:
-        for batch in loader(images, list, options.workers, batch_size=options.batch_size):
+        for batch in loader(images, list, options.workers, batch_size=at_once):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))

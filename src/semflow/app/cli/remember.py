@@ -28,7 +28,7 @@ def run(options: Remember) -> None:
     )
     detector = load(options.model, device=options.device)
     made = detector.provenance
-    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous)
+    dataset = open_normal(options.data, made.loaded_size, "--data", options.category, options.allow_anomalous)
     calibration = _calibration(options, dataset)
     if calibration is not None:
         check_count(calibration if isinstance(calibration, int) else len(calibration), options.false_alarm_rate)

@@ -18,7 +18,7 @@ from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import decided, say, track
-from .inputs import advise, fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, check_tiles, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
 
@@ -34,7 +34,8 @@ def run(options: Score) -> None:
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
-    side, rate = detector.provenance.image_size, detector.false_alarm_rate
+    check_tiles(options, detector.provenance)
+    side, rate = detector.provenance.loaded_size, detector.false_alarm_rate
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
     listing = read_listing(options.input)

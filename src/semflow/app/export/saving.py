@@ -53,7 +53,8 @@ def save(
     """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
-    images of the detector's size. Before the file appears, it is opened and compared with the detector.
+    images of the detector's size, or their tiles if it was fitted with tiles (see `run_image`). Before the file appears,
+    it is opened and compared with the detector.
 
     Args:
         detector: Trained detector; it is not changed.
@@ -129,5 +130,5 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
     about = detector.provenance
     return Metadata(
         about.recipe, shareable(about.arguments), about.image_size, graph.input, detector.map_range, detector.localizes,
-        graph.outputs, calibration, versions,
+        graph.outputs, calibration, versions, {} if about.tiles is None else about.tiles.as_dict(),
     )  # fmt: skip
