@@ -12,8 +12,8 @@ from semflow.errors import ConfigError
 
 Array = NDArray[Any]
 
-AT_ONCE = 2**20
-"""Pixels of the tiles that are predicted together: four of 512 x 512."""
+AT_ONCE = 2**19
+"""Pixels of the tiles that are predicted together: two of 512 x 512."""
 LARGEST_SIDE = 2**14
 
 

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +19,7 @@ from semflow._tiling import Tiles
 from semflow.bases import Memory
 from semflow.data import Sample
 from semflow.detectors import Detector
-from semflow.errors import ConfigError, DataError
+from semflow.errors import ConfigError
 from semflow.files import hash_tensor, writing
 
 from .labels import check_sample
@@ -105,19 +105,24 @@ class TrainingTiles(Dataset[Sample]):
         """Read the images and write their tiles to a file, unless that has been done."""
         if self._kept:
             return
-        folder = tempfile.mkdtemp(prefix="semflow-")
-        weakref.finalize(self, _remove, folder, os.getpid())
-        self._file = Path(folder) / "tiles"
         kept: list[_Kept] = []
         digests: list[str] = []
-        advice = "set TMPDIR to a folder with more space"
-        with writing(self._file, advice, DataError), self._file.open("wb") as file:
+        with self._writing():
+            folder = tempfile.mkdtemp(prefix="semflow-")
+            weakref.finalize(self, _remove, folder, os.getpid())
+            self._file = Path(folder) / "tiles"
+            file = self._file.open("wb", buffering=0)  # so that no error waits for the end
+        with file:
             for (found,) in loader(_Cuts(self), list, self.workers, batch_size=1):
                 digests.append(found.digest)
                 for values in found.tiles:
                     kept.append(_Kept(file.tell(), len(values), values.dtype == np.uint8, found.path))
-                    file.write(values.tobytes())
+                    with self._writing():
+                        file.write(values.tobytes())
         self._kept, self._digests = kept, digests
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(Path(tempfile.gettempdir()), "set TMPDIR to a folder with space for the tiles")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a process that loads tiles from the same file."""

@@ -185,7 +185,9 @@ class Run:
         else:
             ignored.add(BACKBONE)
         order = sorted(
-            before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name)
+            before.keys() | now.keys(),
+            # Other tiles change the number of images, too.
+            key=lambda name: (name == BACKBONE, name.startswith("arguments."), not name.startswith("tiles."), name),
         )
         for name in order:
             was, given = before.get(name), now.get(name)
