@@ -1,6 +1,6 @@
 """Predictions for images of any size from those for their tiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -48,5 +48,10 @@ def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Predi
         return tuple(x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy() for x in (score, anomaly_map))  # type: ignore[return-value]
 
     found = [tiles.predict(image.to("cpu", dtype).numpy(), predict) for image in images]
-    score, anomaly_map = (torch.from_numpy(np.stack(parts)).to(own.device) for parts in zip(*found, strict=True))
+    score, anomaly_map = (_stacked(parts).to(own.device) for parts in zip(*found, strict=True))
     return Prediction(score, anomaly_map, (), *cast(Callable[..., Any], detector.calibration)(score, anomaly_map))
+
+
+def _stacked(parts: Sequence[NDArray[Any]]) -> Tensor:
+    """Stack arrays; one alone, which may be large, is not copied."""
+    return torch.from_numpy(parts[0][None] if len(parts) == 1 else np.stack(parts))

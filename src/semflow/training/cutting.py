@@ -25,7 +25,7 @@ from semflow.files import hash_tensor, writing
 from .labels import check_sample
 from .workers import loader
 
-MOST = 1024
+MOST = 512
 """Tiles that a detector is fitted to, if there are not more images."""
 STORED = 10_000
 """Vectors that a memory stores at most if its size is a share of all locations."""
@@ -111,7 +111,7 @@ class TrainingTiles(Dataset[Sample]):
             folder = tempfile.mkdtemp(prefix="semflow-")
             weakref.finalize(self, _remove, folder, os.getpid())
             self._file = Path(folder) / "tiles"
-            file = self._file.open("wb", buffering=0)  # so that no error waits for the end
+            file = self._file.open("wb")
         with file:
             for (found,) in loader(_Cuts(self), list, self.workers, batch_size=1):
                 digests.append(found.digest)
@@ -119,6 +119,7 @@ class TrainingTiles(Dataset[Sample]):
                     kept.append(_Kept(file.tell(), len(values), values.dtype == np.uint8, found.path))
                     with self._writing():
                         file.write(values.tobytes())
+                        file.flush()  # so that no error waits for the end
         self._kept, self._digests = kept, digests
 
     def _writing(self) -> AbstractContextManager[None]:

@@ -100,7 +100,7 @@ def results(
     dataset, device = checked(dataset), detector.device
     batch_size, tiled = images_at_once(detector, batch_size), detector.provenance.tiles is not None
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    for batch in loaded(batches(dataset, batch_size, workers, dealt)):
+    for batch in loaded(batches(dataset, batch_size, workers, dealt, copy=not tiled)):
         prediction = detector.predict(batch.images if tiled else batch.images.to(device))
         scores, maps = prediction.score.tolist(), prediction.anomaly_map.float().cpu()
         p_values = [None] * len(scores) if prediction.p_value is None else prediction.p_value.tolist()

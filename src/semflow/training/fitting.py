@@ -78,7 +78,7 @@ def fit(
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
         tiles: tiles to cut images of any size into, which the detector then does itself: `predict`, `calibrate` and
-            `evaluate` take such images, too. It is fitted to about 1,024 tiles. None takes whole images.
+            `evaluate` take such images, too. It is fitted to about 512 tiles. None takes whole images.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.

@@ -146,19 +146,26 @@ def _score(
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
-            samples: Any = [
-                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
-                for name, image in readable.items()
-            ]
-            found = results(detector, samples, batch_size=options.batch_size) if samples else ()
-            for (name, image), result in zip(readable.items(), found, strict=True):
-                record, files = _write_image(work.folder, options, detector, name, image, result)
-                work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+            if readable:
+                _write_batch(options, detector, readable, sources, work)
             yield from batch
 
     for _ in track(scored(), "scoring", len(images)):
         pass
     return left_out
+
+
+def _write_batch(
+    options: Predict, detector: Predictor, images: dict[str, _Loaded], sources: dict[str, str], work: Unfinished
+) -> None:
+    """Score images, and write the files and the record of each."""
+    samples: Any = [
+        Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name) for name, image in images.items()
+    ]
+    found = results(detector, samples, batch_size=options.batch_size)
+    for (name, image), result in zip(images.items(), found, strict=True):
+        record, files = _write_image(work.folder, options, detector, name, image, result)
+        work.add(name, {"record": asdict(record), "source": sources[name]}, files)
 
 
 def _write_image(
