@@ -99,13 +99,12 @@ class Tiles(Settings):
             True
         """
         rows, columns = self._shares(height), self._shares(width)
-        whole: Array | None = None
+        whole: Array = np.zeros(0)
         for (top, left), tile in zip(self.places(height, width), maps, strict=True):
-            if whole is None:
+            if not whole.size:  # the first tile
                 whole = np.zeros((max(height, self.size), max(width, self.size)), tile.dtype)
             share = (rows[top][:, None] * columns[left]).astype(tile.dtype)
             whole[top : top + self.size, left : left + self.size] += share * tile
-        assert whole is not None  # an image has at least one tile
         return whole[:height, :width]
 
     def predict(self, image: Array, predict: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """Tiles cover images of any size, and their blended maps are the map of the image."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_tiles_cover_a_side_and_overlap(tile: tuple[int, int], length: int) -> N
     assert starts[0] == 0
     assert starts == sorted(set(starts))
     assert starts[-1] + tiles.size == max(length, tiles.size)  # flush with the border
-    for one, other in zip(starts, starts[1:], strict=False):
+    for one, other in pairwise(starts):
         assert one + tiles.size - other >= tiles.overlap
 
 

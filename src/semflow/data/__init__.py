@@ -17,7 +17,6 @@ from .walking import PassedOver
 
 __all__ = [
     "BTAD", "CIFAR10", "CIFAR10_CLASSES", "Batch", "CheckedSamples", "ImageDataset", "ImageFolder", "MVTecAD",
-    "PassedOver", "Record", "Sample", "ShanghaiTech", "Tiles", "VisA", "as_sample", "collate", "decode_image", "duplicates",
-    "load_image", "load_mask",
-    "open_dataset",
+    "PassedOver", "Record", "Sample", "ShanghaiTech", "Tiles", "VisA", "as_sample", "collate", "decode_image",
+    "duplicates", "load_image", "load_mask", "open_dataset",
 ]  # fmt: skip

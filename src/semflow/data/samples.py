@@ -81,7 +81,9 @@ def stack_samples(samples: Sequence[Sample], copy: bool = True) -> Batch:
             )
     masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
     return Batch(
-        images=torch.stack([sample.image for sample in samples]) if copy or len(samples) > 1 else samples[0].image[None],
+        images=torch.stack([sample.image for sample in samples])
+        if copy or len(samples) > 1
+        else samples[0].image[None],
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64, device="cpu"),
         anomaly_masks=torch.stack(masks) if len(masks) == len(samples) else None,
         paths=tuple(sample.path for sample in samples),

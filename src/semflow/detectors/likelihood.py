@@ -188,8 +188,9 @@ class LikelihoodModel(nn.Module):
                 device = next(iter(fitted[k].buffers()), batch[k][0]).device
                 accumulator.update(*(x.to(device) for x in batch[k]))
         for k, base in fitted.items():
-            if images is not None and hasattr(accumulators[k], "relabel"):
-                accumulators[k].relabel(images)
+            relabel = getattr(accumulators[k], "relabel", None)
+            if images is not None and relabel is not None:
+                relabel(images)
             base.fit(accumulators[k])
 
     def reading(self) -> AbstractContextManager[Self]:

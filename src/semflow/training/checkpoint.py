@@ -166,7 +166,9 @@ def _tiles(found: Any, path: Path, made: Provenance) -> Tiles | None:
     try:
         tiles = None if found is None else Tiles(**found)
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path} must hold a size and an overlap as tiles, but got {str(found)[:80]}; fit the model again") from error
+        raise CheckpointError(
+            f"{path} must hold a size and an overlap as tiles, but got {str(found)[:80]}; fit the model again"
+        ) from error
     if tiles is not None and made.recipe and tiles.size != made.image_size:
         raise CheckpointError(
             f"{path} must hold tiles of its image_size {made.image_size}, but got {tiles.size}; fit the model again"

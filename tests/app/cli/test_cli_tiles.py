@@ -122,7 +122,9 @@ def test_exported_file_tells_its_tiles(exported: Path) -> None:
     found, single = detector.predict(image), export.run_image(detector.runner, image[0].numpy())
     for name in ("score", "anomaly_map", "p_value", "is_anomalous", "mask"):
         np.testing.assert_array_equal(getattr(found, name)[0].numpy(), single[name])
-    np.testing.assert_array_equal(single["mask"], single["anomaly_map"] > detector.metadata.calibration["map_threshold"])
+    np.testing.assert_array_equal(
+        single["mask"], single["anomaly_map"] > detector.metadata.calibration["map_threshold"]
+    )
 
 
 @pytest.mark.skipif(find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="needs ONNX Runtime")

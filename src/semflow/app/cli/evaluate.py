@@ -15,7 +15,17 @@ from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
-from .inputs import advise, cache_small, check_images, check_tiles, launched, load_detector, note_of, rows_of, warn_of_leaks
+from .inputs import (
+    advise,
+    cache_small,
+    check_images,
+    check_tiles,
+    launched,
+    load_detector,
+    note_of,
+    rows_of,
+    warn_of_leaks,
+)
 from .options import Evaluate
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}

@@ -31,7 +31,10 @@ def run(options: Export) -> None:
     check_tiles(options, detector.provenance)
     images = None
     if options.images is not None:
-        dataset, tiles = open_dataset(options.images, "predict", detector.provenance.loaded_size), detector.provenance.tiles
+        dataset, tiles = (
+            open_dataset(options.images, "predict", detector.provenance.loaded_size),
+            detector.provenance.tiles,
+        )
         found = (dataset[index].image for index in range(min(SAMPLES, len(dataset))))
         images = torch.stack([image if tiles is None else middle_tile(image, tiles) for image in found])
     exported = save(

@@ -110,8 +110,9 @@ def _train(
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, tiles=tiles, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
-            resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
+            detector, dataset, tiles=tiles, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
+            output=output, resume=options.resume, workers=options.workers, device=device, processes=processes,
+            allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)

@@ -65,7 +65,9 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     return runners[path.suffix](path, device, threads)
 
 
-def run_image(runner: Runner, image: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> Arrays:
+def run_image(
+    runner: Runner, image: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+) -> Arrays:
     """Compute the results for one RGB image (3, H, W) of any size by those of its tiles, as `Detector.predict` does.
 
     Args:
@@ -98,10 +100,10 @@ def run_image(runner: Runner, image: NDArray[Any], convert: Callable[[NDArray[An
         return results["score"], results["anomaly_map"]
 
     score, anomaly_map = Tiles(**about.tiles).predict(image, predict)
-    found = {"score": score, "anomaly_map": anomaly_map}
+    found: Arrays = {"score": score, "anomaly_map": anomaly_map}
     if about.calibration:  # of the tile with the highest score, which has the lowest p-value
         found["p_value"] = np.concatenate(decisions["p_value"]).min()
-        found["is_anomalous"] = np.concatenate(decisions["is_anomalous"]).any()
+        found["is_anomalous"] = np.concatenate(decisions["is_anomalous"]).max()
         found["mask"] = ~(anomaly_map <= np.float32(about.calibration["map_threshold"]))
     return found
 

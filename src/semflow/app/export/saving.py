@@ -53,8 +53,8 @@ def save(
     """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
-    images of the detector's size, or their tiles if it was fitted with tiles (see `run_image`). Before the file appears,
-    it is opened and compared with the detector.
+    images of the detector's size, or of its tiles (see `run_image`). Before the file appears, it is opened and compared
+    with the detector.
 
     Args:
         detector: Trained detector; it is not changed.
