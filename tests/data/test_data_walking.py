@@ -49,7 +49,7 @@ def test_endings_cover_the_common_variants() -> None:
 
 def test_scan_names_what_it_passes_over(tmp_path: Path) -> None:
     save_gray(tmp_path / "a.png")
-    for name in ("b.HEIC", "c.mp4", "d.dng", "e.svg", "f.zip", "g.eps"):
+    for name in ("b.NEF", "c.mp4", "d.dng", "e.svg", "f.zip", "g.eps"):
         (tmp_path / name).touch()
     for name in (".thumb.png", ".cache/x.png", "@eaDir/a.png/x.png", "lost+found/x.png", "sub/$RECYCLE.BIN/x.png"):
         save_gray(tmp_path / name)
@@ -64,7 +64,7 @@ def test_scan_names_what_it_passes_over(tmp_path: Path) -> None:
         ".thumb.png": "hidden file",
         "@eaDir": "system folder",
         "IMG_0001": "image without a file ending: rename it",
-        "b.HEIC": "HEIF: save it as PNG or JPEG",
+        "b.NEF": "camera raw: develop it to PNG or TIFF",
         "c.mp4": "video: save its frames as images",
         "d.dng": "camera raw: develop it to PNG or TIFF",
         "e.svg": "format that is not read: save it as PNG or TIFF",
@@ -77,8 +77,8 @@ def test_scan_names_what_it_passes_over(tmp_path: Path) -> None:
 
 
 def test_folder_with_nothing_readable_says_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "b.heic").touch()
-    fails(lambda: ImageFolder(tmp_path), tmp_path, "got none, only b.heic (HEIF: save it as PNG or JPEG)")
+    (tmp_path / "b.cr2").touch()
+    fails(lambda: ImageFolder(tmp_path), tmp_path, "only b.cr2 (camera raw: develop it to PNG or TIFF)")
 
 
 def test_scan_follows_links_and_visits_each_folder_once(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_scan_follows_links_and_visits_each_folder_once(tmp_path: Path) -> None:
     (root / "self").symlink_to("self")
     found = scan(root)
     assert [path.relative_to(root).as_posix() for path in found.images] == ["b/1.png", "c/deep/2.png"]
-    assert {path.relative_to(root).as_posix(): reason for path, reason in found.passed_over} == {
+    assert {path.relative_to(root).as_posix(): reason for path, reason, _ in found.passed_over} == {
         "a": f"same folder as {root / 'b'}",
         "b/top": "link to a folder around it",
         "b/up": "link to a folder around it",
@@ -139,10 +139,10 @@ def test_linked_folders_of_a_data_set_are_followed(tmp_path: Path, masks: bool) 
 def test_training_folder_ignores_system_folders_beside_it(tmp_path: Path) -> None:
     for name in ("good/0.png", "@eaDir/0.png", "__MACOSX/0.png"):
         save_gray(tmp_path / name)
-    (tmp_path / "1.heic").touch()
+    (tmp_path / "1.cr2").touch()
     dataset = open_dataset(tmp_path, "train")
     assert relative(dataset, tmp_path) == ["good/0.png"]
-    assert sorted(passed(dataset, tmp_path)) == ["1.heic", "@eaDir", "__MACOSX"]
+    assert sorted(passed(dataset, tmp_path)) == ["1.cr2", "@eaDir", "__MACOSX"]
 
 
 def test_prediction_of_a_data_set_lists_what_is_beside_its_test_images(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt after `count` images."""
     from semflow.app.cli import predict
 
-    write = predict._write_image
+    write = predict.write_image
     calls: list[object] = []
 
     def stop(*arguments: object) -> object:
@@ -99,4 +99,4 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "_write_image", stop)
+    monkeypatch.setattr(predict, "write_image", stop)

@@ -20,6 +20,7 @@ from semflow.synthesis import Blemishes, CutPaste
 from semflow.training import choose_flow, fit, held_for_choice, optional_flows
 from semflow.training import fitting as training
 from semflow.training.checkpoint import load_into
+from semflow.training.choice import FlowChoice, Trial
 
 IMAGES = make_images(10)
 HELD = held_for_choice(10)
@@ -104,14 +105,14 @@ def test_flow_is_used_above_the_margin(gain, used, monkeypatch) -> None:
 
 def decided(monkeypatch, used: bool) -> None:
     """Let the choice be known."""
-    found = []
 
-    def choose(detector, dataset, held, **_) -> None:
-        found.append(list(held))
+    def choose(_, detector) -> float:
+        gain = 0.25 if used else -0.25
         for flow in optional_flows(detector):
-            flow.use(used, 0.25 if used else -0.25)
+            flow.use(used, gain)
+        return gain
 
-    monkeypatch.setattr(training, "choose_flow", choose)
+    monkeypatch.setattr(Trial, "choose", choose)
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -158,7 +159,7 @@ def test_flow_is_not_trained_on_the_images_that_judge_it(monkeypatch) -> None:
 
 @pytest.mark.parametrize("epochs", [None, 0])
 def test_flow_is_left_out_if_nothing_can_be_measured(epochs, monkeypatch) -> None:
-    monkeypatch.setattr(training, "choose_flow", None)  # not called
+    monkeypatch.setattr(Trial, "choose", None)  # not called
     detector = fit(optional(), IMAGES[:9], epochs=epochs, progress=False)
     assert [(flow.used, flow.gain) for flow in detector.flows] == [(False, 0.0)] * 2
 
@@ -193,17 +194,64 @@ def test_calibration_images_do_not_judge() -> None:
     assert set(seen) == set(range(30))
 
 
-@pytest.mark.parametrize("place", ["choose_flow", "settle"])
+@pytest.mark.parametrize("place", [(FlowChoice, "promises"), (FlowChoice, "make"), (training, "settle")])
 def test_run_killed_around_the_choice_ends_the_same(place, tmp_path, monkeypatch) -> None:
     whole = fit(optional(), IMAGES, output=tmp_path / "whole", progress=False)
+    kept = FlowChoice.promises
+
+    def kill(*arguments, **_):
+        if place[1] == "promises" and arguments[1] < 1:
+            return kept(*arguments)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(training, place, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(*place, kill)
         with pytest.raises(KeyboardInterrupt):
             fit(optional(), IMAGES, output=tmp_path / "run", checkpoint_seconds=0, progress=False)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["held_for_choice"] == 2
     resumed = fit(optional(), IMAGES, output=tmp_path / "run", resume=True, progress=False)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
     assert [flow.used for flow in resumed.flows] == [flow.used for flow in whole.flows]
+
+
+@pytest.mark.parametrize(("first", "epochs"), [(0.0174, 2), (0.0176, 8), (-1.0, 2)])
+def test_flow_that_gains_little_after_a_quarter_is_left_out_at_once(first, epochs, monkeypatch, tmp_path) -> None:
+    """At most half the margin ends the training. The detector is then that of a training without the flow."""
+    gains = iter([first, 0.25])
+
+    def choose(_, detector) -> float:
+        gain = next(gains)
+        assert not detector.training
+        detector.fit_base([torch.stack([sample.image for sample in IMAGES[:4]])])  # must not reach the training
+        for flow in optional_flows(detector):
+            flow.use(gain > 0.035, gain)
+        return gain
+
+    monkeypatch.setattr(Trial, "choose", choose)
+    detector = fit(optional(), IMAGES, epochs=8, output=tmp_path / "run", progress=False)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(1, epochs + 1))
+    assert [flow.used for flow in detector.flows] == [epochs == 8] * 2
+    assert detector.flows[0].gain == pytest.approx(first if epochs == 2 else 0.25)
+    assert len(detector.bases[0].rows) == 10
+    monkeypatch.setattr(FlowChoice, "promises", lambda *_: True)
+    decided(monkeypatch, epochs == 8)
+    seen = {}
+
+    def keep(other, epoch) -> None:
+        seen[epoch] = [p.detach().clone() for p in other.trainable()]
+
+    fit(optional(), IMAGES, epochs=8, progress=False, on_epoch=keep)
+    assert all(torch.equal(a, b) for a, b in zip(detector.trainable(), seen[epochs], strict=True))
+
+
+def test_quality_without_the_flow_is_measured_once(monkeypatch) -> None:
+    values = iter([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])  # image AUROC and AUPRO: without, then with after a quarter and all
+    for metric in ("auroc", "aupro"):
+        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_: next(values))
+    detector = fit(optional(), IMAGES, epochs=4, progress=False)
+    assert detector.flows[0].gain == pytest.approx(0.2)
+    assert next(values, None) is None
 
 
 def test_base_that_is_not_fitted_may_have_an_optional_flow() -> None:

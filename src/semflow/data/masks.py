@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from semflow._validation import checked
@@ -129,7 +129,7 @@ def _inexact(values: NDArray[Any], top: float, low: float, lossy: bool) -> str |
     if 0 < low < top / 4:
         return "has no black pixel"
     levels = np.unique(values[between])
-    flat = ndimage.maximum_filter(values, 3) == ndimage.minimum_filter(values, 3)
+    flat = scipy.ndimage.maximum_filter(values, 3) == scipy.ndimage.minimum_filter(values, 3)
     loose = len(levels) - len(np.intersect1d(levels, values[flat & between]))
     if lossy or loose > _MANY_LEVELS:
         return f"has gray levels ({len(levels)}), as lossy compression or smoothing leaves"
@@ -141,7 +141,7 @@ def _inexact(values: NDArray[Any], top: float, low: float, lossy: bool) -> str |
         return None
     if float(values[weak].max()) <= top / 8 and 2 * np.count_nonzero(flat & weak) < np.count_nonzero(weak):
         return "has specks that are nearly black"
-    near = ndimage.binary_dilation(strong, np.ones((3, 3)), iterations=_EDGE)
+    near = scipy.ndimage.binary_dilation(strong, np.ones((3, 3)), iterations=_EDGE)
     return None if (weak & ~near).any() else "has gray edges"
 
 

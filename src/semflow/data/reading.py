@@ -20,7 +20,7 @@ from .endings import formats_of
 WIDE_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})  # Pillow's conversion would clip them at 255
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange width and height
 _SUBFILE, _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT, _SUBSAMPLING = 254, 258, 262, 284, 339, 530  # tags of TIFF
-_PAGED = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
+_PAGED = frozenset({"AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP"})
 
 
 class Header(NamedTuple):

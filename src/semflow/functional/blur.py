@@ -32,4 +32,16 @@ def gaussian_blur(maps: Tensor, kernel: Tensor) -> Tensor:
         raise ShapeError(f"maps must have more than {radius} rows and columns to blur, but got {(height, width)}")
     kernel = kernel.to(maps.dtype)
     padded = F.pad(maps[:, None], (radius,) * 4, mode="reflect")
+    if maps.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+        return _along(_along(padded, kernel, 2), kernel, 3)[:, 0]
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
+
+
+def _along(x: Tensor, kernel: Tensor, dim: int) -> Tensor:
+    """Convolve in one direction by a sum of shifted maps, which CPUs compute ten times as fast as a convolution."""
+    first, *others = kernel.tolist()
+    size = x.shape[dim] - len(others)
+    total: Tensor = x.narrow(dim, 0, size) * first
+    for shift, weight in enumerate(others, 1):
+        total.add_(x.narrow(dim, shift, size), alpha=weight)
+    return total

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from semflow.errors import ConfigError, ShapeError
 
@@ -106,7 +106,7 @@ def split_pixels(scores: Maps, anomaly_masks: Maps) -> PixelSplit:
 
 
 def _region_weights(mask: Array) -> Array:
-    labels, _ = ndimage.label(mask, structure=_EIGHT_CONNECTED)
+    labels, _ = scipy.ndimage.label(mask, structure=_EIGHT_CONNECTED)
     inside = labels[mask]
     weights: Array = 1.0 / np.bincount(inside)[inside] if inside.size else np.empty(0)
     return weights

@@ -1,5 +1,6 @@
 """Choice of whether to use a trained flow, by held-out normal images with synthetic defects."""
 
+import copy
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from semflow._defaults import own_defaults
 from semflow.bases import Memory
@@ -17,7 +18,7 @@ from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes
 
 from .config import TrainingConfig
-from .distributed import Processes
+from .distributed import ALONE, Processes
 from .loading import checked
 
 LEAST, SHARE, MOST = 10, 5, 24
@@ -47,7 +48,6 @@ def held_for_choice(images: int) -> list[int]:
 
 
 @own_defaults()
-@torch.no_grad()
 def choose_flow(
     detector: Detector, dataset: Dataset[Any], held: Sequence[int], *, batch_size: int = 8, seed: int = 0
 ) -> float:
@@ -78,54 +78,97 @@ def choose_flow(
         >>> detector.flows[0].used == (gain > 0.035)
         True
     """
-    dataset, flows = checked(dataset), optional_flows(detector)
-    normal, defective, masks = _held_out_images(dataset, held, seed)
-    rest = sorted(set(range(len(cast(Sized, dataset)))) - set(held))
-    fill = _spread(rest, min(len(rest), FILLED))
-    images = [cast(Tensor, dataset[i].image) for i in fill]
-    known = _with_maps(detector, images, [*normal, *defective], size=batch_size)
-    quality = []
-    for used in (False, True):
-        for flow in flows:
-            flow.use(used)
-        with _at_most(STORED, detector):
-            detector.fit_base(known[0])
-        detector.fit_score(known[0])
-        scores, maps = _scored(detector, known[1])
+    return Trial(dataset, held, batch_size, seed).choose(detector)
+
+
+class FlowChoice:
+    """The choice whether the optional flows of a detector in training are used, in the first of several processes.
+
+    It is made by `choose_flow` at the end. Flows whose gain is at most half the margin after a quarter of the epochs
+    are left out at once, and the rest of the training is saved.
+
+    Args:
+        detector: detector in training.
+        dataset: normal images.
+        held: positions of the images that the flows are not trained on; empty if there are too few images.
+        training: training settings.
+        processes: processes that train together.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        dataset: Dataset[Any],
+        held: Sequence[int],
+        training: TrainingConfig,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.detector, self.flows, self.processes = detector, optional_flows(detector), processes
+        self.trial = Trial(dataset, held, training.batch_size, training.seed) if held else None
+        self.early = max(1, round(training.epochs / 4))
+        self.gain = 0.0  # of flows that are left out before the end
+
+    def promises(self, epoch: int) -> bool:
+        """Return whether to go on training after an epoch."""
+        if self.trial is None or epoch != self.early:
+            return True
+        trial, detector = self.trial, self.detector
+        same = (detector.features, detector.objective, self.processes)
+        still = copy.deepcopy(detector, {id(part): part for part in same})
+        gain = self.processes.first(lambda: trial.choose(still.eval()))
+        if gain > MARGIN / 2:
+            return True
+        self.trial, self.gain = None, gain
+        return False
+
+    def make(self) -> None:
+        """Use the flows of the trained detector or leave them out."""
+        trial, choices = self.trial, [(False, self.gain)] * len(self.flows)
+
+        def chosen() -> list[tuple[bool, float]]:
+            if trial is not None:
+                trial.choose(self.detector)
+            return [(flow.used, flow.gain) for flow in self.flows]
+
+        if trial is not None:
+            choices = self.processes.first(chosen)
+        for flow, choice in zip(self.flows, choices, strict=True):
+            flow.use(*choice)
+
+
+class Trial:
+    """Held-out images with synthetic defects, on which a detector is tried with and without its flows."""
+
+    def __init__(self, dataset: Dataset[Any], held: Sequence[int], batch_size: int, seed: int) -> None:
+        self.dataset, self.held, self.batch_size, self.seed = checked(dataset), held, batch_size, seed
+        self.without: float | None = None  # quality without flows, which does not change as they are trained
+
+    @torch.no_grad()
+    def choose(self, detector: Detector) -> float:
+        """Do what `choose_flow` describes."""
+        flows = optional_flows(detector)
+        normal, defective, masks = _held_out_images(self.dataset, self.held, self.seed)
+        rest = sorted(set(range(len(cast(Sized, self.dataset)))) - set(self.held))
+        images = [cast(Tensor, self.dataset[i].image) for i in _spread(rest, min(len(rest), FILLED))]
+        fill, test = _with_maps(detector, images, [*normal, *defective], size=self.batch_size)
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
-        quality.append((auroc(scores, labels) + aupro(maps, truth)) / 2)
-    gain = quality[1] - quality[0]
-    for flow in flows:
-        flow.use(gain > MARGIN, gain)
-    return gain
 
+        def quality(used: bool) -> float:
+            for flow in flows:
+                flow.use(used)
+            with _at_most(STORED, detector):
+                detector.fit_base(fill)
+            detector.fit_score(fill)
+            scores, maps = _scored(detector, test)
+            return (auroc(scores, labels) + aupro(maps, truth)) / 2
 
-def choose_together(
-    detector: Detector,
-    dataset: Dataset[Any],
-    held: Sequence[int],
-    rest: Sequence[int],
-    training: TrainingConfig,
-    processes: Processes,
-) -> None:
-    """Choose in the first process whether the flows are used, and send the choice to the others.
-
-    Flows are left out if no position is in `held`; bases are fitted to some of the `rest`.
-
-    Example:
-        >>> from semflow.recipes import Backbone, cflow_ad
-        >>> from semflow.training.distributed import ALONE
-        >>> choose_together(cflow_ad(Backbone("resnet18", "random")), [], [], [], TrainingConfig(), ALONE)
-    """
-    flows, images = optional_flows(detector), Subset(dataset, [*held, *rest])
-
-    def chosen() -> list[tuple[bool, float]]:
-        choose_flow(detector, images, range(len(held)), batch_size=training.batch_size, seed=training.seed)
-        return [(flow.used, flow.gain) for flow in flows]
-
-    for flow, choice in zip(flows, processes.first(chosen) if held else [(False, 0.0)] * len(flows), strict=True):
-        flow.use(*choice)
+        if self.without is None:
+            self.without = quality(False)
+        gain = quality(True) - self.without
+        for flow in flows:
+            flow.use(gain > MARGIN, gain)
+        return gain
 
 
 @contextmanager

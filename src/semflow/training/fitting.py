@@ -17,7 +17,7 @@ from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
-from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
+from semflow.errors import ConfigError, DataError, TrainingError
 from semflow.features import FeatureExtractor
 from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies
@@ -25,7 +25,7 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 from .asked import Asked
 from .cache import NormalImages
 from .checkpoint import Position
-from .choice import choose_together, held_for_choice, optional_flows
+from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .cutting import CACHE, TrainingTiles, bounded, check_tiles
 from .distributed import ALONE, Processes
@@ -34,7 +34,7 @@ from .holdout import held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
-from .run import BACKBONE, Run
+from .run import BACKBONE, Run, check_images
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
 from .stepping import Watch, adam, check_locations, train_on_batch
@@ -67,8 +67,9 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is then kept or left out, by images
-    that it was not trained on (see `choose_flow`). Last, bases are fitted (see `Detector.fit_base`), and the constants
+    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
+    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once.
+    Last, bases are fitted (see `Detector.fit_base`), and the constants
     of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
     resumed run ends like an uninterrupted one.
 
@@ -176,7 +177,7 @@ def fit(
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
     if at is None:
-        _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
+        check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.calibrate(run)
         return detector.eval()
     for flow in optional:
@@ -186,7 +187,7 @@ def fit(
     if paste is None:
         normal.fill()
     if folder is not None or not labeled:
-        _check_images(folder, at.fingerprint, normal.fingerprint())
+        check_images(folder, at.fingerprint, normal.fingerprint())
         at.fingerprint = normal.fingerprint()
     if held_out is not None:  # before training, not after it
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
@@ -199,13 +200,15 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    choice = FlowChoice(detector, Subset(dataset, [*judges, *trained_on]), range(len(judges)), training, processes)
     show = progress and processes.rank == 0
     with (
+        bounded(detector, cut),
         tilted(detector, training.tilt),
         shared(detector, processes),
         Progress(training.epochs, at.epoch, show) as display,
     ):
-        while at.epoch < training.epochs:
+        while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
             record = _train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
@@ -214,8 +217,9 @@ def fit(
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
             if run.due():
                 run.save(at)
+    detector.eval()
     with bounded(detector, cut):
-        choose_together(detector.eval(), dataset, judges, trained_on, training, processes)
+        choice.make()
     scores = settle(detector, normal)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
@@ -290,11 +294,3 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
         "largest_gradient": float(f"{at.largest:.4g}"),
         "seconds": round(at.seconds, 3),
     }
-
-
-def _check_images(folder: Path | None, before: str, now: str) -> None:
-    """Raise CheckpointError if a run is resumed with other images."""
-    if before and before != now:
-        raise CheckpointError(
-            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
-        )

@@ -211,3 +211,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None and value != "none":
             found[prefix + name] = value
     return found
+
+
+def check_images(folder: Path | None, before: str, now: str) -> None:
+    """Raise CheckpointError if a run is resumed with other images."""
+    if before and before != now:
+        raise CheckpointError(
+            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
+        )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.cli_cases import fit_words, only_line, picture, save
 from semflow.app.cli import demo, main
-from semflow.data import ImageFolder
+from semflow.data import ImageFolder, decode_image
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_predict_scores_everything_readable_and_names_the_rest(
 ) -> None:
     assert predict(shared_run, photos, photos / "earlier") == 0
     assert "passed over" not in capsys.readouterr().out
-    (photos / "d.heic").touch()
+    (photos / "d.nef").touch()
     save(picture(np.random.default_rng(0)), photos / "@eaDir" / "a.png" / "SYNOPHOTO_THUMB_M.png")
-    assert predict(shared_run, photos, tmp_path / "results") == 0
+    assert predict(shared_run, photos, tmp_path / "results") == 1
     summary = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("scored"))
     assert summary.startswith("scored 3 images; the most anomalous is ")
     expected = {
         "@eaDir": "system folder",
-        "d.heic": "HEIF: save it as PNG or JPEG",
+        "d.nef": "camera raw: develop it to PNG or TIFF",
         "earlier": "results of semflow",
     }
     listed = ", ".join(f"{name} ({reason})" for name, reason in expected.items())
@@ -48,9 +48,38 @@ def test_predict_scores_everything_readable_and_names_the_rest(
     assert [record["image"] for record in content["images"]] == ["a.png", "b.jfif", "more/c.png"]
     assert content["passed_over"] == [{"path": name, "reason": reason} for name, reason in expected.items()]
     page = (tmp_path / "results/index.html").read_text()
-    assert "Passed over d.heic: HEIF" in page
-    assert predict(shared_run, photos, tmp_path / "results") == 0
+    assert "Passed over d.nef: camera raw" in page
+    assert predict(shared_run, photos, tmp_path / "results") == 1
     assert "already complete for this model and these images; passed over 3: @eaDir" in capsys.readouterr().out
+
+
+def test_predict_reads_the_formats_of_the_extra(
+    shared_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pillow_heif", reason="pip install semflow[formats]")
+    pytest.importorskip("pillow_jxl", reason="pip install semflow[formats]")
+    assert main(["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "o")]) == 0
+    gradient = np.linspace(0, 255, 64, dtype=np.uint8)
+    pixels = np.stack([np.tile(gradient, (48, 1))] * 3, 2)
+    for name in ("phone.heic", "PHONE.HIF", "camera.jxl"):
+        form = "JXL" if name.endswith("jxl") else "HEIF"
+        Image.fromarray(pixels).save(photos / name, form, quality=95)
+        read = np.asarray(decode_image(photos / name), dtype=int)
+        assert np.abs(read - pixels).max() <= 6
+    assert predict(shared_run, photos, tmp_path / "more") == 0
+    assert "scored 6 images" in capsys.readouterr().out
+    (photos / "phone.heic").write_bytes((photos / "phone.heic").read_bytes()[:200])
+    assert predict(shared_run, photos, tmp_path / "none") == 2
+    assert "phone.heic must be an intact image (PNG JPEG" in capsys.readouterr().err
+    words = ["predict", "--model", str(shared_run), "--input", str(photos), "--output", str(tmp_path / "skipped")]
+    assert main([*words, "--on-error", "skip"]) == 0
+
+
+@pytest.mark.parametrize("name", ["a.cr2", "b.mov", "c.dng", "d.tar", "e.exr"])
+def test_exit_code_tells_that_something_was_not_read(shared_run: Path, photos: Path, tmp_path: Path, name: str) -> None:
+    assert predict(shared_run, photos, tmp_path / "all") == 0
+    (photos / name).touch()
+    assert predict(shared_run, photos, tmp_path / "some") == 1
 
 
 def test_predict_refuses_an_image_whose_outputs_need_the_name_of_a_folder(
@@ -72,7 +101,7 @@ def test_evaluate_counts_linked_defects_and_lists_what_it_passed_over(
     (data / "test/good/lost+found").mkdir()
     (data / "test/scratch").symlink_to(tmp_path / "missing")
     found = tmp_path / "metrics.json"
-    assert main(["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(found)]) == 0
+    assert main(["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(found)]) == 1
     out = capsys.readouterr().out
     note = "; passed over 2: test/good/lost+found (system folder), test/scratch (broken link)"
     assert f"evaluated 8 images{note}" in out
@@ -87,7 +116,7 @@ def test_fit_and_calibrate_follow_links_and_name_what_they_passed_over(
     (data / "train/good").rename(tmp_path / "good")
     (data / "train/good").symlink_to(tmp_path / "good")
     (tmp_path / "good" / "x.cr2").touch()
-    assert main(fit_words(data, tmp_path / "run")) == 0
+    assert main(fit_words(data, tmp_path / "run")) == 1
     reason = "x.cr2 (camera raw: develop it to PNG or TIFF)"
     assert f"on 8 images of {data}, cpu; passed over 1: {reason}" in capsys.readouterr().out
     rng = np.random.default_rng(9)
@@ -95,7 +124,7 @@ def test_fit_and_calibrate_follow_links_and_name_what_they_passed_over(
         save(picture(rng), tmp_path / "more" / f"{number}.png")
     (tmp_path / "more" / "x.cr2").touch()
     words = ["calibrate", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "more"), "--device", "cpu"]
-    assert main([*words, "--false-alarm-rate", "0.2"]) == 0
+    assert main([*words, "--false-alarm-rate", "0.2"]) == 1
     assert f"calibrating on 8 images; passed over 1: {reason}" in capsys.readouterr().out
 
 

@@ -152,14 +152,14 @@ def test_image_that_breaks_during_scoring_is_skipped_or_stops(
 ) -> None:
     from semflow.app.cli import predict
 
-    write = predict._write_image
+    write = predict.write_image
 
     def damage(*arguments: object) -> object:
         (photos / "2" / "11.png").write_bytes(b"not an image")
         return write(*arguments)  # type: ignore[arg-type]
 
     whole = (photos / "2" / "11.png").read_bytes()
-    monkeypatch.setattr(predict, "_write_image", damage)
+    monkeypatch.setattr(predict, "write_image", damage)
     assert main(words(shared_run, photos, tmp_path / "a", "--on-error", "skip")) == 0
     content = json.loads((tmp_path / "a" / "scores.json").read_text())
     assert [record["image"] for record in content["left_out"]] == ["2/11.png"]

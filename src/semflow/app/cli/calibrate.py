@@ -8,11 +8,11 @@ from semflow.recipes import load, save
 from semflow.training import calibrate
 
 from .console import say
-from .inputs import cache_small, check_images, check_tiles, note_of, open_normal
+from .inputs import cache_small, check_images, check_tiles, exit_code, note_of, open_normal
 from .options import Calibrate
 
 
-def run(options: Calibrate) -> None:
+def run(options: Calibrate) -> int:
     """Score the images, and replace the model of the run by the calibrated one."""
     if options.model.is_file():
         raise CheckpointError(
@@ -38,6 +38,7 @@ def run(options: Calibrate) -> None:
     save(detector, options.model)
     report_calibration(detector.calibration)
     say(f"wrote {options.model}")
+    return exit_code(dataset.passed_over)
 
 
 def report_calibration(calibration: Calibration) -> None:

@@ -15,11 +15,13 @@ from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
+from .halves import in_halves
 from .inputs import (
     advise,
     cache_small,
     check_images,
     check_tiles,
+    exit_code,
     launched,
     load_detector,
     note_of,
@@ -36,7 +38,7 @@ RATES = {
 }
 
 
-def run(options: Evaluate) -> None:
+def run(options: Evaluate) -> int:
     """Score the test set, print the metrics, and write them if asked to. Several processes share the images."""
     if options.json is not None:
         if options.json.is_dir():
@@ -44,12 +46,13 @@ def run(options: Evaluate) -> None:
         refuse_unwritable(options.json)
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
-        detector = load_detector(options.model, options.device, options.false_alarm_rate)
+        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         check_tiles(options, detector.provenance)
         dataset = open_dataset(options.data, "test", detector.provenance.loaded_size, category=options.category)
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
             _report(options, found, dataset, detector.false_alarm_rate)
+        return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
 def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes) -> Evaluation:

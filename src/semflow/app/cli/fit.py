@@ -26,7 +26,7 @@ from semflow.training.holdout import LEAST
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
-from .inputs import cache_small, launched, note_of, open_normal, warn_of_leaks
+from .inputs import cache_small, exit_code, launched, note_of, open_normal, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
@@ -39,7 +39,7 @@ SETTINGS = {
 WORDS = {"true": True, "false": False, "none": "none"}
 
 
-def run(options: Fit) -> None:
+def run(options: Fit) -> int:
     """Train, or print the configuration. Processes that torchrun has started train together."""
     with launched(options.device) as (processes, device):
         options, arguments = _resolve(options)
@@ -49,7 +49,8 @@ def run(options: Fit) -> None:
             missing = "--data" if options.data is None else "--output"
             raise ConfigError(f"{missing} must be a folder, but got none; see semflow fit --help")
         else:
-            _train(options, arguments, options.data, options.output, processes, device)
+            return _train(options, arguments, options.data, options.output, processes, device)
+        return 0
 
 
 def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
@@ -91,7 +92,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
-) -> None:
+) -> int:
     allow = options.allow_anomalous
     tiles = _tiles(options)
     size = arguments["image_size"] if tiles is None else None
@@ -123,6 +124,7 @@ def _train(
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
         say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
+    return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
 def _tiles(options: Fit) -> Tiles | None:

@@ -129,9 +129,18 @@ def note_of(passed_over: Sequence[PassedOver], root: Path | None) -> str:
     return f"; passed over {len(passed_over)}: {describe(passed_over, root)}" if passed_over else ""
 
 
+def exit_code(passed_over: Sequence[PassedOver]) -> int:
+    """Return the exit code of a finished command: 1 if something that looks like an image was passed over, else 0.
+
+    >>> exit_code([PassedOver(Path("a.cr2"), "camera raw", unread=True)]), exit_code([])
+    (1, 0)
+    """
+    return int(any(item.unread for item in passed_over))
+
+
 def rows_of(passed_over: Sequence[PassedOver], root: Path | None) -> list[dict[str, str]]:
     """Return what was passed over, for a JSON file."""
-    return [{"path": relative(path, root), "reason": reason} for path, reason in passed_over]
+    return [{"path": relative(path, root), "reason": reason} for path, reason, _ in passed_over]
 
 
 def check_images(dataset: ImageDataset) -> None:

@@ -10,13 +10,14 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import import_module
 from typing import cast
 
+from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
+from .halves import shorten_waits
 from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = (
@@ -33,8 +34,9 @@ CONTINUE_BY_COMMAND = {"fit": "run the same command with --resume to continue", 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, the words after `semflow` on the command line, and return the exit code.
 
-    It is 0, 2 after an error (reported in one line on standard error), or 130 after an interrupt. If the environment
-    variable SEMFLOW_TRACEBACK is set, an error raises instead.
+    It is 0, 1 if the command is done but something that looks like an image was not read, 2 after an error (reported in
+    one line on standard error), or 130 after an interrupt. If the environment variable SEMFLOW_TRACEBACK is set, an
+    error raises instead.
 
     Example:
         >>> main(["evaluate", "--model", "no/such/run", "--data", "."])  # and a line on standard error
@@ -52,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            import_module(f"semflow.app.cli.{name}").run(options)
+            if isinstance(options, Evaluate | Predict):
+                shorten_waits()
+            code: int | None = import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
+            return code or 0
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:

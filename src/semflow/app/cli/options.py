@@ -187,14 +187,21 @@ class Predict:
     """Score images and write scores.csv, scores.json, a heat map over each image, raw anomaly maps, and index.html."""
 
     model: Model
-    input: Path
-    """Image, or folder of images (searched recursively)."""
     output: Path
     """Output folder. It appears when it is complete. If the command is interrupted, run it again to continue."""
+    input: OptionalPath = None
+    """Image, or folder of images (searched recursively)."""
+    watch: OptionalPath = None
+    """Folder whose images are scored as they arrive (extra watch), in place of --input. Each one gets a line of JSON on
+    standard output and in scores.jsonl in the output folder, which grows. Ends when it is interrupted; run it again to
+    continue."""
+    move_to: OptionalPath = None
+    """Folder to which --watch moves each image after scoring, into good, anomalous or unreadable. Default: images
+    stay."""
     map_format: Literal["npy", "png16"] = "npy"
     """Format of the raw maps: float32 arrays, or 16-bit PNG with the scale in a JSON file."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Stop at an unreadable image, or skip it and list it in the results."""
+    """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
     tile: FittedTile = None
     overlap: FittedTile = None

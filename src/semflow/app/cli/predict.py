@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -30,7 +30,8 @@ from semflow.training.evaluation import images_at_once
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
-from .inputs import advise, check_tiles, fingerprint, load_detector, note_of, rows_of
+from .halves import in_halves
+from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -38,15 +39,23 @@ LONGEST_NAME = 200
 RECORD_FIELDS = tuple(Record.__dataclass_fields__)
 
 
-def run(options: Predict) -> None:
+def run(options: Predict) -> int:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
+    if options.watch is not None:
+        from .watch import watch  # which uses this module
+
+        return watch(options, options.watch)
+    if options.move_to is not None:
+        raise ConfigError(f"--move-to must be left out without --watch, but got {options.move_to}")
+    if options.input is None:
+        raise ConfigError("--input must be an image or a folder of images, but got none; or give --watch FOLDER")
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
     advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
     )
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
     dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.loaded_size), options.output)
     names = image_names(dataset)
@@ -62,7 +71,7 @@ def run(options: Predict) -> None:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
-        return
+        return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
             if entry["source"] != sources.get(name):
@@ -96,6 +105,7 @@ def run(options: Predict) -> None:
             )
     for name in TABLES:
         say(f"wrote {options.output / name}")
+    return exit_code(dataset.passed_over)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
@@ -104,7 +114,7 @@ def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None
         say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay."""
 
     size: tuple[int, int]
@@ -112,7 +122,7 @@ class _Loaded(NamedTuple):
     pixels: NDArray[np.uint8]
 
 
-class _Images(Dataset[tuple[str, _Loaded | str]]):
+class Images(Dataset[tuple[str, Loaded | str]]):
     """Names of some images of a data set, with the images, or the errors of those that are not readable."""
 
     def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
@@ -121,14 +131,14 @@ class _Images(Dataset[tuple[str, _Loaded | str]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> tuple[str, _Loaded | str]:
+    def __getitem__(self, position: int) -> tuple[str, Loaded | str]:
         index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
         except DataError as error:
             return name, str(error)
         shown = picture.resize(overlay_size(*picture.size))
-        return name, _Loaded(picture.size, shown, self.dataset.to_pixels(index, picture))
+        return name, Loaded(picture.size, shown, self.dataset.to_pixels(index, picture))
 
 
 def _score(
@@ -136,18 +146,18 @@ def _score(
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
+    images = Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
     at_once = images_at_once(detector, options.batch_size)
-    images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
-    def scored() -> Iterator[tuple[str, _Loaded | str]]:
+    def scored() -> Iterator[tuple[str, Loaded | str]]:
         for batch in loader(images, list, options.workers, batch_size=at_once):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
-            if readable:
-                _write_batch(options, detector, readable, sources, work)
+            for record, files in score_images(work.folder, options, detector, readable):
+                work.add(record.image, {"record": asdict(record), "source": sources[record.image]}, files)
             yield from batch
 
     for _ in track(scored(), "scoring", len(images)):
@@ -155,21 +165,32 @@ def _score(
     return left_out
 
 
-def _write_batch(
-    options: Predict, detector: Predictor, images: dict[str, _Loaded], sources: dict[str, str], work: Unfinished
-) -> None:
-    """Score images, and write the files and the record of each."""
-    samples: Any = [
-        Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name) for name, image in images.items()
-    ]
-    found = results(detector, samples, batch_size=options.batch_size)
+class _Samples(Dataset[Sample]):
+    """Samples of loaded images, made when they are asked for, since images may be large."""
+
+    def __init__(self, images: Sequence[tuple[str, Loaded]]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, image = self.images[index]
+        return Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
+
+
+def score_images(
+    folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
+) -> Iterator[tuple[Record, list[str]]]:
+    """Score images by their names, and write the files of each one; yield what `write_image` returns."""
+    samples = _Samples(list(images.items()))
+    found = results(detector, samples, batch_size=options.batch_size) if images else ()
     for (name, image), result in zip(images.items(), found, strict=True):
-        record, files = _write_image(work.folder, options, detector, name, image, result)
-        work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+        yield write_image(folder, options, detector, name, image, result)
 
 
-def _write_image(
-    folder: Path, options: Predict, detector: Predictor, name: str, image: _Loaded, result: ImageResult
+def write_image(
+    folder: Path, options: Predict, detector: Predictor, name: str, image: Loaded, result: ImageResult
 ) -> tuple[Record, list[str]]:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result

@@ -11,11 +11,11 @@ from semflow.training.checkpoint import CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images, note_of, open_normal
+from .inputs import cache_small, check_images, exit_code, note_of, open_normal
 from .options import Remember
 
 
-def run(options: Remember) -> None:
+def run(options: Remember) -> int:
     """Fit the memory, and write the run with it, to a new folder or in the place of the model."""
     if options.model.is_file():
         raise CheckpointError(
@@ -51,6 +51,7 @@ def run(options: Remember) -> None:
     say(f"stored {vectors}, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
     report_calibration(detector.calibration)
     say(f"wrote {options.output or options.model}")
+    return exit_code(dataset.passed_over)
 
 
 def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset | None:

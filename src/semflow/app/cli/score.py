@@ -18,11 +18,11 @@ from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import decided, say, track
-from .inputs import advise, check_tiles, fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
 
-def run(options: Score) -> None:
+def run(options: Score) -> int:
     """Score the blocks that are missing in the output folder."""
     for package in ("pyarrow", "ray"):
         import_optional(package)
@@ -69,6 +69,7 @@ def run(options: Score) -> None:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
     _report(options, done, rate, note_of(listing.passed_over, options.input))
+    return exit_code(listing.passed_over)
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
