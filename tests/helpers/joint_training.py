@@ -78,9 +78,15 @@ CASES: dict[str, Callable[[], Detector]] = {
     "tilted": lambda: whole_maps(tilt=0.05),
     "tilted groups": lambda: whole_maps(tilt=0.05, locations=40),
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
+    "region": whole_maps,
+    "augmented": lambda: make_fitted(trained=True),
 }
 
-OPTIONS = {"fitted base": {"cache_bytes": 0}}
+OPTIONS = {
+    "fitted base": {"cache_bytes": 0},
+    "region": {"region": torch.ones(32, 32).tril(-4), "augment": "rotate,shift"},
+    "augmented": {"augment": "flip,light"},
+}
 
 
 def train(

@@ -163,7 +163,7 @@ class Counted(Dataset[Sample]):
 def test_each_image_is_read_once(recipe: str) -> None:
     images = Counted(good(11))
     fitted(recipe, images)
-    assert images.reads == Counter({0: 2, **dict.fromkeys(range(1, 11), 1)})  # the first for its size
+    assert images.reads == Counter({0: 3, **dict.fromkeys(range(1, 11), 1)})  # the first for its size and channels
 
 
 def test_leaving_an_image_out_leaves_out_all_of_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,10 @@ class Accumulator(Protocol):
     """
 
     def update(self, z: Tensor) -> None:
-        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images."""
+        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images.
+
+        With a region of interest, the locations (B, H, W) inside are passed as `inside`; the others must not count.
+        """
 
     def merge(self, other: Any) -> None:
         """Add what another accumulator of the same base has collected from later images."""
@@ -75,6 +78,8 @@ class FittedBase(Base):
     """Smallest number of images to fit to: each is also scored without what it contributed."""
     takes_tiles: ClassVar[bool] = True
     """False if the base needs whole images."""
+    by_location: ClassVar[bool] = False
+    """True if every location has its own distribution, so that images must not move."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semflow._tiling import Tiles
+from semflow.errors import ShapeError
 
 from .calibration import Calibration
 from .inputs import check_images
@@ -44,12 +45,27 @@ def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Predi
     dtype = torch.promote_types(images.dtype, torch.float32)  # NumPy has no bfloat16
 
     def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        if batch.shape[1] == 4 and not (inside := (batch[:, 3] > 0.5).any((1, 2))).all():
+            return _with_gaps(batch, inside, predict)
         score, anomaly_map, *_ = detector(torch.from_numpy(batch).to(own.device))
         return tuple(x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy() for x in (score, anomaly_map))  # type: ignore[return-value]
 
     found = [tiles.predict(image.to("cpu", dtype).numpy(), predict) for image in images]
+    if any(score == -np.inf for score, _ in found):
+        raise ShapeError("images must have pixels in their region of interest, but got an image without any")
     score, anomaly_map = (_stacked(parts).to(own.device) for parts in zip(*found, strict=True))
     return Prediction(score, anomaly_map, (), *cast(Callable[..., Any], detector.calibration)(score, anomaly_map))
+
+
+def _with_gaps(
+    batch: NDArray[Any], inside: NDArray[np.bool_], predict: Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Predict the tiles of a batch that have pixels in the region of interest; others have a score of -inf."""
+    found = (np.full(len(batch), -np.inf, np.float32), np.full((len(batch), *batch.shape[2:]), -np.inf, np.float32))
+    if inside.any():
+        for whole, part in zip(found, predict(batch[inside]), strict=True):
+            whole[inside] = part
+    return found
 
 
 def _stacked(parts: Sequence[NDArray[Any]]) -> Tensor:

@@ -1,7 +1,7 @@
 """Feature maps of the normal training images, computed once."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import cast
 
@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 from semflow.files import hash_parts, hash_tensor
 
-from .cutting import TrainingTiles
+from .cutting import CACHE, TrainingTiles
 from .distributed import ALONE, Processes
 from .labels import check_normal
 from .loading import Parts
@@ -34,7 +33,7 @@ class NormalImages:
 
     def __init__(
         self,
-        features: FeatureExtractor,
+        features: Callable[[Tensor], list[Tensor]],
         loader: DataLoader[Batch],
         device: torch.device,
         limit: int = 2**31,
@@ -43,7 +42,8 @@ class NormalImages:
         tiles: TrainingTiles | None = None,
     ) -> None:
         self.tiles = tiles
-        self.features, self.loader, self.device, self.limit = features, loader, device, limit
+        self.features, self.loader, self.device = features, loader, device
+        self.limit = limit if tiles is None else min(limit, CACHE)
         self.allow_anomalous = allow_anomalous
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))

@@ -6,6 +6,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -157,6 +158,8 @@ class _Cuts(Dataset[_Cut]):
         if not self.allow_anomalous:
             check_sample(sample)
         image, places = sample.image.numpy(), self.tiles.places(*sample.image.shape[-2:])
+        if len(image) == 4:  # in the region of interest
+            places = [x for x in places if (self.tiles.cut(image, x)[3] > 0.5).any()] or places
         # One order for all images, in which the next image goes on where this one ends: all positions are as frequent.
         order = np.random.default_rng(len(places)).permutation(len(places))
         chosen = [places[order[(index * self.each + k) % len(places)]] for k in range(self.each)]
@@ -170,14 +173,18 @@ def _in_bytes(values: NDArray[np.float32]) -> NDArray[Any]:
     return levels if exact else np.ascontiguousarray(values)
 
 
-def check_tiles(detector: Detector, tiles: Tiles | None) -> Tiles | None:
-    """Return the tiles to fit a detector to, by default its own; raise ConfigError for those that it cannot take.
+def take_tiles(detector: Detector, tiles: Tiles | None) -> Tiles | None:
+    """Record the tiles to fit a detector to, by default its own, and return them.
 
-    >>> from semflow.recipes import Backbone, padim
-    >>> check_tiles(padim(Backbone("test_efficientnet", "random", (4, 8, 16)), 32), Tiles(32))
-    Traceback (most recent call last):
-        ...
-    semflow.errors.ConfigError: tiles must be None for a PositionGaussian, which needs whole images, but got ...
+    Raises:
+        ConfigError: If the detector cannot take them.
+
+    Example:
+        >>> from semflow.recipes import Backbone, padim
+        >>> take_tiles(padim(Backbone("test_efficientnet", "random", (4, 8, 16)), 32), Tiles(32))
+        Traceback (most recent call last):
+            ...
+        semflow.errors.ConfigError: tiles must be None for a PositionGaussian, which needs whole images, but got ...
     """
     made = detector.provenance
     tiles = made.tiles if tiles is None else tiles
@@ -194,8 +201,11 @@ def check_tiles(detector: Detector, tiles: Tiles | None) -> Tiles | None:
             f"size of tiles must be the image_size of this {made.recipe}, {made.image_size}, but got {tiles.size}; "
             f"build the detector with image_size={tiles.size}"
         )
+    if detector.region is not None:
+        raise ConfigError("tiles must be None with a region of all images, but got both; give each image its region")
     if made.fingerprints and made.tiles != tiles:
         raise ConfigError(f"tiles must be those that the detector was fitted to, {made.tiles}, but got {tiles}")
+    detector.provenance = replace(made, tiles=tiles, image_size=tiles.size)
     return tiles
 
 

@@ -2,12 +2,13 @@
 
 import numbers
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow._defaults import own_defaults
@@ -18,26 +19,27 @@ from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import ConfigError, DataError, TrainingError
-from semflow.features import FeatureExtractor
 from semflow.files import hash_tensors
-from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
 from .asked import Asked
+from .augmenting import Copies
 from .cache import NormalImages
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
-from .cutting import CACHE, TrainingTiles, bounded, check_tiles
+from .cutting import TrainingTiles, bounded, take_tiles
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
+from .regions import region_settings, within
 from .run import BACKBONE, Run, check_images
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_locations, train_on_batch
+from .stepping import Watch, adam, check_batch, check_locations, train_on_batch
 
 
 @own_defaults()
@@ -48,6 +50,8 @@ def fit(
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
     tiles: Tiles | None = None,
+    region: Tensor | None = None,
+    augment: Sequence[str] | str = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -80,6 +84,9 @@ def fit(
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
         tiles: tiles to cut images of any size into, which the detector then does itself: `predict`, `calibrate` and
             `evaluate` take such images, too. It is fitted to about 512 tiles. None takes whole images.
+        region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
+        augment: random changes of training images by name, see `semflow.synthesis.AUGMENTATIONS`. Bases are then fitted
+            to four changed copies of each image, too.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -126,19 +133,20 @@ def fit(
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     check_precision(detector.reference)
-    dataset = checked(dataset)
+    detector.set_region(detector.region if region is None else region)
+    names, dataset = check_augment(augment), checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
     labeled = allow_anomalous or refuse_anomalous(dataset)
-    tiles = check_tiles(detector, tiles)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
-    if tiles is None:
-        check_sizes(detector, dataset, held_out)
+    tiles = take_tiles(detector, tiles)
+    check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
     cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
+    copies = Copies(detector, names, training.seed)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
@@ -150,27 +158,19 @@ def fit(
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
-    if training.batch_size < processes.count:
-        raise ConfigError(
-            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
-        )
+    check_batch(training, processes)
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
-    features = cast(FeatureExtractor, detector.features)
-    limit = cache_bytes if cut is None else min(cache_bytes, CACHE)
-    normal = NormalImages(features, dealt, detector.device, limit, processes, allow_anomalous, cut)
-    image_size = detector.provenance.image_size if tiles is None else tiles.size
+    normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous, cut)
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
     if judges:
         settings["held_for_choice"] = images - len(trained_on)
-    if tiles is not None:
-        settings["tiles"] = tiles.as_dict()
     if output is not None:
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
     at = run.open(resume)
-    detector.provenance = replace(detector.provenance, tiles=tiles, image_size=image_size)
     batch = training.batch_size if tiles is None else 1
     steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
@@ -184,7 +184,7 @@ def fit(
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
-    if paste is None:
+    if paste is None and not names:
         normal.fill()
     if folder is not None or not labeled:
         check_images(folder, at.fingerprint, normal.fingerprint())
@@ -194,7 +194,7 @@ def fit(
         for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
     run.begin()
-    source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
+    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
@@ -220,7 +220,7 @@ def fit(
     detector.eval()
     with bounded(detector, cut):
         choice.make()
-    scores = settle(detector, normal)
+    scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
     asked.calibrate(run, finished=False)
@@ -261,7 +261,11 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
     job.parts.start = at.step
     for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
         # Maps of images that synthesis does not change may be known.
-        known = [] if job.synthetic else [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        known = (
+            []
+            if job.synthetic or job.source.augment
+            else [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        )
         maps = job.normal.maps(known) if known else None
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:

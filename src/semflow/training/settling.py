@@ -14,15 +14,16 @@ from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision, check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 
+from .augmenting import Copies
 from .cache import NormalImages
-from .cutting import CACHE, TrainingTiles, bounded, check_tiles
+from .cutting import TrainingTiles, bounded, take_tiles
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import calibrate, held_out_batches, hold_out
 from .labels import refuse_anomalous
 from .loading import batches, checked, dealt_batches
+from .regions import describe_images
 
 
 @own_defaults()
@@ -70,7 +71,7 @@ def refit(
         torch.Size([64, 32])
     """
     check_precision(detector.reference)
-    tiles = check_tiles(detector, None)
+    tiles = take_tiles(detector, None)
     dataset = checked(dataset)
     if calibration is not None and not isinstance(calibration, numbers.Real):
         calibration = checked(calibration, "calibration")
@@ -87,10 +88,8 @@ def refit(
     cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
     dataset = dataset if cut is None else checked(cut)
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
-    limit = cache_bytes if cut is None else min(cache_bytes, CACHE)
-    normal = NormalImages(features, loader, detector.device, limit, processes, allow_anomalous, cut)
+    normal = NormalImages(detector.feature_maps, loader, detector.device, cache_bytes, processes, allow_anomalous, cut)
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)
@@ -104,7 +103,11 @@ def refit(
 
 
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
-    """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
+    """Raise ShapeError if the first image of a data set has another size than a recipe's detector.
+
+    How the images of the data set are resized, and whether they have regions, is recorded in the detector's provenance.
+    """
+    describe_images(detector, dataset)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
         of_one_size = detector.provenance.recipe and detector.provenance.tiles is None
         if given is not None and of_one_size and len(cast(Sized, given)):
@@ -128,14 +131,17 @@ def check_number_of_images(detector: Detector, images: int) -> None:
             )
 
 
-def settle(detector: Detector, normal: NormalImages) -> NormalScores:
-    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
+def settle(detector: Detector, normal: NormalImages, copies: Copies | None = None) -> NormalScores:
+    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first.
+
+    Bases are fitted to the changed `copies` of each image, too.
+    """
     processes = normal.processes
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
     with bounded(detector, normal.tiles):
-        detector.fit_base(normal, processes.stream, None if normal.tiles is None else normal.tiles.images)
+        detector.fit_base(normal, processes.stream, copies, None if normal.tiles is None else normal.tiles.images)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)

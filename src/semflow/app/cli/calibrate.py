@@ -8,7 +8,7 @@ from semflow.recipes import load, save
 from semflow.training import calibrate
 
 from .console import say
-from .inputs import cache_small, check_images, check_tiles, exit_code, note_of, open_normal
+from .inputs import cache_small, check_images, check_tiles, exit_code, note_of, open_normal, reading
 from .options import Calibrate
 
 
@@ -26,7 +26,8 @@ def run(options: Calibrate) -> int:
     detector = load(options.model, device=options.device)
     check_tiles(options, detector.provenance)
     size, allow = detector.provenance.loaded_size, options.allow_anomalous
-    dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
+    read = reading(detector, options.region)
+    dataset = cache_small(open_normal(options.data, size, "--data", None, allow, **read), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:
         say(f"calibrating on {counted(len(dataset), 'image')}{note_of(dataset.passed_over, dataset.root)}")

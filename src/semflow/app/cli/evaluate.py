@@ -25,6 +25,7 @@ from .inputs import (
     launched,
     load_detector,
     note_of,
+    reading,
     rows_of,
     warn_of_leaks,
 )
@@ -48,7 +49,8 @@ def run(options: Evaluate) -> int:
     with launched(options.device) as (processes, _):
         detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         check_tiles(options, detector.provenance)
-        dataset = open_dataset(options.data, "test", detector.provenance.loaded_size, category=options.category)
+        size, read = detector.provenance.loaded_size, reading(detector, options.region)
+        dataset = open_dataset(options.data, "test", size, category=options.category, **read)
         found = _evaluate(options, detector, dataset, processes)
         if processes.rank == 0:
             _report(options, found, dataset, detector.false_alarm_rate)

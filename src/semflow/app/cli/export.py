@@ -31,10 +31,13 @@ def run(options: Export) -> None:
     check_tiles(options, detector.provenance)
     images = None
     if options.images is not None:
-        dataset, tiles = (
-            open_dataset(options.images, "predict", detector.provenance.loaded_size),
-            detector.provenance.tiles,
-        )
+        made = detector.provenance
+        if made.regions:
+            raise ConfigError(
+                "--images must be left out for a model that was trained with a folder of masks, but got "
+                f"{options.images}"
+            )
+        dataset, tiles = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize), made.tiles
         found = (dataset[index].image for index in range(min(SAMPLES, len(dataset))))
         images = torch.stack([image if tiles is None else middle_tile(image, tiles) for image in found])
     exported = save(

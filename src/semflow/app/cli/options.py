@@ -13,6 +13,8 @@ from semflow.errors import ConfigError
 OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
+Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
@@ -38,9 +40,10 @@ Device: TypeAlias = Annotated[
     str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
 ]
 FittedTile: TypeAlias = Annotated[
-    int | None,
-    arg(metavar="INT", help="Must be that of fit, which the model remembers.", help_behavior_hint=""),
+    int | None, arg(metavar="INT", help="Must be that of fit, which the model remembers.", help_behavior_hint="")
 ]
+_MASKS = "Mask, or folder of masks of the images' names, of the regions; for a model that was trained with a folder."
+Regions: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help=_MASKS, help_behavior_hint="")]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
 ]
@@ -81,12 +84,20 @@ class Fit:
     """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for memory_flow."""
     weights: OptionalName = None
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
-    image_size: OptionalInt = None
-    """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
+    image_size: ImageSize = None
+    """Side in pixels to which images are resized, or HEIGHTxWIDTH. Default: the recipe's, 320 for memory_flow."""
     tile: OptionalInt = None
     """Side in pixels of the tiles that images are cut into at their own size. Default: images are not cut."""
     overlap: OptionalInt = None
     """Pixels that neighboring tiles share, up to half of a tile. Default: an eighth."""
+    resize: Resizing = None
+    """Stretch images to this size (default), or keep their proportions and pad them with gray, which does not count."""
+    region: OptionalPath = None
+    """Mask of the region of interest, white inside, for all images and part of the model; or a folder with a mask for
+    each image, of the same name, as predict then needs too. What is outside neither trains, scores nor counts."""
+    augment: OptionalName = None
+    """Random changes of the images that are trained on, some of rotate,flip,shift,light, for parts that lie as they
+    like. Default: none."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -121,6 +132,7 @@ class Calibrate:
     data: Path
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     tile: FittedTile = None
     overlap: FittedTile = None
@@ -157,6 +169,7 @@ class Remember:
     hold_out: OptionalInt = None
     """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -175,6 +188,7 @@ class Evaluate:
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
     tile: FittedTile = None
     overlap: FittedTile = None
     batch_size: BatchSize = 8
@@ -203,6 +217,7 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
     tile: FittedTile = None
     overlap: FittedTile = None
     batch_size: BatchSize = 8
@@ -260,8 +275,7 @@ class Export:
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
 NUMBERS = (
-    "epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors", "tile",
-    "overlap",
+    "epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors", "tile", "overlap",
 )  # fmt: skip
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one

@@ -14,24 +14,27 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import contour, overlay, save_map
 from semflow.data import ImageDataset, Sample, open_dataset
+from semflow.data.resizing import Box, placement
 from semflow.detectors import Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
+from semflow.functional import grown
 from semflow.training import ImageResult, results
 from semflow.training.evaluation import images_at_once
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
 from .halves import in_halves
-from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, rows_of
+from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, reading, rows_of
 from .options import Predict
 from .tables import TABLES, Record, overlay_size, write_tables
 
@@ -57,11 +60,14 @@ def run(options: Predict) -> int:
     )
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
-    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.loaded_size), options.output)
+    size, read = detector.provenance.loaded_size, reading(detector, options.region)
+    dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
     names = image_names(dataset)
     _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
+    for name, path in zip(names, dataset.paths, strict=True) if dataset.regions else ():
+        sources[name] = hash_parts((sources[name], _hash_file(dataset.regions[Path(path)])))
     passed_over = note_of(dataset.passed_over, dataset.root)
     digest = hash_parts(part for source in sources.items() for part in source)
     about: dict[str, Any] = {"origin": origin, "sources": digest}
@@ -120,6 +126,7 @@ class Loaded(NamedTuple):
     size: tuple[int, int]
     picture: Image.Image
     pixels: NDArray[np.uint8]
+    box: Box
 
 
 class Images(Dataset[tuple[str, Loaded | str]]):
@@ -135,10 +142,12 @@ class Images(Dataset[tuple[str, Loaded | str]]):
         index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
+            pixels = self.dataset.to_pixels(index, picture)
         except DataError as error:
             return name, str(error)
         shown = picture.resize(overlay_size(*picture.size))
-        return name, Loaded(picture.size, shown, self.dataset.to_pixels(index, picture))
+        box = placement(picture.size, self.dataset.size_of(picture.size), self.dataset.resize)
+        return name, Loaded(picture.size, shown, pixels, box)
 
 
 def _score(
@@ -194,6 +203,8 @@ def write_image(
 ) -> tuple[Record, list[str]]:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result
+    anomaly_map = anomaly_map[image.box.slices].contiguous()  # without padding
+    mask = None if mask is None else mask[image.box.slices].contiguous()
     if not np.isfinite(score):
         raise ConfigError(f"score of {name} must be finite, but got {score}; train the model {options.model} again")
     place = _shortened(name)
@@ -216,9 +227,11 @@ def save_overlay(
 ) -> None:
     """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
-    enlarged = torch.nn.functional.interpolate(
-        anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
-    )[0, 0]
+    size, inside = (picture.height, picture.width), (anomaly_map > -torch.inf)[None]
+    known = anomaly_map[None] if bool(inside.all()) else grown(anomaly_map[None], inside, 2)
+    enlarged = interpolate(known[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    shown = interpolate(inside[:, None].float(), size=size, mode="nearest")[0, 0] > 0
+    enlarged = torch.where(shown, enlarged, -torch.inf)
     heat = overlay(pixels, enlarged, value_range)
     write_png(path, heat if mask is None else contour(heat, mask))
 

@@ -50,6 +50,8 @@ def watch(options: Predict, folder: Path) -> int:
     about = _about(options, folder)
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
+    if detector.provenance.regions:
+        raise ConfigError("--model must need no masks with --watch, but got one with a region for each image")
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
         watched = _Watched(options, folder, detector, log)
@@ -79,7 +81,8 @@ class _Watched:
     def __init__(self, options: Predict, folder: Path, detector: Predictor, log: JSONLines) -> None:
         self.options, self.folder, self.detector, self.log = options, folder, detector, log
         self.scored = 0
-        self._dataset = ImageDataset((), detector.provenance.loaded_size, root=folder)
+        made = detector.provenance
+        self._dataset = ImageDataset((), made.loaded_size, root=folder, resize=made.resize)
         self._arrivals = Arrivals(self._read)
         own = (path.resolve() for path in (options.output, options.move_to) if path is not None)
         self._own = [folder / path.relative_to(real) for path in own if path.is_relative_to(real := folder.resolve())]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semflow._tiling import Tiles
+from semflow._validation import plain_size
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
@@ -38,8 +39,10 @@ class ExportedDetector:
     def __init__(self, runner: Runner) -> None:
         self.runner, self.metadata = runner, runner.metadata
         about = self.metadata
-        tiles = Tiles(**about.tiles) if about.tiles else None
-        self.provenance = Provenance(about.recipe, arguments=about.arguments, image_size=about.image_size, tiles=tiles)
+        self.provenance = Provenance(
+            about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
+            resize=about.resize, regions=about.regions, tiles=Tiles(**about.tiles) if about.tiles else None,
+        )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")
 

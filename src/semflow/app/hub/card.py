@@ -45,9 +45,8 @@ def model_card(
     """
     metrics = metrics or {}
     known = {key: float(value) for key in METRICS if (value := metrics.get(key)) is not None}
-    side = detector.provenance.loaded_size
-    function, image = "load_image", f'load_image("part.png", {side})'
-    if side is None:  # at its own size
+    function, image = "load_image", f'load_image("part.png", {_reading(detector)})'
+    if detector.provenance.tiles is not None:  # at its own size
         function, image = "open_dataset", 'open_dataset("part.png", "predict", image_size=None)[0].image'
     parts = [
         f"---\n{_header(name, data, known, license)}\n---\n",
@@ -77,6 +76,12 @@ def model_card(
         "(camera, light, position, size) than those of training are anomalies to the model.\n"
     )
     return "\n".join(parts)
+
+
+def _reading(detector: Detector) -> str:
+    """Return the arguments of `load_image` after the path."""
+    made = detector.provenance
+    return str(made.image_size) + ("" if made.resize == "stretch" else f', "{made.resize}"')
 
 
 def _header(name: str, data: str | None, metrics: Mapping[str, float], license: str | None) -> str:
