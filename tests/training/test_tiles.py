@@ -329,3 +329,31 @@ def test_detector_without_a_recipe(build: Callable[..., Detector]) -> None:
     detector.provenance = replace(detector.provenance, recipe="", image_size=256)
     semflow.fit(detector, good(4), epochs=1, tiles=TILES, progress=False, device="cpu")
     assert detector.predict(sample(9).image[None]).anomaly_map.shape == (1, 60, 90)
+
+
+def with_region(one: Sample) -> Sample:
+    """Add a region of interest of 20 x 30 pixels, which most tiles lie outside of."""
+    inside = torch.zeros(1, *one.image.shape[1:])
+    inside[:, 20:40, 35:65] = 1
+    return one._replace(image=torch.cat([one.image, inside]))
+
+
+@pytest.mark.parametrize("recipe", ["patchcore", "sanflow"])
+def test_nothing_depends_on_what_is_outside_a_region(recipe: str) -> None:
+    images, others = ([with_region(one) for one in good(*given)] for given in ((11,), (9, 100)))
+    detector = fitted(recipe, images, calibration=others)
+    image = with_region(sample(7)).image[None]
+    found = detector.predict(image)
+    assert found.score.isfinite().all()
+    assert torch.equal(found.anomaly_map[0] > -torch.inf, image[0, 3] > 0)
+    changed = torch.where(image[:, 3:] > 0, image, 1 - image)
+    changed[:, 3] = image[:, 3]
+    for one, other in zip(detector.predict(changed)[:2], found[:2], strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ShapeError, match="must have pixels in their region of interest"):
+        detector.predict(image * torch.tensor([1.0, 1, 1, 0])[:, None, None])
+
+
+def test_region_of_all_images_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tiles must be None with a region of all images"):
+        fitted("patchcore", region=torch.eye(SIDE) > 0)

@@ -256,13 +256,13 @@ class FittingPasses(LikelihoodModel):
 
 
 class _Scored(NamedTuple):
-    """Normality of a batch at each scale, size of its images, their own scores and regions, and their indices."""
+    """Normality of a batch at each scale, size of its images, their own scores and regions, and their indices in the data set."""
 
     log_probs: list[Tensor]
     size: torch.Size
     own: Tensor | None
     inside: Tensor | None
-    index: Tensor
+    images: Tensor
 
 
 def _highest(scores: Tensor, images: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Predi
     dtype = torch.promote_types(images.dtype, torch.float32)  # NumPy has no bfloat16
 
     def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        if batch.shape[1] == 4 and not (inside := (batch[:, 3] > 0.5).any((1, 2))).all():
-            return _with_gaps(batch, inside, predict)
+        if batch.shape[1] == 4 and not (inside := batch[:, 3].max((1, 2)) > 0.5).all():
+            return _with_gaps(batch, np.asarray(inside), predict)
         score, anomaly_map, *_ = detector(torch.from_numpy(batch).to(own.device))
         return tuple(x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy() for x in (score, anomaly_map))  # type: ignore[return-value]
 

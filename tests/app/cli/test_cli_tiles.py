@@ -201,14 +201,17 @@ def test_other_tiles_than_those_of_fit_are_refused(
     [
         (["--overlap", "8"], "--overlap must come with --tile, but got 8 without"),
         (["--tile", "32", "--image-size", "64"], "--image-size must be left out with --tile"),
+        (["--tile", "32", "--resize", "pad"], "--resize must be left out with --tile"),
+        (["--tile", "32", "--region", "{mask}"], "--region must be a folder of masks with --tile"),
         (["--tile", "32", "--overlap", "17"], "overlap of tiles must be between 0 and half of their size"),
         (["--tile", "0"], "--tile must be at least 1, but got 0"),
         (["--tile", "32", "--recipe", "padim", "--set", "coreset", "9"], "settings must have known names"),
     ],
 )
 def test_mistakes_of_fit(more: list[str], message: str, parts: Path, tmp_path: Path, capsys: Any) -> None:
+    mask = parts / "ground_truth" / "hole" / "0_mask.png"
     words = ["fit", "--data", str(parts), "--output", str(tmp_path / "run"), "--recipe", "patchcore", *BACKBONE]
-    assert main([*words, *more]) == 2
+    assert main([*words, *(word.format(mask=mask) for word in more)]) == 2
     assert message in only_line(capsys)
     assert not (tmp_path / "run").exists()
 
@@ -228,6 +231,19 @@ def test_printed_configuration_has_the_tiles(run: Path, parts: Path, tmp_path: P
     assert main(words) == 0
     ours, theirs = (semflow.load(path, device="cpu").state_dict() for path in (run, tmp_path / "run"))
     assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
+
+
+def test_masks_of_regions(parts: Path, tmp_path: Path) -> None:
+    for folder in ("train/good", "test/good", "test/hole"):
+        for image in (parts / folder).iterdir():
+            inside = np.zeros(Image.open(image).size[::-1], np.uint8)
+            inside[:, :48] = 255  # without the holes
+            save(inside, tmp_path / folder / image.name)
+    assert fit(parts, tmp_path / "run", "--tile", "32", "--region", str(tmp_path / "train" / "good")) == 0
+    rows = predict(tmp_path / "run", parts, tmp_path / "out", "--region", str(tmp_path / "test"))
+    found = np.load(tmp_path / "out" / rows["hole/0.png"]["map"])
+    assert np.isfinite(found[:, :48]).all()
+    assert np.isneginf(found[:, 48:]).all()
 
 
 def test_unreadable_image_is_skipped(run: Path, parts: Path, tmp_path: Path) -> None:
