@@ -80,12 +80,17 @@ CASES: dict[str, Callable[[], Detector]] = {
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
     "region": whole_maps,
     "augmented": lambda: make_fitted(trained=True),
+    "crossed": lambda: make_fitted(trained=True),
+    "crossed base": lambda: make_fitted(trained=False),
 }
 
+CROSS = {"calibration": "cross"}
 OPTIONS = {
     "fitted base": {"cache_bytes": 0},
     "region": {"region": torch.ones(32, 32).tril(-4), "augment": "rotate,shift"},
     "augmented": {"augment": "flip,light"},
+    "crossed": CROSS,
+    "crossed base": CROSS,
 }
 
 

@@ -20,6 +20,9 @@ REGION = torch.zeros(SIDE, SIDE, dtype=torch.bool)
 REGION[5:41, 11:50] = True
 REGION[20:30, 20:30] = False
 
+FEW = ("patchcore", "padim", "sanflow")
+REPEATED = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
+
 
 def with_region(samples: list[Sample], region: Tensor = REGION) -> list[Sample]:
     return [s._replace(image=torch.cat([s.image, region[None].float()])) for s in samples]
@@ -56,7 +59,7 @@ def test_pixels_outside_change_neither_weights_nor_scores(name: str) -> None:
     assert a.anomaly_map[:, REGION].isfinite().all()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", REPEATED)
 def test_a_region_of_everything_is_no_region(name: str) -> None:
     everything = torch.ones(SIDE, SIDE)
     good, tested = images(10), stack(images(2, seed=5))
@@ -71,7 +74,7 @@ def test_a_region_of_everything_is_no_region(name: str) -> None:
         assert torch.equal(found.anomaly_map, expected.anomaly_map)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "differnet"])
+@pytest.mark.parametrize("name", [case for case in REPEATED if "differnet" not in str(case)])
 def test_a_region_of_the_detector_is_that_of_its_images(name: str) -> None:
     good, tested = images(12), images(2, seed=5)
     own, channel = fitted(name, good, REGION), fitted(name, with_region(good))
@@ -83,7 +86,7 @@ def test_a_region_of_the_detector_is_that_of_its_images(name: str) -> None:
     assert torch.equal(a.anomaly_map, b.anomaly_map)
 
 
-@pytest.mark.parametrize("name", ["memory_flow", "patchcore", "sanflow", "differnet", "msflow", "spade"])
+@pytest.mark.parametrize("name", ["patchcore", "sanflow", "differnet", "spade"])
 def test_an_image_is_scored_alike_beside_images_of_other_regions(name: str) -> None:
     detector = fitted(name, with_region(images(6)), calibration=with_region(images(9, seed=3)))
     batch = stack(with_region(images(3, seed=5)))

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 import semflow
 from semflow.data import Sample, Tiles
 from semflow.detectors import Detector
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import CheckpointError, ConfigError, DataError, ShapeError
 from semflow.files.tensors import read_about, save_tensors
 from semflow.metrics import auroc
@@ -196,6 +196,11 @@ def test_hold_out_splits_images() -> None:
     detector = fitted("patchcore", good(20), calibration=9)
     assert detector.calibration.count == 9
     assert len(detector.provenance.fingerprints) == 11
+
+
+def test_images_that_were_trained_on_are_not_scored_whole() -> None:
+    with pytest.raises(ConfigError, match="calibration must be a number or other images with tiles, but got 'cross'"):
+        fitted("patchcore", calibration="cross")
 
 
 def test_anomalous_images_are_refused() -> None:

@@ -80,12 +80,22 @@ class FittedBase(Base):
     """False if the base needs whole images."""
     by_location: ClassVar[bool] = False
     """True if every location has its own distribution, so that images must not move."""
+    leaves_out: ClassVar[bool] = False
+    """True if `normality` and `image_score` heed `leave_out`."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 
     def __init__(self, prior: Base | None = None) -> None:
         super().__init__()
         self.prior = StandardNormal() if prior is None else prior
+
+    @property
+    def whole(self) -> bool:
+        """True if an image that is left out leaves what would have been fitted without it.
+
+        Cross-conformal calibration fits other bases several times.
+        """
+        return self.leaves_out
 
     def accumulator(self) -> Accumulator:
         """Return an empty accumulator of latents."""

@@ -92,6 +92,7 @@ class Gallery(FittedBase):
     """
 
     is_density, takes_tiles = False, False
+    leaves_out = True
     locations: Tensor
     descriptors: Tensor
 
@@ -126,9 +127,9 @@ class Gallery(FittedBase):
         nearest = self._nearest(rows, chosen)
         return -(rows - nearest).square().sum(2).view(z.shape[0], *z.shape[2:])
 
-    def image_score(self, z: Tensor, normality: Tensor) -> Tensor:
+    def image_score(self, z: Tensor, normality: Tensor, leave_out: Tensor | None = None) -> Tensor:
         """Compute the mean squared distance to the K nearest descriptors, (B,)."""
-        return self._similar(self._divided(z)[1], None)[0].mean(1)
+        return self._similar(self._divided(z)[1], leave_out)[0].mean(1)
 
     def _divided(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if not len(self.locations):

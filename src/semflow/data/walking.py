@@ -19,6 +19,7 @@ _SYSTEM = frozenset(
 # Files in folders that semflow wrote: name, how the content starts, and another name beside it.
 _RESULTS = (
     ("scores.json", b'{\n  "semflow":', "index.html"),
+    ("evaluation.json", b'{\n  "semflow":', "index.html"),
     ("watch.json", b'{\n  "semflow":', "scores.jsonl"),
     ("metrics.json", b'{\n  "detectors":', "gallery.png"),
 )

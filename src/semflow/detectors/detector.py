@@ -141,6 +141,11 @@ class Detector(FittingPasses):
         self.region = saved_region(state_dict.get(f"{prefix}region"), self.provenance, self.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images, 0 without calibration."""
+        return self.calibration.count
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Return the state for pickle and copy; see `reduce_with_timm`."""
         return reduce_with_timm(self, super().__reduce_ex__(protocol))
@@ -221,7 +226,7 @@ class Detector(FittingPasses):
         latents = self.encode_maps(self.features(seen) if maps is None else maps, seen)
         log_probs = self.latent_log_probs(latents, self.score_log_det)
         anomaly_map, score = self.score(log_probs, images.shape[2:], inside)
-        own = self.base_scores(latents, log_probs, inside)
+        own = self.base_scores(latents, log_probs, None, inside)
         score = score if own is None else own
         return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 

@@ -54,7 +54,8 @@ class Provenance:
         memory: settings of a memory that replaced the recipe's base, see `semflow.recipes.remember`.
         frames: scores of a black, a white, a gray and a noise image after training, each with the fraction of good
             images that score as high.
-        calibration: digest of the images of `semflow.calibrate`, "" for others.
+        calibration: digest of the images of `semflow.calibrate`, `cross` if all images were trained on and calibrated
+            on, "" for others.
         tiles: tiles of `image_size` that images of any size are cut into; None for whole images of that size.
 
     Example:
@@ -137,6 +138,10 @@ class Predictor(Protocol):
     @property
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
+
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images, 0 without calibration."""
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions; of any size with tiles."""

@@ -3,38 +3,27 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow.bases import FittedBase
 from semflow.errors import ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import LEFT_OUT, SEEN, color_range, join_samples, sample_pixels, sampled_values
+from .colors import LEFT_OUT, SEEN, color_range
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
+from .normal_scores import NormalScores, Scored, highest, stacked
 from .regions import Seen, at_scales, see
 from .scoring import Scorer
 from .tiled import predict_tiles
-
-
-class NormalScores(NamedTuple):
-    """Scores (n,) of normal images, and the range of their maps, from a typical to the rarest value.
-
-    Example:
-        >>> NormalScores(torch.tensor([0.3, 0.2]), low=0.1, high=0.8).scores.max().item() < 0.8
-        True
-    """
-
-    scores: Tensor
-    low: float
-    high: float
 
 
 class FittingPasses(LikelihoodModel):
@@ -76,12 +65,18 @@ class FittingPasses(LikelihoodModel):
         return anomaly_map if inside is None else torch.where(inside, anomaly_map, -torch.inf), score
 
     def base_scores(
-        self, latents: Sequence[Latents], log_probs: Sequence[Tensor], inside: Tensor | None = None
+        self,
+        latents: Sequence[Latents],
+        log_probs: Sequence[Tensor],
+        leave_out: Tensor | None = None,
+        inside: Tensor | None = None,
     ) -> Tensor | None:
         """Compute the image score (B,) of bases that have their own, or None if no base has."""
-        cells = at_scales(inside, log_probs, self.localizes)
-        known = [p if m is None else torch.where(m, p, torch.inf) for p, m in zip(log_probs, cells, strict=True)]
-        each = [base.image_score(scale.z, p) for base, scale, p in zip(self.bases, latents, known, strict=True)]
+        each, cells = [], at_scales(inside, log_probs, self.localizes)
+        for base, scale, p, counted in zip(self.bases, latents, log_probs, cells, strict=True):
+            left = {"leave_out": leave_out} if isinstance(base, FittedBase) and base.leaves_out else {}
+            known = p if counted is None else torch.where(counted, p, torch.inf)
+            each.append(base.image_score(scale.z, known, **left))
         own = [found for found in each if found is not None]
         return torch.stack(own).mean(0) if own else None
 
@@ -148,7 +143,7 @@ class FittingPasses(LikelihoodModel):
             maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
             inside = at_scales(self.see(images).inside, maps, self.localizes)
             found.append(self.latents_to_fit(maps, inside=inside))
-        return {k: _stacked([one[k] for one in found]) for k in found[0]}
+        return {k: stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
     @torch.no_grad()
@@ -157,20 +152,20 @@ class FittingPasses(LikelihoodModel):
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
         scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
-        Return the scores, of several tiles of an image the highest, and the range of the maps.
+        Return the scores and pixels of the maps; of several tiles of an image the highest.
 
         Raises:
             TrainingError: If a log-probability is not finite.
         """
 
-        def scored(batch: NormalBatch) -> _Scored:
+        def scored(batch: NormalBatch) -> Scored:
             images, inside = self.see(batch.images)
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
-            own = self.base_scores(latents, log_probs, inside)
+            own = self.base_scores(latents, log_probs, batch.indices, inside)
             own, inside = (None if x is None else x.cpu() for x in (own, inside))
             index = cast(Tensor, batch.indices).cpu()
-            return _Scored([p.cpu() for p in log_probs], images.shape[2:], own, inside, index)
+            return Scored([p.cpu() for p in log_probs], images.shape[2:], own, inside, index)
 
         with self.evaluating():
             kept = list(gather(map(scored, self._complete(batches))))
@@ -193,19 +188,17 @@ class FittingPasses(LikelihoodModel):
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
-        sampled, scores = [], []
+        parts = []
         for ps, size, own, inside, _ in kept:
             anomaly_map, score = self.score(
                 [p.to(device) for p in ps], size, None if inside is None else inside.to(device)
             )
-            sampled.append(sample_pixels(anomaly_map))
-            scores.append(score.cpu() if own is None else own)
-        pixels = torch.cat(sampled)
+            parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
+        found = NormalScores.join(parts)
         trained = any(p.requires_grad for p in self.flows.parameters())
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
-        ordered = sampled_values(pixels)
-        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
-        return NormalScores(_highest(torch.cat(scores), torch.cat([index for *_, index in kept])), low, high)
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels, SEEN if trained else LEFT_OUT)))
+        index = torch.cat([index for *_, index in kept])
+        return found._replace(scores=highest(found.scores, index), maxima=highest(found.maxima, index))
 
     @own_device()
     @torch.no_grad()
@@ -226,20 +219,36 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If the scores or the maps of all images are the same, not finite, or as high as a score can
                 be, so that no image would be called anomalous.
         """
+        self.calibrate_on(self.score_normal(batches, gather), false_alarm_rate)
 
-        def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
+    @own_device()
+    @torch.no_grad()
+    def score_normal(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> NormalScores:
+        """Compute what `calibrate_on` takes from normal images that were not trained on; arguments as in `prepare`."""
+
+        def scored(batch: NormalBatch) -> NormalScores:
             score, anomaly_map, *_ = self(batch.images, batch.maps) if tiles is None else predict(batch.images, tiles)
-            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
+            return NormalScores.of(score, anomaly_map)
 
         tiles, predict = self.provenance.tiles, partial(predict_tiles, self)
-        found = list(gather(map(highest, self._complete(batches, features=tiles is None))))
-        empty = torch.empty(2, 0, dtype=torch.float32)
-        scores, maxima = torch.cat([empty, *(both for both, _ in found)], 1).to(self.scorer.offsets.device)
+        return NormalScores.join(gather(map(scored, self._complete(batches, features=tiles is None))))
+
+    @own_device()
+    @torch.no_grad()
+    def calibrate_on(self, found: NormalScores, false_alarm_rate: float | None = None, origin: str = "") -> None:
+        """Calibrate on the scores of images by a detector that has not seen them.
+
+        Args:
+            found: from `score_normal`, or from `fit_score` if bases leave out what an image has contributed.
+            false_alarm_rate: as in `calibrate`.
+            origin: recorded as `Provenance.calibration`.
+        """
+        scores, maxima = (x.to(self.scorer.offsets.device) for x in found[:2])
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(join_samples([pixels for _, pixels in found]))))
-        self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels)))
+        self.provenance = replace(self.provenance, calibration=origin)
 
     def _complete(self, batches: Iterable[ImageBatch], features: bool = True) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps, if they are needed, and indices, which then count the images."""
@@ -253,33 +262,6 @@ class FittingPasses(LikelihoodModel):
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
             yield NormalBatch(images, maps, indices)
-
-
-class _Scored(NamedTuple):
-    """Normality of a batch at each scale, size of its images, their own scores and regions, and their indices in the data set."""
-
-    log_probs: list[Tensor]
-    size: torch.Size
-    own: Tensor | None
-    inside: Tensor | None
-    images: Tensor
-
-
-def _highest(scores: Tensor, images: Tensor) -> Tensor:
-    """Return the highest of the scores of each image, in the order of the images' indices."""
-    places = images.unique(return_inverse=True)[1]
-    return scores.new_zeros(int(places.max()) + 1).scatter_reduce_(0, places, scores, "amax", include_self=False)
-
-
-def _stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack maps along the height, and their regions if any has one."""
-    if len(parts) == 1:
-        return parts[0]
-    tall = {name: torch.cat([part[name] for part in parts], 2) for name in parts[0] if name != "inside"}
-    if any("inside" in part for part in parts):
-        every = [part.get("inside", torch.ones_like(part["z"][:, 0], dtype=torch.bool)) for part in parts]
-        tall["inside"] = torch.cat(every, 1)
-    return tall
 
 
 def _first_not_finite(x: Tensor) -> float:

@@ -51,8 +51,8 @@ def memory_flow(
         synthesis: synthetic anomalies; None trains the flow on normal images alone.
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.
         top: fraction of the highest pixels of the map that the image score averages.
-        training: default settings of `semflow.fit`. The flow trains for 160 steps whatever the number of images, or for a
-            quarter of them if it gains little by then.
+        training: default settings of `semflow.fit`. The flow trains for 160 steps whatever the number of images, or
+            for a quarter of them if it gains little by then.
         seed: seed of the initial weights, the permutations and the coresets.
 
     Example:

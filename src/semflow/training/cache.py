@@ -26,7 +26,8 @@ class NormalImages:
     """Batches of images and feature maps in the order of the data set, for any number of passes.
 
     The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
-    every pass computes them. The first pass raises DataError for an anomalous image, unless `allow_anomalous` is True.
+    every pass computes them, or takes those that `known` returns for positions of images. The first pass raises
+    DataError for an anomalous image, unless `allow_anomalous` is True.
     With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
     maps of all. Of tiles, labels and digests are those of their images, and indices count the images.
     """
@@ -39,15 +40,16 @@ class NormalImages:
         limit: int = 2**31,
         processes: Processes = ALONE,
         allow_anomalous: bool = False,
+        known: Callable[[Sequence[int]], list[Tensor] | None] | None = None,
         tiles: TrainingTiles | None = None,
     ) -> None:
-        self.tiles = tiles
+        self.known, self.tiles = known, tiles
         self.features, self.loader, self.device = features, loader, device
         self.limit = limit if tiles is None else min(limit, CACHE)
         self.allow_anomalous = allow_anomalous
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
-        self.keep = True
+        self.keep = known is None
         self.size = (0, 0)  # of the images, after the first pass
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
@@ -67,7 +69,8 @@ class NormalImages:
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
             else:
-                maps = self.features(images)
+                found = None if self.known is None else self.known(positions)
+                maps = self.features(images) if found is None else found
                 if number == 0:
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):

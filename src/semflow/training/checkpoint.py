@@ -28,6 +28,8 @@ from semflow.files.tensors import check_digest, float_types, load_tensors, read_
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 SUMMARY = "summary.json"
+FOLDS = "folds.safetensors"
+"""Scores by the models of a cross-conformal calibration that are finished, until all are."""
 LARGEST_CONFIG = 2**20
 NEWER = ("scorer.weights",)  # which models of earlier versions lack
 

@@ -36,7 +36,8 @@ def optional_flows(detector: Detector) -> list[OptionalFlow]:
         >>> optional_flows(cflow_ad(Backbone("resnet18", "random")))
         []
     """
-    return [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
+    found = [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
+    return [flow for flow in found if flow.optional]
 
 
 def held_for_choice(images: int) -> list[int]:

@@ -173,11 +173,16 @@ def _in_bytes(values: NDArray[np.float32]) -> NDArray[Any]:
     return levels if exact else np.ascontiguousarray(values)
 
 
-def take_tiles(detector: Detector, tiles: Tiles | None) -> Tiles | None:
+def take_tiles(detector: Detector, tiles: Tiles | None, calibration: object = None) -> Tiles | None:
     """Record the tiles to fit a detector to, by default its own, and return them.
 
+    Args:
+        detector: detector to fit.
+        tiles: tiles, or None for its own.
+        calibration: argument of `fit`.
+
     Raises:
-        ConfigError: If the detector cannot take them.
+        ConfigError: If the detector or the calibration cannot take them.
 
     Example:
         >>> from semflow.recipes import Backbone, padim
@@ -196,6 +201,10 @@ def take_tiles(detector: Detector, tiles: Tiles | None) -> Tiles | None:
                 f"tiles must be None for a {type(base).__name__}, which needs whole images, but got {tiles}; use "
                 "another recipe, such as patchcore"
             )
+    if isinstance(calibration, str):
+        raise ConfigError(
+            f"calibration must be a number or other images with tiles, but got {calibration!r}; hold some images out"
+        )
     if made.recipe and made.image_size != tiles.size:
         raise ConfigError(
             f"size of tiles must be the image_size of this {made.recipe}, {made.image_size}, but got {tiles.size}; "

@@ -1,24 +1,21 @@
 """Training a detector on normal images."""
 
-import numbers
-import time
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
 from semflow._tiling import Tiles
-from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
-from semflow.errors import ConfigError, DataError, TrainingError
+from semflow.errors import ConfigError
 from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
@@ -28,18 +25,20 @@ from .cache import NormalImages
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
+from .crossing import Crossing
 from .cutting import TrainingTiles, bounded, take_tiles
 from .distributed import ALONE, Processes
+from .epochs import Job, train_epoch
 from .frames import record_frames, score_frames
-from .holdout import held_out_batches, hold_out
+from .holdout import CROSS, Given, given_calibration, held_out_batches, hold_out
 from .labels import refuse_anomalous
-from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
+from .loading import batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .regions import region_settings, within
 from .run import BACKBONE, Run, check_images
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_batch, check_locations, train_on_batch
+from .stepping import Watch, adam, check_batch, check_locations
 
 
 @own_defaults()
@@ -56,7 +55,7 @@ def fit(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
-    calibration: float | int | Dataset[Any] | None = None,
+    calibration: Given = None,
     false_alarm_rate: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -92,7 +91,8 @@ def fit(
         learning_rate: overrides `training.learning_rate`.
         seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
         calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
-            `dataset` to hold out of training, or a data set of other images. None gives no p-values.
+            `dataset` to hold out of training, or a data set of other images; `cross` trains and calibrates on all, see
+            `Crossing`, with five more trainings if flows are trained. None gives no p-values.
         false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
         resume: continue from the checkpoint in `output`, or start if there is none; images and settings must be the
@@ -135,13 +135,12 @@ def fit(
     check_precision(detector.reference)
     detector.set_region(detector.region if region is None else region)
     names, dataset = check_augment(augment), checked(dataset)
-    if calibration is not None and not isinstance(calibration, numbers.Real):
-        calibration = checked(calibration, "calibration")
+    calibration = given_calibration(calibration)
     labeled = allow_anomalous or refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
-    tiles = take_tiles(detector, tiles)
+    tiles = take_tiles(detector, tiles, calibration)
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
@@ -154,14 +153,16 @@ def fit(
     trained_on = sorted(set(range(images)) - set(judges))
     if cut is not None:  # from here on, images are tiles
         dataset, images, judges, trained_on = checked(cut), len(cut), cut.of(judges)[:: cut.each], cut.of(trained_on)
-    training = training.for_images(len(trained_on))
+    own, training = training, training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_locations(detector, training)
     check_batch(training, processes)
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
-    normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous, cut)
+    normal = NormalImages(
+        detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous, tiles=cut
+    )
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
     if judges:
@@ -170,15 +171,21 @@ def fit(
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
-    at = run.open(resume)
     batch = training.batch_size if tiles is None else 1
-    steps: dict[str, Any] = {"batch_size": batch, "workers": workers, "processes": processes}
-    asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
+    steps: dict[str, Any] = {"workers": workers, "processes": processes, "allow_anomalous": allow_anomalous}
+    crossing = None
+    if calibration == CROSS:
+        same = {**steps, "device": device, "cache_bytes": cache_bytes, "progress": progress}
+        same |= {"synthesis": paste, "augment": names}
+        crossing = Crossing(detector, dataset, own, lambda *given: fit(*given, **same), workers, progress, copies)
+    at = run.open(resume)
+    asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "batch_size": batch}, crossing)
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
     if at is None:
         check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
-        asked.calibrate(run)
+        asked.check_images(normal)
+        asked.calibrate(run, normal)
         return detector.eval()
     for flow in optional:
         flow.use(True)  # a finished model may have left it out
@@ -193,13 +200,14 @@ def fit(
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
         for _ in held_out_batches(held_out, known, batch, workers, ALONE, allow_anomalous):
             pass
+    asked.check_images(normal)
     run.begin()
     source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    job = Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
     choice = FlowChoice(detector, Subset(dataset, [*judges, *trained_on]), range(len(judges)), training, processes)
     show = progress and processes.rank == 0
     with (
@@ -209,7 +217,7 @@ def fit(
         Progress(training.epochs, at.epoch, show) as display,
     ):
         while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
-            record = _train_epoch(job, at, display)
+            record = train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
                 on_epoch(detector, at.epoch + 1)
@@ -223,78 +231,13 @@ def fit(
     scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
-    asked.calibrate(run, finished=False)
+    fingerprint = normal.fingerprint()
+    if crossing is not None and not crossing.alone(detector):  # a killed run goes on with the other models
+        record_frames(detector, scores, frames)
+        remember_images(detector, normal)
+        processes.first(lambda: run.finish(fingerprint))
+    asked.calibrate(run, normal, scores, finished=False)
     record_frames(detector, scores, frames)
     remember_images(detector, normal)
-    fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
     return detector
-
-
-@dataclass(frozen=True)
-class _Job:
-    run: Run
-    training: TrainingConfig
-    loader: DataLoader[Batch]
-    parts: Parts
-    source: SyntheticAnomalies[Any]
-    trained_on: list[int]
-    synthetic: bool
-    normal: NormalImages
-    watch: Watch
-
-
-def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
-    """Train the rest of an epoch; return its line of the log, with the means of the loss's terms."""
-    detector, optimizer, training, watch = job.run.detector, job.run.optimizer, job.training, job.watch
-    detector.train()
-    device, began, before, steps = detector.device, time.monotonic(), at.seconds, len(job.parts)
-    at.sums = at.sums.to(device)
-    job.source.set_epoch(at.epoch)
-    watch.begin(f" of epoch {at.epoch + 1}", at.steps, at.clipped, at.largest)
-
-    def count() -> None:
-        watch.check()
-        at.steps, at.clipped, at.largest = watch.steps, watch.clipped, watch.largest
-        at.seconds = before + time.monotonic() - began
-
-    job.parts.start = at.step
-    for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
-        # Maps of images that synthesis does not change may be known.
-        known = (
-            []
-            if job.synthetic or job.source.augment
-            else [job.trained_on[job.source.index(p)] for p in positions or [0]]
-        )
-        maps = job.normal.maps(known) if known else None
-        rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
-        images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
-        size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
-        try:
-            at.sums += train_on_batch(
-                detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
-            )
-        except TrainingError:
-            for image, path in zip(batch.images, batch.paths, strict=True):
-                if not image.isfinite().all():
-                    raise DataError(f"{path} must have finite pixels, but got inf or NaN; remove it") from None
-            raise
-        at.step += 1
-        display.step(at.epoch, at.step, steps)
-        if at.step < steps and job.run.due():
-            count()
-            job.run.save(at)
-    count()
-    means = (at.sums / steps).tolist()
-    return {
-        "epoch": at.epoch + 1,
-        **dict(zip(("loss", "nll", "bce", "kl"), means, strict=True)),
-        "learning_rate": rate,
-        "steps": at.steps,
-        "clipped": at.clipped,
-        "largest_gradient": float(f"{at.largest:.4g}"),
-        "seconds": round(at.seconds, 3),
-    }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE, collapsed
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import TrainingError
 
 from .cache import NormalImages
@@ -61,9 +61,9 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
     if detector.localizes and min(size) > max(getattr(detector.features, "strides", (1,))):
         pixels = maps[maps > -torch.inf]
         ends = torch.quantile(pixels[:: pixels.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
-        same = collapsed(torch.tensor([normal.low, normal.high, *ends.tolist()]))
+        same = collapsed(torch.tensor([*normal.span(), *ends.tolist()]))
         if same:
-            value = f"{normal.low:g} everywhere"
+            value = f"{normal.span()[0]:g} everywhere"
             raise TrainingError(f"maps must differ between good images and empty frames, but got {value}; {advice}")
     return cast(Tensor, scores)
 

@@ -205,9 +205,9 @@ def test_weights_may_have_moved(places: dict[str, Path], tmp_path: Path, capsys:
 
 # Options of the other commands that must be refused in a combination in which they have no effect.
 REFUSALS: dict[str, tuple[list[str], str]] = {
-    "rate of no calibration": (
-        ["fit", "--data", "A", "--output", "NEW", "--false-alarm-rate", "0.2"],
-        "false_alarm_rate",
+    "rate of too few images": (
+        ["fit", "--data", "A", "--output", "NEW", "--false-alarm-rate", "0.01"],
+        "at least 99 images for false_alarm_rate 0.01, but got 9; add images or use a rate of at least 0.1",
     ),
     "rate without images held out": (
         ["fit", "--data", "A", "--output", "NEW", "--hold-out", "0", "--false-alarm-rate", "0.2"],

@@ -13,7 +13,9 @@ import semflow
 from helpers.cli_cases import save
 from helpers.export_cases import FORMATS
 from semflow.app.cli import main
+from semflow.app.cli.fit import report_resizing
 from semflow.app.export.runtime import SUFFIXES
+from semflow.data import open_dataset
 
 HIGH, WIDE = 48, 96
 MODEL = ["--recipe", "patchcore", "--backbone", "test_efficientnet", "--weights", "random", "--device", "cpu"]
@@ -64,6 +66,7 @@ def metrics(model: Path, data: Path, file: Path, *more: str) -> dict[str, float]
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     ("options", "size", "shape"),
@@ -74,7 +77,16 @@ def metrics(model: Path, data: Path, file: Path, *more: str) -> dict[str, float]
         (("--image-size", "64x96", "--region", "right.png"), (64, 96), (64, 96)),
     ],
 )
-def test_a_model_and_its_export_read_images_as_in_training(options, size, shape, format, data, tmp_path, monkeypatch):
+def test_every_format_reads_images_as_in_training(options, size, shape, format, data, tmp_path, monkeypatch):
+    read_alike(options, size, shape, format, data, tmp_path, monkeypatch)
+
+
+def test_a_model_and_its_export_read_images_as_in_training(data, tmp_path, monkeypatch):
+    options = ("--image-size", "96x64", "--resize", "pad", "--region", "right.png")
+    read_alike(options, (96, 64), (32, 64), "torch", data, tmp_path, monkeypatch)
+
+
+def read_alike(options, size, shape, format, data, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(data)
     run, file = tmp_path / "run", tmp_path / f"model{SUFFIXES[format]}"
     assert main(fit(data, run, *options)) == 0
@@ -90,7 +102,9 @@ def test_a_model_and_its_export_read_images_as_in_training(options, size, shape,
         assert maps[0].shape == shape
         np.testing.assert_allclose(*maps, rtol=1e-3, atol=1e-3)
         outside = maps[0] == -np.inf
-        assert np.array_equal(outside, np.broadcast_to(np.arange(shape[1]) < 48, shape) & ("--region" in options))
+        assert np.array_equal(
+            outside, np.broadcast_to(np.arange(shape[1]) < shape[1] // 2, shape) & ("--region" in options)
+        )
         with Image.open(tmp_path / "a" / row["overlay"]) as overlay, Image.open(test / name) as picture:
             assert overlay.size == picture.size == (WIDE, HIGH)
             if "--region" in options:  # no color outside
@@ -104,16 +118,17 @@ def test_a_model_and_its_export_read_images_as_in_training(options, size, shape,
     assert a["image_auroc"] == 1.0
 
 
-def test_fit_says_how_images_are_resized(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for options, words in {
-        ("64",): "stretching images of 96 x 48 pixels to 64 x 64 (width x height); --resize pad keeps",
-        ("64", "--resize", "pad"): "padding images of 96 x 48 pixels to 64 x 64 (width x height)\n",
-        ("32x64",): "",
-    }.items():
-        assert main(fit(data, tmp_path / "_".join(options), "--image-size", *options)) == 0
+def test_fit_says_how_images_are_resized(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for size, resize, words in [
+        (64, "stretch", "stretching images of 96 x 48 pixels to 64 x 64 (width x height); --resize pad keeps their"),
+        (64, "pad", "padding images of 96 x 48 pixels to 64 x 64 (width x height)\n"),
+        ((32, 64), "stretch", ""),
+        ((48, 64), "pad", "padding images of 96 x 48 pixels to 64 x 48 (width x height)\n"),
+    ]:
+        report_resizing(open_dataset(data / "data", "train", size, resize=resize))
         shown = capsys.readouterr().out
-        assert words in shown
-        assert words or "images of 96" not in shown
+        assert shown.startswith(words)
+        assert bool(shown) == bool(words)
 
 
 def test_padding_neither_scores_nor_counts(data: Path, tmp_path: Path) -> None:
@@ -121,7 +136,7 @@ def test_padding_neither_scores_nor_counts(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(fit(data, run, "--image-size", "64", "--resize", "pad")) == 0
     detector = semflow.load(run, device="cpu")
-    tested = semflow.data.open_dataset(data / "data", "test", 64, resize="pad")
+    tested = open_dataset(data / "data", "test", 64, resize="pad")
     sample = tested[0]
     assert sample.image.shape == (4, 64, 64)
     assert torch.equal(sample.image[3], torch.zeros(64, 64).index_fill(0, torch.arange(16, 48), 1.0))

@@ -11,8 +11,9 @@ from semflow.recipes import load
 
 from .command import printed, unused
 from .console import print_table, say
-from .inputs import advise, check_tiles
+from .inputs import advise
 from .options import Export
+from .tiling import check_tiles
 
 SAMPLES = 8
 

@@ -8,28 +8,30 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 import torch
 
 from semflow._validation import counted
-from semflow.data import ImageDataset, Tiles
+from semflow.data import ImageDataset
 from semflow.data.resizing import placement
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
+from semflow.training import Processes, automatic_calibration, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
+from semflow.training.crossing import leaves_one_out
 from semflow.training.frames import taken_for_good
-from semflow.training.holdout import LEAST
+from semflow.training.holdout import CROSS, LEAST
 
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
 from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
 from .options import Fit, check_numbers
+from .tiling import tiles_of
 
 DEFAULT_RECIPE = "memory_flow"
 FILE_OPTIONS = (
@@ -67,7 +69,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
         expected = {"hold_out": int, "false_alarm_rate": float, "tile": int, "overlap": int}.get(name, str)
-        if type(value) is not expected:
+        if type(value) is not expected and (name, value) != ("hold_out", CROSS):
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
             changed: Any = Path(str(value)) if name in ("data", "calibration", "region") else value
@@ -83,7 +85,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     given = {**vars(options), "image_size": image_size(options.image_size)}
     settings |= {name: value for name, option in SETTINGS.items() if (value := given[option]) is not None}
-    if _tiles(options) is not None and "image_size" in inspect.signature(recipe).parameters:
+    if tiles_of(options) is not None and "image_size" in inspect.signature(recipe).parameters:
         settings["image_size"] = options.tile
     own = parse_settings(recipe, options.set)
     if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
@@ -101,14 +103,14 @@ def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> int:
     allow = options.allow_anomalous
-    tiles, regions = _tiles(options), options.region
+    tiles, regions = tiles_of(options), options.region
     size = arguments["image_size"] if tiles is None else None
     whole = regions is not None and regions.is_file()
     read: dict[str, Any] = {"resize": options.resize or "stretch", "regions": None if whole else regions}
     dataset = open_normal(data, size, "--data", options.category, allow, **read)
     region = region_of(dataset, regions) if whole and regions is not None else None
-    calibration = _calibration(options, dataset, read)
     detector = RECIPES[str(options.recipe)](**arguments)
+    calibration = _calibration(options, dataset, detector, read)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
@@ -117,6 +119,7 @@ def _train(
         count = "" if processes.count == 1 else f", {processes.count} processes"
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
+        apart = " (all for calibration too)" if calibration == CROSS else apart
         trained_on = counted(len(dataset) - held_out, "image") + (f" in tiles of {tiles.size} px" if tiles else "")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
         report_resizing(dataset)
@@ -130,28 +133,12 @@ def _train(
         report_choice(detector, len(dataset) - held_out)
         if calibration is None:  # --hold-out 0 is a choice
             report_too_few(len(dataset), output)
-        report_calibration(detector.calibration)
+        report_calibration(detector)
         report_frames(detector)
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
         say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
     return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
-
-
-def _tiles(options: Fit) -> Tiles | None:
-    """Return the tiles of --tile and --overlap."""
-    if options.tile is None:
-        if options.overlap is not None:
-            raise ConfigError(f"--overlap must come with --tile, but got {options.overlap} without")
-        return None
-    for name, value in (("image-size", options.image_size), ("resize", options.resize)):
-        if value is not None:
-            raise ConfigError(
-                f"--{name} must be left out with --tile, which takes images at their own size, but got {value}"
-            )
-    if options.region is not None and options.region.is_file():
-        raise ConfigError(f"--region must be a folder of masks with --tile, but got the file {options.region}")
-    return Tiles(options.tile, options.overlap)
 
 
 def _tests(options: Fit, data: Path) -> Path:
@@ -187,9 +174,9 @@ def report_choice(detector: Detector, images: int) -> None:
 
 def report_too_few(images: int, output: Path) -> None:
     """Print why predict will not decide after training on a number of images, and what to do."""
-    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} too few to hold {LEAST} out of training"
+    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} fewer than the {LEAST} that"
     say(
-        f"no decisions yet: {few}, as the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
+        f"no decisions yet: {few} the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
         f"{LEAST} or more other good parts, then: {printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
     )
 
@@ -208,10 +195,18 @@ def report_frames(detector: Detector) -> None:
         say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
-def _calibration(options: Fit, dataset: ImageDataset, read: dict[str, Any]) -> int | ImageDataset | None:
-    """Return the calibration images, how many training images to hold out, or None if there are too few."""
+def _calibration(
+    options: Fit, dataset: ImageDataset, detector: Detector, read: dict[str, Any]
+) -> int | ImageDataset | Literal["cross"] | None:
+    """Return calibration images, how many to hold out of training, `cross`, or None if there are too few."""
     if options.calibration is None:
-        return (automatic_count(len(dataset)) or None) if options.hold_out is None else options.hold_out
+        if options.hold_out is not None:
+            return options.hold_out
+        if options.tile is not None:  # images that were trained on are not scored whole
+            return automatic_count(len(dataset)) or None
+        training = detector.provenance.training
+        free = leaves_one_out(detector, trained=bool(training.steps or training.epochs))
+        return automatic_calibration(len(dataset), options.false_alarm_rate, free)
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from semflow.data import ImageDataset, PassedOver, duplicates, load_region, open
 from semflow.data.reading import oriented_size
 from semflow.data.regions import check_proportions
 from semflow.data.walking import describe, find_images, relative
-from semflow.detectors import Predictor, Provenance
+from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 from semflow.files import hash_file, hash_parts
 from semflow.training import Processes, launched_processes
@@ -58,30 +58,6 @@ CONTAINERS = (
         "array", (".npy", ".npz", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".pkl", ".tfrecord"), "save its images as PNG"
     ),
 )
-
-
-class WithTiles(Protocol):
-    """Options of a command that uses a model."""
-
-    @property
-    def tile(self) -> int | None:
-        """Value of --tile."""
-
-    @property
-    def overlap(self) -> int | None:
-        """Value of --overlap."""
-
-
-def check_tiles(options: WithTiles, provenance: Provenance) -> None:
-    """Raise ConfigError unless --tile and --overlap, if they are given, are those of fit."""
-    tiles = provenance.tiles
-    for name, given, own in (
-        ("tile", options.tile, None if tiles is None else tiles.size),
-        ("overlap", options.overlap, None if tiles is None else tiles.overlap),
-    ):
-        if given is not None and given != own:
-            expected = "left out for a model that was fitted without tiles" if tiles is None else f"{own}, as in fit"
-            raise ConfigError(f"--{name} must be {expected}, but got {given}; fit a model with --{name} {given}")
 
 
 def load_detector(model: Path, device: Device, false_alarm_rate: float | None = None) -> Predictor:

@@ -9,44 +9,27 @@ from tyro.conf import arg
 
 from semflow.errors import ConfigError
 
-# Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
-OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
-ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
-Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
-Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
-Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
-
-# Options that several commands share.
-Model: TypeAlias = Annotated[Path, arg(help="Run directory created by fit, or file created by export.")]
-RunDirectory: TypeAlias = Annotated[Path, arg(help="Run directory created by fit.")]
-CalibrationRate: TypeAlias = Annotated[
-    float | None,
-    arg(
-        metavar="RATE",
-        help="Share of good images that may be called anomalous. Default: the lowest of 0.01, 0.05 and 0.1 for which "
-        "there are enough calibration images.",
-        help_behavior_hint="",
-    ),
-]
-TestRate: TypeAlias = Annotated[
-    float | None,
-    arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
-]
-BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
-LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
-Device: TypeAlias = Annotated[
-    str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
-]
-FittedTile: TypeAlias = Annotated[
-    int | None, arg(metavar="INT", help="Must be that of fit, which the model remembers.", help_behavior_hint="")
-]
-_MASKS = "Mask, or folder of masks of the images' names, of the regions; for a model that was trained with a folder."
-Regions: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help=_MASKS, help_behavior_hint="")]
-AllowAnomalous: TypeAlias = Annotated[
-    bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
-]
+from .option_types import (
+    AllowAnomalous,
+    BatchSize,
+    CalibrationRate,
+    Device,
+    Drift,
+    FittedTile,
+    Format,
+    HoldOut,
+    ImageSize,
+    LoadingWorkers,
+    Model,
+    OptionalInt,
+    OptionalName,
+    OptionalPath,
+    Regions,
+    Resizing,
+    RunDirectory,
+    Settings,
+    TestRate,
+)
 
 
 @dataclass(frozen=True)
@@ -106,8 +89,9 @@ class Fit:
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of training, or cross: train and calibrate on all, with five more
+    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is fewer than 9 or costs nothing."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -166,8 +150,9 @@ class Remember:
     """Seed of the choice of vectors."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. Without it or --hold-out, the calibration is removed."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of storing; the number given to fit holds out the same images. Or
+    cross, if no flow is trained: store and calibrate on all."""
     false_alarm_rate: CalibrationRate = None
     region: Regions = None
     allow_anomalous: AllowAnomalous = False
@@ -187,6 +172,9 @@ class Evaluate:
     """Category of the data set, as in fit."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
+    report: OptionalPath = None
+    """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
+    report is replaced."""
     false_alarm_rate: TestRate = None
     region: Regions = None
     tile: FittedTile = None
@@ -220,6 +208,7 @@ class Predict:
     region: Regions = None
     tile: FittedTile = None
     overlap: FittedTile = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -249,6 +238,7 @@ class Score:
     false_alarm_rate: TestRate = None
     tile: FittedTile = None
     overlap: FittedTile = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
 
@@ -286,7 +276,7 @@ def check_numbers(options: Command) -> None:
     may_be_zero = ("seed", "hold_out", "overlap", *(() if isinstance(options, Score) else ("workers",)))
     for name in NUMBERS:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value is not None and value < least:
+        if value not in (None, "cross") and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
         raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")

@@ -7,39 +7,37 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow._version import __version__
-from semflow.app.report import contour, overlay, save_map
-from semflow.data import ImageDataset, Sample, open_dataset
-from semflow.data.resizing import Box, placement
-from semflow.detectors import Predictor
+from semflow.app.report import save_map
+from semflow.data import ImageDataset, open_dataset
+from semflow.detectors import DriftTest, Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
-from semflow.functional import grown
 from semflow.training import ImageResult, results
 from semflow.training.evaluation import images_at_once
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
+from .drift import open_drift, record_drift
 from .halves import in_halves
-from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, reading, rows_of
+from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
+from .loaded import Images, Loaded, Samples
 from .options import Predict
-from .tables import TABLES, Record, overlay_size, write_tables
+from .tables import TABLES, Record, write_tables
+from .tiling import check_tiles
+from .views import FOLDERS, save_overlay, save_views
 
 LONGEST_NAME = 200
-RECORD_FIELDS = tuple(Record.__dataclass_fields__)
+OUTPUTS = (*Record.__dataclass_fields__, *FOLDERS)
 
 
 def run(options: Predict) -> int:
@@ -56,10 +54,11 @@ def run(options: Predict) -> int:
         refuse_occupied(options.output)
     advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
-        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
+        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
+    test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
     size, read = detector.provenance.loaded_size, reading(detector, options.region)
     dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
     names = image_names(dataset)
@@ -77,6 +76,7 @@ def run(options: Predict) -> int:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
+        _record_drift(options, test, [Record(**image) for image in finished["images"]], sources)
         return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -92,7 +92,7 @@ def run(options: Predict) -> int:
             )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
         about["passed_over"] = rows_of(dataset.passed_over, dataset.root)
-        write_tables(work.folder, options, detector, records, left_out, about)
+        write_tables(work.folder, options, detector, records, left_out, about, _labels(options.input, dataset))
         work.tidy(TABLES)
     for name, reason in left_out.items():
         print(f"skipped {name!r}: {reason}", file=sys.stderr)
@@ -109,45 +109,26 @@ def run(options: Predict) -> int:
                 "are far from those of training",
                 file=sys.stderr,
             )
+    _record_drift(options, test, records, sources)
     for name in TABLES:
         say(f"wrote {options.output / name}")
     return exit_code(dataset.passed_over)
+
+
+def _record_drift(
+    options: Predict, test: DriftTest | None, records: Sequence[Record], sources: Mapping[str, str]
+) -> None:
+    """Add the images to the test of drift, by the digests of their files."""
+    if test is not None and options.drift is not None:
+        p_values = [record.p_value or 0.0 for record in records]
+        names = [sources[record.image] for record in records]
+        record_drift(test, options.drift, [record.score for record in records], p_values, names)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
     """Print how many images are called anomalous, if the model is calibrated."""
     if rate is not None:
         say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
-
-
-class Loaded(NamedTuple):
-    """An image decoded once, for the detector and for its overlay."""
-
-    size: tuple[int, int]
-    picture: Image.Image
-    pixels: NDArray[np.uint8]
-    box: Box
-
-
-class Images(Dataset[tuple[str, Loaded | str]]):
-    """Names of some images of a data set, with the images, or the errors of those that are not readable."""
-
-    def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
-        self.dataset, self.images = dataset, images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, position: int) -> tuple[str, Loaded | str]:
-        index, name = self.images[position]
-        try:
-            picture = self.dataset.read_image(index)
-            pixels = self.dataset.to_pixels(index, picture)
-        except DataError as error:
-            return name, str(error)
-        shown = picture.resize(overlay_size(*picture.size))
-        box = placement(picture.size, self.dataset.size_of(picture.size), self.dataset.resize)
-        return name, Loaded(picture.size, shown, pixels, box)
 
 
 def _score(
@@ -174,25 +155,11 @@ def _score(
     return left_out
 
 
-class _Samples(Dataset[Sample]):
-    """Samples of loaded images, made when they are asked for, since images may be large."""
-
-    def __init__(self, images: Sequence[tuple[str, Loaded]]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Sample:
-        name, image = self.images[index]
-        return Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
-
-
 def score_images(
     folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
 ) -> Iterator[tuple[Record, list[str]]]:
     """Score images by their names, and write the files of each one; yield what `write_image` returns."""
-    samples = _Samples(list(images.items()))
+    samples = Samples(list(images.items()))
     found = results(detector, samples, batch_size=options.batch_size) if images else ()
     for (name, image), result in zip(images.items(), found, strict=True):
         yield write_image(folder, options, detector, name, image, result)
@@ -210,6 +177,8 @@ def write_image(
     place = _shortened(name)
     heat, raw = f"overlays/{place}.png", f"maps/{place}.{'npy' if options.map_format == 'npy' else 'png'}"
     files = [heat, raw]
+    if options.watch is None:  # which has no page
+        files += save_views(folder, place, image.picture, anomaly_map, detector.map_range)
     save_overlay(folder / heat, image.picture, anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
     if options.map_format == "png16":
@@ -222,18 +191,16 @@ def write_image(
     return Record(name, score, heat, raw, *image.size, p_value, is_anomalous, mask_file), files
 
 
-def save_overlay(
-    path: Path, picture: Image.Image, anomaly_map: Tensor, value_range: tuple[float, float], mask: Tensor | None = None
-) -> None:
-    """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
-    size, inside = (picture.height, picture.width), (anomaly_map > -torch.inf)[None]
-    known = anomaly_map[None] if bool(inside.all()) else grown(anomaly_map[None], inside, 2)
-    enlarged = interpolate(known[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    shown = interpolate(inside[:, None].float(), size=size, mode="nearest")[0, 0] > 0
-    enlarged = torch.where(shown, enlarged, -torch.inf)
-    heat = overlay(pixels, enlarged, value_range)
-    write_png(path, heat if mask is None else contour(heat, mask))
+def _labels(given: Path, dataset: ImageDataset) -> dict[str, int]:
+    """Return the labels of the images of a test set, by name: those that `semflow evaluate` would use."""
+    if dataset.root is None or dataset.root.name not in TESTS:
+        return {}
+    try:
+        tests = open_dataset(given, "test")
+    except (ConfigError, DataError):
+        return {}
+    labels = dict(zip(tests.paths, tests.labels, strict=True))
+    return {name: labels.get(path, -1) for name, path in zip(image_names(dataset), dataset.paths, strict=True)}
 
 
 def _without_output(dataset: ImageDataset, output: Path) -> ImageDataset:
@@ -267,7 +234,7 @@ def image_names(dataset: ImageDataset) -> list[str]:
 
 def _check_places(names: Sequence[str]) -> None:
     """Raise DataError if the outputs of an image would need the name of a folder of other outputs."""
-    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy")}
+    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy", ".jpg")}
     for name in names:
         for folder in PurePosixPath(name).parents:
             if (other := owners.get(str(folder))) is not None:

@@ -1,7 +1,7 @@
 """`semflow remember`: put a memory of good images under the flow of a run directory."""
 
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 from semflow.data import ImageDataset
 from semflow.detectors.conformal import check_count
@@ -33,7 +33,8 @@ def run(options: Remember) -> int:
     dataset = open_normal(options.data, made.loaded_size, "--data", options.category, options.allow_anomalous, **read)
     calibration = _calibration(options, dataset, read)
     if calibration is not None:
-        check_count(calibration if isinstance(calibration, int) else len(calibration), options.false_alarm_rate)
+        used = dataset if isinstance(calibration, str) else calibration
+        check_count(used if isinstance(used, int) else len(used), options.false_alarm_rate)
     check_images(cache_small(dataset, options.workers))
     remember(
         detector, dataset, memory, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
@@ -51,13 +52,15 @@ def run(options: Remember) -> int:
     numbers = [len(base.get_buffer("vectors")) for base in detector.bases]
     vectors = ", ".join(map(str, numbers)) + (" vector" if numbers == [1] else " vectors")
     say(f"stored {vectors}, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
-    report_calibration(detector.calibration)
+    report_calibration(detector)
     say(f"wrote {options.output or options.model}")
     return exit_code(dataset.passed_over)
 
 
-def _calibration(options: Remember, dataset: ImageDataset, read: dict[str, Any]) -> int | ImageDataset | None:
-    """Return the calibration images, how many images to hold out, or None for no calibration."""
+def _calibration(
+    options: Remember, dataset: ImageDataset, read: dict[str, Any]
+) -> int | ImageDataset | Literal["cross"] | None:
+    """Return the calibration images, how many images to hold out, `cross`, or None for no calibration."""
     if options.calibration is None:
         if options.false_alarm_rate is not None and not options.hold_out:
             raise ConfigError(

@@ -11,15 +11,17 @@ from typing import Any
 
 from semflow._optional import import_optional
 from semflow._validation import counted
-from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
+from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, read_scores, score_blocks
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import decided, say, track
-from .inputs import advise, check_tiles, exit_code, fingerprint, load_detector, note_of, rows_of
+from .drift import open_drift, record_drift
+from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
+from .tiling import check_tiles
 
 
 def run(options: Score) -> int:
@@ -35,6 +37,7 @@ def run(options: Score) -> int:
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
     check_tiles(options, detector.provenance)
+    test = open_drift(options.drift, detector, model, origin) if options.drift else None
     made, rate = detector.provenance, detector.false_alarm_rate
     if made.regions:
         raise ConfigError("--model must need no masks for semflow score, but got one with a region for each image")
@@ -73,6 +76,11 @@ def run(options: Score) -> int:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
     _report(options, done, rate, note_of(listing.passed_over, options.input))
+    if test is not None and options.drift is not None:
+        scores, p_values, names = read_scores(store)
+        # A name may be used again for another photograph, which has another score.
+        marks = [f"{listing.root}/{name} {score:.3g}" for name, score in zip(names, scores, strict=True)]
+        record_drift(test, options.drift, scores, p_values, marks)
     return exit_code(listing.passed_over)
 
 

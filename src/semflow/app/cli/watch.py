@@ -24,6 +24,7 @@ from semflow._version import __version__
 from semflow.data import ImageDataset
 from semflow.data.arriving import Arrivals, Arrived, Version
 from semflow.data.dataset import Record as ImageRecord
+from semflow.data.regions import matched_regions
 from semflow.data.walking import scan, scan_one
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
@@ -34,9 +35,11 @@ from semflow.training.evaluation import images_at_once
 
 from .console import say
 from .halves import in_halves
-from .inputs import check_tiles, fingerprint, load_detector
+from .inputs import fingerprint, load_detector, reading
+from .loaded import Images, Loaded
 from .options import Predict
-from .predict import Images, Loaded, score_images
+from .predict import score_images
+from .tiling import check_tiles
 
 LOG, ABOUT = "scores.jsonl", "watch.json"
 STEP, WAIT = 5, 50  # milliseconds that watchfiles collects changes, and after which files are looked at again
@@ -50,8 +53,6 @@ def watch(options: Predict, folder: Path) -> int:
     about = _about(options, folder)
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
-    if detector.provenance.regions:
-        raise ConfigError("--model must need no masks with --watch, but got one with a region for each image")
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
         watched = _Watched(options, folder, detector, log)
@@ -81,8 +82,9 @@ class _Watched:
     def __init__(self, options: Predict, folder: Path, detector: Predictor, log: JSONLines) -> None:
         self.options, self.folder, self.detector, self.log = options, folder, detector, log
         self.scored = 0
-        made = detector.provenance
-        self._dataset = ImageDataset((), made.loaded_size, root=folder, resize=made.resize)
+        read = reading(detector, options.region)
+        self._regions = read["regions"]
+        self._dataset = ImageDataset((), detector.provenance.loaded_size, root=folder, resize=read["resize"])
         self._arrivals = Arrivals(self._read)
         own = (path.resolve() for path in (options.output, options.move_to) if path is not None)
         self._own = [folder / path.relative_to(real) for path in own if path.is_relative_to(real := folder.resolve())]
@@ -112,11 +114,11 @@ class _Watched:
             name = path.relative_to(self.folder).as_posix()
             if self._is_own(path):
                 continue
-            error = f"{path} is not read: {reason}"
+            text = f"{path} is not read: {reason}"
             if not unread:
                 self._tell(f"passed over {name!r}: {reason}")
-            elif self._done.get(name, {}).get("error") != error:
-                self._add({"image": name, "error": error}, Version.of(path) or Version(0, 0), None)
+            elif self._done.get(name, {}).get("error") != text:
+                self._add({"image": name, "error": text}, Version.of(path) or Version(0, 0), None)
 
     def note(self, path: Path) -> None:
         """Note the images at a path that has changed."""
@@ -156,6 +158,8 @@ class _Watched:
 
     def _read(self, path: Path) -> Loaded:
         self._dataset.records = (ImageRecord(path, -1),)
+        if self._regions is not None:
+            self._dataset.regions = matched_regions([path], self._regions)
         _, loaded = Images(self._dataset, [(0, path.name)])[0]
         if isinstance(loaded, str):
             raise DataError(loaded)

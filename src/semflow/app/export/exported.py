@@ -41,10 +41,13 @@ class ExportedDetector:
         about = self.metadata
         self.provenance = Provenance(
             about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
-            resize=about.resize, regions=about.regions, tiles=Tiles(**about.tiles) if about.tiles else None,
+            resize=about.resize, regions=about.regions,
+            calibration="cross" if about.calibration.get("cross") is True else "",
+            tiles=Tiles(**about.tiles) if about.tiles else None,
         )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")
+        self.calibration_images = int(about.calibration.get("images", 0))
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict scores, maps and decisions as `Detector.predict` does; uint8 images are accepted too."""

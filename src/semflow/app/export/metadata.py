@@ -96,6 +96,7 @@ def read_metadata(text: str | None, path: Path) -> Metadata:
 def _check(made: Metadata) -> None:
     """Raise ValueError for types and ranges that `Metadata` never writes: files may come from strangers."""
     rate = made.calibration.get("false_alarm_rate") if isinstance(made.calibration, dict) else None
+    count = made.calibration.get("images", 0) if isinstance(made.calibration, dict) else None
     outputs = [name for name in made.outputs if isinstance(name, str)]
     decisions = {"p_value", "is_anomalous", "mask"}
     is_pair = isinstance(made.image_size, list) and len(made.image_size) == 2
@@ -118,7 +119,7 @@ def _check(made: Metadata) -> None:
         and {"score", "anomaly_map"} <= set(outputs)
         and (decisions if made.calibration else set()) == decisions & set(outputs),
         "tiles": made.tiles == {} or _tiles(made.tiles) == made.image_size,
-        "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1),
+        "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1 and type(count) is int),
     }
     for name, fits in valid.items():
         if not fits:

@@ -123,6 +123,7 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
         score, pixel = detector.calibration.thresholds.tolist()
         calibration = {
             "images": detector.calibration.count,
+            "cross": detector.provenance.calibration == "cross",
             "false_alarm_rate": detector.calibration.false_alarm_rate,
             "score_threshold": score,
             "map_threshold": pixel,

@@ -100,8 +100,9 @@ def _calibration(detector: Detector) -> str:
     count, rate = detector.calibration.count, detector.calibration.false_alarm_rate
     if not count:
         return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
+    kind = "training image" if detector.provenance.calibration == "cross" else "held-out image"
     return (
-        f"On {counted(count, 'held-out image')} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
+        f"On {counted(count, kind)} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
         "p-value, a decision and a mask, which are valid for images taken under the same conditions."
     )
 

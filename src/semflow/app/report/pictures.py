@@ -70,7 +70,9 @@ def overlay(
     return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
 
 
-def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.Image:
+def contour(
+    picture: Image.Image, mask: "Tensor | NDArray[np.bool_]", color: tuple[int, int, int] = CONTOUR_COLOR
+) -> Image.Image:
     """Draw the outline of a mask (H, W), two pixels wide and resized to the picture, on a copy of a picture.
 
     Example:
@@ -90,7 +92,7 @@ def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.I
     neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
     line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
     pixels = np.array(picture.convert("RGB"))
-    pixels[line] = CONTOUR_COLOR
+    pixels[line] = color
     return Image.fromarray(pixels)
 
 
