@@ -24,7 +24,7 @@ from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
 
 from .console import track
-from .options import Device
+from .option_types import Device
 
 CACHE_BYTES = 2**30
 NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "Images")  # folders of MVTec AD, BTAD and VisA

@@ -20,7 +20,8 @@ from semflow.files import write_atomic
 from .console import decided, say, track
 from .drift import open_drift, record_drift
 from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
-from .options import Device, Score
+from .option_types import Device
+from .options import Score
 from .tiling import check_tiles
 
 
