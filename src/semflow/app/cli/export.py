@@ -1,9 +1,10 @@
 """`semflow export`: export the detector of a run directory to one file that runs without this library."""
 
 import torch
+from torch import Tensor
 
 from semflow.app.export.saving import check_destination, save
-from semflow.data import open_dataset
+from semflow.data import Tiles, open_dataset
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_unwritable
 from semflow.recipes import load
@@ -12,6 +13,7 @@ from .command import printed, unused
 from .console import print_table, say
 from .inputs import advise
 from .options import Export
+from .tiling import check_tiles
 
 SAMPLES = 8
 
@@ -27,6 +29,7 @@ def run(options: Export) -> None:
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
+    check_tiles(options, detector.provenance)
     images = None
     if options.images is not None:
         made = detector.provenance
@@ -35,8 +38,9 @@ def run(options: Export) -> None:
                 "--images must be left out for a model that was trained with a folder of masks, but got "
                 f"{options.images}"
             )
-        dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
-        images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
+        dataset, tiles = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize), made.tiles
+        found = (dataset[index].image for index in range(min(SAMPLES, len(dataset))))
+        images = torch.stack([image if tiles is None else middle_tile(image, tiles) for image in found])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check
     )
@@ -50,3 +54,9 @@ def run(options: Export) -> None:
     results = unused(options.output.with_name(f"{options.output.stem}-results"))
     words = ["predict", "--model", options.output, "--output", results, "--input", options.images or "IMAGES"]
     say(f"next: {printed(words)}")
+
+
+def middle_tile(image: Tensor, tiles: Tiles) -> Tensor:
+    """Return a tile (3, S, S) near the middle of an image (3, H, W)."""
+    places = tiles.places(*image.shape[-2:])
+    return torch.from_numpy(tiles.cut(image.numpy(), places[len(places) // 2]))
