@@ -5,6 +5,7 @@ from typing import Protocol
 from semflow.data import Tiles
 from semflow.detectors import Provenance
 from semflow.errors import ConfigError
+from semflow.training.holdout import CROSS
 
 from .options import Fit
 
@@ -46,4 +47,6 @@ def tiles_of(options: Fit) -> Tiles | None:
             )
     if options.region is not None and options.region.is_file():
         raise ConfigError(f"--region must be a folder of masks with --tile, but got the file {options.region}")
+    if options.hold_out == CROSS:
+        raise ConfigError(f"--hold-out must be a number with --tile, but got {CROSS!r}")
     return Tiles(options.tile, options.overlap)
