@@ -1,5 +1,6 @@
 """A model of tiles in a page of results, a watch and a test of drift, and fitted to changed images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,18 @@ def test_drift_counts_images_and_not_tiles(run: Path, parts: Path, tmp_path: Pat
     found = DriftTest.load(tmp_path / "parts.drift")
     assert found.images == 10
     assert found.count <= 2
+
+
+def test_benchmark_times_whole_images(run: Path, parts: Path, tmp_path: Path) -> None:
+    words = ["export", "--model", str(run), "--images", str(parts / "test"), "--precision", "float16", "--output"]
+    assert main([*words, str(tmp_path / "half.pt2")]) == 0
+    for model in (run, tmp_path / "half.pt2"):
+        words = ["benchmark", str(model), "--images", str(parts / "test"), "--seconds", "0.1", "--batch-size", "3"]
+        assert main([*words, "--json", str(tmp_path / "speed.json"), "--device", "cpu"]) == 0
+        found = json.loads((tmp_path / "speed.json").read_text())
+        assert found["tiles"] == {"size": 32, "overlap": 8}
+        assert list(found["batches"]["parts_median_ms"]) == ["decode", "model"]
+        assert main(["benchmark", str(model), "--seconds", "0.1", "--device", "cpu"]) == 0
 
 
 def test_images_are_changed_tile_by_tile(run: Path, parts: Path, tmp_path: Path) -> None:
