@@ -69,9 +69,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     first = next(iter(next(iter(results.values())).values()))
     heads = [f"{kind}, {100 * float(rate):g} %" for kind, rate in columns]
     rows = [["data", "score", *heads], ["---"] * (2 + len(heads))]
-    rows.append(
-        ["", "without ties, a split has", *(f"{100 * first[kind][rate]['exact']:.2f}" for kind, rate in columns)]
-    )
+    rows.append(["", "expected of a split", *(f"{100 * first[kind][rate]['exact']:.2f}" for kind, rate in columns)])
     for name, methods in results.items():
         for method, found in methods.items():
             each = [found[kind][rate] for kind, rate in columns]

@@ -162,7 +162,7 @@ def test_wrong_shapes_and_files_are_named(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         DriftTest.load(file)
     file.write_bytes(whole.replace(b'format\\": 1', b'format\\": 7'))
-    with pytest.raises(CheckpointError, match="must be a drift test, but got another format; name a new file"):
+    with pytest.raises(CheckpointError, match="must be a drift test of format 1, but got 7; name a new file"):
         DriftTest.load(file)
     with pytest.raises(DataError, match="must be writable"):
         test.save(tmp_path / "none" / "a.drift")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import semflow
+from helpers.fitted_base import make_fitted
 from helpers.recipe_cases import images, small, stack
-from helpers.small_detector import SIZE, make_detector
+from helpers.small_detector import SIZE, make_detector, make_images
 from semflow.data import Sample
 from semflow.errors import CheckpointError, ConfigError
 from semflow.recipes import build
@@ -103,3 +104,28 @@ def test_regions_hold_for_changed_images() -> None:
 def test_what_cannot_be_augmented_is_refused(name: str, augment: str) -> None:
     with pytest.raises(ConfigError, match="augment must be"):
         semflow.fit(small(name), images(4), augment=augment, progress=False, device="cpu")
+
+
+def test_models_of_a_crossed_calibration_are_fitted_to_copies_too(monkeypatch) -> None:
+    from semflow.training import crossing
+
+    settled, settle = [], crossing.settle
+
+    def noted(model, part, copies=None):
+        settled.append(copies.names)
+        return settle(model, part, copies)
+
+    monkeypatch.setattr(crossing, "settle", noted)
+    options: dict[str, Any] = {"calibration": "cross", "augment": "light", "progress": False, "device": "cpu"}
+    detector = semflow.fit(make_fitted(trained=False), make_images(10), **options)
+    assert settled == [("light",)] * 5
+    assert detector.calibration.count == 10
+
+
+def test_a_crossed_calibration_heeds_the_region() -> None:
+    region = torch.ones(64, 64).tril(-9) > 0
+    options: dict[str, Any] = {"region": region, "calibration": "cross", "progress": False, "device": "cpu"}
+    noise = [s._replace(image=torch.where(region, s.image, torch.rand(3, 64, 64))) for s in images(10)]
+    a, b = (semflow.fit(small("patchcore"), good, augment="flip", **options) for good in (images(10), noise))
+    assert torch.equal(a.calibration.scores, b.calibration.scores)
+    assert torch.equal(a.calibration.maxima, b.calibration.maxima)

@@ -156,8 +156,7 @@ class Memory(FittedBase):
             self.vectors[rows], self.vectors, exclude=ids[rows], memory_ids=ids, chunk_bytes=self.chunk_bytes
         )
         # Duplicates may be the majority, and even all.
-        typical = distances.median() if distances.median() > 0 else distances.mean()
-        scale = typical.item() or 1.0
+        scale = (distances.median() if distances.median() > 0 else distances.mean()).item() or 1.0
         if self.form != "kernel":
             return scale, 1.0
         shortest = FLOOR * scale
@@ -247,8 +246,7 @@ class Memory(FittedBase):
             raise ShapeError(f"leave_out must be (B,) = ({len(z)},), but got {tuple(leave_out.shape)}")
         if (few := self._left(leave_out) < self.neighbors).any():
             least = f"at least {counted(self.neighbors, 'vector')} of other images"
-            image = leave_out[few][0].item()
-            raise ConfigError(f"leave_out must leave {least}, but got image {image}; store more vectors")
+            raise ConfigError(f"leave_out must leave {least}, but got image {leave_out[few][0]}; store more vectors")
 
     def _left(self, leave_out: Tensor) -> Tensor:
         """Count the vectors of other images, (B,)."""

@@ -8,7 +8,7 @@ independent and uniform, and no bets on them make a capital of 1 grow to 1 / del
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -182,16 +182,18 @@ class DriftTest:
         more = {"scores": torch.empty(0, dtype=torch.float64), "names": torch.empty(0, dtype=torch.int64)}
         tensors, about = load_tensors(path, {**expected, **more}, flexible=dict.fromkeys(more, LARGEST))
         check_digest(path, tensors, about)
+        made = about.get("drift")
+        made = dict(made) if isinstance(made, dict) else {}
+        found = made.pop("format", None)
+        if found != FORMAT:
+            raise CheckpointError(f"{path} must be a drift test of format {FORMAT}, but got {found}; name a new file")
         try:
-            made: dict[str, Any] = dict(about["drift"])
-            if made.pop("format") != FORMAT:
-                raise ValueError("another format")
             highest = float(made.pop("highest"))
             test = cls(made.pop("images"), made.pop("false_alarm_rate"), made.pop("delta"), **made)
-            if len(tensors["scores"]) != len(tensors["names"]) or not tensors["capital"].isfinite().all():
-                raise ValueError("another number of names than of scores, or a capital of inf or NaN")
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"{path} must be a drift test, but got {error}; name a new file") from error
+        if len(tensors["scores"]) != len(tensors["names"]) or not tensors["capital"].isfinite().all():
+            raise CheckpointError(f"{path} must have a finite capital and a name per score, but got others")
         test.highest = highest
         test._capital, test._scores, test._names = (tensors[name].numpy() for name in ("capital", "scores", "names"))
         return test

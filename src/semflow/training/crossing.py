@@ -1,4 +1,11 @@
-"""Cross-conformal calibration: every normal image is trained on, and scored by a model that has not seen it."""
+"""Cross-conformal calibration: every normal image is trained on, and scored by a model that has not seen it.
+
+A new image is scored by the model of all images. For distances to the nearest vectors of a whole memory the false-alarm
+rate is then at most the nominal one: with the new image in the memory, all scores would be exchangeable, and it could
+only have lowered the others. For other detectors, theory bounds the rate by twice the nominal one if the new image is
+scored by the model without i where it is compared with image i (Barber et al., 2021: Predictive Inference with the
+Jackknife+), which would take all these models for each prediction. `benchmarks.crossing` measures the rates.
+"""
 
 import copy
 import json

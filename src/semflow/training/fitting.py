@@ -91,8 +91,8 @@ def fit(
         learning_rate: overrides `training.learning_rate`.
         seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
         calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
-            `dataset` to hold out of training, or a data set of other images; `cross` trains and calibrates on all, see
-            `Crossing`, with five more trainings if flows are trained. None gives no p-values.
+            `dataset` to hold out of training, or a data set of other images; `cross` trains and calibrates on all, with
+            five more trainings if flows are trained (cross-conformal). None gives no p-values.
         false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
         output: run directory; None keeps the result in memory only.
         resume: continue from the checkpoint in `output`, or start if there is none; images and settings must be the

@@ -272,7 +272,7 @@ def commands(places: dict[str, Path], folder: Path) -> Iterator[tuple[str, objec
     run = Path(shutil.copytree(places["run"], folder / "run"))
     mixed = Path(shutil.copytree(places["a"], folder / "mixed"))
     (mixed / "broken.png").write_text("not an image")
-    yield "predict", Predict(run, mixed, folder / "results", on_error="skip", device="cpu")
+    yield "predict", Predict(run, folder / "results", mixed, on_error="skip", device="cpu")
     yield "evaluate", Evaluate(run, places["data"], json=folder / "metrics.json", device="cpu")
     yield "export", Export(run, folder / "new.pt2", images=places["b"])
     yield "calibrate", Calibrate(run, places["b"], device="cpu")

@@ -12,6 +12,7 @@ from PIL import Image
 import semflow
 from helpers.cli_cases import save
 from helpers.export_cases import FORMATS
+from helpers.watching import watching
 from semflow.app.cli import main
 from semflow.app.cli.fit import report_resizing
 from semflow.app.export.runtime import SUFFIXES
@@ -205,3 +206,27 @@ def test_a_configuration_keeps_size_and_region(data: Path, tmp_path: Path, capsy
     assert (detector.provenance.image_size, detector.provenance.resize) == ((48, 96), "pad")
     assert detector.region is not None
     assert not detector.region[:, :48].any()
+
+
+def test_pages_and_images_that_arrive_are_without_padding(data: Path, tmp_path: Path) -> None:
+    run, report, output = tmp_path / "run", tmp_path / "report", tmp_path / "watched"
+    regions = ("--region", str(data / "regions"))
+    options = ("--image-size", "64", "--resize", "pad", "--region", str(data / "regions/good"))
+    assert main(fit(data, run, *options)) == 0
+    found = metrics(run, data, tmp_path / "m.json", "--report", str(report), *regions)
+    assert found["pixel_auroc"] is not None
+    for folder, size in {"originals": (WIDE, HIGH), "overlays": (WIDE, HIGH), "heat": (64, 32)}.items():
+        files = sorted((report / folder).iterdir())
+        assert len(files) == 6
+        assert {Image.open(file).size for file in files} == {size}
+    pytest.importorskip("watchfiles")
+    test = data / "data/test"
+    scores = predict(run, test, tmp_path / "a", *regions)
+    words = ["predict", "--model", str(run), "--watch", str(test), "--output", str(output), "--device", "cpu", *regions]
+    with watching(words, output) as watched:
+        watched.expect(*scores)
+        assert watched.end() == 0
+        lines = {line["image"]: line for line in watched.lines()}
+    for name, row in scores.items():
+        assert lines[name]["score"] == pytest.approx(float(row["score"]), rel=1e-4)
+        assert np.load(output / lines[name]["map"]).shape == (32, 64)

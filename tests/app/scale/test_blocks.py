@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semflow.app.scale import BlockStore, Committed, Listing, read_scores
-from semflow.app.scale.blocks import commit_block
+from semflow.app.scale import BlockStore, Committed, Listing
+from semflow.app.scale.blocks import commit_block, read_scores
 from semflow.errors import DataError
 
 ORIGIN = {"--model": "m", "--false-alarm-rate": 0.1}

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            if isinstance(options, Evaluate | Predict):
-                shorten_waits()
+            if isinstance(options, Evaluate) or (isinstance(options, Predict) and options.watch is None):
+                shorten_waits()  # of batches; a single image that arrives is faster without
             code: int | None = import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
             return code or 0

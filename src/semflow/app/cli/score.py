@@ -11,7 +11,8 @@ from typing import Any
 
 from semflow._optional import import_optional
 from semflow._validation import counted
-from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, read_scores, score_blocks
+from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
+from semflow.app.scale.blocks import read_scores
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError

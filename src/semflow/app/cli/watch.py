@@ -34,7 +34,6 @@ from semflow.files.moving import free_place, move_file
 from semflow.training.evaluation import images_at_once
 
 from .console import say
-from .halves import in_halves
 from .inputs import fingerprint, load_detector, reading
 from .loaded import Images, Loaded
 from .options import Predict
@@ -51,7 +50,7 @@ def watch(options: Predict, folder: Path) -> int:
     watchfiles = import_optional("watchfiles")
     _check_folders(options, folder)
     about = _about(options, folder)
-    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+    detector = load_detector(options.model, options.device, options.false_alarm_rate)
     check_tiles(options, detector.provenance)
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
