@@ -21,6 +21,7 @@ LAYERS = [
     "_validation",
     "_optional",
     "_defaults",
+    "_tiling",
     "files",
     "functional",
     "nn",
