@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from semflow._validation import counted
+from semflow.app.export.check import to_input
 from semflow.app.export.saving import check_destination, save
 from semflow.data import Tiles, open_dataset
 from semflow.errors import CheckpointError, ConfigError
@@ -15,17 +17,19 @@ from .inputs import advise
 from .options import Export
 from .tiling import check_tiles
 
-SAMPLES = 8
+SAMPLES = 64
 
 
 def run(options: Export) -> None:
     """Load the detector, write the file, and print how much the results differ."""
     if options.images is not None:
-        if not options.check:
+        if not options.check and options.precision != "int8":
             raise ConfigError(f"--images must be left out with --no-check, but got {options.images}")
         advise(options.images, "--images")
     refuse_unwritable(options.output)
-    check_destination(options.output, options.format)
+    check_destination(options.output, options.format, options.precision)
+    if options.precision == "int8" and options.images is None:
+        raise ConfigError("--images must be given with --precision int8, but got none; name a folder of good images")
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
@@ -39,17 +43,31 @@ def run(options: Export) -> None:
                 f"{options.images}"
             )
         dataset, tiles = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize), made.tiles
-        found = (dataset[index].image for index in range(min(SAMPLES, len(dataset))))
-        images = torch.stack([image if tiles is None else middle_tile(image, tiles) for image in found])
+        count = 2 * SAMPLES if options.precision == "int8" else SAMPLES
+        chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
+        found = (dataset[index].image for index in chosen)
+        images = torch.stack([to_input(x if tiles is None else middle_tile(x, tiles), "uint8") for x in found])
     exported = save(
-        detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check
-    )
+        detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check,
+        precision=options.precision,
+    )  # fmt: skip
     if exported.differences:
         print_table(
             f"{options.output} compared with {options.model}",
             ("result", "largest relative difference"),
             [(name, f"{value:.1e}") for name, value in exported.differences.items()],
         )
+    if (cost := exported.cost) is not None:
+        print_table(
+            f"{options.precision}: differences in standard deviations",
+            ("result", "mean difference", "largest difference"),
+            [
+                ("score", f"{cost.score_mean:.2g}", f"{cost.score_largest:.2g}"),
+                ("anomaly_map", f"{cost.map_mean:.2g}", f"{cost.map_largest:.2g}"),
+            ],
+        )
+        if cost.decisions is not None:
+            say(f"decisions change for {cost.decisions or 'none'} of {counted(cost.images, 'image')}")
     say(f"wrote {options.output}")
     results = unused(options.output.with_name(f"{options.output.stem}-results"))
     words = ["predict", "--model", options.output, "--output", results, "--input", options.images or "IMAGES"]

@@ -30,7 +30,8 @@ from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
 from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
-from .options import Fit, check_numbers
+from .options import Fit
+from .ranges import check_numbers
 from .tiling import tiles_of
 
 DEFAULT_RECIPE = "memory_flow"

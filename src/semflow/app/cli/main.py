@@ -20,13 +20,15 @@ from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
 from .halves import shorten_waits
-from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
+from .options import Benchmark, Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score
+from .ranges import check_numbers
 
 DESCRIPTION = (
     "Find defects in images with normalizing flows trained on good parts only. semflow --version prints the version."
 )
 COMMANDS: dict[str, type[Command]] = {
-    command.__name__.lower(): command for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export)
+    command.__name__.lower(): command
+    for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export, Benchmark)
 }
 ERROR, INTERRUPTED = 2, 130
 CONTINUE = "run the same command again to continue"

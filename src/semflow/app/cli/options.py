@@ -1,13 +1,10 @@
 """Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from tyro.conf import arg
-
-from semflow.errors import ConfigError
+from tyro.conf import Positional, arg
 
 from .option_types import (
     AllowAnomalous,
@@ -254,35 +251,31 @@ class Export:
     """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
+    needs --images."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
+    values on up to 64 others."""
     tile: FittedTile = None
     overlap: FittedTile = None
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
-Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
+@dataclass(frozen=True)
+class Benchmark:
+    """Time a detector on this machine: one image at a time, and in batches."""
 
-NUMBERS = (
-    "epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors", "tile", "overlap",
-)  # fmt: skip
-DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
-LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
+    model: Positional[Annotated[Path, arg(help="File created by export, or run directory created by fit.")]]
+    images: OptionalPath = None
+    """Image or folder of images, whose decoding is timed too; the first 64 are used. Default: textures."""
+    seconds: float = 10.0
+    """Time to measure, half for single images and half for batches."""
+    json: OptionalPath = None
+    """File for the figures, the machine and the versions."""
+    batch_size: BatchSize = 8
+    device: Device = "auto"
 
 
-def check_numbers(options: Command) -> None:
-    """Raise ConfigError if a number is out of range."""
-    may_be_zero = ("seed", "hold_out", "overlap", *(() if isinstance(options, Score) else ("workers",)))
-    for name in NUMBERS:
-        value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value not in (None, "cross") and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
-    if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
-        raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")
-    rate = getattr(options, "false_alarm_rate", None)
-    if rate is not None and not 0 < rate < 1:
-        raise ConfigError(f"--false-alarm-rate must be between 0 and 1, but got {rate:g}; use for example 0.01")
-    seed = getattr(options, "seed", None)
-    if seed is not None and seed > LARGEST_SEED:
-        raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")
+Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export | Benchmark

@@ -15,6 +15,7 @@ KEY = "semflow"  # name of the text in a file
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
+Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Metadata:
         versions: Versions of semflow and of the packages that wrote the file.
         tiles: Size and overlap of the tiles of an image, see `semflow.data.Tiles`; empty for whole images.
         format: `EXPORT_FORMAT` of the version that wrote the file.
+        precision: Type in which the weights are stored.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -55,6 +57,7 @@ class Metadata:
     regions: bool = False
     tiles: dict[str, int] = field(default_factory=dict)
     format: int = EXPORT_FORMAT
+    precision: Precision = "float32"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,6 +115,7 @@ def _check(made: Metadata) -> None:
         and made.map_range[0] <= made.map_range[1],
         "localizes": type(made.localizes) is bool,
         "recipe": isinstance(made.recipe, str),
+        "precision": made.precision in get_args(Precision),
         "arguments": isinstance(made.arguments, dict),
         "versions": isinstance(made.versions, dict),
         "outputs": isinstance(made.outputs, list | tuple)

@@ -113,6 +113,7 @@ class _FileRunner:
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         files = [path, path.with_suffix(".bin")] if path.suffix == SUFFIXES["openvino"] else [path]
+        self.threads = threads
         self._arguments, self._stamps = (path, device, threads), {file: _stamp(file) for file in files}
         self._folder: Any = None  # of an unpickled runner
 
@@ -200,6 +201,7 @@ class _OpenVinoRunner(_FileRunner):
             outputs = [next(iter(sorted(x.get_names())), "") for x in model.outputs]
             _check_graph(self.metadata, [_openvino_shape(x) for x in model.inputs], outputs, path)
             self._compiled = core.compile_model(model, "CPU", settings)
+            self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
         except CheckpointError:
             raise
         except Exception as error:  # RuntimeError, and errors of its parser
@@ -234,6 +236,7 @@ class _TorchRunner(_FileRunner):
         if chosen.type != "cpu":
             program = import_module("torch.export.passes").move_to_device_pass(program, chosen)
         self._torch, self._device, self._module = torch, chosen, program.module()
+        self.threads = torch.get_num_threads()
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         given = self._torch.from_numpy(_checked(images, self.metadata)).to(self._device)
