@@ -11,7 +11,7 @@ from PIL import Image
 from helpers.export_cases import FORMATS, SIZE, SMALL, own_detector, pictures, recipe_detector
 from semflow.app.cli import main
 from semflow.app.export import load, open_runner, save
-from semflow.app.export.cost import cost_of
+from semflow.app.export.cost import LARGEST, cost_of
 from semflow.app.export.graph import DetectorGraph, trace
 from semflow.app.export.precision import halve_weights
 from semflow.app.export.runtime import SUFFIXES
@@ -153,9 +153,10 @@ def test_cost_without_calibration_is_relative_to_the_images() -> None:
 
 
 @needs_int8
-def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys) -> None:
+def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys, monkeypatch) -> None:
     import openvino
 
+    monkeypatch.setitem(LARGEST, "int8", 50.0)  # of random weights
     run = save_run(detector, tmp_path / "run")
     file = tmp_path / "small.xml"
     words = ["export", "--model", str(run), "--output", str(file), "--precision", "int8", "--images", str(folder)]
@@ -177,6 +178,9 @@ def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys
     assert np.corrcoef(got.score, expected.score)[0, 1] > 0.9
     assert torch.equal(got.p_value <= 0.1, got.is_anomalous)
     runner = open_runner(file)
+    monkeypatch.undo()
+    with pytest.raises(ExportError, match=r"for precision int8, but got .* and \d+ of 12 decisions changed; use a"):
+        cost_of(DetectorGraph(detector), runner, images, "int8")
     alone = runner(images[:1].numpy())["score"][0]
     assert alone == pytest.approx(got.score[0].item(), rel=1e-5)
     for content in (file.read_bytes(), file.with_suffix(".bin").read_bytes()):

@@ -12,8 +12,8 @@ from .graph import DetectorGraph
 from .metadata import Precision
 from .runtime import Runner
 
-LARGEST: dict[Precision, float] = {"float16": 0.1, "int8": 2.0}
-"""Largest mean difference of scores, in standard deviations of normal scores; see `cost_of`."""
+LARGEST: dict[Precision, float] = {"float16": 0.1, "int8": 0.5}
+"""Largest mean difference of scores, in standard deviations of normal scores, at which thresholds still hold."""
 
 
 class Cost(NamedTuple):
@@ -90,10 +90,11 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Pre
     far = (scores - normal.median()).abs() / 10
     relative = float((difference / far.clamp(min=spread)).mean())
     if not relative <= LARGEST[precision]:
+        told = "" if changed is None else f" and {changed} of {len(images)} decisions changed"
         raise ExportError(
             f"scores of the exported model must differ from the detector's on average by at most "
             f"{LARGEST[precision]:g} standard deviations of normal scores for precision {precision}, but got "
-            f"{relative:.2g}; use a higher precision, or disable the check and measure"
+            f"{relative:.2g}{told}; use a higher precision, or disable the check and measure"
         )
     return Cost(
         len(images), float(difference.mean() / spread), float(difference.max() / spread),
