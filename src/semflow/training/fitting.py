@@ -2,8 +2,9 @@
 
 import numbers
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,7 +24,8 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 from .asked import Asked
 from .cache import NormalImages
-from .checkpoint import Position
+from .callbacks import Callback, closing, keeping
+from .checkpoint import Position, summary
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
@@ -39,6 +41,7 @@ from .stepping import Watch, adam, check_locations, train_on_batch
 
 
 @own_defaults()
+@closing
 def fit(
     detector: Detector,
     dataset: Dataset[Any],
@@ -58,7 +61,7 @@ def fit(
     checkpoint_seconds: float = 60.0,
     cache_bytes: int = 2**31,
     progress: bool = True,
-    on_epoch: Callable[[Detector, int], object] | None = None,
+    callbacks: Sequence[Callback] = (),
     processes: Processes = ALONE,
     allow_anomalous: bool = False,
 ) -> Detector:
@@ -92,8 +95,8 @@ def fit(
         cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
             computed once; training without synthetic anomalies then does not run the backbone.
         progress: show progress, as plain lines if the output is no terminal.
-        on_epoch: called with the detector and the number of finished epochs after each epoch, in every process. It must
-            not change the detector, whose score has no constants yet.
+        callbacks: called before training, after each epoch and at the end, see `Callback`; `TensorBoard`, `MLflow` and
+            `WandB` log the curves.
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
             arguments and compute the gradients of a single process, up to rounding; only the first reads and writes
             `output`.
@@ -161,10 +164,13 @@ def fit(
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
+    start = run.start()
+    for callback in callbacks:
+        callback.begin(detector, start)
     if at is None:
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.calibrate(run)
-        return detector.eval()
+        return _ended(detector.eval(), callbacks)
     for flow in optional:
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
@@ -195,10 +201,11 @@ def fit(
         while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
             record = _train_epoch(job, at, display)
             display.epoch(record)
-            if on_epoch is not None:
-                on_epoch(detector, at.epoch + 1)
             run.log(record)
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
+            with keeping(partial(run.save, at)):
+                for callback in callbacks:
+                    callback.epoch(detector, record)
             if run.due():
                 run.save(at)
     detector.eval()
@@ -211,6 +218,12 @@ def fit(
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
+    return _ended(detector, callbacks)
+
+
+def _ended(detector: Detector, callbacks: Sequence[Callback]) -> Detector:
+    for callback in callbacks:
+        callback.end(detector, summary(detector))
     return detector
 
 

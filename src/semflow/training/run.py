@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 
 from . import checkpoint
+from .callbacks import RunStart
 from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, SUMMARY, Position
 from .distributed import Processes
 
@@ -77,6 +79,15 @@ class Run:
             with writing(path, self._advice(), CheckpointError), path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
 
+    def start(self) -> RunStart:
+        """Return what callbacks learn about the run; the log is read by process 0 only."""
+        path = self.folder and self.folder / LOG
+        records: list[dict[str, Any]] = []
+        if path is not None and self.processes.rank == 0 and path.exists():
+            with suppress(ValueError):  # a line that was edited, or half a line, ends what is known
+                records.extend(map(json.loads, path.read_text(encoding="utf-8-sig", errors="replace").splitlines()))
+        return RunStart(self.folder, _flat(self.config), records, self.processes.rank)
+
     def due(self) -> bool:
         """Return True if it is time for a checkpoint and this process writes it."""
         writes = self.folder is not None and self.processes.rank == 0
@@ -84,7 +95,7 @@ class Run:
 
     def save(self, at: Position) -> None:
         """Write a checkpoint; the previous one stays valid until this one is complete."""
-        if self.folder is not None:
+        if self.folder is not None and self.processes.rank == 0:
             with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
                 checkpoint.save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), str(at)

@@ -69,6 +69,7 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "device": (["--device", "auto"], FREE),
     "workers": (["--workers", "1"], FREE),
     "resume": ([], "the option itself"),
+    "log": ([], "test_finished_run_is_logged_afterwards"),
     "config": ([], "a file of the other options"),
     "print_config": ([], "prints what the other options say, and nothing else"),
     "set": (["--set", "training.learning_rate", "0.1"], REFUSED),

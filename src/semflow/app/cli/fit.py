@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,10 +19,11 @@ from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import Processes, automatic_count, fit, held_for_choice, optional_flows
+from semflow.training import LOGGERS, Processes, TensorBoard, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.training.frames import taken_for_good
 from semflow.training.holdout import LEAST
+from semflow.training.loggers import STATE
 
 from .calibrate import report_calibration
 from .command import printed, unused
@@ -91,7 +93,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> int:
-    allow = options.allow_anomalous
+    allow, loggers = options.allow_anomalous, [LOGGERS[name]() for name in dict.fromkeys(options.log)]
     dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
     calibration = _calibration(options, dataset)
     detector = RECIPES[str(options.recipe)](**arguments)
@@ -109,6 +111,7 @@ def _train(
         fit(
             detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
             resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
+            callbacks=loggers,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -181,8 +184,9 @@ def _removing_unstarted(output: Path) -> Iterator[None]:
         yield
     except Exception:
         if not had_config and not (output / CHECKPOINT).exists():
-            for name in (CONFIG, LOG):
+            for name in (CONFIG, LOG, STATE):
                 (output / name).unlink(missing_ok=True)
+            shutil.rmtree(output / TensorBoard.name, ignore_errors=True)
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise

@@ -14,6 +14,9 @@ OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
+Loggers: TypeAlias = Annotated[
+    tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
+]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
 # Options that several commands share.
@@ -96,6 +99,9 @@ class Fit:
     resume: bool = False
     """Continue the run in the output directory, or start it if there is none. With more --epochs, a finished run is
     trained further."""
+    log: Loggers = ()
+    """Where to log training curves: tensorboard, mlflow, wandb (extras of these names). The run directory's tensorboard
+    folder, or the server that the client's environment variables name."""
     config: OptionalPath = None
     """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
     print_config: bool = False
