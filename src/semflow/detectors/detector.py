@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow._memory import per_batch
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError
@@ -195,6 +196,7 @@ class Detector(FittingPasses):
         score = score if own is None else own
         return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 
+    @per_batch
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow._memory import per_batch
 from semflow.errors import ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
 
@@ -76,6 +77,7 @@ class FittingPasses(LikelihoodModel):
         if not fitted:
             return
 
+        @per_batch
         def moments_of(batch: NormalBatch) -> dict[int, ChannelMoments]:
             moments = {k: flow.moments() for k, flow in fitted.items()}
             for k, moment in moments.items():
@@ -116,6 +118,7 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If a log-probability is not finite.
         """
 
+        @per_batch
         def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None]:
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), batch.images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
@@ -170,6 +173,7 @@ class FittingPasses(LikelihoodModel):
                 be, so that no image would be called anomalous.
         """
 
+        @per_batch
         def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
             score, anomaly_map, *_ = self(batch.images, batch.maps)
             return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
@@ -193,7 +197,7 @@ class FittingPasses(LikelihoodModel):
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, self.features(images) if maps is None else maps, indices)
+            yield NormalBatch(images, per_batch(self.features)(images) if maps is None else maps, indices)
 
 
 def _first_not_finite(x: Tensor) -> float:

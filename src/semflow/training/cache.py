@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from semflow._memory import per_batch
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
@@ -62,7 +63,7 @@ class NormalImages:
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
             else:
-                maps = self.features(images)
+                maps = per_batch(self.features)(images)
                 if number == 0:
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow._defaults import own_defaults
+from semflow._memory import suggesting
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
@@ -266,9 +267,10 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
         images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
         size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
         try:
-            at.sums += train_on_batch(
-                detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
-            )
+            with suggesting(training.batch_size, job.run.processes.count):
+                at.sums += train_on_batch(
+                    detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
+                )
         except TrainingError:
             for image, path in zip(batch.images, batch.paths, strict=True):
                 if not image.isfinite().all():
