@@ -74,6 +74,7 @@ CASES: dict[str, Callable[[], Detector]] = {
     "clipped": lambda: whole_maps(clip=0.3),
     "groups": lambda: whole_maps(locations=40),
     "squashed": squashed,
+    "accumulated": lambda: whole_maps(batch_size=3, accumulate=2),
     "samples": samples,
     "fitted base": lambda: make_fitted(trained=True),
     "tilted": lambda: whole_maps(tilt=0.05),

@@ -167,8 +167,19 @@ class Detector(FittingPasses):
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
-        masks = [location_masks(anomaly_masks, size, mask_resize, guard) for size in sizes]
+        masks = self.masks_at(sizes, images, anomaly_masks, mask_resize, guard)
         return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])
+
+    def masks_at(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        images: Tensor,
+        anomaly_masks: Tensor | None = None,
+        mask_resize: Literal["nearest", "max"] = "max",
+        guard: int = 1,
+    ) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Compute the masks of the loss, see `location_masks`, at each size; other arguments are those of `loss`."""
+        return [location_masks(anomaly_masks, size, mask_resize, guard) for size in sizes]
 
     def log_probs(
         self, images: Tensor, maps: Sequence[Tensor] | None = None, leave_out: Tensor | None = None

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from semflow._defaults import own_defaults
-from semflow._memory import suggesting
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
@@ -38,7 +37,7 @@ from .progress import Progress
 from .run import BACKBONE, Run
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_locations, train_on_batch
+from .stepping import Watch, adam, check_steps, train_on_batch
 
 
 @own_defaults()
@@ -143,7 +142,7 @@ def fit(
     training = training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
-    check_locations(detector, training)
+    check_steps(detector, training)
     if training.batch_size < processes.count:
         raise ConfigError(
             f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
@@ -187,7 +186,7 @@ def fit(
             pass
     run.begin()
     source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
-    parts = split_batches(len(trained_on), training.batch_size, processes)
+    parts = split_batches(len(trained_on), training.batch_size, processes, training.accumulate)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
@@ -265,12 +264,11 @@ def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]
             group["lr"] = rate
         masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
         images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
-        size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
+        size = min(training.images_per_step, len(job.trained_on) - at.step * training.images_per_step)
         try:
-            with suggesting(training.batch_size, job.run.processes.count):
-                at.sums += train_on_batch(
-                    detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
-                )
+            at.sums += train_on_batch(
+                detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
+            )
         except TrainingError:
             for image, path in zip(batch.images, batch.paths, strict=True):
                 if not image.isfinite().all():

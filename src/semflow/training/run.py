@@ -24,6 +24,8 @@ BACKBONE = "backbone_digest"
 """Setting with the digest of the backbone's weights."""
 MORE_EPOCHS = ("training.epochs", "arguments.training.epochs", "arguments.training.steps")
 """Settings that may differ if a run is trained for more epochs."""
+NEWER = {"training.accumulate": 1}
+"""Settings that runs of earlier versions lack, with the values that they had."""
 
 
 class Run:
@@ -154,7 +156,8 @@ class Run:
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()
         tensors, at = self._furthest(folder, trained)
-        epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
+        training = self.config["training"]
+        epochs, batch = training["epochs"], training["batch_size"] * training["accumulate"]
         images = self.config["images"] - self.config.get("held_for_choice", 0)
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-images // batch):
             raise CheckpointError(
@@ -199,7 +202,7 @@ class Run:
             before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name)
         )
         for name in order:
-            was, given = before.get(name), now.get(name)
+            was, given = before.get(name, NEWER.get(name.removeprefix("arguments."))), now.get(name)
             if was != given and name not in ignored and not name.startswith("versions."):
                 raise CheckpointError(f"{folder} must be resumed with {name} = {was}, but got {given}")
 

@@ -1,9 +1,9 @@
-"""Batch norms and means over a batch whose parts are in several processes.
+"""Batch norms and means over a batch whose parts are in several processes, or computed one after the other.
 
 `torch.nn.SyncBatchNorm` runs on GPUs only, and would count the placeholder image of a process without a part.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from semflow.detectors import Detector
 
-from .distributed import Processes
+from .distributed import ALONE, Processes, sum_and_count
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -56,6 +56,50 @@ class SharedBatchNorm(_BatchNorm):
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:
                 running.lerp_(value.to(running), momentum)
+
+
+class WholeBatch:
+    """Means over a batch that is computed in several chunks: those of the chunks add up to those of the batch.
+
+    Args:
+        images: images of the batch, in all processes.
+        ignored: returns the ignore mask of this process's images at a size (H, W), or None.
+        processes: processes with a part of each chunk.
+    """
+
+    def __init__(
+        self, images: int, ignored: Callable[[tuple[int, int]], Tensor | None], processes: Processes = ALONE
+    ) -> None:
+        self.images, self.ignored, self.processes = images, ignored, processes
+        self._counts: dict[tuple[int, int], Tensor] = {}
+
+    @contextmanager
+    def chunk(self, detector: Detector, images: int, idle: bool) -> Iterator[None]:
+        """Let the detector's loss be the share of a chunk with this number of images here, none if `idle`."""
+
+        def means(maps: Sequence[Tensor], ignore: Tensor | None) -> list[Tensor]:
+            own = torch.stack([sum_and_count(x, ignore, idle)[0] for x in maps])
+            totals = [self._total(x, ignore, images) for x in maps]
+            return [x / total for x, total in zip(self.processes.sum(own), totals, strict=True)]
+
+        objective = detector.objective
+        detector.objective = replace(objective, means=means)
+        try:
+            yield
+        finally:
+            detector.objective = objective
+
+    def _total(self, x: Tensor, ignore: Tensor | None, images: int) -> Tensor | float:
+        """Return the number of values of the whole batch that the values of a chunk are a part of."""
+        if ignore is None or x.dim() != 3:
+            return x.numel() / images * self.images
+        size = (x.shape[1], x.shape[2])
+        if size not in self._counts:
+            own = self.ignored(size)
+            counted = torch.zeros((), dtype=torch.int64, device=x.device) if own is None else (~(own > 0)).sum()
+            whole = counted if self.processes.count == 1 else self.processes.total(counted)
+            self._counts[size] = whole.clamp(min=1)
+        return self._counts[size]
 
 
 @contextmanager

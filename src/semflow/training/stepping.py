@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
 from semflow.errors import ConfigError, TrainingError
 from semflow.flows import ScaleWise
@@ -17,6 +19,7 @@ from semflow.nn import PositionTables, Statistics
 
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
+from .sharing import WholeBatch
 
 
 class Watch:
@@ -78,8 +81,13 @@ def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
-def check_locations(detector: Detector, training: TrainingConfig) -> None:
-    """Raise ConfigError if training on groups of locations is asked for, but the flows do not allow it."""
+def check_steps(detector: Detector, training: TrainingConfig) -> None:
+    """Raise ConfigError if the detector does not allow training on groups of locations, or on several batches a step.
+
+    The share of a batch in a squashed loss depends on the other batches.
+    """
+    if training.accumulate > 1 and detector.objective.squash:
+        raise ConfigError(f"accumulate must be 1 for a squashed loss, but got {training.accumulate}; use batch_size")
     flows = detector.flows
     if training.locations is not None and not (isinstance(flows, ScaleWise) and "sample" not in flows.events):
         raise ConfigError(
@@ -104,12 +112,13 @@ def train_on_batch(
 
     Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
     of n, and every group makes a step of its scale's flow, as in CFLOW-AD. The variance head, which needs whole images,
-    makes one step per batch with the gradients of all groups.
+    makes one step per batch with the gradients of all groups. With `training.accumulate`, a batch of more than
+    `training.batch_size` images is computed in chunks that add up to one step.
 
     Args:
         detector: detector in training mode.
         optimizer: optimizer of its trainable parameters.
-        training: settings of which `locations`, `clip`, `mask_resize` and `guard` are used.
+        training: settings of the step.
         images: (B, 3, H, W) in [0, 1]; a placeholder image if this process has no part of the batch.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: feature maps of the images, if known.
@@ -120,13 +129,68 @@ def train_on_batch(
     """
     stepper = _Stepper(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
-    with processes.idling(not processes.part(range(batch))):
+    chunks = training.accumulate > 1 and batch > training.batch_size
+    with suggesting(training.batch_size if chunks else batch, processes.count, _same_steps(detector, training)):
+        if chunks:
+            return _train_in_chunks(stepper, detector, training, images, anomaly_masks, maps, batch)
+        return _train_at_once(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
+
+
+def _same_steps(detector: Detector, training: TrainingConfig) -> str:
+    """Return the end of the advice to halve the batch size."""
+    same = training.locations is None and training.tilt is None and not detector.objective.squash
+    twice = f" with training.accumulate = {2 * training.accumulate}, which makes the same steps"
+    return twice if same and training.batch_size % 2 == 0 else ""
+
+
+def _train_at_once(
+    stepper: "_Stepper",
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+    seed: Sequence[int],
+    batch: int,
+) -> Tensor:
+    with stepper.processes.idling(not stepper.processes.part(range(batch))):
         if training.locations is None:
             terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
             stepper.step(terms.total)
             return torch.stack([t.detach() for t in terms])
         maps = detector.features(images) if maps is None else maps
         return _train_on_groups(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
+
+
+def _train_in_chunks(
+    stepper: "_Stepper",
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+    batch: int,
+) -> Tensor:
+    """Step with the gradient of a batch that is computed in chunks, of each of which this process has a part."""
+    processes, size, options = stepper.processes, training.batch_size, (training.mask_resize, training.guard)
+    own = [len(processes.part(range(k, min(k + size, batch)))) for k in range(0, batch, size)]
+
+    def ignored(size: tuple[int, int]) -> Tensor | None:
+        return detector.masks_at([size], images, anomaly_masks, *options)[0][1] if sum(own) else None
+
+    whole = WholeBatch(batch, ignored, processes)
+    stepper.optimizer.zero_grad(set_to_none=True)
+    parts = []
+    for stop, count in zip(accumulate(own), own, strict=True):
+        span = slice(stop - count, stop) if count else slice(0, 1)  # a placeholder
+        masks = None if anomaly_masks is None else anomaly_masks[span]
+        with processes.idling(not count), whole.chunk(detector, max(1, count), not count):
+            terms = detector.loss(images[span], masks, maps and [x[span] for x in maps], *options)
+            stepper.add(terms.total)
+        parts.append(torch.stack([t.detach() for t in terms]))
+    sums = torch.stack(parts).sum(0)
+    stepper.apply(sums[0])
+    return sums
 
 
 def _train_on_groups(
@@ -202,8 +266,12 @@ class _Stepper:
     def step(self, loss: Tensor) -> None:
         """Step down a loss that all processes have in common, of which each differentiates its share."""
         self.optimizer.zero_grad(set_to_none=True)
-        (loss if self.processes.count == 1 else loss / self.processes.count).backward()
+        self.add(loss)
         self.apply(loss)
+
+    def add(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
+        (loss if self.processes.count == 1 else loss / self.processes.count).backward()
 
     def apply(self, loss: Tensor) -> None:
         """Step with the gradients that the parameters have."""

@@ -15,7 +15,7 @@ def full(*args: object, **kwargs: object) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "calibrate", "remember"])
-@pytest.mark.parametrize(XX)
+@pytest.mark.parametrize(("size", "advice"), [("6", "3"), ("1", "a smaller image_size or a smaller backbone")])
 def test_command_names_the_batch_size(
     command: str, size: str, advice: str, shared_run: Path, shared_data: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -230,7 +230,7 @@ def test_killed_worker_is_replaced(here: Any, tiny_run: Path, photos: Path, tmp_
 def test_worker_out_of_memory_names_the_batch_size(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "out", read_listing(photos), 4, {})
     store.open()
-    with pytest.raises(ProcessError, match="^out of memory at a batch size of 4; try 2$"):
+    with pytest.raises(ProcessError, match=r"^out of memory at a batch size of 4; try 2$"):
         list(score_blocks(here, store, list(store), partial(load_full, tiny_run), SIZE, Workers(batch_size=4)))
 
 
