@@ -52,8 +52,15 @@ def test_innermost_block_decides() -> None:
     ]
 
 
-@pytest.mark.parametrize(("size", "advice"), [(8, "8; try 4"), (3, "3; try 1"), (1, "1; try a smaller image_size or")])
-def test_training_step_names_the_batch_size(size: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        (8, "8; try 4 with training.accumulate = 2, which makes the same steps"),
+        (3, "3; try 1"),
+        (1, "1; try a smaller image_size or a smaller backbone"),
+    ],
+)
+def test_training_step_names_the_batch_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the loss of a recipe, in that of its latents and in the optimizer."""
     for place in ("Detector.loss", "Detector.latent_loss"):
         error = torch.OutOfMemoryError("CUDA out of memory")
@@ -62,12 +69,23 @@ def test_training_step_names_the_batch_size(size: int, advice: str, monkeypatch:
             with pytest.raises(torch.OutOfMemoryError) as caught:
                 fit(make_detector(), IMAGES, TrainingConfig(1, size), progress=False)
         assert caught.value is error
-        assert f"out of memory at a batch size of {advice}" in memory_advice(error)
+        assert memory_advice(error) == f"out of memory at a batch size of {size}; try {STEPS[size]}"
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", raising(torch.OutOfMemoryError("CUDA out of memory")))
         with pytest.raises(torch.OutOfMemoryError) as caught:
             fit(make_detector(), IMAGES, TrainingConfig(1, size), progress=False)
-    assert f"out of memory at a batch size of {advice}" in memory_advice(caught.value)
+    assert memory_advice(caught.value) == f"out of memory at a batch size of {size}; try {STEPS[size]}"
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({"accumulate": 3}, "2 with training.accumulate = 6, which makes the same steps"), ({"locations": 40}, "2")],
+)
+def test_advice_keeps_the_steps_if_it_can(options: dict, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semflow.objectives.Objective.__call__", raising(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        fit(make_detector(), IMAGES, TrainingConfig(1, 4, **options), progress=False)
+    assert memory_advice(caught.value) == f"out of memory at a batch size of 4; try {advice}"
 
 
 CALLS = {

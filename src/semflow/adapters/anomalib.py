@@ -118,10 +118,11 @@ class SemflowModule(_OneClass):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """The recipe's gradient clipping, unless this module steps the optimizer itself, and accumulated batches."""
+        """The recipe's gradient clipping, unless this module steps the optimizer itself, accumulation and precision."""
         training = self.training_config
         clip = training.clip if self.automatic_optimization else None
-        more = {"accumulate_grad_batches": training.accumulate} if training.accumulate > 1 else {}
+        more: dict[str, Any] = {"accumulate_grad_batches": training.accumulate} if training.accumulate > 1 else {}
+        more |= {"precision": "bf16-mixed"} if training.precision == "bf16" else {}
         return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0, **more}
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:

@@ -1,14 +1,16 @@
 """What `fit` calls during training."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
+
+from .checkpoint import summary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,12 +95,27 @@ def closing(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-@contextmanager
-def keeping(save: Callable[[], object]) -> Iterator[None]:
-    """Call a function if the block raises, so that nothing is lost by an error of a callback."""
+def begin(callbacks: Sequence[Callback], detector: Detector, start: RunStart) -> None:
+    """Call all callbacks before training."""
+    for callback in callbacks:
+        callback.begin(detector, start)
+
+
+def after_epoch(
+    callbacks: Sequence[Callback], detector: Detector, record: Mapping[str, Any], save: Callable[[], object]
+) -> None:
+    """Call all callbacks after an epoch, and `save` if one raises, so that nothing is lost by its error."""
     try:
-        yield
+        for callback in callbacks:
+            callback.epoch(detector, record)
     except Exception:
         with suppress(Exception):  # such as a full disk, which may be what the callback has met
             save()
         raise
+
+
+def end(callbacks: Sequence[Callback], detector: Detector) -> Detector:
+    """Call all callbacks at the end, and return the detector."""
+    for callback in callbacks:
+        callback.end(detector, summary(detector))
+    return detector

@@ -32,6 +32,8 @@ class TrainingConfig(Settings):
             squashed one: a small T trains on rare normal structure as much as on common. None for the recipe's loss.
         accumulate: batches per step. The gradient is that of a batch this many times as large, in the memory of one;
             only batch norms see one batch at a time. It must be 1 with `locations` or `tilt`.
+        precision: `bf16` computes the layers of a training step in bfloat16, by `torch.autocast`, on CUDA only.
+            Weights, gradients, log-dets and log-probabilities are float32, and so is all that follows the training.
 
     Example:
         >>> TrainingConfig(epochs=20, learning_rate=1e-3, schedule="constant").learning_rate_at(0.5)
@@ -51,6 +53,7 @@ class TrainingConfig(Settings):
     steps: int | None = None
     tilt: float | None = None
     accumulate: int = 1
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()

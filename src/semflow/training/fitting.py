@@ -24,8 +24,8 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 from .asked import Asked
 from .cache import NormalImages
-from .callbacks import Callback, closing, keeping
-from .checkpoint import Position, summary
+from .callbacks import Callback, after_epoch, begin, closing, end
+from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
@@ -37,7 +37,8 @@ from .progress import Progress
 from .run import BACKBONE, Run
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_steps, train_on_batch
+from .stepping import adam, check_steps, train_on_batch
+from .watching import Watch
 
 
 @own_defaults()
@@ -52,6 +53,7 @@ def fit(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    precision: Literal["float32", "bf16"] | None = None,
     calibration: float | int | Dataset[Any] | None = None,
     false_alarm_rate: float | None = None,
     output: str | Path | None = None,
@@ -82,6 +84,7 @@ def fit(
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
         seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
+        precision: overrides `training.precision`.
         calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
             `dataset` to hold out of training, or a data set of other images. None gives no p-values.
         false_alarm_rate: rate of the calibration; None takes the lowest of 1, 5 and 10 % that its images allow.
@@ -116,7 +119,9 @@ def fit(
         >>> fit(detector, good, epochs=1, batch_size=2, progress=False).training
         False
     """
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    given: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "precision": precision
+    }  # fmt: skip
     training = training or detector.provenance.training or TrainingConfig()
     if epochs is not None:
         given["steps"] = None
@@ -164,13 +169,11 @@ def fit(
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "allow_anomalous": allow_anomalous})
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
-    start = run.start()
-    for callback in callbacks:
-        callback.begin(detector, start)
+    begin(callbacks, detector, run.start())
     if at is None:
         _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.calibrate(run)
-        return _ended(detector.eval(), callbacks)
+        return end(callbacks, detector.eval())
     for flow in optional:
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
@@ -203,9 +206,7 @@ def fit(
             display.epoch(record)
             run.log(record)
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
-            with keeping(partial(run.save, at)):
-                for callback in callbacks:
-                    callback.epoch(detector, record)
+            after_epoch(callbacks, detector, record, partial(run.save, at))
             if run.due():
                 run.save(at)
     detector.eval()
@@ -218,13 +219,7 @@ def fit(
     remember_images(detector, normal)
     fingerprint = normal.fingerprint()
     processes.first(lambda: run.finish(fingerprint))
-    return _ended(detector, callbacks)
-
-
-def _ended(detector: Detector, callbacks: Sequence[Callback]) -> Detector:
-    for callback in callbacks:
-        callback.end(detector, summary(detector))
-    return detector
+    return end(callbacks, detector)
 
 
 @dataclass(frozen=True)

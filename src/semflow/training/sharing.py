@@ -29,6 +29,7 @@ class SharedBatchNorm(_BatchNorm):
         """Normalize (B, C, ...)."""
         if not self.training:
             return super().forward(x)
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # counts need digits under autocast
         dim, channel = (0, *range(2, x.dim())), (slice(None), *(None,) * (x.dim() - 2))
         # One message: a row with count, means and variances per process, 0 in the rows of the others.
         variance, mean = torch.var_mean(x, dim, correction=0)
@@ -43,7 +44,7 @@ class SharedBatchNorm(_BatchNorm):
             self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         centered = x - mean[channel]
         y = centered * torch.rsqrt(variance + self.eps)[channel]
-        return cast(Tensor, y * self.weight[channel] + self.bias[channel]) if self.affine else y
+        return (cast(Tensor, y * self.weight[channel] + self.bias[channel]) if self.affine else y).to(given)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Allow any number of dimensions."""

@@ -1,7 +1,7 @@
 """Optimizer steps on one batch: one step on whole maps, or many on random groups of locations."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import cast
@@ -12,65 +12,22 @@ from torch import Tensor, nn
 
 from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
-from semflow.errors import ConfigError, TrainingError
+from semflow.errors import ConfigError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
 from semflow.nn import PositionTables, Statistics
+from semflow.objectives import Terms
 
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .sharing import WholeBatch
+from .watching import Watch
 
+BF16_DEVICES = ("cuda",)
+"""Devices that train in bfloat16.
 
-class Watch:
-    """Clips gradients, counts clipped steps, and raises at the first loss or gradient that is not finite.
-
-    Reading values waits for the device, so on GPUs it happens only once per `every` steps, and before anything is
-    saved. With `every=1` the weights stay as they were before the step.
-
-    Args:
-        clip: largest norm of a gradient; None disables clipping.
-        every: steps between two checks.
-        advice: returns the end of error messages.
-    """
-
-    def __init__(self, clip: float | None = None, every: int = 1, advice: Callable[[], str] = lambda: "") -> None:
-        self.clip, self.every, self.advice, self.steps = clip, every, advice, 0
-        self.where = ""
-        self.clipped, self.largest = 0, 0.0  # of the steps that have been checked
-        self._unchecked: list[Tensor] = []
-
-    def step(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Clip the gradients of the parameters before an optimizer step."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
-        self.steps += 1
-        self._unchecked.append(torch.stack([loss.detach().float(), norm.detach().float()]))
-        if len(self._unchecked) >= self.every:
-            self.check()
-
-    def check(self) -> None:
-        """Raise TrainingError if the loss or the norm of the gradient was not finite in one of the steps so far."""
-        if not self._unchecked:
-            return
-        first, values = self.steps - len(self._unchecked) + 1, torch.stack(self._unchecked).tolist()
-        self._unchecked.clear()
-        for number, (loss, norm) in enumerate(values, first):
-            at = f"at step {number}{self.where}"
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"loss must be finite, but got {loss} {at}, with a gradient of norm {norm:.5g}{self.advice()}"
-                )
-            if not math.isfinite(norm):
-                raise TrainingError(
-                    f"gradient must have a finite norm, but got {norm} {at}, with a loss of {loss:.5g}{self.advice()}"
-                )
-            self.clipped += self.clip is not None and norm > self.clip
-            self.largest = max(self.largest, norm)
-
-    def begin(self, where: str = "", steps: int = 0, clipped: int = 0, largest: float = 0.0) -> None:
-        """Restart the counts, from zero or from a checkpoint; `where` follows the step's number in messages."""
-        self.check()
-        self.where, self.steps, self.clipped, self.largest = where, steps, clipped, largest
+On CPUs, gradients of convolutions whose kernel is larger than their map are wrong there in torch 2.13 (oneDNN).
+"""
 
 
 def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
@@ -82,10 +39,13 @@ def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
 
 
 def check_steps(detector: Detector, training: TrainingConfig) -> None:
-    """Raise ConfigError if the detector does not allow training on groups of locations, or on several batches a step.
+    """Raise ConfigError if the detector allows no groups of locations, no several batches per step or no bfloat16.
 
     The share of a batch in a squashed loss depends on the other batches.
     """
+    like = detector.reference
+    if training.precision == "bf16" and (like.dtype != torch.float32 or like.device.type not in BF16_DEVICES):
+        raise ConfigError(f"precision must be float32 for {like.dtype} on device {like.device.type}, but got bf16")
     if training.accumulate > 1 and detector.objective.squash:
         raise ConfigError(f"accumulate must be 1 for a squashed loss, but got {training.accumulate}; use batch_size")
     flows = detector.flows
@@ -155,11 +115,36 @@ def _train_at_once(
 ) -> Tensor:
     with stepper.processes.idling(not stepper.processes.part(range(batch))):
         if training.locations is None:
-            terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
+            terms = _loss(detector, training, images, anomaly_masks, maps)
             stepper.step(terms.total)
             return torch.stack([t.detach() for t in terms])
-        maps = detector.features(images) if maps is None else maps
+        with _computing(training, images):
+            maps = _maps(detector, images) if maps is None else maps
         return _train_on_groups(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
+
+
+def _computing(training: TrainingConfig, x: Tensor) -> AbstractContextManager[object]:
+    """Return the context of a forward pass. Weights change between two of them, so casts are not cached."""
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False)
+
+
+def _maps(detector: Detector, images: Tensor) -> list[Tensor]:
+    """Compute feature maps, which keep the type of the images under autocast, like those that are known."""
+    return [x.to(images.dtype) for x in detector.features(images)]
+
+
+def _loss(
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+) -> Terms:
+    with _computing(training, images):
+        maps = _maps(detector, images) if maps is None and training.precision == "bf16" else maps
+        return detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
 
 
 def _train_in_chunks(
@@ -172,11 +157,12 @@ def _train_in_chunks(
     batch: int,
 ) -> Tensor:
     """Step with the gradient of a batch that is computed in chunks, of each of which this process has a part."""
-    processes, size, options = stepper.processes, training.batch_size, (training.mask_resize, training.guard)
+    processes, size = stepper.processes, training.batch_size
     own = [len(processes.part(range(k, min(k + size, batch)))) for k in range(0, batch, size)]
 
     def ignored(size: tuple[int, int]) -> Tensor | None:
-        return detector.masks_at([size], images, anomaly_masks, *options)[0][1] if sum(own) else None
+        found = detector.masks_at([size], images, anomaly_masks, training.mask_resize, training.guard)
+        return found[0][1] if sum(own) else None
 
     whole = WholeBatch(batch, ignored, processes)
     stepper.optimizer.zero_grad(set_to_none=True)
@@ -185,7 +171,7 @@ def _train_in_chunks(
         span = slice(stop - count, stop) if count else slice(0, 1)  # a placeholder
         masks = None if anomaly_masks is None else anomaly_masks[span]
         with processes.idling(not count), whole.chunk(detector, max(1, count), not count):
-            terms = detector.loss(images[span], masks, maps and [x[span] for x in maps], *options)
+            terms = _loss(detector, training, images[span], masks, maps and [x[span] for x in maps])
             stepper.add(terms.total)
         parts.append(torch.stack([t.detach() for t in terms]))
     sums = torch.stack(parts).sum(0)
@@ -204,7 +190,8 @@ def _train_on_groups(
     batch: int,
 ) -> Tensor:
     flows, locations = cast(ScaleWise, detector.flows), cast(int, training.locations)  # see `check_locations`
-    statistics = detector.statistics(images, maps)
+    with _computing(training, images):
+        statistics = detector.statistics(images, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
@@ -216,11 +203,12 @@ def _train_on_groups(
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)
             position = context.take(group) if isinstance(context, PositionTables) else context
-            z, log_det = flows[scale](take_locations(x, group), position)
             masks = (None if m is None else take_locations(m, group) for m in (mask, ignore))
             drawn_statistics = None if leaf is None else leaf.take(group)
             with stepper.processes.idling(empty):
-                terms = detector.objective(z, log_det, "location", base, drawn_statistics, *masks)
+                with _computing(training, images):
+                    z, log_det = flows[scale](take_locations(x, group), position)
+                    terms = detector.objective(z, log_det, "location", base, drawn_statistics, *masks)
                 stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
     # The variance head steps with the mean over the groups' gradients.

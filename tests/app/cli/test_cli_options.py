@@ -61,6 +61,7 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "image_size": (["--image-size", "96"], REFUSED),
     "epochs": (["--epochs", "3"], "test_finished_run_is_trained_further"),
     "batch_size": (["--batch-size", "2"], REFUSED),
+    "precision": (["--precision", "bf16"], REFUSED),
     "seed": (["--seed", "1"], REFUSED),
     "calibration": (["--calibration", "B"], REFUSED),
     "hold_out": (["--hold-out", "2"], REFUSED),

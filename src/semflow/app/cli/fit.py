@@ -36,7 +36,8 @@ FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
-    "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
+    "training.epochs": "epochs", "training.batch_size": "batch_size",
+    "training.precision": "precision", "seed": "seed", "training.seed": "seed",
 }  # fmt: skip
 WORDS = {"true": True, "false": False, "none": "none"}
 

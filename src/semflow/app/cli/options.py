@@ -17,6 +17,7 @@ Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", he
 Loggers: TypeAlias = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
 ]
+Precision: TypeAlias = Annotated[Literal["float32", "bf16"] | None, arg(help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
 # Options that several commands share.
@@ -86,6 +87,8 @@ class Fit:
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
     """Images per training step. Default: the recipe's."""
+    precision: Precision = None
+    """bf16 computes training steps in bfloat16, which is faster on recent GPUs. Default: float32."""
     seed: OptionalInt = None
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
