@@ -52,14 +52,14 @@ def test_innermost_block_decides() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("size", "advice"),
-    [
-        (8, "8; try 4 with training.accumulate = 2, which makes the same steps"),
-        (3, "3; try 1"),
-        (1, "1; try a smaller image_size or a smaller backbone"),
-    ],
-)
+STEPS = {
+    8: "4 with training.accumulate = 2, which makes the same steps",
+    3: "1",
+    1: "a smaller image_size or a smaller backbone",
+}
+
+
+@pytest.mark.parametrize("size", STEPS)
 def test_training_step_names_the_batch_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the loss of a recipe, in that of its latents and in the optimizer."""
     for place in ("Detector.loss", "Detector.latent_loss"):

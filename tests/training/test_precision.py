@@ -64,9 +64,9 @@ def test_steps_between_forward_passes_use_the_new_weights() -> None:
         training = TrainingConfig(locations=40, precision=precision)
         images = torch.stack([sample.image for sample in IMAGES])
         losses[precision] = [train_on_batch(detector, optimizer, training, images)[0].item() for _ in range(3)]
-    assert losses["bf16"] == pytest.approx(losses["float32"], abs=0.05)
+    assert losses["bf16"] == pytest.approx(losses["float32"], abs=0.03)
     untrained, _ = step(make_detector(synthesis=False), synthesis=False)
-    assert losses["float32"][0] < untrained[0] / 2  # within the batch
+    assert losses["float32"][2] < 0.6 * untrained[0]
 
 
 @pytest.mark.parametrize("synthesis", [True, False])

@@ -47,7 +47,7 @@ class Callback:
         >>> import torch
         >>> from semflow.data import Sample
         >>> from semflow.recipes import Backbone, cflow_ad
-        >>> from semflow.training import fit
+        >>> from semflow.training import Callback, fit
         >>> class Losses(Callback):
         ...     def epoch(self, detector, record):
         ...         print(record["epoch"], record["loss"] < 10)
