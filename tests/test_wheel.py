@@ -28,7 +28,7 @@ def test_wheel_contains_all_package_files(wheel: zipfile.ZipFile) -> None:
     files = {name for name in files if "__pycache__" not in name}
     about = f"semflow-{semflow.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(about)} == files
-    assert {"semflow/py.typed", "semflow/app/report/page.py"} <= files
+    assert {"semflow/py.typed", "semflow/app/report/page.py", "semflow/app/report/templates/page.js"} <= files
     assert f"{about}licenses/LICENSE" in wheel.namelist()
     assert b"semflow = semflow.app.cli:main" in wheel.read(f"{about}entry_points.txt")
 

@@ -1,9 +1,15 @@
 """Torch's global settings of the caller, kept out of what the library builds, fits and loads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_blank: ContextVar[bool] = ContextVar("blank", default=False)
 
 
 @contextmanager
@@ -42,3 +48,46 @@ def own_device() -> Iterator[None]:
     compiling = torch.compiler.is_compiling()
     with nullcontext() if compiling or torch.get_default_device().type == "cpu" else torch.device("cpu"):
         yield
+
+
+@contextmanager
+def blank_weights() -> Iterator[None]:
+    """Leave initial parameters at zero during the block: they are loaded afterwards, and drawing them takes seconds.
+
+    Example:
+        >>> with blank_weights():
+        ...     layer = torch.nn.Linear(2, 2)
+        >>> layer.weight.count_nonzero().item(), blank()
+        (0, False)
+    """
+    token = _blank.set(True)
+    try:
+        with _Undrawn():
+            yield
+    finally:
+        _blank.reset(token)
+
+
+def blank() -> bool:
+    """Return True in a block of `blank_weights`, where buffers that are loaded afterwards need no values either."""
+    return _blank.get()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Parameters are set to zero where `torch.nn.init`, or a method of theirs, would draw them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        x = args[0] if args else (kwargs or {}).get("tensor")
+        if func in _DRAWS and isinstance(x, nn.Parameter):
+            return x if x.is_meta else nn.init.zeros_(x)
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset(
+    {
+        nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.orthogonal_, nn.init.trunc_normal_,
+        nn.init.uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_, torch.Tensor.normal_, torch.Tensor.uniform_,
+    }
+)  # fmt: skip

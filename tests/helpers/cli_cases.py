@@ -1,7 +1,10 @@
 """Images, command lines and comparisons for the tests of the command line."""
 
 import csv
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +44,14 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def page_data(folder: Path) -> Any:
+    """Return the data of the page in a folder of results."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -90,7 +101,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt after `count` images."""
     from semflow.app.cli import predict
 
-    write = predict._write_image
+    write = predict.write_image
     calls: list[object] = []
 
     def stop(*arguments: object) -> object:
@@ -99,4 +110,4 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "_write_image", stop)
+    monkeypatch.setattr(predict, "write_image", stop)

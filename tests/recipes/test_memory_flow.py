@@ -11,7 +11,7 @@ from semflow.nn import FixedVariance
 from semflow.recipes import StoredMemory, build, load, remember
 from semflow.synthesis import CutPaste
 from semflow.training import fit
-from semflow.training import fitting as training
+from semflow.training.choice import FlowChoice
 
 BATCH = stack(images(3, seed=1))
 
@@ -33,11 +33,15 @@ def test_parts() -> None:
     assert (detector.provenance.training.steps, detector.provenance.synthesis) == (160, CutPaste())
 
 
+def choose(used, monkeypatch) -> None:
+    """Let the choice be known."""
+    monkeypatch.setattr(FlowChoice, "promises", lambda *_: True)
+    monkeypatch.setattr(FlowChoice, "make", lambda choice: [flow.use(used, 0.5) for flow in choice.flows])
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_recipe_fits_scores_and_loads(used, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(
-        training, "choose_flow", lambda detector, *_, **__: [flow.use(used, 0.5) for flow in detector.flows]
-    )
+    choose(used, monkeypatch)
     detector = fit(made(), images(12), output=tmp_path / "run", calibration=images(9, seed=5), progress=False)
     prediction = detector.predict(BATCH)
     assert prediction.anomaly_map.shape == (3, 64, 64)
@@ -58,9 +62,7 @@ def test_recipe_fits_scores_and_loads(used, monkeypatch, tmp_path) -> None:
 
 def test_flow_that_is_left_out_leaves_a_memory_of_features(monkeypatch) -> None:
     """The map is the sum over scales of standardized distances between features, as logarithms."""
-    monkeypatch.setattr(
-        training, "choose_flow", lambda detector, *_, **__: [flow.use(False) for flow in detector.flows]
-    )
+    choose(False, monkeypatch)
     detector = fit(made(memory=10**6, blur=0.0), images(12), progress=False)
     with torch.no_grad():
         maps = [x.double() for x in detector.features(BATCH)]

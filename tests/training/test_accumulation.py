@@ -86,6 +86,30 @@ def test_four_batches_of_two_make_the_step_of_eight(name: str, known: bool) -> N
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("synthesis", [False, True])
+def test_regions_of_interest_of_different_sizes_count_for_the_whole_batch(own: bool, synthesis: bool) -> None:
+    """The batch has images whose region is everywhere in one of its chunks, or the detector has a region."""
+    images = torch.stack([sample.image for sample in IMAGES[:8]]).double()
+    masks = torch.zeros(8, 32, 32, dtype=torch.bool)
+    masks[::3, 4:14, 6:20] = True
+    if own:
+        inside = torch.ones(8, 1, 32, 32, dtype=torch.float64)
+        inside[3:6, :, :20] = 0
+        images = torch.cat([images, inside], 1)
+    found = []
+    for training in (TrainingConfig(batch_size=8), TrainingConfig(batch_size=3, accumulate=3)):
+        detector = semantic()
+        detector.set_region(None if own else torch.ones(32, 32).tril() > 0)
+        optimizer = torch.optim.SGD(detector.trainable(), 0.0)
+        terms = train_on_batch(detector, optimizer, training, images, masks if synthesis else None)
+        found.append((terms, [p.grad for p in detector.trainable()]))
+    (whole, gradients), (terms, summed) = found
+    torch.testing.assert_close(terms, whole, rtol=1e-10, atol=1e-10, check_dtype=False)
+    for one, other in zip(summed, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(2, 6), st.integers(0, 3))
 @settings(max_examples=8, deadline=None)
 def test_any_division_makes_the_same_step(count: int, size: int, accumulate: int, guard: int) -> None:

@@ -78,12 +78,8 @@ def test_several_processes_compute_the_gradient_of_one(trained, start) -> None:
 @pytest.mark.parametrize("case", joint.CASES)
 def test_only_the_first_process_writes_the_detector(trained, case) -> None:
     count, folder = trained
-    assert sorted(p.name for p in (folder / case).iterdir()) == [
-        "config.json",
-        "log.jsonl",
-        "model.safetensors",
-        "summary.json",
-    ]
+    log = {"log.jsonl"} if joint.CASES[case]().provenance.training.epochs else set()
+    assert {p.name for p in (folder / case).iterdir()} == {"config.json", "model.safetensors", "summary.json", *log}
     stored = load_into(joint.CASES[case](), folder / case).state_dict()
     for name, value in load_file(folder / f"{case}.{count - 1}.safetensors").items():
         assert torch.equal(stored[name], value), name

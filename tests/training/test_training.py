@@ -69,20 +69,20 @@ def test_interrupted_run_resumes_to_the_same_model(build, images, tmp_path, monk
     build = partial(build, synthesis=synthesis)
     whole = fit(build(), images, epochs=4, output=tmp_path / "whole", progress=False)
 
-    run, train_epoch = tmp_path / "killed", training._train_epoch
+    run, train_epoch = tmp_path / "killed", training.train_epoch
 
     def killed(job, at, display):
         if at.epoch == 2:
             raise KeyboardInterrupt
         return train_epoch(job, at, display)
 
-    monkeypatch.setattr(training, "_train_epoch", killed)
+    monkeypatch.setattr(training, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(build(), images, epochs=4, output=run, checkpoint_seconds=0, progress=False)
     assert sorted(p.name for p in run.iterdir()) == ["checkpoint.safetensors", "config.json", "log.jsonl"]
     with pytest.raises(CheckpointError, match="finish training with semflow fit --resume"):
         load_into(build(), run)
-    monkeypatch.setattr(training, "_train_epoch", train_epoch)
+    monkeypatch.setattr(training, "train_epoch", train_epoch)
 
     with pytest.raises(CheckpointError, match="but got one that holds a run"):
         fit(build(), images, epochs=4, output=run, progress=False)

@@ -32,9 +32,14 @@ class GalleryMaps:
         self._parts: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def update(self, z: Tensor) -> None:
-        """Add latents (B, C, H, W) of the next B images."""
-        self._parts.append(tuple(x.cpu().clone() for x in divide(z, self.descriptor)))  # type: ignore[arg-type]
+    def update(self, z: Tensor, inside: Tensor | None = None) -> None:
+        """Add latents (B, C, H, W) of the next B images, whose locations outside a region (B, H, W) are not used."""
+        locations, descriptors = (x.cpu().clone() for x in divide(z, self.descriptor))
+        if inside is not None:  # copies of one inside do not change distances to the nearest
+            rows = inside.flatten(1).cpu()
+            first = locations[torch.arange(len(rows)), rows.to(torch.int8).argmax(1)]
+            locations = torch.where(rows[..., None], locations, first[:, None])
+        self._parts.append((locations, descriptors))
 
     def merge(self, other: "GalleryMaps") -> None:
         """Add later images."""
@@ -87,6 +92,7 @@ class Gallery(FittedBase):
     """
 
     is_density = False
+    leaves_out = True
     locations: Tensor
     descriptors: Tensor
 
@@ -121,9 +127,9 @@ class Gallery(FittedBase):
         nearest = self._nearest(rows, chosen)
         return -(rows - nearest).square().sum(2).view(z.shape[0], *z.shape[2:])
 
-    def image_score(self, z: Tensor, normality: Tensor) -> Tensor:
+    def image_score(self, z: Tensor, normality: Tensor, leave_out: Tensor | None = None) -> Tensor:
         """Compute the mean squared distance to the K nearest descriptors, (B,)."""
-        return self._similar(self._divided(z)[1], None)[0].mean(1)
+        return self._similar(self._divided(z)[1], leave_out)[0].mean(1)
 
     def _divided(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if not len(self.locations):

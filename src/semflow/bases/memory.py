@@ -70,6 +70,7 @@ class Memory(FittedBase):
         (torch.Size([14, 8]), torch.Size([4, 6, 6]))
     """
 
+    leaves_out = True
     vectors: Tensor
     images: Tensor
     floor: Tensor
@@ -108,6 +109,11 @@ class Memory(FittedBase):
         self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
         for name in ("floor", "bandwidth", "radius"):
             self.register_buffer(name, torch.ones(()))
+
+    @property
+    def whole(self) -> bool:
+        """True if all vectors are stored: without the rows of an image, a coreset has gaps that another would not."""
+        return self.size is None or (len(self.vectors) > 0 and self.radius.item() == 0)
 
     def accumulator(self) -> StoredLatents:
         """Return an empty collection of latents."""
@@ -150,8 +156,7 @@ class Memory(FittedBase):
             self.vectors[rows], self.vectors, exclude=ids[rows], memory_ids=ids, chunk_bytes=self.chunk_bytes
         )
         # Duplicates may be the majority, and even all.
-        typical = distances.median() if distances.median() > 0 else distances.mean()
-        scale = typical.item() or 1.0
+        scale = (distances.median() if distances.median() > 0 else distances.mean()).item() or 1.0
         if self.form != "kernel":
             return scale, 1.0
         shortest = FLOOR * scale
@@ -218,20 +223,16 @@ class Memory(FittedBase):
         self._check(z, leave_out)
         return self._reweighted(z, self._distance(z, 1, leave_out), neighbors, leave_out)
 
-    def image_score(self, z: Tensor, normality: Tensor) -> Tensor | None:
+    def image_score(self, z: Tensor, normality: Tensor, leave_out: Tensor | None = None) -> Tensor | None:
         """Compute `reweight` at the location of the lowest normality, (B,), or None without `image_neighbors`."""
-        return None if self.image_neighbors is None else self._reweighted(z, -normality, self.image_neighbors)
+        k = self.image_neighbors
+        return None if k is None else self._reweighted(z, -normality, k, leave_out)
 
     def _reweighted(self, z: Tensor, distance: Tensor, neighbors: int, leave_out: Tensor | None = None) -> Tensor:
         where = distance.flatten(1).argmax(1)[:, None, None].expand(-1, 1, z.shape[1])
         farthest = _rows(narrow(z, self.vectors)).gather(1, where)[:, 0]
         return reweighted_distance(
-            farthest,
-            self.vectors,
-            neighbors,
-            exclude=leave_out,
-            memory_ids=self.images,
-            chunk_bytes=self.chunk_bytes,
+            farthest, self.vectors, neighbors, exclude=leave_out, memory_ids=self.images, chunk_bytes=self.chunk_bytes
         )
 
     def _check(self, z: Tensor, leave_out: Tensor | None) -> None:
@@ -245,8 +246,7 @@ class Memory(FittedBase):
             raise ShapeError(f"leave_out must be (B,) = ({len(z)},), but got {tuple(leave_out.shape)}")
         if (few := self._left(leave_out) < self.neighbors).any():
             least = f"at least {counted(self.neighbors, 'vector')} of other images"
-            image = leave_out[few][0].item()
-            raise ConfigError(f"leave_out must leave {least}, but got image {image}; store more vectors")
+            raise ConfigError(f"leave_out must leave {least}, but got image {leave_out[few][0]}; store more vectors")
 
     def _left(self, leave_out: Tensor) -> Tensor:
         """Count the vectors of other images, (B,)."""

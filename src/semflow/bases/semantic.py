@@ -54,12 +54,13 @@ class Base(nn.Module):
         """
         return self.log_prob(z, statistics) / z.shape[1]
 
-    def image_score(self, z: Tensor, normality: Tensor) -> Tensor | None:
+    def image_score(self, z: Tensor, normality: Tensor, leave_out: Tensor | None = None) -> Tensor | None:
         """Compute the score (B,) of whole images, higher for anomalous ones; None leaves it to the anomaly map.
 
         Args:
             z: Latents (B, C, H, W).
             normality: Their `normality`, (B, H, W).
+            leave_out: As in `normality`; given only to a `FittedBase` that `leaves_out` images.
         """
         return None
 

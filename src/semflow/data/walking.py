@@ -17,7 +17,12 @@ _SYSTEM = frozenset(
     }
 )  # fmt: skip
 # Files in folders that semflow wrote: name, how the content starts, and another name beside it.
-_RESULTS = (("scores.json", b'{\n  "semflow":', "index.html"), ("metrics.json", b'{\n  "detectors":', "gallery.png"))
+_RESULTS = (
+    ("scores.json", b'{\n  "semflow":', "index.html"),
+    ("evaluation.json", b'{\n  "semflow":', "index.html"),
+    ("watch.json", b'{\n  "semflow":', "scores.jsonl"),
+    ("metrics.json", b'{\n  "detectors":', "gallery.png"),
+)
 
 
 class PassedOver(NamedTuple):
@@ -51,9 +56,23 @@ def scan(folder: Path, *, recursive: bool = True) -> Scan:
     Hidden files, system folders, earlier results of semflow, links to a folder around them, and files that look like
     images or videos but are not read are passed over.
     """
-    walk = _Walk(folder, recursive)
+    walk = _Walk(recursive)
+    walk.visit(folder)
     walk.passed_over.sort()
     return Scan(sorted(walk.images, key=lambda path: path.relative_to(folder).as_posix()), walk.passed_over)
+
+
+def scan_one(path: Path, root: Path) -> Scan:
+    """List what `scan(root)` does of one file or folder in it, without reading the other files."""
+    for folder in reversed([path, *path.parents]):
+        if root in folder.parents and folder.is_dir() and (reason := _why_folder(folder)):
+            return Scan([], [PassedOver(folder, reason)])
+    if path.is_dir():
+        return scan(path)
+    walk = _Walk(recursive=False)
+    if path.exists() or path.is_symlink():
+        walk.look(path, path.is_symlink())
+    return Scan(walk.images, walk.passed_over)
 
 
 def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
@@ -89,12 +108,14 @@ def relative(path: Path, root: Path | None) -> str:
 
 
 class _Walk:
-    def __init__(self, folder: Path, recursive: bool) -> None:
+    def __init__(self, recursive: bool) -> None:
         self.images: list[Path] = []
         self.passed_over: list[PassedOver] = []
         self._endings, self._recursive = image_endings(), recursive
         self._links: list[Path] = []
         self._seen: dict[str, Path] = {}  # by real path
+
+    def visit(self, folder: Path) -> None:
         self._visit(folder, os.path.realpath(folder))
         while self._links:  # after the folders themselves, so that a folder is found under its own name
             link = min(self._links)
@@ -124,7 +145,7 @@ class _Walk:
             for entry in found:
                 path = folder / entry.name
                 if not _is_folder(entry):
-                    self._file(path, entry)
+                    self.look(path, entry.is_symlink())
                 elif reason_of := _why_folder(path):
                     self._pass(path, reason_of)
                 elif not self._recursive:
@@ -134,14 +155,14 @@ class _Walk:
                 else:
                     waiting.append((path, os.path.join(real, entry.name)))  # noqa: PTH118 - faster for many folders
 
-    def _file(self, path: Path, entry: "os.DirEntry[str]") -> None:
+    def look(self, path: Path, is_link: bool) -> None:
         is_image = path.suffix.lower() in self._endings
-        if entry.name.startswith("."):
+        if path.name.startswith("."):
             if is_image:
                 self._pass(path, "hidden file")
         elif is_image:
             self.images.append(path)
-        elif entry.is_symlink() and not path.exists():
+        elif is_link and not path.exists():
             self._pass(path, "broken link", unread=True)
         elif reason := why_unread(path):
             self._pass(path, reason, unread=True)

@@ -16,8 +16,8 @@ with Conformal p-values, 2023.
 import math
 from fractions import Fraction
 
+import scipy
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from semflow._validation import counted
@@ -101,7 +101,9 @@ def rate_interval(images: int, false_alarm_rate: float, level: float = 0.9) -> t
     if not 0 < level < 1:
         raise ConfigError(f"level must be between 0 and 1, but got {level}")
     alarms = math.floor((images + 1) * exact_rate(check_count(images, false_alarm_rate)))
-    low, high = (float(betaincinv(alarms, images + 1 - alarms, q)) for q in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (
+        float(scipy.special.betaincinv(alarms, images + 1 - alarms, q)) for q in ((1 - level) / 2, (1 + level) / 2)
+    )
     return low, high
 
 

@@ -1,38 +1,60 @@
 """Passes over normal images that fit what is not trained: standardization, bases, score and calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
 from semflow._memory import per_batch
+from semflow.bases import FittedBase
 from semflow.errors import ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import LEFT_OUT, SEEN, color_range, sample_pixels
+from .colors import LEFT_OUT, SEEN, color_range, sample_pixels, sampled_values
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
+from .regions import Seen, at_scales, see
 from .scoring import Scorer
 
 
 class NormalScores(NamedTuple):
-    """Scores (n,) of normal images, and the range of their maps, from a typical to the rarest value.
+    """Scores (n,) of normal images, and the maxima (n,) and pixels of their maps, see `sample_pixels`; on the CPU.
 
     Example:
-        >>> NormalScores(torch.tensor([0.3, 0.2]), low=0.1, high=0.8).scores.max().item() < 0.8
-        True
+        >>> found = [NormalScores.of(torch.rand(n), torch.rand(n, 4, 4)) for n in (2, 3)]
+        >>> [x.shape for x in NormalScores.join(found)]
+        [torch.Size([5]), torch.Size([5]), torch.Size([5, 17])]
     """
 
     scores: Tensor
-    low: float
-    high: float
+    maxima: Tensor
+    pixels: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, anomaly_map: Tensor) -> Self:
+        """Return those of a batch, from its scores (B,) and maps (B, H, W)."""
+        maxima = anomaly_map.flatten(1).amax(1)
+        wide = torch.promote_types(scores.dtype, maxima.dtype)
+        return cls(scores.to(wide).cpu(), maxima.to(wide).cpu(), sample_pixels(anomaly_map))
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """Return those of all images, in order."""
+        columns = list(zip(*parts, strict=True))
+        return cls(*map(torch.cat, columns)) if columns else cls(torch.empty(0), torch.empty(0), torch.empty(0, 1))
+
+    def span(self) -> tuple[float, float]:
+        """Return a typical and about the rarest value of the maps."""
+        ordered = sampled_values(self.pixels)
+        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
+        return low, high
 
 
 class FittingPasses(LikelihoodModel):
@@ -44,6 +66,7 @@ class FittingPasses(LikelihoodModel):
     provenance: Provenance
     localizes: bool
     score_log_det: bool
+    region: Tensor | None
 
     @property
     def reference(self) -> Tensor:
@@ -51,16 +74,41 @@ class FittingPasses(LikelihoodModel):
         low = (p for p in self.parameters() if p.dtype in LOW)
         return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
-    def score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Compute the anomaly map, constant if the detector does not localize, and the image score."""
-        if self.localizes:
-            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1])))
-        _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
-        return score[:, None, None].expand(-1, *size), score
+    def see(self, images: Tensor) -> Seen:
+        """Return images with gray pixels outside the region of interest, their own and that of the detector."""
+        return see(images, self.region)
 
-    def base_scores(self, latents: Sequence[Latents], log_probs: Sequence[Tensor]) -> Tensor | None:
+    @per_batch
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the feature maps of images (B, 3, H, W), or (B, 4, H, W) with their regions."""
+        return cast(list[Tensor], self.features(self.see(images).images))
+
+    def score(
+        self, log_probs: Sequence[Tensor], size: torch.Size, inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the anomaly map, constant if the detector does not localize, and the image score.
+
+        Outside the region of interest (B, H, W) the map is -inf; None is everywhere.
+        """
+        if self.localizes:
+            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1]), inside))
+        _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
+        anomaly_map = score[:, None, None].expand(-1, *size)
+        return anomaly_map if inside is None else torch.where(inside, anomaly_map, -torch.inf), score
+
+    def base_scores(
+        self,
+        latents: Sequence[Latents],
+        log_probs: Sequence[Tensor],
+        leave_out: Tensor | None = None,
+        inside: Tensor | None = None,
+    ) -> Tensor | None:
         """Compute the image score (B,) of bases that have their own, or None if no base has."""
-        each = [base.image_score(scale.z, p) for base, scale, p in zip(self.bases, latents, log_probs, strict=True)]
+        each, cells = [], at_scales(inside, log_probs, self.localizes)
+        for base, scale, p, counted in zip(self.bases, latents, log_probs, cells, strict=True):
+            left = {"leave_out": leave_out} if isinstance(base, FittedBase) and base.leaves_out else {}
+            known = p if counted is None else torch.where(counted, p, torch.inf)
+            each.append(base.image_score(scale.z, known, **left))
         own = [found for found in each if found is not None]
         return torch.stack(own).mean(0) if own else None
 
@@ -77,11 +125,13 @@ class FittingPasses(LikelihoodModel):
         if not fitted:
             return
 
-        @per_batch
         def moments_of(batch: NormalBatch) -> dict[int, ChannelMoments]:
             moments = {k: flow.moments() for k, flow in fitted.items()}
+            maps = cast(Sequence[Tensor], batch.maps)
+            inside = at_scales(self.see(batch.images).inside, maps, self.localizes)
             for k, moment in moments.items():
-                moment.update(cast(Sequence[Tensor], batch.maps)[k])
+                cells = inside[k]
+                moment.update(maps[k] if cells is None else maps[k].permute(0, 2, 3, 1)[cells].T[None, :, None])
             return moments
 
         moments = {k: flow.moments() for k, flow in fitted.items()}
@@ -93,17 +143,33 @@ class FittingPasses(LikelihoodModel):
 
     @own_device()
     @torch.no_grad()
-    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+    def fit_base(
+        self,
+        batches: Iterable[ImageBatch],
+        gather: Gather = iter,
+        copies: Callable[[NormalBatch], Iterable[Tensor]] | None = None,
+    ) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
 
-        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
+        The arguments are those of `prepare`; `copies` returns changed copies of the images of a batch, whose latents
+        join those of their image. Every process gets the latents of all images, in their order, and so the
         same bases.
         """
         if not self.fitted_bases:
             return
         with self.evaluating():
-            each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
-            self.fit_latents(gather(each))
+            self.fit_latents(gather(self._to_fit(batch, copies) for batch in self._complete(batches)))
+
+    def _to_fit(
+        self, batch: NormalBatch, copies: Callable[[NormalBatch], Iterable[Tensor]] | None
+    ) -> dict[int, dict[str, Tensor]]:
+        """Return the latents of a batch, with those of copies below them in taller maps: of one image."""
+        found: list[dict[int, dict[str, Tensor]]] = []
+        for images in (batch.images, *(() if copies is None else copies(batch))):
+            maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
+            inside = at_scales(self.see(images).inside, maps, self.localizes)
+            found.append(self.latents_to_fit(maps, inside=inside))
+        return {k: _stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
     @torch.no_grad()
@@ -112,46 +178,52 @@ class FittingPasses(LikelihoodModel):
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
         scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
-        Return the scores and the range of the maps.
+        Return the scores and pixels of the maps.
 
         Raises:
             TrainingError: If a log-probability is not finite.
         """
 
         @per_batch
-        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None]:
-            latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), batch.images)
+        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None, Tensor | None]:
+            images, inside = self.see(batch.images)
+            latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
-            own = self.base_scores(latents, log_probs)
-            return [p.cpu() for p in log_probs], batch.images.shape[2:], None if own is None else own.cpu()
+            own = self.base_scores(latents, log_probs, batch.indices, inside)
+            own, inside = (None if x is None else x.cpu() for x in (own, inside))
+            return [p.cpu() for p in log_probs], images.shape[2:], own, inside
 
         with self.evaluating():
             kept = list(gather(map(scored, self._complete(batches))))
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
-        scales = [torch.cat([p.flatten() for p in scale]) for scale in zip(*(ps for ps, *_ in kept), strict=True)]
+        cells = [at_scales(inside, ps, self.localizes) for ps, _, _, inside in kept]
+        counted = [
+            [p.flatten() if m is None else p[m] for p, m in zip(kept[i][0], cells[i], strict=True)]
+            for i in range(len(kept))
+        ]
+        scales = [torch.cat(scale) for scale in zip(*counted, strict=True)]
         for number, scale in enumerate(scales):
             if not scale.isfinite().all():
                 raise TrainingError(
-                    f"normality of normal images must be finite, but got {_first_not_finite(scale)} at scale {number}"
+                    f"normality of normal images must be finite, but got {scale[~scale.isfinite()][0].item()} at scale {number}"
                 )
         self.calibration.clear()
         if self.scorer.standardize:
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
-        sampled, scores = [], []
-        for ps, size, own in kept:
-            anomaly_map, score = self.score([p.to(device) for p in ps], size)
-            sampled.append(sample_pixels(anomaly_map))
-            scores.append(score.cpu() if own is None else own)
-        pixels = torch.cat(sampled)
+        parts = []
+        for ps, size, own, inside in kept:
+            anomaly_map, score = self.score(
+                [p.to(device) for p in ps], size, None if inside is None else inside.to(device)
+            )
+            parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
+        found = NormalScores.join(parts)
         trained = any(p.requires_grad for p in self.flows.parameters())
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(pixels, SEEN if trained else LEFT_OUT)))
-        ordered = pixels[:, 1:].flatten().sort().values
-        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
-        return NormalScores(torch.cat(scores), low, high)
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels, SEEN if trained else LEFT_OUT)))
+        return found
 
     @own_device()
     @torch.no_grad()
@@ -172,20 +244,36 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If the scores or the maps of all images are the same, not finite, or as high as a score can
                 be, so that no image would be called anomalous.
         """
+        self.calibrate_on(self.score_normal(batches, gather), false_alarm_rate)
+
+    @own_device()
+    @torch.no_grad()
+    def score_normal(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> NormalScores:
+        """Compute what `calibrate_on` takes from normal images that were not trained on; arguments as in `prepare`."""
 
         @per_batch
-        def highest(batch: NormalBatch) -> tuple[Tensor, Tensor]:
+        def scored(batch: NormalBatch) -> NormalScores:
             score, anomaly_map, *_ = self(batch.images, batch.maps)
-            return torch.stack([score, anomaly_map.flatten(1).amax(1)]).cpu(), sample_pixels(anomaly_map)
+            return NormalScores.of(score, anomaly_map)
 
-        found = list(gather(map(highest, self._complete(batches))))
-        empty = torch.empty(2, 0, dtype=torch.float32)
-        scores, maxima = torch.cat([empty, *(both for both, _ in found)], 1).to(self.scorer.offsets.device)
+        return NormalScores.join(gather(map(scored, self._complete(batches))))
+
+    @own_device()
+    @torch.no_grad()
+    def calibrate_on(self, found: NormalScores, false_alarm_rate: float | None = None, origin: str = "") -> None:
+        """Calibrate on the scores of images by a detector that has not seen them.
+
+        Args:
+            found: from `score_normal`, or from `fit_score` if bases leave out what an image has contributed.
+            false_alarm_rate: as in `calibrate`.
+            origin: recorded as `Provenance.calibration`.
+        """
+        scores, maxima = (x.to(self.scorer.offsets.device) for x in found[:2])
         if len(scores):
             check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
         self.calibration.fit(scores, maxima, false_alarm_rate)
-        self.scorer.map_bounds.copy_(torch.tensor(color_range(torch.cat([pixels for _, pixels in found]))))
-        self.provenance = replace(self.provenance, calibration="")  # of images that nobody has hashed
+        self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels)))
+        self.provenance = replace(self.provenance, calibration=origin)
 
     def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps and indices, which then count the images."""
@@ -197,8 +285,15 @@ class FittingPasses(LikelihoodModel):
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, per_batch(self.features)(images) if maps is None else maps, indices)
+            yield NormalBatch(images, self.feature_maps(images) if maps is None else maps, indices)
 
 
-def _first_not_finite(x: Tensor) -> float:
-    return float(x[~x.isfinite()][0])
+def _stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack maps along the height, and their regions if any has one."""
+    if len(parts) == 1:
+        return parts[0]
+    tall = {name: torch.cat([part[name] for part in parts], 2) for name in parts[0] if name != "inside"}
+    if any("inside" in part for part in parts):
+        every = [part.get("inside", torch.ones_like(part["z"][:, 0], dtype=torch.bool)) for part in parts]
+        tall["inside"] = torch.cat(every, 1)
+    return tall

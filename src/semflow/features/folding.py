@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .deferring import deferred_compiler
 
+
+@deferred_compiler()
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
     """Fold each batch normalization that follows a convolution into its weights, in place.

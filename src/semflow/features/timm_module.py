@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from semflow._optional import import_optional
+from semflow._defaults import blank_weights
+from semflow._optional import import_large, import_optional
 from semflow.errors import ConfigError
+
+from .deferring import deferred_compiler
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def load_timm() -> ModuleType:
     compiled operators, so declaring the two used during the import is enough.
     """
     try:
-        return import_optional("timm")
+        with deferred_compiler():
+            return import_optional("timm")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise ConfigError(
@@ -46,7 +49,8 @@ def load_timm() -> ModuleType:
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
-    return importlib.import_module("timm")
+    with deferred_compiler():
+        return import_large("timm")
 
 
 class _Timm:
@@ -91,6 +95,7 @@ def _check_backbone(backbone: str) -> None:
     raise ConfigError(f"backbone must be a model of timm {timm.__version__}, but got {backbone!r}; {advice}")
 
 
+@deferred_compiler()
 def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -> Any:
     """Call `timm.create_model` with a local `seed`; `meta` builds only the structure, if timm supports it."""
     timm = load_timm()
@@ -99,7 +104,7 @@ def build(backbone: str, *, seed: int = 0, meta: bool = False, **options: Any) -
         torch.default_generator.manual_seed(seed)
         if meta:
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), blank_weights():
                     return timm.create_model(backbone, pretrained=False, **options)
             except (NotImplementedError, RuntimeError):
                 _log.debug("%s cannot be built on the meta device", backbone)

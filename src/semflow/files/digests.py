@@ -39,7 +39,8 @@ def hash_tensor(tensor: "Tensor") -> str:
     import torch
 
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    if tensor.numel():  # one without elements may have strides that forbid the view
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

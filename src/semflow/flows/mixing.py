@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow._defaults import blank
 from semflow._validation import at_least, checked, positive
 from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
@@ -150,6 +151,9 @@ class SoftPermutation(Flow):
         super().__init__()
         at_least(1, channels=channels)
         self.channels = channels
+        if blank():
+            self.register_buffer("matrix", torch.eye(channels).t())  # in the memory layout of the one below
+            return
         # The Q of a Gaussian matrix is Haar-distributed if the diagonal of R is made positive.
         q, r = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
         q = q * torch.sign(torch.diagonal(r))

@@ -24,6 +24,7 @@ class OptionalFlow(Flow):
     Attributes:
         used: Whether the flow is used.
         gain: Improvement by the flow that was measured, 0 before.
+        optional: False if `semflow.fit` always uses it, as in the models of a cross-conformal calibration.
 
     Example:
         >>> from semflow.flows import GlobalAffine
@@ -43,7 +44,7 @@ class OptionalFlow(Flow):
         self.flow = flow
         self.channels = cast(int, getattr(flow, "channels", 0))
         self.register_buffer("choice", torch.tensor([1.0, 0.0]))
-        self.used = True
+        self.used = self.optional = True
 
     @property
     def gain(self) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.special import digamma
+import scipy
 
 from semflow._validation import checked
 from semflow.errors import ConfigError
@@ -145,7 +145,7 @@ def _average_precision(c: _Counts) -> Bounded:
     n, m, n_above, m_above = (x[has].astype(float) for x in (c.n, c.m, c.n_above, c.m_above))
     alarms, found = n_above + n, m_above + m
     # Last: sum_j (F + j) / (F + j + A) over j = 1 ... m, as m - A (psi(F + m + A + 1) - psi(F + A + 1))
-    last = m - alarms * (digamma(found + alarms + 1) - digamma(m_above + alarms + 1))
+    last = m - alarms * (scipy.special.digamma(found + alarms + 1) - scipy.special.digamma(m_above + alarms + 1))
     total = m.sum()
     tied, best = m * found / (found + n_above + n), m * found / (found + n_above)
     return Bounded(*(float(each.sum() / total) for each in (tied, last, best)))

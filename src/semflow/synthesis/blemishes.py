@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 from torch import Tensor
 
 from semflow._validation import Settings
@@ -118,7 +118,7 @@ def _content(image: Array, donor: Array, kind: str, rng: np.random.Generator) ->
         return np.broadcast_to(values, image.shape)
     if kind == "blur":
         sigma = rng.uniform(*_SIGMA) * min(size) / REFERENCE_SIZE
-        changed: Array = ndimage.gaussian_filter(image, (0.0, sigma, sigma))
+        changed: Array = scipy.ndimage.gaussian_filter(image, (0.0, sigma, sigma))
     else:
         changed = image * np.float32(rng.uniform(0.4, 1.8)) + np.float32(rng.uniform(-0.3, 0.3))
     return np.clip(changed, 0.0, 1.0)
@@ -136,7 +136,7 @@ def _blob(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Arra
     # Cells of 1/2 to 1/16 of the shorter side, per axis: the blobs are often longer than wide.
     grid = [max(round(side * 2 ** int(rng.integers(1, 5)) / min(size)), 1) for side in size]
     zoom = [side / cells for side, cells in zip(size, grid, strict=True)]
-    noise = ndimage.zoom(rng.standard_normal(grid, np.float32), zoom, order=3, mode="reflect", grid_mode=True)
+    noise = scipy.ndimage.zoom(rng.standard_normal(grid, np.float32), zoom, order=3, mode="reflect", grid_mode=True)
     y, x, *_ = _place(size, rng)
     radius = float(rng.uniform(*_RADIUS)) * scale
     window = np.exp((y * y + x * x) / np.float32(-2 * radius * radius))
@@ -158,7 +158,7 @@ def _line(size: tuple[int, int], scale: float, rng: np.random.Generator) -> Arra
     off = np.ones(size, dtype=bool)
     off[ys[inside], xs[inside]] = False
     half_width = float(rng.uniform(*_HALF_WIDTH)) * scale
-    depth: Array = np.float32(half_width + 0.5) - ndimage.distance_transform_edt(off).astype(np.float32)
+    depth: Array = np.float32(half_width + 0.5) - scipy.ndimage.distance_transform_edt(off).astype(np.float32)
     return depth
 
 

@@ -6,13 +6,14 @@ from .config import TrainingConfig
 from .distributed import Processes
 from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
 from .fitting import fit
-from .holdout import automatic_count, calibrate, hold_out
+from .holdout import automatic_calibration, automatic_count, calibrate, hold_out
 from .launch import launched_processes
 from .loggers import LOGGERS, Logger, MLflow, TensorBoard, WandB
-from .settling import refit
+from .refitting import refit
 
 __all__ = [
     "LOGGERS", "Callback", "Evaluation", "ImageResult", "Logger", "MLflow", "Processes", "RunStart", "TensorBoard",
-    "TrainingConfig", "WandB", "automatic_count", "calibrate", "check_labels", "choose_flow", "evaluate", "fit",
-    "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit", "results", "summarize",
+    "TrainingConfig", "WandB", "automatic_calibration", "automatic_count", "calibrate", "check_labels", "choose_flow",
+    "evaluate", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit", "results",
+    "summarize",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Feature maps of the normal training images, computed once."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import cast
 
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from semflow._memory import per_batch
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
@@ -27,25 +25,28 @@ class NormalImages:
     """Batches of images and feature maps in the order of the data set, for any number of passes.
 
     The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
-    every pass computes them. The first pass raises DataError for an anomalous image, unless `allow_anomalous` is True.
+    every pass computes them, or takes those that `known` returns for positions of images. The first pass raises
+    DataError for an anomalous image, unless `allow_anomalous` is True.
     With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
     maps of all.
     """
 
     def __init__(
         self,
-        features: FeatureExtractor,
+        features: Callable[[Tensor], list[Tensor]],
         loader: DataLoader[Batch],
         device: torch.device,
         limit: int = 2**31,
         processes: Processes = ALONE,
         allow_anomalous: bool = False,
+        known: Callable[[Sequence[int]], list[Tensor] | None] | None = None,
     ) -> None:
+        self.known = known
         self.features, self.loader, self.device, self.limit = features, loader, device, limit
         self.allow_anomalous = allow_anomalous
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
-        self.keep = True
+        self.keep = known is None
         self.size = (0, 0)  # of the images, after the first pass
         self._batches = cast(Parts, loader.batch_sampler).batches
         self._kept: list[Tensor] = []
@@ -63,7 +64,8 @@ class NormalImages:
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
             else:
-                maps = per_batch(self.features)(images)
+                found = None if self.known is None else self.known(positions)
+                maps = self.features(images) if found is None else found
                 if number == 0:
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 for kept, x in zip(self._kept, maps, strict=False):

@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 from semflow._defaults import own_defaults
 from semflow.data import Batch
 from semflow.detectors import Detector
-from semflow.detectors.conformal import images_needed
+from semflow.detectors.conformal import check_count, images_needed
 from semflow.detectors.inputs import check_size
 from semflow.errors import ConfigError
 from semflow.files import hash_parts
@@ -22,6 +22,10 @@ from .labels import normal_only, refuse_anomalous
 from .loading import batches, checked, dealt_batches
 
 LEAST, MOST = images_needed(0.1), images_needed(0.01)
+CROSS: Literal["cross"] = "cross"
+"""Calibration on the training images, see `Crossing`."""
+Given = float | int | Literal["cross"] | Dataset[Any] | None
+"""Argument `calibration` of `fit`."""
 
 
 def automatic_count(images: int) -> int:
@@ -34,9 +38,42 @@ def automatic_count(images: int) -> int:
     return fifth if fifth >= LEAST else 0
 
 
+def automatic_calibration(
+    images: int, false_alarm_rate: float | None = None, free: bool = False
+) -> int | Literal["cross"] | None:
+    """Return the default calibration: a number of images to hold out, `cross`, or None for too few images.
+
+    These are `automatic_count` images if they allow the rate, or 1 % if `cross` costs nothing.
+
+    Args:
+        images: number of good images.
+        false_alarm_rate: rate that the calibration must allow, if given.
+        free: True if `cross` needs no other models, see `leaves_one_out`.
+
+    >>> [automatic_calibration(n) for n in (8, 9, 44, 45, 2000)], automatic_calibration(48, 0.021)
+    ([None, 'cross', 'cross', 9, 99], 'cross')
+    >>> [automatic_calibration(n, free=True) for n in (48, 494, 495)]
+    ['cross', 'cross', 99]
+    """
+    count = automatic_count(images)
+    needed = LEAST if false_alarm_rate is None else images_needed(false_alarm_rate)
+    if count >= max(needed, MOST if free else LEAST):
+        return count
+    return CROSS if images >= min(LEAST, max(2, needed)) else None
+
+
+def given_calibration(calibration: Given) -> Given:
+    """Return the argument `calibration` with a checked data set; raise ConfigError for other words than `cross`."""
+    if isinstance(calibration, str) and calibration != CROSS:
+        raise ConfigError(f"calibration must be a number, a data set or {CROSS!r}, but got {calibration!r}")
+    if calibration is None or isinstance(calibration, (numbers.Real, str)):
+        return calibration
+    return checked(calibration, "calibration")
+
+
 def hold_out(
     dataset: Dataset[Any],
-    calibration: float | int | Dataset[Any] | None,
+    calibration: Given,
     seed: int = 0,
     false_alarm_rate: float | None = None,
 ) -> tuple[Dataset[Any], Dataset[Any] | None]:
@@ -45,7 +82,7 @@ def hold_out(
     Args:
         dataset: normal images.
         calibration: number of images to hold out, or a fraction below 1; a data set of other images, which leaves
-            `dataset` whole; None or 0 for no calibration.
+            `dataset` whole; `cross`, which leaves it whole too; None or 0 for no calibration.
         seed: seed of the draw. Both parts keep the order of the data set.
         false_alarm_rate: rate of the calibration; without a calibration it must be None.
 
@@ -59,6 +96,9 @@ def hold_out(
             "images, or how many to hold out"
         )
     if calibration is None:
+        return dataset, None
+    if isinstance(calibration, str):
+        check_count(len(cast(Sized, dataset)), false_alarm_rate)
         return dataset, None
     if not isinstance(calibration, numbers.Real):
         if not len(cast(Sized, calibration)):

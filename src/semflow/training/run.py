@@ -17,7 +17,7 @@ from semflow.files.tensors import read_about
 
 from . import checkpoint
 from .callbacks import RunStart
-from .checkpoint import CHECKPOINT, CONFIG, LOG, MODEL, SUMMARY, Position
+from .checkpoint import CHECKPOINT, CONFIG, FOLDS, LOG, MODEL, SUMMARY, Position
 from .distributed import Processes
 
 BACKBONE = "backbone_digest"
@@ -67,7 +67,9 @@ class Run:
         """Write the finished model again, with its calibration."""
         if self.folder is not None:
             with writing(self.folder / MODEL, self._advice(), CheckpointError):
+                checkpoint.write_summary(self.detector, self.folder)
                 checkpoint.save_model(self.detector, self.folder)
+            (self.folder / FOLDS).unlink(missing_ok=True)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the images that the finished model was trained on, or "" if it has none."""
@@ -108,7 +110,8 @@ class Run:
             with writing(self.folder / MODEL, self._advice(), CheckpointError):
                 checkpoint.write_summary(self.detector, self.folder)
                 checkpoint.save_model(self.detector, self.folder, {**self.config, "fingerprint": fingerprint})
-            (self.folder / CHECKPOINT).unlink(missing_ok=True)
+            for name in (CHECKPOINT, FOLDS):
+                (self.folder / name).unlink(missing_ok=True)
 
     def kept(self) -> str:
         """Return the end of an error message that names the last checkpoint, or "" if there is none."""
@@ -132,7 +135,7 @@ class Run:
         with writing(folder, "choose another directory", CheckpointError):
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL, SUMMARY)
+                remove_partial(folder, CONFIG, LOG, CHECKPOINT, MODEL, SUMMARY, FOLDS)
             if not (folder / CONFIG).exists():
                 if not folder.is_dir() or occupants(folder):
                     raise CheckpointError(f"{folder} must be a new or empty directory, but got one with other files")

@@ -1,105 +1,28 @@
 """Steps after gradient training: fit the bases, the constants of the score and the calibration."""
 
-import numbers
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any, cast
 
 from torch.utils.data import Dataset
 
-from semflow._defaults import own_defaults
 from semflow._validation import counted
 from semflow.detectors import Detector
-from semflow.detectors.conformal import check_count
-from semflow.detectors.inputs import check_precision, check_size
+from semflow.detectors.inputs import check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 
+from .augmenting import Copies
 from .cache import NormalImages
-from .distributed import ALONE, Processes
-from .frames import record_frames, score_frames
-from .holdout import calibrate, held_out_batches, hold_out
-from .labels import refuse_anomalous
-from .loading import batches, checked, dealt_batches
-
-
-@own_defaults()
-def refit(
-    detector: Detector,
-    dataset: Dataset[Any],
-    *,
-    calibration: float | int | Dataset[Any] | None = None,
-    false_alarm_rate: float | None = None,
-    batch_size: int = 8,
-    workers: int = 0,
-    seed: int = 0,
-    cache_bytes: int = 2**31,
-    processes: Processes = ALONE,
-    allow_anomalous: bool = False,
-) -> Detector:
-    """Fit the bases and the constants of the score again, and return the detector in eval mode; flows stay as they are.
-
-    Bases that are not a `FittedBase` do not change either. An existing calibration is replaced or removed.
-
-    Args:
-        detector: trained detector; it is changed in place.
-        dataset: normal images.
-        calibration: as in `fit`.
-        false_alarm_rate: as in `fit`.
-        batch_size: images per batch.
-        workers: processes that load images.
-        seed: seed of the draw of held-out images; that of `fit` holds out the same images of the same data set.
-        cache_bytes: as in `fit`.
-        processes: processes that share the images.
-        allow_anomalous: as in `fit`.
-
-    Raises:
-        DataError: If the detector was trained on one of the images of the calibration, or one is labeled anomalous.
-
-    Example:
-        >>> import torch
-        >>> from semflow.bases import Memory
-        >>> from semflow.data import Sample
-        >>> from semflow.recipes import Backbone, cflow_ad
-        >>> good = [Sample(torch.rand(3, 32, 32), 0, None, f"{i}.png") for i in range(4)]
-        >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
-        >>> detector.set_base([Memory()])
-        >>> refit(detector, good).bases[0].vectors.shape
-        torch.Size([64, 32])
-    """
-    check_precision(detector.reference)
-    dataset = checked(dataset)
-    if calibration is not None and not isinstance(calibration, numbers.Real):
-        calibration = checked(calibration, "calibration")
-    if not allow_anomalous:
-        refuse_anomalous(dataset)
-    dataset, held_out = hold_out(dataset, calibration, seed, false_alarm_rate)
-    if held_out is not None:
-        check_count(len(cast(Sized, held_out)), false_alarm_rate)
-        known = detector.provenance.fingerprints
-        for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
-            pass
-    check_sizes(detector, dataset, held_out)
-    check_number_of_images(detector, len(cast(Sized, dataset)))
-    parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    features = cast(FeatureExtractor, detector.features)
-    loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(features, loader, detector.device, cache_bytes, processes, allow_anomalous)
-    found = settle(detector, normal)
-    frames = score_frames(detector, found, normal)
-    remember_images(detector, normal)
-    if held_out is not None:
-        calibrate(
-            detector, held_out, false_alarm_rate, batch_size=batch_size, workers=workers, processes=processes,
-            allow_anomalous=allow_anomalous,
-        )  # fmt: skip
-    record_frames(detector, found, frames)
-    return detector
+from .regions import describe_images
 
 
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
-    """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
+    """Raise ShapeError if the first image of a data set has another size than a recipe's detector.
+
+    How the images of the data set are resized, and whether they have regions, is recorded in the detector's provenance.
+    """
+    describe_images(detector, dataset)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
         if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
             check_size(given[0].image, detector.provenance, name)
@@ -122,13 +45,16 @@ def check_number_of_images(detector: Detector, images: int) -> None:
             )
 
 
-def settle(detector: Detector, normal: NormalImages) -> NormalScores:
-    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
+def settle(detector: Detector, normal: NormalImages, copies: Copies | None = None) -> NormalScores:
+    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first.
+
+    Bases are fitted to the changed `copies` of each image, too.
+    """
     processes = normal.processes
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
-    detector.fit_base(normal, processes.stream)
+    detector.fit_base(normal, processes.stream, copies)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)

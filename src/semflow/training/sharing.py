@@ -64,14 +64,12 @@ class WholeBatch:
 
     Args:
         images: images of the batch, in all processes.
-        ignored: returns the ignore mask of this process's images at a size (H, W), or None.
+        counted: returns how many locations of this process's images are not ignored at a size (H, W).
         processes: processes with a part of each chunk.
     """
 
-    def __init__(
-        self, images: int, ignored: Callable[[tuple[int, int]], Tensor | None], processes: Processes = ALONE
-    ) -> None:
-        self.images, self.ignored, self.processes = images, ignored, processes
+    def __init__(self, images: int, counted: Callable[[tuple[int, int]], Tensor], processes: Processes = ALONE) -> None:
+        self.images, self.counted, self.processes = images, counted, processes
         self._counts: dict[tuple[int, int], Tensor] = {}
 
     @contextmanager
@@ -80,7 +78,7 @@ class WholeBatch:
 
         def means(maps: Sequence[Tensor], ignore: Tensor | None) -> list[Tensor]:
             own = torch.stack([sum_and_count(x, ignore, idle)[0] for x in maps])
-            totals = [self._total(x, ignore, images) for x in maps]
+            totals = [self._total(x, images) for x in maps]
             return [x / total for x, total in zip(self.processes.sum(own), totals, strict=True)]
 
         objective = detector.objective
@@ -90,15 +88,14 @@ class WholeBatch:
         finally:
             detector.objective = objective
 
-    def _total(self, x: Tensor, ignore: Tensor | None, images: int) -> Tensor | float:
+    def _total(self, x: Tensor, images: int) -> Tensor | float:
         """Return the number of values of the whole batch that the values of a chunk are a part of."""
-        if ignore is None or x.dim() != 3:
+        if x.dim() != 3:
             return x.numel() / images * self.images
         size = (x.shape[1], x.shape[2])
         if size not in self._counts:
-            own = self.ignored(size)
-            counted = torch.zeros((), dtype=torch.int64, device=x.device) if own is None else (~(own > 0)).sum()
-            whole = counted if self.processes.count == 1 else self.processes.total(counted)
+            own = self.counted(size)
+            whole = own if self.processes.count == 1 else self.processes.total(own)
             self._counts[size] = whole.clamp(min=1)
         return self._counts[size]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
+from semflow.detectors.regions import at_scales
 from semflow.errors import ConfigError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
@@ -132,7 +133,7 @@ def _computing(training: TrainingConfig, x: Tensor) -> AbstractContextManager[ob
 
 def _maps(detector: Detector, images: Tensor) -> list[Tensor]:
     """Compute feature maps, which keep the type of the images under autocast, like those that are known."""
-    return [x.to(images.dtype) for x in detector.features(images)]
+    return [x.to(images.dtype) for x in detector.feature_maps(images)]
 
 
 def _loss(
@@ -160,11 +161,12 @@ def _train_in_chunks(
     processes, size = stepper.processes, training.batch_size
     own = [len(processes.part(range(k, min(k + size, batch)))) for k in range(0, batch, size)]
 
-    def ignored(size: tuple[int, int]) -> Tensor | None:
-        found = detector.masks_at([size], images, anomaly_masks, training.mask_resize, training.guard)
-        return found[0][1] if sum(own) else None
+    def counted(size: tuple[int, int]) -> Tensor:
+        ((_, ignored),) = detector.masks_at([size], images, anomaly_masks, training.mask_resize, training.guard)
+        counted = torch.ones(len(images), *size, device=images.device) if ignored is None else ~(ignored > 0)
+        return counted[: sum(own)].sum(dtype=torch.int64)  # none of a placeholder
 
-    whole = WholeBatch(batch, ignored, processes)
+    whole = WholeBatch(batch, counted, processes)
     stepper.optimizer.zero_grad(set_to_none=True)
     parts = []
     for stop, count in zip(accumulate(own), own, strict=True):
@@ -190,15 +192,18 @@ def _train_on_groups(
     batch: int,
 ) -> Tensor:
     flows, locations = cast(ScaleWise, detector.flows), cast(int, training.locations)  # see `check_locations`
+    seen, inside = detector.see(images)
+    cells = at_scales(inside, maps, detector.localizes)
     with _computing(training, images):
-        statistics = detector.statistics(images, maps)
+        statistics = detector.statistics(seen, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
     for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
         size = x.shape[2] * x.shape[3]
         count = batch * size
-        mask, ignore = location_masks(anomaly_masks, (x.shape[2], x.shape[3]), training.mask_resize, training.guard)
+        size_k = (x.shape[2], x.shape[3])
+        mask, ignore = location_masks(anomaly_masks, size_k, training.mask_resize, training.guard, cells[scale])
         context, base = detector.context(x), detector.training_base(scale)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import semflow
-from helpers.cli_cases import SIZE, fit_words, picture, save
+from helpers.cli_cases import SIZE, fit_words, page_data, picture, save
 from semflow.app.cli import main
 from semflow.app.cli.command import printed
 from semflow.app.cli.console import decided
@@ -67,7 +67,13 @@ def test_calibrated_run_decides(
     assert f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images." in page
     assert main(words) == 0  # again, for what is complete
     assert f"{decision}\n" in capsys.readouterr().out
-    assert page.count("normal, p = ") == 8 - alarms
+    shown = page_data(output)
+    assert shown["rate"] == 0.1
+    assert {row["name"]: (row["score"], row["p"], row["called"]) for row in shown["entries"]} == {
+        record["image"]: (record["score"], record["p_value"], record["is_anomalous"]) for record in content["images"]
+    }
+    labels = {row["name"]: row["label"] for row in shown["entries"]}
+    assert labels == {name: int(not name.startswith("good/")) for name in labels}  # of a test set
 
     figures = tmp_path / "figures.json"
     words = ["evaluate", "--model", str(run), "--data", str(shared_data), "--json", str(figures)]
@@ -140,9 +146,8 @@ def test_fit_says_once_that_images_are_too_few_for_any_rate(
     output = tmp_path / "a run"
     assert main(fit_words(shared_data, output, *more)) == 0
     expected = (
-        "no decisions yet: 8 images are too few to hold 9 out of training, as the highest default false-alarm rate, "
-        "10 %, needs; photograph 9 or more other good parts, then: "
-        + printed(["calibrate", "--model", output, "--data", "FOLDER"])
+        "no decisions yet: 8 images are fewer than the 9 that the highest default false-alarm rate, 10 %, needs; "
+        "photograph 9 or more other good parts, then: " + printed(["calibrate", "--model", output, "--data", "FOLDER"])
     )
     assert capsys.readouterr().out.splitlines().count(expected) == lines
 
@@ -158,7 +163,7 @@ def test_decision_on_one_image_is_in_the_singular(
     assert main(["calibrate", "--model", str(run), "--data", str(normal)]) == 0
     assert main([*words, str(tmp_path / "results")]) == 0
     assert re.search(
-        r"^the image is called (normal|anomalous), at a false-alarm rate of at most 10 %$",
+        r"^the image is called (normal|anomalous), at a false-alarm rate of 10 %$",
         capsys.readouterr().out,
         re.MULTILINE,
     )
@@ -184,6 +189,61 @@ def test_fit_calibrates_on_given_or_held_out_images(
         assert main(fit_words(shared_data, tmp_path / "wrong", *wrong)) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
+
+
+def test_fit_trains_and_calibrates_on_all_images(
+    normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = fit_words(normal, tmp_path / "given", "--hold-out", "cross", "--false-alarm-rate", "0.08")
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert f"on 12 images of {normal} (all for calibration too)" in printed.out
+    assert "With all 12 images for training and calibration the false-alarm rate is about 8 % on average" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith("calibration: model 5 of 5, without 2 images")]
+    given = semflow.load(tmp_path / "given")
+    assert (given.calibration.count, given.provenance.calibration) == (12, "cross")
+    assert json.loads((tmp_path / "given" / "config.json").read_text())["images"] == 12
+    assert main([*words, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--print-config"]) == 0  # also in a file
+    file = tmp_path / "config.toml"
+    file.write_text(capsys.readouterr().out)
+    assert 'hold_out = "cross"' in file.read_text()
+    assert main(["fit", "--config", str(file), "--output", str(tmp_path / "again"), "--device", "cpu"]) == 0
+    again = semflow.load(tmp_path / "again")
+    assert torch.equal(again.calibration.scores, given.calibration.scores)
+    capsys.readouterr()
+    assert main([*words[:-4], "--hold-out", "crossed"]) == 2
+    assert "crossed" in capsys.readouterr().err
+    for wrong, message in (
+        (["--hold-out", "cross", "--calibration", str(normal)], "--hold-out must be left out with --calibration"),
+        (["--hold-out", "cross", "--false-alarm-rate", "0.05"], "must have at least 19 images for false_alarm_rate"),
+    ):
+        assert main(fit_words(normal, tmp_path / "wrong", *wrong)) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_few_images_are_trained_and_calibrated_on_by_default(
+    normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(fit_words(normal, tmp_path / "run")) == 0
+    assert "no decisions yet" not in capsys.readouterr().out
+    detector = semflow.load(tmp_path / "run")
+    assert (detector.calibration.count, detector.false_alarm_rate) == (12, 0.1)
+
+
+def test_remember_calibrates_on_all_images_without_a_trained_flow(
+    normal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data", str(normal), "--output", str(tmp_path / "padim"), "--recipe", "padim", "--image-size"]
+    words += [str(SIZE), "--backbone", "test_efficientnet", "--weights", "random", "--device", "cpu", "--hold-out", "0"]
+    assert main(words) == 0
+    assert semflow.load(tmp_path / "padim").calibration.count == 0
+    words = ["remember", "--model", str(tmp_path / "padim"), "--data", str(normal), "--hold-out", "cross"]
+    assert main([*words, "--size", "0", "--device", "cpu"]) == 0
+    assert "With all 12 images for training and calibration" in capsys.readouterr().out
+    assert semflow.load(tmp_path / "padim").provenance.calibration == "cross"
 
 
 def test_contour_surrounds_its_mask_only() -> None:

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import re
 import shutil
-from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,11 +12,11 @@ import torch
 from PIL import Image
 
 import semflow
-from helpers.cli_cases import SIZE, fit_words, picture, save, snapshot
+from helpers.cli_cases import SIZE, fit_words, page_data, picture, save, snapshot
 from semflow.app.cli import main
-from semflow.app.cli.predict import save_overlay
-from semflow.app.cli.tables import overlay_size
-from semflow.app.report import load_map
+from semflow.app.cli.views import save_overlay, shown_size
+from semflow.app.report import heat_colors, load_map
+from semflow.app.report.colors import normalize
 from semflow.data import ImageDataset, open_dataset
 
 
@@ -93,24 +91,33 @@ def test_predict_writes_scores_overlays_maps_and_a_page(shared_run: Path, photos
     detector = semflow.load(shared_run)
     dataset = open_dataset(photos, "predict", SIZE)
     page = (output / "index.html").read_text()
+    rows = {row["name"]: row for row in page_data(output)["entries"]}
+    assert list(rows) == names
     for record, sample in zip(content["images"], dataset, strict=True):
         prediction = detector.predict(sample.image[None])
         assert record["score"] == pytest.approx(prediction.score.item(), abs=1e-5)
         np.testing.assert_allclose(load_map(output / record["map"]), prediction.anomaly_map[0].numpy(), atol=1e-5)
         with Image.open(output / record["overlay"]) as overlay, Image.open(sample.path) as original:
             assert overlay.size == original.size == (record["width"], record["height"])
+        views = {kind: output / unquote(url) for kind, url in rows[record["image"]]["views"].items()}
+        assert views.keys() == {"original", "overlay", "map"}
+        assert rows[record["image"]]["size"] == [record["width"], record["height"]]
+        assert rows[record["image"]]["label"] == -1
+        levels = normalize(prediction.anomaly_map[0].numpy(), detector.map_range)
+        with Image.open(views["original"]) as shown, Image.open(views["map"]) as heat:
+            assert shown.size == (record["width"], record["height"])
+            np.testing.assert_allclose(np.asarray(heat.convert("RGB"), int), heat_colors(levels), atol=4)
     assert len({record["map"] for record in content["images"]}) == len(names)
-    assert "wide #1 &lt;b&gt;&amp;.png" in page
     assert "<b>" not in page
-    assert "overlays/wide%20%231%20%3Cb%3E%26.png.png" in page
+    assert rows["wide #1 <b>&.png"]["views"]["overlay"] == "overlays/wide%20%231%20%3Cb%3E%26.png.png"
     files = {path.relative_to(output).parts[0] for path in output.rglob("*") if path.is_file()}
-    assert files == {"scores.csv", "scores.json", "index.html", "overlays", "maps"}
+    assert files == {"scores.csv", "scores.json", "index.html", "overlays", "maps", "originals", "heat"}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("size", [(2500, 500), (40, 30), (7, 3000)])
 def test_overlay_keeps_the_proportions_and_places_the_heat(size: tuple[int, int], tmp_path: Path) -> None:
-    width, height = overlay_size(*size)
+    width, height = shown_size(*size)
     assert max(width, height) == min(max(size), 1024)
     assert abs(width / height - size[0] / size[1]) <= max(1.0 / height * width / height, 1.0 / height)
     anomaly_map = torch.zeros(64, 64)
@@ -146,9 +153,11 @@ def test_predict_handles_unusual_names_and_image_modes(shared_run: Path, tmp_pat
     assert set(table) == {*odd, "x/part.png", "y/part.png", "LOUD.PNG"}
     assert all((output / row["overlay"]).is_file() and (output / row["map"]).is_file() for row in table.values())
     assert table["LOUD.PNG"]["score"] == pytest.approx(table["a b.png"]["score"])
-    page = (output / "index.html").read_text(encoding="utf-8")
-    sources = [unquote(unescape(source)) for source in re.findall(r'<img src="([^"]*)"', page)]
-    assert sorted(sources) == sorted(row["overlay"] for row in table.values())
+    rows = page_data(output)["entries"]
+    assert {row["name"]: unquote(row["views"]["overlay"]) for row in rows} == {
+        name: row["overlay"] for name, row in table.items()
+    }
+    assert all((output / unquote(url)).is_file() for row in rows for url in row["views"].values())
 
 
 def test_predict_writes_a_16_bit_map_for_one_file(shared_run: Path, photos: Path, tmp_path: Path) -> None:
@@ -220,7 +229,7 @@ def test_interrupted_predict_shows_no_output_and_continues(
 
 def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "run"
-    whole = semflow.training.fitting._train_epoch
+    whole = semflow.training.fitting.train_epoch
 
     calls: list[object] = []
 
@@ -232,7 +241,7 @@ def test_interrupted_fit_resumes(data: Path, tmp_path: Path, monkeypatch: pytest
 
     words = [word if word != "1" or before != "--epochs" else "2" for before, word in _pairs(fit_words(data, output))]
     with monkeypatch.context() as patched:
-        patched.setattr("semflow.training.fitting._train_epoch", stop)
+        patched.setattr("semflow.training.fitting.train_epoch", stop)
         assert main(words) == 130
     assert main(["predict", "--model", str(output), "--input", str(data), "--output", str(tmp_path / "r")]) == 2
     assert main([*words, "--resume"]) == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import semflow
-from helpers.cli_cases import fit_words
+from helpers.cli_cases import fit_words, page_data, snapshot
 from semflow.app.cli import main
 
 
@@ -50,9 +50,13 @@ def test_two_processes_compute_the_same_metrics_as_one(shared_data: Path, shared
     for number, run in enumerate((torchrun, lambda *words: main(list(words)))):
         path = tmp_path / f"{number}.json"
         words = ["--model", str(shared_run), "--data", str(shared_data), "--device", "cpu", "--batch-size", "3"]
-        run("evaluate", *words, "--json", str(path))
+        run("evaluate", *words, "--json", str(path), "--report", str(tmp_path / f"report {number}"))
         metrics.append(json.loads(path.read_text()))
     assert metrics[0] == metrics[1]
+    first, second = (snapshot(tmp_path / f"report {number}") for number in (0, 1))
+    assert first.keys() == second.keys()
+    assert page_data(tmp_path / "report 0") == page_data(tmp_path / "report 1")
+    assert len(page_data(tmp_path / "report 0")["entries"]) == 8
     assert metrics[0]["images"] == 8
 
 

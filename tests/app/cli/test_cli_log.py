@@ -60,7 +60,7 @@ def test_failed_start_leaves_no_curves(
             (tmp_path / "run" / "notes.txt").touch()
         raise TrainingError("loss must be finite, but got nan")
 
-    monkeypatch.setattr("semflow.training.fitting._train_epoch", fail)
+    monkeypatch.setattr("semflow.training.fitting.train_epoch", fail)
     assert main(fit_words(shared_data, tmp_path / "run", "--log", "tensorboard", "mlflow")) == 2
     assert snapshot(tmp_path).keys() == ({"run", "run/notes.txt"} if others else set())
     assert next(iter(clients.mlflow.runs.values())).status == "FAILED"

@@ -188,7 +188,7 @@ def test_failed_fit_leaves_a_run_only_with_a_checkpoint(
             (tmp_path / "run" / "checkpoint.safetensors").touch()
         raise torch.OutOfMemoryError("batch")
 
-    monkeypatch.setattr("semflow.training.fitting._train_epoch", fail)
+    monkeypatch.setattr("semflow.training.fitting.train_epoch", fail)
     assert main(fit_words(shared_data, tmp_path / "run")) == 2
     expected = {"run", "run/config.json", "run/checkpoint.safetensors"} if checkpoint else set()
     assert snapshot(tmp_path).keys() == expected

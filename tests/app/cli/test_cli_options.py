@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import semflow
-from helpers.cli_cases import fit_words, only_line, picture, save, snapshot
+from helpers.cli_cases import SIZE, fit_words, only_line, picture, save, snapshot
 from semflow.app.cli import main
 from semflow.app.cli.options import Calibrate, Evaluate, Export, Fit, Predict, Remember
 from semflow.training.checkpoint import read_config
@@ -34,6 +34,7 @@ def places(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name, more in {"run": ["--calibration", str(made["a"])], "bare": []}.items():
         assert main(fit_words(shared_data, root / name, *more)) == 0
         made[name] = root / name
+    made["mask"] = save(np.tri(SIZE, dtype=np.uint8) * 255, root / "mask.png")
     weights = root / "here" / "weights.pth"
     weights.parent.mkdir()
     import timm
@@ -59,6 +60,9 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "backbone": (["--backbone", "resnet34"], REFUSED),
     "weights": (["--weights", "MOVED"], REFUSED),
     "image_size": (["--image-size", "96"], REFUSED),
+    "resize": (["--resize", "pad"], REFUSED),
+    "region": (["--region", "MASK"], REFUSED),
+    "augment": (["--augment", "flip"], REFUSED),
     "epochs": (["--epochs", "3"], "test_finished_run_is_trained_further"),
     "batch_size": (["--batch-size", "2"], REFUSED),
     "precision": (["--precision", "bf16"], REFUSED),
@@ -203,9 +207,9 @@ def test_weights_may_have_moved(places: dict[str, Path], tmp_path: Path, capsys:
 
 # Options of the other commands that must be refused in a combination in which they have no effect.
 REFUSALS: dict[str, tuple[list[str], str]] = {
-    "rate of no calibration": (
-        ["fit", "--data", "A", "--output", "NEW", "--false-alarm-rate", "0.2"],
-        "false_alarm_rate",
+    "rate of too few images": (
+        ["fit", "--data", "A", "--output", "NEW", "--false-alarm-rate", "0.01"],
+        "at least 99 images for false_alarm_rate 0.01, but got 9; add images or use a rate of at least 0.1",
     ),
     "rate without images held out": (
         ["fit", "--data", "A", "--output", "NEW", "--hold-out", "0", "--false-alarm-rate", "0.2"],
@@ -268,7 +272,7 @@ def commands(places: dict[str, Path], folder: Path) -> Iterator[tuple[str, objec
     run = Path(shutil.copytree(places["run"], folder / "run"))
     mixed = Path(shutil.copytree(places["a"], folder / "mixed"))
     (mixed / "broken.png").write_text("not an image")
-    yield "predict", Predict(run, mixed, folder / "results", on_error="skip", device="cpu")
+    yield "predict", Predict(run, folder / "results", mixed, on_error="skip", device="cpu")
     yield "evaluate", Evaluate(run, places["data"], json=folder / "metrics.json", device="cpu")
     yield "export", Export(run, folder / "new.pt2", images=places["b"])
     yield "calibrate", Calibrate(run, places["b"], device="cpu")

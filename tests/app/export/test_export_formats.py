@@ -99,7 +99,8 @@ def test_metadata_of_a_file(name, files) -> None:
     assert (exported.provenance.image_size, exported.localizes, exported.device) == (SIZE, True, torch.device("cpu"))
     detector = own_detector()
     assert exported.map_range == pytest.approx(detector.map_range)
-    assert about.calibration["images"] == 39
+    assert about.calibration["images"] == exported.calibration_images == 39
+    assert (about.calibration["cross"], exported.provenance.calibration) == (False, "")
     assert about.calibration["false_alarm_rate"] == pytest.approx(0.1)
     score, value = detector.calibration.thresholds.tolist()
     assert (about.calibration["score_threshold"], about.calibration["map_threshold"]) == pytest.approx((score, value))

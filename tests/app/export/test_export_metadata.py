@@ -1,9 +1,11 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from semflow.app.export.exported import ExportedDetector
 from semflow.app.export.metadata import EXPORT_FORMAT, Metadata, read_metadata, shareable
 from semflow.errors import CheckpointError
 
@@ -43,6 +45,7 @@ def test_unknown_entries_are_ignored() -> None:
         ),
         (json.dumps({**asdict(ABOUT), "image_size": 0}), "valid metadata"),
         (json.dumps({**asdict(ABOUT), "image_size": "64"}), "valid metadata"),
+        (json.dumps({**asdict(ABOUT), "calibration": {"images": "9", "false_alarm_rate": 0.1}}), "valid metadata"),
         (json.dumps({**asdict(ABOUT), "input": "float16"}), "valid metadata"),
         (json.dumps({**asdict(ABOUT), "map_range": [1]}), "valid metadata"),
         (json.dumps({**asdict(ABOUT), "outputs": None}), "valid metadata"),
@@ -87,3 +90,17 @@ def test_shareable_removes_the_folder_of_weights() -> None:
         assert shareable({"backbone": backbone, "seed": 2}) == expected
     for arguments in ({"backbone": {"name": "resnet18", "weights": "hub"}}, {"backbone": {"module": "a.B"}}, {}):
         assert shareable(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("calibration", "expected"),
+    [
+        ({}, ("", 0, None)),
+        ({"images": 19, "false_alarm_rate": 0.05}, ("", 19, 0.05)),  # of an earlier version
+        ({"images": 48, "false_alarm_rate": 0.021, "cross": True}, ("cross", 48, 0.021)),
+    ],
+)
+def test_exported_detector_says_how_it_was_calibrated(calibration, expected) -> None:
+    exported = ExportedDetector(SimpleNamespace(metadata=replace(ABOUT, calibration=calibration)))
+    found = exported.provenance.calibration, exported.calibration_images, exported.false_alarm_rate
+    assert found == expected

@@ -1,6 +1,8 @@
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import PurePath
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -9,74 +11,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from semflow.app.report import Entry, Panel, Picture, Section, Table, embed, gallery, link, render_page
+from semflow.app.report import VIEWS, Entry, Panel, Table, embed, gallery, link, render_page
 from semflow.errors import ConfigError
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
+SCRIPTS = ["data", ""]  # ids
 
 
 class Reader(HTMLParser):
-    """Collects tags, names and sources, and checks that tags are nested."""
+    """Collects scripts, text and links, and checks that tags are nested."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.sources: list[str] = []
-        self.names: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self.links: list[str] = []
+        self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
         values = dict(attrs)
-        self.sources += [value for key in ("src", "href") if (value := values.get(key)) is not None]
-        if values.get("class") == "name":
-            self.names.append("")
+        self.links += [value for key in ("src", "href") if (value := values.get(key)) is not None]
+        if tag == "script":
+            self.scripts[values.get("id") or ""] = ""
         if tag not in VOID:
-            self.open.append(tag if values.get("class") != "name" else "name")
+            self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop().replace("name", "span") == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "name":
-            self.names[-1] += data
+        if self.open and self.open[-1] == "script":
+            self.scripts[list(self.scripts)[-1]] += data
+        else:
+            self.text += data
 
 
-def read(page: str) -> Reader:
+def read(page: str) -> tuple[Reader, dict[str, Any]]:
+    """Return the parsed page and its data."""
     reader = Reader()
     reader.feed(page)
     reader.close()
     assert reader.open == []
-    return reader
+    assert list(reader.scripts) == SCRIPTS
+    return reader, json.loads(reader.scripts["data"])
 
 
-def section_page(*entries: Entry) -> str:
-    return render_page("t", [Section("brick", entries)])
-
-
-# HTML replaces carriage returns and NUL.
+# HTML replaces carriage returns and NUL in its text.
 names = st.text(st.characters(exclude_characters="\r\0", exclude_categories=("Cs",)), min_size=1, max_size=20)
 
 
 @given(st.lists(names, min_size=1, max_size=4))
 def test_page_escapes_all_names(files: list[str]) -> None:
-    entries = [Entry(name, 0.0, (Picture(link(PurePath("maps") / f"x{name}"), name, (4, 2)),)) for name in files]
-    page = render_page(
-        files[0], [Section(files[-1], tuple(entries))], lines=files, table=Table(("a", files[0]), (("b", files[-1]),))
-    )
-    reader = read(page)
-    assert sorted(reader.names) == sorted(files)
-    assert "script" not in reader.tags
+    entries = [Entry(name, 0.0, views={"map": link(PurePath("maps") / f"x{name}")}, group=name) for name in files]
+    table = Table(("a", files[0]), (("b", files[-1]),))
+    reader, data = read(render_page(files[0], entries, lines=files, notes=files, tables=[table]))
+    assert [row["name"] for row in data["entries"]] == files
+    assert all(name in reader.text for name in files)
+    assert reader.links == []
 
 
-def test_page_escapes_script_in_names() -> None:
-    name = '"><script>alert(1)</script>&.png'
-    entry = Entry(name, 1.0, (Picture(link(PurePath(name)), name, (4, 2)),), note=name)
-    page = render_page(name, [Section(name, (entry,))])
-    reader = read(page)
-    assert reader.names == [name]
-    assert not {"script"} & reader.tags
-    assert {unquote(source) for source in reader.sources} == {name}
+@pytest.mark.parametrize(
+    "name", ['"><script>alert(1)</script>&.png', "</script><!--", "{{ data }}{% raw %}", "\udcff\u2028"]
+)
+def test_page_keeps_markup_in_names_as_text(name: str) -> None:
+    page = render_page(name, [Entry(name, 1.0, views={"overlay": link(PurePath(name))}, group=name)], lines=[name])
+    reader, data = read(page)
+    assert data["entries"][0]["name"] == data["groups"][0] == name
+    assert reader.text.count(name) == 3  # window title, heading, line
+    assert unquote(data["entries"][0]["views"]["overlay"], errors="surrogateescape") == name
 
 
 def test_links_are_relative() -> None:
@@ -84,41 +86,42 @@ def test_links_are_relative() -> None:
     assert link(PurePath("a b/50%#?.png")) == "a%20b/50%25%23%3F.png"
 
 
-def test_page_sorts_entries_by_score() -> None:
-    page = section_page(Entry("low", 0.1, ()), Entry("high", 0.9, ()), Entry("middle", 0.5, ()))
-    assert read(page).names == ["high", "middle", "low"]
-    assert re.findall(r"width:([\d.]+)%", page) == ["100.0", "50.0", "0.0"]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_page_of_equal_scores_or_without_entries(count: int) -> None:
-    assert read(section_page(*[Entry("a", 0.5, ())] * count)).names == ["a"] * count
+@pytest.mark.parametrize("score", [np.inf, -np.inf, np.nan])
+def test_page_of_scores_that_are_not_finite_is_valid_json(score: float) -> None:
+    page = render_page("t", [Entry("a", score)])
+    found = json.loads(read(page)[0].scripts["data"], parse_constant=pytest.fail)["entries"][0]["score"]
+    assert found == np.nan_to_num(score)
 
 
 def test_page_has_no_external_resources() -> None:
-    pictures = tuple(Picture(embed(Image.new("RGB", (2, 2)), kind), "heat", (2, 2)) for kind in ("PNG", "JPEG"))
-    page = section_page(Entry("a", 0.5, pictures))
-    assert "http" not in page
-    assert [source.split(",")[0] for source in read(page).sources] == [
-        "data:image/png;base64",
-        "data:image/jpeg;base64",
-    ]
-    assert "color-scheme: light dark" in page
+    views = {"original": embed(Image.new("RGB", (2, 2)), "JPEG"), "map": embed(Image.new("RGB", (2, 2)))}
+    page = render_page("t", [Entry("a", 0.5, views=views)])
+    assert re.findall(r"https?://[^\"]*", page) == ["http://www.w3.org/2000/svg"]  # a name, which nothing opens
+    assert not re.search(r"@import|url\(", page)
+    assert read(page)[1]["entries"][0]["views"] == views
+    assert set(views) < set(VIEWS)
 
 
-def test_page_of_thousands_loads_pictures_lazily() -> None:
-    """Without a size, pictures have no height until they load, and browsers load all of them at once."""
-    entries = [Entry(f"{n}.png", n / 7, (Picture(f"overlays/{n}.png", "heat", (640, 10 + n)),)) for n in range(2000)]
-    page = section_page(*entries)
-    images = re.findall(r'<img src="overlays/(\d+)\.png"[^>]* width="640" height="(\d+)" loading="lazy">', page)
-    assert sorted((int(n), int(height)) for n, height in images) == [(n, 10 + n) for n in range(2000)]
-    assert len(page) < 1_000_000
+@pytest.mark.parametrize(
+    ("entries", "choices"),
+    [
+        ([Entry("a", 1.0)], set()),
+        ([Entry("a", 1.0, label=0)], {"worst", "missed", "alarm"}),
+        ([Entry("a", 1.0, label=1, views={"truth": "a.png"})], {"worst", "missed", "alarm", "truth"}),
+        ([], set()),
+    ],
+)
+def test_page_offers_what_its_entries_have(entries: list[Entry], choices: set[str]) -> None:
+    page = render_page("t", entries)
+    found = set(re.findall(r'value="(\w+)"', page))
+    assert found == {"pair", "high", "low", "name", "all", "anomalous", "normal"} | choices
 
 
-def test_wide_tables_scroll() -> None:
-    page = render_page("t", [], table=Table(("a", "b"), (("1", "2"),)))
-    assert '<div class="wide"><table>' in page
-    assert ".wide { overflow-x: auto" in page
+def test_page_of_thousands_is_small() -> None:
+    entries = [Entry(f"{n}.png", n / 7, (640, 480), {"overlay": f"overlays/{n}.png"}) for n in range(2000)]
+    page = render_page("t", entries)
+    assert len(page) < 500_000
+    assert "<img" not in page  # the script adds those that are seen
 
 
 def panel(caption: str = "brick, scratch", truth: bool = True) -> Panel:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semflow.app.scale import BlockStore, Committed, Listing
-from semflow.app.scale.blocks import commit_block
+from semflow.app.scale.blocks import commit_block, read_scores
 from semflow.errors import DataError
 
 ORIGIN = {"--model": "m", "--false-alarm-rate": 0.1}
@@ -75,6 +75,16 @@ def test_committed_blocks_are_found_again(tmp_path: Path, parquet: Any) -> None:
     assert [row["error"] for row in table] == [None, "no image", None, None, None]
     assert [row["is_anomalous"] for row in table] == [False, None, True, False, False]
     assert [row["p_value"] for row in table] == [None] * 5
+
+
+def test_scores_are_read_in_the_order_of_the_images(tmp_path: Path, parquet: Any) -> None:
+    del parquet
+    store = make_store(tmp_path / "out")
+    store.open()
+    for block, count in zip(store, (3, 2), strict=True):
+        given = {**rows(count, 1), "p_value": [0.5 - block.number / 4, None, 1.0][:count]}
+        commit_block(store.folder / "blocks", block, given)
+    assert read_scores(store) == ([0.5, 2.5, 0.5], [0.5, 1.0, 0.25], ["a", "c", "d"])
 
 
 def test_commit_block_without_scores(tmp_path: Path, parquet: Any) -> None:

@@ -21,6 +21,8 @@ from semflow.app.cli import main
 from semflow.app.cli.console import decided
 from semflow.app.cli.inputs import fingerprint
 from semflow.app.scale import BlockStore, Workers, connected, read_listing, score_blocks
+from semflow.app.scale.blocks import commit_block
+from semflow.detectors import DriftTest
 from semflow.errors import CheckpointError, DataError, ProcessError
 
 pytest.importorskip("ray", reason="needs Ray, the extra ray")
@@ -85,17 +87,46 @@ def test_rows_equal_those_of_predict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = score_words(tiny_run, photos, tmp_path / "out", "--workers", "2", "--block-size", "2")
+    words += ["--drift", str(tmp_path / "parts.drift")]
     assert main(words) == 0
     printed = capsys.readouterr().out
     same_rows(tmp_path / "out", predicted)
+    passed = sum(row["is_anomalous"] == "False" for row in predicted.values())
+    assert f"no sign of drift in {passed} images that passed as good" in printed
     assert len(files(tmp_path / "out")) == 11
     highest = max(predicted.values(), key=lambda row: float(row["score"]))
     assert f"scored 21 images; the most anomalous is {highest['image']} ({float(highest['score']):.4f})" in printed
     assert decided(sum(row["is_anomalous"] == "True" for row in predicted.values()), 21, 0.1) in printed
     before = files(tmp_path / "out")
     assert main(words) == 0
-    assert "already complete" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "already complete" in printed
+    assert f"no sign of drift in {passed} images" in printed  # each counts once
     assert files(tmp_path / "out") == before
+
+
+def test_committed_rows_are_tested_for_drift_once(
+    tiny_run: Path,
+    photos: Path,
+    predicted: dict[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All blocks are complete, so that Ray does not start."""
+    about = {"--model": fingerprint(tiny_run), "--false-alarm-rate": 0.1}
+    store = BlockStore(tmp_path / "out", read_listing(photos), 4, about)
+    store.open()
+    for block in store:
+        rows = [predicted[name] for name in block.names]
+        columns = {name: [float(row[name]) for row in rows] for name in ("score", "p_value")}
+        decided = {"is_anomalous": [row["is_anomalous"] == "True" for row in rows], "error": [""] * len(rows)}
+        commit_block(store.folder / "blocks", block, {**columns, **decided})
+    words = score_words(tiny_run, photos, tmp_path / "out", "--block-size", "4", "--drift", str(tmp_path / "a.drift"))
+    passed = sum(row["is_anomalous"] == "False" for row in predicted.values())
+    for _ in range(2):
+        assert main(words) == 0
+        assert f"no sign of drift in {passed} images that passed as good" in capsys.readouterr().out
+    assert DriftTest.load(tmp_path / "a.drift").count == passed
 
 
 @pytest.mark.slow

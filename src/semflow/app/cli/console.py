@@ -27,15 +27,15 @@ def decided(anomalous: int, images: int, rate: float) -> str:
     """Say how many images are called anomalous, at which false-alarm rate.
 
     >>> decided(2, 30, 0.05)
-    '2 of 30 images are called anomalous, at a false-alarm rate of at most 5 %'
+    '2 of 30 images are called anomalous, at a false-alarm rate of 5 %'
     >>> decided(1, 1, 0.1)
-    'the image is called anomalous, at a false-alarm rate of at most 10 %'
+    'the image is called anomalous, at a false-alarm rate of 10 %'
     """
     verb = "is" if anomalous == 1 else "are"
     called = f"{anomalous or 'none'} of {images} images {verb} called anomalous"
     if images == 1:
         called = f"the image is called {'anomalous' if anomalous else 'normal'}"
-    return f"{called}, at a false-alarm rate of at most {100 * rate:.3g} %"
+    return f"{called}, at a false-alarm rate of {100 * rate:.3g} %"
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -74,5 +74,5 @@ def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = F
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture atomically."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", compress_level=4)  # half the time of the default 6, a tenth more bytes
     write_atomic(path, buffer.getvalue())

@@ -12,19 +12,7 @@ from PIL import Image
 
 from semflow._optional import find_optional
 from semflow._version import __version__
-from semflow.app.report import (
-    Entry,
-    Panel,
-    Picture,
-    Section,
-    Table,
-    contour,
-    embed,
-    gallery,
-    overlay,
-    render_page,
-    to_picture,
-)
+from semflow.app.report import Entry, Panel, Table, View, contour, embed, gallery, overlay, render_page, to_picture
 from semflow.data import open_dataset
 from semflow.detectors import Detector
 from semflow.files import refuse_occupied, staged_folder, write_atomic
@@ -38,6 +26,8 @@ from .demo_data import TEXTURES, write_texture
 from .evaluate import METRICS, percent, versions
 from .fit import report_choice
 from .options import Demo
+from .tables import COLORS, DECISIONS, TRUTHS
+from .views import TRUTH_COLOR
 
 METRICS_FILE = "metrics.json"
 BATCH_SIZE = 4
@@ -172,18 +162,21 @@ def _pictures(run: _Run, result: ImageResult) -> tuple[Image.Image, Image.Image]
 
 def _entry(run: _Run, result: ImageResult) -> Entry:
     name = f"{_kind(result)}/{Path(result.sample.path).name}"
-    pictures = zip(_pictures(run, result), (name, f"heat map of {name}"), strict=True)
-    shown = tuple(Picture(embed(p, "JPEG"), text, p.size) for p, text in pictures)
-    return Entry(name, result.score, shown, f"{_decision(result)}, p = {result.p_value:.3g}")
+    original, heat = _pictures(run, result)
+    views: dict[View, str] = {"original": embed(original, "JPEG"), "overlay": embed(heat, "JPEG")}
+    if result.sample.label == 1 and result.sample.anomaly_mask is not None:
+        views["truth"] = embed(contour(original, result.sample.anomaly_mask, TRUTH_COLOR), "JPEG")
+    label, decision = result.sample.label, result.is_anomalous
+    return Entry(name, result.score, original.size, views, result.p_value, decision, label, run.title)
 
 
 def _page(runs: Sequence[_Run], rows: Sequence[tuple[str, ...]]) -> str:
     lines = (
         f"semflow {__version__}: detectors trained on good crops of the left part of a photograph and tested on the "
         "right part. Training has seen no cracks, scratches, smears, stains or swirls.",
-        "Metrics in percent. Scores of one detector can be compared. Colors range from none (as in good crops) to pale "
-        "yellow (far from normal).",
-        f"{_decisions(runs[0].detector)} The outline marks pixels above the calibrated threshold.",
+        f"Metrics in percent. Scores of one detector can be compared. {COLORS} {TRUTHS}",
+        f"{_decisions(runs[0].detector)} {DECISIONS}",
     )
-    sections = [Section(run.title, tuple(_entry(run, result) for result in run.found)) for run in runs]
-    return render_page("Defects in three textures", sections, lines=lines, table=Table(HEADER, tuple(rows)))
+    entries = [_entry(run, result) for run in runs for result in run.found]
+    rate, table = runs[0].detector.false_alarm_rate, Table(HEADER, tuple(rows))
+    return render_page("Defects in three textures", entries, lines=lines, tables=[table], rate=rate)

@@ -2,10 +2,13 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 from semflow._validation import counted
 from semflow._version import __version__
+from semflow.app.report import Table
 from semflow.data import ImageDataset, open_dataset
 from semflow.detectors import Predictor
 from semflow.errors import DataError
@@ -14,6 +17,8 @@ from semflow.training import Evaluation, Processes, check_labels, results, summa
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
+from .evaluation_report import PAGE, Report, check_place, report_of
+from .halves import in_halves
 from .inputs import (
     advise,
     cache_small,
@@ -22,6 +27,7 @@ from .inputs import (
     launched,
     load_detector,
     note_of,
+    reading,
     rows_of,
     warn_of_leaks,
 )
@@ -41,17 +47,27 @@ def run(options: Evaluate) -> int:
         if options.json.is_dir():
             raise DataError(f"--json must be a file to write, but got the folder {options.json}")
         refuse_unwritable(options.json)
+    if options.report is not None:
+        check_place(options.report)
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
-        detector = load_detector(options.model, options.device, options.false_alarm_rate)
-        dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
-        found = _evaluate(options, detector, dataset, processes)
+        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+        size, read = detector.provenance.image_size, reading(detector, options.region)
+        dataset = open_dataset(options.data, "test", size, category=options.category, **read)
+        with report_of(options.report, detector, dataset, processes) as report:
+            found = _evaluate(options, detector, dataset, processes, report)
+            tables = _tables(options, found, detector.false_alarm_rate)
+            content = _content(options, found, dataset, detector.false_alarm_rate)
+            if report is not None:
+                report.write(f"Evaluation of {options.model} on {options.data}", tables, content)
         if processes.rank == 0:
-            _report(options, found, dataset, detector.false_alarm_rate)
+            _say(options, found, dataset, tables, content)
         return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
-def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes) -> Evaluation:
+def _evaluate(
+    options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes, report: Report | None
+) -> Evaluation:
     first = processes.rank == 0
     check_labels(dataset)
     if first:
@@ -59,31 +75,45 @@ def _evaluate(options: Evaluate, detector: Predictor, dataset: ImageDataset, pro
         check_images(cache_small(dataset, options.workers))
     processes.gather_all(None)  # wait for the check
     scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
+    scored = scored if report is None else report.watch(scored)
     own = sum(map(len, dealt_batches(len(dataset), options.batch_size, processes).batches))
     return summarize(track(scored, "scoring", own) if first else scored, processes)
 
 
-def _report(options: Evaluate, found: Evaluation, dataset: ImageDataset, rate: float | None) -> None:
+def _tables(options: Evaluate, found: Evaluation, rate: float | None) -> dict[str, Table]:
+    """Return the tables by title."""
     metrics = found.as_dict()
-    print_table(
-        f"{options.model} on {options.data}",
-        ("images", "defects", *METRICS.values()),
-        [(str(found.images), str(found.anomalous_images), *(percent(metrics[name]) for name in METRICS))],
-    )
+    row = (str(found.images), str(found.anomalous_images), *(percent(metrics[name]) for name in METRICS))
+    tables = {f"{options.model} on {options.data}": Table(("images", "defects", *METRICS.values()), (row,))}
     if rate is not None:
-        print_table(
-            "decisions, percent of the images",
-            ("calibrated rate", *RATES.values()),
-            [(percent(rate), *(percent(metrics[name]) for name in RATES))],
-        )
+        row = (percent(rate), *(percent(metrics[name]) for name in RATES))
+        tables["decisions, percent of the images"] = Table(("calibrated rate", *RATES.values()), (row,))
+    return tables
+
+
+def _content(options: Evaluate, found: Evaluation, dataset: ImageDataset, rate: float | None) -> dict[str, Any]:
+    """Return the content of the JSON file."""
+    passed_over = rows_of(dataset.passed_over, dataset.root)
+    origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
+    return {**found.as_dict(), "calibrated_false_alarm_rate": rate, "passed_over": passed_over, **origin}
+
+
+def _say(
+    options: Evaluate,
+    found: Evaluation,
+    dataset: ImageDataset,
+    tables: Mapping[str, Table],
+    content: Mapping[str, Any],
+) -> None:
+    for title, table in tables.items():
+        print_table(title, table.header, table.rows)
     if dataset.passed_over:
         say(f"evaluated {counted(found.images, 'image')}{note_of(dataset.passed_over, dataset.root)}")
     if options.json is not None:
-        passed_over = rows_of(dataset.passed_over, dataset.root)
-        origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
-        content = {**metrics, "calibrated_false_alarm_rate": rate, "passed_over": passed_over, **origin}
         write_atomic(options.json, json.dumps(content, indent=2) + "\n")
         say(f"wrote {options.json}")
+    if options.report is not None:
+        say(f"wrote {options.report / PAGE}")
 
 
 def percent(value: float | None) -> str:

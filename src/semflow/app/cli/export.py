@@ -2,6 +2,8 @@
 
 import torch
 
+from semflow._validation import counted
+from semflow.app.export.check import to_input
 from semflow.app.export.saving import check_destination, save
 from semflow.data import open_dataset
 from semflow.errors import CheckpointError, ConfigError
@@ -13,33 +15,55 @@ from .console import print_table, say
 from .inputs import advise
 from .options import Export
 
-SAMPLES = 8
+SAMPLES = 64
 
 
 def run(options: Export) -> None:
     """Load the detector, write the file, and print how much the results differ."""
     if options.images is not None:
-        if not options.check:
+        if not options.check and options.precision != "int8":
             raise ConfigError(f"--images must be left out with --no-check, but got {options.images}")
         advise(options.images, "--images")
     refuse_unwritable(options.output)
-    check_destination(options.output, options.format)
+    check_destination(options.output, options.format, options.precision)
+    if options.precision == "int8" and options.images is None:
+        raise ConfigError("--images must be given with --precision int8, but got none; name a folder of good images")
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
     images = None
     if options.images is not None:
-        dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
-        images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
+        made = detector.provenance
+        if made.regions:
+            raise ConfigError(
+                "--images must be left out for a model that was trained with a folder of masks, but got "
+                f"{options.images}"
+            )
+        dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
+        count = 2 * SAMPLES if options.precision == "int8" else SAMPLES
+        chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
+        images = torch.stack([to_input(dataset[index].image, "uint8") for index in chosen])
     exported = save(
-        detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check
-    )
+        detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check,
+        precision=options.precision,
+    )  # fmt: skip
     if exported.differences:
         print_table(
             f"{options.output} compared with {options.model}",
             ("result", "largest relative difference"),
             [(name, f"{value:.1e}") for name, value in exported.differences.items()],
         )
+    if (cost := exported.cost) is not None:
+        print_table(
+            f"{options.precision}: differences in standard deviations",
+            ("result", "mean difference", "largest difference"),
+            [
+                ("score", f"{cost.score_mean:.2g}", f"{cost.score_largest:.2g}"),
+                ("anomaly_map", f"{cost.map_mean:.2g}", f"{cost.map_largest:.2g}"),
+            ],
+        )
+        if cost.decisions is not None:
+            say(f"decisions change for {cost.decisions or 'none'} of {counted(cost.images, 'image')}")
     say(f"wrote {options.output}")
     results = unused(options.output.with_name(f"{options.output.stem}-results"))
     words = ["predict", "--model", options.output, "--output", results, "--input", options.images or "IMAGES"]

@@ -1,5 +1,7 @@
 """Entry point of the command line: parse the arguments, run the command, and report errors in one line."""
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -10,21 +12,23 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib import import_module
 from typing import cast
 
 from semflow._memory import is_out_of_memory, memory_advice
+from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
-from .options import Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
+from .halves import shorten_waits
+from .options import Benchmark, Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
 
 DESCRIPTION = (
     "Find defects in images with normalizing flows trained on good parts only. semflow --version prints the version."
 )
 COMMANDS: dict[str, type[Command]] = {
-    command.__name__.lower(): command for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export)
+    command.__name__.lower(): command
+    for command in (Demo, Fit, Calibrate, Remember, Evaluate, Predict, Score, Export, Benchmark)
 }
 ERROR, INTERRUPTED = 2, 130
 CONTINUE = "run the same command again to continue"
@@ -43,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    atexit.register(gc.freeze)  # a last collection of all modules would take half a second
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -54,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, options = _parse(words)
             check_numbers(options)
             _greet(options)
-            code: int | None = import_module(f"semflow.app.cli.{name}").run(options)
+            if isinstance(options, Evaluate) or (isinstance(options, Predict) and options.watch is None):
+                shorten_waits()  # of batches; a single image that arrives is faster without
+            code: int | None = import_large(f"semflow.app.cli.{name}").run(options)
             sys.stdout.flush()
             return code or 0
     except SystemExit as done:  # --help

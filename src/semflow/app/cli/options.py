@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from semflow.errors import ConfigError
 
 # Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
 OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+HoldOut: TypeAlias = Annotated[int | Literal["cross"] | None, arg(metavar="INT|cross", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
+Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Loggers: TypeAlias = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
@@ -36,10 +39,23 @@ TestRate: TypeAlias = Annotated[
     float | None,
     arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
 ]
+Drift: TypeAlias = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="File that is kept over all runs, to warn when images that pass as good no longer score as before. Names "
+        "of images must sort by time. A warning without a cause ever comes with a probability of at most 0.01.",
+        help_behavior_hint="",
+    ),
+]
 BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
 LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
 Device: TypeAlias = Annotated[
     str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
+]
+Regions: TypeAlias = Annotated[
+    Path | None,
+    arg(metavar="PATH", help="Mask, or folder of masks, as in fit, for a model of such masks.", help_behavior_hint=""),
 ]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
@@ -81,8 +97,16 @@ class Fit:
     """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for memory_flow."""
     weights: OptionalName = None
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
-    image_size: OptionalInt = None
-    """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
+    image_size: ImageSize = None
+    """Side in pixels to which images are resized, or HEIGHTxWIDTH. Default: the recipe's, 320 for memory_flow."""
+    resize: Resizing = None
+    """Stretch images to this size (default), or keep their proportions and pad them with gray, which does not count."""
+    region: OptionalPath = None
+    """Mask of the region of interest, white inside, for all images and part of the model; or a folder with a mask for
+    each image, of the same name, as predict then needs too. What is outside neither trains, scores nor counts."""
+    augment: OptionalName = None
+    """Random changes of the images that are trained on, some of rotate,flip,shift,light, for parts that lie as they
+    like. Default: none."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -93,8 +117,9 @@ class Fit:
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of training. Default: a fifth, at most 99; 0 if fewer than 9."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of training, or cross: train and calibrate on all, with five more
+    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is fewer than 9 or costs nothing."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -122,6 +147,7 @@ class Calibrate:
     data: Path
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -153,9 +179,11 @@ class Remember:
     """Seed of the choice of vectors."""
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. Without it or --hold-out, the calibration is removed."""
-    hold_out: OptionalInt = None
-    """Number of good images to calibrate on instead of storing. The number given to fit holds out the same images."""
+    hold_out: HoldOut = None
+    """Number of good images to calibrate on instead of storing; the number given to fit holds out the same images. Or
+    cross, if no flow is trained: store and calibrate on all."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -173,7 +201,11 @@ class Evaluate:
     """Category of the data set, as in fit."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
+    report: OptionalPath = None
+    """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
+    report is replaced."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -184,15 +216,24 @@ class Predict:
     """Score images and write scores.csv, scores.json, a heat map over each image, raw anomaly maps, and index.html."""
 
     model: Model
-    input: Path
-    """Image, or folder of images (searched recursively)."""
     output: Path
     """Output folder. It appears when it is complete. If the command is interrupted, run it again to continue."""
+    input: OptionalPath = None
+    """Image, or folder of images (searched recursively)."""
+    watch: OptionalPath = None
+    """Folder whose images are scored as they arrive (extra watch), in place of --input. Each one gets a line of JSON on
+    standard output and in scores.jsonl in the output folder, which grows. Ends when it is interrupted; run it again to
+    continue."""
+    move_to: OptionalPath = None
+    """Folder to which --watch moves each image after scoring, into good, anomalous or unreadable. Default: images
+    stay."""
     map_format: Literal["npy", "png16"] = "npy"
     """Format of the raw maps: float32 arrays, or 16-bit PNG with the scale in a JSON file."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Stop at an unreadable image, or skip it and list it in the results."""
+    """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -220,6 +261,7 @@ class Score:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
     false_alarm_rate: TestRate = None
+    drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
 
@@ -235,15 +277,34 @@ class Export:
     """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
+    needs --images."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; the first eight are used. Default: four textures."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
+    values on up to 64 others."""
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
 
-Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
+@dataclass(frozen=True)
+class Benchmark:
+    """Time a detector on this machine: one image at a time, and in batches."""
 
-NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
+    model: Positional[Annotated[Path, arg(help="File created by export, or run directory created by fit.")]]
+    images: OptionalPath = None
+    """Image or folder of images, whose decoding is timed too; the first 64 are used. Default: textures."""
+    seconds: float = 10.0
+    """Time to measure, half for single images and half for batches."""
+    json: OptionalPath = None
+    """File for the figures, the machine and the versions."""
+    batch_size: BatchSize = 8
+    device: Device = "auto"
+
+
+Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export | Benchmark
+
+NUMBERS = ("epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 
@@ -253,7 +314,7 @@ def check_numbers(options: Command) -> None:
     may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
     for name in NUMBERS:
         value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value is not None and value < least:
+        if value not in (None, "cross") and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
     if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
         raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")

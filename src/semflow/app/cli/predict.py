@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow._version import __version__
-from semflow.app.report import contour, overlay, save_map
+from semflow.app.report import save_map
 from semflow.data import ImageDataset, Sample, open_dataset
-from semflow.data.decoding import resize_image
-from semflow.detectors import Predictor
+from semflow.data.resizing import Box, placement
+from semflow.detectors import DriftTest, Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
@@ -30,28 +29,43 @@ from semflow.training import ImageResult, results
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
-from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
+from .drift import open_drift, record_drift
+from .halves import in_halves
+from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
 from .options import Predict
-from .tables import TABLES, Record, overlay_size, write_tables
+from .tables import TABLES, Record, write_tables
+from .views import FOLDERS, save_overlay, save_views, shown_size
 
 LONGEST_NAME = 200
-RECORD_FIELDS = tuple(Record.__dataclass_fields__)
+OUTPUTS = (*Record.__dataclass_fields__, *FOLDERS)
 
 
 def run(options: Predict) -> int:
     """Score the images. The output folder appears when it is complete; an interrupted command continues."""
+    if options.watch is not None:
+        from .watch import watch  # which uses this module
+
+        return watch(options, options.watch)
+    if options.move_to is not None:
+        raise ConfigError(f"--move-to must be left out without --watch, but got {options.move_to}")
+    if options.input is None:
+        raise ConfigError("--input must be an image or a folder of images, but got none; or give --watch FOLDER")
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
     advise(options.input, "--input")
     origin = hash_parts(  # of everything but the images that determines the outputs
-        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *RECORD_FIELDS)
+        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
-    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
+    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+    test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
+    size, read = detector.provenance.image_size, reading(detector, options.region)
+    dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
     names = image_names(dataset)
     _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
+    for name, path in zip(names, dataset.paths, strict=True) if dataset.regions else ():
+        sources[name] = hash_parts((sources[name], _hash_file(dataset.regions[Path(path)])))
     passed_over = note_of(dataset.passed_over, dataset.root)
     digest = hash_parts(part for source in sources.items() for part in source)
     about: dict[str, Any] = {"origin": origin, "sources": digest}
@@ -61,6 +75,7 @@ def run(options: Predict) -> int:
             raise DataError(finished["left_out"][0]["reason"])
         say(f"{options.output} is already complete for this model and these images{passed_over}")
         _say_decisions([image["is_anomalous"] for image in finished["images"]], detector.false_alarm_rate)
+        _record_drift(options, test, [Record(**image) for image in finished["images"]], sources)
         return exit_code(dataset.passed_over)
     with resumable_folder(options.output, origin) as work:
         for name, entry in list(work.done.items()):
@@ -76,7 +91,7 @@ def run(options: Predict) -> int:
             )
         records = [Record(**work.done[name]["record"]) for name in names if name in work.done]
         about["passed_over"] = rows_of(dataset.passed_over, dataset.root)
-        write_tables(work.folder, options, detector, records, left_out, about)
+        write_tables(work.folder, options, detector, records, left_out, about, _labels(options.input, dataset))
         work.tidy(TABLES)
     for name, reason in left_out.items():
         print(f"skipped {name!r}: {reason}", file=sys.stderr)
@@ -93,9 +108,20 @@ def run(options: Predict) -> int:
                 "are far from those of training",
                 file=sys.stderr,
             )
+    _record_drift(options, test, records, sources)
     for name in TABLES:
         say(f"wrote {options.output / name}")
     return exit_code(dataset.passed_over)
+
+
+def _record_drift(
+    options: Predict, test: DriftTest | None, records: Sequence[Record], sources: Mapping[str, str]
+) -> None:
+    """Add the images to the test of drift, by the digests of their files."""
+    if test is not None and options.drift is not None:
+        p_values = [record.p_value or 0.0 for record in records]
+        names = [sources[record.image] for record in records]
+        record_drift(test, options.drift, [record.score for record in records], p_values, names)
 
 
 def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None:
@@ -104,15 +130,16 @@ def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None
         say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
     """An image decoded once, for the detector and for its overlay."""
 
     size: tuple[int, int]
     picture: Image.Image
     pixels: NDArray[np.uint8]
+    box: Box
 
 
-class _Images(Dataset[tuple[str, _Loaded | str]]):
+class Images(Dataset[tuple[str, Loaded | str]]):
     """Names of some images of a data set, with the images, or the errors of those that are not readable."""
 
     def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
@@ -121,14 +148,16 @@ class _Images(Dataset[tuple[str, _Loaded | str]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> tuple[str, _Loaded | str]:
+    def __getitem__(self, position: int) -> tuple[str, Loaded | str]:
         index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
+            pixels = self.dataset.to_pixels(index, picture)
         except DataError as error:
             return name, str(error)
-        shown = picture.resize(overlay_size(*picture.size))
-        return name, _Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
+        shown = picture.resize(shown_size(*picture.size))
+        box = placement(picture.size, self.dataset.image_size, self.dataset.resize)
+        return name, Loaded(picture.size, shown, pixels, box)
 
 
 def _score(
@@ -136,23 +165,17 @@ def _score(
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
-    images = _Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
+    images = Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
 
-    def scored() -> Iterator[tuple[str, _Loaded | str]]:
+    def scored() -> Iterator[tuple[str, Loaded | str]]:
         for batch in loader(images, list, options.workers, batch_size=options.batch_size):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
-            samples: Any = [
-                Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name)
-                for name, image in readable.items()
-            ]
-            found = results(detector, samples, batch_size=options.batch_size) if samples else ()
-            for (name, image), result in zip(readable.items(), found, strict=True):
-                record, files = _write_image(work.folder, options, detector, name, image, result)
-                work.add(name, {"record": asdict(record), "source": sources[name]}, files)
+            for record, files in score_images(work.folder, options, detector, readable):
+                work.add(record.image, {"record": asdict(record), "source": sources[record.image]}, files)
             yield from batch
 
     for _ in track(scored(), "scoring", len(images)):
@@ -160,16 +183,32 @@ def _score(
     return left_out
 
 
-def _write_image(
-    folder: Path, options: Predict, detector: Predictor, name: str, image: _Loaded, result: ImageResult
+def score_images(
+    folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
+) -> Iterator[tuple[Record, list[str]]]:
+    """Score images by their names, and write the files of each one; yield what `write_image` returns."""
+    samples: Any = [
+        Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name) for name, image in images.items()
+    ]
+    found = results(detector, samples, batch_size=options.batch_size) if samples else ()
+    for (name, image), result in zip(images.items(), found, strict=True):
+        yield write_image(folder, options, detector, name, image, result)
+
+
+def write_image(
+    folder: Path, options: Predict, detector: Predictor, name: str, image: Loaded, result: ImageResult
 ) -> tuple[Record, list[str]]:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result
+    anomaly_map = anomaly_map[image.box.slices].contiguous()  # without padding
+    mask = None if mask is None else mask[image.box.slices].contiguous()
     if not np.isfinite(score):
         raise ConfigError(f"score of {name} must be finite, but got {score}; train the model {options.model} again")
     place = _shortened(name)
     heat, raw = f"overlays/{place}.png", f"maps/{place}.{'npy' if options.map_format == 'npy' else 'png'}"
     files = [heat, raw]
+    if options.watch is None:  # which has no page
+        files += save_views(folder, place, image.picture, anomaly_map, detector.map_range)
     save_overlay(folder / heat, image.picture, anomaly_map, detector.map_range, mask)
     save_map(folder / raw, anomaly_map)
     if options.map_format == "png16":
@@ -182,16 +221,16 @@ def _write_image(
     return Record(name, score, heat, raw, *image.size, p_value, is_anomalous, mask_file), files
 
 
-def save_overlay(
-    path: Path, picture: Image.Image, anomaly_map: Tensor, value_range: tuple[float, float], mask: Tensor | None = None
-) -> None:
-    """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
-    enlarged = torch.nn.functional.interpolate(
-        anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
-    )[0, 0]
-    heat = overlay(pixels, enlarged, value_range)
-    write_png(path, heat if mask is None else contour(heat, mask))
+def _labels(given: Path, dataset: ImageDataset) -> dict[str, int]:
+    """Return the labels of the images of a test set, by name: those that `semflow evaluate` would use."""
+    if dataset.root is None or dataset.root.name not in TESTS:
+        return {}
+    try:
+        tests = open_dataset(given, "test")
+    except (ConfigError, DataError):
+        return {}
+    labels = dict(zip(tests.paths, tests.labels, strict=True))
+    return {name: labels.get(path, -1) for name, path in zip(image_names(dataset), dataset.paths, strict=True)}
 
 
 def _without_output(dataset: ImageDataset, output: Path) -> ImageDataset:
@@ -225,7 +264,7 @@ def image_names(dataset: ImageDataset) -> list[str]:
 
 def _check_places(names: Sequence[str]) -> None:
     """Raise DataError if the outputs of an image would need the name of a folder of other outputs."""
-    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy")}
+    owners = {f"{_shortened(name)}{suffix}": name for name in names for suffix in (".png", ".npy", ".jpg")}
     for name in names:
         for folder in PurePosixPath(name).parents:
             if (other := owners.get(str(folder))) is not None:

@@ -1,6 +1,7 @@
 """`semflow remember`: put a memory of good images under the flow of a run directory."""
 
 import shutil
+from typing import Any, Literal
 
 from semflow.data import ImageDataset
 from semflow.detectors.conformal import check_count
@@ -11,7 +12,7 @@ from semflow.training.checkpoint import CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images, exit_code, note_of, open_normal
+from .inputs import cache_small, check_images, exit_code, note_of, open_normal, reading
 from .options import Remember
 
 
@@ -28,10 +29,12 @@ def run(options: Remember) -> int:
     )
     detector = load(options.model, device=options.device)
     made = detector.provenance
-    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous)
-    calibration = _calibration(options, dataset)
+    read = reading(detector, options.region)
+    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous, **read)
+    calibration = _calibration(options, dataset, read)
     if calibration is not None:
-        check_count(calibration if isinstance(calibration, int) else len(calibration), options.false_alarm_rate)
+        used = dataset if isinstance(calibration, str) else calibration
+        check_count(used if isinstance(used, int) else len(used), options.false_alarm_rate)
     check_images(cache_small(dataset, options.workers))
     remember(
         detector, dataset, memory, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
@@ -49,13 +52,15 @@ def run(options: Remember) -> int:
     numbers = [len(base.get_buffer("vectors")) for base in detector.bases]
     vectors = ", ".join(map(str, numbers)) + (" vector" if numbers == [1] else " vectors")
     say(f"stored {vectors}, one memory per scale{note_of(dataset.passed_over, dataset.root)}")
-    report_calibration(detector.calibration)
+    report_calibration(detector)
     say(f"wrote {options.output or options.model}")
     return exit_code(dataset.passed_over)
 
 
-def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset | None:
-    """Return the calibration images, how many images to hold out, or None for no calibration."""
+def _calibration(
+    options: Remember, dataset: ImageDataset, read: dict[str, Any]
+) -> int | ImageDataset | Literal["cross"] | None:
+    """Return the calibration images, how many images to hold out, `cross`, or None for no calibration."""
     if options.calibration is None:
         if options.false_alarm_rate is not None and not options.hold_out:
             raise ConfigError(
@@ -65,5 +70,5 @@ def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
     )

@@ -12,12 +12,14 @@ from typing import Any
 from semflow._optional import import_optional
 from semflow._validation import counted
 from semflow.app.scale import BlockStore, Committed, Workers, connected, read_listing, score_blocks
+from semflow.app.scale.blocks import read_scores
 from semflow.app.scale.cluster import cpu_count, resources
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, DeviceError
 from semflow.files import write_atomic
 
 from .console import decided, say, track
+from .drift import open_drift, record_drift
 from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
 from .options import Device, Score
 
@@ -34,7 +36,10 @@ def run(options: Score) -> int:
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
-    side, rate = detector.provenance.image_size, detector.false_alarm_rate
+    test = open_drift(options.drift, detector, model, origin) if options.drift else None
+    made, rate = detector.provenance, detector.false_alarm_rate
+    if made.regions:
+        raise ConfigError("--model must need no masks for semflow score, but got one with a region for each image")
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
     listing = read_listing(options.input)
@@ -60,7 +65,9 @@ def run(options: Score) -> int:
                     "busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
-            scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")
+            scored = score_blocks(
+                ray, store, todo, load, made.image_size, workers, options.on_error == "skip", made.resize
+            )
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()
@@ -68,6 +75,11 @@ def run(options: Score) -> int:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
     _report(options, done, rate, note_of(listing.passed_over, options.input))
+    if test is not None and options.drift is not None:
+        scores, p_values, names = read_scores(store)
+        # A name may be used again for another photograph, which has another score.
+        marks = [f"{listing.root}/{name} {score:.3g}" for name, score in zip(names, scores, strict=True)]
+        record_drift(test, options.drift, scores, p_values, marks)
     return exit_code(listing.passed_over)
 
 

@@ -5,27 +5,36 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from semflow._validation import counted
 from semflow._version import __version__
-from semflow.app.report import Entry, Picture, Section, link, render_page
+from semflow.app.report import Entry, render_page
 from semflow.detectors import Predictor
 from semflow.files import write_atomic
 
 from .console import decided
 from .options import Predict
+from .views import shown_size, view_links
 
+COLORS = (
+    "All heat maps share one color scale, set by normal images: uncolored pixels are normal, pale yellow pixels are "
+    "far from normal."
+)
+DECISIONS = (
+    "p is the share of good images that are at least as anomalous. The cyan outline marks pixels above the "
+    "calibrated threshold of pixels, which the threshold of images below does not change."
+)
+TRUTHS = "The green outline marks labeled defects."
 TABLES = ("scores.csv", "scores.json", "index.html")
-LONGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Record:
     """One image's row in scores.csv and scores.json. Paths are relative to the output folder.
 
-    Width and height are those of the image; the anomaly map and the mask have the detector's image size. The last three
+    Width and height are those of the image; the anomaly map and the mask have the detector's image
+    size, or that of the image within it if images are padded. The last three
     fields are None if the model is not calibrated.
     """
 
@@ -40,12 +49,6 @@ class Record:
     mask: str | None = None
 
 
-def overlay_size(width: int, height: int) -> tuple[int, int]:
-    """Return width and height of an image's overlay: the same proportions, at most LONGEST_SIDE pixels long."""
-    scale = min(1.0, LONGEST_SIDE / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def write_tables(
     folder: Path,
     options: Predict,
@@ -53,8 +56,12 @@ def write_tables(
     records: Sequence[Record],
     left_out: Mapping[str, str],
     about: Mapping[str, Any],
+    labels: Mapping[str, int],
 ) -> None:
-    """Write the three files of the images and of the errors of skipped ones; `about` is added to scores.json."""
+    """Write the three files of the images and of the errors of skipped ones.
+
+    `about` is added to scores.json. `labels` are those of a test set by name, for the page.
+    """
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(Record.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -72,41 +79,33 @@ def write_tables(
         "left_out": [{"image": name, "reason": reason} for name, reason in left_out.items()],
     }
     write_atomic(folder / "scores.json", json.dumps(content, indent=2) + "\n")
-    write_atomic(
-        folder / "index.html", _page(options, records, left_out, about["passed_over"], detector.false_alarm_rate)
-    )
+    entries = [_entry(record, labels.get(record.image, -1)) for record in records]
+    page = _page(options, entries, left_out, about["passed_over"], detector.false_alarm_rate)
+    write_atomic(folder / "index.html", page)
 
 
 def _page(
     options: Predict,
-    records: Sequence[Record],
+    entries: Sequence[Entry],
     left_out: Mapping[str, str],
     passed_over: Sequence[Mapping[str, str]],
     rate: float | None,
 ) -> str:
-    lines = [
-        f"Model: {options.model}. A higher score is more anomalous. Scores of one model can be compared.",
-        "All heat maps share one color scale, set by normal images: uncolored pixels are normal, pale yellow pixels "
-        "are far from normal.",
-    ]
+    lines = [f"Model: {options.model}. A higher score is more anomalous. {COLORS}"]
     if rate is not None:
-        anomalous = sum(record.is_anomalous is True for record in records)
-        decision = decided(anomalous, len(records), rate)
+        anomalous = sum(entry.is_anomalous is True for entry in entries)
+        decision = decided(anomalous, len(entries), rate)
         lines.append(
-            f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images. p is the share "
-            "of good images that are at least as anomalous. The outline marks pixels above the calibrated threshold."
+            f"{decision[0].upper()}{decision[1:]} on average, for images like the calibration images. {DECISIONS}"
         )
-    lines += [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
-    lines += [f"Passed over {item['path']}: {item['reason']}" for item in passed_over]
-    count = counted(len(records), "image") + (", most anomalous first" if len(records) > 1 else "")
-    section = Section(count, tuple(_entry(record) for record in records))
-    return render_page(f"Anomaly scores of {options.input}", [section], lines=tuple(lines))
+    notes = [f"Skipped {name}: {reason}" for name, reason in left_out.items()]
+    notes += [f"Passed over {item['path']}: {item['reason']}" for item in passed_over]
+    return render_page(f"Anomaly scores of {options.input}", entries, lines=lines, notes=notes, rate=rate)
 
 
-def _entry(record: Record) -> Entry:
-    size = overlay_size(record.width, record.height)
-    picture = Picture(link(PurePosixPath(record.overlay)), f"heat map of {record.image}", size)
-    note = ""
-    if record.p_value is not None:
-        note = f"{'anomalous' if record.is_anomalous else 'normal'}, p = {record.p_value:.3g}"
-    return Entry(record.image, record.score, (picture,), note)
+def _entry(record: Record, label: int) -> Entry:
+    place = record.overlay.removeprefix("overlays/").removesuffix(".png")
+    return Entry(
+        record.image, record.score, shown_size(record.width, record.height),
+        view_links(place, ("original", "overlay", "map")), record.p_value, record.is_anomalous, label,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .check import compare
+    from .cost import Cost
     from .exported import ExportedDetector, load
     from .graph import DetectorGraph, trace
     from .metadata import Metadata
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from .saving import Exported, save
 
 _MODULES = {
+    "Cost": "cost",
     "DetectorGraph": "graph", "Exported": "saving", "ExportedDetector": "exported", "Format": "runtime",
     "Metadata": "metadata", "Runner": "runtime", "compare": "check", "load": "exported", "open_runner": "runtime",
     "save": "saving", "trace": "graph",
 }  # fmt: skip
 
 __all__ = [
+    "Cost",
     "DetectorGraph", "Exported", "ExportedDetector", "Format", "Metadata", "Runner", "compare", "load", "open_runner",
     "save", "trace",
 ]  # fmt: skip

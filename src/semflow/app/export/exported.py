@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from semflow._validation import plain_size
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
@@ -34,9 +35,14 @@ class ExportedDetector:
     def __init__(self, runner: Runner) -> None:
         self.runner, self.metadata = runner, runner.metadata
         about = self.metadata
-        self.provenance = Provenance(about.recipe, arguments=about.arguments, image_size=about.image_size)
+        self.provenance = Provenance(
+            about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
+            resize=about.resize, regions=about.regions,
+            calibration="cross" if about.calibration.get("cross") is True else "",
+        )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")
+        self.calibration_images = int(about.calibration.get("images", 0))
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict scores, maps and decisions as `Detector.predict` does; uint8 images are accepted too."""

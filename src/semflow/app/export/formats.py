@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from semflow._optional import import_optional
@@ -17,6 +18,7 @@ from semflow.errors import ConfigError
 
 from .digest import append_digest
 from .metadata import KEY, Metadata
+from .quantization import quantize_backbone
 from .runtime import Format
 
 OPSET = 20
@@ -35,8 +37,10 @@ def packages_of(format: Format) -> tuple[str, ...]:
     return PACKAGES[format]
 
 
-def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Format) -> None:
-    """Write a program to a file, and for OpenVINO to the `.bin` beside it."""
+def write(
+    program: ExportedProgram, path: Path, metadata: Metadata, format: Format, images: NDArray[Any] | None = None
+) -> None:
+    """Write a program to a file, and for OpenVINO to the `.bin` beside it, quantized with images if they are given."""
     with _quiet():
         if format == "torch":
             buffer = io.BytesIO()  # torch's own file writer aborts the process if the disk is full
@@ -46,7 +50,7 @@ def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Form
         if format == "onnx":
             path.write_bytes(_onnx(program, metadata))
         else:
-            _write_openvino(program, path, metadata)
+            _write_openvino(program, path, metadata, images)
         append_digest(path)
 
 
@@ -70,7 +74,7 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
     return data
 
 
-def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
+def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata, images: NDArray[Any] | None) -> None:
     openvino = import_optional("openvino")
     # As openvino.convert_model, but without its telemetry.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
@@ -78,7 +82,9 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
     decoder = kind.from_exported_program(program)  # the frontend keeps no reference to it
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
-    model.reshape([-1, 3, metadata.image_size, metadata.image_size])  # the frontend drops all sizes
+    model.reshape([-1, *metadata.shape])  # the frontend drops all sizes
+    if images is not None:
+        model = quantize_backbone(model, decoder.pt_module, images)
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])

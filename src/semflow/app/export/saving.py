@@ -16,9 +16,12 @@ from semflow.errors import ConfigError, DataError
 from semflow.files import remove_partial, staging, writing
 
 from .check import compare, sample_images, to_input
+from .cost import Cost, cost_of
 from .formats import packages_of, write
 from .graph import DetectorGraph, trace
-from .metadata import InputType, Metadata, shareable
+from .metadata import InputType, Metadata, Precision, shareable
+from .precision import halve_weights
+from .quantization import LEAST_IMAGES, import_nncf
 from .runtime import SUFFIXES, Format, open_runner
 
 
@@ -28,7 +31,9 @@ class Exported(NamedTuple):
     Args:
         path: The file.
         metadata: Its metadata.
-        differences: Largest relative difference from the detector by name of the result; empty without the check.
+        differences: Largest relative difference from the detector by name of the result; empty without the check, and
+            for precisions other than float32.
+        cost: What such a precision costs; None without the check, and for float32.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -39,6 +44,7 @@ class Exported(NamedTuple):
     path: Path
     metadata: Metadata
     differences: dict[str, float]
+    cost: Cost | None = None
 
 
 @own_defaults()
@@ -49,24 +55,29 @@ def save(
     input: InputType = "uint8",
     images: Tensor | None = None,
     check: bool = True,
+    precision: Precision = "float32",
 ) -> Exported:
     """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
-    images of the detector's size. Before the file appears, it is opened and compared with the detector.
+    images of the detector's size, with their region as a fourth channel if those of training had one. Before the file
+    appears, it is opened and compared with the detector.
 
     Args:
         detector: Trained detector; it is not changed.
         path: New file: `.pt2` (torch.export), `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
         format: `torch`, `onnx` or `openvino`; by default, as the ending of the path.
         input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
-        images: (B, 3, S, S) to compare on, of either type; by default, four textures.
+        images: (B, C, H, W) to compare on, of either type; by default, four textures.
         check: Compare the file with the detector.
+        precision: `float32`; `float16` to store the weights in half the space and compute in float32; or `int8`, for
+            OpenVINO, to compute the backbone in 8 bits. It measures ranges on every second of the `images`, which it
+            needs, and is compared on the others.
 
     Raises:
         ConfigError: If the format does not match the ending, needs a package that is not installed, or cannot store
             the detector.
-        ExportError: If the results of the file differ from those of the detector.
+        ExportError: If the results of the file differ from those of the detector by more than the precision explains.
 
     Example:
         >>> import tempfile
@@ -78,23 +89,34 @@ def save(
         ('cflow_ad', ('score', 'anomaly_map'), True)
     """
     path = Path(path)
-    chosen = check_destination(path, format)
+    chosen = check_destination(path, format, precision)
     if input not in get_args(InputType):
         raise ConfigError(f"input must be one of {', '.join(get_args(InputType))}, but got {input!r}")
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
-    given = sample_images(detector.provenance.image_size) if images is None else images.cpu()
-    samples = to_input(given, input)
-    about = _metadata(graph, packages_of(chosen))
+    made = detector.provenance
+    given = sample_images(made.image_size, made.channels) if images is None else images.cpu()
+    samples, ranges = to_input(given, input), None
+    if precision == "int8":
+        if images is None or len(images) < LEAST_IMAGES:
+            found = 0 if images is None else len(images)
+            raise ConfigError(f"images must be at least {LEAST_IMAGES} for precision int8, but got {found}")
+        samples, ranges = samples[1::2], samples[::2].numpy()
+    about = _metadata(graph, packages_of(chosen), precision)
     program = trace(graph)
+    if precision == "float16":
+        halve_weights(program)
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
         staged = folder / path.name
-        write(program, staged, about, chosen)
-        differences = compare(graph, open_runner(staged), samples) if check else {}
-    return Exported(path, about, differences)
+        write(program, staged, about, chosen, ranges)
+        runner = open_runner(staged) if check else None
+        lossy = precision != "float32"
+        differences = compare(graph, runner, samples) if runner and not lossy else {}
+        cost = cost_of(graph, runner, samples, precision) if runner and lossy else None
+    return Exported(path, about, differences, cost)
 
 
-def check_destination(path: Path, format: Format | None = None) -> Format:
+def check_destination(path: Path, format: Format | None = None, precision: Precision = "float32") -> Format:
     """Check the arguments of `save` that need no detector, and return the format."""
     if format is not None and format not in SUFFIXES:
         raise ConfigError(f"format must be one of {', '.join(SUFFIXES)}, but got {format!r}")
@@ -105,6 +127,14 @@ def check_destination(path: Path, format: Format | None = None) -> Format:
             f"{path} must end in {', '.join(suffixes.values())}, but got {path.suffix or 'no ending'}; rename it"
         )
     packages_of(chosen)
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}")
+    if precision == "int8":
+        if chosen != "openvino":
+            raise ConfigError(
+                f"format must be openvino for precision int8, but got {chosen}; write a file ending in .xml"
+            )
+        import_nncf()
     for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
         if file.exists() or file.is_symlink():
             found = "a link" if file.is_symlink() else "an existing one"
@@ -114,12 +144,13 @@ def check_destination(path: Path, format: Format | None = None) -> Format:
     return chosen
 
 
-def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
+def _metadata(graph: DetectorGraph, packages: tuple[str, ...], precision: Precision) -> Metadata:
     detector, calibration = graph.detector, {}
     if detector.calibration.thresholds is not None:
         score, pixel = detector.calibration.thresholds.tolist()
         calibration = {
             "images": detector.calibration.count,
+            "cross": detector.provenance.calibration == "cross",
             "false_alarm_rate": detector.calibration.false_alarm_rate,
             "score_threshold": score,
             "map_threshold": pixel,
@@ -127,7 +158,9 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
     versions = {"semflow": __version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: distributions.version(name) for name in packages}
     about = detector.provenance
+    size = about.image_size
     return Metadata(
-        about.recipe, shareable(about.arguments), about.image_size, graph.input, detector.map_range, detector.localizes,
-        graph.outputs, calibration, versions,
+        about.recipe, shareable(about.arguments), size if isinstance(size, int) else list(size), graph.input,
+        detector.map_range, detector.localizes, graph.outputs, calibration, versions, about.resize, about.regions,
+        precision=precision,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def model_card(
         "## Use\n\n"
         "```python\nfrom semflow.app import hub\nfrom semflow.data import load_image\n\n"
         f'detector = hub.pull("{name}")\n'
-        f'prediction = detector.predict(load_image("part.png", {detector.provenance.image_size})[None])\n'
+        f'prediction = detector.predict(load_image("part.png", {_reading(detector)})[None])\n'
         "print(prediction.score, prediction.p_value)\n```\n",
         f"## Training\n\nData: {data or 'not described'}.\n",
         _table(("argument", "value"), {key: f"`{value}`" for key, value in _flat(detector.provenance.arguments)}),
@@ -74,6 +74,12 @@ def model_card(
     return "\n".join(parts)
 
 
+def _reading(detector: Detector) -> str:
+    """Return the arguments of `load_image` after the path."""
+    made = detector.provenance
+    return str(made.image_size) + ("" if made.resize == "stretch" else f', "{made.resize}"')
+
+
 def _header(name: str, data: str | None, metrics: Mapping[str, float], license: str | None) -> str:
     client = import_optional("huggingface_hub")
     origin = ("anomaly-detection", "custom", data or "not described")
@@ -90,8 +96,9 @@ def _calibration(detector: Detector) -> str:
     count, rate = detector.calibration.count, detector.calibration.false_alarm_rate
     if not count:
         return "None: predictions contain scores only. Calibrate with held-out images of normal parts to get decisions."
+    kind = "training image" if detector.provenance.calibration == "cross" else "held-out image"
     return (
-        f"On {counted(count, 'held-out image')} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
+        f"On {counted(count, kind)} of normal parts, at a false-alarm rate of {rate:g}: predictions have a "
         "p-value, a decision and a mask, which are valid for images taken under the same conditions."
     )
 

@@ -70,7 +70,9 @@ def overlay(
     return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
 
 
-def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.Image:
+def contour(
+    picture: Image.Image, mask: "Tensor | NDArray[np.bool_]", color: tuple[int, int, int] = CONTOUR_COLOR
+) -> Image.Image:
     """Draw the outline of a mask (H, W), two pixels wide and resized to the picture, on a copy of a picture.
 
     Example:
@@ -90,12 +92,13 @@ def contour(picture: Image.Image, mask: "Tensor | NDArray[np.bool_]") -> Image.I
     neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
     line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
     pixels = np.array(picture.convert("RGB"))
-    pixels[line] = CONTOUR_COLOR
+    pixels[line] = color
     return Image.fromarray(pixels)
 
 
 def _pixels(image: "Values") -> NDArray[np.float32]:
     array = to_array(image)
+    array = array[:3] if array.ndim == 3 and len(array) == 4 else array  # without the region of interest
     if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
         raise ShapeError(f"image must be (3, H, W), but got {array.shape}")
     return np.clip(array.transpose(1, 2, 0), 0.0, 1.0) * np.float32(255.0)

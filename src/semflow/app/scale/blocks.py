@@ -177,6 +177,18 @@ def read_about(path: Path, block: Block) -> Committed:
     return about
 
 
+def read_scores(store: BlockStore) -> tuple[list[float], list[float], list[str]]:
+    """Return scores, p-values and names of the images of all blocks that have both, in order."""
+    parquet = import_optional("pyarrow.parquet")
+    rows: list[tuple[float, float, str]] = []
+    for block in store:
+        table = parquet.read_table(store.folder / BLOCKS / block.file, columns=["score", "p_value"]).to_pydict()
+        columns = zip(table["score"], table["p_value"], block.names, strict=True)
+        rows += [row for row in columns if row[0] is not None and row[1] is not None]
+    scores, p_values, names = ([row[k] for row in rows] for k in range(3))
+    return scores, p_values, names  # type: ignore[return-value]
+
+
 def printable(text: str) -> str:
     """Escape surrogates, which stand for undecodable bytes in file names."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,218 @@
+"""Files of lower precision: size, cost, metadata, and what is refused."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.export_cases import FORMATS, SIZE, own_detector, pictures
+from semflow.app.cli import main
+from semflow.app.export import load, open_runner, save
+from semflow.app.export.cost import cost_of
+from semflow.app.export.graph import DetectorGraph, trace
+from semflow.app.export.precision import halve_weights
+from semflow.app.export.runtime import SUFFIXES
+from semflow.errors import CheckpointError, ConfigError, ExportError
+from semflow.recipes import Backbone, patchcore
+from semflow.recipes import save as save_run
+
+needs_int8 = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("openvino", "nncf")), reason="needs openvino, nncf, of semflow[int8]"
+)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """PatchCore of a residual network with random weights, calibrated, with 500 vectors of 64 channels in memory."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = patchcore(Backbone("test_resnet", "random"), 64, coreset=500).eval()
+        normal = pictures(64, 12, seed=2, spoiled=0).float() / 255
+        made.prepare([normal])
+        made.fit_base([normal])
+        made.fit_score([normal])
+        made.calibrate([pictures(64, 39, seed=3, spoiled=0).float() / 255], 0.1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    for number, image in enumerate(pictures(64, 24, seed=5)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / f"{number:02}.png")
+    return root
+
+
+def size_of(path) -> int:
+    return sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_float16_stores_weights_in_half_the_space(name, detector, tmp_path) -> None:
+    images = pictures(64, 6, seed=6)
+    full = save(detector, tmp_path / f"full{SUFFIXES[name]}", check=False)
+    half = save(detector, tmp_path / f"half{SUFFIXES[name]}", images=images, precision="float16")
+    large = sum(x.numel() for x in detector.state_dict().values() if x.dtype == torch.float32 and x.numel() >= 2**12)
+    assert size_of(full.path) - size_of(half.path) == pytest.approx(2 * large, rel=0.1)
+    assert (full.cost, half.differences) == (None, {})
+    assert 0 < half.cost.score_mean <= half.cost.score_largest < 0.05
+    assert 0 < half.cost.map_mean < half.cost.map_largest < 0.1
+    assert (half.cost.images, half.cost.decisions) == (6, 0)
+    expected, exported = detector.predict(images.float() / 255), load(half.path)
+    got = exported.predict(images)
+    assert got.score.dtype == torch.float32
+    torch.testing.assert_close(got.score, expected.score, rtol=1e-2, atol=0)
+    assert not torch.equal(got.score, expected.score)
+    assert torch.equal(got.is_anomalous, expected.is_anomalous)
+    assert expected.is_anomalous.tolist() == [False] * 3 + [True] * 3
+    assert (exported.metadata.precision, load(full.path).metadata.precision) == ("float16", "float32")
+    assert exported.metadata.calibration == load(full.path).metadata.calibration
+    assert exported.false_alarm_rate == pytest.approx(0.1)
+
+
+def test_weights_that_float16_cannot_hold_keep_their_precision() -> None:
+    class Product(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, value in (("fits", 0.1), ("large", 1e6), ("tiny", 1e-9), ("empty", 0.0)):
+                self.register_buffer(name, torch.full((2**12,), value))
+            self.register_buffer("short", torch.full((8,), 0.1))
+
+        def forward(self, x):
+            return x * self.fits + x * self.large + x * self.tiny + x * self.empty, x[:8] * self.short
+
+    program = torch.export.export(Product(), (torch.ones(2**12),))
+    before = program.module()(torch.ones(2**12))
+    halve_weights(program)
+    halved = {name for name, x in program.state_dict.items() if x.dtype == torch.float16}
+    assert halved == {"fits", "empty"}
+    for a, b in zip(program.module()(torch.ones(2**12)), before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=0)
+
+
+def test_calibration_is_not_rounded() -> None:
+    detector = own_detector()
+    scores = torch.linspace(1, 2, 5000)
+    detector.calibration.fit(scores, scores)
+    program = trace(DetectorGraph(detector.eval().requires_grad_(False)))
+    halve_weights(program)
+    kept = {x.dtype for name, x in program.state_dict.items() if "calibration" in name and x.is_floating_point()}
+    assert kept == {torch.float32}
+
+
+def changed(graph, change):
+    def run(images):
+        results = dict(zip(graph.outputs, (x.numpy().copy() for x in graph(torch.from_numpy(images))), strict=True))
+        change(results)
+        return results
+
+    return run
+
+
+def test_cost_counts_in_deviations_of_normal_scores() -> None:
+    graph = DetectorGraph(own_detector().eval())
+    images = pictures(SIZE, 11, seed=6)  # of two batches
+    spread = graph.detector.calibration.scores.double().std().item()
+
+    def change(results) -> None:
+        results["score"][0] += 0.08 * spread
+        results["is_anomalous"][0] ^= True
+
+    cost = cost_of(graph, changed(graph, change), images, "float16")
+    assert cost.score_largest == pytest.approx(0.08, rel=1e-3)
+    assert cost.score_mean == pytest.approx(2 * 0.08 / 11, rel=1e-3)
+    assert (cost.images, cost.decisions, cost.map_largest) == (11, 2, 0)
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_nonsense_is_refused(precision) -> None:
+    graph = DetectorGraph(own_detector().eval())
+    images = pictures(SIZE, 6, seed=6)
+    spread = graph.detector.calibration.scores.std().item()
+    others = {
+        "not a number": lambda r: r["score"].__setitem__(0, np.nan),
+        "zero": lambda r: r["score"].fill(0),
+        "reversed": lambda r: r["score"].__imul__(-1),
+        "shifted": lambda r: r["score"].__iadd__(40 * spread),
+    }
+    for change in others.values():
+        with pytest.raises(ExportError, match=f"standard deviations of normal scores for precision {precision}, but"):
+            cost_of(graph, changed(graph, change), images, precision)
+    with pytest.raises(ExportError, match=r"^anomaly_map of the exported model must be \(6, 32, 32\)"):
+        cost_of(graph, changed(graph, lambda r: r.__setitem__("anomaly_map", r["anomaly_map"][:, 1:])), images, "int8")
+
+
+def test_cost_without_calibration_is_relative_to_the_images() -> None:
+    graph = DetectorGraph(own_detector(calibrated=False).eval())
+    cost = cost_of(graph, changed(graph, lambda r: None), pictures(SIZE, 1, seed=6), "int8")
+    assert cost == (1, 0, 0, 0, 0, None)
+
+
+@needs_int8
+def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys) -> None:
+    import openvino
+
+    run = save_run(detector, tmp_path / "run")
+    file = tmp_path / "small.xml"
+    words = ["export", "--model", str(run), "--output", str(file), "--precision", "int8", "--images", str(folder)]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "int8: differences in standard deviations" in output
+    assert "of 12 images" in output
+    assert size_of(file) < size_of(save(detector, tmp_path / "full.xml", check=False).path)
+    kinds = [x.get_type_name() for x in openvino.Core().read_model(file).get_ops()]
+    assert kinds.count("FakeQuantize") >= 2
+    exported, images = load(file), pictures(64, 12, seed=6)
+    assert exported.metadata.precision == "int8"
+    got, expected = exported.predict(images), detector.predict(images.float() / 255)
+    assert not torch.equal(got.score, expected.score)
+    assert np.corrcoef(got.score, expected.score)[0, 1] > 0.9
+    assert torch.equal(got.p_value <= 0.1, got.is_anomalous)
+    runner = open_runner(file)
+    alone = runner(images[:1].numpy())["score"][0]
+    assert alone == pytest.approx(got.score[0].item(), rel=1e-5)
+    for content in (file.read_bytes(), file.with_suffix(".bin").read_bytes()):
+        assert str(tmp_path).encode() not in content
+
+
+@needs_int8
+def test_int8_needs_images_and_openvino(detector, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="images must be at least 8 for precision int8, but got 0"):
+        save(detector, tmp_path / "a.xml", precision="int8")
+    with pytest.raises(ConfigError, match="images must be at least 8 for precision int8, but got 7"):
+        save(detector, tmp_path / "a.xml", precision="int8", images=pictures(64, 7, seed=0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_precisions_are_refused(tmp_path, monkeypatch, capsys) -> None:
+    detector = own_detector()
+    with pytest.raises(ConfigError, match="precision must be one of float32, float16, int8, but got 'int4'"):
+        save(detector, tmp_path / "a.pt2", precision="int4")
+    for suffix, format in ((".pt2", "torch"), (".onnx", "onnx")):
+        with pytest.raises(ConfigError, match=f"format must be openvino for precision int8, but got {format}"):
+            save(detector, tmp_path / f"a{suffix}", precision="int8", images=pictures(SIZE, 8, seed=0))
+    monkeypatch.chdir(tmp_path)
+    words = ["export", "--model", "none", "--output", "a.pt2", "--precision"]
+    assert main([*words, "int8"]) == 2
+    assert "format must be openvino for precision int8, but got torch" in capsys.readouterr().err
+    assert main([*words, "half"]) == 2
+    assert "half" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_nncf_is_named_with_its_extra(monkeypatch, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(__import__("sys").modules, "nncf", None)
+    with pytest.raises(ConfigError, match=r'nncf must be installed, but got .*; run pip install "semflow\[int8\]"'):
+        save(own_detector(), tmp_path / "a.xml", precision="int8", images=pictures(SIZE, 8, seed=0))
+
+
+def test_a_broken_file_is_not_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("semflow.app.export.cost.LARGEST", {"float16": -1.0})
+    with pytest.raises(ExportError, match="use a higher precision, or disable the check and measure"):
+        save(own_detector(), tmp_path / "a.pt2", precision="float16")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "a.pt2")
