@@ -22,6 +22,7 @@ LAYERS = [
     "_optional",
     "_memory",
     "_defaults",
+    "_tiling",
     "files",
     "functional",
     "nn",

@@ -63,8 +63,8 @@ def test_visa_rejects_a_mask_of_two_images_and_an_image_listed_twice(tmp_path: P
     fails(lambda: visa(tmp_path, row % 0, row % 1), mask, "0.JPG", "1.JPG")
     fails(lambda: visa(tmp_path, row % 0, row % 0), tmp_path / images / "0.JPG", "listed once")
     dataset = visa(tmp_path, row % 0)
-    assert sorted(path.name for path, _ in dataset.passed_over) == ["1.JPG", "9.JPG"]
-    assert {reason for _, reason in dataset.passed_over} == {"not in 1cls.csv"}
+    assert sorted(item.path.name for item in dataset.passed_over) == ["1.JPG", "9.JPG"]
+    assert {item.reason for item in dataset.passed_over} == {"not in 1cls.csv"}
 
 
 def test_shanghaitech_rejects_two_files_of_one_frame_or_clip(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class FittedBase(Base):
     """Largest number of values of a buffer in a file."""
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
+    takes_tiles: ClassVar[bool] = True
+    """False if the base needs whole images."""
     by_location: ClassVar[bool] = False
     """True if every location has its own distribution, so that images must not move."""
     leaves_out: ClassVar[bool] = False

@@ -91,7 +91,7 @@ class Gallery(FittedBase):
         (0.0, torch.Size([5]))
     """
 
-    is_density = False
+    is_density, takes_tiles = False, False
     leaves_out = True
     locations: Tensor
     descriptors: Tensor

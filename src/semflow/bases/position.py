@@ -159,6 +159,7 @@ class PositionGaussian(FittedBase):
     by_location: ClassVar[bool] = True
     leaves_out = True
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
+    takes_tiles: ClassVar[bool] = False
 
     mean: Tensor
     whitening: Tensor

@@ -94,6 +94,12 @@ class StoredLatents:
             self._coreset.merge(other._coreset, first_id=self.count)
         self.count += other.count
 
+    def relabel(self, images: Tensor) -> None:
+        """Replace the index of each image so far by that in `images` (n,): tiles get the index of their image."""
+        self._all = [stored._replace(images=images.cpu()[stored.images]) for stored in self._all]
+        if self._coreset is not None:
+            self._coreset.relabel(images.cpu())
+
     def select(self) -> Stored:
         """Return what is to be stored of all latents so far."""
         if not self.count:

@@ -1,5 +1,7 @@
 """Image datasets: folders of images, and the layouts of public datasets for anomaly detection."""
 
+from semflow._tiling import Tiles
+
 from .btad import BTAD
 from .cifar import CIFAR10, CIFAR10_CLASSES
 from .dataset import ImageDataset, ImageFolder, Record
@@ -16,6 +18,6 @@ from .walking import PassedOver
 
 __all__ = [
     "BTAD", "CIFAR10", "CIFAR10_CLASSES", "Batch", "CheckedSamples", "ImageDataset", "ImageFolder", "MVTecAD",
-    "PassedOver", "Record", "Sample", "ShanghaiTech", "VisA", "as_sample", "collate", "decode_image", "duplicates",
-    "load_image", "load_mask", "load_region", "open_dataset",
+    "PassedOver", "Record", "Sample", "ShanghaiTech", "Tiles", "VisA", "as_sample", "collate", "decode_image",
+    "duplicates", "load_image", "load_mask", "load_region", "open_dataset",
 ]  # fmt: skip

@@ -54,7 +54,7 @@ class CIFAR10(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: Size = 256,
+        image_size: Size | None = 256,
         *,
         category: str,
         cache: bool = False,

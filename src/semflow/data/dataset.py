@@ -40,7 +40,7 @@ class Record(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Image files with labels and optional masks, all resized to one size.
+    """Image files with labels and optional masks, all resized to one size or at their own.
 
     If `has_masks` is True, every sample has an anomaly mask, which is all false for a normal image without a mask file.
     Otherwise every mask is None. Files are decoded on access. Subclasses for data other than image files
@@ -48,7 +48,7 @@ class ImageDataset(Dataset[Sample]):
 
     Args:
         records: The images, in the order of the dataset.
-        image_size: Side of the images in pixels, or (height, width).
+        image_size: Side of the images in pixels, or (height, width); None keeps their own size.
         has_masks: True if the pixels are labeled.
         cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
             cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
@@ -70,7 +70,7 @@ class ImageDataset(Dataset[Sample]):
     def __init__(
         self,
         records: Sequence[Record],
-        image_size: Size = 256,
+        image_size: Size | None = 256,
         *,
         has_masks: bool = False,
         cache: bool = False,
@@ -78,14 +78,16 @@ class ImageDataset(Dataset[Sample]):
         passed_over: Sequence[PassedOver] = (),
         resize: Resize = "stretch",
     ) -> None:
-        check_image_size(image_size=image_size)
+        if image_size is not None:
+            check_image_size(image_size=image_size)
         for record in records:
             if has_masks and record.mask is None and record.label != 0:
                 raise ConfigError(
                     f"{record.path} must have a mask if has_masks is True and its label is {record.label}, "
                     "but got None; pass its mask or has_masks=False"
                 )
-        self.records, self.image_size, self.resize = tuple(records), plain_size(image_size), resize
+        self.records, self.resize = tuple(records), resize
+        self.image_size = None if image_size is None else plain_size(image_size)
         self.has_masks, self.cache = has_masks, cache
         self.root = None if root is None else Path(root)
         self.passed_over = tuple(passed_over)
@@ -105,8 +107,10 @@ class ImageDataset(Dataset[Sample]):
         return tuple(record.label for record in self.records)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
+    def shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the images; None if they keep their own size."""
+        if self.image_size is None:
+            return None
         return (4 if self.regions or self.resize == "pad" else 3, *height_and_width(self.image_size))
 
     def __len__(self) -> int:
@@ -141,7 +145,7 @@ class ImageDataset(Dataset[Sample]):
         """Decode the mask at `index` and resize it to the size of the dataset; `image_size` is (width, height)."""
         mask = self.records[index].mask
         if mask is None:
-            return np.zeros(height_and_width(self.image_size), dtype=np.bool_)
+            return np.zeros(height_and_width(self.size_of(image_size)), dtype=np.bool_)
         decoded = decode_mask(mask)
         check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
         if self.records[index].label == 1 and not decoded.any():
@@ -150,14 +154,19 @@ class ImageDataset(Dataset[Sample]):
                 "normal; check the mask",
                 stacklevel=1,
             )
-        return resize_mask(decoded, self.image_size, self.resize)
+        return resize_mask(decoded, self.size_of(image_size), self.resize)
+
+    def size_of(self, picture: tuple[int, int]) -> Size:
+        """Return the size in the data set of a picture of (width, height)."""
+        return (picture[1], picture[0]) if self.image_size is None else self.image_size
 
     def to_pixels(self, index: int, image: Image.Image) -> NDArray[np.uint8]:
         """Resize the image at `index`, from `read_image`, to a uint8 array (3, H, W), or (4, H, W) with its region."""
-        pixels = resize_image(image, self.image_size, self.resize)
+        size = self.size_of(image.size)
+        pixels = resize_image(image, size, self.resize)
         if (file := self.regions.get(self.records[index].path)) is None:
             return pixels
-        region = read_region(file, image.size, self.image_size, self.resize)
+        region = read_region(file, image.size, size, self.resize)
         return np.concatenate([pixels[:3], np.where(region, 255, 0).astype(np.uint8)[None]])
 
     def _tell(self, doubts: Sequence[Doubt]) -> None:
@@ -197,7 +206,7 @@ class ImageFolder(ImageDataset):
     def __init__(
         self,
         root: str | PathLike[str],
-        image_size: Size = 256,
+        image_size: Size | None = 256,
         *,
         label: int = -1,
         cache: bool = False,

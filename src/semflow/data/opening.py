@@ -23,7 +23,7 @@ from .walking import PassedOver, find_images, scan, subfolders
 def open_dataset(
     path: str | PathLike[str],
     split: Literal["train", "test", "predict"] = "train",
-    image_size: Size = 256,
+    image_size: Size | None = 256,
     *,
     category: str | None = None,
     cache: bool = False,
@@ -44,7 +44,7 @@ def open_dataset(
     Args:
         path: A folder; for `test` and `predict` also a single image file.
         split: Use of the images.
-        image_size: Side of the images in pixels, or (height, width).
+        image_size: Side of the images in pixels, or (height, width); None keeps their own size.
         category: One of the categories in the folder; not with `predict`.
         cache: See `ImageDataset`.
         resize: See `ImageDataset`.

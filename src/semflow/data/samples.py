@@ -71,8 +71,8 @@ def collate(samples: Sequence[Any]) -> Batch:
     return stack_samples([as_sample(sample, f"samples[{i}]") for i, sample in enumerate(samples)])
 
 
-def stack_samples(samples: Sequence[Sample]) -> Batch:
-    """Stack samples that have been checked."""
+def stack_samples(samples: Sequence[Sample], copy: bool = True) -> Batch:
+    """Stack samples that have been checked; a batch of one large image need not be a copy."""
     first = samples[0].image.shape
     for sample in samples:
         if sample.image.shape != first:
@@ -82,7 +82,9 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
             )
     masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
+        images=torch.stack([sample.image for sample in samples])
+        if copy or len(samples) > 1
+        else samples[0].image[None],
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64, device="cpu"),
         anomaly_masks=torch.stack(masks) if len(masks) == len(samples) else None,
         paths=tuple(sample.path for sample in samples),

@@ -58,7 +58,7 @@ class ShanghaiTech(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: Size = 256,
+        image_size: Size | None = 256,
         *,
         category: str,
         cache: bool = False,
@@ -94,7 +94,7 @@ class ShanghaiTech(ImageDataset):
         row = self._rows[index]
         mask = anomalous_pixels(_load_rows(file, ("T", "H", "W"))[row], f"{file} row {row}")
         check_mask_size(file, (mask.shape[1], mask.shape[0]), image_size)
-        return resize_mask(mask, self.image_size, self.resize)
+        return resize_mask(mask, self.size_of(image_size), self.resize)
 
     def _train(self, root: Path, scene: str) -> list[Record]:
         training = require_folder(root / "training", "the folder of ShanghaiTech's training clips", UNPACK)

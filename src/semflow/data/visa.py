@@ -51,7 +51,7 @@ class VisA(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: Size = 256,
+        image_size: Size | None = 256,
         *,
         category: str | None = None,
         cache: bool = False,

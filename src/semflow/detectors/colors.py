@@ -1,5 +1,7 @@
 """The color range of anomaly maps: normal images stay uncolored, and defects are bright."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,17 @@ def sampled_values(sampled: Tensor) -> Tensor:
     pixels = sampled[:, 1:].flatten()
     pixels = pixels[pixels > -torch.inf]
     return (pixels if len(pixels) else sampled[:, 0]).sort().values
+
+
+def join_samples(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate results of `sample_pixels`, with equally many pixels of each map if maps have several sizes.
+
+    >>> join_samples([torch.arange(4.0)[None], torch.arange(10.0)[None]]).tolist()
+    [[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 4.0, 7.0]]
+    """
+    least = min(part.shape[1] for part in parts) - 1
+    steps = [(torch.arange(least) * (part.shape[1] - 1) // max(1, least)) + 1 for part in parts]
+    return torch.cat([torch.cat([part[:, :1], part[:, step]], 1) for part, step in zip(parts, steps, strict=True)])
 
 
 def color_range(sampled: Tensor, share: float = UNSEEN) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from .likelihood import Latents
 from .passes import FittingPasses
 from .regions import LARGEST_REGION, at_scales, check_region, saved_region
 from .scoring import Scorer
+from .tiled import predict_tiles
 
 
 class Detector(FittingPasses):
@@ -248,12 +249,15 @@ class Detector(FittingPasses):
 
         Images (B, 4, H, W) have a region of interest as their last channel: 1 inside it, 0 outside.
 
-        Images on the CPU are copied to the detector's device, where the prediction is.
+        Images on the CPU are copied to the detector's device, where the prediction is. With tiles (see `fit`), images
+        have any size.
 
         Raises:
             ShapeError: If the images have another shape, type or range, or are on another device; or another size than
                 that for which a recipe's detector was trained or calibrated.
         """
+        if self.provenance.tiles is not None:
+            return predict_tiles(self, images, self.provenance.tiles)
         on_cpu = isinstance(images, Tensor) and images.device.type == "cpu"
         return cast(Prediction, self(images.to(self.device) if on_cpu else images))
 

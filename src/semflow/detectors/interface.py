@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from semflow._tiling import Tiles
 from semflow._validation import Size
 from semflow.synthesis import CutPaste
 
@@ -17,7 +18,8 @@ class NormalBatch(NamedTuple):
     Args:
         images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions of interest.
         maps: their feature maps, one per scale; None if they are not known.
-        indices: (B,) int64, the place of each image in the data set; None for batches in its order.
+        indices: (B,) int64, the place of each image in the data set, the same for all tiles of an image; None for
+            batches in its order.
 
     Example:
         >>> NormalBatch(torch.rand(2, 3, 64, 64), indices=torch.tensor([4, 5])).maps is None
@@ -37,7 +39,7 @@ Gather = Callable[[Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Record of how a detector was made. Recipes and training write it; the detector itself never reads it.
+    """Record of how a detector was made, written by recipes and training.
 
     Args:
         recipe: name of the registered recipe, "" for a detector that was assembled by hand.
@@ -54,6 +56,7 @@ class Provenance:
             images that score as high.
         calibration: digest of the images of `semflow.calibrate`, `cross` if all images were trained on and calibrated
             on, "" for others.
+        tiles: tiles of `image_size` that images of any size are cut into; None for whole images of that size.
 
     Example:
         >>> Provenance("sanflow", image_size=512).arguments
@@ -72,6 +75,12 @@ class Provenance:
     memory: Mapping[str, Any] | None = None
     calibration: str = ""
     frames: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tiles: Tiles | None = None
+
+    @property
+    def loaded_size(self) -> Size | None:
+        """Size in pixels to which images are resized, or None for their own size, with tiles."""
+        return self.image_size if self.tiles is None else None
 
     @property
     def channels(self) -> int:
@@ -89,7 +98,7 @@ class Prediction(NamedTuple):
     Args:
         score: (B,), higher is more anomalous.
         anomaly_map: (B, H, W) at the size of the images; -inf outside the region of interest.
-        variance: one map (B, H_k, W_k) per scale; empty if the base has no statistics.
+        variance: one map (B, H_k, W_k) per scale; empty if the base has no statistics, and with tiles.
         p_value: (B,) float64, the probability that a normal image has such a score.
         is_anomalous: (B,) bool, true if the p-value is at most the false-alarm rate.
         mask: (B, H, W) bool, true where the anomaly map is above its threshold.
@@ -135,4 +144,4 @@ class Predictor(Protocol):
         """Number of calibration images, 0 without calibration."""
 
     def predict(self, images: Tensor) -> Prediction:
-        """Predict images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions."""
+        """Predict images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions; of any size with tiles."""

@@ -190,8 +190,8 @@ class LikelihoodModel(nn.Module):
         return found
 
     @torch.no_grad()
-    def fit_latents(self, batches: Iterable[Mapping[int, Mapping[str, Tensor]]]) -> None:
-        """Fit the bases to the results of `latents_to_fit` for batches of normal images."""
+    def fit_latents(self, batches: Iterable[Mapping[int, Mapping[str, Tensor]]], images: Tensor | None = None) -> None:
+        """Fit the bases to the results of `latents_to_fit` for batches of normal images, or of tiles of `images`."""
         fitted = self.fitted_bases
         accumulators = {k: base.accumulator() for k, base in fitted.items()}
         for batch in batches:
@@ -204,6 +204,9 @@ class LikelihoodModel(nn.Module):
                 z, *features = (given.pop(name).to(device) for name in ("z", "features") if name in given)
                 accumulator.update(z, *features, **{name: x.to(device) for name, x in given.items()})
         for k, base in fitted.items():
+            relabel = getattr(accumulators[k], "relabel", None)
+            if images is not None and relabel is not None:
+                relabel(images)
             base.fit(accumulators[k])
 
     def reading(self) -> AbstractContextManager[Self]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Self, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,46 +16,15 @@ from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import LEFT_OUT, SEEN, color_range, sample_pixels, sampled_values
+from .colors import LEFT_OUT, SEEN, color_range
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
+from .normal_scores import NormalScores, Scored, highest, stacked
 from .regions import Seen, at_scales, see
 from .scoring import Scorer
-
-
-class NormalScores(NamedTuple):
-    """Scores (n,) of normal images, and the maxima (n,) and pixels of their maps, see `sample_pixels`; on the CPU.
-
-    Example:
-        >>> found = [NormalScores.of(torch.rand(n), torch.rand(n, 4, 4)) for n in (2, 3)]
-        >>> [x.shape for x in NormalScores.join(found)]
-        [torch.Size([5]), torch.Size([5]), torch.Size([5, 17])]
-    """
-
-    scores: Tensor
-    maxima: Tensor
-    pixels: Tensor
-
-    @classmethod
-    def of(cls, scores: Tensor, anomaly_map: Tensor) -> Self:
-        """Return those of a batch, from its scores (B,) and maps (B, H, W)."""
-        maxima = anomaly_map.flatten(1).amax(1)
-        wide = torch.promote_types(scores.dtype, maxima.dtype)
-        return cls(scores.to(wide).cpu(), maxima.to(wide).cpu(), sample_pixels(anomaly_map))
-
-    @classmethod
-    def join(cls, parts: Iterable[Self]) -> Self:
-        """Return those of all images, in order."""
-        columns = list(zip(*parts, strict=True))
-        return cls(*map(torch.cat, columns)) if columns else cls(torch.empty(0), torch.empty(0), torch.empty(0, 1))
-
-    def span(self) -> tuple[float, float]:
-        """Return a typical and about the rarest value of the maps."""
-        ordered = sampled_values(self.pixels)
-        low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
-        return low, high
+from .tiled import predict_tiles
 
 
 class FittingPasses(LikelihoodModel):
@@ -148,17 +118,23 @@ class FittingPasses(LikelihoodModel):
         batches: Iterable[ImageBatch],
         gather: Gather = iter,
         copies: Callable[[NormalBatch], Iterable[Tensor]] | None = None,
+        images: Tensor | None = None,
     ) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
 
-        The arguments are those of `prepare`; `copies` returns changed copies of the images of a batch, whose latents
-        join those of their image. Every process gets the latents of all images, in their order, and so the
-        same bases.
+        Every process gets the latents of all images, in their order, and so the same bases.
+
+        Args:
+            batches: as in `prepare`.
+            gather: as in `prepare`.
+            copies: returns changed copies of the images of a batch, whose latents join those of their image.
+            images: (n,) int64, the image of each of the n items of the batches, if they are tiles. A base that leaves
+                an image out then leaves out all of its tiles.
         """
         if not self.fitted_bases:
             return
         with self.evaluating():
-            self.fit_latents(gather(self._to_fit(batch, copies) for batch in self._complete(batches)))
+            self.fit_latents(gather(self._to_fit(batch, copies) for batch in self._complete(batches)), images)
 
     def _to_fit(
         self, batch: NormalBatch, copies: Callable[[NormalBatch], Iterable[Tensor]] | None
@@ -169,7 +145,7 @@ class FittingPasses(LikelihoodModel):
             maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
             inside = at_scales(self.see(images).inside, maps, self.localizes)
             found.append(self.latents_to_fit(maps, inside=inside))
-        return {k: _stacked([one[k] for one in found]) for k in found[0]}
+        return {k: stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
     @torch.no_grad()
@@ -178,27 +154,28 @@ class FittingPasses(LikelihoodModel):
 
         The arguments are those of `prepare`. The images are those of `fit_base`, if there is a base to fit: each is
         scored as if the base had not seen it. A flow has seen them, so that `calibrate` sets a better color range.
-        Return the scores and pixels of the maps.
+        Return the scores and pixels of the maps; of several tiles of an image the highest.
 
         Raises:
             TrainingError: If a log-probability is not finite.
         """
 
         @per_batch
-        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None, Tensor | None]:
+        def scored(batch: NormalBatch) -> Scored:
             images, inside = self.see(batch.images)
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
             own = self.base_scores(latents, log_probs, batch.indices, inside)
             own, inside = (None if x is None else x.cpu() for x in (own, inside))
-            return [p.cpu() for p in log_probs], images.shape[2:], own, inside
+            index = cast(Tensor, batch.indices).cpu()
+            return Scored([p.cpu() for p in log_probs], images.shape[2:], own, inside, index)
 
         with self.evaluating():
             kept = list(gather(map(scored, self._complete(batches))))
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
-        cells = [at_scales(inside, ps, self.localizes) for ps, _, _, inside in kept]
+        cells = [at_scales(inside, ps, self.localizes) for ps, _, _, inside, _ in kept]
         counted = [
             [p.flatten() if m is None else p[m] for p, m in zip(kept[i][0], cells[i], strict=True)]
             for i in range(len(kept))
@@ -214,7 +191,7 @@ class FittingPasses(LikelihoodModel):
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
         parts = []
-        for ps, size, own, inside in kept:
+        for ps, size, own, inside, _ in kept:
             anomaly_map, score = self.score(
                 [p.to(device) for p in ps], size, None if inside is None else inside.to(device)
             )
@@ -222,7 +199,8 @@ class FittingPasses(LikelihoodModel):
         found = NormalScores.join(parts)
         trained = any(p.requires_grad for p in self.flows.parameters())
         self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels, SEEN if trained else LEFT_OUT)))
-        return found
+        index = torch.cat([index for *_, index in kept])
+        return found._replace(scores=highest(found.scores, index), maxima=highest(found.maxima, index))
 
     @own_device()
     @torch.no_grad()
@@ -233,7 +211,7 @@ class FittingPasses(LikelihoodModel):
 
         Args:
             batches: as in `prepare`, but not of training images. They must resemble later images: another camera,
-                light or size makes the rates wrong.
+                light or size makes the rates wrong. With tiles, batches of whole images.
             false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
                 10 % that the number of images allows.
             gather: as in `prepare`.
@@ -252,10 +230,11 @@ class FittingPasses(LikelihoodModel):
 
         @per_batch
         def scored(batch: NormalBatch) -> NormalScores:
-            score, anomaly_map, *_ = self(batch.images, batch.maps)
+            score, anomaly_map, *_ = self(batch.images, batch.maps) if tiles is None else predict(batch.images, tiles)
             return NormalScores.of(score, anomaly_map)
 
-        return NormalScores.join(gather(map(scored, self._complete(batches))))
+        tiles, predict = self.provenance.tiles, partial(predict_tiles, self)
+        return NormalScores.join(gather(map(scored, self._complete(batches, features=tiles is None))))
 
     @own_device()
     @torch.no_grad()
@@ -274,25 +253,15 @@ class FittingPasses(LikelihoodModel):
         self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels)))
         self.provenance = replace(self.provenance, calibration=origin)
 
-    def _complete(self, batches: Iterable[ImageBatch]) -> Iterator[NormalBatch]:
-        """Add what is missing of feature maps and indices, which then count the images."""
+    def _complete(self, batches: Iterable[ImageBatch], features: bool = True) -> Iterator[NormalBatch]:
+        """Add what is missing of feature maps, if they are needed, and indices, which then count the images."""
         count = 0
         for batch in batches:
             images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
-            if maps is None:
+            if maps is None and features:
                 check_images(images, self.reference)
+                maps = self.feature_maps(images)
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, self.feature_maps(images) if maps is None else maps, indices)
-
-
-def _stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack maps along the height, and their regions if any has one."""
-    if len(parts) == 1:
-        return parts[0]
-    tall = {name: torch.cat([part[name] for part in parts], 2) for name in parts[0] if name != "inside"}
-    if any("inside" in part for part in parts):
-        every = [part.get("inside", torch.ones_like(part["z"][:, 0], dtype=torch.bool)) for part in parts]
-        tall["inside"] = torch.cat(every, 1)
-    return tall
+            yield NormalBatch(images, maps, indices)

@@ -91,6 +91,10 @@ class CoresetAccumulator:
         for part in other._parts:
             self._append(part._replace(rows=part.rows + before, ids=part.ids + first_id))
 
+    def relabel(self, ids: Tensor) -> None:
+        """Replace each id so far, which must be a position in `ids`, by the id there."""
+        self._parts = [part._replace(ids=ids.to(part.ids)[part.ids]) for part in self._parts]
+
     def result(self) -> StreamedCoreset:
         """Select the coreset of everything seen so far; more can be added afterwards."""
         if not self.seen:

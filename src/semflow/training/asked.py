@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from semflow.detectors.conformal import exact_rate
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import CheckpointError
 
 from .cache import NormalImages

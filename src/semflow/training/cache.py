@@ -14,6 +14,7 @@ from semflow.detectors import NormalBatch
 from semflow.errors import DataError
 from semflow.files import hash_parts, hash_tensor
 
+from .cutting import CACHE, TrainingTiles
 from .distributed import ALONE, Processes
 from .labels import check_normal
 from .loading import Parts
@@ -28,7 +29,7 @@ class NormalImages:
     every pass computes them, or takes those that `known` returns for positions of images. The first pass raises
     DataError for an anomalous image, unless `allow_anomalous` is True.
     With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
-    maps of all.
+    maps of all. Of tiles, labels and digests are those of their images, and indices count the images.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class NormalImages:
         processes: Processes = ALONE,
         allow_anomalous: bool = False,
         known: Callable[[Sequence[int]], list[Tensor] | None] | None = None,
+        tiles: TrainingTiles | None = None,
     ) -> None:
-        self.known = known
-        self.features, self.loader, self.device, self.limit = features, loader, device, limit
+        self.known, self.tiles = known, tiles
+        self.features, self.loader, self.device = features, loader, device
+        self.limit = limit if tiles is None else min(limit, CACHE)
         self.allow_anomalous = allow_anomalous
         self.processes = processes
         self.count = len(cast(Sized, loader.dataset))
@@ -54,13 +57,15 @@ class NormalImages:
         self._digests: list[str] = []
 
     def __iter__(self) -> Iterator[NormalBatch]:
-        digests = []
+        digests, images_of = [], None if self.tiles is None else self.tiles.images.to(self.device)
+        self._digests = self._digests or self._of_tiles()
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._digests:
                 digests.append(self._looked_at(batch))
             images = batch.images.to(self.device)
             self.size = (images.shape[2], images.shape[3])
             span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
+            indices = indices if images_of is None else images_of[indices]
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
             else:
@@ -90,6 +95,7 @@ class NormalImages:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all images in order; costs a pass over the images if there has been none."""
+        self._digests = self._digests or self._of_tiles()
         if not self._digests:
             self._add_digests([self._looked_at(batch) for batch in self.loader])
         return hash_parts(self._digests)
@@ -98,6 +104,10 @@ class NormalImages:
         """Return the first 12 hexadecimal digits of each image's SHA-256, sorted; none for more than 65,536 images."""
         self.fingerprint()
         return tuple(sorted(x[:DIGITS] for x in self._digests)) if self.count <= LARGEST_COUNT else ()
+
+    def _of_tiles(self) -> list[str]:
+        """Cut the tiles, which checks labels, and return the digests of their images; none without tiles."""
+        return [] if self.tiles is None else self.tiles.digests
 
     def _looked_at(self, batch: Batch) -> list[str]:
         """Check the labels of a batch, and return the digests of its images."""

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semflow._tiling import Tiles
 from semflow._version import __version__
-from semflow.detectors import Detector
-from semflow.errors import CheckpointError
+from semflow.detectors import Detector, Provenance
+from semflow.errors import CheckpointError, ConfigError
 from semflow.files import replace_file
 from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
 from semflow.flows import OptionalFlow
@@ -118,6 +119,8 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
         about.pop(name, None)
     if (reading := {"resize": made.resize, "regions": made.regions}) != {"resize": "stretch", "regions": False}:
         own["reading"] = reading
+    if made.tiles is not None:
+        own["tiles"] = made.tiles.as_dict()
     if detector.calibration.count and made.calibration:
         own["calibration"] = made.calibration
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
@@ -167,8 +170,24 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
         resize="pad" if reading.get("resize") == "pad" else "stretch",
         regions=reading.get("regions") is True,
         calibration=str(about.get("calibration", "")),
+        tiles=_tiles(about.get("tiles"), path, detector.provenance),
     )
     return detector
+
+
+def _tiles(found: Any, path: Path, made: Provenance) -> Tiles | None:
+    """Return the tiles of a model's metadata."""
+    try:
+        tiles = None if found is None else Tiles(**found)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path} must hold a size and an overlap as tiles, but got {str(found)[:80]}; fit the model again"
+        ) from error
+    if tiles is not None and made.recipe and tiles.size != made.image_size:
+        raise CheckpointError(
+            f"{path} must hold tiles of its image_size {made.image_size}, but got {tiles.size}; fit the model again"
+        )
+    return tiles
 
 
 def _match_types(detector: Detector, types: Mapping[str, torch.dtype]) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 
 from semflow._validation import counted
 from semflow.detectors import Detector
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import CheckpointError
 from semflow.files import writing
 from semflow.files.tensors import load_tensors, save_tensors

@@ -83,7 +83,7 @@ def results(
 
     Args:
         detector: trained detector.
-        dataset: samples of one size.
+        dataset: samples of one size, or of any with tiles.
         batch_size: images per batch; it does not change the scores.
         workers: processes that decode images.
         processes: processes that share the batches; each yields its own results.
@@ -98,9 +98,10 @@ def results(
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
     dataset, device = checked(dataset), detector.device
+    batch_size, tiled = images_at_once(detector, batch_size), detector.provenance.tiles is not None
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    for batch in loaded(batches(dataset, batch_size, workers, dealt)):
-        prediction = detector.predict(batch.images.to(device))
+    for batch in loaded(batches(dataset, batch_size, workers, dealt, copy=not tiled)):
+        prediction = detector.predict(batch.images if tiled else batch.images.to(device))
         scores, maps = prediction.score.tolist(), prediction.anomaly_map.float().cpu()
         p_values = [None] * len(scores) if prediction.p_value is None else prediction.p_value.tolist()
         alarms = [None] * len(scores) if prediction.is_anomalous is None else prediction.is_anomalous.tolist()
@@ -110,6 +111,17 @@ def results(
             truth, mask = (None if x is None else x[k] for x in (truths, masks))
             sample = Sample(batch.images[k], int(batch.labels[k]), truth, path)
             yield ImageResult(sample, scores[k], maps[k], p_values[k], alarms[k], mask)
+
+
+def images_at_once(detector: Predictor, batch_size: int) -> int:
+    """Return the number of images in a batch of `results`: with tiles one, since images may be large.
+
+    Example:
+        >>> from semflow.recipes import Backbone, cflow_ad
+        >>> images_at_once(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32), 8)
+        8
+    """
+    return batch_size if detector.provenance.tiles is None else 1
 
 
 @own_device()

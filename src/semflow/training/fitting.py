@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
+from semflow._tiling import Tiles
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
-from semflow.errors import CheckpointError, ConfigError
+from semflow.errors import ConfigError
 from semflow.files import hash_tensors
 from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
@@ -27,6 +28,7 @@ from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .crossing import Crossing
+from .cutting import TrainingTiles, bounded, take_tiles
 from .distributed import ALONE, Processes
 from .epochs import Job, train_epoch
 from .frames import record_frames, score_frames
@@ -35,10 +37,10 @@ from .labels import refuse_anomalous
 from .loading import batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
 from .regions import region_settings, within
-from .run import BACKBONE, Run
+from .run import BACKBONE, Run, check_images
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import adam, check_steps
+from .stepping import adam, check_batch, check_steps
 from .watching import Watch
 
 
@@ -50,6 +52,7 @@ def fit(
     training: TrainingConfig | None = None,
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
+    tiles: Tiles | None = None,
     region: Tensor | None = None,
     augment: Sequence[str] | str = (),
     epochs: int | None = None,
@@ -83,6 +86,8 @@ def fit(
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
+        tiles: tiles to cut images of any size into, which the detector then does itself: `predict`, `calibrate` and
+            `evaluate` take such images, too. It is fitted to about 512 tiles. None takes whole images.
         region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
         augment: random changes of training images by name, see `semflow.synthesis.AUGMENTATIONS`. Bases are then fitted
             to four changed copies of each image, too.
@@ -143,35 +148,38 @@ def fit(
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
+    tiles = take_tiles(detector, tiles, calibration)
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
+    cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
     copies = Copies(detector, names, training.seed)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
     judges = held_for_choice(images) if optional else []
     trained_on = sorted(set(range(images)) - set(judges))
+    if cut is not None:  # from here on, images are tiles
+        dataset, images, judges, trained_on = checked(cut), len(cut), cut.of(judges)[:: cut.each], cut.of(trained_on)
     own, training = training, training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_steps(detector, training)
-    if training.batch_size < processes.count:
-        raise ConfigError(
-            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
-        )
+    check_batch(training, processes)
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
-    normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(
+        detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous, tiles=cut
+    )
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
     if judges:
-        settings["held_for_choice"] = len(judges)
+        settings["held_for_choice"] = images - len(trained_on)
     if output is not None:
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
     run = Run(folder, detector, optimizer, settings, checkpoint_seconds, processes)
-    batch = training.batch_size
+    batch = training.batch_size if tiles is None else 1
     steps: dict[str, Any] = {"workers": workers, "processes": processes, "allow_anomalous": allow_anomalous}
     crossing = None
     if calibration == CROSS:
@@ -184,7 +192,7 @@ def fit(
         asked.check(run, finished=at is None)
     begin(callbacks, detector, run.start())
     if at is None:
-        _check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
+        check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.check_images(normal)
         asked.calibrate(run, normal)
         return end(callbacks, detector.eval())
@@ -195,7 +203,7 @@ def fit(
     if paste is None and not names:
         normal.fill()
     if folder is not None or not labeled:
-        _check_images(folder, at.fingerprint, normal.fingerprint())
+        check_images(folder, at.fingerprint, normal.fingerprint())
         at.fingerprint = normal.fingerprint()
     if held_out is not None:  # before training, not after it
         known = detector.provenance.fingerprints + (normal.fingerprints() if held_out is calibration else ())
@@ -209,9 +217,10 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
-    choice = FlowChoice(detector, dataset, judges, training, processes)
+    choice = FlowChoice(detector, Subset(dataset, [*judges, *trained_on]), range(len(judges)), training, processes)
     show = progress and processes.rank == 0
     with (
+        bounded(detector, cut),
         tilted(detector, training.tilt),
         shared(detector, processes),
         Progress(training.epochs, at.epoch, show) as display,
@@ -225,7 +234,8 @@ def fit(
             if run.due():
                 run.save(at)
     detector.eval()
-    choice.make()
+    with bounded(detector, cut):
+        choice.make()
     scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
@@ -239,11 +249,3 @@ def fit(
     remember_images(detector, normal)
     processes.first(lambda: run.finish(fingerprint))
     return end(callbacks, detector)
-
-
-def _check_images(folder: Path | None, before: str, now: str) -> None:
-    """Raise CheckpointError if a run is resumed with other images."""
-    if before and before != now:
-        raise CheckpointError(
-            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
-        )

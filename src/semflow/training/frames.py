@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE, collapsed
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import TrainingError
 
 from .cache import NormalImages

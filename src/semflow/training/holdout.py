@@ -158,7 +158,9 @@ def calibrate(
     if not allow_anomalous:
         refuse_anomalous(dataset)  # before any image is read
     digests: list[str] = []
-    if detector.provenance.recipe and len(cast(Sized, dataset)):
+    if detector.provenance.tiles is not None:
+        batch_size = 1  # images may have several sizes, and be large
+    elif detector.provenance.recipe and len(cast(Sized, dataset)):
         check_size(dataset[0].image, detector.provenance, "dataset")
     known = detector.provenance.fingerprints
     loader = held_out_batches(dataset, known, batch_size, workers, processes, allow_anomalous, digests)

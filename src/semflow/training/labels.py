@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch.utils.data import Dataset, Subset
 
-from semflow.data import Batch, CheckedSamples
+from semflow.data import Batch, CheckedSamples, Sample
 from semflow.errors import DataError
 
 
@@ -50,12 +50,21 @@ def check_normal(batch: Batch) -> None:
         >>> from semflow.data import Sample, collate
         >>> check_normal(collate([Sample(torch.rand(3, 8, 8), -1, None, "a.png")]))  # an unknown label
     """
-    marked = None if batch.anomaly_masks is None else batch.anomaly_masks.flatten(1).any(1).tolist()
-    for k, (label, path) in enumerate(zip(batch.labels.tolist(), batch.paths, strict=True)):
-        if label == 1:
-            raise _refused(path, "label 1, anomalous")
-        if marked is not None and marked[k]:
-            raise _refused(path, "a mask with anomalous pixels")
+    masks = [None] * len(batch.paths) if batch.anomaly_masks is None else batch.anomaly_masks
+    for sample in map(Sample, batch.images, batch.labels.tolist(), masks, batch.paths):
+        check_sample(sample)
+
+
+def check_sample(sample: Sample) -> None:
+    """Raise DataError for an image that its label or its mask calls anomalous.
+
+    >>> import torch
+    >>> check_sample(Sample(torch.rand(3, 8, 8), 0, None, "a.png"))
+    """
+    if sample.label == 1:
+        raise _refused(sample.path, "label 1, anomalous")
+    if sample.anomaly_mask is not None and bool(sample.anomaly_mask.any()):
+        raise _refused(sample.path, "a mask with anomalous pixels")
 
 
 def _labels(dataset: Any) -> Sequence[tuple[int, str]] | None:

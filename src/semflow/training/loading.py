@@ -1,6 +1,7 @@
 """Batches of a data set, and the device that they are moved to."""
 
 from collections.abc import Iterator, Sequence, Sized
+from functools import partial
 from itertools import chain
 from typing import Any, cast
 
@@ -42,14 +43,16 @@ def dealt_batches(count: int, batch_size: int, processes: Processes = ALONE) -> 
     return Parts(processes.deal(_batches(count, batch_size)))
 
 
-def batches(dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Parts | None = None) -> DataLoader[Batch]:
-    """Load batches in the order of the data set, or as `parts` lists them."""
+def batches(
+    dataset: Dataset[Any], batch_size: int, workers: int = 0, parts: Parts | None = None, copy: bool = True
+) -> DataLoader[Batch]:
+    """Load batches in the order of the data set, or as `parts` lists them; see `stack_samples` for `copy`."""
     dataset = checked(dataset)
     count = len(cast(Sized, dataset))
     if not count:
         raise DataError("dataset must hold at least one image, but got none")
     parts = split_batches(count, batch_size) if parts is None else parts
-    return loader(dataset, stack_samples, workers, batch_sampler=parts)
+    return loader(dataset, partial(stack_samples, copy=copy), workers, batch_sampler=parts)
 
 
 def checked(dataset: Any, name: str = "dataset") -> Dataset[Any]:

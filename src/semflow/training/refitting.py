@@ -14,6 +14,7 @@ from semflow.errors import ConfigError
 from .cache import NormalImages
 from .config import TrainingConfig
 from .crossing import Crossing, is_trained
+from .cutting import TrainingTiles, take_tiles
 from .distributed import ALONE, Processes
 from .frames import record_frames, score_frames
 from .holdout import CROSS, Given, calibrate, given_calibration, held_out_batches, hold_out
@@ -69,6 +70,7 @@ def refit(
     check_precision(detector.reference)
     dataset = checked(dataset)
     calibration = given_calibration(calibration)
+    tiles = take_tiles(detector, None, calibration)
     if calibration == CROSS and is_trained(detector):
         raise ConfigError(
             f"calibration must be a number or other images for a trained flow, but got {CROSS!r}; train it with fit, "
@@ -80,13 +82,17 @@ def refit(
     if held_out is not None:
         check_count(len(cast(Sized, held_out)), false_alarm_rate)
         known = detector.provenance.fingerprints
-        for _ in held_out_batches(held_out, known, batch_size, workers, processes, allow_anomalous):
+        for _ in held_out_batches(held_out, known, 1 if tiles else batch_size, workers, processes, allow_anomalous):
             pass
     check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
+    cut = None if tiles is None else TrainingTiles(dataset, tiles, workers, allow_anomalous)
+    dataset = dataset if cut is None else checked(cut)
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(detector.feature_maps, loader, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(
+        detector.feature_maps, loader, detector.device, cache_bytes, processes, allow_anomalous, tiles=cut
+    )
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)

@@ -52,11 +52,13 @@ def describe_images(detector: Detector, dataset: Dataset[Any]) -> None:
 
 
 def region_settings(detector: Detector) -> dict[str, Any]:
-    """Return the settings of a run that concern the region and the resizing, without those that are the default."""
+    """Return the settings of a run on regions, resizing and tiles, without those that are the default."""
     made = detector.provenance
     found: dict[str, Any] = {"resize": made.resize} if made.resize != "stretch" else {}
     if made.regions:
         found["regions"] = True
     if detector.region is not None:
         found["region"] = hash_tensor(detector.region)
+    if made.tiles is not None:
+        found["tiles"] = made.tiles.as_dict()
     return found

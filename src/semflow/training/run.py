@@ -202,7 +202,9 @@ class Run:
         else:
             ignored.add(BACKBONE)
         order = sorted(
-            before.keys() | now.keys(), key=lambda name: (name == BACKBONE, name.startswith("arguments."), name)
+            before.keys() | now.keys(),
+            # Other tiles change the number of images, too.
+            key=lambda name: (name == BACKBONE, name.startswith("arguments."), not name.startswith("tiles."), name),
         )
         for name in order:
             was, given = before.get(name, NEWER.get(name.removeprefix("arguments."))), now.get(name)
@@ -226,3 +228,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None and value != "none":
             found[prefix + name] = value
     return found
+
+
+def check_images(folder: Path | None, before: str, now: str) -> None:
+    """Raise CheckpointError if a run is resumed with other images."""
+    if before and before != now:
+        raise CheckpointError(
+            f"{folder} must be resumed with images of fingerprint {before[:12]}, but got {now[:12]}; start a new run"
+        )

@@ -9,11 +9,12 @@ from torch.utils.data import Dataset
 from semflow._validation import counted
 from semflow.detectors import Detector
 from semflow.detectors.inputs import check_size
-from semflow.detectors.passes import NormalScores
+from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import DataError
 
 from .augmenting import Copies
 from .cache import NormalImages
+from .cutting import bounded
 from .regions import describe_images
 
 
@@ -24,7 +25,8 @@ def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[
     """
     describe_images(detector, dataset)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
-        if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
+        of_one_size = detector.provenance.recipe and detector.provenance.tiles is None
+        if given is not None and of_one_size and len(cast(Sized, given)):
             check_size(given[0].image, detector.provenance, name)
 
 
@@ -54,7 +56,8 @@ def settle(detector: Detector, normal: NormalImages, copies: Copies | None = Non
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
-    detector.fit_base(normal, processes.stream, copies)
+    with bounded(detector, normal.tiles):
+        detector.fit_base(normal, processes.stream, copies, None if normal.tiles is None else normal.tiles.images)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)

@@ -57,6 +57,14 @@ def check_steps(detector: Detector, training: TrainingConfig) -> None:
         )
 
 
+def check_batch(training: TrainingConfig, processes: Processes) -> None:
+    """Raise ConfigError if a batch has no image for some process."""
+    if training.batch_size < processes.count:
+        raise ConfigError(
+            f"batch_size must be at least the number of processes, {processes.count}, but got {training.batch_size}"
+        )
+
+
 def train_on_batch(
     detector: Detector,
     optimizer: torch.optim.Optimizer,

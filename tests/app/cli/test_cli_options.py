@@ -61,6 +61,8 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "weights": (["--weights", "MOVED"], REFUSED),
     "image_size": (["--image-size", "96"], REFUSED),
     "resize": (["--resize", "pad"], REFUSED),
+    "tile": (["--tile", "64"], REFUSED),
+    "overlap": (["--overlap", "8"], REFUSED),
     "region": (["--region", "MASK"], REFUSED),
     "augment": (["--augment", "flip"], REFUSED),
     "epochs": (["--epochs", "3"], "test_finished_run_is_trained_further"),

@@ -1,5 +1,6 @@
 """Files of lower precision: size, cost, metadata, and what is refused."""
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.export_cases import FORMATS, SIZE, own_detector, pictures
+from helpers.export_cases import FORMATS, SIZE, SMALL, own_detector, pictures, recipe_detector
 from semflow.app.cli import main
 from semflow.app.export import load, open_runner, save
 from semflow.app.export.cost import cost_of
 from semflow.app.export.graph import DetectorGraph, trace
 from semflow.app.export.precision import halve_weights
 from semflow.app.export.runtime import SUFFIXES
+from semflow.data import load_image
 from semflow.errors import CheckpointError, ConfigError, ExportError
 from semflow.recipes import Backbone, patchcore
 from semflow.recipes import save as save_run
@@ -162,8 +164,12 @@ def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys
     assert "int8: differences in standard deviations" in output
     assert "of 12 images" in output
     assert size_of(file) < size_of(save(detector, tmp_path / "full.xml", check=False).path)
-    kinds = [x.get_type_name() for x in openvino.Core().read_model(file).get_ops()]
-    assert kinds.count("FakeQuantize") >= 2
+    ops = openvino.Core().read_model(file).get_ops()
+    assert sum(op.get_type_name() == "FakeQuantize" for op in ops) >= 2
+    constants = [op for op in ops if op.get_type_name() == "Constant"]
+    stored = {(op.get_element_type().get_type_name(), tuple(op.get_output_shape(0))) for op in constants}
+    assert any(kind == "i8" and len(shape) == 4 for kind, shape in stored)  # convolutions
+    assert ("f16", tuple(detector.base[0].vectors.shape)) in stored
     exported, images = load(file), pictures(64, 12, seed=6)
     assert exported.metadata.precision == "int8"
     got, expected = exported.predict(images), detector.predict(images.float() / 255)
@@ -175,6 +181,36 @@ def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys
     assert alone == pytest.approx(got.score[0].item(), rel=1e-5)
     for content in (file.read_bytes(), file.with_suffix(".bin").read_bytes()):
         assert str(tmp_path).encode() not in content
+
+
+def test_commands_take_files_of_lower_precision(detector, folder, tmp_path, capsys) -> None:
+    run, file, out = save_run(detector, tmp_path / "run"), tmp_path / "half.pt2", tmp_path / "out"
+    words = ["export", "--model", str(run), "--output", str(file), "--precision", "float16", "--images", str(folder)]
+    assert main(words) == 0
+    assert "decisions change for none of 24 images" in capsys.readouterr().out
+    assert main(["predict", "--model", str(file), "--input", str(folder), "--output", str(out), "--device", "cpu"]) == 0
+    rows = json.loads((out / "scores.json").read_text())["images"]
+    found = [row["score"] for row in rows]
+    images = torch.stack([load_image(folder / row["image"], 64) for row in rows])
+    expected = detector.predict(images)
+    np.testing.assert_allclose(found, expected.score, rtol=1e-2)
+    assert [row["is_anomalous"] for row in rows] == expected.is_anomalous.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_recipe_in_lower_precision(name, tmp_path) -> None:
+    detector, images = recipe_detector(name), pictures(64, 16, seed=9)
+    cost = save(detector, tmp_path / "half.pt2", precision="float16", images=images).cost
+    assert 0 <= cost.score_mean < 0.05
+    assert cost.decisions == 0
+    if find_spec("openvino") is None or find_spec("nncf") is None:
+        return
+    file = save(detector, tmp_path / "small.xml", precision="int8", images=images, check=False).path
+    got = load(file).predict(images)
+    assert got.score.isfinite().all()
+    assert got.anomaly_map.shape == (16, 64, 64)
+    assert got.score.std() > 0
 
 
 @needs_int8

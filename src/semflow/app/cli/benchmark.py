@@ -90,16 +90,16 @@ def timed(step: Callable[[int], Parts], seconds: float) -> Timing:
 def _step(detector: Predictor, path: Path | None) -> Callable[[Sequence[int]], Parts]:
     """Return a function that predicts some images and measures its parts."""
     made = detector.provenance
-    dataset = None if path is None else open_dataset(path, "predict", made.image_size, **reading(detector, None))
+    dataset = None if path is None else open_dataset(path, "predict", made.loaded_size, **reading(detector, None))
     textures = sample_images(made.image_size, made.channels).float() / 255
 
     def step(indices: Sequence[int]) -> Parts:
         clock = _Clock(detector.device)
         if dataset is None:
-            images = textures[[index % len(textures) for index in indices]]
+            images = _batches(detector, [textures[index % len(textures)] for index in indices])
             clock.skip()
         else:
-            images = torch.stack([dataset[index % min(IMAGES, len(dataset))].image for index in indices])
+            images = _batches(detector, [dataset[index % min(IMAGES, len(dataset))].image for index in indices])
             clock.measure("decode")
         _predict(detector, images, clock)
         return clock.parts
@@ -107,16 +107,22 @@ def _step(detector: Predictor, path: Path | None) -> Callable[[Sequence[int]], P
     return step
 
 
+def _batches(detector: Predictor, images: list[Tensor]) -> list[Tensor]:
+    """Return a batch of all images, or with tiles one of each, since images may have several sizes."""
+    return [torch.stack(images)] if detector.provenance.tiles is None else [image[None] for image in images]
+
+
 @torch.no_grad()
-def _predict(detector: Predictor, images: Tensor, clock: "_Clock") -> None:
-    if isinstance(detector, Detector):
-        given = images.to(detector.device)
+def _predict(detector: Predictor, batches: list[Tensor], clock: "_Clock") -> None:
+    if isinstance(detector, Detector) and detector.provenance.tiles is None:
+        given = batches[0].to(detector.device)
         maps = detector.feature_maps(given)
         clock.measure("backbone")
         detector(given, maps).score.cpu()
         clock.measure("flows and score")
     else:
-        detector.predict(images)
+        for images in batches:
+            detector.predict(images)
         clock.measure("model")
 
 
@@ -148,9 +154,10 @@ def _report(options: Benchmark, detector: Predictor, loaded: float, one: Timing,
     threads = getattr(exported.runner, "threads", None) if exported else torch.get_num_threads()
     packages = {name: metadata.version(name) for name in [RUNTIMES.get(options.model.suffix, "")] if exported and name}
     speed = 1e3 * options.batch_size / batches.milliseconds(50)
+    cpus, about = _usable_cpus(), {**versions(), **packages}
     machine: dict[str, Any] = {
         "cpu": cpu_name(),
-        "cpus": _usable_cpus(),
+        "cpus": cpus,
         "threads": threads,
         "gpu": torch.cuda.get_device_name(detector.device) if detector.device.type == "cuda" else None,
         "system": platform.platform(),
@@ -160,17 +167,19 @@ def _report(options: Benchmark, detector: Predictor, loaded: float, one: Timing,
         "format": kind,
         "precision": exported.metadata.precision if exported else "float32",
         "image_size": detector.provenance.image_size,
+        "tiles": None if (tiles := detector.provenance.tiles) is None else tiles.as_dict(),
         "device": options.device if exported else str(detector.device),
         "images": None if options.images is None else str(options.images),
         "load_seconds": loaded,
         "one_image": one.as_dict(),
         "batches": {"batch_size": options.batch_size, "images_per_second": speed, **batches.as_dict()},
         "machine": machine,
-        "versions": {**versions(), **packages},
+        "versions": about,
     }
     used = "threads as the runtime decides" if threads is None else counted(threads, "thread")
-    say(f"{options.model}: {kind}, {result['precision']}, {result['image_size']} px, loaded in {loaded:.1f} s")
-    say(f"{machine['gpu'] or machine['cpu']}, {counted(machine['cpus'], 'CPU')}, {used}; {_listed(result['versions'])}")
+    size = f"{'' if tiles is None else 'tiles of '}{result['image_size']} px"
+    say(f"{options.model}: {kind}, {result['precision']}, {size}, loaded in {loaded:.1f} s")
+    say(f"{machine['gpu'] or machine['cpu']}, {counted(cpus, 'CPU')}, {used}; {_listed(about)}")
     parts = one.parts if len(one.parts) > 1 else []
     print_table(
         f"one image, {counted(len(one.repeats), 'repeat')}",

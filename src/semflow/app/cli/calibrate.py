@@ -11,6 +11,7 @@ from semflow.training.holdout import CROSS
 from .console import say
 from .inputs import cache_small, check_images, exit_code, note_of, open_normal, reading
 from .options import Calibrate
+from .tiling import check_tiles
 
 
 def run(options: Calibrate) -> int:
@@ -25,7 +26,8 @@ def run(options: Calibrate) -> int:
             "were not used for training"
         )
     detector = load(options.model, device=options.device)
-    size, allow = detector.provenance.image_size, options.allow_anomalous
+    check_tiles(options, detector.provenance)
+    size, allow = detector.provenance.loaded_size, options.allow_anomalous
     read = reading(detector, options.region)
     dataset = cache_small(open_normal(options.data, size, "--data", None, allow, **read), options.workers)
     check_count(len(dataset), options.false_alarm_rate)

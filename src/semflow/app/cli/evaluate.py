@@ -14,6 +14,7 @@ from semflow.detectors import Predictor
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Evaluation, Processes, check_labels, results, summarize
+from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
 
 from .console import print_table, say, track
@@ -32,6 +33,7 @@ from .inputs import (
     warn_of_leaks,
 )
 from .options import Evaluate
+from .tiling import check_tiles
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "image_f1_max": "image F1-max"}
 RATES = {
@@ -52,7 +54,8 @@ def run(options: Evaluate) -> int:
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
         detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
-        size, read = detector.provenance.image_size, reading(detector, options.region)
+        check_tiles(options, detector.provenance)
+        size, read = detector.provenance.loaded_size, reading(detector, options.region)
         dataset = open_dataset(options.data, "test", size, category=options.category, **read)
         with report_of(options.report, detector, dataset, processes) as report:
             found = _evaluate(options, detector, dataset, processes, report)
@@ -76,7 +79,8 @@ def _evaluate(
     processes.gather_all(None)  # wait for the check
     scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
     scored = scored if report is None else report.watch(scored)
-    own = sum(map(len, dealt_batches(len(dataset), options.batch_size, processes).batches))
+    at_once = images_at_once(detector, options.batch_size)
+    own = sum(map(len, dealt_batches(len(dataset), at_once, processes).batches))
     return summarize(track(scored, "scoring", own) if first else scored, processes)
 
 

@@ -72,8 +72,8 @@ class Report:
         sample, truth = result.sample, result.sample.anomaly_mask
         number = self._numbers[sample.path]
         picture, place = self._dataset.read_image(number), f"{number:06d}"
-        box = placement(picture.size, self._dataset.image_size, self._dataset.resize).slices  # without padding
-        anomaly_map = result.anomaly_map[box].contiguous()
+        box = placement(picture.size, self._dataset.size_of(picture.size), self._dataset.resize).slices
+        anomaly_map = result.anomaly_map[box].contiguous()  # without padding
         mask, truth = (None if x is None else x[box].contiguous() for x in (result.mask, truth))
         picture = picture.resize(shown_size(*picture.size))
         views: list[View] = ["original", "overlay", "map"]

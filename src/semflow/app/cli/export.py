@@ -1,11 +1,12 @@
 """`semflow export`: export the detector of a run directory to one file that runs without this library."""
 
 import torch
+from torch import Tensor
 
 from semflow._validation import counted
 from semflow.app.export.check import to_input
 from semflow.app.export.saving import check_destination, save
-from semflow.data import open_dataset
+from semflow.data import Tiles, open_dataset
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_unwritable
 from semflow.recipes import load
@@ -14,6 +15,7 @@ from .command import printed, unused
 from .console import print_table, say
 from .inputs import advise
 from .options import Export
+from .tiling import check_tiles
 
 SAMPLES = 64
 
@@ -31,6 +33,7 @@ def run(options: Export) -> None:
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
+    check_tiles(options, detector.provenance)
     images = None
     if options.images is not None:
         made = detector.provenance
@@ -39,10 +42,10 @@ def run(options: Export) -> None:
                 "--images must be left out for a model that was trained with a folder of masks, but got "
                 f"{options.images}"
             )
-        dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
+        dataset = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize)
         count = 2 * SAMPLES if options.precision == "int8" else SAMPLES
         chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
-        images = torch.stack([to_input(dataset[index].image, "uint8") for index in chosen])
+        images = torch.stack([to_input(_tile(dataset[index].image, made.tiles), "uint8") for index in chosen])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check,
         precision=options.precision,
@@ -68,3 +71,11 @@ def run(options: Export) -> None:
     results = unused(options.output.with_name(f"{options.output.stem}-results"))
     words = ["predict", "--model", options.output, "--output", results, "--input", options.images or "IMAGES"]
     say(f"next: {printed(words)}")
+
+
+def _tile(image: Tensor, tiles: Tiles | None) -> Tensor:
+    """Return a tile (3, S, S) near the middle of an image (3, H, W), or the image itself without tiles."""
+    if tiles is None:
+        return image
+    places = tiles.places(*image.shape[-2:])
+    return torch.from_numpy(tiles.cut(image.numpy(), places[len(places) // 2]))

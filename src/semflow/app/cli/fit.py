@@ -21,30 +21,25 @@ from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import (
-    LOGGERS,
-    Processes,
-    TensorBoard,
-    automatic_calibration,
-    fit,
-    held_for_choice,
-    optional_flows,
-)
+from semflow.training import Processes, automatic_calibration, automatic_count, fit, held_for_choice, optional_flows
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.training.crossing import leaves_one_out
 from semflow.training.frames import taken_for_good
 from semflow.training.holdout import CROSS, LEAST
-from semflow.training.loggers import STATE
+from semflow.training.loggers import LOGGERS, STATE, TensorBoard
 
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
 from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
-from .options import Fit, check_numbers
+from .option_checks import check_numbers
+from .options import Fit
+from .tiling import tiles_of
 
 DEFAULT_RECIPE = "memory_flow"
 FILE_OPTIONS = (
-    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region", "augment",
+    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region", "augment", "tile",
+    "overlap",
 )  # fmt: skip
 # Recipe arguments that an option sets.
 SETTINGS = {
@@ -77,7 +72,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if options.calibration is not None or options.hold_out is not None:  # these exclude each other
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
-        expected = {"hold_out": int, "false_alarm_rate": float}.get(name, str)
+        expected = {"hold_out": int, "false_alarm_rate": float, "tile": int, "overlap": int}.get(name, str)
         if type(value) is not expected and (name, value) != ("hold_out", CROSS):
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
@@ -94,6 +89,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
     given = {**vars(options), "image_size": image_size(options.image_size)}
     settings |= {name: value for name, option in SETTINGS.items() if (value := given[option]) is not None}
+    if tiles_of(options) is not None and "image_size" in inspect.signature(recipe).parameters:
+        settings["image_size"] = options.tile
     own = parse_settings(recipe, options.set)
     if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
         raise ConfigError(
@@ -110,7 +107,8 @@ def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> int:
     allow, loggers = options.allow_anomalous, [LOGGERS[name]() for name in dict.fromkeys(options.log)]
-    size, regions = arguments["image_size"], options.region
+    tiles, regions = tiles_of(options), options.region
+    size = arguments["image_size"] if tiles is None else None
     whole = regions is not None and regions.is_file()
     read: dict[str, Any] = {"resize": options.resize or "stretch", "regions": None if whole else regions}
     dataset = open_normal(data, size, "--data", options.category, allow, **read)
@@ -126,12 +124,12 @@ def _train(
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
         apart = " (all for calibration too)" if calibration == CROSS else apart
-        trained_on = counted(len(dataset) - held_out, "image")
+        trained_on = counted(len(dataset) - held_out, "image") + (f" in tiles of {tiles.size} px" if tiles else "")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
         report_resizing(dataset)
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, region=region, augment=options.augment or (), calibration=calibration,
+            detector, dataset, tiles=tiles, region=region, augment=options.augment or (), calibration=calibration,
             false_alarm_rate=options.false_alarm_rate, output=output, resume=options.resume, workers=options.workers,
             device=device, processes=processes, allow_anomalous=allow, callbacks=loggers,
         )  # fmt: skip
@@ -156,6 +154,8 @@ def _tests(options: Fit, data: Path) -> Path:
 
 def report_resizing(dataset: ImageDataset) -> None:
     """Print how images of other proportions are resized."""
+    if dataset.image_size is None or dataset.shape is None:
+        return
     width, height = dataset.read_image(0).size
     box = placement((width, height), dataset.image_size, "pad")
     if (box.height, box.width) != dataset.shape[1:]:
@@ -206,6 +206,8 @@ def _calibration(
     if options.calibration is None:
         if options.hold_out is not None:
             return options.hold_out
+        if options.tile is not None:  # images that were trained on are not scored whole
+            return automatic_count(len(dataset)) or None
         training = detector.provenance.training
         free = leaves_one_out(detector, trained=bool(training.steps or training.epochs))
         return automatic_calibration(len(dataset), options.false_alarm_rate, free)

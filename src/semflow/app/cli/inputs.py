@@ -24,7 +24,7 @@ from semflow.training import Processes, launched_processes
 from semflow.training.checkpoint import CONFIG, MODEL
 
 from .console import track
-from .options import Device
+from .option_types import Device
 
 CACHE_BYTES = 2**30
 NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "Images")  # folders of MVTec AD, BTAD and VisA
@@ -100,7 +100,8 @@ def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
 
 def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
     """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
-    dataset.cache = workers == 0 and len(dataset) * math.prod(dataset.shape) <= CACHE_BYTES
+    shape = dataset.shape  # None for large images, which are cut into tiles
+    dataset.cache = workers == 0 and shape is not None and len(dataset) * math.prod(shape) <= CACHE_BYTES
     return dataset
 
 
@@ -157,7 +158,12 @@ def advise(path: Path, option: str, lists: tuple[str, ...] = ()) -> None:
 
 
 def open_normal(
-    path: Path, image_size: Size, option: str, category: str | None = None, allow_anomalous: bool = False, **read: Any
+    path: Path,
+    image_size: Size | None,
+    option: str,
+    category: str | None = None,
+    allow_anomalous: bool = False,
+    **read: Any,
 ) -> ImageDataset:
     """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous.
 
@@ -200,7 +206,7 @@ def region_of(dataset: ImageDataset, path: Path) -> Tensor:
     mask = oriented_size(path)
     for image in filter(os.path.isfile, dataset.paths):
         check_proportions(path, mask, oriented_size(image))
-    return load_region(path, dataset.image_size, dataset.resize)
+    return load_region(path, dataset.size_of(mask), dataset.resize)
 
 
 def fingerprint(model: Path) -> str:

@@ -21,7 +21,8 @@ from semflow.errors import ConfigError, SemflowError, WeightsError
 
 from .command import printed, without_weights
 from .halves import shorten_waits
-from .options import Benchmark, Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score, check_numbers
+from .option_checks import check_numbers
+from .options import Benchmark, Calibrate, Command, Demo, Evaluate, Export, Fit, Predict, Remember, Score
 
 DESCRIPTION = (
     "Find defects in images with normalizing flows trained on good parts only. semflow --version prints the version."

@@ -1,65 +1,34 @@
 """Options of each command. Their docstrings and help texts are what `semflow COMMAND --help` prints."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from tyro.conf import Positional, arg
 
-from semflow.errors import ConfigError
-
-# Options that may be left out. Their help texts name the default, so that tyro's "(default: None)" is not needed.
-OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-HoldOut: TypeAlias = Annotated[int | Literal["cross"] | None, arg(metavar="INT|cross", help_behavior_hint="")]
-OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
-ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
-Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
-Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
-Loggers: TypeAlias = Annotated[
-    tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
-]
-Precision: TypeAlias = Annotated[Literal["float32", "bf16"] | None, arg(help_behavior_hint="")]
-Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
-
-# Options that several commands share.
-Model: TypeAlias = Annotated[Path, arg(help="Run directory created by fit, or file created by export.")]
-RunDirectory: TypeAlias = Annotated[Path, arg(help="Run directory created by fit.")]
-CalibrationRate: TypeAlias = Annotated[
-    float | None,
-    arg(
-        metavar="RATE",
-        help="Share of good images that may be called anomalous. Default: the lowest of 0.01, 0.05 and 0.1 for which "
-        "there are enough calibration images.",
-        help_behavior_hint="",
-    ),
-]
-TestRate: TypeAlias = Annotated[
-    float | None,
-    arg(metavar="RATE", help="False-alarm rate. Default: the rate of the calibration.", help_behavior_hint=""),
-]
-Drift: TypeAlias = Annotated[
-    Path | None,
-    arg(
-        metavar="FILE",
-        help="File that is kept over all runs, to warn when images that pass as good no longer score as before. Names "
-        "of images must sort by time. A warning without a cause ever comes with a probability of at most 0.01.",
-        help_behavior_hint="",
-    ),
-]
-BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
-LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
-Device: TypeAlias = Annotated[
-    str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
-]
-Regions: TypeAlias = Annotated[
-    Path | None,
-    arg(metavar="PATH", help="Mask, or folder of masks, as in fit, for a model of such masks.", help_behavior_hint=""),
-]
-AllowAnomalous: TypeAlias = Annotated[
-    bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
-]
+from .option_types import (
+    AllowAnomalous,
+    BatchSize,
+    CalibrationRate,
+    Device,
+    Drift,
+    FittedTile,
+    Format,
+    HoldOut,
+    ImageSize,
+    LoadingWorkers,
+    Loggers,
+    Model,
+    OptionalInt,
+    OptionalName,
+    OptionalPath,
+    Precision,
+    Regions,
+    Resizing,
+    RunDirectory,
+    Settings,
+    TestRate,
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +68,10 @@ class Fit:
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
     image_size: ImageSize = None
     """Side in pixels to which images are resized, or HEIGHTxWIDTH. Default: the recipe's, 320 for memory_flow."""
+    tile: OptionalInt = None
+    """Side in pixels of the tiles that images are cut into at their own size. Default: images are not cut."""
+    overlap: OptionalInt = None
+    """Pixels that neighboring tiles share, up to half of a tile. Default: an eighth."""
     resize: Resizing = None
     """Stretch images to this size (default), or keep their proportions and pad them with gray, which does not count."""
     region: OptionalPath = None
@@ -149,6 +122,8 @@ class Calibrate:
     false_alarm_rate: CalibrationRate = None
     region: Regions = None
     allow_anomalous: AllowAnomalous = False
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -206,6 +181,8 @@ class Evaluate:
     report is replaced."""
     false_alarm_rate: TestRate = None
     region: Regions = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -233,6 +210,8 @@ class Predict:
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
     region: Regions = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -261,6 +240,8 @@ class Score:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
     false_alarm_rate: TestRate = None
+    tile: FittedTile = None
+    overlap: FittedTile = None
     drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -283,6 +264,8 @@ class Export:
     images: OptionalPath = None
     """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
     values on up to 64 others."""
+    tile: FittedTile = None
+    overlap: FittedTile = None
     check: bool = True
     """Compare the exported file with the detector before saving it; --no-check skips the comparison."""
 
@@ -303,24 +286,3 @@ class Benchmark:
 
 
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export | Benchmark
-
-NUMBERS = ("epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
-DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
-LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
-
-
-def check_numbers(options: Command) -> None:
-    """Raise ConfigError if a number is out of range."""
-    may_be_zero = ("seed", "hold_out") if isinstance(options, Score) else ("seed", "hold_out", "workers")
-    for name in NUMBERS:
-        value, least = getattr(options, name, None), 0 if name in may_be_zero else 1
-        if value not in (None, "cross") and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, but got {value}")
-    if not DEVICES.fullmatch(device := getattr(options, "device", "cpu")):
-        raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, but got {device}")
-    rate = getattr(options, "false_alarm_rate", None)
-    if rate is not None and not 0 < rate < 1:
-        raise ConfigError(f"--false-alarm-rate must be between 0 and 1, but got {rate:g}; use for example 0.01")
-    seed = getattr(options, "seed", None)
-    if seed is not None and seed > LARGEST_SEED:
-        raise ConfigError(f"--seed must be at most {LARGEST_SEED}, but got {seed}")

@@ -7,34 +7,34 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import save_map
-from semflow.data import ImageDataset, Sample, open_dataset
-from semflow.data.resizing import Box, placement
+from semflow.data import ImageDataset, open_dataset
 from semflow.detectors import DriftTest, Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
 from semflow.files import hash_file, hash_parts, refuse_occupied
 from semflow.files.resumable import Unfinished, resumable_folder
 from semflow.training import ImageResult, results
+from semflow.training.evaluation import images_at_once
 from semflow.training.workers import loader
 
 from .console import decided, say, track, write_png
 from .drift import open_drift, record_drift
 from .halves import in_halves
 from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
+from .loaded import Images, Loaded, Samples
 from .options import Predict
 from .tables import TABLES, Record, write_tables
-from .views import FOLDERS, save_overlay, save_views, shown_size
+from .tiling import check_tiles
+from .views import FOLDERS, save_overlay, save_views
 
 LONGEST_NAME = 200
 OUTPUTS = (*Record.__dataclass_fields__, *FOLDERS)
@@ -57,8 +57,9 @@ def run(options: Predict) -> int:
         (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+    check_tiles(options, detector.provenance)
     test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
-    size, read = detector.provenance.image_size, reading(detector, options.region)
+    size, read = detector.provenance.loaded_size, reading(detector, options.region)
     dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
     names = image_names(dataset)
     _check_places(names)
@@ -130,45 +131,16 @@ def _say_decisions(decisions: Sequence[bool | None], rate: float | None) -> None
         say(decided(sum(decision is True for decision in decisions), len(decisions), rate))
 
 
-class Loaded(NamedTuple):
-    """An image decoded once, for the detector and for its overlay."""
-
-    size: tuple[int, int]
-    picture: Image.Image
-    pixels: NDArray[np.uint8]
-    box: Box
-
-
-class Images(Dataset[tuple[str, Loaded | str]]):
-    """Names of some images of a data set, with the images, or the errors of those that are not readable."""
-
-    def __init__(self, dataset: ImageDataset, images: list[tuple[int, str]]) -> None:
-        self.dataset, self.images = dataset, images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, position: int) -> tuple[str, Loaded | str]:
-        index, name = self.images[position]
-        try:
-            picture = self.dataset.read_image(index)
-            pixels = self.dataset.to_pixels(index, picture)
-        except DataError as error:
-            return name, str(error)
-        shown = picture.resize(shown_size(*picture.size))
-        box = placement(picture.size, self.dataset.image_size, self.dataset.resize)
-        return name, Loaded(picture.size, shown, pixels, box)
-
-
 def _score(
     options: Predict, detector: Predictor, dataset: ImageDataset, sources: dict[str, str], work: Unfinished
 ) -> dict[str, str]:
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
     images = Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
+    at_once = images_at_once(detector, options.batch_size)
 
     def scored() -> Iterator[tuple[str, Loaded | str]]:
-        for batch in loader(images, list, options.workers, batch_size=options.batch_size):
+        for batch in loader(images, list, options.workers, batch_size=at_once):
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))
@@ -187,10 +159,8 @@ def score_images(
     folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
 ) -> Iterator[tuple[Record, list[str]]]:
     """Score images by their names, and write the files of each one; yield what `write_image` returns."""
-    samples: Any = [
-        Sample(torch.from_numpy(image.pixels).float().div_(255.0), -1, None, name) for name, image in images.items()
-    ]
-    found = results(detector, samples, batch_size=options.batch_size) if samples else ()
+    samples = Samples(list(images.items()))
+    found = results(detector, samples, batch_size=options.batch_size) if images else ()
     for (name, image), result in zip(images.items(), found, strict=True):
         yield write_image(folder, options, detector, name, image, result)
 

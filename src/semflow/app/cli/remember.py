@@ -30,7 +30,7 @@ def run(options: Remember) -> int:
     detector = load(options.model, device=options.device)
     made = detector.provenance
     read = reading(detector, options.region)
-    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous, **read)
+    dataset = open_normal(options.data, made.loaded_size, "--data", options.category, options.allow_anomalous, **read)
     calibration = _calibration(options, dataset, read)
     if calibration is not None:
         used = dataset if isinstance(calibration, str) else calibration

@@ -21,7 +21,9 @@ from semflow.files import write_atomic
 from .console import decided, say, track
 from .drift import open_drift, record_drift
 from .inputs import advise, exit_code, fingerprint, load_detector, note_of, rows_of
-from .options import Device, Score
+from .option_types import Device
+from .options import Score
+from .tiling import check_tiles
 
 
 def run(options: Score) -> int:
@@ -36,6 +38,7 @@ def run(options: Score) -> int:
     model = options.model.absolute()
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
+    check_tiles(options, detector.provenance)
     test = open_drift(options.drift, detector, model, origin) if options.drift else None
     made, rate = detector.provenance, detector.false_alarm_rate
     if made.regions:
@@ -66,7 +69,7 @@ def run(options: Score) -> int:
                     stacklevel=1,
                 )
             scored = score_blocks(
-                ray, store, todo, load, made.image_size, workers, options.on_error == "skip", made.resize
+                ray, store, todo, load, made.loaded_size, workers, options.on_error == "skip", made.resize
             )
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from semflow.app.report import View, contour, heat_colors, link, overlay
 from semflow.app.report.colors import normalize, to_array
@@ -33,6 +33,18 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def shown_map(anomaly_map: Tensor) -> Tensor:
+    """Return an anomaly map at the size of pictures if it is larger, as those of tiles may be; peaks remain.
+
+    Example:
+        >>> shown_map(torch.eye(4096)).shape, shown_map(torch.eye(8)).shape
+        (torch.Size([1024, 1024]), torch.Size([8, 8]))
+    """
+    height, width = anomaly_map.shape
+    size = shown_size(width, height)[::-1]
+    return anomaly_map if size == (height, width) else adaptive_max_pool2d(anomaly_map[None], size)[0]
+
+
 def view_file(view: View, place: str) -> str:
     """Return the path of a picture relative to the page, for an image whose outputs are at `place`."""
     folder, ending = FOLDERS[view]
@@ -50,6 +62,7 @@ def save_views(
     """Save the original and the map alone, both small, and return their paths relative to the folder."""
     original, heat = view_file("original", place), view_file("map", place)
     write_jpeg(folder / original, picture)
+    anomaly_map = shown_map(anomaly_map)
     levels = Image.fromarray((255 * normalize(to_array(anomaly_map), value_range)).round().astype(np.uint8))
     levels.putpalette(PALETTE)
     write_png(folder / heat, levels)
@@ -61,6 +74,7 @@ def save_overlay(
 ) -> None:
     """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
+    anomaly_map = shown_map(anomaly_map)
     size, inside = (picture.height, picture.width), (anomaly_map > -torch.inf)[None]
     known = anomaly_map[None] if bool(inside.all()) else grown(anomaly_map[None], inside, 2)
     enlarged = interpolate(known[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]

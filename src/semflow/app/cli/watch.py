@@ -31,11 +31,14 @@ from semflow.errors import ConfigError, DataError
 from semflow.files import refuse_occupied, refuse_unwritable, write_atomic, writing
 from semflow.files.lines import JSONLines, json_lines
 from semflow.files.moving import free_place, move_file
+from semflow.training.evaluation import images_at_once
 
 from .console import say
 from .inputs import fingerprint, load_detector, reading
+from .loaded import Images, Loaded
 from .options import Predict
-from .predict import Images, Loaded, score_images
+from .predict import score_images
+from .tiling import check_tiles
 
 LOG, ABOUT = "scores.jsonl", "watch.json"
 STEP, WAIT = 5, 50  # milliseconds that watchfiles collects changes, and after which files are looked at again
@@ -48,6 +51,7 @@ def watch(options: Predict, folder: Path) -> int:
     _check_folders(options, folder)
     about = _about(options, folder)
     detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    check_tiles(options, detector.provenance)
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
         watched = _Watched(options, folder, detector, log)
@@ -79,7 +83,7 @@ class _Watched:
         self.scored = 0
         read = reading(detector, options.region)
         self._regions = read["regions"]
-        self._dataset = ImageDataset((), detector.provenance.image_size, root=folder, resize=read["resize"])
+        self._dataset = ImageDataset((), detector.provenance.loaded_size, root=folder, resize=read["resize"])
         self._arrivals = Arrivals(self._read)
         own = (path.resolve() for path in (options.output, options.move_to) if path is not None)
         self._own = [folder / path.relative_to(real) for path in own if path.is_relative_to(real := folder.resolve())]
@@ -126,7 +130,7 @@ class _Watched:
         batch: list[Arrived[Loaded]] = []
         for arrived in self._arrivals.whole():
             batch.append(arrived)
-            if len(batch) == self.options.batch_size or stop.is_set():
+            if len(batch) == images_at_once(self.detector, self.options.batch_size) or stop.is_set():
                 self._score(batch)
                 batch = []
             if stop.is_set():

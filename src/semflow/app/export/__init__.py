@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from .exported import ExportedDetector, load
     from .graph import DetectorGraph, trace
     from .metadata import Metadata
-    from .runtime import Format, Runner, open_runner
+    from .runtime import Format, Runner, open_runner, run_image
     from .saving import Exported, save
 
 _MODULES = {
     "Cost": "cost",
     "DetectorGraph": "graph", "Exported": "saving", "ExportedDetector": "exported", "Format": "runtime",
     "Metadata": "metadata", "Runner": "runtime", "compare": "check", "load": "exported", "open_runner": "runtime",
-    "save": "saving", "trace": "graph",
+    "run_image": "runtime", "save": "saving", "trace": "graph",
 }  # fmt: skip
 
 __all__ = [
     "Cost",
     "DetectorGraph", "Exported", "ExportedDetector", "Format", "Metadata", "Runner", "compare", "load", "open_runner",
-    "save", "trace",
+    "run_image", "save", "trace",
 ]  # fmt: skip
 
 

@@ -1,15 +1,19 @@
 """Exported file with the interface of a detector."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow._tiling import Tiles
 from semflow._validation import plain_size
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
-from .runtime import Runner, open_runner
+from .runtime import Runner, open_runner, run_image
 
 
 class ExportedDetector:
@@ -39,6 +43,7 @@ class ExportedDetector:
             about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
             resize=about.resize, regions=about.regions,
             calibration="cross" if about.calibration.get("cross") is True else "",
+            tiles=Tiles(**about.tiles) if about.tiles else None,
         )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")
@@ -46,11 +51,24 @@ class ExportedDetector:
 
     def predict(self, images: Tensor) -> Prediction:
         """Predict scores, maps and decisions as `Detector.predict` does; uint8 images are accepted too."""
-        results = self.runner(to_input(images, self.metadata.input).numpy())
-        found = {name: torch.from_numpy(x) for name, x in results.items()}
+        if self.metadata.tiles:
+            found = self._tiled(images)
+        else:
+            results = self.runner(to_input(images, self.metadata.input).numpy())
+            found = {name: torch.from_numpy(x) for name, x in results.items()}
         variances = tuple(x for name, x in found.items() if name.startswith("variance_"))
         decisions = (found.get(name) for name in ("p_value", "is_anomalous", "mask"))
         return Prediction(found["score"], found["anomaly_map"], variances, *decisions)
+
+    def _tiled(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the results of images (B, 3, H, W) of any size."""
+
+        def convert(tiles: NDArray[Any]) -> NDArray[Any]:
+            converted: NDArray[Any] = to_input(torch.from_numpy(tiles), self.metadata.input).numpy()
+            return converted
+
+        found = [run_image(self.runner, image.cpu().numpy(), convert) for image in images]
+        return {name: torch.from_numpy(np.stack([one[name] for one in found])) for name in found[0]}
 
     def __call__(self, images: Tensor) -> Prediction:
         """Predict images, see `predict`."""

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from semflow.errors import CheckpointError
+from semflow._tiling import Tiles
+from semflow.errors import CheckpointError, ConfigError
 
 EXPORT_FORMAT = 1  # version of inputs, outputs and metadata; other versions are rejected
 KEY = "semflow"  # name of the text in a file
@@ -33,6 +34,7 @@ class Metadata:
         resize: How images of other proportions are brought to this size.
         regions: Whether every image has a region of interest of its own; a fourth channel holds it, and what is padded.
         versions: Versions of semflow and of the packages that wrote the file.
+        tiles: Size and overlap of the tiles of an image, see `semflow.data.Tiles`; empty for whole images.
         format: `EXPORT_FORMAT` of the version that wrote the file.
         precision: Type in which the weights are stored.
 
@@ -53,6 +55,7 @@ class Metadata:
     versions: dict[str, str] = field(default_factory=dict)
     resize: Literal["stretch", "pad"] = "stretch"
     regions: bool = False
+    tiles: dict[str, int] = field(default_factory=dict)
     format: int = EXPORT_FORMAT
     precision: Precision = "float32"
 
@@ -119,11 +122,20 @@ def _check(made: Metadata) -> None:
         and len(set(outputs)) == len(made.outputs)
         and {"score", "anomaly_map"} <= set(outputs)
         and (decisions if made.calibration else set()) == decisions & set(outputs),
+        "tiles": made.tiles == {} or _tiles(made.tiles) == made.image_size,
         "calibration": made.calibration == {} or (type(rate) is float and 0 < rate < 1 and type(count) is int),
     }
     for name, fits in valid.items():
         if not fits:
             raise ValueError(f"{name} must be valid, but got {str(getattr(made, name))[:40]}")
+
+
+def _tiles(found: Any) -> int:
+    """Return the size of tiles, 0 for invalid ones."""
+    try:
+        return Tiles(**found).size
+    except (TypeError, ConfigError):
+        return 0
 
 
 def shareable(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semflow._optional import import_optional
-from semflow.errors import CheckpointError, DeviceError, ShapeError
+from semflow._tiling import Tiles
+from semflow.errors import CheckpointError, ConfigError, DeviceError, ShapeError
 
 from .archive import open_program, read_text, unreadable
 from .digest import check_digest
@@ -62,6 +63,49 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
     if not path.is_file():
         raise CheckpointError(f"{path} must be an exported model, but got no file; create one with semflow export")
     return runners[path.suffix](path, device, threads)
+
+
+def run_image(
+    runner: Runner, image: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+) -> Arrays:
+    """Compute the results for one RGB image (3, H, W) of any size by those of its tiles, as `Detector.predict` does.
+
+    Args:
+        runner: Opened file of a detector that was fitted with tiles.
+        image: Image of the runner's input type.
+        convert: Converts a batch of tiles to the runner's input type, for images of other types.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> metadata = Metadata("sanflow", {}, 32, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
+        >>> class Brightness:
+        ...     metadata = replace(metadata, tiles={"size": 32, "overlap": 4})
+        ...     def __call__(self, images):
+        ...         return {"score": images.max((1, 2, 3)), "anomaly_map": images.mean(1)}
+        >>> {name: x.shape for name, x in run_image(Brightness(), np.ones((3, 50, 80), np.uint8)).items()}
+        {'score': (), 'anomaly_map': (50, 80)}
+    """
+    about = runner.metadata
+    if not about.tiles:
+        raise ConfigError("runner must be of a detector that was fitted with tiles, but got one without; run it itself")
+    if image.ndim != 3 or 0 in image.shape:
+        raise ShapeError(f"image must be (3, H, W), but got {tuple(image.shape)}")
+    decisions: dict[str, list[NDArray[Any]]] = {"p_value": [], "is_anomalous": []}
+
+    def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        results = runner(batch if convert is None else convert(batch))
+        for name, parts in decisions.items():
+            if name in results:
+                parts.append(results[name])
+        return results["score"], results["anomaly_map"]
+
+    score, anomaly_map = Tiles(**about.tiles).predict(image, predict)
+    found: Arrays = {"score": score, "anomaly_map": anomaly_map}
+    if about.calibration:  # of the tile with the highest score, which has the lowest p-value
+        found["p_value"] = np.concatenate(decisions["p_value"]).min()
+        found["is_anomalous"] = np.concatenate(decisions["is_anomalous"]).max()
+        found["mask"] = ~(anomaly_map <= np.float32(about.calibration["map_threshold"]))
+    return found
 
 
 class _FileRunner:

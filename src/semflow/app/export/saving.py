@@ -21,7 +21,7 @@ from .formats import packages_of, write
 from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, Precision, shareable
 from .precision import halve_weights
-from .quantization import LEAST_IMAGES, import_nncf
+from .quantization import BACKBONE, LEAST_IMAGES, import_nncf
 from .runtime import SUFFIXES, Format, open_runner
 
 
@@ -60,8 +60,8 @@ def save(
     """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
-    images of the detector's size, with their region as a fourth channel if those of training had one. Before the file
-    appears, it is opened and compared with the detector.
+    images of the detector's size, or of its tiles (see `run_image`), with their region as a fourth channel if those of
+    training had one. Before the file appears, it is opened and compared with the detector.
 
     Args:
         detector: Trained detector; it is not changed.
@@ -103,8 +103,8 @@ def save(
         samples, ranges = samples[1::2], samples[::2].numpy()
     about = _metadata(graph, packages_of(chosen), precision)
     program = trace(graph)
-    if precision == "float16":
-        halve_weights(program)
+    if precision != "float32":
+        halve_weights(program, kept=(f"{BACKBONE}.",) if precision == "int8" else ())
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
         staged = folder / path.name
@@ -162,5 +162,5 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...], precision: Precis
     return Metadata(
         about.recipe, shareable(about.arguments), size if isinstance(size, int) else list(size), graph.input,
         detector.map_range, detector.localizes, graph.outputs, calibration, versions, about.resize, about.regions,
-        precision=precision,
+        {} if about.tiles is None else about.tiles.as_dict(), precision=precision,
     )  # fmt: skip

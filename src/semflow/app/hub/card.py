@@ -45,6 +45,9 @@ def model_card(
     """
     metrics = metrics or {}
     known = {key: float(value) for key in METRICS if (value := metrics.get(key)) is not None}
+    function, image = "load_image", f'load_image("part.png", {_reading(detector)})'
+    if detector.provenance.tiles is not None:  # at its own size
+        function, image = "open_dataset", 'open_dataset("part.png", "predict", image_size=None)[0].image'
     parts = [
         f"---\n{_header(name, data, known, license)}\n---\n",
         f"# {name}\n",
@@ -52,9 +55,10 @@ def model_card(
         f"normal parts only. It computes a score per image, higher for anomalies"
         f"{', and a heat map' if detector.localizes else ''}.\n",
         "## Use\n\n"
-        "```python\nfrom semflow.app import hub\nfrom semflow.data import load_image\n\n"
+        "```python\nfrom semflow.app import hub\n"
+        f"from semflow.data import {function}\n\n"
         f'detector = hub.pull("{name}")\n'
-        f'prediction = detector.predict(load_image("part.png", {_reading(detector)})[None])\n'
+        f"prediction = detector.predict({image}[None])\n"
         "print(prediction.score, prediction.p_value)\n```\n",
         f"## Training\n\nData: {data or 'not described'}.\n",
         _table(("argument", "value"), {key: f"`{value}`" for key, value in _flat(detector.provenance.arguments)}),

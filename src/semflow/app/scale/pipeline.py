@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semflow import errors
 from semflow._memory import is_out_of_memory, memory_advice
@@ -59,7 +60,7 @@ def score_blocks(
     store: BlockStore,
     blocks: Sequence[Block],
     load: Callable[[], Predictor],
-    image_size: Size,
+    image_size: Size | None,
     workers: Workers,
     skip: bool = False,
     resize: Resize = "stretch",
@@ -74,7 +75,8 @@ def score_blocks(
         store: Opened store.
         blocks: Blocks of the store to score.
         load: Picklable function that returns the model on its device.
-        image_size: Side of the model's images in pixels, or (height, width).
+        image_size: Side of the model's images in pixels, or (height, width); None for images of any size, which each
+            worker decodes itself.
         workers: Processes to start.
         skip: Store the error of an image that cannot be read in its row, instead of raising it.
         resize: How images are brought to this size.
@@ -83,7 +85,7 @@ def score_blocks(
         SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.
         ProcessError: If a worker failed in another way, or the cluster lost a machine and cannot run all workers.
     """
-    height, width = height_and_width(image_size)
+    height, width = height_and_width(image_size or 1)
     shape = (3 if resize == "stretch" else 4, height, width)
     bytes_each = store.block_size * math.prod(shape)
     if bytes_each > LARGEST:
@@ -95,16 +97,15 @@ def score_blocks(
     data: Any = import_optional("ray.data")
     items = [{"block": b.number, "file": b.file, "names": [os.fsencode(name) for name in b.names]} for b in blocks]
     own: dict[str, Any] = {"num_gpus": 1} if workers.gpu else {"num_cpus": workers.threads}
-    pipeline = (
-        data.from_items(items, override_num_blocks=len(items))
+    pipeline = data.from_items(items, override_num_blocks=len(items))
+    if image_size is not None:
         # The memory keeps Ray from fusing decoding into the workers, as it does for steps of equal resources.
-        .map(_decode, fn_args=(store.listing.root, shape, resize), num_cpus=1, memory=bytes_each)
-        .map(
-            _Worker,
-            fn_constructor_args=(store.folder, store.manifest, load, workers, skip),
-            compute=data.ActorPoolStrategy(size=workers.count),
-            **own,
-        )
+        pipeline = pipeline.map(_decode, fn_args=(store.listing.root, shape, resize), num_cpus=1, memory=bytes_each)
+    pipeline = pipeline.map(
+        _Worker,
+        fn_constructor_args=(store.folder, store.manifest, load, workers, skip, store.listing.root),
+        compute=data.ActorPoolStrategy(size=workers.count),
+        **own,
     )
     pipeline.context.enable_progress_bars = pipeline.context.print_on_execution_start = False  # not the global context
     try:
@@ -149,8 +150,15 @@ class _Worker:
     """Actor with the model. It returns errors as rows: Ray would restart it after an exception and print a long log."""
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], load: Callable[[], Predictor], workers: Workers, skip: bool
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        load: Callable[[], Predictor],
+        workers: Workers,
+        skip: bool,
+        root: Path,
     ) -> None:
+        self.root = root
         self.folder, self.batch_size, self.skip = folder, workers.batch_size, skip
         self.problem: SemflowError | None = None
         try:
@@ -170,10 +178,11 @@ class _Worker:
         try:
             if self.problem is not None:
                 raise self.problem
-            messages = [os.fsdecode(text) for text in row["errors"]]
+            messages = [os.fsdecode(text) for text in row["errors"]] if "errors" in row else [""] * len(names)
             if any(messages) and not self.skip:
                 raise DataError(next(text for text in messages if text))
-            rows = self._score(row["images"], names, messages)
+            batches = self._batches(row["images"], messages) if "images" in row else self._images(names, messages)
+            rows = self._score(batches, names, messages)
             done = commit_block(self.folder / BLOCKS, Block(int(row["block"]), str(row["file"]), names), rows)
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
@@ -183,14 +192,33 @@ class _Worker:
             raise
         return {"kind": "", "message": json.dumps(done._asdict())}
 
-    def _score(self, images: NDArray[np.uint8], names: Sequence[str], messages: list[str]) -> dict[str, list[Any]]:
-        """Compute the columns of a block, with None for images that could not be read."""
+    def _batches(self, images: NDArray[np.uint8], messages: list[str]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield the images of a block that could be read in batches, with their places in the block."""
         readable = [index for index, message in enumerate(messages) if not message]
-        rows: dict[str, list[Any]] = {key: [None] * len(names) for key in ("score", "p_value", "is_anomalous")}
         for start in range(0, len(readable), self.batch_size):
             indices = readable[start : start + self.batch_size]
             batch = torch.from_numpy(images[indices]).float().div_(255.0)
-            prediction = self.predictor.predict(batch.to(self.predictor.device))
+            yield indices, batch.to(self.predictor.device)
+
+    def _images(self, names: Sequence[str], messages: list[str]) -> Iterator[tuple[list[int], Tensor]]:
+        """Decode and yield the images of a block at their own size, one by one, and note the errors of others."""
+        for index, name in enumerate(names):
+            try:
+                image = np.asarray(decode_image(self.root / name))
+            except DataError as error:
+                if not self.skip:
+                    raise
+                messages[index] = str(error)
+                continue
+            yield [index], torch.from_numpy(image.transpose(2, 0, 1).copy()).float().div_(255.0)[None]
+
+    def _score(
+        self, batches: Iterator[tuple[list[int], Tensor]], names: Sequence[str], messages: list[str]
+    ) -> dict[str, list[Any]]:
+        """Compute the columns of a block, with None for images that could not be read."""
+        rows: dict[str, list[Any]] = {key: [None] * len(names) for key in ("score", "p_value", "is_anomalous")}
+        for indices, batch in batches:
+            prediction = self.predictor.predict(batch)
             for name, column in rows.items():
                 values = getattr(prediction, name)  # None if the model is not calibrated
                 for index, value in zip(indices, [] if values is None else values.cpu().tolist(), strict=False):
