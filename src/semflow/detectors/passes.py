@@ -183,8 +183,8 @@ class FittingPasses(LikelihoodModel):
         scales = [torch.cat(scale) for scale in zip(*counted, strict=True)]
         for number, scale in enumerate(scales):
             if not scale.isfinite().all():
-                found = scale[~scale.isfinite()][0].item()
-                raise TrainingError(f"normality of normal images must be finite, but got {found} at scale {number}")
+                wrong = scale[~scale.isfinite()][0].item()
+                raise TrainingError(f"normality of normal images must be finite, but got {wrong} at scale {number}")
         self.calibration.clear()
         if self.scorer.standardize:
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
