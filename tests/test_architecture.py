@@ -20,6 +20,7 @@ LAYERS = [
     "_version",
     "_validation",
     "_optional",
+    "_memory",
     "_defaults",
     "_tiling",
     "files",

@@ -75,9 +75,9 @@ def measure(cell: Cell, device: str = "cpu", threads: int | None = None) -> dict
     training = replace(made.training, seed=cell.key.seed, **cell.fit)
     history = History(train, test, training.epochs, cell.evaluations, training.batch_size)
     began, cpu = time.perf_counter(), time.process_time()
-    hook = history if cell.evaluations > 1 else None
+    callbacks = [history] if cell.evaluations > 1 else []
     with count_steps(detector.flows) as steps:
-        fit(detector, train, training, device=device, progress=False, on_epoch=hook)
+        fit(detector, train, training, device=device, progress=False, callbacks=callbacks)
     trained, trained_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds
     metrics = evaluate(detector, test)
     done, done_cpu = time.perf_counter() - history.seconds, time.process_time() - history.cpu_seconds

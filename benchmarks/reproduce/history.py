@@ -1,16 +1,18 @@
 """Metrics on the test images during training, for the column "best on test"."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from semflow import Detector, evaluate
+from semflow.training import Callback
 from semflow.training.loading import batches
 
 
-class History:
-    """Callback `on_epoch` of `semflow.fit` that evaluates a detector at equal intervals, without effect on training.
+class History(Callback):
+    """Callback of `semflow.fit` that evaluates a detector at equal intervals, without effect on training.
 
     Args:
         train: normal images, from which the score is set each time.
@@ -26,8 +28,9 @@ class History:
         self.records: list[dict[str, Any]] = []
         self.seconds = self.cpu_seconds = 0.0
 
-    def __call__(self, detector: Detector, epoch: int) -> None:
+    def epoch(self, detector: Detector, record: Mapping[str, Any]) -> None:
         """Evaluate after an epoch, if it is one of the chosen ones."""
+        epoch = record["epoch"]
         if epoch not in self.at:
             return
         began, cpu = time.perf_counter(), time.process_time()

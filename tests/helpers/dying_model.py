@@ -1,15 +1,16 @@
-"""A model whose process is killed when it is used for the first time, in a module that workers can import."""
+"""Models that die or run out of memory when they are used, in a module that workers can import."""
 
 import os
 import signal
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from semflow.detectors import Detector, Prediction
 from semflow.recipes import load
 
-__all__ = ["load_dying"]
+__all__ = ["load_dying", "load_full"]
 
 
 class Dying:
@@ -25,6 +26,16 @@ class Dying:
             return self.detector.predict(images)
         os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("not killed")
+
+
+def load_full(run: Path) -> Detector:
+    detector = load(run)
+    detector.features.forward = full
+    return detector
+
+
+def full(images: Tensor) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def load_dying(run: Path, mark: Path) -> Dying:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers.after_epoch import AfterEpoch
 from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
 from semflow.bases import StandardNormal
@@ -73,6 +74,7 @@ CASES: dict[str, Callable[[], Detector]] = {
     "clipped": lambda: whole_maps(clip=0.3),
     "groups": lambda: whole_maps(locations=40),
     "squashed": squashed,
+    "accumulated": lambda: whole_maps(batch_size=3, accumulate=2),
     "samples": samples,
     "fitted base": lambda: make_fitted(trained=True),
     "tilted": lambda: whole_maps(tilt=0.05),
@@ -137,7 +139,11 @@ def work(rank: int, count: int, folder: Path, stopped: bool) -> None:
     processes = Processes(dist.group.WORLD)
     if stopped:
         train(
-            "synthesis", processes, folder / "stopped", checkpoint_seconds=0, on_epoch=partial(fail, rank == count - 1)
+            "synthesis",
+            processes,
+            folder / "stopped",
+            checkpoint_seconds=0,
+            callbacks=[AfterEpoch(partial(fail, rank == count - 1))],
         )
     for case in CASES:
         detector = train(case, processes, folder / case)

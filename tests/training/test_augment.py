@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import semflow
+from helpers.after_epoch import AfterEpoch
 from helpers.fitted_base import make_fitted
 from helpers.recipe_cases import images, small, stack
 from helpers.small_detector import SIZE, make_detector, make_images
@@ -42,7 +43,7 @@ def test_training_is_the_same_with_workers_and_when_resumed(synthesis: Any, tmp_
 
     options: dict[str, Any] = {"synthesis": synthesis, "output": tmp_path / "run", "checkpoint_seconds": 0}
     with pytest.raises(KeyboardInterrupt):
-        trained(on_epoch=stop, **options)
+        trained(callbacks=[AfterEpoch(stop)], **options)
     with pytest.raises(CheckpointError, match="augment"):
         trained(augment="flip", resume=True, **options)
     assert same(one, trained(resume=True, **options))

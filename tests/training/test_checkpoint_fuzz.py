@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import semflow
+from helpers.after_epoch import AfterEpoch
 from semflow.errors import CheckpointError, DataError, SemflowError
 from semflow.files.tensors import LARGEST_HEADER, read_about
 from semflow.training import calibrate, fit, hold_out
@@ -358,7 +359,8 @@ def test_calibrate_rejects_training_images(build, images, tmp_path) -> None:
 
 def test_fit_rejects_calibration_on_training_images_before_training(build, images) -> None:
     steps = []
-    options = {"epochs": 1, "progress": False, "false_alarm_rate": 0.5, "on_epoch": lambda *_: steps.append(1)}
+    counting = AfterEpoch(lambda *_: steps.append(1))
+    options = {"epochs": 1, "progress": False, "false_alarm_rate": 0.5, "callbacks": [counting]}
     for calibration in (images, [images[3]], [images[0]._replace(path="other.png", image=images[5].image.clone())]):
         with pytest.raises(DataError, match="must not be a training image"):
             fit(build(), images, calibration=calibration, **options)

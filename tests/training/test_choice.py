@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from helpers.after_epoch import AfterEpoch
 from helpers.aupro_truth import reference_aupro
 from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
@@ -241,7 +242,7 @@ def test_flow_that_gains_little_after_a_quarter_is_left_out_at_once(first, epoch
     def keep(other, epoch) -> None:
         seen[epoch] = [p.detach().clone() for p in other.trainable()]
 
-    fit(optional(), IMAGES, epochs=8, progress=False, on_epoch=keep)
+    fit(optional(), IMAGES, epochs=8, progress=False, callbacks=[AfterEpoch(keep)])
     assert all(torch.equal(a, b) for a, b in zip(detector.trainable(), seen[epochs], strict=True))
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import semflow
+from helpers.after_epoch import AfterEpoch
 from semflow.data import ImageDataset, Record, Sample, open_dataset
 from semflow.detectors import Detector
 from semflow.errors import DataError
@@ -64,7 +65,7 @@ KINDS = {"label": with_label, "mask": with_mask}
 @pytest.mark.parametrize("kind", KINDS)
 def test_fit_refuses_the_first_anomalous_image(kind: str, wrap: str) -> None:
     data, steps = WRAPPED[wrap](KINDS[kind](samples())), []
-    options = {"epochs": 1, "progress": False, "on_epoch": lambda *_: steps.append(1)}
+    options = {"epochs": 1, "progress": False, "callbacks": [AfterEpoch(lambda *_: steps.append(1))]}
     with pytest.raises(DataError, match=r"^05.png must be normal, but got .*anomalous.*allow_anomalous"):
         fit(detector(), data, **options)
     assert not steps  # before training
@@ -77,8 +78,9 @@ def test_fit_refuses_the_first_anomalous_image(kind: str, wrap: str) -> None:
 def test_calibration_refuses_the_first_anomalous_image(kind: str, wrap: str) -> None:
     good, data = samples(seed=1), WRAPPED[wrap](KINDS[kind](samples()))
     steps: list[int] = []
+    counting = AfterEpoch(lambda *_: steps.append(1))
     with pytest.raises(DataError, match=r"^05.png must be normal"):
-        fit(detector(), good, epochs=1, calibration=data, progress=False, on_epoch=lambda *_: steps.append(1))
+        fit(detector(), good, epochs=1, calibration=data, progress=False, callbacks=[counting])
     assert not steps
     made = detector()
     for call in (calibrate, semflow.calibrate):

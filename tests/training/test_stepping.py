@@ -16,7 +16,8 @@ from semflow.nn import ConvSubnet, SinusoidalPosition2d
 from semflow.training import TrainingConfig, fit
 from semflow.training.cache import NormalImages
 from semflow.training.loading import batches
-from semflow.training.stepping import Watch, adam, train_on_batch
+from semflow.training.stepping import adam, train_on_batch
+from semflow.training.watching import Watch
 
 CPU = torch.device("cpu")
 

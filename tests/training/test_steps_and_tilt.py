@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.after_epoch import AfterEpoch
 from helpers.small_detector import make_detector, make_images
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
@@ -70,7 +71,7 @@ def test_fit_tilts_the_loss_and_leaves_the_objective(locations, tmp_path, monkey
         detector = make_detector()
         objective = detector.objective
         training = TrainingConfig(1, 10, 1e-9, locations=locations, tilt=tilt)
-        fit(detector, IMAGES, training, output=tmp_path / str(tilt), on_epoch=remember, progress=False)
+        fit(detector, IMAGES, training, output=tmp_path / str(tilt), callbacks=[AfterEpoch(remember)], progress=False)
         assert detector.objective is objective
         first[tilt] = log(tmp_path / str(tilt))[0]
     assert seen == [None, 1e6, 0.05]

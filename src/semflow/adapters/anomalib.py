@@ -119,9 +119,12 @@ class SemflowModule(_OneClass):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """The recipe's gradient clipping, unless this module steps the optimizer itself."""
-        clip = self.training_config.clip if self.automatic_optimization else None
-        return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0}
+        """The recipe's gradient clipping, unless this module steps the optimizer itself, accumulation and precision."""
+        training = self.training_config
+        clip = training.clip if self.automatic_optimization else None
+        more: dict[str, Any] = {"accumulate_grad_batches": training.accumulate} if training.accumulate > 1 else {}
+        more |= {"precision": "bf16-mixed"} if training.precision == "bf16" else {}
+        return {"gradient_clip_val": clip or 0, "num_sanity_val_steps": 0, **more}
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Return the recipe's optimizer, or None if nothing is trained."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow._memory import per_batch
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError
@@ -198,10 +199,21 @@ class Detector(FittingPasses):
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
-        inside = at_scales(self.see(images).inside, [scale.z for scale in latents], self.localizes)
-        options = zip(sizes, inside, strict=True)
-        masks = [location_masks(anomaly_masks, size, mask_resize, guard, cells) for size, cells in options]
+        masks = self.masks_at(sizes, images, anomaly_masks, mask_resize, guard)
         return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])
+
+    def masks_at(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        images: Tensor,
+        anomaly_masks: Tensor | None = None,
+        mask_resize: Literal["nearest", "max"] = "max",
+        guard: int = 1,
+    ) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Compute the masks of the loss, see `location_masks`, at each size; other arguments are those of `loss`."""
+        inside = at_scales(self.see(images).inside, [images.new_empty(0, *size) for size in sizes], self.localizes)
+        options = zip(sizes, inside, strict=True)
+        return [location_masks(anomaly_masks, size, mask_resize, guard, cells) for size, cells in options]
 
     def log_probs(
         self, images: Tensor, maps: Sequence[Tensor] | None = None, leave_out: Tensor | None = None
@@ -230,6 +242,7 @@ class Detector(FittingPasses):
         score = score if own is None else own
         return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 
+    @per_batch
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
+from semflow._memory import per_batch
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError
 from semflow.flows import Event, PyramidFlow, ScaleWise
@@ -168,6 +169,7 @@ class LikelihoodModel(nn.Module):
             log_probs.append(normality)
         return log_probs
 
+    @per_batch
     @torch.no_grad()
     def latents_to_fit(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow._memory import per_batch
 from semflow.bases import FittedBase
 from semflow.errors import ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
@@ -47,6 +48,7 @@ class FittingPasses(LikelihoodModel):
         """Return images with gray pixels outside the region of interest, their own and that of the detector."""
         return see(images, self.region)
 
+    @per_batch
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Compute the feature maps of images (B, 3, H, W), or (B, 4, H, W) with their regions."""
         return cast(list[Tensor], self.features(self.see(images).images))
@@ -158,6 +160,7 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If a log-probability is not finite.
         """
 
+        @per_batch
         def scored(batch: NormalBatch) -> Scored:
             images, inside = self.see(batch.images)
             latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
@@ -180,9 +183,8 @@ class FittingPasses(LikelihoodModel):
         scales = [torch.cat(scale) for scale in zip(*counted, strict=True)]
         for number, scale in enumerate(scales):
             if not scale.isfinite().all():
-                raise TrainingError(
-                    f"normality of normal images must be finite, but got {_first_not_finite(scale)} at scale {number}"
-                )
+                wrong = scale[~scale.isfinite()][0].item()
+                raise TrainingError(f"normality of normal images must be finite, but got {wrong} at scale {number}")
         self.calibration.clear()
         if self.scorer.standardize:
             self.scorer.set_moments([s.mean().item() for s in scales], [s.std(correction=0).item() for s in scales])
@@ -226,6 +228,7 @@ class FittingPasses(LikelihoodModel):
     def score_normal(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> NormalScores:
         """Compute what `calibrate_on` takes from normal images that were not trained on; arguments as in `prepare`."""
 
+        @per_batch
         def scored(batch: NormalBatch) -> NormalScores:
             score, anomaly_map, *_ = self(batch.images, batch.maps) if tiles is None else predict(batch.images, tiles)
             return NormalScores.of(score, anomaly_map)
@@ -262,7 +265,3 @@ class FittingPasses(LikelihoodModel):
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
             yield NormalBatch(images, maps, indices)
-
-
-def _first_not_finite(x: Tensor) -> float:
-    return float(x[~x.isfinite()][0])

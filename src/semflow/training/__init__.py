@@ -1,5 +1,6 @@
 """Training, evaluation and run directories of detectors."""
 
+from .callbacks import Callback, RunStart
 from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import Processes
@@ -7,11 +8,12 @@ from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results
 from .fitting import fit
 from .holdout import automatic_calibration, automatic_count, calibrate, hold_out
 from .launch import launched_processes
+from .loggers import LOGGERS, Logger, MLflow, TensorBoard, WandB
 from .refitting import refit
 
 __all__ = [
-    "Evaluation", "ImageResult", "Processes", "TrainingConfig", "automatic_calibration", "automatic_count",
-    "calibrate", "check_labels",
-    "choose_flow", "evaluate", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit",
-    "results", "summarize",
+    "LOGGERS", "Callback", "Evaluation", "ImageResult", "Logger", "MLflow", "Processes", "RunStart", "TensorBoard",
+    "TrainingConfig", "WandB", "automatic_calibration", "automatic_count", "calibrate", "check_labels", "choose_flow",
+    "evaluate", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit", "results",
+    "summarize",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from semflow.detectors import Detector, Provenance
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import replace_file
 from semflow.files.tensors import check_digest, float_types, load_tensors, read_about, save_tensors
+from semflow.flows import OptionalFlow
 
 FORMAT = 1
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
@@ -126,16 +127,22 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     return path
 
 
-def write_summary(detector: Detector, run: Path) -> None:
-    """Write `summary.json`: what `semflow fit` reports at the end of training."""
+def summary(detector: Detector) -> dict[str, Any]:
+    """Return what `semflow fit` reports at the end of training."""
     calibration = detector.calibration
-    summary = {
+    flows = [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
+    return {
         "recipe": detector.provenance.recipe,
+        **{name: value for flow in flows[:1] for name, value in (("flow_used", flow.used), ("flow_gain", flow.gain))},
         "calibration_images": calibration.count,
         "false_alarm_rate": calibration.false_alarm_rate,
         "frames": detector.provenance.frames,
     }
-    text = json.dumps(summary, indent=2) + "\n"
+
+
+def write_summary(detector: Detector, run: Path) -> None:
+    """Write `summary.json`."""
+    text = json.dumps(summary(detector), indent=2) + "\n"
     replace_file(run / SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -140,7 +140,7 @@ class Processes:
 
     def means(self, maps: Sequence[Tensor], ignore: Tensor | None = None) -> list[Tensor]:
         """Compute `semflow.objectives.means_over_locations` over all processes; every location has the same weight."""
-        summed = self.sum(torch.stack([y for x in maps for y in _sum_and_count(x, ignore, self.idle)]))
+        summed = self.sum(torch.stack([y for x in maps for y in sum_and_count(x, ignore, self.idle)]))
         return [summed[2 * k] / summed[2 * k + 1].clamp(min=1) for k in range(len(maps))]
 
     def largest(self, x: Tensor, ignore: Tensor | None = None) -> Tensor:
@@ -178,7 +178,7 @@ ALONE = Processes()
 """A single process."""
 
 
-def _sum_and_count(x: Tensor, ignore: Tensor | None, idle: bool) -> tuple[Tensor, Tensor]:
+def sum_and_count(x: Tensor, ignore: Tensor | None, idle: bool) -> tuple[Tensor, Tensor]:
     """Return sum and count over the locations that are not ignored."""
     counted = torch.ones_like(x) if ignore is None or x.dim() != 3 else (~(ignore > 0)).to(x)
     counted = torch.zeros_like(x) if idle else counted

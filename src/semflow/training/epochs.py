@@ -16,7 +16,8 @@ from .config import TrainingConfig
 from .loading import Parts
 from .progress import Progress
 from .run import Run
-from .stepping import Watch, train_on_batch
+from .stepping import train_on_batch
+from .watching import Watch
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def train_epoch(job: Job, at: Position, display: Progress) -> dict[str, float]:
             group["lr"] = rate
         masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
         images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
-        size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
+        size = min(training.images_per_step, len(job.trained_on) - at.step * training.images_per_step)
         try:
             at.sums += train_on_batch(
                 detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size

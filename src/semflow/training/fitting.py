@@ -1,7 +1,8 @@
 """Training a detector on normal images."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,6 +23,7 @@ from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 from .asked import Asked
 from .augmenting import Copies
 from .cache import NormalImages
+from .callbacks import Callback, after_epoch, begin, closing, end
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
@@ -38,10 +40,12 @@ from .regions import region_settings, within
 from .run import BACKBONE, Run, check_images
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_batch, check_locations
+from .stepping import adam, check_batch, check_steps
+from .watching import Watch
 
 
 @own_defaults()
+@closing
 def fit(
     detector: Detector,
     dataset: Dataset[Any],
@@ -55,6 +59,7 @@ def fit(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    precision: Literal["float32", "bf16"] | None = None,
     calibration: Given = None,
     false_alarm_rate: float | None = None,
     output: str | Path | None = None,
@@ -64,7 +69,7 @@ def fit(
     checkpoint_seconds: float = 60.0,
     cache_bytes: int = 2**31,
     progress: bool = True,
-    on_epoch: Callable[[Detector, int], object] | None = None,
+    callbacks: Sequence[Callback] = (),
     processes: Processes = ALONE,
     allow_anomalous: bool = False,
 ) -> Detector:
@@ -90,6 +95,7 @@ def fit(
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
         seed: overrides `training.seed`. The initial weights depend on the recipe's own seed.
+        precision: overrides `training.precision`.
         calibration: normal images for calibration after training, see `Calibration`: a number or a fraction of
             `dataset` to hold out of training, or a data set of other images; `cross` trains and calibrates on all, with
             five more trainings if flows are trained (cross-conformal). None gives no p-values.
@@ -104,8 +110,8 @@ def fit(
         cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
             computed once; training without synthetic anomalies then does not run the backbone.
         progress: show progress, as plain lines if the output is no terminal.
-        on_epoch: called with the detector and the number of finished epochs after each epoch, in every process. It must
-            not change the detector, whose score has no constants yet.
+        callbacks: called before training, after each epoch and at the end, see `Callback`; `TensorBoard`, `MLflow` and
+            `WandB` log the curves.
         processes: processes that train together, each on its part of every batch. All call `fit` with the same
             arguments and compute the gradients of a single process, up to rounding; only the first reads and writes
             `output`.
@@ -125,7 +131,9 @@ def fit(
         >>> fit(detector, good, epochs=1, batch_size=2, progress=False).training
         False
     """
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    given: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "precision": precision
+    }  # fmt: skip
     training = training or detector.provenance.training or TrainingConfig()
     if epochs is not None:
         given["steps"] = None
@@ -156,7 +164,7 @@ def fit(
     own, training = training, training.for_images(len(trained_on))
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
-    check_locations(detector, training)
+    check_steps(detector, training)
     check_batch(training, processes)
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
@@ -182,11 +190,12 @@ def fit(
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "batch_size": batch}, crossing)
     if at is None or at.epoch or at.step:  # a run that is resumed
         asked.check(run, finished=at is None)
+    begin(callbacks, detector, run.start())
     if at is None:
         check_images(cast(Path, folder), run.fingerprint(), normal.fingerprint())
         asked.check_images(normal)
         asked.calibrate(run, normal)
-        return detector.eval()
+        return end(callbacks, detector.eval())
     for flow in optional:
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
@@ -203,7 +212,7 @@ def fit(
     asked.check_images(normal)
     run.begin()
     source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
-    parts = split_batches(len(trained_on), training.batch_size, processes)
+    parts = split_batches(len(trained_on), training.batch_size, processes, training.accumulate)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
@@ -219,10 +228,9 @@ def fit(
         while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
             record = train_epoch(job, at, display)
             display.epoch(record)
-            if on_epoch is not None:
-                on_epoch(detector, at.epoch + 1)
             run.log(record)
             at = Position(at.epoch + 1, fingerprint=at.fingerprint)
+            after_epoch(callbacks, detector, record, partial(run.save, at))
             if run.due():
                 run.save(at)
     detector.eval()
@@ -240,4 +248,4 @@ def fit(
     record_frames(detector, scores, frames)
     remember_images(detector, normal)
     processes.first(lambda: run.finish(fingerprint))
-    return detector
+    return end(callbacks, detector)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence, Sized
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -31,9 +32,10 @@ class Parts(Sampler[list[int]]):
         return len(self.batches)
 
 
-def split_batches(count: int, batch_size: int, processes: Processes = ALONE) -> Parts:
-    """Return this process's part, which may be empty, of every batch of `count` positions."""
-    return Parts([processes.part(batch) for batch in _batches(count, batch_size)])
+def split_batches(count: int, batch_size: int, processes: Processes = ALONE, together: int = 1) -> Parts:
+    """Return this process's part, which may be empty, of every batch of `count` positions; `together` make a list."""
+    parts = [processes.part(batch) for batch in _batches(count, batch_size)]
+    return Parts([list(chain(*parts[k : k + together])) for k in range(0, len(parts), together)])
 
 
 def dealt_batches(count: int, batch_size: int, processes: Processes = ALONE) -> Parts:

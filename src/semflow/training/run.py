@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from semflow.files.places import occupants
 from semflow.files.tensors import read_about
 
 from . import checkpoint
+from .callbacks import RunStart
 from .checkpoint import CHECKPOINT, CONFIG, FOLDS, LOG, MODEL, SUMMARY, Position
 from .distributed import Processes
 
@@ -22,6 +24,8 @@ BACKBONE = "backbone_digest"
 """Setting with the digest of the backbone's weights."""
 MORE_EPOCHS = ("training.epochs", "arguments.training.epochs", "arguments.training.steps")
 """Settings that may differ if a run is trained for more epochs."""
+NEWER = {"training.accumulate": 1, "training.precision": "float32"}
+"""Settings that runs of earlier versions lack, with the values that they had."""
 
 
 class Run:
@@ -79,6 +83,15 @@ class Run:
             with writing(path, self._advice(), CheckpointError), path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
 
+    def start(self) -> RunStart:
+        """Return what callbacks learn about the run; the log is read by process 0 only."""
+        path = self.folder and self.folder / LOG
+        records: list[dict[str, Any]] = []
+        if path is not None and self.processes.rank == 0 and path.exists():
+            with suppress(ValueError):  # a line that was edited, or half a line, ends what is known
+                records.extend(map(json.loads, path.read_text(encoding="utf-8-sig", errors="replace").splitlines()))
+        return RunStart(self.folder, _flat(self.config), records, self.processes.rank)
+
     def due(self) -> bool:
         """Return True if it is time for a checkpoint and this process writes it."""
         writes = self.folder is not None and self.processes.rank == 0
@@ -86,7 +99,7 @@ class Run:
 
     def save(self, at: Position) -> None:
         """Write a checkpoint; the previous one stays valid until this one is complete."""
-        if self.folder is not None:
+        if self.folder is not None and self.processes.rank == 0:
             with writing(self.folder / CHECKPOINT, self._advice(), CheckpointError):
                 checkpoint.save_training(self.detector, self.optimizer, at, self.folder)
             self._saved, self._last = time.monotonic(), str(at)
@@ -146,7 +159,8 @@ class Run:
             (folder / LOG).unlink(missing_ok=True)
             return None, Position()
         tensors, at = self._furthest(folder, trained)
-        epochs, batch = (self.config["training"][name] for name in ("epochs", "batch_size"))
+        training = self.config["training"]
+        epochs, batch = training["epochs"], training["batch_size"] * training["accumulate"]
         images = self.config["images"] - self.config.get("held_for_choice", 0)
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-images // batch):
             raise CheckpointError(
@@ -193,7 +207,7 @@ class Run:
             key=lambda name: (name == BACKBONE, name.startswith("arguments."), not name.startswith("tiles."), name),
         )
         for name in order:
-            was, given = before.get(name), now.get(name)
+            was, given = before.get(name, NEWER.get(name.removeprefix("arguments."))), now.get(name)
             if was != given and name not in ignored and not name.startswith("versions."):
                 raise CheckpointError(f"{folder} must be resumed with {name} = {was}, but got {given}")
 

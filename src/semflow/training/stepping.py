@@ -1,74 +1,34 @@
 """Optimizer steps on one batch: one step on whole maps, or many on random groups of locations."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
 from semflow.detectors.regions import at_scales
-from semflow.errors import ConfigError, TrainingError
+from semflow.errors import ConfigError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
 from semflow.nn import PositionTables, Statistics
+from semflow.objectives import Terms
 
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
+from .sharing import WholeBatch
+from .watching import Watch
 
+BF16_DEVICES = ("cuda",)
+"""Devices that train in bfloat16.
 
-class Watch:
-    """Clips gradients, counts clipped steps, and raises at the first loss or gradient that is not finite.
-
-    Reading values waits for the device, so on GPUs it happens only once per `every` steps, and before anything is
-    saved. With `every=1` the weights stay as they were before the step.
-
-    Args:
-        clip: largest norm of a gradient; None disables clipping.
-        every: steps between two checks.
-        advice: returns the end of error messages.
-    """
-
-    def __init__(self, clip: float | None = None, every: int = 1, advice: Callable[[], str] = lambda: "") -> None:
-        self.clip, self.every, self.advice, self.steps = clip, every, advice, 0
-        self.where = ""
-        self.clipped, self.largest = 0, 0.0  # of the steps that have been checked
-        self._unchecked: list[Tensor] = []
-
-    def step(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Clip the gradients of the parameters before an optimizer step."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
-        self.steps += 1
-        self._unchecked.append(torch.stack([loss.detach().float(), norm.detach().float()]))
-        if len(self._unchecked) >= self.every:
-            self.check()
-
-    def check(self) -> None:
-        """Raise TrainingError if the loss or the norm of the gradient was not finite in one of the steps so far."""
-        if not self._unchecked:
-            return
-        first, values = self.steps - len(self._unchecked) + 1, torch.stack(self._unchecked).tolist()
-        self._unchecked.clear()
-        for number, (loss, norm) in enumerate(values, first):
-            at = f"at step {number}{self.where}"
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"loss must be finite, but got {loss} {at}, with a gradient of norm {norm:.5g}{self.advice()}"
-                )
-            if not math.isfinite(norm):
-                raise TrainingError(
-                    f"gradient must have a finite norm, but got {norm} {at}, with a loss of {loss:.5g}{self.advice()}"
-                )
-            self.clipped += self.clip is not None and norm > self.clip
-            self.largest = max(self.largest, norm)
-
-    def begin(self, where: str = "", steps: int = 0, clipped: int = 0, largest: float = 0.0) -> None:
-        """Restart the counts, from zero or from a checkpoint; `where` follows the step's number in messages."""
-        self.check()
-        self.where, self.steps, self.clipped, self.largest = where, steps, clipped, largest
+On CPUs, gradients of convolutions whose kernel is larger than their map are wrong there in torch 2.13 (oneDNN).
+"""
 
 
 def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
@@ -79,8 +39,16 @@ def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
-def check_locations(detector: Detector, training: TrainingConfig) -> None:
-    """Raise ConfigError if training on groups of locations is asked for, but the flows do not allow it."""
+def check_steps(detector: Detector, training: TrainingConfig) -> None:
+    """Raise ConfigError if the detector allows no groups of locations, no several batches per step or no bfloat16.
+
+    The share of a batch in a squashed loss depends on the other batches.
+    """
+    like = detector.reference
+    if training.precision == "bf16" and (like.dtype != torch.float32 or like.device.type not in BF16_DEVICES):
+        raise ConfigError(f"precision must be float32 for {like.dtype} on device {like.device.type}, but got bf16")
+    if training.accumulate > 1 and detector.objective.squash:
+        raise ConfigError(f"accumulate must be 1 for a squashed loss, but got {training.accumulate}; use batch_size")
     flows = detector.flows
     if training.locations is not None and not (isinstance(flows, ScaleWise) and "sample" not in flows.events):
         raise ConfigError(
@@ -113,12 +81,13 @@ def train_on_batch(
 
     Whole maps make one step. With `training.locations` = n, the locations of each scale are split at random into groups
     of n, and every group makes a step of its scale's flow, as in CFLOW-AD. The variance head, which needs whole images,
-    makes one step per batch with the gradients of all groups.
+    makes one step per batch with the gradients of all groups. With `training.accumulate`, a batch of more than
+    `training.batch_size` images is computed in chunks that add up to one step.
 
     Args:
         detector: detector in training mode.
         optimizer: optimizer of its trainable parameters.
-        training: settings of which `locations`, `clip`, `mask_resize` and `guard` are used.
+        training: settings of the step.
         images: (B, 3, H, W) in [0, 1]; a placeholder image if this process has no part of the batch.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: feature maps of the images, if known.
@@ -129,13 +98,95 @@ def train_on_batch(
     """
     stepper = _Stepper(optimizer, detector.trainable(), watch or Watch(training.clip), processes)
     batch = len(images) if batch is None else batch
-    with processes.idling(not processes.part(range(batch))):
+    chunks = training.accumulate > 1 and batch > training.batch_size
+    with suggesting(training.batch_size if chunks else batch, processes.count, _same_steps(detector, training)):
+        if chunks:
+            return _train_in_chunks(stepper, detector, training, images, anomaly_masks, maps, batch)
+        return _train_at_once(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
+
+
+def _same_steps(detector: Detector, training: TrainingConfig) -> str:
+    """Return the end of the advice to halve the batch size."""
+    same = training.locations is None and training.tilt is None and not detector.objective.squash
+    twice = f" with training.accumulate = {2 * training.accumulate}, which makes the same steps"
+    return twice if same and training.batch_size % 2 == 0 else ""
+
+
+def _train_at_once(
+    stepper: "_Stepper",
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+    seed: Sequence[int],
+    batch: int,
+) -> Tensor:
+    with stepper.processes.idling(not stepper.processes.part(range(batch))):
         if training.locations is None:
-            terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
+            terms = _loss(detector, training, images, anomaly_masks, maps)
             stepper.step(terms.total)
             return torch.stack([t.detach() for t in terms])
-        maps = detector.feature_maps(images) if maps is None else maps
+        with _computing(training, images):
+            maps = _maps(detector, images) if maps is None else maps
         return _train_on_groups(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
+
+
+def _computing(training: TrainingConfig, x: Tensor) -> AbstractContextManager[object]:
+    """Return the context of a forward pass. Weights change between two of them, so casts are not cached."""
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False)
+
+
+def _maps(detector: Detector, images: Tensor) -> list[Tensor]:
+    """Compute feature maps, which keep the type of the images under autocast, like those that are known."""
+    return [x.to(images.dtype) for x in detector.feature_maps(images)]
+
+
+def _loss(
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+) -> Terms:
+    with _computing(training, images):
+        maps = _maps(detector, images) if maps is None and training.precision == "bf16" else maps
+        return detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
+
+
+def _train_in_chunks(
+    stepper: "_Stepper",
+    detector: Detector,
+    training: TrainingConfig,
+    images: Tensor,
+    anomaly_masks: Tensor | None,
+    maps: Sequence[Tensor] | None,
+    batch: int,
+) -> Tensor:
+    """Step with the gradient of a batch that is computed in chunks, of each of which this process has a part."""
+    processes, size = stepper.processes, training.batch_size
+    own = [len(processes.part(range(k, min(k + size, batch)))) for k in range(0, batch, size)]
+
+    def counted(size: tuple[int, int]) -> Tensor:
+        ((_, ignored),) = detector.masks_at([size], images, anomaly_masks, training.mask_resize, training.guard)
+        counted = torch.ones(len(images), *size, device=images.device) if ignored is None else ~(ignored > 0)
+        return counted[: sum(own)].sum(dtype=torch.int64)  # none of a placeholder
+
+    whole = WholeBatch(batch, counted, processes)
+    stepper.optimizer.zero_grad(set_to_none=True)
+    parts = []
+    for stop, count in zip(accumulate(own), own, strict=True):
+        span = slice(stop - count, stop) if count else slice(0, 1)  # a placeholder
+        masks = None if anomaly_masks is None else anomaly_masks[span]
+        with processes.idling(not count), whole.chunk(detector, max(1, count), not count):
+            terms = _loss(detector, training, images[span], masks, maps and [x[span] for x in maps])
+            stepper.add(terms.total)
+        parts.append(torch.stack([t.detach() for t in terms]))
+    sums = torch.stack(parts).sum(0)
+    stepper.apply(sums[0])
+    return sums
 
 
 def _train_on_groups(
@@ -151,7 +202,8 @@ def _train_on_groups(
     flows, locations = cast(ScaleWise, detector.flows), cast(int, training.locations)  # see `check_locations`
     seen, inside = detector.see(images)
     cells = at_scales(inside, maps, detector.localizes)
-    statistics = detector.statistics(seen, maps)
+    with _computing(training, images):
+        statistics = detector.statistics(seen, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
@@ -164,11 +216,12 @@ def _train_on_groups(
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)
             position = context.take(group) if isinstance(context, PositionTables) else context
-            z, log_det = flows[scale](take_locations(x, group), position)
             masks = (None if m is None else take_locations(m, group) for m in (mask, ignore))
             drawn_statistics = None if leaf is None else leaf.take(group)
             with stepper.processes.idling(empty):
-                terms = detector.objective(z, log_det, "location", base, drawn_statistics, *masks)
+                with _computing(training, images):
+                    z, log_det = flows[scale](take_locations(x, group), position)
+                    terms = detector.objective(z, log_det, "location", base, drawn_statistics, *masks)
                 stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
     # The variance head steps with the mean over the groups' gradients.
@@ -214,8 +267,12 @@ class _Stepper:
     def step(self, loss: Tensor) -> None:
         """Step down a loss that all processes have in common, of which each differentiates its share."""
         self.optimizer.zero_grad(set_to_none=True)
-        (loss if self.processes.count == 1 else loss / self.processes.count).backward()
+        self.add(loss)
         self.apply(loss)
+
+    def add(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
+        (loss if self.processes.count == 1 else loss / self.processes.count).backward()
 
     def apply(self, loss: Tensor) -> None:
         """Step with the gradients that the parameters have."""

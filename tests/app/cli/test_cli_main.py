@@ -60,7 +60,7 @@ def test_sigterm_ends_like_an_interrupt(
     [
         (PermissionError(13, "Permission denied", "results"), "error: results: Permission denied"),
         (OSError(28, "No space left on device"), "error: No space left on device"),
-        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "error: out of memory; choose a smaller"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "error: out of memory; choose fewer"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "error: out of memory; choose"),
     ],
 )

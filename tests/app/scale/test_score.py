@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.dying_model import load_dying
+from helpers.dying_model import load_dying, load_full
 from helpers.scale_cases import OFF, SIZE, files, make_images, score_words
 from semflow.app.cli import main
 from semflow.app.cli.console import decided
@@ -256,6 +256,13 @@ def test_killed_worker_is_replaced(here: Any, tiny_run: Path, photos: Path, tmp_
     assert sorted(block.block for block in done) == list(range(7))
     assert len(files(tmp_path / "out")) == 7
     assert len(read(tmp_path / "out")) == 21
+
+
+def test_worker_out_of_memory_names_the_batch_size(here: Any, tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "out", read_listing(photos), 4, {})
+    store.open()
+    with pytest.raises(ProcessError, match=r"^out of memory at a batch size of 4; try 2$"):
+        list(score_blocks(here, store, list(store), partial(load_full, tiny_run), SIZE, Workers(batch_size=4)))
 
 
 def broken_model(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.training.crossing import leaves_one_out
 from semflow.training.frames import taken_for_good
 from semflow.training.holdout import CROSS, LEAST
+from semflow.training.loggers import LOGGERS, STATE, TensorBoard
 
 from .calibrate import report_calibration
 from .command import printed, unused
@@ -42,7 +44,8 @@ FILE_OPTIONS = (
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
-    "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
+    "training.epochs": "epochs", "training.batch_size": "batch_size",
+    "training.precision": "precision", "seed": "seed", "training.seed": "seed",
 }  # fmt: skip
 SIZES = re.compile(r"(-?\d+)(?:x(\d+))?")
 WORDS = {"true": True, "false": False, "none": "none"}
@@ -103,7 +106,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
 def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> int:
-    allow = options.allow_anomalous
+    allow, loggers = options.allow_anomalous, [LOGGERS[name]() for name in dict.fromkeys(options.log)]
     tiles, regions = tiles_of(options), options.region
     size = arguments["image_size"] if tiles is None else None
     whole = regions is not None and regions.is_file()
@@ -128,7 +131,7 @@ def _train(
         fit(
             detector, dataset, tiles=tiles, region=region, augment=options.augment or (), calibration=calibration,
             false_alarm_rate=options.false_alarm_rate, output=output, resume=options.resume, workers=options.workers,
-            device=device, processes=processes, allow_anomalous=allow,
+            device=device, processes=processes, allow_anomalous=allow, callbacks=loggers,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -223,8 +226,9 @@ def _removing_unstarted(output: Path) -> Iterator[None]:
         yield
     except Exception:
         if not had_config and not (output / CHECKPOINT).exists():
-            for name in (CONFIG, LOG):
+            for name in (CONFIG, LOG, STATE):
                 (output / name).unlink(missing_ok=True)
+            shutil.rmtree(output / TensorBoard.name, ignore_errors=True)
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import cast
 
+from semflow._memory import is_out_of_memory, memory_advice
 from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
@@ -136,9 +137,8 @@ def _usage_error(box: str, words: list[str]) -> str:
 
 def _message(error: Exception) -> str | None:
     """Return the message for errors that a user can fix. Other errors return None and keep their traceback."""
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
-        return "out of memory; choose a smaller --batch-size or --image-size"
+    if is_out_of_memory(error) and not isinstance(error, SemflowError):
+        return memory_advice(error) or "out of memory; choose fewer images or a smaller --batch-size or --image-size"
     if isinstance(error, RuntimeError) and ("DataLoader worker" in str(error) or "shared memory" in str(error)):
         return (
             f"workers must be able to load images, but got {error}; use --workers 0"  # in whatever code it was noticed

@@ -13,6 +13,10 @@ OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavio
 ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
 Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
+Loggers: TypeAlias = Annotated[
+    tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
+]
+Precision: TypeAlias = Annotated[Literal["float32", "bf16"] | None, arg(help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
 # Options that several commands share.

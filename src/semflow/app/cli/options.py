@@ -17,10 +17,12 @@ from .option_types import (
     HoldOut,
     ImageSize,
     LoadingWorkers,
+    Loggers,
     Model,
     OptionalInt,
     OptionalName,
     OptionalPath,
+    Precision,
     Regions,
     Resizing,
     RunDirectory,
@@ -82,6 +84,8 @@ class Fit:
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
     """Images per training step. Default: the recipe's."""
+    precision: Precision = None
+    """bf16 computes training steps in bfloat16, which is faster on recent GPUs. Default: float32."""
     seed: OptionalInt = None
     """Seed of weights, synthetic anomalies and image order. Default: 0."""
     calibration: OptionalPath = None
@@ -96,6 +100,9 @@ class Fit:
     resume: bool = False
     """Continue the run in the output directory, or start it if there is none. With more --epochs, a finished run is
     trained further."""
+    log: Loggers = ()
+    """Where to log training curves: tensorboard, mlflow, wandb (extras of these names). The run directory's tensorboard
+    folder, or the server that the client's environment variables name."""
     config: OptionalPath = None
     """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
     print_config: bool = False

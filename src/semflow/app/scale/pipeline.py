@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semflow import errors
+from semflow._memory import is_out_of_memory, memory_advice
 from semflow._optional import import_optional
 from semflow._validation import Size, counted, height_and_width
 from semflow.data import decode_image
@@ -185,6 +186,10 @@ class _Worker:
             done = commit_block(self.folder / BLOCKS, Block(int(row["block"]), str(row["file"]), names), rows)
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                return {"kind": "ProcessError", "message": memory_advice(error) or "workers must have enough memory"}
+            raise
         return {"kind": "", "message": json.dumps(done._asdict())}
 
     def _batches(self, images: NDArray[np.uint8], messages: list[str]) -> Iterator[tuple[list[int], Tensor]]:

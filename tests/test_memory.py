@@ -1,0 +1,111 @@
+"""Out of memory: errors keep their class and name the batch size to try, in Python and on the command line."""
+
+import pytest
+import torch
+
+import semflow
+from helpers.small_detector import make_detector, make_images
+from semflow._memory import is_out_of_memory, memory_advice, suggesting
+from semflow.detectors import Detector
+from semflow.errors import ConfigError
+from semflow.training import TrainingConfig, evaluate, fit, refit
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+IMAGES = make_images(9)
+
+
+def raising(error: Exception, after: int = 0):
+    calls = []
+
+    def full(*args: object, **kwargs: object) -> None:
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+
+    return full
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_error_of_full_memory_is_known(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert memory_advice(error) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape"), ValueError("out of memory"), ConfigError("out of memory")])
+def test_other_errors_get_no_note(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, suggesting(8):
+        raise error
+    assert memory_advice(caught.value) is None
+
+
+def test_innermost_block_decides() -> None:
+    with pytest.raises(MemoryError) as caught, suggesting(32), suggesting(8, least=5):
+        raise MemoryError
+    assert caught.value.__notes__ == [
+        "out of memory at a batch size of 8; try a smaller image_size or a smaller backbone"
+    ]
+
+
+STEPS = {
+    8: "4 with training.accumulate = 2, which makes the same steps",
+    3: "1",
+    1: "a smaller image_size or a smaller backbone",
+}
+
+
+@pytest.mark.parametrize("size", STEPS)
+def test_training_step_names_the_batch_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the loss of a recipe, in that of its latents and in the optimizer."""
+    for place in ("Detector.loss", "Detector.latent_loss"):
+        error = torch.OutOfMemoryError("CUDA out of memory")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"semflow.detectors.{place}", raising(error))
+            with pytest.raises(torch.OutOfMemoryError) as caught:
+                fit(make_detector(), IMAGES, TrainingConfig(1, size), progress=False)
+        assert caught.value is error
+        assert memory_advice(error) == f"out of memory at a batch size of {size}; try {STEPS[size]}"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", raising(torch.OutOfMemoryError("CUDA out of memory")))
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            fit(make_detector(), IMAGES, TrainingConfig(1, size), progress=False)
+    assert memory_advice(caught.value) == f"out of memory at a batch size of {size}; try {STEPS[size]}"
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({"accumulate": 3}, "2 with training.accumulate = 6, which makes the same steps"), ({"locations": 40}, "2")],
+)
+def test_advice_keeps_the_steps_if_it_can(options: dict, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semflow.objectives.Objective.__call__", raising(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        fit(make_detector(), IMAGES, TrainingConfig(1, 4, **options), progress=False)
+    assert memory_advice(caught.value) == f"out of memory at a batch size of 4; try {advice}"
+
+
+CALLS = {
+    "predict": lambda detector: detector.predict(torch.rand(4, 3, 32, 32)),
+    "predict, by keyword": lambda detector: detector.predict(images=torch.rand(4, 3, 32, 32)),
+    "evaluate": lambda detector: evaluate(detector, IMAGES, batch_size=4),
+    "calibrate": lambda detector: semflow.calibrate(detector, IMAGES, batch_size=4),
+    "refit": lambda detector: refit(detector, IMAGES, batch_size=4),
+    "fit_score": lambda detector: detector.fit_score([torch.rand(4, 3, 32, 32)]),
+    "prepare": lambda detector: detector.prepare([torch.rand(4, 3, 32, 32)]),
+}
+
+
+@pytest.mark.parametrize("place", ["features", "flows"])
+@pytest.mark.parametrize("call", CALLS)
+def test_pass_over_images_names_the_batch_size(call: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if call == "prepare" and place == "flows":
+        pytest.skip("runs no flow")
+    detector: Detector = make_detector().eval()
+    monkeypatch.setattr(type(getattr(detector, place)), "forward", raising(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        CALLS[call](detector)
+    assert memory_advice(caught.value) == "out of memory at a batch size of 4; try 2"
