@@ -11,6 +11,7 @@ from PIL import Image
 from helpers.export_cases import FORMATS, SIZE, SMALL, own_detector, pictures, recipe_detector
 from semflow.app.cli import main
 from semflow.app.export import load, open_runner, save
+from semflow.app.export.check import compare
 from semflow.app.export.cost import LARGEST, cost_of
 from semflow.app.export.graph import DetectorGraph, trace
 from semflow.app.export.precision import halve_weights
@@ -256,3 +257,24 @@ def test_a_broken_file_is_not_written(tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(CheckpointError):
         load(tmp_path / "a.pt2")
+
+
+def test_a_pixel_at_the_threshold_may_be_on_either_side() -> None:
+    """The check compares decisions with those that follow from the file's own scores and maps."""
+    graph = DetectorGraph(own_detector().eval())
+    images = pictures(SIZE, 3, seed=0)
+    at = graph(images)[1][0, 3, 3].item()
+    graph.detector.calibration.thresholds[1] = at
+    step = 2e-6 * max(1.0, abs(at))
+
+    def run(raised: float, above: bool) -> dict[str, float]:
+        def change(results) -> None:
+            results["anomaly_map"][0, 3, 3] += raised
+            results["mask"][0, 3, 3] = above
+
+        return compare(graph, changed(graph, change), images)
+
+    assert run(step, True)["mask"] == run(-step, False)["mask"] == 0
+    for raised, above in ((step, False), (-step, True)):
+        with pytest.raises(ExportError, match=r"^mask of the exported model must differ"):
+            run(raised, above)
