@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 import semflow
+from helpers.after_epoch import AfterEpoch
 from semflow.data import Sample, Tiles
 from semflow.detectors import Detector
 from semflow.detectors.normal_scores import NormalScores
@@ -287,7 +288,7 @@ def test_resumed_run_has_the_same_tiles(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitted("sanflow", output=tmp_path / "run", epochs=2, checkpoint_seconds=0.0, on_epoch=stop)
+        fitted("sanflow", output=tmp_path / "run", epochs=2, checkpoint_seconds=0.0, callbacks=[AfterEpoch(stop)])
     with pytest.raises(ShapeError, match="must have images of 32 x 32 pixels"):
         fitted("sanflow", output=tmp_path / "run", epochs=2, resume=True, tiles=None)
     with pytest.raises(CheckpointError, match=r"must be resumed with tiles.overlap = 8, but got 4"):
