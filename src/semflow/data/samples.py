@@ -195,7 +195,12 @@ def _image(given: Any, where: str) -> Tensor:
             f"image of {where} must lie in [0, 1], but got values from {low:g} to {high:g}; "
             "divide bytes by 255 and do not normalize, which the backbone does"
         )
-    if len(image) == 4 and not bool((image[3] > 0.5).any()):
+    if len(image) == 4 and not bool(((image[3] == 0) | (image[3] == 1)).all()):
+        raise ShapeError(
+            f"image of {where} must have 0 or 1 as its fourth channel, its region of interest, but got other values; "
+            "leave an alpha channel out"
+        )
+    if len(image) == 4 and not bool(image[3].any()):
         raise DataError(f"{where} must have pixels in its region of interest, the fourth channel, but got none")
     return image
 

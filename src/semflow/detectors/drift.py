@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from semflow._validation import at_least
+from semflow._validation import at_least, checked
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.files import hash_parts, writing
 from semflow.files.tensors import check_digest, load_tensors, save_tensors
@@ -67,6 +67,7 @@ class DriftTest:
         (True, True)
     """
 
+    @checked
     def __init__(
         self,
         images: int,

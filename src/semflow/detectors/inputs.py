@@ -47,6 +47,11 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
         raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
+    if images.shape[1] == 4 and not bool(((images[:, 3] == 0) | (images[:, 3] == 1)).all()):
+        raise ShapeError(
+            "images must have 0 or 1 as their fourth channel, their region of interest, but got other values in "
+            f"{tuple(images.shape)}; leave an alpha channel out"
+        )
 
 
 def check_size(image: Tensor, provenance: Provenance, name: str) -> None:
