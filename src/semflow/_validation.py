@@ -19,6 +19,9 @@ R = TypeVar("R")
 LARGEST = 2**63 - 1
 """Largest integer of torch."""
 
+Size = int | tuple[int, int]
+"""Size of images in pixels: one side of a square, or height and width."""
+
 _WORDS: dict[object, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -94,6 +97,28 @@ class Settings:
         for name, value in vars(self).items():
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+
+
+def height_and_width(size: Size | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a size.
+
+    Example:
+        >>> height_and_width(256), height_and_width((256, 384))
+        ((256, 256), (256, 384))
+    """
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return int(height), int(width)
+
+
+def plain_size(size: Size | Sequence[int]) -> Size:
+    """Return one number for a square, and otherwise height and width.
+
+    Example:
+        >>> plain_size((256, 256)), plain_size([256, 384])
+        (256, (256, 384))
+    """
+    height, width = height_and_width(size)
+    return height if height == width else (height, width)
 
 
 def at_least(least: int, **numbers: float) -> None:

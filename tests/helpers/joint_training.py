@@ -78,12 +78,20 @@ CASES: dict[str, Callable[[], Detector]] = {
     "tilted": lambda: whole_maps(tilt=0.05),
     "tilted groups": lambda: whole_maps(tilt=0.05, locations=40),
     "optional flow": lambda: make_fitted(trained=True, synthesis=CutPaste(), optional=True),
+    "region": whole_maps,
+    "augmented": lambda: make_fitted(trained=True),
     "crossed": lambda: make_fitted(trained=True),
     "crossed base": lambda: make_fitted(trained=False),
 }
 
 CROSS = {"calibration": "cross"}
-OPTIONS = {"fitted base": {"cache_bytes": 0}, "crossed": CROSS, "crossed base": CROSS}
+OPTIONS = {
+    "fitted base": {"cache_bytes": 0},
+    "region": {"region": torch.ones(32, 32).tril(-4), "augment": "rotate,shift"},
+    "augmented": {"augment": "flip,light"},
+    "crossed": CROSS,
+    "crossed base": CROSS,
+}
 
 
 def train(

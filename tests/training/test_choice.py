@@ -97,7 +97,7 @@ def test_gain_depends_on_the_seed_alone() -> None:
 def test_flow_is_used_above_the_margin(gain, used, monkeypatch) -> None:
     for metric in ("auroc", "aupro"):
         values = iter([0.5, 0.5 + gain])  # without and with the flow
-        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, values=values: next(values))
+        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, values=values, **__: next(values))
     detector = prepared()
     assert choose_flow(detector, IMAGES, HELD) == pytest.approx(gain)
     assert detector.flows[0].used == used
@@ -248,7 +248,7 @@ def test_flow_that_gains_little_after_a_quarter_is_left_out_at_once(first, epoch
 def test_quality_without_the_flow_is_measured_once(monkeypatch) -> None:
     values = iter([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])  # image AUROC and AUPRO: without, then with after a quarter and all
     for metric in ("auroc", "aupro"):
-        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_: next(values))
+        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, **__: next(values))
     detector = fit(optional(), IMAGES, epochs=4, progress=False)
     assert detector.flows[0].gain == pytest.approx(0.2)
     assert next(values, None) is None

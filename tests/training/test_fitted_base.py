@@ -193,7 +193,7 @@ def test_base_may_ask_for_the_features(images) -> None:
 def test_file_with_too_many_values_is_refused_before_it_is_read(images, tmp_path, monkeypatch) -> None:
     fit(make_fitted(), images, output=tmp_path, progress=False)
     detector = make_fitted()
-    assert detector.flexible == {"base.0.rows": 2**31, "base.1.rows": 2**31, "calibration.": 10**7}
+    assert detector.flexible == {"region": 2**28, "base.0.rows": 2**31, "base.1.rows": 2**31, "calibration.": 10**7}
     monkeypatch.setattr(DiagonalNormal, "largest", 169)
     with pytest.raises(
         CheckpointError, match=r"must have \(0, 0\) of F64 for base\.1\.rows, but got \(10, 17\) of F64"

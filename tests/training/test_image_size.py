@@ -8,10 +8,11 @@ import torch
 from torch.utils.data import Subset
 
 import semflow
+from helpers.recipe_cases import ALL, COMMON, SMALL
 from semflow.data import Sample
 from semflow.detectors import Detector
-from semflow.errors import ShapeError
-from semflow.recipes import Backbone, Couplings, StoredMemory, cflow_ad, remember
+from semflow.errors import ConfigError, ShapeError
+from semflow.recipes import Backbone, Couplings, StoredMemory, build, cflow_ad, remember
 
 SIDE = 32
 
@@ -77,3 +78,40 @@ def test_a_loaded_detector_keeps_its_size(tmp_path: Any, fitted: Detector) -> No
 
 def test_an_unfitted_detector_takes_any_size() -> None:
     assert small().predict(torch.rand(1, 3, 64, 64)).anomaly_map.shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_recipe_takes_height_and_width(name: str, tmp_path: Any) -> None:
+    size = (64, 96)
+    detector = build(name, {**COMMON, **SMALL[name], "image_size": size})
+    epochs = {} if not detector.trainable() or detector.provenance.training.steps else {"epochs": 1}
+    semflow.fit(detector, good(4, *size), batch_size=4, progress=False, device="cpu", **epochs)
+    loaded = semflow.load(semflow.save(detector, tmp_path / "run"), device="cpu")
+    assert loaded.provenance.image_size == detector.provenance.image_size == size
+    tested = torch.stack([s.image for s in good(2, *size, first=9)])
+    found = loaded.predict(tested)
+    assert found.anomaly_map.shape == (2, *size)
+    assert torch.equal(found.score, detector.predict(tested).score)
+    with pytest.raises(
+        ShapeError, match=r"of 64 x 96 pixels, the image_size of this .*, but got 96 x 64; load them with"
+    ):
+        loaded.predict(tested.mT)
+
+
+def test_a_square_given_as_height_and_width_is_a_side() -> None:
+    detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), (SIDE, SIDE), couplings=Couplings(1, 4))
+    assert detector.provenance.image_size == SIDE
+
+
+def test_a_transformer_names_the_multiple_that_it_needs() -> None:
+    detector = build("fastflow", {"backbone": "test_vit", "backbone.weights": "random", "image_size": (32, 48)})
+    assert detector.predict(torch.rand(1, 3, 32, 48)).anomaly_map.shape == (1, 32, 48)
+    detector = build("fastflow", {"backbone": "test_vit", "backbone.weights": "random", "image_size": (40, 48)})
+    with pytest.raises(ShapeError, match=r"multiples of 16, .*, but got 40 x 48; try 48 x 48"):
+        detector.predict(torch.rand(1, 3, 40, 48))
+
+
+@pytest.mark.parametrize("size", [(64,), (64, 0), (64, 64, 64), "64x64", (64.5, 64)])
+def test_wrong_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(ConfigError, match="image_size must be"):
+        build("patchcore", {**COMMON, "image_size": size})

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from semflow._optional import import_optional
+from semflow._validation import height_and_width
 from semflow.bases import Base
 from semflow.data import Sample
 from semflow.detectors import Detector
@@ -97,7 +98,7 @@ class SemflowModule(_OneClass):
     ) -> None:
         detector = build(recipe, settings)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor((detector.provenance.image_size,) * 2)
+            pre_processor = self.configure_pre_processor(height_and_width(detector.provenance.image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model = _DetectorModel(detector)
         self.training_config: TrainingConfig = detector.provenance.training or TrainingConfig()

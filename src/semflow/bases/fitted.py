@@ -28,7 +28,10 @@ class Accumulator(Protocol):
     """
 
     def update(self, z: Tensor) -> None:
-        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images."""
+        """Add the latents (B, C, H, W) of the next images; batches arrive in the order of the images.
+
+        With a region of interest, the locations (B, H, W) inside are passed as `inside`; the others must not count.
+        """
 
     def merge(self, other: Any) -> None:
         """Add what another accumulator of the same base has collected from later images."""
@@ -73,6 +76,8 @@ class FittedBase(Base):
     """Largest number of values of a buffer in a file."""
     least_images: ClassVar[int] = 2
     """Smallest number of images to fit to: each is also scored without what it contributed."""
+    by_location: ClassVar[bool] = False
+    """True if every location has its own distribution, so that images must not move."""
     leaves_out: ClassVar[bool] = False
     """True if `normality` and `image_score` heed `leave_out`."""
     uses_features: bool = False

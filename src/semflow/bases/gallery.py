@@ -32,9 +32,14 @@ class GalleryMaps:
         self._parts: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def update(self, z: Tensor) -> None:
-        """Add latents (B, C, H, W) of the next B images."""
-        self._parts.append(tuple(x.cpu().clone() for x in divide(z, self.descriptor)))  # type: ignore[arg-type]
+    def update(self, z: Tensor, inside: Tensor | None = None) -> None:
+        """Add latents (B, C, H, W) of the next B images, whose locations outside a region (B, H, W) are not used."""
+        locations, descriptors = (x.cpu().clone() for x in divide(z, self.descriptor))
+        if inside is not None:  # copies of one inside do not change distances to the nearest
+            rows = inside.flatten(1).cpu()
+            first = locations[torch.arange(len(rows)), rows.to(torch.int8).argmax(1)]
+            locations = torch.where(rows[..., None], locations, first[:, None])
+        self._parts.append((locations, descriptors))
 
     def merge(self, other: "GalleryMaps") -> None:
         """Add later images."""

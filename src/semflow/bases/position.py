@@ -39,6 +39,7 @@ class PositionMoments:
         self._folded = 0
         self._sums: tuple[Tensor, Tensor] | None = None
         self._waiting: list[Tensor] = []
+        self._inside: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -46,8 +47,10 @@ class PositionMoments:
         return self._folded + sum(map(len, self._waiting))
 
     @torch.no_grad()
-    def update(self, z: Tensor) -> None:
-        """Add latents (B, C, H, W) of the next B images."""
+    def update(self, z: Tensor, inside: Tensor | None = None) -> None:
+        """Add latents (B, C, H, W) of the next B images, all with one region (B, H, W)."""
+        if inside is not None or self._inside is not None:
+            self._check_region(torch.ones_like(z[:, 0]) if inside is None else inside)
         if z.dim() != 4:
             raise ShapeError(f"z must be (B, C, H, W), but got {tuple(z.shape)}")
         size = self._size()
@@ -64,11 +67,15 @@ class PositionMoments:
     @torch.no_grad()
     def merge(self, other: "PositionMoments") -> None:
         """Add the moments of other, later images."""
+        region = other._inside
+        if region is not None or self._inside is not None:
+            self._check_region(torch.ones(1) if region is None else region[None])
         if other._sums is not None:
             self._fold()
             self._add(*other._sums, other._folded)
         for z in other._waiting:
-            self.update(z.to(self._waiting[-1].device) if self._waiting else z)
+            z = z.to(self._waiting[-1].device) if self._waiting else z
+            self.update(z, None if region is None else region.expand(len(z), -1, -1))
 
     @torch.no_grad()
     def result(self) -> tuple[Tensor, Tensor]:
@@ -77,6 +84,17 @@ class PositionMoments:
         if self._sums is None:
             raise ShapeError("z must hold at least one image, but got none")
         return self._sums
+
+    def _check_region(self, inside: Tensor) -> None:
+        """Raise DataError if images have several regions: a distribution needs its location in all of them."""
+        inside = inside.cpu() > 0
+        if self._inside is None and not self.count:
+            self._inside = inside[0]
+        if self._inside is None or not bool((inside == self._inside).all()):
+            raise DataError(
+                "images must have one region of interest for a distribution at every location, but got several; crop "
+                "them to one size or take another recipe"
+            )
 
     def _size(self) -> tuple[int, ...] | None:
         """Return (C, H, W), or None before the first image."""
@@ -105,7 +123,8 @@ class PositionMoments:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state on the CPU, since another process may use another device."""
         sums = None if self._sums is None else tuple(x.cpu() for x in self._sums)
-        return {"_folded": self._folded, "_sums": sums, "_waiting": [z.cpu() for z in self._waiting]}
+        waiting = [z.cpu() for z in self._waiting]
+        return {"_folded": self._folded, "_sums": sums, "_waiting": waiting, "_inside": self._inside}
 
 
 def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +156,7 @@ class PositionGaussian(FittedBase):
         torch.Size([1, 4, 4])
     """
 
+    by_location: ClassVar[bool] = True
     leaves_out = True
     least_images: ClassVar[int] = 3  # a covariance without one of them needs two
 

@@ -61,15 +61,22 @@ class StoredLatents:
             self._coreset = CoresetAccumulator(size, limit_bytes=limit_bytes, projection=projection, seed=seed)
 
     @torch.no_grad()
-    def update(self, z: Tensor, features: Tensor | None = None) -> None:
-        """Add the latents (B, C, H, W) of the next images, with their features (B, D, H, W) if these are the space."""
+    def update(self, z: Tensor, features: Tensor | None = None, inside: Tensor | None = None) -> None:
+        """Add latents of the next images.
+
+        Args:
+            z: Latents (B, C, H, W).
+            features: Their features (B, D, H, W), if these are the space.
+            inside: Locations (B, H, W) that are stored; None for all.
+        """
         if z.dim() != 4:
             raise ShapeError(f"z must be (B, C, H, W), but got {tuple(z.shape)}")
         if not z.isfinite().all():
             raise DataError("z must be finite, but got inf or NaN")
         images = torch.arange(self.count, self.count + len(z)).repeat_interleave(z.shape[2] * z.shape[3])
         self.count += len(z)
-        vectors = _locations(z)
+        rows = slice(None) if inside is None else inside.flatten().cpu()
+        images, vectors = images[rows], _locations(z)[rows]
         if self._coreset is None:
             self._all.append(Stored(vectors, images))
         elif self.space == "latents":
@@ -78,7 +85,7 @@ class StoredLatents:
             found = None if features is None else tuple(features.shape)
             raise ShapeError(f"features must be given at the locations of z {tuple(z.shape)}, but got {found}")
         else:
-            self._coreset.update(_locations(features), images, vectors)
+            self._coreset.update(_locations(features)[rows], images, vectors)
 
     def merge(self, other: Self) -> None:
         """Add the latents of later images."""

@@ -8,6 +8,7 @@ from .duplicate_images import duplicates
 from .masks import load_mask
 from .mvtec import MVTecAD
 from .opening import open_dataset
+from .regions import load_region
 from .samples import Batch, CheckedSamples, Sample, as_sample, collate
 from .shanghaitech import ShanghaiTech
 from .visa import VisA
@@ -16,6 +17,5 @@ from .walking import PassedOver
 __all__ = [
     "BTAD", "CIFAR10", "CIFAR10_CLASSES", "Batch", "CheckedSamples", "ImageDataset", "ImageFolder", "MVTecAD",
     "PassedOver", "Record", "Sample", "ShanghaiTech", "VisA", "as_sample", "collate", "decode_image", "duplicates",
-    "load_image", "load_mask",
-    "open_dataset",
+    "load_image", "load_mask", "load_region", "open_dataset",
 ]  # fmt: skip

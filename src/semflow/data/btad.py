@@ -4,11 +4,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 
 from .dataset import ImageDataset, Record
 from .files import list_images, require_folder
 from .layouts import UNPACK, category_folder, with_masks
+from .resizing import Resize
 from .walking import PassedOver, find_images, scan, subfolders
 
 _KINDS = ("ok", "ko")
@@ -24,7 +25,7 @@ class BTAD(ImageDataset):
         root: The folder of the product, or of all three if `category` is given.
         split: "train" (ok) or "test" (ok, label 0, then ko, label 1).
         category: "01", "02" or "03".
-        image_size, cache: See `ImageDataset`.
+        image_size, cache, resize: See `ImageDataset`.
 
     Example:
         >>> import tempfile
@@ -41,10 +42,11 @@ class BTAD(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         category: str | None = None,
         cache: bool = False,
+        resize: Resize = "stretch",
     ) -> None:
         folder = category_folder(root, category, "BTAD", is_btad, "train/ok, test/ok and test/ko")
         normal = require_folder(folder / split / "ok", f"the folder of the normal {split} images of BTAD", UNPACK)
@@ -59,6 +61,7 @@ class BTAD(ImageDataset):
         super().__init__(
             records, image_size, has_masks=True, cache=cache, root=folder,
             passed_over=(*passed, *scan(folder / split).passed_over),
+            resize=resize,
         )  # fmt: skip
 
 

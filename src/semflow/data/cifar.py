@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import ConfigError, DataError
 
 from .dataset import ImageDataset, Record
 from .decoding import decode_image
 from .files import ZipFiles, require_folder
 from .layouts import UNPACK
+from .resizing import Resize
 from .walking import find_images
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -37,7 +38,7 @@ class CIFAR10(ImageDataset):
             unpacking it. The paths of packed images are `test_batch#17` and `cifar.zip#test/cat/0001.jpg`.
         split: "train" or "test".
         category: The normal class, one of `CIFAR10_CLASSES`.
-        image_size, cache: See `ImageDataset`; the original images have 32 x 32 pixels.
+        image_size, cache, resize: See `ImageDataset`; the original images have 32 x 32 pixels.
 
     Example:
         >>> import tempfile
@@ -53,10 +54,11 @@ class CIFAR10(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         category: str,
         cache: bool = False,
+        resize: Resize = "stretch",
     ) -> None:
         if category not in CIFAR10_CLASSES:
             raise ConfigError(f"category must be one of {', '.join(CIFAR10_CLASSES)}, but got {category!r}")
@@ -74,7 +76,7 @@ class CIFAR10(ImageDataset):
             require_folder(top / split, f"a folder {split}/CLASS, unless {top} contains cifar-10-batches-py")
             names = [path.relative_to(top).as_posix() for path in find_images(top / split)]
             records = [Record(top / name, label) for name, label in _by_class(top, split, category, names)]
-        super().__init__(records, image_size, cache=cache, root=top)
+        super().__init__(records, image_size, cache=cache, root=top, resize=resize)
 
     def read_image(self, index: int) -> Image.Image:
         """Decode an image from its batch, zip file or image file."""

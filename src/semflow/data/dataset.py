@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from semflow._validation import checked
+from semflow._validation import Size, checked, height_and_width, plain_size
 from semflow.errors import ConfigError
 
-from .decoding import Doubt, check_image_size, decode_doubting, resize_image
+from .decoding import Doubt, decode_doubting
 from .files import list_images
-from .masks import check_mask_size, decode_mask, resize_mask
+from .masks import check_mask_size, decode_mask
+from .regions import read_region
+from .resizing import Resize, check_image_size, resize_image, resize_mask
 from .samples import Sample
 from .walking import PassedOver
 
@@ -38,7 +40,7 @@ class Record(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Image files with labels and optional masks, all resized to one square size.
+    """Image files with labels and optional masks, all resized to one size.
 
     If `has_masks` is True, every sample has an anomaly mask, which is all false for a normal image without a mask file.
     Otherwise every mask is None. Files are decoded on access. Subclasses for data other than image files
@@ -46,12 +48,14 @@ class ImageDataset(Dataset[Sample]):
 
     Args:
         records: The images, in the order of the dataset.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels, or (height, width).
         has_masks: True if the pixels are labeled.
         cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
             cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
         root: Folder of the images; names in results are relative to it.
         passed_over: Files and folders beside the images that are not in the dataset.
+        resize: `stretch` or `pad`, see `load_image`. Padded images, and those with a region, have a fourth channel: 1
+            in the region of interest, and 0 outside it.
 
     Raises:
         ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
@@ -66,12 +70,13 @@ class ImageDataset(Dataset[Sample]):
     def __init__(
         self,
         records: Sequence[Record],
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         has_masks: bool = False,
         cache: bool = False,
         root: str | PathLike[str] | None = None,
         passed_over: Sequence[PassedOver] = (),
+        resize: Resize = "stretch",
     ) -> None:
         check_image_size(image_size=image_size)
         for record in records:
@@ -80,9 +85,11 @@ class ImageDataset(Dataset[Sample]):
                     f"{record.path} must have a mask if has_masks is True and its label is {record.label}, "
                     "but got None; pass its mask or has_masks=False"
                 )
-        self.records, self.image_size, self.has_masks, self.cache = tuple(records), image_size, has_masks, cache
+        self.records, self.image_size, self.resize = tuple(records), plain_size(image_size), resize
+        self.has_masks, self.cache = has_masks, cache
         self.root = None if root is None else Path(root)
         self.passed_over = tuple(passed_over)
+        self.regions: dict[Path, Path] = {}  # the mask of the region of interest of each image; see `open_dataset`
         self._told: set[str] = set()
         # NumPy arrays, because sending many tensors to spawned workers exhausts the file descriptors.
         self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = {}
@@ -96,6 +103,11 @@ class ImageDataset(Dataset[Sample]):
     def labels(self) -> tuple[int, ...]:
         """Labels, in order: 0 normal, 1 anomalous, -1 unknown."""
         return tuple(record.label for record in self.records)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return (4 if self.regions or self.resize == "pad" else 3, *height_and_width(self.image_size))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,7 +141,7 @@ class ImageDataset(Dataset[Sample]):
         """Decode the mask at `index` and resize it to the size of the dataset; `image_size` is (width, height)."""
         mask = self.records[index].mask
         if mask is None:
-            return np.zeros((self.image_size, self.image_size), dtype=np.bool_)
+            return np.zeros(height_and_width(self.image_size), dtype=np.bool_)
         decoded = decode_mask(mask)
         check_mask_size(mask, (decoded.shape[1], decoded.shape[0]), image_size)
         if self.records[index].label == 1 and not decoded.any():
@@ -138,7 +150,15 @@ class ImageDataset(Dataset[Sample]):
                 "normal; check the mask",
                 stacklevel=1,
             )
-        return resize_mask(decoded, self.image_size)
+        return resize_mask(decoded, self.image_size, self.resize)
+
+    def to_pixels(self, index: int, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize the image at `index`, from `read_image`, to a uint8 array (3, H, W), or (4, H, W) with its region."""
+        pixels = resize_image(image, self.image_size, self.resize)
+        if (file := self.regions.get(self.records[index].path)) is None:
+            return pixels
+        region = read_region(file, image.size, self.image_size, self.resize)
+        return np.concatenate([pixels[:3], np.where(region, 255, 0).astype(np.uint8)[None]])
 
     def _tell(self, doubts: Sequence[Doubt]) -> None:
         for kind, text in doubts:
@@ -151,7 +171,7 @@ class ImageDataset(Dataset[Sample]):
             return self._decoded[index]
         image = self.read_image(index)
         mask = self.read_mask(index, image.size) if self.has_masks else None
-        decoded = resize_image(image, self.image_size), mask
+        decoded = self.to_pixels(index, image), mask
         if self.cache:
             self._decoded[index] = decoded
         return decoded
@@ -163,7 +183,7 @@ class ImageFolder(ImageDataset):
     Args:
         root: The folder; links to folders are followed. `passed_over` lists what is left out.
         label: 0 if all images are normal (their masks are then all false), 1 if all are anomalous, -1 if unknown.
-        image_size, cache: See `ImageDataset`.
+        image_size, cache, resize: See `ImageDataset`.
 
     Example:
         >>> import tempfile
@@ -175,12 +195,19 @@ class ImageFolder(ImageDataset):
 
     @checked
     def __init__(
-        self, root: str | PathLike[str], image_size: int = 256, *, label: int = -1, cache: bool = False
+        self,
+        root: str | PathLike[str],
+        image_size: Size = 256,
+        *,
+        label: int = -1,
+        cache: bool = False,
+        resize: Resize = "stretch",
     ) -> None:
         if label not in (-1, 0, 1):
             raise ConfigError(f"label must be -1, 0 or 1, but got {label}")
         found = list_images(root)
         records = [Record(path, label) for path in found.images]
         super().__init__(
-            records, image_size, has_masks=label == 0, cache=cache, root=root, passed_over=found.passed_over
-        )
+            records, image_size, has_masks=label == 0, cache=cache, root=root, passed_over=found.passed_over,
+            resize=resize,
+        )  # fmt: skip

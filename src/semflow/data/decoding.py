@@ -6,16 +6,15 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from semflow._validation import checked
-from semflow.errors import ConfigError, DataError
+from semflow._validation import Size, checked
+from semflow.errors import DataError
 
 from .reading import WIDE_MODES, Header, opened, read_header, upright, wide_values
+from .resizing import Resize, check_image_size, resize_image
 
-_LARGEST_SIDE = 2**14
 _VISIBLE = 128  # the least alpha of a pixel that is more visible than its background
 _FEW_VISIBLE = 0.01
 _FEW_LEVELS = 64  # of 256
@@ -78,10 +77,16 @@ def decode_doubting(path: str | PathLike[str], file: IO[bytes] | None = None) ->
 
 
 @checked
-def load_image(path: str | PathLike[str], size: int) -> Tensor:
-    """Load an image file as a float32 tensor (3, size, size) in [0, 1].
+def load_image(path: str | PathLike[str], size: Size, resize: Resize = "stretch") -> Tensor:
+    """Load an image file as a float32 tensor (3, H, W) in [0, 1], resized bilinearly with antialiasing.
 
-    The image is resized bilinearly with antialiasing; its aspect ratio is not kept. Decoding is that of `decode_image`.
+    Decoding is that of `decode_image`.
+
+    Args:
+        path: The file.
+        size: Side in pixels, or (height, width).
+        resize: `stretch` changes the proportions of the image. `pad` keeps them: gray is added, and a fourth channel,
+            which is 1 in the image and 0 in the gray.
 
     Example:
         >>> import tempfile
@@ -91,21 +96,7 @@ def load_image(path: str | PathLike[str], size: int) -> Tensor:
         tensor([0., 0., 1.])
     """
     check_image_size(size=size)
-    return torch.from_numpy(resize_image(decode_image(path), size)).float().div_(255.0)
-
-
-def check_image_size(**sizes: int) -> None:
-    """Raise ConfigError for the first image side, given by name, that is not positive or too large."""
-    for name, size in sizes.items():
-        if not 1 <= size <= _LARGEST_SIDE:
-            raise ConfigError(f"{name} must be between 1 and {_LARGEST_SIDE} pixels, but got {size}")
-
-
-def resize_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize an RGB image to a uint8 array (3, size, size), as `load_image` does."""
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1).copy()
+    return torch.from_numpy(resize_image(decode_image(path), size, resize)).float().div_(255.0)
 
 
 def to_rgb(image: Image.Image, header: Header, name: str, background: int = 128) -> tuple[Image.Image, list[Doubt]]:

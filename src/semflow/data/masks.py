@@ -3,20 +3,20 @@
 import warnings
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import DataError
 
-from .decoding import Doubt, check_image_size, to_rgb
+from .decoding import Doubt, to_rgb
 from .reading import WIDE_MODES, opened, read_header, upright, wide_values
+from .resizing import Resize, check_image_size, resize_mask
 
 _LOSSY = frozenset({"JPEG", "MPO", "AVIF", "HEIF"})
 _LOSSY_IN_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
@@ -25,13 +25,14 @@ _EDGE = 2  # pixels
 _NEARLY_ALL = 0.9
 
 
-def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
+def decode_mask(path: str | PathLike[str], meaning: Literal["anomalous", "inside"] = "anomalous") -> NDArray[np.bool_]:
     """Decode a mask file to a bool array (H, W), true where anomalous.
 
     Every pixel that is not black or transparent is anomalous, so masks of 0/1, of 0/255 and of class indices give the
     same result. In an image with a palette the colors count, or the indices if no pixel or the whole palette is black.
     If black is not exact, after lossy compression or smoothing, pixels above half of the brightest are anomalous, and
-    a warning names the file. A warning also names a mask that covers nearly everything or looks inverted.
+    a warning names the file. A warning also names a mask of anomalies that covers nearly everything or looks inverted;
+    the mask of a region, with `meaning="inside"`, may.
     """
     name = fspath(path)
     with opened(path) as image:
@@ -50,11 +51,16 @@ def decode_mask(path: str | PathLike[str]) -> NDArray[np.bool_]:
     for kind, text in doubts:
         if kind == "transparent":
             warnings.warn(text, stacklevel=1)
-    return anomalous_pixels(values, name, lossy=lossy, white=header.largest if wide else 255.0)
+    return anomalous_pixels(values, name, lossy=lossy, white=header.largest if wide else 255.0, meaning=meaning)
 
 
 def anomalous_pixels(
-    values: NDArray[Any], name: str, *, lossy: bool = False, white: float = 255.0
+    values: NDArray[Any],
+    name: str,
+    *,
+    lossy: bool = False,
+    white: float = 255.0,
+    meaning: Literal["anomalous", "inside"] = "anomalous",
 ) -> NDArray[np.bool_]:
     """Return where the values of a mask are anomalous; warn if they leave a doubt. See `decode_mask`."""
     if not np.isfinite(values).all():
@@ -67,9 +73,11 @@ def anomalous_pixels(
     if reason:
         found = np.asarray(values > top / 2)
         warnings.warn(
-            f"{name} {reason}, so its pixels above {top / 2:g} count as anomalous; save masks as PNG with two levels",
+            f"{name} {reason}, so its pixels above {top / 2:g} count as {meaning}; save masks as PNG with two levels",
             stacklevel=1,
         )
+    if meaning == "inside":
+        return found
     share = float(found.mean())
     border = all(edge.all() for edge in (found[0], found[-1], found[:, 0], found[:, -1]))
     if share > _NEARLY_ALL or (share > 0.5 and border):
@@ -82,14 +90,17 @@ def anomalous_pixels(
 
 
 @checked
-def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] | None = None) -> Tensor:
-    """Load a mask file as a bool tensor (size, size), true where anomalous, resized by nearest neighbor.
+def load_mask(
+    path: str | PathLike[str], size: Size, image_size: tuple[int, int] | None = None, resize: Resize = "stretch"
+) -> Tensor:
+    """Load a mask file as a bool tensor (H, W), true where anomalous, resized by nearest neighbor.
 
     Published pixel metrics depend on nearest-neighbor resizing: keeping every anomalous pixel while shrinking would
     enlarge the regions. The mask must have the `image_size` (width, height) of its image, unless that is None.
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     mask = Image.new("L", (40, 30))
         ...     mask.paste(255, (0, 0, 20, 30))
@@ -101,7 +112,7 @@ def load_mask(path: str | PathLike[str], size: int, image_size: tuple[int, int] 
     mask = decode_mask(path)
     if image_size is not None:
         check_mask_size(path, (mask.shape[1], mask.shape[0]), image_size)
-    return torch.from_numpy(resize_mask(mask, size))
+    return torch.from_numpy(resize_mask(mask, size, resize))
 
 
 def check_mask_size(path: str | PathLike[str], size: tuple[int, int], image_size: tuple[int, int]) -> None:
@@ -111,14 +122,6 @@ def check_mask_size(path: str | PathLike[str], size: tuple[int, int], image_size
             f"{fspath(path)} must have the size of its image, {image_size[0]} x {image_size[1]} pixels, "
             f"but got {size[0]} x {size[1]}; create the mask again from the original image"
         )
-
-
-def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Resize a mask (H, W) to a bool array (size, size), as `load_mask` does."""
-    if mask.shape == (size, size):
-        return mask
-    resized = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(resized).astype(np.bool_)
 
 
 def _inexact(values: NDArray[Any], top: float, low: float, lossy: bool) -> str | None:

@@ -5,12 +5,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import DataError
 
 from .dataset import ImageDataset, Record
 from .files import list_images
 from .layouts import category_folder, with_masks
+from .resizing import Resize
 
 
 class MVTecAD(ImageDataset):
@@ -25,7 +26,7 @@ class MVTecAD(ImageDataset):
         root: The folder of the category, or of all categories if `category` is given.
         split: "train" or "test".
         category: A folder in `root`.
-        image_size, cache: See `ImageDataset`.
+        image_size, cache, resize: See `ImageDataset`.
 
     Example:
         >>> import tempfile
@@ -42,17 +43,20 @@ class MVTecAD(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         category: str | None = None,
         cache: bool = False,
+        resize: Resize = "stretch",
     ) -> None:
         folder = category_folder(root, category, "MVTec AD", lambda path: (path / split).is_dir(), f"a folder {split}/")
         found = list_images(folder / "train" / "good" if split == "train" else folder / "test")
         records = (
             [Record(path, 0) for path in found.images] if split == "train" else _test_records(folder, found.images)
         )
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder, passed_over=found.passed_over)
+        super().__init__(
+            records, image_size, has_masks=True, cache=cache, root=folder, passed_over=found.passed_over, resize=resize
+        )
 
 
 def _test_records(folder: Path, images: list[Path]) -> list[Record]:

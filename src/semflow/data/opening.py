@@ -2,9 +2,9 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import ConfigError, DataError
 
 from .btad import BTAD, is_btad
@@ -12,6 +12,8 @@ from .cifar import CIFAR10, is_cifar10
 from .dataset import ImageDataset, ImageFolder, Record
 from .files import list_images, listed
 from .mvtec import MVTecAD
+from .regions import matched_regions
+from .resizing import Resize
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
 from .walking import PassedOver, find_images, scan, subfolders
@@ -21,10 +23,12 @@ from .walking import PassedOver, find_images, scan, subfolders
 def open_dataset(
     path: str | PathLike[str],
     split: Literal["train", "test", "predict"] = "train",
-    image_size: int = 256,
+    image_size: Size = 256,
     *,
     category: str | None = None,
     cache: bool = False,
+    resize: Resize = "stretch",
+    regions: str | PathLike[str] | None = None,
 ) -> ImageDataset:
     """Open a file or folder and recognize its layout.
 
@@ -40,9 +44,11 @@ def open_dataset(
     Args:
         path: A folder; for `test` and `predict` also a single image file.
         split: Use of the images.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels, or (height, width).
         category: One of the categories in the folder; not with `predict`.
         cache: See `ImageDataset`.
+        resize: See `ImageDataset`.
+        regions: Mask of the region of interest, or a folder with one for each image, of the same name.
 
     Raises:
         DataError: If the path does not exist or its layout is unknown.
@@ -55,7 +61,16 @@ def open_dataset(
         ...     open_dataset(root, "train")
         ImageFolder(1 normal, image_size=256, has_masks=True)
     """
-    root = Path(path)
+    dataset = _opened(Path(path), split, category, image_size=image_size, cache=cache, resize=resize)
+    if regions is not None:
+        dataset.regions = matched_regions([record.path for record in dataset.records], Path(regions))
+    return dataset
+
+
+def _opened(
+    root: Path, split: Literal["train", "test", "predict"], category: str | None, **options: Any
+) -> ImageDataset:
+    """Open a dataset; `options` are those of `ImageDataset`."""
     if not root.exists():
         raise DataError(f"{root} must be a folder or file of images, but got no such path; check the path")
     if category is not None:
@@ -63,9 +78,9 @@ def open_dataset(
             raise ConfigError(f"category must be None with split predict, but got {category!r}")
         if (has_scenes := is_shanghaitech(root)) or is_cifar10(root):
             kind = ShanghaiTech if has_scenes else CIFAR10
-            return kind(root, split, image_size, category=category, cache=cache)
+            return kind(root, split, category=category, **options)
         if Path(category).name == category and (root / category).is_dir():
-            return open_dataset(root / category, split, image_size, cache=cache)
+            return _opened(root / category, split, None, **options)
         if root.is_dir() and _is_category(root):
             raise DataError(f"{root} must be a folder of categories, but got a single category; leave the category out")
         names = listed([path.name for path in subfolders(root)]) if root.is_dir() else "no folders"
@@ -73,16 +88,16 @@ def open_dataset(
     if root.is_file():
         if split == "train":
             raise DataError(f"{root} must be a folder of normal images, but got a file; name the folder")
-        return ImageDataset([Record(root, -1)], image_size, cache=cache)
+        return ImageDataset([Record(root, -1)], **options)
     if split == "predict":
         folder = _predict_folder(root)
-        dataset = ImageFolder(folder, image_size, cache=cache)
+        dataset = ImageFolder(folder, **options)
         if folder == root / "test":
             beside = (path for path in (*subfolders(root), *find_images(root, recursive=False)) if path != folder)
             dataset.passed_over += tuple(PassedOver(path, "beside test/") for path in beside)
         return dataset
     if is_visa(root):
-        return VisA(root, split, image_size, cache=cache)
+        return VisA(root, split, **options)
     for name, what, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
         if matches(root):
             raise DataError(
@@ -90,19 +105,19 @@ def open_dataset(
                 f"name the {what} as category (--category on the command line)"
             )
     if is_btad(root) and (split == "train" or (root / "ground_truth").is_dir()):
-        return BTAD(root, split, image_size, cache=cache)
+        return BTAD(root, split, **options)
     if split == "train":
-        normal = ImageFolder(_normal_folder(root), image_size, label=0, cache=cache)
+        normal = ImageFolder(_normal_folder(root), label=0, **options)
         normal.passed_over = tuple(scan(root / "train" if (root / "train").is_dir() else root).passed_over)
         return normal
     has_test = (root / "test").is_dir()
     if has_test and (root / "ground_truth").is_dir():
-        return MVTecAD(root, "test", image_size, cache=cache)
+        return MVTecAD(root, "test", **options)
     if not has_test:
         if (root / "train").is_dir():
             raise DataError(f"{root} must contain test/ beside train/, but got none; add it or name another folder")
         _check_not_categories(root)
-    return _labeled_by_folder(root / "test" if has_test else root, "ok" if is_btad(root) else "good", image_size, cache)
+    return _labeled_by_folder(root / "test" if has_test else root, "ok" if is_btad(root) else "good", options)
 
 
 def _predict_folder(root: Path) -> Path:
@@ -145,13 +160,13 @@ def _is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir() or is_visa(folder)
 
 
-def _labeled_by_folder(root: Path, normal: str, image_size: int, cache: bool) -> ImageDataset:
+def _labeled_by_folder(root: Path, normal: str, options: dict[str, Any]) -> ImageDataset:
     """Label images 0 in the normal folder and 1 in the others, or -1 without a normal folder."""
     paths, passed_over = list_images(root)
     if not (root / normal).is_dir():
-        return ImageFolder(root, image_size, cache=cache)
+        return ImageFolder(root, **options)
     for path in paths:
         if path.parent == root:
             raise DataError(f"{path} must be in {normal}/ or in a folder beside it, but got an image outside; move it")
     records = [Record(path, int(path.relative_to(root).parts[0] != normal)) for path in paths]
-    return ImageDataset(records, image_size, cache=cache, passed_over=passed_over)
+    return ImageDataset(records, passed_over=passed_over, **options)

@@ -20,7 +20,8 @@ class Sample(NamedTuple):
     """One image with its label, mask and path.
 
     Attributes:
-        image: (3, H, W) float32, RGB in [0, 1].
+        image: (3, H, W) float32, RGB in [0, 1]; or (4, H, W), whose last channel is 1 in the region of interest and 0
+            outside it.
         label: 0 normal, 1 anomalous, -1 unknown.
         anomaly_mask: (H, W) bool, true where anomalous; None if the pixels are not labeled.
         path: The image file; of an image packed in a file, see `Record`.
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     """Stacked samples of one image size, made by `collate`.
 
     Attributes:
-        images: (B, 3, H, W) float32.
+        images: (B, 3, H, W) or (B, 4, H, W) float32.
         labels: (B,) int64.
         anomaly_masks: (B, H, W) bool, or None if any mask is None.
         paths: One per image.
@@ -136,8 +137,8 @@ def as_sample(item: Any, name: str) -> Sample:
 
     Args:
         item: a `Sample`, an image alone, a tuple of image, label, mask and path, or a dict with these. It needs only an
-            image. It is a float tensor or array (3, H, W) in [0, 1]; a label is 0, 1 or -1; a mask is (H, W), bool or
-            a number that is 0 where normal.
+            image. It is a float tensor or array (3, H, W) in [0, 1], or (4, H, W) with its region of interest; a label
+            is 0, 1 or -1; a mask is (H, W), bool or a number that is 0 where normal.
         name: of the item in error messages, and as its path if it has none.
 
     Raises:
@@ -173,7 +174,7 @@ def _image(given: Any, where: str) -> Tensor:
             f"image of {where} must be a float tensor (3, H, W) in [0, 1], but got {type(given).__name__}; "
             "semflow.data.load_image makes one"
         )
-    if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape or not image.is_floating_point():
+    if image.dim() != 3 or image.shape[0] not in (3, 4) or 0 in image.shape or not image.is_floating_point():
         advice = "divide it by 255" if image.dtype == torch.uint8 else "convert it"
         if image.dim() == 3 and image.shape[0] == 1:
             advice = "repeat its channel three times"
@@ -192,6 +193,8 @@ def _image(given: Any, where: str) -> Tensor:
             f"image of {where} must lie in [0, 1], but got values from {low:g} to {high:g}; "
             "divide bytes by 255 and do not normalize, which the backbone does"
         )
+    if len(image) == 4 and not bool((image[3] > 0.5).any()):
+        raise DataError(f"{where} must have pixels in its region of interest, the fourth channel, but got none")
     return image
 
 

@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import DataError
 
 from .dataset import ImageDataset, Record
 from .files import listed, require_folder
 from .layouts import UNPACK
-from .masks import anomalous_pixels, check_mask_size, resize_mask
+from .masks import anomalous_pixels, check_mask_size
 from .reading import oriented_size
+from .resizing import Resize, resize_mask
 from .videos import VideoFrames
 from .walking import find_images, scan
 
@@ -41,7 +42,7 @@ class ShanghaiTech(ImageDataset):
         root: The folder that contains training/ and testing/.
         split: "train" or "test".
         category: The scene, "01" to "13"; train one model per scene.
-        image_size, cache: See `ImageDataset`; a scene has thousands of frames of 856 x 480 pixels.
+        image_size, cache, resize: See `ImageDataset`; a scene has thousands of frames of 856 x 480 pixels.
 
     Example:
         >>> import tempfile
@@ -57,10 +58,11 @@ class ShanghaiTech(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         category: str,
         cache: bool = False,
+        resize: Resize = "stretch",
     ) -> None:
         top = require_folder(Path(root), "the folder of ShanghaiTech")
         # For each record: the row in the masks of its clip, or the frame in the video of its clip.
@@ -71,7 +73,7 @@ class ShanghaiTech(ImageDataset):
         clips = sorted({record.path.parent for record in records})
         passed = [item for clip in clips for item in scan(clip, recursive=False).passed_over]
         passed = [item for item in passed if item.path.suffix.lower() != ".avi"]  # which are read
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=top, passed_over=passed)
+        super().__init__(records, image_size, has_masks=True, cache=cache, root=top, passed_over=passed, resize=resize)
 
     def read_image(self, index: int) -> Image.Image:
         """Decode a frame; one video is open at a time."""
@@ -92,7 +94,7 @@ class ShanghaiTech(ImageDataset):
         row = self._rows[index]
         mask = anomalous_pixels(_load_rows(file, ("T", "H", "W"))[row], f"{file} row {row}")
         check_mask_size(file, (mask.shape[1], mask.shape[0]), image_size)
-        return resize_mask(mask, self.image_size)
+        return resize_mask(mask, self.image_size, self.resize)
 
     def _train(self, root: Path, scene: str) -> list[Record]:
         training = require_folder(root / "training", "the folder of ShanghaiTech's training clips", UNPACK)

@@ -5,12 +5,13 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from semflow._validation import checked
+from semflow._validation import Size, checked
 from semflow.errors import ConfigError, DataError
 
 from .dataset import ImageDataset, Record
 from .files import list_images, listed, require_folder
 from .layouts import UNPACK, category_folder, check_mask, check_shared, with_masks
+from .resizing import Resize
 from .walking import PassedOver, scan
 
 _COLUMNS = ("object", "split", "label", "image", "mask")
@@ -29,7 +30,7 @@ class VisA(ImageDataset):
             in its parent folder.
         split: "train" or "test".
         category: A folder in `root`, such as "pcb1".
-        image_size, cache: See `ImageDataset`.
+        image_size, cache, resize: See `ImageDataset`.
         split_file: A CSV file with the columns object, split, label, image, mask; split_csv/1cls.csv by default.
             Splits that train on anomalies (the two-class ones) are an error.
         holdout: Use no split file, on which published results depend: in the order of their names, every `holdout`-th
@@ -50,10 +51,11 @@ class VisA(ImageDataset):
         self,
         root: str | PathLike[str],
         split: Literal["train", "test"] = "train",
-        image_size: int = 256,
+        image_size: Size = 256,
         *,
         category: str | None = None,
         cache: bool = False,
+        resize: Resize = "stretch",
         split_file: str | PathLike[str] | None = None,
         holdout: int | None = None,
     ) -> None:
@@ -77,7 +79,9 @@ class VisA(ImageDataset):
             file = Path(split_file) if split_file is not None else folder.absolute().parent / "split_csv" / "1cls.csv"
             records, known = _split_records(folder, split, file)
             passed += [PassedOver(path, f"not in {file.name}") for path in found.images if path not in known]
-        super().__init__(records, image_size, has_masks=True, cache=cache, root=folder, passed_over=passed)
+        super().__init__(
+            records, image_size, has_masks=True, cache=cache, root=folder, passed_over=passed, resize=resize
+        )
 
 
 def is_visa(folder: Path) -> bool:

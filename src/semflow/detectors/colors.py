@@ -16,12 +16,32 @@ SAMPLED = 2048
 def sample_pixels(anomaly_map: Tensor) -> Tensor:
     """Return the maximum of each map (B, H, W) and about 2,048 of its pixels, evenly spread, as (B, 1 + P) on the CPU.
 
+    Of a map with a region of interest, they are spread over the region, and fill up with -inf if it is smaller.
+
     >>> sample_pixels(torch.arange(12.0).view(1, 3, 4))[0, :4].tolist()
     [11.0, 0.0, 1.0, 2.0]
     """
     pixels = anomaly_map.float().flatten(1)
     step = pixels.shape[1] // SAMPLED | 1  # an odd step does not follow a column of an even width
-    return torch.cat([pixels.amax(1, keepdim=True), pixels[:, ::step]], 1).cpu()
+    sampled = torch.cat([pixels.amax(1, keepdim=True), pixels[:, ::step]], 1).cpu()
+    for row, values in zip(sampled[:, 1:], pixels, strict=True):
+        if not bool((row > -torch.inf).all()):
+            inside = values[values > -torch.inf]
+            count = min(len(inside), len(row))
+            spread = torch.arange(count, device=inside.device) * len(inside) // max(count, 1)
+            row[:count], row[count:] = inside[spread].cpu(), -torch.inf
+    return sampled
+
+
+def sampled_values(sampled: Tensor) -> Tensor:
+    """Return the sampled pixels in the region of interest, sorted, or the maxima if there are too few of them.
+
+    >>> sampled_values(torch.tensor([[3.0, 1.0, -torch.inf, 0.5]])).tolist()
+    [0.5, 1.0]
+    """
+    pixels = sampled[:, 1:].flatten()
+    pixels = pixels[pixels > -torch.inf]
+    return (pixels if len(pixels) else sampled[:, 0]).sort().values
 
 
 def color_range(sampled: Tensor, share: float = UNSEEN) -> tuple[float, float]:
@@ -42,7 +62,7 @@ def color_range(sampled: Tensor, share: float = UNSEEN) -> tuple[float, float]:
     >>> [round(x) for x in color_range(values)], [round(x) for x in color_range(values.repeat(11, 1))]
     ([997, 1162], [995, 1160])
     """
-    images, ordered = len(sampled), sampled[:, 1:].flatten().sort().values
+    images, ordered = len(sampled), sampled_values(sampled)
     allowed = int(share * (images + 1 - WORST) / images * len(ordered))
     low = (ordered[-1 - allowed] if allowed > 0 else sampled.max()).item()
     median = ordered[len(ordered) // 2].item()

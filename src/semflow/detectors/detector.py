@@ -1,6 +1,6 @@
 """The detector: features, a likelihood model of them, a score and its calibration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, SupportsIndex, cast
 
 import torch
@@ -21,6 +21,7 @@ from .inputs import LOW, check_images, check_masks, check_size, location_masks
 from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
+from .regions import LARGEST_REGION, at_scales, check_region, saved_region
 from .scoring import Scorer
 
 
@@ -42,6 +43,7 @@ class Detector(FittingPasses):
     Attributes:
         calibration: scores of held-out normal images, see `Calibration`.
         provenance: how the detector was made, see `Provenance`.
+        region: (H, W) bool, the region of interest of all images, see `set_region`; None is everywhere.
 
     Example:
         >>> from semflow.recipes import Backbone, Couplings, sanflow
@@ -74,6 +76,7 @@ class Detector(FittingPasses):
         self.calibration = Calibration()
         self.score_log_det, self.localizes = score_log_det, localizes
         self.provenance = Provenance()
+        self.register_buffer("region", None)
 
     @property
     def flexible(self) -> dict[str, int]:
@@ -81,7 +84,7 @@ class Detector(FittingPasses):
 
         Their modules check what they load.
         """
-        found = {}
+        found = {"region": LARGEST_REGION}
         for name, module in self.named_modules():
             if isinstance(module, Calibration):
                 found[f"{name}."] = module.largest
@@ -113,6 +116,29 @@ class Detector(FittingPasses):
     def false_alarm_rate(self) -> float | None:
         """False-alarm rate of decisions, or None without calibration."""
         return self.calibration.false_alarm_rate
+
+    def set_region(self, region: Tensor | None) -> None:
+        """Set the region of interest of all images, a mask (H, W) of their size; None is everywhere.
+
+        Outside it nothing trains, scores or counts: pixels there are replaced by gray, their locations are left out,
+        and the anomaly map is -inf. Only the loss of flows whose event is the sample includes the gray. Set it before
+        training; `semflow.fit` does, with `region`.
+
+        Example:
+            >>> from semflow.recipes import Backbone, cflow_ad
+            >>> detector = cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32)
+            >>> detector.set_region(torch.ones(32, 32).tril() > 0)
+            >>> detector.predict(torch.rand(1, 3, 32, 32)).anomaly_map[0, 0, :2].isfinite()
+            tensor([ True, False])
+        """
+        if region is not None:
+            region = check_region(region, self.provenance).to(self.device)
+            region = None if bool(region.all()) else region
+        self.region = region
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: object) -> None:
+        self.region = saved_region(state_dict.get(f"{prefix}region"), self.provenance, self.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def calibration_images(self) -> int:
@@ -147,8 +173,8 @@ class Detector(FittingPasses):
 
     def encode(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> list[Latents]:
         """Map images (B, 3, H, W) in [0, 1], with their feature maps if known, to the latents of each scale."""
-        maps = self.features(images) if maps is None else maps
-        return self.encode_maps(maps, images)
+        maps = self.feature_maps(images) if maps is None else maps
+        return self.encode_maps(maps, self.see(images).images)
 
     def loss(
         self,
@@ -161,7 +187,7 @@ class Detector(FittingPasses):
         """Compute the objective over all scales, see `LikelihoodModel.latent_loss`.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions of interest.
             anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
             maps: feature maps of the images, if known.
             mask_resize: see `location_masks`.
@@ -171,7 +197,9 @@ class Detector(FittingPasses):
         check_masks(anomaly_masks, images)
         latents = self.encode(images, maps)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
-        masks = [location_masks(anomaly_masks, size, mask_resize, guard) for size in sizes]
+        inside = at_scales(self.see(images).inside, [scale.z for scale in latents], self.localizes)
+        options = zip(sizes, inside, strict=True)
+        masks = [location_masks(anomaly_masks, size, mask_resize, guard, cells) for size, cells in options]
         return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])
 
     def log_probs(
@@ -193,16 +221,19 @@ class Detector(FittingPasses):
             return still._predict(images, maps)
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
-        latents = self.encode(images, maps)
+        seen, inside = self.see(images)
+        latents = self.encode_maps(self.features(seen) if maps is None else maps, seen)
         log_probs = self.latent_log_probs(latents, self.score_log_det)
-        anomaly_map, score = self.score(log_probs, images.shape[2:])
-        own = self.base_scores(latents, log_probs)
+        anomaly_map, score = self.score(log_probs, images.shape[2:], inside)
+        own = self.base_scores(latents, log_probs, None, inside)
         score = score if own is None else own
         return Prediction(score, anomaly_map, _variances(latents), *self.calibration(score, anomaly_map))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
+
+        Images (B, 4, H, W) have a region of interest as their last channel: 1 inside it, 0 outside.
 
         Images on the CPU are copied to the detector's device, where the prediction is.
 

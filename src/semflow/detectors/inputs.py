@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semflow._validation import height_and_width
 from semflow.errors import ShapeError
 from semflow.functional import border, mask_to_grid
 
@@ -19,14 +20,14 @@ LOW = (torch.float16, torch.bfloat16)
 
 
 def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
-    """Raise ShapeError unless images are finite floats (B, 3, H, W) in about [0, 1].
+    """Raise ShapeError unless images are finite floats (B, 3, H, W), or (B, 4, H, W) with regions, in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
     graph of the detector is being traced, nor with `values=False`, which does not wait for a GPU.
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
-    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if images.dim() != 4 or images.shape[1] not in (3, 4) or not images.is_floating_point():
         raise ShapeError(
             f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
         )
@@ -49,12 +50,21 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
 
 
 def check_size(image: Tensor, provenance: Provenance, name: str) -> None:
-    """Raise ShapeError unless an image (..., H, W) has the size that a recipe was given; others may take any size."""
-    side, size = provenance.image_size, (image.shape[-2], image.shape[-1])
-    if provenance.recipe and size != (side, side):
+    """Raise ShapeError unless an image (..., C, H, W) has the size that a recipe was given; others may take any size.
+
+    If the images of training had a region, so must this one.
+    """
+    expected, size = height_and_width(provenance.image_size), (image.shape[-2], image.shape[-1])
+    if provenance.recipe and size != expected:
         raise ShapeError(
-            f"{name} must have images of {side} x {side} pixels, the image_size of this {provenance.recipe}, but got "
-            f"{size[0]} x {size[1]}; load them with image_size={side}, or build the detector with their size"
+            f"{name} must have images of {expected[0]} x {expected[1]} pixels, the image_size of this "
+            f"{provenance.recipe}, but got {size[0]} x {size[1]}; load them with image_size={provenance.image_size}, "
+            "or build the detector with their size"
+        )
+    if provenance.channels == 4 and image.shape[-3] == 3:
+        how = "the masks of their regions" if provenance.regions else 'resize="pad"'
+        raise ShapeError(
+            f"{name} must have four channels, the last one their region as in training, but got 3; load them with {how}"
         )
 
 
@@ -82,7 +92,11 @@ def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
 
 
 def location_masks(
-    anomaly_masks: Tensor | None, size: tuple[int, int], mask_resize: Literal["nearest", "max"], guard: int
+    anomaly_masks: Tensor | None,
+    size: tuple[int, int],
+    mask_resize: Literal["nearest", "max"],
+    guard: int,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute masks (B, h, w) of the anomalous locations of a feature map, and of those around them to ignore.
 
@@ -91,16 +105,19 @@ def location_masks(
         size: height and width of the feature map.
         mask_resize: see `semflow.functional.mask_to_grid`.
         guard: width of the ignored border in locations.
+        inside: (B, h, w), the locations in the region of interest, outside of which all are ignored; None for all.
 
     Example:
         >>> masks = torch.eye(8)[None] * torch.tensor([1.0] + [0.0] * 7)
         >>> [int(mask.sum()) for mask in location_masks(masks, (4, 4), "max", guard=1)]
         [1, 3]
     """
+    outside = None if inside is None else ~inside
     if anomaly_masks is None:
-        return None, None
+        return None, outside
     mask = mask_to_grid(anomaly_masks, size, mask_resize)
-    return mask, border(mask, guard)
+    ignored = border(mask, guard)
+    return mask, ignored if outside is None else ignored | outside
 
 
 def _check_not_empty(images: Tensor) -> None:

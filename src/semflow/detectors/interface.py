@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from semflow._validation import Size
 from semflow.synthesis import CutPaste
 
 
@@ -14,7 +15,7 @@ class NormalBatch(NamedTuple):
     """Batch of normal images.
 
     Args:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions of interest.
         maps: their feature maps, one per scale; None if they are not known.
         indices: (B,) int64, the place of each image in the data set; None for batches in its order.
 
@@ -29,7 +30,7 @@ class NormalBatch(NamedTuple):
 
 
 ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch
-"""Images (B, 3, H, W) in [0, 1], alone, with their feature maps, or with their places in the data set."""
+"""Images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with regions, alone, with their feature maps, or with their places."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """Collects the results for each batch from all processes, see `Processes.gather`."""
 
@@ -42,7 +43,9 @@ class Provenance:
         recipe: name of the registered recipe, "" for a detector that was assembled by hand.
         module: module that registers the recipe.
         arguments: the recipe's arguments as plain values, see `semflow.recipes.plain_settings`.
-        image_size: side in pixels of the images that the detector was made for.
+        image_size: side in pixels of the images that the detector was made for, or (height, width).
+        resize: how images of other proportions are brought to this size: `stretch`, or `pad` with a region.
+        regions: every image has a region of interest of its own, from a mask.
         training: `semflow.training.TrainingConfig` that `semflow.fit` uses by default.
         synthesis: synthetic anomalies that `semflow.fit` uses by default; None trains on normal images alone.
         fingerprints: one per training image: calibration rejects these images.
@@ -60,13 +63,20 @@ class Provenance:
     recipe: str = ""
     module: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    image_size: int = 256
+    image_size: Size = 256
+    resize: Literal["stretch", "pad"] = "stretch"
+    regions: bool = False
     training: Any = None
     synthesis: CutPaste | None = None
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
     calibration: str = ""
     frames: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 4 if they have a region."""
+        return 4 if self.regions or self.resize == "pad" else 3
 
     def __deepcopy__(self, memo: object) -> "Provenance":
         """Return the same record, which never changes."""
@@ -78,7 +88,7 @@ class Prediction(NamedTuple):
 
     Args:
         score: (B,), higher is more anomalous.
-        anomaly_map: (B, H, W) at the size of the images.
+        anomaly_map: (B, H, W) at the size of the images; -inf outside the region of interest.
         variance: one map (B, H_k, W_k) per scale; empty if the base has no statistics.
         p_value: (B,) float64, the probability that a normal image has such a score.
         is_anomalous: (B,) bool, true if the p-value is at most the false-alarm rate.
@@ -102,7 +112,7 @@ class Predictor(Protocol):
 
     @property
     def provenance(self) -> Provenance:
-        """Origin of the detector, with the side of its images in pixels."""
+        """Origin of the detector, with the size of its images in pixels."""
 
     @property
     def map_range(self) -> tuple[float, float]:
@@ -125,4 +135,4 @@ class Predictor(Protocol):
         """Number of calibration images, 0 without calibration."""
 
     def predict(self, images: Tensor) -> Prediction:
-        """Predict images (B, 3, S, S) in [0, 1]."""
+        """Predict images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions."""

@@ -1,5 +1,6 @@
 """The likelihood model of feature maps: flows, a base with optional statistics, and the training objective."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Self, cast
@@ -169,24 +170,37 @@ class LikelihoodModel(nn.Module):
 
     @torch.no_grad()
     def latents_to_fit(
-        self, maps: Sequence[Tensor], contexts: Sequence[Context] | None = None
-    ) -> dict[int, list[Tensor]]:
-        """Compute what the accumulator of each fitted base takes, on the CPU; see `encode_maps` for the arguments."""
+        self,
+        maps: Sequence[Tensor],
+        contexts: Sequence[Context] | None = None,
+        inside: Sequence[Tensor | None] | None = None,
+    ) -> dict[int, dict[str, Tensor]]:
+        """Compute what the accumulator of each fitted base takes by name, on the CPU; see `encode_maps`.
+
+        `inside` are the locations (B, H_k, W_k) of each scale in the region of interest, None for all.
+        """
         latents, _ = self.flows(maps, [self.context(x) for x in maps] if contexts is None else contexts)
-        fitted = self.fitted_bases.items()
-        return {
-            k: [x.cpu() for x in ((latents[k], maps[k]) if base.uses_features else (latents[k],))] for k, base in fitted
-        }
+        found: dict[int, dict[str, Tensor]] = {}
+        for k, base in self.fitted_bases.items():
+            given = {"z": latents[k], "features": maps[k] if base.uses_features else None}
+            given["inside"] = None if inside is None else inside[k]
+            found[k] = {name: x.cpu() for name, x in given.items() if x is not None}
+        return found
 
     @torch.no_grad()
-    def fit_latents(self, batches: Iterable[Mapping[int, Sequence[Tensor]]]) -> None:
+    def fit_latents(self, batches: Iterable[Mapping[int, Mapping[str, Tensor]]]) -> None:
         """Fit the bases to the results of `latents_to_fit` for batches of normal images."""
         fitted = self.fitted_bases
         accumulators = {k: base.accumulator() for k, base in fitted.items()}
         for batch in batches:
             for k, accumulator in accumulators.items():
-                device = next(iter(fitted[k].buffers()), batch[k][0]).device
-                accumulator.update(*(x.to(device) for x in batch[k]))
+                given = dict(batch[k])
+                if "inside" in given and "inside" not in inspect.signature(accumulator.update).parameters:
+                    kind = type(accumulator).__name__
+                    raise ConfigError(f"{kind}.update must take inside for images with a region, but got one without")
+                device = next(iter(fitted[k].buffers()), given["z"]).device
+                z, *features = (given.pop(name).to(device) for name in ("z", "features") if name in given)
+                accumulator.update(z, *features, **{name: x.to(device) for name, x in given.items()})
         for k, base in fitted.items():
             base.fit(accumulators[k])
 

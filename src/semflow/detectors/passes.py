@@ -1,6 +1,6 @@
 """Passes over normal images that fit what is not trained: standardization, bases, score and calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Self, cast
 
@@ -14,11 +14,12 @@ from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration
 from .collapse import check_spread
-from .colors import LEFT_OUT, SEEN, color_range, sample_pixels
+from .colors import LEFT_OUT, SEEN, color_range, sample_pixels, sampled_values
 from .conformal import check_count
 from .inputs import LOW, check_images
 from .interface import Gather, ImageBatch, NormalBatch, Provenance
 from .likelihood import Latents, LikelihoodModel
+from .regions import Seen, at_scales, see
 from .scoring import Scorer
 
 
@@ -50,7 +51,7 @@ class NormalScores(NamedTuple):
 
     def span(self) -> tuple[float, float]:
         """Return a typical and about the rarest value of the maps."""
-        ordered = self.pixels[:, 1:].flatten().sort().values
+        ordered = sampled_values(self.pixels)
         low, high = (ordered[int(level * (len(ordered) - 1))].item() for level in (0.5, 0.9999))
         return low, high
 
@@ -64,6 +65,7 @@ class FittingPasses(LikelihoodModel):
     provenance: Provenance
     localizes: bool
     score_log_det: bool
+    region: Tensor | None
 
     @property
     def reference(self) -> Tensor:
@@ -71,21 +73,40 @@ class FittingPasses(LikelihoodModel):
         low = (p for p in self.parameters() if p.dtype in LOW)
         return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
-    def score(self, log_probs: Sequence[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Compute the anomaly map, constant if the detector does not localize, and the image score."""
+    def see(self, images: Tensor) -> Seen:
+        """Return images with gray pixels outside the region of interest, their own and that of the detector."""
+        return see(images, self.region)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the feature maps of images (B, 3, H, W), or (B, 4, H, W) with their regions."""
+        return cast(list[Tensor], self.features(self.see(images).images))
+
+    def score(
+        self, log_probs: Sequence[Tensor], size: torch.Size, inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the anomaly map, constant if the detector does not localize, and the image score.
+
+        Outside the region of interest (B, H, W) the map is -inf; None is everywhere.
+        """
         if self.localizes:
-            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1])))
+            return cast(tuple[Tensor, Tensor], self.scorer(log_probs, (size[0], size[1]), inside))
         _, score = self.scorer(log_probs, (log_probs[0].shape[1], log_probs[0].shape[2]))
-        return score[:, None, None].expand(-1, *size), score
+        anomaly_map = score[:, None, None].expand(-1, *size)
+        return anomaly_map if inside is None else torch.where(inside, anomaly_map, -torch.inf), score
 
     def base_scores(
-        self, latents: Sequence[Latents], log_probs: Sequence[Tensor], leave_out: Tensor | None = None
+        self,
+        latents: Sequence[Latents],
+        log_probs: Sequence[Tensor],
+        leave_out: Tensor | None = None,
+        inside: Tensor | None = None,
     ) -> Tensor | None:
         """Compute the image score (B,) of bases that have their own, or None if no base has."""
-        each = []
-        for base, scale, p in zip(self.bases, latents, log_probs, strict=True):
+        each, cells = [], at_scales(inside, log_probs, self.localizes)
+        for base, scale, p, counted in zip(self.bases, latents, log_probs, cells, strict=True):
             left = {"leave_out": leave_out} if isinstance(base, FittedBase) and base.leaves_out else {}
-            each.append(base.image_score(scale.z, p, **left))
+            known = p if counted is None else torch.where(counted, p, torch.inf)
+            each.append(base.image_score(scale.z, known, **left))
         own = [found for found in each if found is not None]
         return torch.stack(own).mean(0) if own else None
 
@@ -104,8 +125,11 @@ class FittingPasses(LikelihoodModel):
 
         def moments_of(batch: NormalBatch) -> dict[int, ChannelMoments]:
             moments = {k: flow.moments() for k, flow in fitted.items()}
+            maps = cast(Sequence[Tensor], batch.maps)
+            inside = at_scales(self.see(batch.images).inside, maps, self.localizes)
             for k, moment in moments.items():
-                moment.update(cast(Sequence[Tensor], batch.maps)[k])
+                cells = inside[k]
+                moment.update(maps[k] if cells is None else maps[k].permute(0, 2, 3, 1)[cells].T[None, :, None])
             return moments
 
         moments = {k: flow.moments() for k, flow in fitted.items()}
@@ -117,17 +141,33 @@ class FittingPasses(LikelihoodModel):
 
     @own_device()
     @torch.no_grad()
-    def fit_base(self, batches: Iterable[ImageBatch], gather: Gather = iter) -> None:
+    def fit_base(
+        self,
+        batches: Iterable[ImageBatch],
+        gather: Gather = iter,
+        copies: Callable[[NormalBatch], Iterable[Tensor]] | None = None,
+    ) -> None:
         """Fit each `FittedBase` to the latents of normal images, in one pass after training.
 
-        The arguments are those of `prepare`. Every process gets the latents of all images, in their order, and so the
+        The arguments are those of `prepare`; `copies` returns changed copies of the images of a batch, whose latents
+        join those of their image. Every process gets the latents of all images, in their order, and so the
         same bases.
         """
         if not self.fitted_bases:
             return
         with self.evaluating():
-            each = (self.latents_to_fit(cast(Sequence[Tensor], batch.maps)) for batch in self._complete(batches))
-            self.fit_latents(gather(each))
+            self.fit_latents(gather(self._to_fit(batch, copies) for batch in self._complete(batches)))
+
+    def _to_fit(
+        self, batch: NormalBatch, copies: Callable[[NormalBatch], Iterable[Tensor]] | None
+    ) -> dict[int, dict[str, Tensor]]:
+        """Return the latents of a batch, with those of copies below them in taller maps: of one image."""
+        found: list[dict[int, dict[str, Tensor]]] = []
+        for images in (batch.images, *(() if copies is None else copies(batch))):
+            maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
+            inside = at_scales(self.see(images).inside, maps, self.localizes)
+            found.append(self.latents_to_fit(maps, inside=inside))
+        return {k: _stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
     @torch.no_grad()
@@ -142,18 +182,25 @@ class FittingPasses(LikelihoodModel):
             TrainingError: If a log-probability is not finite.
         """
 
-        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None]:
-            latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), batch.images)
+        def scored(batch: NormalBatch) -> tuple[list[Tensor], torch.Size, Tensor | None, Tensor | None]:
+            images, inside = self.see(batch.images)
+            latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
-            own = self.base_scores(latents, log_probs, batch.indices)
-            return [p.cpu() for p in log_probs], batch.images.shape[2:], None if own is None else own.cpu()
+            own = self.base_scores(latents, log_probs, batch.indices, inside)
+            own, inside = (None if x is None else x.cpu() for x in (own, inside))
+            return [p.cpu() for p in log_probs], images.shape[2:], own, inside
 
         with self.evaluating():
             kept = list(gather(map(scored, self._complete(batches))))
         if not kept:
             raise ShapeError("batches must hold at least one batch of normal images, but got none")
         device = self.scorer.offsets.device
-        scales = [torch.cat([p.flatten() for p in scale]) for scale in zip(*(ps for ps, *_ in kept), strict=True)]
+        cells = [at_scales(inside, ps, self.localizes) for ps, _, _, inside in kept]
+        counted = [
+            [p.flatten() if m is None else p[m] for p, m in zip(kept[i][0], cells[i], strict=True)]
+            for i in range(len(kept))
+        ]
+        scales = [torch.cat(scale) for scale in zip(*counted, strict=True)]
         for number, scale in enumerate(scales):
             if not scale.isfinite().all():
                 raise TrainingError(
@@ -165,8 +212,10 @@ class FittingPasses(LikelihoodModel):
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
         parts = []
-        for ps, size, own in kept:
-            anomaly_map, score = self.score([p.to(device) for p in ps], size)
+        for ps, size, own, inside in kept:
+            anomaly_map, score = self.score(
+                [p.to(device) for p in ps], size, None if inside is None else inside.to(device)
+            )
             parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
         found = NormalScores.join(parts)
         trained = any(p.requires_grad for p in self.flows.parameters())
@@ -232,7 +281,18 @@ class FittingPasses(LikelihoodModel):
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, self.features(images) if maps is None else maps, indices)
+            yield NormalBatch(images, self.feature_maps(images) if maps is None else maps, indices)
+
+
+def _stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack maps along the height, and their regions if any has one."""
+    if len(parts) == 1:
+        return parts[0]
+    tall = {name: torch.cat([part[name] for part in parts], 2) for name in parts[0] if name != "inside"}
+    if any("inside" in part for part in parts):
+        every = [part.get("inside", torch.ones_like(part["z"][:, 0], dtype=torch.bool)) for part in parts]
+        tall["inside"] = torch.cat(every, 1)
+    return tall
 
 
 def _first_not_finite(x: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, ShapeError
-from semflow.functional import gaussian_blur, gaussian_kernel
+from semflow.functional import covered, gaussian_blur, gaussian_kernel, grown
 
 Aggregate = Literal["exp", "sum", "product"]
 
@@ -100,23 +100,33 @@ class Scorer(nn.Module):
         if weights is not None:
             self.set_weights(weights)
 
-    def forward(self, log_probs: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k)."""
+    def forward(
+        self, log_probs: Sequence[Tensor], size: tuple[int, int], inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the anomaly map (B, H, W) and the image score (B,) of K maps (B, H_k, W_k).
+
+        Outside a region of interest (B, H, W), the map is -inf, and nothing counts.
+        """
         shapes = [tuple(x.shape) for x in log_probs]
         if len(shapes) != len(self.offsets) or any(len(s) != 3 or s[0] != shapes[0][0] or 0 in s[1:] for s in shapes):
             raise ShapeError(f"log_probs must be {len(self.offsets)} maps (B, H, W) of one batch, but got {shapes}")
         if min(size) < 1:
             raise ShapeError(f"size must be (H, W) of at least one pixel, but got {tuple(size)}")
-        anomaly_map = self.map(log_probs, size, self.aggregate)
+        anomaly_map = self.map(log_probs, size, self.aggregate, inside)
         if self.image_aggregate == self.aggregate:
-            return anomaly_map, self.image_score(anomaly_map)
-        return anomaly_map, self.image_score(self.map(log_probs, size, self.image_aggregate))
+            return anomaly_map, self.image_score(anomaly_map, inside)
+        return anomaly_map, self.image_score(self.map(log_probs, size, self.image_aggregate, inside), inside)
 
-    def map(self, log_probs: Sequence[Tensor], size: tuple[int, int], aggregate: Aggregate) -> Tensor:
+    def map(
+        self, log_probs: Sequence[Tensor], size: tuple[int, int], aggregate: Aggregate, inside: Tensor | None = None
+    ) -> Tensor:
         """Compute the map (B, H, W) of one aggregate."""
         total = torch.zeros((), device=log_probs[0].device)
         for log_prob, offset, weight in zip(log_probs, self.offsets, self.weights, strict=True):
             typical = log_prob.float() - offset
+            if inside is not None:  # interpolation and blur must not mix in what is outside
+                cells = (log_prob.shape[1], log_prob.shape[2])
+                typical = grown(typical, covered(inside, cells), self._reach(cells, size))
             if aggregate == "exp":
                 # A location more likely than all training locations must not overflow.
                 typical = torch.exp(typical.clamp(max=1.0))
@@ -128,17 +138,35 @@ class Scorer(nn.Module):
         else:
             mean = total / len(log_probs)
             anomaly_map = -torch.log(mean.clamp(min=torch.finfo(mean.dtype).tiny))
-        return anomaly_map if self.kernel is None else gaussian_blur(anomaly_map, self.kernel)
+        anomaly_map = anomaly_map if self.kernel is None else gaussian_blur(anomaly_map, self.kernel)
+        return anomaly_map if inside is None else torch.where(inside, anomaly_map, -torch.inf)
 
-    def image_score(self, image_map: Tensor) -> Tensor:
+    def _reach(self, cells: tuple[int, int], size: tuple[int, int]) -> int:
+        """Return how many locations outside a region a pixel inside may depend on."""
+        radius = 0 if self.kernel is None else len(self.kernel) // 2
+        return 2 + max(-(-radius * count // pixels) for count, pixels in zip(cells, size, strict=True))
+
+    def image_score(self, image_map: Tensor, inside: Tensor | None = None) -> Tensor:
         """Compute the score (B,) over the top fraction of the pixels of a map (B, H, W) of `image_aggregate`."""
         pixels = image_map.flatten(1)
         highest = pixels.topk(max(1, round(self.top * pixels.shape[1])), dim=1).values
+        if inside is not None:
+            return self._score_inside(highest, inside.flatten(1).sum(1))
         if self.image_aggregate == "sum":
             return highest.mean(1)
         # -log mean exp(-m) relative to the lowest: log n - logsumexp would round at the size of log n.
         lowest = highest[:, -1:]
         return lowest[:, 0] - torch.log1p(torch.expm1(lowest - highest).mean(1))
+
+    def _score_inside(self, highest: Tensor, pixels: Tensor) -> Tensor:
+        """Compute the score from the highest values (B, K) of maps with a number of pixels inside (B,)."""
+        count = (self.top * pixels).round().clamp(min=1, max=highest.shape[1]).to(torch.int64)[:, None]
+        used = torch.arange(highest.shape[1], device=highest.device) < count
+        if self.image_aggregate == "sum":
+            return torch.where(used, highest, 0.0).sum(1) / count[:, 0]
+        lowest = highest.gather(1, count - 1)
+        shares = torch.expm1(lowest - torch.where(used, highest, lowest)).sum(1) / count[:, 0]
+        return lowest[:, 0] - torch.log1p(shares)
 
     @property
     def ceilings(self) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
-from semflow._validation import checked
+from semflow._validation import Size, checked, height_and_width
 from semflow.errors import ConfigError, ShapeError
 
 from .folding import fold_batch_norm
@@ -60,7 +60,7 @@ class TimmFeatures(FrozenFeatures):
         strides: Sequence[int] = (8, 16, 32),
         *,
         layers: Sequence[int] | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: Size | None = None,
         smoothing: int = 1,
         reduction: int = 1,
         normalize: bool = False,
@@ -70,10 +70,10 @@ class TimmFeatures(FrozenFeatures):
         fold: bool = True,
     ) -> None:
         check_pooling(smoothing=smoothing, reduction=reduction)  # before downloading weights
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = None if image_size is None else height_and_width(image_size)
         if size is not None and min(size) < 1:
             raise ConfigError(f"image_size must be at least 1 pixel, but got {image_size}")
-        levels = probe(backbone, None if size is None else (int(size[0]), int(size[1])))
+        levels = probe(backbone, size)
         chosen = levels.select(strides, layers)
         if weights == "packaged" and backbone in PACKAGED:
             mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)

@@ -36,7 +36,7 @@ class PixelSplit(NamedTuple):
     weights: Array
 
 
-def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
+def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3, inside: Maps | None = None) -> float:
     """Compute the area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     At threshold t, PRO(t) is the mean over all anomalous regions (8-connected, of all images) of the fraction of the
@@ -58,6 +58,7 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
         scores: Anomaly maps, higher is more anomalous; (B, H, W), one (H, W), or a list of (H, W) of any sizes.
         anomaly_masks: 1 or True where anomalous; the shapes of `scores`.
         fpr_limit: False-positive rate in (0, 1].
+        inside: 1 or True at the pixels that count, in the shapes of `scores`; None counts all.
 
     Raises:
         ShapeError: If shapes differ, a score is NaN, a mask has values other than 0 and 1, or there are not
@@ -71,7 +72,7 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> float:
         0.3333333333333333
     """
     check_fpr_limit(fpr_limit)
-    ranking, weights = _rank([split_pixels(scores, anomaly_masks)])
+    ranking, weights = _rank([split_pixels(scores, anomaly_masks, inside)])
     return _aupro(ranking, weights, fpr_limit)
 
 
@@ -92,16 +93,24 @@ def evaluate_pixels(parts: Sequence[PixelSplit], fpr_limit: float) -> PixelMetri
     return PixelMetrics(*ranking.image_metrics(), _aupro(ranking, weights, fpr_limit))
 
 
-def split_pixels(scores: Maps, anomaly_masks: Maps) -> PixelSplit:
-    """Check the maps and masks, find the regions, and return copies of the pixels by kind."""
+def split_pixels(scores: Maps, anomaly_masks: Maps, inside: Maps | None = None) -> PixelSplit:
+    """Check the maps and masks, find the regions, and return copies of the pixels that count, by kind."""
     maps, masks = as_maps("scores", scores), as_maps("anomaly_masks", anomaly_masks)
     if len(maps) != len(masks):
         raise ShapeError(f"anomaly_masks must have one mask for each of {len(maps)} maps, but got {len(masks)}")
+    counted = None if inside is None else list(as_maps("inside", inside).items())
+    if counted is not None and len(counted) != len(maps):
+        raise ShapeError(f"inside must have one mask for each of {len(maps)} maps, but got {len(counted)}")
     parts = []
-    for (name, one_map), (mask_name, one_mask) in zip(maps.items(), masks.items(), strict=True):
+    for number, ((name, one_map), (mask_name, one_mask)) in enumerate(zip(maps.items(), masks.items(), strict=True)):
         values, mask = as_scores(name, one_map), as_flags(mask_name, one_mask)
         check_same_shape(name, values, mask_name, mask)
-        parts.append(PixelSplit(values[~mask], values[mask], _region_weights(mask)))
+        normal = ~mask
+        if counted is not None:
+            its_name, its = counted[number][0], as_flags(*counted[number])
+            check_same_shape(name, values, its_name, its)
+            normal, mask = normal & its, mask & its
+        parts.append(PixelSplit(values[normal], values[mask], _region_weights(mask)))
     return _join(parts)
 
 

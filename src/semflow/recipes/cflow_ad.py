@@ -1,5 +1,6 @@
 """CFLOW-AD (Gudovskiy, Ishizaka, Kozuka, WACV 2022), with and without SANFlow's statistics prediction."""
 
+from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
 from semflow.nn import SinusoidalPosition2d
 from semflow.objectives import Objective
@@ -12,7 +13,7 @@ from .registry import recipe
 @recipe
 def cflow_ad(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32)),
-    image_size: int = 256,
+    image_size: Size = 256,
     statistics: StatisticsPrediction | None = None,
     couplings: Couplings = Couplings(8, 128, "soft", standardize=True),
     top: float = 0.01,
@@ -34,7 +35,7 @@ def cflow_ad(
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own. A `smoothing` of 3 helps much if epochs
             are few; it is not published.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows. `standardize=False` is as published.
         top: fraction of the highest pixels of the map that the image score averages.

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
 from semflow.features import ImagePyramid
 from semflow.flows import (
@@ -24,7 +25,7 @@ from .registry import recipe
 @recipe
 def cs_flow(
     backbone: AnyBackbone = Backbone("tf_efficientnet_b5", "hub", (32,)),
-    image_size: int = 768,
+    image_size: Size = 768,
     levels: int = 3,
     statistics: StatisticsPrediction | None = None,
     couplings: PairedCouplings = PairedCouplings(4, 1024),
@@ -47,7 +48,7 @@ def cs_flow(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         levels: number of image sizes, each half the previous one.
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flow.

@@ -4,6 +4,7 @@ from functools import partial
 
 from torch import nn
 
+from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
 from semflow.features import ImagePyramid, PooledViews
 from semflow.flows import AffineCoupling, FlowSequence, GlobalAffine, HardPermutation, Standardize
@@ -18,7 +19,7 @@ from .registry import recipe
 @recipe
 def differnet(
     backbone: AnyBackbone = Backbone("resnet18", "hub", (32,)),
-    image_size: int = 448,
+    image_size: Size = 448,
     levels: int = 3,
     views: int = 8,
     statistics: StatisticsPrediction | None = None,
@@ -40,7 +41,7 @@ def differnet(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         levels: number of image sizes, each half the previous one.
         views: number of rotations.
         statistics: predict the variance of the base; None uses the standard normal.

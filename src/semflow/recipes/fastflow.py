@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+from semflow._validation import Size
 from semflow.detectors import STANDARD_NORMAL_PEAK, Detector, Scorer
 from semflow.features import available_strides, fitting_strides
 from semflow.flows import coupling_stack
@@ -17,7 +18,7 @@ from .registry import recipe
 @recipe
 def fastflow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),
-    image_size: int = 256,
+    image_size: Size = 256,
     statistics: StatisticsPrediction | None = None,
     couplings: ConvCouplings = ConvCouplings(),
     top: float = 0.01,
@@ -40,7 +41,7 @@ def fastflow(
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own, which normalizes its maps itself. A plain
             vision transformer has one stride and uses it once.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows.
         top: fraction of the highest pixels of the map that the image score averages.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from semflow._validation import Settings, at_least, positive
+from semflow._validation import Settings, Size, at_least, positive
 from semflow.bases import BaseAndHead, Variance, base_and_head
 from semflow.features import FeatureExtractor, TimmFeatures
 from semflow.flows import coupling_stack
@@ -159,7 +159,7 @@ class SemanticStatistics(Settings):
     bce: float = 1.0
 
 
-def build_features(backbone: AnyBackbone, image_size: int, seed: int, *, normalize: bool = False) -> FeatureExtractor:
+def build_features(backbone: AnyBackbone, image_size: Size, seed: int, *, normalize: bool = False) -> FeatureExtractor:
     """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged.
 
     Example:

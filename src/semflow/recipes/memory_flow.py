@@ -1,5 +1,6 @@
 """A memory of normal features or of a flow's latents, whichever detects more (the library's own detector)."""
 
+from semflow._validation import Size
 from semflow.bases import Memory, SemanticGaussian
 from semflow.detectors import Detector, Scorer
 from semflow.errors import ConfigError
@@ -19,7 +20,7 @@ VARIANCE = 0.1  # of the latents around the two means of training, the mode of S
 @recipe
 def memory_flow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16)),
-    image_size: int = 320,
+    image_size: Size = 320,
     couplings: Couplings = Couplings(4, 64, "hard", standardize=True),
     memory: int = 6000,
     synthesis: CutPaste | None = CutPaste(),
@@ -43,7 +44,8 @@ def memory_flow(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels. Images of 256 pixels gain from the larger default, too.
+        image_size: side of the images in pixels, or (height, width). Images of 256 pixels gain
+            from the larger default, too.
         couplings: the flows' blocks and position code.
         memory: vectors that each scale stores.
         synthesis: synthetic anomalies; None trains the flow on normal images alone.

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+from semflow._validation import Size, height_and_width
 from semflow.detectors import Detector, Provenance, Scorer
 from semflow.errors import ConfigError
 from semflow.flows import (
@@ -25,7 +26,7 @@ from .registry import recipe
 @recipe
 def msflow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16), smoothing=3, reduction=2),
-    image_size: int = 512,
+    image_size: Size = 512,
     statistics: StatisticsPrediction | None = None,
     couplings: PyramidCouplings = PyramidCouplings((2, 5, 8), 64),
     top: float = 0.03,
@@ -45,7 +46,7 @@ def msflow(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows.
         top: fraction of the pixels that the image score averages.
@@ -87,6 +88,7 @@ def msflow(
         Scorer(len(channels), top=top, image_aggregate="product", align_corners=True),
     )
     if training.clip is not None:
-        dimensions = sum(c * (image_size // s) ** 2 for c, s in zip(channels, features.strides, strict=True))
+        height, width = height_and_width(image_size)
+        dimensions = sum(c * (height // s) * (width // s) for c, s in zip(channels, features.strides, strict=True))
         detector.provenance = Provenance(training=replace(training, clip=training.clip / dimensions))
     return detector

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from semflow._validation import Size
 from semflow.bases import PositionGaussian
 from semflow.detectors import Detector, Scorer
 from semflow.features import ConcatenatedMaps, RandomChannels
@@ -15,7 +16,7 @@ from .registry import recipe
 @recipe
 def padim(
     backbone: AnyBackbone = Backbone("resnet18", "hub", (4, 8, 16)),
-    image_size: int = 256,
+    image_size: Size = 256,
     channels: int = 100,
     form: Literal["density", "distance"] = "distance",
     shrinkage: float = 0.01,
@@ -34,7 +35,8 @@ def padim(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels. Images must look alike: a location has its own distribution.
+        image_size: side of the images in pixels, or (height, width). Images must look alike: a
+            location has its own distribution.
         channels: number of random channels, or all if there are fewer.
         form: `distance`, or `density` for a map of -log p per channel.
         shrinkage: added to the variances of each location.

@@ -1,5 +1,6 @@
 """PatchCore (Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, CVPR 2022)."""
 
+from semflow._validation import Size
 from semflow.bases import Memory
 from semflow.detectors import Detector, Scorer
 from semflow.features import ConcatenatedMaps
@@ -13,7 +14,7 @@ from .registry import recipe
 @recipe
 def patchcore(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16)),
-    image_size: int = 256,
+    image_size: Size = 256,
     coreset: float | int = 0.1,
     projection: int | None = None,
     smoothing: int = 3,
@@ -33,7 +34,7 @@ def patchcore(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         coreset: share of the locations that are stored, such as 0.01 for PatchCore-1, or their number.
         projection: dimensions of a random projection in which the coreset is chosen; None chooses it in all.
         smoothing: odd side of the window that features are averaged over; 1 for none.

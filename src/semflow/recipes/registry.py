@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 import torch
 
 from semflow._defaults import own_defaults
-from semflow._validation import check_arguments
+from semflow._validation import check_arguments, plain_size
 from semflow.detectors import Detector, Provenance
 from semflow.errors import ConfigError
 
@@ -65,7 +65,7 @@ def recipe(function: Callable[P, Detector]) -> Callable[P, Detector]:
             name,
             module,
             arguments,
-            image_size=bound.arguments.get("image_size", own.image_size),
+            image_size=plain_size(bound.arguments.get("image_size", own.image_size)),
             training=own.training or bound.arguments.get("training"),
             synthesis=own.synthesis or bound.arguments.get("synthesis"),
         )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
 from semflow.nn import SinusoidalPosition2d
 from semflow.objectives import Objective
@@ -15,7 +16,7 @@ from .registry import recipe
 @recipe
 def sanflow(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (8, 16, 32), smoothing=3),
-    image_size: int = 256,
+    image_size: Size = 256,
     couplings: Couplings = Couplings(8, 512, "hard", standardize=True),
     statistics: SemanticStatistics = SemanticStatistics(),
     synthesis: CutPaste | None = CutPaste(),
@@ -37,7 +38,7 @@ def sanflow(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         couplings: the flows' L blocks, and D channels of the position code.
         statistics: what is predicted, and the weights of the loss.
         synthesis: synthetic anomalies; None trains on normal images alone.

@@ -1,5 +1,6 @@
 """SPADE (Cohen and Hoshen, 2020)."""
 
+from semflow._validation import Size
 from semflow.bases import Gallery
 from semflow.detectors import Detector, Scorer
 from semflow.features import ConcatenatedMaps
@@ -13,7 +14,7 @@ from .registry import recipe
 @recipe
 def spade(
     backbone: AnyBackbone = Backbone("wide_resnet50_2", "hub", (4, 8, 16, 32)),
-    image_size: int = 256,
+    image_size: Size = 256,
     gallery: int = 50,
     blur: float = 4.0,
     training: TrainingConfig = TrainingConfig(epochs=0),
@@ -31,7 +32,7 @@ def spade(
 
     Args:
         backbone: timm backbone, its name, or a feature extractor of your own, whose last map describes the image.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or (height, width).
         gallery: number of similar images, or all if there are fewer.
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.
         training: default settings of `semflow.fit`, without epochs.

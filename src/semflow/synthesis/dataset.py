@@ -1,5 +1,6 @@
 """Dataset of normal images and synthetic anomalies in equal parts."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -9,11 +10,14 @@ from torch.utils.data import Dataset
 
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, DataError
+from semflow.functional import hide
 
+from .augmentation import augment, check_augment
 from .cutpaste import CutPaste
 
 S = TypeVar("S")
 _DEFAULT = CutPaste()
+_ATTEMPTS = 10
 
 
 @runtime_checkable
@@ -30,6 +34,42 @@ class Synthesis(Protocol):
         ...
 
 
+def synthesize(
+    synthesis: Synthesis, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Apply a synthesis to an image (3, H, W), or inside the region of an image (4, H, W); return it with the mask.
+
+    An anomaly lies in the frame of the region, at least half of it inside if ten attempts allow it, and is cut off at
+    the border. The colors outside are not used.
+
+    Example:
+        >>> image = torch.rand(4, 64, 64)
+        >>> image[3] = torch.ones(64, 64).tril()
+        >>> changed, anomaly_mask = synthesize(CutPaste(), image, image.flip(1), "small", np.random.default_rng(0))
+        >>> changed.shape, bool((anomaly_mask & (image[3] == 0)).any())
+        (torch.Size([4, 64, 64]), False)
+    """
+    if len(image) == 3:
+        return synthesis(image, donor, kind, rng)
+    inside = image[3] > 0.5
+    rows, columns = (inside.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    box = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    first, second = (hide(x[:3], x[3] > 0.5)[box].contiguous() for x in (image, donor))
+    best = torch.zeros(first.shape[1:], dtype=torch.bool)
+    pasted = first
+    for _ in range(_ATTEMPTS):
+        tried, mask = synthesis(first, second, kind, rng)
+        within = mask & inside[box[1:]]
+        if within.sum() >= best.sum():
+            pasted, best = tried, within
+        if 2 * within.sum() >= mask.sum():
+            break
+    changed, anomaly_mask = image.clone(), torch.zeros_like(inside)
+    changed[:3][box] = torch.where(best, pasted, image[:3][box])
+    anomaly_mask[box[1:]] = best
+    return changed, anomaly_mask
+
+
 class SyntheticAnomalies(Dataset[S]):
     """Dataset of the positions of an epoch over normal images, some of them with a pasted anomaly.
 
@@ -43,6 +83,7 @@ class SyntheticAnomalies(Dataset[S]):
         cut_paste: Kinds of anomalies and their options, a `CutPaste` or `Blemishes`; None leaves all images normal.
         normal: True if unchanged images are one of the parts.
         seed: Seed of at least 0.
+        augment: Names of random changes of each image in each epoch, before anomalies are pasted, see `AUGMENTATIONS`.
 
     Example:
         >>> from typing import NamedTuple
@@ -58,7 +99,13 @@ class SyntheticAnomalies(Dataset[S]):
 
     @checked
     def __init__(
-        self, dataset: Dataset[S], cut_paste: Synthesis | None = _DEFAULT, *, normal: bool = True, seed: int = 0
+        self,
+        dataset: Dataset[S],
+        cut_paste: Synthesis | None = _DEFAULT,
+        *,
+        normal: bool = True,
+        seed: int = 0,
+        augment: Sequence[str] | str = (),
     ) -> None:
         if isinstance(cut_paste, type) or not isinstance(cut_paste, Synthesis | None):
             raise ConfigError(f"cut_paste must be an object such as CutPaste() or None, but got {cut_paste!r}")
@@ -67,6 +114,7 @@ class SyntheticAnomalies(Dataset[S]):
             raise ConfigError("normal must be True without cut_paste, but got False")
         at_least(0, seed=seed)
         self.dataset: Any = dataset
+        self.augment = check_augment(augment)
         if not len(self):
             raise DataError("dataset must contain at least one image, but got none")
         self.seed, self.cut_paste = seed, cut_paste or _DEFAULT
@@ -108,11 +156,19 @@ class SyntheticAnomalies(Dataset[S]):
             raise IndexError(f"position must be from -{count} to {count - 1}, but got {position}")
         position %= count
         index = self.index(position)
-        sample, kind = self.dataset[index], self.kind(position)
+        sample, kind = self._sample(index), self.kind(position)
         if kind == "normal":
             return sample._replace(label=0, anomaly_mask=torch.zeros(sample.image.shape[-2:], dtype=torch.bool))
         rng = np.random.default_rng((self.seed, self.epoch, position))
         # A cyclic step of 1 to count - 1: uniform over all other images.
         other = (index + int(rng.integers(1, count))) % count if count > 1 else index
-        image, anomaly_mask = self.cut_paste(sample.image, self.dataset[other].image, kind, rng)
-        return sample._replace(image=image, label=1, anomaly_mask=anomaly_mask)
+        image, anomaly_mask = synthesize(self.cut_paste, sample.image, self._sample(other).image, kind, rng)
+        return sample._replace(image=image, label=int(anomaly_mask.any()), anomaly_mask=anomaly_mask)
+
+    def _sample(self, index: int) -> Any:
+        """Return an image of the wrapped dataset as it is in this epoch."""
+        sample = self.dataset[index]
+        if not self.augment:
+            return sample
+        rng = np.random.default_rng((self.seed, self.epoch, index, 3))
+        return sample._replace(image=augment(sample.image, self.augment, rng))

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
-from semflow.features import FeatureExtractor
 from semflow.files import hash_parts, hash_tensor
 
 from .distributed import ALONE, Processes
@@ -34,7 +33,7 @@ class NormalImages:
 
     def __init__(
         self,
-        features: FeatureExtractor,
+        features: Callable[[Tensor], list[Tensor]],
         loader: DataLoader[Batch],
         device: torch.device,
         limit: int = 2**31,

@@ -113,7 +113,10 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     made = detector.provenance
     own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
-    about.pop("calibration", None)
+    for name in ("calibration", "reading"):
+        about.pop(name, None)
+    if (reading := {"resize": made.resize, "regions": made.regions}) != {"resize": "stretch", "regions": False}:
+        own["reading"] = reading
     if detector.calibration.count and made.calibration:
         own["calibration"] = made.calibration
     save_tensors(path, detector.state_dict(), {**about, "format": FORMAT, **own})
@@ -149,11 +152,13 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     detector.load_state_dict(tensors, strict=False)
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
-    frames = about.get("frames", {})
+    frames, reading = (found if isinstance(found := about.get(name), dict) else {} for name in ("frames", "reading"))
     detector.provenance = replace(
         detector.provenance,
         fingerprints=fingerprints,
-        frames=frames if isinstance(frames, dict) else {},
+        frames=frames,
+        resize="pad" if reading.get("resize") == "pad" else "stretch",
+        regions=reading.get("regions") is True,
         calibration=str(about.get("calibration", "")),
     )
     return detector

@@ -1,7 +1,7 @@
 """Choice of whether to use a trained flow, by held-out normal images with synthetic defects."""
 
 import copy
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,11 +15,12 @@ from semflow.bases import Memory
 from semflow.detectors import Detector, NormalBatch
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
-from semflow.synthesis import Blemishes
+from semflow.synthesis import Blemishes, synthesize
 
 from .config import TrainingConfig
 from .distributed import ALONE, Processes
 from .loading import checked
+from .regions import within
 
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
@@ -148,9 +149,10 @@ class Trial:
     def choose(self, detector: Detector) -> float:
         """Do what `choose_flow` describes."""
         flows = optional_flows(detector)
-        normal, defective, masks = _held_out_images(self.dataset, self.held, self.seed)
-        rest = sorted(set(range(len(cast(Sized, self.dataset)))) - set(self.held))
-        images = [cast(Tensor, self.dataset[i].image) for i in _spread(rest, min(len(rest), FILLED))]
+        dataset: Any = within(self.dataset, detector)
+        normal, defective, masks = _held_out_images(dataset, self.held, self.seed)
+        rest = sorted(set(range(len(dataset))) - set(self.held))
+        images = [cast(Tensor, dataset[i].image) for i in _spread(rest, min(len(rest), FILLED))]
         fill, test = _with_maps(detector, images, [*normal, *defective], size=self.batch_size)
         labels = torch.tensor([0] * len(normal) + [1] * len(defective))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
@@ -162,7 +164,7 @@ class Trial:
                 detector.fit_base(fill)
             detector.fit_score(fill)
             scores, maps = _scored(detector, test)
-            return (auroc(scores, labels) + aupro(maps, truth)) / 2
+            return (auroc(scores, labels) + aupro(maps, truth, inside=maps > -torch.inf)) / 2
 
         if self.without is None:
             self.without = quality(False)
@@ -194,7 +196,7 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
     pairs = []
     for number in range(DEFECTS * len(normal)):
         image, donor = normal[number % len(normal)], normal[int(rng.integers(len(normal)))]
-        pairs.append(blemishes(image, donor, blemishes.kinds[number % len(blemishes.kinds)], rng))
+        pairs.append(synthesize(blemishes, image, donor, blemishes.kinds[number % len(blemishes.kinds)], rng))
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
 
 
@@ -207,7 +209,7 @@ def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[
             found.append([])
             for start in range(0, len(images), size):
                 batch = torch.stack(list(images[start : start + size])).to(detector.device)
-                maps = still.features(batch) if left > 0 else None
+                maps = still.feature_maps(batch) if left > 0 else None
                 left -= sum(x.nbytes for x in maps or ())
                 indices = torch.arange(start, start + len(batch), device=detector.device)
                 found[-1].append(NormalBatch(batch, maps, indices))

@@ -20,6 +20,7 @@ from semflow.errors import CheckpointError
 from semflow.files import writing
 from semflow.files.tensors import load_tensors, save_tensors
 
+from .augmenting import Copies
 from .cache import NormalImages
 from .checkpoint import FOLDS as FILE
 from .choice import optional_flows
@@ -84,6 +85,7 @@ class Crossing:
         train: trains a detector on a data set, with settings.
         workers: processes that load images.
         progress: show which model is trained.
+        copies: changed copies of images to which bases are fitted, too.
     """
 
     detector: InitVar[Detector]
@@ -92,6 +94,7 @@ class Crossing:
     train: Callable[[Detector, Dataset[Any], TrainingConfig], Detector]
     workers: int = 0
     progress: bool = False
+    copies: Copies | None = None
     untrained: Detector = field(init=False)
 
     def __post_init__(self, detector: Detector) -> None:
@@ -143,7 +146,7 @@ class Crossing:
             with model.evaluating():
                 part = self._part(normal, rest)
                 model.prepare(part, normal.processes.gather)
-                settle(model, part)
+                settle(model, part, self.copies)
         return model.eval().score_normal(self._part(normal, held), normal.processes.gather)
 
     def _part(self, normal: NormalImages, positions: Sequence[int]) -> NormalImages:

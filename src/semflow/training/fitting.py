@@ -1,41 +1,42 @@
 """Training a detector on normal images."""
 
-import time
-from collections.abc import Callable, Sized
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
-from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
-from semflow.errors import CheckpointError, ConfigError, DataError, TrainingError
-from semflow.features import FeatureExtractor
+from semflow.errors import CheckpointError, ConfigError
 from semflow.files import hash_tensors
-from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
 
 from .asked import Asked
+from .augmenting import Copies
 from .cache import NormalImages
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .crossing import Crossing
 from .distributed import ALONE, Processes
+from .epochs import Job, train_epoch
 from .frames import record_frames, score_frames
 from .holdout import CROSS, Given, given_calibration, held_out_batches, hold_out
 from .labels import refuse_anomalous
-from .loading import Parts, batches, check_device, checked, dealt_batches, split_batches
+from .loading import batches, check_device, checked, dealt_batches, split_batches
 from .progress import Progress
+from .regions import region_settings, within
 from .run import BACKBONE, Run
 from .settling import check_number_of_images, check_sizes, remember_images, settle
 from .sharing import shared, tilted
-from .stepping import Watch, adam, check_locations, train_on_batch
+from .stepping import Watch, adam, check_locations
 
 
 @own_defaults()
@@ -45,6 +46,8 @@ def fit(
     training: TrainingConfig | None = None,
     *,
     synthesis: CutPaste | Literal["recipe"] | None = "recipe",
+    region: Tensor | None = None,
+    augment: Sequence[str] | str = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -75,6 +78,9 @@ def fit(
         dataset: normal images, a map-style data set of `semflow.data.Sample`.
         training: training settings; None takes those of the detector's recipe.
         synthesis: synthetic anomalies; `recipe` takes those of the detector's recipe, None trains without any.
+        region: region of interest of all images, see `Detector.set_region`; None keeps that of the detector.
+        augment: random changes of training images by name, see `semflow.synthesis.AUGMENTATIONS`. Bases are then fitted
+            to four changed copies of each image, too.
         epochs: overrides `training.epochs`.
         batch_size: overrides `training.batch_size`.
         learning_rate: overrides `training.learning_rate`.
@@ -122,7 +128,8 @@ def fit(
     paste = detector.provenance.synthesis if isinstance(synthesis, str) else synthesis
     detector.to(check_device(device))
     check_precision(detector.reference)
-    dataset = checked(dataset)
+    detector.set_region(detector.region if region is None else region)
+    names, dataset = check_augment(augment), checked(dataset)
     calibration = given_calibration(calibration)
     labeled = allow_anomalous or refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
@@ -131,6 +138,7 @@ def fit(
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))
     check_number_of_images(detector, images)
+    copies = Copies(detector, names, training.seed)
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
@@ -146,9 +154,9 @@ def fit(
         )
     optimizer = adam(detector, training)
     dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
-    features = cast(FeatureExtractor, detector.features)
-    normal = NormalImages(features, dealt, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous)
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
+    settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
     if judges:
         settings["held_for_choice"] = len(judges)
     if output is not None:
@@ -159,8 +167,9 @@ def fit(
     steps: dict[str, Any] = {"workers": workers, "processes": processes, "allow_anomalous": allow_anomalous}
     crossing = None
     if calibration == CROSS:
-        same = {**steps, "device": device, "cache_bytes": cache_bytes, "progress": progress, "synthesis": paste}
-        crossing = Crossing(detector, dataset, own, lambda *given: fit(*given, **same), workers, progress)
+        same = {**steps, "device": device, "cache_bytes": cache_bytes, "progress": progress}
+        same |= {"synthesis": paste, "augment": names}
+        crossing = Crossing(detector, dataset, own, lambda *given: fit(*given, **same), workers, progress, copies)
     at = run.open(resume)
     asked = Asked(calibration, held_out, false_alarm_rate, {**steps, "batch_size": batch}, crossing)
     if at is None or at.epoch or at.step:  # a run that is resumed
@@ -174,7 +183,7 @@ def fit(
         flow.use(True)  # a finished model may have left it out
     if at.epoch == at.step == 0:
         detector.prepare(normal, processes.gather)
-    if paste is None:
+    if paste is None and not names:
         normal.fill()
     if folder is not None or not labeled:
         _check_images(folder, at.fingerprint, normal.fingerprint())
@@ -185,12 +194,12 @@ def fit(
             pass
     asked.check_images(normal)
     run.begin()
-    source = SyntheticAnomalies(Subset(dataset, trained_on), paste, seed=training.seed)
+    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
     parts = split_batches(len(trained_on), training.batch_size, processes)
     loader = batches(source, training.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = _Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    job = Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
     choice = FlowChoice(detector, dataset, judges, training, processes)
     show = progress and processes.rank == 0
     with (
@@ -199,7 +208,7 @@ def fit(
         Progress(training.epochs, at.epoch, show) as display,
     ):
         while at.epoch < training.epochs and (at.step or choice.promises(at.epoch)):
-            record = _train_epoch(job, at, display)
+            record = train_epoch(job, at, display)
             display.epoch(record)
             if on_epoch is not None:
                 on_epoch(detector, at.epoch + 1)
@@ -209,7 +218,7 @@ def fit(
                 run.save(at)
     detector.eval()
     choice.make()
-    scores = settle(detector, normal)
+    scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)
     fingerprint = normal.fingerprint()
@@ -222,71 +231,6 @@ def fit(
     remember_images(detector, normal)
     processes.first(lambda: run.finish(fingerprint))
     return detector
-
-
-@dataclass(frozen=True)
-class _Job:
-    run: Run
-    training: TrainingConfig
-    loader: DataLoader[Batch]
-    parts: Parts
-    source: SyntheticAnomalies[Any]
-    trained_on: list[int]
-    synthetic: bool
-    normal: NormalImages
-    watch: Watch
-
-
-def _train_epoch(job: _Job, at: Position, display: Progress) -> dict[str, float]:
-    """Train the rest of an epoch; return its line of the log, with the means of the loss's terms."""
-    detector, optimizer, training, watch = job.run.detector, job.run.optimizer, job.training, job.watch
-    detector.train()
-    device, began, before, steps = detector.device, time.monotonic(), at.seconds, len(job.parts)
-    at.sums = at.sums.to(device)
-    job.source.set_epoch(at.epoch)
-    watch.begin(f" of epoch {at.epoch + 1}", at.steps, at.clipped, at.largest)
-
-    def count() -> None:
-        watch.check()
-        at.steps, at.clipped, at.largest = watch.steps, watch.clipped, watch.largest
-        at.seconds = before + time.monotonic() - began
-
-    job.parts.start = at.step
-    for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
-        # Maps of images that synthesis does not change may be known.
-        known = [] if job.synthetic else [job.trained_on[job.source.index(p)] for p in positions or [0]]
-        maps = job.normal.maps(known) if known else None
-        rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
-        images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
-        size = min(training.batch_size, len(job.trained_on) - at.step * training.batch_size)
-        try:
-            at.sums += train_on_batch(
-                detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size
-            )
-        except TrainingError:
-            for image, path in zip(batch.images, batch.paths, strict=True):
-                if not image.isfinite().all():
-                    raise DataError(f"{path} must have finite pixels, but got inf or NaN; remove it") from None
-            raise
-        at.step += 1
-        display.step(at.epoch, at.step, steps)
-        if at.step < steps and job.run.due():
-            count()
-            job.run.save(at)
-    count()
-    means = (at.sums / steps).tolist()
-    return {
-        "epoch": at.epoch + 1,
-        **dict(zip(("loss", "nll", "bce", "kl"), means, strict=True)),
-        "learning_rate": rate,
-        "steps": at.steps,
-        "clipped": at.clipped,
-        "largest_gradient": float(f"{at.largest:.4g}"),
-        "seconds": round(at.seconds, 3),
-    }
 
 
 def _check_images(folder: Path | None, before: str, now: str) -> None:

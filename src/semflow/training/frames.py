@@ -47,6 +47,8 @@ def score_frames(detector: Detector, normal: NormalScores, images: NormalImages,
 @torch.no_grad()
 def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], advice: str) -> Tensor:
     frames = torch.stack(list(frames_without_part(*size).values()))
+    if detector.provenance.channels == 4:  # without a part, but with the whole image as its region
+        frames = torch.cat([frames, torch.ones_like(frames[:, :1])], 1)
     prediction = detector(frames.to(detector.device))
     scores, maps = prediction.score.float().cpu(), prediction.anomaly_map.float().cpu()
     same = collapsed(torch.cat([normal.scores.float(), scores]))
@@ -57,7 +59,8 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         same = f"{normal.scores.median():.4g} for half of them"
         raise TrainingError(f"scores of good images must be below the highest, {highest:.4g}, but got {same}; {advice}")
     if detector.localizes and min(size) > max(getattr(detector.features, "strides", (1,))):
-        ends = torch.quantile(maps.flatten()[:: maps.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
+        pixels = maps[maps > -torch.inf]
+        ends = torch.quantile(pixels[:: pixels.numel() // 2**20 + 1], torch.tensor([0.01, 0.99]))
         same = collapsed(torch.tensor([*normal.span(), *ends.tolist()]))
         if same:
             value = f"{normal.span()[0]:g} everywhere"

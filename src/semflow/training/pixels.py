@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from semflow.metrics import HistogramAccumulator
@@ -33,8 +34,8 @@ class Pixels:
         self._histogram: HistogramAccumulator | None = None
 
     def update(self, anomaly_map: Tensor, anomaly_mask: Tensor) -> None:
-        """Add a map with its mask."""
-        self._add([split_pixels(anomaly_map, anomaly_mask)])
+        """Add a map with its mask; outside a region of interest, where the map is -inf, pixels do not count."""
+        self._add([split_pixels(anomaly_map, anomaly_mask, anomaly_map > -torch.inf)])
 
     def merge(self, other: "Pixels") -> None:
         """Add the pixels of another process."""

@@ -10,7 +10,6 @@ from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import ConfigError
-from semflow.features import FeatureExtractor
 
 from .cache import NormalImages
 from .config import TrainingConfig
@@ -86,9 +85,8 @@ def refit(
     check_sizes(detector, dataset, held_out)
     check_number_of_images(detector, len(cast(Sized, dataset)))
     parts = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
-    features = cast(FeatureExtractor, detector.features)
     loader = batches(dataset, batch_size, workers, parts)
-    normal = NormalImages(features, loader, detector.device, cache_bytes, processes, allow_anomalous)
+    normal = NormalImages(detector.feature_maps, loader, detector.device, cache_bytes, processes, allow_anomalous)
     found = settle(detector, normal)
     frames = score_frames(detector, found, normal)
     remember_images(detector, normal)

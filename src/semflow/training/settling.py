@@ -12,11 +12,17 @@ from semflow.detectors.inputs import check_size
 from semflow.detectors.passes import NormalScores
 from semflow.errors import DataError
 
+from .augmenting import Copies
 from .cache import NormalImages
+from .regions import describe_images
 
 
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
-    """Raise ShapeError if the first image of a data set has another size than a recipe's detector."""
+    """Raise ShapeError if the first image of a data set has another size than a recipe's detector.
+
+    How the images of the data set are resized, and whether they have regions, is recorded in the detector's provenance.
+    """
+    describe_images(detector, dataset)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
         if given is not None and detector.provenance.recipe and len(cast(Sized, given)):
             check_size(given[0].image, detector.provenance, name)
@@ -39,13 +45,16 @@ def check_number_of_images(detector: Detector, images: int) -> None:
             )
 
 
-def settle(detector: Detector, normal: NormalImages) -> NormalScores:
-    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first."""
+def settle(detector: Detector, normal: NormalImages, copies: Copies | None = None) -> NormalScores:
+    """Fit bases and the constants of the score, in eval mode; all processes get the base of the first.
+
+    Bases are fitted to the changed `copies` of each image, too.
+    """
     processes = normal.processes
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
-    detector.fit_base(normal, processes.stream)
+    detector.fit_base(normal, processes.stream, copies)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow.detectors import Detector, location_masks
+from semflow.detectors.regions import at_scales
 from semflow.errors import ConfigError, TrainingError
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
@@ -125,7 +126,7 @@ def train_on_batch(
             terms = detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
             stepper.step(terms.total)
             return torch.stack([t.detach() for t in terms])
-        maps = detector.features(images) if maps is None else maps
+        maps = detector.feature_maps(images) if maps is None else maps
         return _train_on_groups(stepper, detector, training, images, anomaly_masks, maps, seed, batch)
 
 
@@ -140,14 +141,17 @@ def _train_on_groups(
     batch: int,
 ) -> Tensor:
     flows, locations = cast(ScaleWise, detector.flows), cast(int, training.locations)  # see `check_locations`
-    statistics = detector.statistics(images, maps)
+    seen, inside = detector.see(images)
+    cells = at_scales(inside, maps, detector.localizes)
+    statistics = detector.statistics(seen, maps)
     leaves = [None if s is None else _leaf(s) for s in statistics]
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
     for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
         size = x.shape[2] * x.shape[3]
         count = batch * size
-        mask, ignore = location_masks(anomaly_masks, (x.shape[2], x.shape[3]), training.mask_resize, training.guard)
+        size_k = (x.shape[2], x.shape[3])
+        mask, ignore = location_masks(anomaly_masks, size_k, training.mask_resize, training.guard, cells[scale])
         context, base = detector.context(x), detector.training_base(scale)
         for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)

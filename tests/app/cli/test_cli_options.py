@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import semflow
-from helpers.cli_cases import fit_words, only_line, picture, save, snapshot
+from helpers.cli_cases import SIZE, fit_words, only_line, picture, save, snapshot
 from semflow.app.cli import main
 from semflow.app.cli.options import Calibrate, Evaluate, Export, Fit, Predict, Remember
 from semflow.training.checkpoint import read_config
@@ -34,6 +34,7 @@ def places(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name, more in {"run": ["--calibration", str(made["a"])], "bare": []}.items():
         assert main(fit_words(shared_data, root / name, *more)) == 0
         made[name] = root / name
+    made["mask"] = save(np.tri(SIZE, dtype=np.uint8) * 255, root / "mask.png")
     weights = root / "here" / "weights.pth"
     weights.parent.mkdir()
     import timm
@@ -59,6 +60,9 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "backbone": (["--backbone", "resnet34"], REFUSED),
     "weights": (["--weights", "MOVED"], REFUSED),
     "image_size": (["--image-size", "96"], REFUSED),
+    "resize": (["--resize", "pad"], REFUSED),
+    "region": (["--region", "MASK"], REFUSED),
+    "augment": (["--augment", "flip"], REFUSED),
     "epochs": (["--epochs", "3"], "test_finished_run_is_trained_further"),
     "batch_size": (["--batch-size", "2"], REFUSED),
     "seed": (["--seed", "1"], REFUSED),

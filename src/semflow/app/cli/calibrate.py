@@ -9,7 +9,7 @@ from semflow.training import calibrate
 from semflow.training.holdout import CROSS
 
 from .console import say
-from .inputs import cache_small, check_images, exit_code, note_of, open_normal
+from .inputs import cache_small, check_images, exit_code, note_of, open_normal, reading
 from .options import Calibrate
 
 
@@ -26,7 +26,8 @@ def run(options: Calibrate) -> int:
         )
     detector = load(options.model, device=options.device)
     size, allow = detector.provenance.image_size, options.allow_anomalous
-    dataset = cache_small(open_normal(options.data, size, "--data", None, allow), options.workers)
+    read = reading(detector, options.region)
+    dataset = cache_small(open_normal(options.data, size, "--data", None, allow, **read), options.workers)
     check_count(len(dataset), options.false_alarm_rate)
     if dataset.passed_over:
         say(f"calibrating on {counted(len(dataset), 'image')}{note_of(dataset.passed_over, dataset.root)}")

@@ -27,6 +27,7 @@ from .inputs import (
     launched,
     load_detector,
     note_of,
+    reading,
     rows_of,
     warn_of_leaks,
 )
@@ -51,7 +52,8 @@ def run(options: Evaluate) -> int:
     advise(options.data, "--data")
     with launched(options.device) as (processes, _):
         detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
-        dataset = open_dataset(options.data, "test", detector.provenance.image_size, category=options.category)
+        size, read = detector.provenance.image_size, reading(detector, options.region)
+        dataset = open_dataset(options.data, "test", size, category=options.category, **read)
         with report_of(options.report, detector, dataset, processes) as report:
             found = _evaluate(options, detector, dataset, processes, report)
             tables = _tables(options, found, detector.false_alarm_rate)

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from semflow._version import __version__
 from semflow.app.report import Entry, Table, View, contour, render_page
 from semflow.data import ImageDataset
+from semflow.data.resizing import placement
 from semflow.data.walking import relative
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError
 from semflow.files import refuse_occupied, staged_folder, write_atomic
 from semflow.metrics import HistogramAccumulator
+from semflow.metrics.regions import split_pixels
 from semflow.training import ImageResult, Processes
 
 from .tables import COLORS, DECISIONS, TRUTHS
@@ -70,18 +73,21 @@ class Report:
         sample, truth = result.sample, result.sample.anomaly_mask
         number = self._numbers[sample.path]
         picture, place = self._dataset.read_image(number), f"{number:06d}"
+        box = placement(picture.size, self._dataset.image_size, self._dataset.resize).slices  # without padding
+        anomaly_map = result.anomaly_map[box].contiguous()
+        mask, truth = (None if x is None else x[box].contiguous() for x in (result.mask, truth))
         picture = picture.resize(shown_size(*picture.size))
         views: list[View] = ["original", "overlay", "map"]
-        save_views(self._folder, place, picture, result.anomaly_map, self._detector.map_range)
+        save_views(self._folder, place, picture, anomaly_map, self._detector.map_range)
         overlay = self._folder / view_file("overlay", place)
-        save_overlay(overlay, picture, result.anomaly_map, self._detector.map_range, result.mask)
+        save_overlay(overlay, picture, anomaly_map, self._detector.map_range, mask)
         if truth is not None and truth.any():
             views.append("truth")
             write_jpeg(self._folder / view_file("truth", place), contour(picture, truth, TRUTH_COLOR))
         if truth is None:
             self._masked = False
         else:
-            self._pixels.update(result.anomaly_map, truth)
+            self._pixels.add(split_pixels(anomaly_map, truth, anomaly_map > -np.inf))
         entry = Entry(
             relative(Path(sample.path), self._dataset.root), result.score, picture.size, view_links(place, views),
             result.p_value, result.is_anomalous, sample.label,

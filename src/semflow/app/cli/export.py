@@ -29,7 +29,13 @@ def run(options: Export) -> None:
     detector = load(options.model, device="cpu")
     images = None
     if options.images is not None:
-        dataset = open_dataset(options.images, "predict", detector.provenance.image_size)
+        made = detector.provenance
+        if made.regions:
+            raise ConfigError(
+                "--images must be left out for a model that was trained with a folder of masks, but got "
+                f"{options.images}"
+            )
+        dataset = open_dataset(options.images, "predict", made.image_size, resize=made.resize)
         images = torch.stack([dataset[index].image for index in range(min(SAMPLES, len(dataset)))])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,7 @@ import torch
 
 from semflow._validation import counted
 from semflow.data import ImageDataset
+from semflow.data.resizing import placement
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
@@ -27,16 +29,19 @@ from semflow.training.holdout import CROSS, LEAST
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
-from .inputs import cache_small, exit_code, launched, note_of, open_normal, warn_of_leaks
+from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
 from .options import Fit, check_numbers
 
 DEFAULT_RECIPE = "memory_flow"
-FILE_OPTIONS = ("data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate")
+FILE_OPTIONS = (
+    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region", "augment",
+)  # fmt: skip
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
     "training.epochs": "epochs", "training.batch_size": "batch_size", "seed": "seed", "training.seed": "seed",
 }  # fmt: skip
+SIZES = re.compile(r"(-?\d+)(?:x(\d+))?")
 WORDS = {"true": True, "false": False, "none": "none"}
 
 
@@ -65,7 +70,7 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
         if type(value) is not expected and (name, value) != ("hold_out", CROSS):
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
         if getattr(options, name) is None:
-            changed: Any = Path(str(value)) if name in ("data", "calibration") else value
+            changed: Any = Path(str(value)) if name in ("data", "calibration", "region") else value
             options = replace(options, **{name: changed})
     check_numbers(options)
     options = replace(options, recipe=options.recipe or DEFAULT_RECIPE)
@@ -76,7 +81,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     unknown = next((name for name in settings if name not in valid), None)
     if unknown is not None:
         raise ConfigError(f"names in {options.config} must be of {', '.join(valid)}, but got {unknown!r}")
-    settings |= {name: value for name, option in SETTINGS.items() if (value := getattr(options, option)) is not None}
+    given = {**vars(options), "image_size": image_size(options.image_size)}
+    settings |= {name: value for name, option in SETTINGS.items() if (value := given[option]) is not None}
     own = parse_settings(recipe, options.set)
     if own.get("training.steps", "none") != "none" and "training.epochs" in {**settings, **own}:
         raise ConfigError(
@@ -93,9 +99,13 @@ def _train(
     options: Fit, arguments: dict[str, Any], data: Path, output: Path, processes: Processes, device: torch.device
 ) -> int:
     allow = options.allow_anomalous
-    dataset = open_normal(data, arguments["image_size"], "--data", options.category, allow)
+    size, regions = arguments["image_size"], options.region
+    whole = regions is not None and regions.is_file()
+    read: dict[str, Any] = {"resize": options.resize or "stretch", "regions": None if whole else regions}
+    dataset = open_normal(data, size, "--data", options.category, allow, **read)
+    region = region_of(dataset, regions) if whole and regions is not None else None
     detector = RECIPES[str(options.recipe)](**arguments)
-    calibration = _calibration(options, dataset, detector)
+    calibration = _calibration(options, dataset, detector, read)
     cache_small(dataset, options.workers)
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
@@ -107,10 +117,12 @@ def _train(
         apart = " (all for calibration too)" if calibration == CROSS else apart
         trained_on = counted(len(dataset) - held_out, "image")
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
+        report_resizing(dataset)
     with _removing_unstarted(output) if first else nullcontext():
         fit(
-            detector, dataset, calibration=calibration, false_alarm_rate=options.false_alarm_rate, output=output,
-            resume=options.resume, workers=options.workers, device=device, processes=processes, allow_anomalous=allow,
+            detector, dataset, region=region, augment=options.augment or (), calibration=calibration,
+            false_alarm_rate=options.false_alarm_rate, output=output, resume=options.resume, workers=options.workers,
+            device=device, processes=processes, allow_anomalous=allow,
         )  # fmt: skip
     if first:
         report_choice(detector, len(dataset) - held_out)
@@ -129,6 +141,18 @@ def _tests(options: Fit, data: Path) -> Path:
     root = data / options.category if options.category and (data / options.category).is_dir() else data
     above = [root, *(root.absolute().parents[:2] if root.name in ("train", "good") else ())]
     return next((folder / "test" for folder in above if (folder / "test").is_dir()), root)
+
+
+def report_resizing(dataset: ImageDataset) -> None:
+    """Print how images of other proportions are resized."""
+    width, height = dataset.read_image(0).size
+    box = placement((width, height), dataset.image_size, "pad")
+    if (box.height, box.width) != dataset.shape[1:]:
+        size = f"images of {width} x {height} pixels to {dataset.shape[2]} x {dataset.shape[1]} (width x height)"
+        if dataset.resize == "pad":
+            say(f"padding {size}")
+        else:
+            say(f"stretching {size}; --resize pad keeps their proportions")
 
 
 def report_choice(detector: Detector, images: int) -> None:
@@ -165,7 +189,7 @@ def report_frames(detector: Detector) -> None:
 
 
 def _calibration(
-    options: Fit, dataset: ImageDataset, detector: Detector
+    options: Fit, dataset: ImageDataset, detector: Detector, read: dict[str, Any]
 ) -> int | ImageDataset | Literal["cross"] | None:
     """Return calibration images, how many to hold out of training, `cross`, or None if there are too few."""
     if options.calibration is None:
@@ -177,7 +201,7 @@ def _calibration(
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
     )
 
 
@@ -194,6 +218,24 @@ def _removing_unstarted(output: Path) -> Iterator[None]:
             if not existed and output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         raise
+
+
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """Return the size that --image-size names, or None.
+
+    Example:
+        >>> image_size("256"), image_size("256x384")
+        (256, (256, 384))
+    """
+    if text is None:
+        return None
+    found = SIZES.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"--image-size must be a number of pixels or HEIGHTxWIDTH, but got {text}")
+    sides = [int(side) for side in found.groups() if side is not None]
+    if min(sides) < 1:
+        raise ConfigError(f"--image-size must be at least 1, but got {text}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def parse_settings(recipe: Callable[..., object], words: Mapping[str, str]) -> dict[str, Any]:

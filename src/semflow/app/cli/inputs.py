@@ -1,16 +1,21 @@
 """Models, data and processes of the commands: loading them, and checks before the work starts."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from semflow._validation import Size
 from semflow.app.export.runtime import SUFFIXES
-from semflow.data import ImageDataset, PassedOver, duplicates, open_dataset
+from semflow.data import ImageDataset, PassedOver, duplicates, load_region, open_dataset
+from semflow.data.reading import oriented_size
+from semflow.data.regions import check_proportions
 from semflow.data.walking import describe, find_images, relative
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
@@ -95,7 +100,7 @@ def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
 
 def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
     """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
-    dataset.cache = workers == 0 and len(dataset) * 3 * dataset.image_size**2 <= CACHE_BYTES
+    dataset.cache = workers == 0 and len(dataset) * math.prod(dataset.shape) <= CACHE_BYTES
     return dataset
 
 
@@ -152,9 +157,12 @@ def advise(path: Path, option: str, lists: tuple[str, ...] = ()) -> None:
 
 
 def open_normal(
-    path: Path, image_size: int, option: str, category: str | None = None, allow_anomalous: bool = False
+    path: Path, image_size: Size, option: str, category: str | None = None, allow_anomalous: bool = False, **read: Any
 ) -> ImageDataset:
-    """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous."""
+    """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous.
+
+    `read` is how images are read, see `reading`.
+    """
     advise(path, option)
     folder = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links
     normal = next((folder.with_name(name) for name in NORMAL if folder.with_name(name).is_dir()), None)
@@ -165,7 +173,34 @@ def open_normal(
             f"{first} must be normal, but got a folder of {'defects' if known else 'masks'} in {option}; name "
             f"{normal if known else 'a folder of good images'}, or give --allow-anomalous to use it all the same"
         )
-    return open_dataset(path, "train", image_size, category=category)
+    return open_dataset(path, "train", image_size, category=category, **read)
+
+
+def reading(predictor: Predictor, regions: Path | None) -> dict[str, Any]:
+    """Return how images for a model are read: the arguments of `open_dataset` that make them those of training.
+
+    Raises:
+        ConfigError: If `regions`, of --region, are missing or not needed.
+    """
+    made = predictor.provenance
+    if made.regions and regions is None:
+        raise ConfigError(
+            "--region must be a mask or a folder of masks for a model that was trained with a folder of masks, but got "
+            "none; name the masks of these images"
+        )
+    if regions is not None and not made.regions:
+        raise ConfigError(
+            f"--region must be left out for a model that was trained without a folder of masks, but got {regions}"
+        )
+    return {"resize": made.resize, "regions": regions}
+
+
+def region_of(dataset: ImageDataset, path: Path) -> Tensor:
+    """Load the region of interest of all images of a data set, whose proportions the mask must have."""
+    mask = oriented_size(path)
+    for image in filter(os.path.isfile, dataset.paths):
+        check_proportions(path, mask, oriented_size(image))
+    return load_region(path, dataset.image_size, dataset.resize)
 
 
 def fingerprint(model: Path) -> str:

@@ -14,6 +14,8 @@ OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_
 OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 HoldOut: TypeAlias = Annotated[int | Literal["cross"] | None, arg(metavar="INT|cross", help_behavior_hint="")]
 OptionalName: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+ImageSize: TypeAlias = Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")]
+Resizing: TypeAlias = Annotated[Literal["stretch", "pad"] | None, arg(help_behavior_hint="")]
 Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 
@@ -46,6 +48,10 @@ BatchSize: TypeAlias = Annotated[int, arg(help="Images per batch.")]
 LoadingWorkers: TypeAlias = Annotated[int, arg(help="Number of processes that load images.")]
 Device: TypeAlias = Annotated[
     str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
+]
+Regions: TypeAlias = Annotated[
+    Path | None,
+    arg(metavar="PATH", help="Mask, or folder of masks, as in fit, for a model of such masks.", help_behavior_hint=""),
 ]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
@@ -87,8 +93,16 @@ class Fit:
     """Name of a timm model with feature maps. Default: the recipe's, wide_resnet50_2 for memory_flow."""
     weights: OptionalName = None
     """Backbone weights: hub (default), packaged (tf_efficientnet_lite0, 1 or 2, from a package), random, or a file."""
-    image_size: OptionalInt = None
-    """Side in pixels to which images are resized. Default: the recipe's, 320 for memory_flow."""
+    image_size: ImageSize = None
+    """Side in pixels to which images are resized, or HEIGHTxWIDTH. Default: the recipe's, 320 for memory_flow."""
+    resize: Resizing = None
+    """Stretch images to this size (default), or keep their proportions and pad them with gray, which does not count."""
+    region: OptionalPath = None
+    """Mask of the region of interest, white inside, for all images and part of the model; or a folder with a mask for
+    each image, of the same name, as predict then needs too. What is outside neither trains, scores nor counts."""
+    augment: OptionalName = None
+    """Random changes of the images that are trained on, some of rotate,flip,shift,light, for parts that lie as they
+    like. Default: none."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -124,6 +138,7 @@ class Calibrate:
     data: Path
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -159,6 +174,7 @@ class Remember:
     """Number of good images to calibrate on instead of storing; the number given to fit holds out the same images. Or
     cross, if no flow is trained: store and calibrate on all."""
     false_alarm_rate: CalibrationRate = None
+    region: Regions = None
     allow_anomalous: AllowAnomalous = False
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -180,6 +196,7 @@ class Evaluate:
     """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
     report is replaced."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
     batch_size: BatchSize = 8
     device: Device = "auto"
     workers: LoadingWorkers = 0
@@ -206,6 +223,7 @@ class Predict:
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
     false_alarm_rate: TestRate = None
+    region: Regions = None
     drift: Drift = None
     batch_size: BatchSize = 8
     device: Device = "auto"
@@ -258,7 +276,7 @@ class Export:
 
 Command: TypeAlias = Demo | Fit | Calibrate | Remember | Evaluate | Predict | Score | Export
 
-NUMBERS = ("epochs", "batch_size", "image_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
+NUMBERS = ("epochs", "batch_size", "workers", "seed", "hold_out", "threads", "block_size", "neighbors")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 LARGEST_SEED = 2**63 - 1  # torch accepts no larger one
 

@@ -19,7 +19,7 @@ from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import save_map
 from semflow.data import ImageDataset, Sample, open_dataset
-from semflow.data.decoding import resize_image
+from semflow.data.resizing import Box, placement
 from semflow.detectors import DriftTest, Predictor
 from semflow.detectors.collapse import collapsed
 from semflow.errors import ConfigError, DataError
@@ -31,7 +31,7 @@ from semflow.training.workers import loader
 from .console import decided, say, track, write_png
 from .drift import open_drift, record_drift
 from .halves import in_halves
-from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, rows_of
+from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
 from .options import Predict
 from .tables import TABLES, Record, write_tables
 from .views import FOLDERS, save_overlay, save_views, shown_size
@@ -58,11 +58,14 @@ def run(options: Predict) -> int:
     )
     detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
-    dataset = _without_output(open_dataset(options.input, "predict", detector.provenance.image_size), options.output)
+    size, read = detector.provenance.image_size, reading(detector, options.region)
+    dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
     names = image_names(dataset)
     _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)
     sources = {name: _hash_file(Path(path)) for name, path in zip(names, paths, strict=True)}
+    for name, path in zip(names, dataset.paths, strict=True) if dataset.regions else ():
+        sources[name] = hash_parts((sources[name], _hash_file(dataset.regions[Path(path)])))
     passed_over = note_of(dataset.passed_over, dataset.root)
     digest = hash_parts(part for source in sources.items() for part in source)
     about: dict[str, Any] = {"origin": origin, "sources": digest}
@@ -133,6 +136,7 @@ class Loaded(NamedTuple):
     size: tuple[int, int]
     picture: Image.Image
     pixels: NDArray[np.uint8]
+    box: Box
 
 
 class Images(Dataset[tuple[str, Loaded | str]]):
@@ -148,10 +152,12 @@ class Images(Dataset[tuple[str, Loaded | str]]):
         index, name = self.images[position]
         try:
             picture = self.dataset.read_image(index)
+            pixels = self.dataset.to_pixels(index, picture)
         except DataError as error:
             return name, str(error)
         shown = picture.resize(shown_size(*picture.size))
-        return name, Loaded(picture.size, shown, resize_image(picture, self.dataset.image_size))
+        box = placement(picture.size, self.dataset.image_size, self.dataset.resize)
+        return name, Loaded(picture.size, shown, pixels, box)
 
 
 def _score(
@@ -194,6 +200,8 @@ def write_image(
 ) -> tuple[Record, list[str]]:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result
+    anomaly_map = anomaly_map[image.box.slices].contiguous()  # without padding
+    mask = None if mask is None else mask[image.box.slices].contiguous()
     if not np.isfinite(score):
         raise ConfigError(f"score of {name} must be finite, but got {score}; train the model {options.model} again")
     place = _shortened(name)

@@ -1,7 +1,7 @@
 """`semflow remember`: put a memory of good images under the flow of a run directory."""
 
 import shutil
-from typing import Literal
+from typing import Any, Literal
 
 from semflow.data import ImageDataset
 from semflow.detectors.conformal import check_count
@@ -12,7 +12,7 @@ from semflow.training.checkpoint import CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images, exit_code, note_of, open_normal
+from .inputs import cache_small, check_images, exit_code, note_of, open_normal, reading
 from .options import Remember
 
 
@@ -29,8 +29,9 @@ def run(options: Remember) -> int:
     )
     detector = load(options.model, device=options.device)
     made = detector.provenance
-    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous)
-    calibration = _calibration(options, dataset)
+    read = reading(detector, options.region)
+    dataset = open_normal(options.data, made.image_size, "--data", options.category, options.allow_anomalous, **read)
+    calibration = _calibration(options, dataset, read)
     if calibration is not None:
         used = dataset if isinstance(calibration, str) else calibration
         check_count(used if isinstance(used, int) else len(used), options.false_alarm_rate)
@@ -56,7 +57,9 @@ def run(options: Remember) -> int:
     return exit_code(dataset.passed_over)
 
 
-def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset | Literal["cross"] | None:
+def _calibration(
+    options: Remember, dataset: ImageDataset, read: dict[str, Any]
+) -> int | ImageDataset | Literal["cross"] | None:
     """Return the calibration images, how many images to hold out, `cross`, or None for no calibration."""
     if options.calibration is None:
         if options.false_alarm_rate is not None and not options.hold_out:
@@ -67,5 +70,5 @@ def _calibration(options: Remember, dataset: ImageDataset) -> int | ImageDataset
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous
+        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
     )

@@ -36,7 +36,9 @@ def run(options: Score) -> int:
     origin = fingerprint(model)
     detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
     test = open_drift(options.drift, detector, model, origin) if options.drift else None
-    side, rate = detector.provenance.image_size, detector.false_alarm_rate
+    made, rate = detector.provenance, detector.false_alarm_rate
+    if made.regions:
+        raise ConfigError("--model must need no masks for semflow score, but got one with a region for each image")
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
     listing = read_listing(options.input)
@@ -62,7 +64,9 @@ def run(options: Score) -> int:
                     "busy; choose a smaller --block-size",
                     stacklevel=1,
                 )
-            scored = score_blocks(ray, store, todo, load, side, workers, options.on_error == "skip")
+            scored = score_blocks(
+                ray, store, todo, load, made.image_size, workers, options.on_error == "skip", made.resize
+            )
             for block in track(scored, "scoring blocks", len(todo)):
                 done[block.block] = block
     store.tidy()

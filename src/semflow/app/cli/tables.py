@@ -33,7 +33,8 @@ TABLES = ("scores.csv", "scores.json", "index.html")
 class Record:
     """One image's row in scores.csv and scores.json. Paths are relative to the output folder.
 
-    Width and height are those of the image; the anomaly map and the mask have the detector's image size. The last three
+    Width and height are those of the image; the anomaly map and the mask have the detector's image
+    size, or that of the image within it if images are padded. The last three
     fields are None if the model is not calibrated.
     """
 

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from semflow.app.report import View, contour, heat_colors, link, overlay
 from semflow.app.report.colors import normalize, to_array
 from semflow.files import write_atomic
+from semflow.functional import grown
 
 from .console import write_png
 
@@ -59,9 +61,11 @@ def save_overlay(
 ) -> None:
     """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
-    enlarged = torch.nn.functional.interpolate(
-        anomaly_map[None, None], size=(picture.height, picture.width), mode="bilinear", align_corners=False
-    )[0, 0]
+    size, inside = (picture.height, picture.width), (anomaly_map > -torch.inf)[None]
+    known = anomaly_map[None] if bool(inside.all()) else grown(anomaly_map[None], inside, 2)
+    enlarged = interpolate(known[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    shown = interpolate(inside[:, None].float(), size=size, mode="nearest")[0, 0] > 0
+    enlarged = torch.where(shown, enlarged, -torch.inf)
     heat = overlay(pixels, enlarged, value_range)
     write_png(path, heat if mask is None else contour(heat, mask))
 

@@ -24,6 +24,7 @@ from semflow._version import __version__
 from semflow.data import ImageDataset
 from semflow.data.arriving import Arrivals, Arrived, Version
 from semflow.data.dataset import Record as ImageRecord
+from semflow.data.regions import matched_regions
 from semflow.data.walking import scan, scan_one
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError
@@ -32,7 +33,7 @@ from semflow.files.lines import JSONLines, json_lines
 from semflow.files.moving import free_place, move_file
 
 from .console import say
-from .inputs import fingerprint, load_detector
+from .inputs import fingerprint, load_detector, reading
 from .options import Predict
 from .predict import Images, Loaded, score_images
 
@@ -76,7 +77,9 @@ class _Watched:
     def __init__(self, options: Predict, folder: Path, detector: Predictor, log: JSONLines) -> None:
         self.options, self.folder, self.detector, self.log = options, folder, detector, log
         self.scored = 0
-        self._dataset = ImageDataset((), detector.provenance.image_size, root=folder)
+        read = reading(detector, options.region)
+        self._regions = read["regions"]
+        self._dataset = ImageDataset((), detector.provenance.image_size, root=folder, resize=read["resize"])
         self._arrivals = Arrivals(self._read)
         own = (path.resolve() for path in (options.output, options.move_to) if path is not None)
         self._own = [folder / path.relative_to(real) for path in own if path.is_relative_to(real := folder.resolve())]
@@ -150,6 +153,8 @@ class _Watched:
 
     def _read(self, path: Path) -> Loaded:
         self._dataset.records = (ImageRecord(path, -1),)
+        if self._regions is not None:
+            self._dataset.regions = matched_regions([path], self._regions)
         _, loaded = Images(self._dataset, [(0, path.name)])[0]
         if isinstance(loaded, str):
             raise DataError(loaded)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow._validation import Size, height_and_width
 from semflow.errors import ExportError, ShapeError
 
 from .graph import DetectorGraph
@@ -23,7 +24,7 @@ def compare(graph: DetectorGraph, runner: Runner, images: Tensor) -> dict[str, f
     Args:
         graph: Graph of the detector.
         runner: Runner of the exported file.
-        images: (B, 3, S, S) with B >= 1, of the graph's input type.
+        images: (B, C, H, W) with B >= 1, of the graph's input type.
 
     Raises:
         ExportError: If a difference is larger than `RELATIVE`.
@@ -55,17 +56,24 @@ def _difference(expected: NDArray[np.generic], value: NDArray[np.generic], name:
     a, b = value.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b) / np.maximum(np.abs(b), 1.0)
+        difference[(a == -np.inf) & (b == -np.inf)] = 0.0  # outside a region
     return float(np.where(np.isnan(difference), np.inf, difference).max())
 
 
-def sample_images(size: int, count: int = 4) -> Tensor:
-    """Draw textures to compare on, noise at several scales: (count, 3, size, size) uint8."""
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(count, 3, size, size)
+def sample_images(size: Size, channels: int = 3, count: int = 4) -> Tensor:
+    """Draw textures to compare on, noise at several scales: (count, channels, H, W) uint8, with different regions."""
+    generator, (height, width) = torch.Generator().manual_seed(0), height_and_width(size)
+    total = torch.zeros(count, 3, height, width)
     for cell in (1, 4, 16):
-        noise = torch.rand(count, 3, -(-size // cell), -(-size // cell), generator=generator)
-        total += torch.nn.functional.interpolate(noise, size=(size, size), mode="nearest") / 3
-    return (total * 255).round().to(torch.uint8)
+        noise = torch.rand(count, 3, -(-height // cell), -(-width // cell), generator=generator)
+        total += torch.nn.functional.interpolate(noise, size=(height, width), mode="nearest") / 3
+    images = (total * 255).round().to(torch.uint8)
+    if channels == 3:
+        return images
+    region = torch.full((count, 1, height, width), 255, dtype=torch.uint8)
+    for k in range(count):
+        region[k, :, height - k * height // (2 * count) :] = 0
+    return torch.cat([images, region], 1)
 
 
 def to_input(images: Tensor | Sequence[Tensor], kind: InputType) -> Tensor:

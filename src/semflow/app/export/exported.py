@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from semflow._validation import plain_size
 from semflow.detectors import Prediction, Provenance
 
 from .check import to_input
@@ -35,7 +36,8 @@ class ExportedDetector:
         self.runner, self.metadata = runner, runner.metadata
         about = self.metadata
         self.provenance = Provenance(
-            about.recipe, arguments=about.arguments, image_size=about.image_size,
+            about.recipe, arguments=about.arguments, image_size=plain_size(about.image_size),
+            resize=about.resize, regions=about.regions,
             calibration="cross" if about.calibration.get("cross") is True else "",
         )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes

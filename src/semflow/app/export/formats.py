@@ -78,7 +78,7 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) ->
     decoder = kind.from_exported_program(program)  # the frontend keeps no reference to it
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
-    model.reshape([-1, 3, metadata.image_size, metadata.image_size])  # the frontend drops all sizes
+    model.reshape([-1, *metadata.shape])  # the frontend drops all sizes
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])

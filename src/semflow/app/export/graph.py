@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from semflow._validation import height_and_width
 from semflow.detectors import Detector
 
 from .metadata import InputType
@@ -42,17 +43,19 @@ class DetectorGraph(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the results of images (B, 3, S, S), as `Detector.predict` does."""
+        """Compute the results of images (B, C, H, W), as `Detector.predict` does."""
         if self.input == "uint8":
             images = images.to(torch.float32) / 255.0
         score, anomaly_map, variances, *decisions = self.detector(images)
         return (score, anomaly_map, *(x for x in decisions if x is not None), *variances)
 
     def example(self, batch: int = 2) -> Tensor:
-        """Return black images of the graph's type and size."""
-        side = self.detector.provenance.image_size
+        """Return black images of the graph's type and size, all inside if they have a region."""
+        made = self.detector.provenance
         dtype = torch.uint8 if self.input == "uint8" else torch.float32
-        return torch.zeros(batch, 3, side, side, dtype=dtype)
+        images = torch.zeros(batch, made.channels, *height_and_width(made.image_size), dtype=dtype)
+        images[:, 3:] = 255 if self.input == "uint8" else 1
+        return images
 
 
 def trace(graph: DetectorGraph) -> ExportedProgram:

@@ -23,12 +23,14 @@ class Metadata:
     Args:
         recipe: Name of the recipe; "" for other detectors.
         arguments: Arguments of the recipe.
-        image_size: Side of the graph's square images in pixels.
+        image_size: Side of the graph's images in pixels, or [height, width].
         input: Type of the images: uint8 from 0 to 255, or float32 from 0 to 1.
         map_range: Color range of anomaly maps.
         localizes: Whether the anomaly map locates anomalies.
         outputs: Names of the graph's results, in order.
         calibration: Properties of the calibration; empty without one.
+        resize: How images of other proportions are brought to this size.
+        regions: Whether every image has a region of interest of its own; a fourth channel holds it, and what is padded.
         versions: Versions of semflow and of the packages that wrote the file.
         format: `EXPORT_FORMAT` of the version that wrote the file.
 
@@ -40,14 +42,25 @@ class Metadata:
 
     recipe: str
     arguments: dict[str, Any]
-    image_size: int
+    image_size: int | list[int]
     input: InputType
     map_range: tuple[float, float]
     localizes: bool
     outputs: tuple[str, ...]
     calibration: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    resize: Literal["stretch", "pad"] = "stretch"
+    regions: bool = False
     format: int = EXPORT_FORMAT
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        size = self.image_size
+        return (
+            4 if self.regions or self.resize == "pad" else 3,
+            *((size, size) if isinstance(size, int) else (size[0], size[1])),
+        )
 
     def to_json(self) -> str:
         """Return the text for the file."""
@@ -83,9 +96,13 @@ def _check(made: Metadata) -> None:
     count = made.calibration.get("images", 0) if isinstance(made.calibration, dict) else None
     outputs = [name for name in made.outputs if isinstance(name, str)]
     decisions = {"p_value", "is_anomalous", "mask"}
+    is_pair = isinstance(made.image_size, list) and len(made.image_size) == 2
+    sides: Any = made.image_size if is_pair else [made.image_size]
     valid = {
         "format": type(made.format) is int,
-        "image_size": type(made.image_size) is int and 1 <= made.image_size <= LARGEST_SIDE,
+        "image_size": all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides),
+        "resize": made.resize in ("stretch", "pad"),
+        "regions": type(made.regions) is bool,
         "input": made.input in get_args(InputType),
         "map_range": len(made.map_range) == 2
         and all(type(x) in (int, float) and math.isfinite(x) for x in made.map_range)

@@ -29,7 +29,7 @@ class Runner(Protocol):
     metadata: Metadata
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
-        """Compute the results by name, for RGB images (B, 3, S, S) of the type and size in `metadata`."""
+        """Compute the results by name, for images (B, C, H, W) of the type and size in `metadata`."""
         ...
 
 
@@ -209,8 +209,7 @@ def _openvino_shape(given: Any) -> tuple[object, ...]:
 
 def _check_graph(metadata: Metadata, inputs: Sequence[tuple[object, ...]], outputs: Sequence[str], path: Path) -> None:
     """Compare a graph with its metadata. An input is a type with the sizes after the batch; -1 stands for any size."""
-    side = metadata.image_size
-    expected = (metadata.input, 3, side, side)
+    expected = (metadata.input, *metadata.shape)
     sizes = inputs[0] if len(inputs) == 1 else ()
     fits = len(sizes) == 4 and all(size in (-1, own) for size, own in zip(sizes, expected, strict=True))
     if not fits or list(outputs) != list(metadata.outputs):
@@ -222,9 +221,10 @@ def _check_graph(metadata: Metadata, inputs: Sequence[tuple[object, ...]], outpu
 
 
 def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
-    side, dtype = metadata.image_size, np.dtype(metadata.input)
-    if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != dtype or not len(images):
+    shape, dtype = metadata.shape, np.dtype(metadata.input)
+    if images.ndim != 4 or images.shape[1:] != shape or images.dtype != dtype or not len(images):
         raise ShapeError(
-            f"images must be {dtype} (B, 3, {side}, {side}) with B >= 1, but got {images.dtype} {tuple(images.shape)}"
+            f"images must be {dtype} (B, {', '.join(map(str, shape))}) with B >= 1, but got {images.dtype} "
+            f"{tuple(images.shape)}"
         )
     return np.ascontiguousarray(images)

@@ -53,14 +53,15 @@ def save(
     """Write a trained detector as one graph, from images to scores, maps and decisions, for any batch size.
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
-    images of the detector's size. Before the file appears, it is opened and compared with the detector.
+    images of the detector's size, with their region as a fourth channel if those of training had one. Before the file
+    appears, it is opened and compared with the detector.
 
     Args:
         detector: Trained detector; it is not changed.
         path: New file: `.pt2` (torch.export), `.onnx`, or `.xml` (OpenVINO, with a `.bin` beside it).
         format: `torch`, `onnx` or `openvino`; by default, as the ending of the path.
         input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
-        images: (B, 3, S, S) to compare on, of either type; by default, four textures.
+        images: (B, C, H, W) to compare on, of either type; by default, four textures.
         check: Compare the file with the detector.
 
     Raises:
@@ -82,7 +83,9 @@ def save(
     if input not in get_args(InputType):
         raise ConfigError(f"input must be one of {', '.join(get_args(InputType))}, but got {input!r}")
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
-    given = sample_images(detector.provenance.image_size) if images is None else images.cpu()
+    given = (
+        sample_images(detector.provenance.image_size, detector.provenance.channels) if images is None else images.cpu()
+    )
     samples = to_input(given, input)
     about = _metadata(graph, packages_of(chosen))
     program = trace(graph)
@@ -128,7 +131,8 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...]) -> Metadata:
     versions = {"semflow": __version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: distributions.version(name) for name in packages}
     about = detector.provenance
+    size = about.image_size
     return Metadata(
-        about.recipe, shareable(about.arguments), about.image_size, graph.input, detector.map_range, detector.localizes,
-        graph.outputs, calibration, versions,
+        about.recipe, shareable(about.arguments), size if isinstance(size, int) else list(size), graph.input,
+        detector.map_range, detector.localizes, graph.outputs, calibration, versions, about.resize, about.regions,
     )  # fmt: skip

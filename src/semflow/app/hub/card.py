@@ -54,7 +54,7 @@ def model_card(
         "## Use\n\n"
         "```python\nfrom semflow.app import hub\nfrom semflow.data import load_image\n\n"
         f'detector = hub.pull("{name}")\n'
-        f'prediction = detector.predict(load_image("part.png", {detector.provenance.image_size})[None])\n'
+        f'prediction = detector.predict(load_image("part.png", {_reading(detector)})[None])\n'
         "print(prediction.score, prediction.p_value)\n```\n",
         f"## Training\n\nData: {data or 'not described'}.\n",
         _table(("argument", "value"), {key: f"`{value}`" for key, value in _flat(detector.provenance.arguments)}),
@@ -72,6 +72,12 @@ def model_card(
         "(camera, light, position, size) than those of training are anomalies to the model.\n"
     )
     return "\n".join(parts)
+
+
+def _reading(detector: Detector) -> str:
+    """Return the arguments of `load_image` after the path."""
+    made = detector.provenance
+    return str(made.image_size) + ("" if made.resize == "stretch" else f', "{made.resize}"')
 
 
 def _header(name: str, data: str | None, metrics: Mapping[str, float], license: str | None) -> str:

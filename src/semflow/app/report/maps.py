@@ -32,7 +32,7 @@ def save_map(
     Args:
         path: File ending in `.npy` or `.png`.
         anomaly_map: (H, W).
-        value_range: Minimum and maximum of a PNG; by default, those of the map.
+        value_range: Minimum and maximum of a PNG; by default, those of the map in its region of interest.
 
     Example:
         >>> import tempfile
@@ -51,7 +51,8 @@ def save_map(
         return write_atomic(path, buffer.getvalue())
     if path.suffix != ".png":
         raise ConfigError(f"{path} must end in .npy or .png, but got {path.suffix!r}")
-    low, high = value_range or (float(values.min()), float(values.max()))
+    counted = values[values > -np.inf] if (values > -np.inf).any() else np.zeros(1)
+    low, high = value_range or (float(counted.min()), float(values.max()))
     if value_range is None and low == high:
         high = low + 1.0
     codes = (normalize(values, (low, high)).astype(np.float64) * LEVELS).round().astype(np.uint16)

@@ -98,6 +98,7 @@ def contour(
 
 def _pixels(image: "Values") -> NDArray[np.float32]:
     array = to_array(image)
+    array = array[:3] if array.ndim == 3 and len(array) == 4 else array  # without the region of interest
     if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
         raise ShapeError(f"image must be (3, H, W), but got {array.shape}")
     return np.clip(array.transpose(1, 2, 0), 0.0, 1.0) * np.float32(255.0)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from semflow import errors
 from semflow._optional import import_optional
-from semflow._validation import counted
+from semflow._validation import Size, counted, height_and_width
 from semflow.data import decode_image
-from semflow.data.decoding import resize_image
+from semflow.data.resizing import Resize, resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
 
@@ -58,9 +58,10 @@ def score_blocks(
     store: BlockStore,
     blocks: Sequence[Block],
     load: Callable[[], Predictor],
-    image_size: int,
+    image_size: Size,
     workers: Workers,
     skip: bool = False,
+    resize: Resize = "stretch",
 ) -> Iterator[Committed]:
     """Score blocks and yield their summaries, in the order in which they are committed.
 
@@ -72,17 +73,20 @@ def score_blocks(
         store: Opened store.
         blocks: Blocks of the store to score.
         load: Picklable function that returns the model on its device.
-        image_size: Side of the model's images in pixels.
+        image_size: Side of the model's images in pixels, or (height, width).
         workers: Processes to start.
         skip: Store the error of an image that cannot be read in its row, instead of raising it.
+        resize: How images are brought to this size.
 
     Raises:
         SemflowError: If a worker raised it, for instance DataError for an image that cannot be read or a full disk.
         ProcessError: If a worker failed in another way, or the cluster lost a machine and cannot run all workers.
     """
-    bytes_each = store.block_size * 3 * image_size**2
+    height, width = height_and_width(image_size)
+    shape = (3 if resize == "stretch" else 4, height, width)
+    bytes_each = store.block_size * math.prod(shape)
     if bytes_each > LARGEST:
-        most = LARGEST // (3 * image_size**2)
+        most = LARGEST // math.prod(shape)
         raise ConfigError(
             f"--block-size must be at most {most} for images of {image_size} px, but got {store.block_size}, "
             f"which needs {bytes_each / 2**30:.1f} GiB; choose a smaller one"
@@ -93,7 +97,7 @@ def score_blocks(
     pipeline = (
         data.from_items(items, override_num_blocks=len(items))
         # The memory keeps Ray from fusing decoding into the workers, as it does for steps of equal resources.
-        .map(_decode, fn_args=(store.listing.root, image_size), num_cpus=1, memory=bytes_each)
+        .map(_decode, fn_args=(store.listing.root, shape, resize), num_cpus=1, memory=bytes_each)
         .map(
             _Worker,
             fn_constructor_args=(store.folder, store.manifest, load, workers, skip),
@@ -127,14 +131,14 @@ def _lacking(ray: Any, workers: Workers) -> str:
     )
 
 
-def _decode(row: dict[str, Any], root: Path, image_size: int) -> dict[str, Any]:
-    """Add the images of a block (N, 3, S, S) to its row, and their errors; images that cannot be read are black."""
+def _decode(row: dict[str, Any], root: Path, shape: tuple[int, int, int], resize: Resize) -> dict[str, Any]:
+    """Add the images of a block (N, C, H, W) to its row, and their errors; images that cannot be read are black."""
     names = [os.fsdecode(name) for name in row["names"]]
-    images = np.zeros((len(names), 3, image_size, image_size), np.uint8)
+    images = np.zeros((len(names), *shape), np.uint8)
     messages = [""] * len(names)
     for index, name in enumerate(names):
         try:
-            images[index] = resize_image(decode_image(root / name), image_size)
+            images[index] = resize_image(decode_image(root / name), shape[1:], resize)
         except DataError as error:
             messages[index] = str(error)
     return {**row, "images": images, "errors": [os.fsencode(text) for text in messages]}

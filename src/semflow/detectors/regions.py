@@ -1,0 +1,98 @@
+"""The region of interest of images: their fourth channel, and the region of a detector."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from semflow._validation import height_and_width
+from semflow.errors import CheckpointError, ConfigError, ShapeError
+from semflow.functional import covered, hide
+
+from .interface import Provenance
+
+LARGEST_REGION = 2**28
+"""Largest number of pixels of a region in a file."""
+
+
+class Seen(NamedTuple):
+    """Images (B, 3, H, W), gray outside their region of interest, and the region (B, H, W); None is everywhere.
+
+    Example:
+        >>> see(torch.ones(2, 3, 8, 8)).inside is None
+        True
+    """
+
+    images: Tensor
+    inside: Tensor | None
+
+
+def see(images: Tensor, region: Tensor | None = None) -> Seen:
+    """Replace pixels outside the region of interest by gray, so that nothing depends on them.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with a region of their own, at most 0.5 outside it.
+        region: (H, W) bool of all images, or None.
+
+    Example:
+        >>> seen = see(torch.ones(1, 3, 2, 2), torch.eye(2) > 0)
+        >>> seen.images[0, 0].round(decimals=1).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
+    if region is not None and tuple(images.shape[2:]) != tuple(region.shape):
+        expected, got = (f"{height} x {width}" for height, width in (region.shape, images.shape[2:]))
+        raise ShapeError(f"images must have the size of the region of interest, {expected} pixels, but got {got}")
+    own = images[:, 3] > 0.5 if images.shape[1] == 4 else None
+    inside = own if region is None else region.expand(images.shape[0], -1, -1) if own is None else own & region
+    colors = images[:, :3]
+    if inside is None:
+        return Seen(colors, None)
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+        if bool(inside.all()):
+            return Seen(colors, None)
+        if not bool(inside.flatten(1).any(1).all()):
+            raise ShapeError("images must have pixels in their region of interest, but got an image without any")
+    return Seen(hide(colors, inside), inside)
+
+
+def at_scales(inside: Tensor | None, maps: Sequence[Tensor], localizes: bool = True) -> list[Tensor | None]:
+    """Return the locations of each map (..., H_k, W_k) of which a part lies in the region; None for all.
+
+    Locations of a detector that does not localize are whole images.
+
+    Example:
+        >>> at_scales(torch.eye(8)[None] > 0, [torch.zeros(1, 3, 2, 2)])[0].tolist()
+        [[[True, False], [False, True]]]
+    """
+    if inside is None or not localizes:
+        return [None] * len(maps)
+    return [covered(inside, (x.shape[-2], x.shape[-1])) for x in maps]
+
+
+def check_region(region: Tensor, provenance: Provenance) -> Tensor:
+    """Return a region of interest as booleans; raise ConfigError unless it is a mask of a detector's image size."""
+    if not isinstance(region, Tensor) or region.dim() != 2 or region.is_complex():
+        found = tuple(region.shape) if isinstance(region, Tensor) else type(region).__name__
+        raise ConfigError(f"region must be a mask (H, W), but got {found}; semflow.data.load_region makes one")
+    expected = height_and_width(provenance.image_size)
+    if provenance.recipe and tuple(region.shape) != expected:
+        raise ConfigError(f"region must be {expected} like the images, but got {tuple(region.shape)}; load it so")
+    marked = region > 0
+    if not bool(marked.any()):
+        raise ConfigError("region must have pixels inside, but got an empty mask; make its region positive")
+    return marked
+
+
+def saved_region(region: Tensor | None, provenance: Provenance, device: torch.device) -> Tensor | None:
+    """Return a buffer for the region of a saved state; raise CheckpointError for one that `check_region` refuses."""
+    if region is None:
+        return None
+    try:
+        if region.dtype != torch.bool:
+            raise ConfigError(f"region must be of booleans, but got {region.dtype}")
+        return check_region(region, provenance).to(device)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"region must be a mask that fit can have saved, but got another one ({error}); fit the model again"
+        ) from None
