@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 START = "out of memory"
 PARTS = (START, "DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED")
-"""What errors of torch say if no memory is left on a GPU or a CPU."""
+"""Parts of the messages with which torch reports that a GPU or a CPU is out of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -81,7 +81,7 @@ class FittedBase(Base):
     by_location: ClassVar[bool] = False
     """True if every location has its own distribution, so that images must not move."""
     leaves_out: ClassVar[bool] = False
-    """True if `normality` and `image_score` heed `leave_out`."""
+    """True if `normality` and `image_score` support `leave_out`."""
     uses_features: bool = False
     """True if `update` of the accumulator takes the features (B, C, H, W) of z as its second argument."""
 

@@ -35,7 +35,7 @@ class Version(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Version | None":
-        """Return the version of a file, or None if there is none."""
+        """Return the version of a file, or None if the file does not exist."""
         try:
             found = path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""What passes over normal images collect: scores and maps of batches, and latents of changed copies."""
+"""Results collected in passes over normal images: scores and maps of batches, and latents of augmented copies."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self

@@ -1,4 +1,4 @@
-"""What `fit` calls during training."""
+"""Callbacks of `fit`."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -101,8 +101,8 @@ class Fit:
     """Continue the run in the output directory, or start it if there is none. With more --epochs, a finished run is
     trained further."""
     log: Loggers = ()
-    """Where to log training curves: tensorboard, mlflow, wandb (extras of these names). The run directory's tensorboard
-    folder, or the server that the client's environment variables name."""
+    """Log training curves to tensorboard, mlflow or wandb; each is an extra of that name. TensorBoard files go to the
+    run directory; for the others, the client's environment variables choose the server."""
     config: OptionalPath = None
     """TOML file with a configuration, as printed by --print-config. Options on the command line override it."""
     print_config: bool = False

@@ -1,4 +1,4 @@
-"""What a lower precision of an exported file costs in scores, maps and decisions."""
+"""The cost of exporting at a lower precision: changes of scores, maps and decisions."""
 
 from typing import NamedTuple
 
@@ -107,5 +107,5 @@ def _difference(expected: Tensor, found: Tensor) -> Tensor:
 
 
 def _spread(values: Tensor) -> float:
-    """Return the standard deviation, or 1 nat if there is none."""
+    """Return the standard deviation, or 1 nat if it is 0 or there is only one value."""
     return (float(values.double().std()) if len(values) > 1 else 0.0) or 1.0

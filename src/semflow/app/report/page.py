@@ -19,7 +19,7 @@ VIEWS = {
     "overlay": "heat map",
     "map": "map alone",
 }
-"""What a picture of an entry may show, in the order of the page."""
+"""The views of an entry, in the order in which the page offers them."""
 
 View = Literal["original", "truth", "overlay", "map"]
 
