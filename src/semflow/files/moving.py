@@ -23,9 +23,9 @@ def free_place(path: Path) -> Path:
 def move_file(source: Path, target: Path) -> Path:
     """Move a file to a new place, and return it: a free one beside `target` if another file is there.
 
-    A move that was interrupted is completed: a file that is at both places is removed at the first one. Nothing
-    happens if the source does not exist. If the source is a symbolic link, the target is a hard link to the file that it
-    points to, or a copy of it, and that file stays where it is.
+    A move that was interrupted is completed: a file that is at both places is removed at the first one. Nothing happens
+    if the source does not exist. If the source is a symbolic link, the target is a hard link to the file that it points
+    to, or a copy of it, and that file stays where it is.
     """
     if not os.path.lexists(source):
         return target
