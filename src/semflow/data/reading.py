@@ -78,6 +78,15 @@ def read_header(image: Image.Image, name: str) -> Header:
     return Header(largest, inverted, ";16" in raw, _has_more_pages(image), codec)
 
 
+def has_more_pages(path: str | PathLike[str]) -> bool:
+    """Return True if pages or frames follow the one that is read, from the header alone; False if it is broken."""
+    try:
+        with opened(path) as image:
+            return _has_more_pages(image)
+    except DataError:
+        return False
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Decode the pixels and apply the EXIF orientation."""
     image.load()

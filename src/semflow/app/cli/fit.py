@@ -116,6 +116,8 @@ def _train(
     detector = RECIPES[str(options.recipe)](**arguments)
     calibration = _calibration(options, dataset, detector, read)
     cache_small(dataset, options.workers)
+    if isinstance(calibration, ImageDataset):
+        dataset.passed_over += calibration.passed_over
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
     if first:
