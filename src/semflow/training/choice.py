@@ -18,6 +18,7 @@ from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes, synthesize
 
 from .config import TrainingConfig
+from .cutting import at_once
 from .distributed import ALONE, Processes
 from .loading import checked
 from .regions import within
@@ -25,7 +26,7 @@ from .regions import within
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
-MAPS_BYTES = 2**31  # of feature maps that are computed once; others are computed with and without the flows
+MAPS_BYTES = 2**31  # of feature maps that are computed once, a quarter for tiles; others are computed again
 
 
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
@@ -203,7 +204,8 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
 def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[list[NormalBatch]]:
     """Return the batches of each part on the device, with feature maps as far as these fit into MAPS_BYTES."""
     found: list[list[NormalBatch]] = []
-    left = MAPS_BYTES
+    tiles = detector.provenance.tiles
+    left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 4), at_once(tiles, size)
     with detector.reading() as still:
         for images in parts:
             found.append([])
