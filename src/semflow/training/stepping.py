@@ -33,10 +33,10 @@ On CPUs, gradients of convolutions whose kernel is larger than their map are wro
 """
 
 
-def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
+def adam(detector: Detector, training: TrainingConfig, fused: bool = True) -> torch.optim.Adam:
     """Return Adam over the trainable parameters, as one fused kernel if the device has it (a third of the time)."""
     parameters = detector.trainable()
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    fused = fused and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     groups = [{"params": parameters}]  # may be empty
     return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 

@@ -20,6 +20,7 @@ from semflow.errors import CheckpointError, ConfigError, ExportError
 from semflow.recipes import Backbone, patchcore
 from semflow.recipes import save as save_run
 
+
 @pytest.fixture(scope="module")
 def detector():
     """PatchCore of a residual network with random weights, calibrated, with 500 vectors of 64 channels in memory."""
