@@ -496,5 +496,5 @@ def test_recipe_is_fitted_with_accumulation_and_mixed_precision(
 def test_bf16_is_refused_where_recipes_do_not_train_in_it(given: str, waves: Path, tmp_path: Path) -> None:
     module = recipe_module("sanflow", {"training.precision": "bf16"} if given == "recipe" else {})
     own = engine(tmp_path, epochs=1, **({} if given == "recipe" else {"precision": "bf16-mixed"}))
-    with pytest.raises(ConfigError, match="precision must be float32 for torch.float32 on device cpu, but got bf16"):
+    with pytest.raises(ConfigError, match=r"precision must be float32 for torch\.float32 on device cpu, but got bf16"):
         own.fit(module, datamodule=data(waves))
