@@ -157,9 +157,9 @@ def _has_more_pages(image: Image.Image) -> bool:
 
 
 def _is_smaller_copy(size: tuple[int, int], first: tuple[int, int]) -> bool:
-    """Return whether a page is smaller than the first one and has its proportions up to rounding."""
+    """Return whether a page is clearly smaller than the first one and has its proportions up to rounding."""
     (width, height), (w, h) = first, size
-    return size != first and w <= width and h <= height and abs(w * height - h * width) <= width + height
+    return 4 * max(w / width, h / height) <= 3 and abs(w * height - h * width) <= width + height
 
 
 def _diagnosis(path: Path, error: Exception, formats: tuple[str, ...]) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         if same:
             value = f"{normal.span()[0]:g} everywhere"
             raise TrainingError(f"maps must differ between good images and empty frames, but got {value}; {advice}")
-    return cast(Tensor, scores)
+    return scores
 
 
 def record_frames(detector: Detector, normal: NormalScores, scores: Tensor) -> None:

@@ -23,7 +23,7 @@ class Predicted:
 
     def of(self, span: slice) -> list[Statistics | None]:
         """Return those of some images."""
-        return [s and Statistics(*(None if x is None else x[span] for x in s)) for s in self.leaves]
+        return [s and s._make(None if x is None else x[span] for x in s) for s in self.leaves]
 
     def backward(self, parts: Sequence[int] | None = None) -> bool:
         """Pass on the gradients, of scale k divided by `parts[k]`; return False if there are none."""
@@ -39,5 +39,4 @@ class Predicted:
 
 
 def _leaf(statistics: Statistics) -> Statistics:
-    values = (None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)
-    return Statistics(*values)  # type: ignore[arg-type]
+    return statistics._make(None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)

@@ -114,7 +114,8 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
 def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> int:
     """Print a summary, and return the number of files of which only the first page was scored."""
     blocks: Any = done.values()
-    images, broken, paged = (sum(getattr(x, name) for x in blocks) for name in ("images", "errors", "paged"))
+    images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
+    paged = sum(block.paged for block in done.values())
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
         are = "is" if broken == 1 else "are"
