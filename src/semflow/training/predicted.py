@@ -1,8 +1,9 @@
 """Statistics that are predicted once for a batch whose loss is computed in parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from semflow.nn import Statistics
 
@@ -19,11 +20,11 @@ class Predicted:
 
     def __init__(self, statistics: Sequence[Statistics | None]) -> None:
         self._statistics = statistics
-        self.leaves = [None if s is None else _leaf(s) for s in statistics]
+        self.leaves = [s and _each(s, lambda x: x.detach().requires_grad_(x.requires_grad)) for s in statistics]
 
     def of(self, span: slice) -> list[Statistics | None]:
         """Return those of some images."""
-        return [s and s._make(None if x is None else x[span] for x in s) for s in self.leaves]
+        return [s and _each(s, lambda x: x[span]) for s in self.leaves]
 
     def backward(self, parts: Sequence[int] | None = None) -> bool:
         """Pass on the gradients, of scale k divided by `parts[k]`; return False if there are none."""
@@ -38,5 +39,5 @@ class Predicted:
         return bool(outputs)
 
 
-def _leaf(statistics: Statistics) -> Statistics:
-    return statistics._make(None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)
+def _each(statistics: Statistics, change: Callable[[Tensor], Tensor]) -> Statistics:
+    return Statistics(*(None if x is None else change(x) for x in statistics))  # type: ignore[arg-type]
