@@ -32,7 +32,7 @@ MOST = 512
 """Tiles that a detector is fitted to, if there are not more images."""
 STORED = 10_000
 """Vectors that a memory stores at most if its size is a share of all locations."""
-COLLECTED = 2**28
+COLLECTED = 2**27
 """Bytes of the vectors that a memory collects before it reduces them, which takes three times as much more."""
 CACHE = 2**30
 """Bytes of the feature maps of tiles that are kept."""
