@@ -67,9 +67,9 @@ probabilities = st.one_of(st.floats(0, 1), st.integers(0, 5).map(lambda k: k / 5
 @given(st.lists(probabilities, min_size=1, max_size=20))
 def test_calibration_error_equals_its_definition(p_values):
     found, expected = calibration_error(p_values), reference(p_values)
-    assert found.expected == pytest.approx(expected[0], abs=2e-5)  # of the grid
+    assert found.error == pytest.approx(expected[0], abs=2e-5)  # of the grid
     assert found[1:] == pytest.approx(expected[1:], abs=1e-12)
-    assert 0 <= found.expected <= found.distance <= 1
+    assert 0 <= found.error <= found.distance <= 1
     assert found.excess <= found.distance
     shards = [CalibrationAccumulator(), CalibrationAccumulator()]
     for number, one in enumerate(p_values):

@@ -13,7 +13,7 @@ class CalibrationError(NamedTuple):
     """How far the p-values of normal images are from promising the right false-alarm rate.
 
     Attributes:
-        expected: Mean over all rates in [0, 1] of the difference between the rate and the share of false alarms.
+        error: Mean over all rates in [0, 1] of the difference between the rate and the share of false alarms.
         distance: Largest difference.
         excess: Largest difference where there are more false alarms than promised; 0 if there is none.
 
@@ -22,7 +22,7 @@ class CalibrationError(NamedTuple):
         True
     """
 
-    expected: float
+    error: float
     distance: float
     excess: float
 
@@ -67,7 +67,7 @@ def calibration_error(p_values: Values) -> CalibrationError:
 
     At rate t, an image is called anomalous if p <= t; with F(t) the share of the p-values up to t, the errors are
 
-        expected = integral from 0 to 1 of |F(t) - t| dt
+        error    = integral from 0 to 1 of |F(t) - t| dt
         distance = sup_t |F(t) - t|      (of Kolmogorov and Smirnov)
         excess   = sup_t max(F(t) - t, 0)
 
@@ -83,7 +83,7 @@ def calibration_error(p_values: Values) -> CalibrationError:
 
     Example:
         >>> calibration_error([0.25, 0.75])
-        CalibrationError(expected=0.125, distance=0.25, excess=0.25)
+        CalibrationError(error=0.125, distance=0.25, excess=0.25)
     """
     p = np.sort(as_scores("p_values", p_values), axis=None).astype(np.float64)
     if not p.size or p[0] < 0 or p[-1] > 1:

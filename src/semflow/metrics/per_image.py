@@ -162,7 +162,7 @@ class AupimoAccumulator:
         counts = np.array([len(overlap) for overlap in overlaps])
         values = np.full(len(found), np.nan)
         values[found] = np.minimum(1.0, np.add.reduceat(areas, np.cumsum(counts) - counts) / counts)
-        return Aupimo(float(values[found].mean()), values)
+        return Aupimo(math.fsum(values[found]) / len(overlaps), values)  # whatever the order
 
     def _areas(self, overlap: Array, normal: Array, rates: Array) -> Array:
         """Return the area of each anomalous pixel, which is found between the rates x0 and x1, at which it ties."""
