@@ -163,7 +163,10 @@ def test_loco_reports_broken_masks_and_thresholds(box: Path) -> None:
         ("[", "JSONDecodeError"),
         ("[3]", "TypeError"),
         (json.dumps([{"pixel_value": 255}]), "KeyError: 'saturation_threshold'"),
-        (json.dumps([{**CONFIG[0], "saturation_threshold": 0}]), "saturation_threshold 0"),
+        (
+            json.dumps([{**CONFIG[0], "saturation_threshold": 0}]),
+            "saturation_threshold must be a positive number, but got 0",
+        ),
         (json.dumps([{**CONFIG[0], "saturation_threshold": "many"}]), "ValueError"),
     ):
         config.write_text(content)
@@ -235,6 +238,8 @@ def test_real_iad_labels_views_by_the_split_and_not_by_their_folder(iad: Path) -
 
 def test_real_iad_views_and_protocols(iad: Path) -> None:
     assert RealIAD(iad, "test", 8, category="usb", view=4).labels == (0, 1)
+    with pytest.raises(ConfigError, match="view must be 1 to 5, but got 6"):
+        RealIAD(iad, "test", 8, category="usb", view=6)
     single = RealIAD(iad, "train", 8, category="usb", protocol="realiad_jsons_sv")
     assert all("_C1_" in path for path in single.paths)
     assert len(single) == 2

@@ -166,5 +166,5 @@ def _read_config(file: Path) -> dict[int, _Saturation]:
 
 def _positive(threshold: float) -> float:
     if not 0 < float(threshold) < float("inf"):
-        raise ValueError(f"saturation_threshold {threshold}")
+        raise ValueError(f"saturation_threshold must be a positive number, but got {threshold}")
     return float(threshold)

@@ -90,7 +90,8 @@ def _opened(
             raise ConfigError(f"category must be None with split predict, but got {category!r}")
         for kind, _, matches in _WITH_CATEGORY:
             if matches(root):
-                return kind(root, split, category=category, **options)
+                whole: ImageDataset = kind(root, split, category=category, **options)
+                return whole
         if Path(category).name == category and (root / category).is_dir():
             return _opened(root / category, split, None, **options)
         if root.is_dir() and _is_category(root):

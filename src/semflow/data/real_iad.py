@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from semflow._validation import Size, checked
-from semflow.errors import DataError
+from semflow.errors import ConfigError, DataError
 
 from .dataset import ImageDataset, Record
 from .files import listed, require_folder
@@ -61,9 +61,11 @@ class RealIAD(ImageDataset):
         cache: bool = False,
         resize: Resize = "stretch",
         protocol: str = _SPLITS,
-        view: Literal[1, 2, 3, 4, 5] | None = None,
+        view: int | None = None,
         resolution: Literal["1024", "512", "256", "raw"] | None = None,
     ) -> None:
+        if view is not None and not 1 <= view <= 5:
+            raise ConfigError(f"view must be 1 to 5, but got {view}")
         top = require_folder(Path(root), "the folder of Real-IAD")
         images = _images(top, resolution)
         file = _split_file(top, protocol, category)

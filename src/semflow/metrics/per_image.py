@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 
 from .inputs import Array, Maps
@@ -104,6 +105,7 @@ class AupimoAccumulator:
         1.0
     """
 
+    @checked
     def __init__(self, fpr_bounds: tuple[float, float] = BOUNDS, images: int | None = None) -> None:
         low, high = fpr_bounds
         if not 0 < low < high <= 1:

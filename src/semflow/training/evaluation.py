@@ -71,8 +71,9 @@ class Evaluation:
     def as_dict(self) -> dict[str, float | int | None]:
         """Return all numbers by name, without those of single images."""
         fields = asdict(self)
+        further = fields.pop("further")
         del fields["aupimo_of_images"]
-        return {**fields, **fields.pop("further")}
+        return {**fields, **further}
 
 
 def results(
