@@ -1,6 +1,7 @@
 """AUPIMO and sPRO compared with their definitions, in functions, batches and shards."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from helpers.overlap_truth import reference_aupimo, reference_spro
 from semflow.errors import ConfigError, ShapeError
 from semflow.metrics import AupimoAccumulator, Defect, HistogramAccumulator, SproAccumulator, aupimo, aupro, spro
 from semflow.metrics.saturated import split_defects
+
+pytestmark = pytest.mark.filterwarnings("ignore:AUPIMO needs at least")
 
 SCORES = {
     "continuous": st.floats(-5, 5, width=32),
@@ -37,6 +40,23 @@ def images(draw):
             masks[-1][:] = False
     masks[-1][0, 0], masks[-1][-1, -1] = True, False
     return maps, masks
+
+
+@st.composite
+def defective(draw):
+    """Draw maps with overlapping, unconnected and empty defects of any saturation, the first map with one."""
+    elements = SCORES[draw(st.sampled_from(list(SCORES)))]
+    saturations = st.one_of(st.integers(1, 30), st.floats(0.1, 10))
+    maps, defects = [], []
+    for number in range(draw(st.integers(1, 3))):
+        shape = (draw(st.integers(1, 4)), draw(st.integers(2, 4)))
+        maps.append(draw(hnp.arrays(np.float32, shape, elements=elements)))
+        masks = [draw(hnp.arrays(np.bool_, shape)) for _ in range(draw(st.integers(number == 0, 3)))]
+        for mask in masks:
+            mask[-1, -1] = False
+            mask[0, 0] |= number == 0
+        defects.append([Defect(mask, draw(saturations)) for mask in masks])
+    return maps, defects
 
 
 @settings(max_examples=100, deadline=None)
@@ -116,6 +136,30 @@ def test_aupimo_counts_images_equally_and_only_normal_ones():
         aupimo([large, small, anomalous], [*empty, mask], (0.05, 0.5), inside)
 
 
+def test_aupimo_of_too_few_normal_pixels_warns():
+    maps, masks = np.zeros((3, 250, 200)), np.zeros((3, 250, 200), bool)
+    masks[0, 0, 0] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        aupimo(maps, masks)  # of 100,000
+    with pytest.warns(UserWarning, match="at least 100000 normal pixels for rates from 1e-05 on, but got 50000"):
+        aupimo(maps[:2], masks[:2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(defective(), st.sampled_from([0.05, 0.5]))
+def test_overlaps_depend_only_on_ranks(case, limit):
+    maps, defects = case
+    _, ranks = np.unique(np.concatenate([one.ravel() for one in maps]), return_inverse=True)
+    ranked = np.split(ranks, np.cumsum([one.size for one in maps])[:-1])
+    ranked = [one.reshape(like.shape) for one, like in zip(ranked, maps, strict=True)]
+    assert spro(ranked, defects, limit) == spro(maps, defects, limit)
+    masks = [np.zeros_like(maps[0], bool), *(np.ones_like(one, bool) for one in maps[1:])]
+    if len(maps) > 1:
+        found, expected = (aupimo(x, masks, (0.1, 0.6)).of_images for x in (ranked, maps))
+        assert found == pytest.approx(expected, abs=0, nan_ok=True)
+
+
 def test_aupimo_rejects_invalid_input():
     maps, masks = np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool)
     with pytest.raises(ShapeError, match="but got 2 normal and 0 anomalous"):
@@ -134,23 +178,6 @@ def test_aupimo_rejects_invalid_input():
         metric.update([maps[0], maps[1] * np.nan], [masks[0], masks[1]])
     with pytest.raises(ShapeError, match="but got 0 normal and 0 anomalous"):  # the first map was not added either
         metric.compute()
-
-
-@st.composite
-def defective(draw):
-    """Draw maps with overlapping, unconnected and empty defects of any saturation, the first map with one."""
-    elements = SCORES[draw(st.sampled_from(list(SCORES)))]
-    saturations = st.one_of(st.integers(1, 30), st.floats(0.1, 10))
-    maps, defects = [], []
-    for number in range(draw(st.integers(1, 3))):
-        shape = (draw(st.integers(1, 4)), draw(st.integers(2, 4)))
-        maps.append(draw(hnp.arrays(np.float32, shape, elements=elements)))
-        masks = [draw(hnp.arrays(np.bool_, shape)) for _ in range(draw(st.integers(number == 0, 3)))]
-        for mask in masks:
-            mask[-1, -1] = False
-            mask[0, 0] |= number == 0
-        defects.append([Defect(mask, draw(saturations)) for mask in masks])
-    return maps, defects
 
 
 @settings(max_examples=100, deadline=None)

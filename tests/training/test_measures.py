@@ -5,11 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from semflow.data import Sample
 from semflow.errors import ConfigError, ShapeError
 from semflow.metrics import (
     Defect,
+    ImageMetrics,
     aupimo,
     aupro,
     average_precision,
@@ -20,6 +22,9 @@ from semflow.metrics import (
 )
 from semflow.training import Evaluation, ImageResult, Processes, summarize
 from semflow.training.measures import NAMES, Measures
+from semflow.training.pixels import Pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore:AUPIMO needs at least")
 
 ASKED = (*NAMES, "aupro@0.05", "spro@0.3", "image_auroc")
 
@@ -132,8 +137,21 @@ def test_decisions_of_a_detector_without_calibration_are_missed(found: list[Imag
     ],
 )
 def test_measures_reject_unknown_names(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Measures([name])
+    for names in ([name], name):
+        with pytest.raises(ConfigError, match=message):
+            Measures(names)
+    with pytest.raises(ConfigError, match="names must be"):
+        Measures([3])  # type: ignore[list-item]
+
+
+def test_spro_of_a_subset_finds_the_defects_of_the_whole(found: list[ImageResult]) -> None:
+    subset = Subset(Labeled(found), range(3))  # type: ignore[arg-type]
+    measures = Measures("spro", dataset=subset)
+    for sample, _, anomaly_map, *_ in found:
+        measures.update(sample, anomaly_map)
+    numbers, of_images = measures.compute(ImageMetrics(1, 1, 1), Pixels())
+    assert numbers == pytest.approx(dict(summary(found, 1, ("spro",)).further))
+    assert of_images is None
 
 
 def test_spro_needs_saturation_thresholds() -> None:

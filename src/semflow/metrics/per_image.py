@@ -1,6 +1,7 @@
 """AUPIMO: the overlap within each image over the false-positive rate of normal images alone."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -23,7 +24,7 @@ class Aupimo(NamedTuple):
         of_images: (B,) float64, in the order of the images; NaN where it is not defined: for normal images.
 
     Example:
-        >>> aupimo([[[0.1, 0.9]], [[0.2, 0.3]]], [[[0, 1]], [[0, 0]]])
+        >>> aupimo([[[0.1, 0.9]], [[0.2, 0.3]]], [[[0, 1]], [[0, 0]]], fpr_bounds=(0.5, 1))
         Aupimo(mean=1.0, of_images=array([ 1., nan]))
     """
 
@@ -47,8 +48,8 @@ def aupimo(
     2024). Normal pixels of anomalous images have no part in it. No thresholds are sampled: as in `aupro`, each
     anomalous pixel contributes from its rank among the normal scores, of which only the highest matter.
 
-    With fewer than 1 / a normal pixels, rates near a are not resolved, and an overlap there needs scores above all
-    normal ones.
+    With fewer than 1 / a normal pixels, a warning says that rates near a are not resolved: an overlap there needs
+    scores above all normal ones.
 
     Args:
         scores: Anomaly maps, as in `aupro`.
@@ -62,7 +63,7 @@ def aupimo(
         ConfigError: If `fpr_bounds` are out of range.
 
     Example:
-        >>> aupimo([[[0.1, 0.9]], [[0.2, 0.3]]], [[[0, 1]], [[0, 0]]]).mean
+        >>> aupimo([[[0.1, 0.9]], [[0.2, 0.3]]], [[[0, 1]], [[0, 0]]], fpr_bounds=(0.5, 1)).mean
         1.0
     """
     accumulator = AupimoAccumulator(fpr_bounds)
@@ -98,7 +99,7 @@ class AupimoAccumulator:
             only the scores of normal images that can change the result are kept, about a share `fpr_bounds[1]` of them.
 
     Example:
-        >>> metric = AupimoAccumulator()
+        >>> metric = AupimoAccumulator(fpr_bounds=(0.5, 1))
         >>> metric.update([[[0.2, 0.3]]], [[[0, 0]]])
         >>> metric.update([[[0.1, 0.9]]], [[[0, 1]]])
         >>> metric.compute().mean
@@ -153,6 +154,13 @@ class AupimoAccumulator:
             raise ShapeError(
                 "anomaly_masks must have at least one normal image, without anomalous pixels, and one anomalous image, "
                 f"but got {normal} normal and {sum(found)} anomalous"
+            )
+        pixels = sum(size * pool.images for size, pool in self._pools.items())
+        if pixels * self.fpr_bounds[0] < 1 - 1e-9:
+            warnings.warn(
+                f"AUPIMO needs at least {1 / self.fpr_bounds[0]:.0f} normal pixels for rates from "
+                f"{self.fpr_bounds[0]:g} on, but got {pixels}; evaluate more or larger normal images",
+                stacklevel=2,
             )
         pools = {size: pool.highest(self._needed(size, normal)) for size, pool in self._pools.items()}
         scores = np.concatenate(list(pools.values()))

@@ -178,6 +178,7 @@ def summarize(
     of_images = images.compute()
     masked = all(part[2] for part in parts)
     of_pixels = pixels.compute() if masked else None
+    further, aupimo_of_images = measures.compute(of_images, pixels if masked else None)
     return Evaluation(
         image_auroc=of_images.auroc,
         pixel_auroc=of_pixels.auroc if of_pixels else None,
@@ -188,8 +189,8 @@ def summarize(
         false_alarm_rate=_rate(alarm for label, alarm, _ in alarms if label == 0),
         detection_rate=_rate(alarm for label, alarm, _ in alarms if label == 1),
         mask_false_alarm_rate=_rate(alarm for label, _, alarm in alarms if label == 0),
-        further=measures.compute(of_images, pixels if masked else None),
-        aupimo_of_images=measures.aupimo_of_images() if masked else None,
+        further=further,
+        aupimo_of_images=aupimo_of_images,
     )
 
 
@@ -224,7 +225,7 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 0,
     processes: Processes = ALONE,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
 ) -> dict[str, float | None]:
     """Compute image AUROC, pixel AUROC, AUPRO (up to a false-positive rate of 0.3) and image F1-max, as fractions.
 

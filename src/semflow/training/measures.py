@@ -1,11 +1,12 @@
 """Further metrics of an evaluation, chosen by name."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from semflow._validation import checked
 from semflow.data import Sample
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError
@@ -40,14 +41,15 @@ class Measures:
         {'aupro@0.05': 0.05, 'spro': 0.05}
     """
 
+    @checked
     def __init__(
         self,
-        names: Sequence[str],
+        names: str | Sequence[str],
         detector: Predictor | None = None,
         dataset: Any = None,
         images: int | None = None,
     ) -> None:
-        chosen = dict.fromkeys([names] if isinstance(names, str) else names)
+        chosen = dict.fromkeys((names,) if isinstance(names, str) else names)
         self.names = tuple(name for name in chosen if name not in ALWAYS)
         self.limits = {name: limit for name in self.names if (limit := _limit(name)) is not None}
         decided = [name for name in self.names if name in OF_DECISIONS]
@@ -56,6 +58,8 @@ class Measures:
                 f"metrics must have {decided[0]} only for a calibrated detector, but got one without calibration; "
                 "calibrate it"
             )
+        while not hasattr(dataset, "defects") and hasattr(dataset, "dataset"):  # a subset
+            dataset = dataset.dataset
         self._defects: Callable[[str], Sequence[Defect]] | None = getattr(dataset, "defects", None)
         saturated = any(name.startswith("spro") for name in self.names)
         if dataset is not None and saturated and self._defects is None:
@@ -106,21 +110,22 @@ class Measures:
                     own.merge(getattr(other, name))
             self._paths += other._paths
 
-    def compute(self, of_images: ImageMetrics, pixels: Pixels | None) -> dict[str, float | None]:
-        """Return the metrics by name.
+    def compute(
+        self, of_images: ImageMetrics, pixels: Pixels | None
+    ) -> tuple[dict[str, float | None], dict[str, float] | None]:
+        """Return the metrics by name; and AUPIMO of the anomalous images by path, if it is one of them.
 
         Args:
             of_images: metrics of the images, computed already.
             pixels: of all results; None if the pixels are not labeled, and their metrics None.
         """
-        return {name: self._compute(name, of_images, pixels) for name in self.names}
-
-    def aupimo_of_images(self) -> Mapping[str, float] | None:
-        """Return AUPIMO of the anomalous images by path; None if it was not asked for or pixels are not labeled."""
-        if self._aupimo is None or not self._paths:
-            return None
-        values = self._aupimo.compute().of_images.tolist()
-        return {path: value for path, value in sorted(zip(self._paths, values, strict=True)) if value == value}
+        found = {name: self._compute(name, of_images, pixels) for name in self.names if name != "aupimo"}
+        if self._aupimo is None:
+            return found, None
+        overlaps = None if pixels is None else self._aupimo.compute()
+        found = {name: overlaps and overlaps.mean if name == "aupimo" else found[name] for name in self.names}
+        pairs = () if overlaps is None else zip(self._paths, overlaps.of_images.tolist(), strict=True)
+        return found, {path: value for path, value in sorted(pairs) if value == value} or None
 
     def _compute(self, name: str, of_images: ImageMetrics, pixels: Pixels | None) -> float | None:
         if name == "image_average_precision":
@@ -133,8 +138,6 @@ class Measures:
             return None
         if name == "seg_f1":
             return self._seg.compute()
-        if self._aupimo is not None and name == "aupimo":
-            return self._aupimo.compute().mean
         if self._saturated is not None and name.startswith("spro"):
             return self._saturated.compute(self.limits[name]).aupro
         if name in self.limits:

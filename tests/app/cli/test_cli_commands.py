@@ -55,13 +55,15 @@ def test_evaluate_prints_and_writes_the_library_metrics(
     assert f"{100 * found['aupro']:.2f}" in shown
 
 
+@pytest.mark.filterwarnings("ignore:AUPIMO needs at least")
 def test_evaluate_computes_the_metrics_that_are_named(
     shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, names = tmp_path / "metrics.json", ["aupimo", "aupro@0.05", "image_average_precision", "aupro"]
     words = ["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--metrics"]
     assert main([*words, *names, "--json", str(file)]) == 0
-    found, shown = json.loads(file.read_text()), capsys.readouterr().out
+    found, (shown, warned) = json.loads(file.read_text()), capsys.readouterr()
+    assert "warning: AUPIMO needs at least 100000 normal pixels for rates from 1e-05 on, but got 16384" in warned
     expected = semflow.evaluate(semflow.load(shared_run), open_dataset(shared_data, "test", SIZE), metrics=names)
     for name in names:
         assert found[name] == pytest.approx(expected[name], abs=1e-9)
