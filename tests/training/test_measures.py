@@ -21,6 +21,7 @@ from semflow.metrics import (
     spro,
 )
 from semflow.training import Evaluation, ImageResult, Processes, summarize
+from semflow.training import pixels as pixels_module
 from semflow.training.measures import NAMES, Measures
 from semflow.training.pixels import Pixels
 
@@ -102,6 +103,16 @@ def test_measures_equal_the_functions(found: list[ImageResult], processes: int) 
     assert set(of.further) == set(ASKED) - {"image_auroc", "aupro"}
     assert of.aupimo_of_images == pytest.approx({f"{k}.png": by_image.of_images[k] for k in range(6, 12)}, abs=1e-12)
     assert not {"further", "aupimo_of_images"} & set(numbers)
+
+
+def test_measures_of_many_pixels_are_counted_and_not_kept(
+    found: list[ImageResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = summary(found, 2).further
+    monkeypatch.setattr(pixels_module, "EXACT", 1000)
+    counted = summary(found, 2)
+    assert counted.further == pytest.approx(dict(exact), abs=1e-3)
+    assert counted.further["aupimo"] == exact["aupimo"]  # which keeps all scores that matter
 
 
 def test_measures_of_unlabeled_pixels_are_none(found: list[ImageResult]) -> None:

@@ -70,7 +70,8 @@ class RealIAD(ImageDataset):
         images = _images(top, resolution)
         file = _split_file(top, protocol, category)
         content = _read(file)
-        normal = content.get("meta", {}).get("normal_class", "OK")
+        meta = content.get("meta")
+        normal = meta.get("normal_class", "OK") if isinstance(meta, dict) else "OK"
         folder = require_folder(images / category, "a category of Real-IAD", UNPACK)
         kept = content[split]
         if view is not None:

@@ -180,7 +180,7 @@ class AupimoAccumulator:
         x0, x1 = (rates[len(normal) - np.searchsorted(normal, overlap, side=side)] for side in ("right", "left"))
         a, b = np.clip(x0, low, high), np.clip(x1, low, high)
         # The integral of (x - x0) / (x1 - x0) over d log x from a to b, and of 1 from b on
-        rising = (b - a - x0 * np.log(b / a)) / np.where(x1 > x0, x1 - x0, 1.0)
+        rising = (b - a - x0 * np.log1p((b - a) / a)) / np.where(x1 > x0, x1 - x0, 1.0)
         areas: Array = (rising + np.log(high / b)) / math.log(high / low)
         return areas
 
