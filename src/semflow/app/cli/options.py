@@ -176,8 +176,8 @@ class Evaluate:
     category: OptionalName = None
     """Category of the data set, as in fit."""
     metrics: Metrics = ()
-    """Further metrics: aupimo, aupro@0.05, spro, seg_f1, class_f1, calibration_error, pixel_average_precision, ...; a
-    wrong name lists all."""
+    """Further metrics, such as aupimo, aupro@0.05, spro, seg_f1, class_f1 and calibration_error; a wrong name lists
+    all."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
     report: OptionalPath = None
