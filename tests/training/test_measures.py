@@ -50,6 +50,7 @@ def found() -> list[ImageResult]:
     for k in range(12):
         mask = torch.zeros(24, 20, dtype=torch.bool)
         mask[4 : 8 + k, 5:15] = k >= 6
+        mask[20:, :4] = k == 7  # in part outside of the region of interest
         anomaly_map = torch.from_numpy(rng.normal(size=mask.shape)).float() + 2 * mask
         anomaly_map[:, :2] = -torch.inf  # outside of the region of interest
         score, p_value = float(anomaly_map.max()), float(rng.random())
