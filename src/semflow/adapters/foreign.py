@@ -83,11 +83,8 @@ class ForeignFlow(Flow):
         for name, value in self.held.items():
             registered: dict[str, Any] = self._parameters if name in self._parameters else self._buffers  # type: ignore[assignment]
             now = registered[name]
-            if now is not value:
-                if now.is_meta == value.is_meta:
-                    value.data = now.data
-                else:  # of another kind of storage
-                    torch.utils.swap_tensors(value, now.detach().requires_grad_(now.requires_grad))
+            if now is not value and now.is_meta == value.is_meta:  # a tensor without values stays until `to_empty`
+                value.data = now.data
                 registered[name] = value
 
     def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
