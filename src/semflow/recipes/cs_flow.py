@@ -47,7 +47,7 @@ def cs_flow(
     eps (published: 1e-4).
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         levels: number of image sizes, each half the previous one.
         statistics: predict the variance of the base; None uses the standard normal.
@@ -61,7 +61,7 @@ def cs_flow(
         >>> detector.features.strides, detector.flows.joint
         ((32, 64, 128), True)
     """
-    features = ImagePyramid(build_features(backbone, image_size, seed), levels)
+    features = ImagePyramid(build_features(backbone, image_size, seed, levels=levels), levels)
     channels = features.channels
     base, head, start = build_base(statistics, channels, features.strides)
     flows: list[PyramidFlow] = [ScaleWise([Standardize(c) for c in channels])] if couplings.standardize else []

@@ -39,7 +39,7 @@ def fastflow(
     predicted variance, minus its maximum on training images.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own, which normalizes its maps itself. A plain
+        backbone: timm backbone, its name, or a module of your own, which normalizes its maps itself. A plain
             vision transformer has one stride and uses it once.
         image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from semflow._validation import Settings, Size, at_least, positive
+from semflow._validation import Settings, Size, at_least, height_and_width, plain_size, positive
 from semflow.bases import BaseAndHead, Variance, base_and_head
-from semflow.features import FeatureExtractor, TimmFeatures
+from semflow.errors import ConfigError
+from semflow.features import FeatureExtractor, FrozenFeatures, TimmFeatures, available_strides
 from semflow.flows import coupling_stack
 from semflow.functional import Form
 
@@ -32,7 +33,7 @@ class Backbone(Settings):
     reduction: int = 1
 
 
-AnyBackbone = Backbone | str | FeatureExtractor
+AnyBackbone = Backbone | str | FeatureExtractor | nn.Module
 """Backbone of a recipe: a `Backbone`, a timm name (the rest is the recipe's default), or a module of the user's own."""
 
 
@@ -159,8 +160,18 @@ class SemanticStatistics(Settings):
     bce: float = 1.0
 
 
-def build_features(backbone: AnyBackbone, image_size: Size, seed: int, *, normalize: bool = False) -> FeatureExtractor:
-    """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged.
+def build_features(
+    backbone: AnyBackbone, image_size: Size, seed: int, *, normalize: bool = False, levels: int = 1
+) -> FeatureExtractor:
+    """Build the feature extractor of a recipe.
+
+    Args:
+        backbone: a feature extractor is returned unchanged. Of any other module, channels and strides are measured on
+            an image, see `semflow.features.FrozenFeatures.measured`.
+        image_size: side of the images in pixels, or (height, width).
+        seed: seed of random weights.
+        normalize: see `semflow.features.FrozenFeatures`.
+        levels: number of image sizes that the features are computed of, each half the previous one.
 
     Example:
         >>> build_features(Backbone("test_efficientnet", "random", (8,)), image_size=32, seed=0).channels
@@ -168,10 +179,32 @@ def build_features(backbone: AnyBackbone, image_size: Size, seed: int, *, normal
     """
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
-    if not isinstance(backbone, Backbone):
+    if isinstance(backbone, type):
+        raise ConfigError(f"backbone must be an object, but got the class {backbone.__name__}; make an instance of it")
+    if isinstance(backbone, Backbone):
+        _check_patches(backbone.name, image_size, levels)
+        settings = dict(vars(backbone))
+        return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
+    if hasattr(backbone, "channels") and hasattr(backbone, "strides"):
         return backbone
-    settings = dict(vars(backbone))
-    return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
+    if not isinstance(backbone, nn.Module):
+        kind = type(backbone).__name__
+        raise ConfigError(f"backbone must be a Backbone, a name of timm or a module, but got {kind}")
+    return FrozenFeatures.measured(backbone, image_size, normalize=normalize)
+
+
+def _check_patches(name: str, image_size: Size, levels: int) -> None:
+    """Raise ConfigError for images that a vision transformer cannot divide into patches."""
+    strides = available_strides(name)
+    step = strides[0] * 2 ** (levels - 1)
+    sides = height_and_width(image_size)
+    if len(strides) == 1 and any(side % step for side in sides):
+        best = plain_size([-(-side // step) * step for side in sides])
+        sizes = "" if levels == 1 else f" at {levels} image sizes"
+        raise ConfigError(
+            f"image_size must have sides that are multiples of {step} for the patches of {name}{sizes}, but got "
+            f"{image_size}; use image_size={best}"
+        )
 
 
 def build_base(

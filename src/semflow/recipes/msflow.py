@@ -45,7 +45,7 @@ def msflow(
     each image itself, so an image that is anomalous everywhere looks normal). The pooling ignores the padding.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows.

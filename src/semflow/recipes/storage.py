@@ -58,7 +58,7 @@ def save(detector: Detector, path: str | Path) -> Path:
 
 @own_defaults()
 def load(
-    path: str | Path, features: FeatureExtractor | None = None, *, device: str | torch.device = "auto"
+    path: str | Path, features: FeatureExtractor | nn.Module | None = None, *, device: str | torch.device = "auto"
 ) -> Detector:
     """Load a trained detector from a run directory of `fit` or a folder of `save`, in eval mode.
 
@@ -67,8 +67,8 @@ def load(
 
     Args:
         path: the folder.
-        features: feature extractor of your own, built like the one that the detector was made with. Its weights are
-            replaced by the saved ones.
+        features: backbone of your own, built like the one that the detector was made with. Its weights are replaced by
+            the saved ones.
         device: `auto` (CUDA if available), `cpu`, `cuda`, ...
 
     A memory that replaced the recipe's base (see `remember`) is part of the detector.
@@ -113,7 +113,7 @@ def load(
     return load_into(detector, path).to(place).eval()
 
 
-def _with_module(path: str | Path, arguments: Mapping[str, Any], features: FeatureExtractor | None) -> dict[str, Any]:
+def _with_module(path: str | Path, arguments: Mapping[str, Any], features: object) -> dict[str, Any]:
     """Put the user's feature extractor in place of the one that the arguments name."""
     places = [name for name, value in arguments.items() if isinstance(value, Mapping) and set(value) == {"module"}]
     if not places:
