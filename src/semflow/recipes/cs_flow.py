@@ -1,6 +1,7 @@
 """CS-Flow (Rudolph, Wehrbein, Rosenhahn, Wandt, WACV 2022), with and without SANFlow's statistics prediction."""
 
 from functools import partial
+from typing import Any
 
 from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
@@ -66,7 +67,8 @@ def cs_flow(
     base, head, start = build_base(statistics, channels, features.strides)
     flows: list[PyramidFlow] = [ScaleWise([Standardize(c) for c in channels])] if couplings.standardize else []
     for block in range(couplings.blocks):
-        subnet = partial(CrossScaleConvs, hidden=couplings.hidden, kernel=5 if block == couplings.blocks - 1 else 3)
+        kernel = 5 if block == couplings.blocks - 1 else 3
+        subnet: Any = couplings.subnet or partial(CrossScaleConvs, hidden=couplings.hidden, kernel=kernel)
         flows += [
             ScaleWise([HardPermutation(c) for c in channels]),
             CrossScaleCoupling(channels, subnet),

@@ -57,7 +57,7 @@ def differnet(
     features = PooledViews(ImagePyramid(build_features(backbone, image_size, seed, levels=levels), levels), views)
     base, head, start = build_base(statistics, features.channels, source="features", neighbors=False)
     (channels,) = features.channels
-    subnet = partial(PerceptronSubnet, hidden=couplings.hidden)
+    subnet = couplings.subnet or partial(PerceptronSubnet, hidden=couplings.hidden)
     coupling = partial(AffineCoupling, channels, subnet, clamp=3.0, clamp_form="atan", gain=1.0)
     layers: list[nn.Module] = [Standardize(channels)] if couplings.standardize else []
     for _ in range(couplings.blocks):

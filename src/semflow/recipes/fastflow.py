@@ -63,7 +63,8 @@ def fastflow(
     blocks = couplings.blocks or (20 if transformer else 8)
     subnet = partial(ConvSubnet, hidden_ratio=couplings.hidden_ratio or (0.16 if transformer else 1.0))
     subnets = (subnet,) if couplings.conv3x3_only else (subnet, partial(subnet, kernel=1))
-    stack = partial(coupling_stack, subnets=subnets, clamp=2.0, standardize=couplings.standardize, start=start)
+    own = couplings.subnet and (couplings.subnet,)
+    stack = partial(coupling_stack, subnets=own or subnets, clamp=2.0, standardize=couplings.standardize, start=start)
     return Detector(
         features,
         [stack(channels, blocks) for channels in features.channels],

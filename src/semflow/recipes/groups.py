@@ -12,6 +12,7 @@ from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor, FrozenFeatures, TimmFeatures, available_strides
 from semflow.flows import coupling_stack
 from semflow.functional import Form
+from semflow.nn import LocationSubnet, SubnetFactory
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,20 @@ AnyBackbone = Backbone | str | FeatureExtractor | nn.Module
 """Backbone of a recipe: a `Backbone`, a timm name (the rest is the recipe's default), or a module of the user's own."""
 
 
+class WithSubnet(Settings):
+    """Base class of groups with a field `subnet`, a constructor of the user's own or None."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        subnet = vars(self)["subnet"]
+        if subnet is not None and (isinstance(subnet, nn.Module) or not callable(subnet)):
+            raise ConfigError(
+                f"subnet must be a constructor f(in, out), which each coupling calls, but got {type(subnet).__name__}"
+            )
+
+
 @dataclass(frozen=True)
-class Couplings(Settings):
+class Couplings(WithSubnet):
     """Coupling blocks with a position code, applied location by location.
 
     Args:
@@ -46,21 +59,25 @@ class Couplings(Settings):
         position_channels: channels of the position code.
         permutation: `soft` rotates the channels, `hard` permutes them and is faster.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int = 8
     position_channels: int = 128
     permutation: Literal["hard", "soft"] = "soft"
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
     def flows(self, channels: Sequence[int], start: float) -> list[nn.Module]:
         """Build one flow per scale, see `semflow.flows.coupling_stack`."""
         options: dict[str, Any] = {"permutation": self.permutation, "standardize": self.standardize, "start": start}
-        return [coupling_stack(c, self.blocks, context_channels=self.position_channels, **options) for c in channels]
+        options |= {"subnets": (self.subnet or LocationSubnet,), "context_channels": self.position_channels}
+        return [coupling_stack(c, self.blocks, **options) for c in channels]
 
 
 @dataclass(frozen=True)
-class ConvCouplings(Settings):
+class ConvCouplings(WithSubnet):
     """Convolutional coupling blocks of FastFlow.
 
     Args:
@@ -68,12 +85,15 @@ class ConvCouplings(Settings):
         hidden_ratio: hidden channels of a subnet per channel of a half; None takes 1, or 0.16 for a transformer.
         conv3x3_only: use 3x3 kernels only, instead of 3x3 and 1x1 in turn.
         standardize: standardize each channel over the training data, with its log-det, instead of normalizing each map.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int | None = None
     hidden_ratio: float | None = None
     conv3x3_only: bool = False
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,18 +104,21 @@ class ConvCouplings(Settings):
 
 
 @dataclass(frozen=True)
-class PairedCouplings(Settings):
+class PairedCouplings(WithSubnet):
     """Pairs of couplings, each of which transforms one half of the channels.
 
     Args:
         blocks: number of pairs.
         hidden: hidden channels of their subnets.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int = 8
     hidden: int = 2048
     standardize: bool = True
+    subnet: SubnetFactory | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,18 +126,21 @@ class PairedCouplings(Settings):
 
 
 @dataclass(frozen=True)
-class PyramidCouplings(Settings):
+class PyramidCouplings(WithSubnet):
     """Coupling blocks of MSFlow.
 
     Args:
         blocks: number of blocks of each scale, fine to coarse.
         position_channels: channels of the position code.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: tuple[int, ...] = (2, 5, 8)
     position_channels: int = 64
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def msflow(
     base, head, start = build_base(statistics, channels, features.strides)
     stack = partial(
         coupling_stack,
-        subnets=(partial(ConvSubnet, norm=True),),
+        subnets=(couplings.subnet or partial(ConvSubnet, norm=True),),
         context_channels=couplings.position_channels,
         standardize=couplings.standardize,
     )
