@@ -245,7 +245,7 @@ def test_first_call_warns_of_a_trainable_tensor_that_was_not_found() -> None:
         warnings.simplefilter("error")
         flow(x)  # once
         given = as_flow(hidden(scale), "location", parameters=[scale])
-        given((2 * x))  # neither x nor what it was computed from are the flow's
+        given(2 * x)  # neither x nor what it was computed from are the flow's
     assert [id(p) for p in given.parameters()] == [id(scale)]
     assert given.double()(x.detach().double())[0].dtype == scale.dtype == torch.float64
 

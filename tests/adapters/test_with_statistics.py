@@ -23,6 +23,7 @@ from semflow.nn import (
     InverseGammaVariance,
     SinusoidalPosition2d,
     StatisticsNetwork,
+    VarianceHead,
 )
 from semflow.objectives import PRESETS, Objective
 

@@ -72,21 +72,20 @@ def test_errors_for_transformers_lead_to_settings_that_work(name: str, model: st
     """Follow the advice of each error, at most twice."""
     settings = {key: value for key, value in SMALL[name].items() if key != "levels"} | {"image_size": 120}
     backbone = inspect.signature(BUILT_IN[name]).parameters["backbone"].default
-    strides, detector = backbone.strides, None
+    strides, detector, advice = backbone.strides, None, ""
     for _ in range(3):
+        given = Backbone(model, "random", strides, backbone.smoothing, backbone.reduction)
         try:
-            given = Backbone(model, "random", strides, backbone.smoothing, backbone.reduction)
             detector = build(name, {**settings, "backbone": given}).eval()
             break
         except ConfigError as error:
-            advice = re.search(r"(strides|image_size)=(\([\d, ]+\)|\d+)", str(error))
-            assert advice is not None, error
-            if advice[1] == "strides":
-                strides = tuple(map(int, re.findall(r"\d+", advice[2])))
-                assert len(strides) == len(backbone.strides)
-            else:
-                settings["image_size"] = int(advice[2])
-    assert detector is not None
+            advice = str(error)
+        if found := re.search(r"strides=\(([\d, ]+)\)", advice):
+            strides = tuple(int(stride) for stride in found[1].split(",") if stride)
+            assert len(strides) == len(backbone.strides)
+        elif found := re.search(r"image_size=(\d+)", advice):
+            settings["image_size"] = int(found[1])
+    assert detector is not None, advice
     side = detector.provenance.image_size
     assert all(scale.z.isfinite().all() for scale in detector.encode(torch.rand(1, 3, side, side)))
 

@@ -23,10 +23,10 @@ from .zuko_flow import ZukoFlow
 def as_flow(flow: Any, event: Event | None = None, parameters: Sequence[Tensor] = ()) -> Flow:
     """Wrap a flow of another library as a flow of this one, without converting it.
 
-    The wrapped flow runs its own code and keeps its parameters; tensors that require gradients in its attributes and
-    closures become parameters, and the others buffers, in place. Only the library that it comes from is imported. A flow
-    of vectors (N, C) is applied at every location of a map (B, C, H, W), event `"location"`; a flow of maps (C, H, W)
-    has one log-det per map, event `"sample"`.
+    The wrapped flow runs its own code and keeps its parameters. Plain tensors in its attributes and closures become
+    parameters if they require gradients, and buffers otherwise, in place. Only the library that it comes from is
+    imported. A flow of vectors (N, C) is applied at every location of a map (B, C, H, W), event `"location"`; a flow of
+    maps (C, H, W) has one log-det per map, event `"sample"`.
 
     | flow | adapter | event |
     |---|---|---|

@@ -188,8 +188,8 @@ class FlowWithStatistics(LikelihoodModel):
         `"sample"` flows, whose log-det belongs to no location, give that of the latents (SANFlow, Eq. 6). For a base
         without a density, `normality` replaces log p / C.
 
-        `size` is the height and width of the map, by default that of the image, or of the largest feature map; up() is bilinear. The
-        map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
+        `size` is the height and width of the map, by default that of the image, or of the largest feature map; up() is
+        bilinear. The map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
         """
         if size is not None:
             size = height_and_width(size)
