@@ -21,7 +21,7 @@ from helpers.real_features import real_features
 from semflow.adapters import CallableFlow, as_flow, with_statistics
 from semflow.errors import ConfigError
 from semflow.flows import GlobalAffine
-from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
+from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance, LearnedPosition2d
 
 C = 4
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -203,6 +203,18 @@ def test_fixed_tensors_move_and_are_saved_and_stay_fixed() -> None:
     assert flow.double()(x.double())[0].dtype == shift.dtype == torch.float64
     restored = pickle.loads(pickle.dumps(as_flow(T.AffineTransform(shift, 2.0))))
     assert restored.double()(x.double())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_trainable_context_is_not_of_the_flow(dense: bool) -> None:
+    class Shifted(Plain):
+        def __call__(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return x + context, x[:, 0] * 0
+
+    position = LearnedPosition2d(C, 5, 5)(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_flow(Shifted(torch.ones(C)), "location")(noise(2, C, 2, 3), position.dense() if dense else position)
 
 
 def test_tensor_shared_by_two_flows_is_registered_in_both() -> None:

@@ -81,7 +81,7 @@ class ForeignFlow(Flow):
     def _keep_held(self) -> None:
         """Give the held tensors the data of what was registered in their place, and register them again."""
         for name, value in self.held.items():
-            registered: dict[str, Any] = self._parameters if name in self._parameters else self._buffers  # type: ignore[assignment]
+            registered: dict[str, Any] = self._parameters if name in self._parameters else self._buffers
             now = registered[name]
             if now is not value and now.is_meta == value.is_meta:  # a tensor without values stays until `to_empty`
                 value.data = now.data
@@ -118,7 +118,8 @@ class ForeignFlow(Flow):
     def _check_complete(self, z: Tensor, log_det: Tensor | float, x: Tensor, context: Context) -> None:
         """Warn once of trainable tensors that were not found."""
         self._complete = True
-        given = [t for t in (x, context) if isinstance(t, Tensor)]
+        of_context = (context.column, context.row) if isinstance(context, PositionTables) else (context,)
+        given = [t for t in (x, *of_context) if isinstance(t, Tensor)]
         results = [t for t in (z, log_det) if isinstance(t, Tensor)]
         known = {id(p) for p in self.parameters()}
         missing = [str(tuple(t.shape)) for t in leaves(*results, beyond=given) if id(t) not in known]

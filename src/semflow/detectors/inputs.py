@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semflow._validation import height_and_width
 from semflow.errors import ConfigError, ShapeError
@@ -19,7 +19,7 @@ LOW = (torch.float16, torch.bfloat16)
 """Types of too low precision for log-probabilities."""
 
 
-def check_part(name: str, value: object, kind: type[nn.Module], advice: str = "", required: bool = False) -> None:
+def check_part(name: str, value: object, kind: type[object], advice: str = "", required: bool = False) -> None:
     """Raise ConfigError unless a part of a model, the argument `name`, is an instance of its class, or not given."""
     if isinstance(value, kind) or (value is None and not required):
         return

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,8 @@ def make_subnet(subnet: Any, in_channels: int, out_channels: int, context_channe
     if isinstance(made, Subnet) and (takes_context or not given):
         return made
     if takes_context and isinstance(made, nn.Module) and _takes_context(made.forward, 2):
-        made.event = NetworkSubnet(made).event  # asks for it if it is not declared
-        return made  # type: ignore[return-value]
+        vars(made)["event"] = NetworkSubnet(made).event  # asks for it if it is not declared
+        return cast(Subnet, made)
     return NetworkSubnet(made, context_channels=given)
 
 

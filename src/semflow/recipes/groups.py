@@ -205,13 +205,11 @@ def build_features(
     """
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
-    if isinstance(backbone, type):
-        raise ConfigError(f"backbone must be an object, but got the class {backbone.__name__}; make an instance of it")
     if isinstance(backbone, Backbone):
         _check_patches(backbone.name, image_size, levels)
         settings = dict(vars(backbone))
         return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
-    if hasattr(backbone, "channels") and hasattr(backbone, "strides"):
+    if isinstance(backbone, FeatureExtractor):
         return backbone
     if not isinstance(backbone, nn.Module):
         kind = type(backbone).__name__
