@@ -15,7 +15,7 @@ from semflow.objectives import Objective
 
 from .foreign import comes_from, describe
 from .freia_flow import is_graph, is_sequence
-from .inputs import check_maps
+from .inputs import check_normalized
 from .statistics import Contexts, FlowWithStatistics, Maps
 
 
@@ -109,10 +109,5 @@ def _images(features: Maps) -> Tensor:
     if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
         given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
-    check_maps([features])
-    if (largest := features.detach().abs().max().item()) > 10:  # normalized ones lie within about 3
-        raise ShapeError(
-            f"features must be images normalized with ImageNet's mean and deviation, but got values up to "
-            f"{largest:.3g}; divide bytes by 255 and normalize them"
-        )
+    check_normalized(features)
     return features
