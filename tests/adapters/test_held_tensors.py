@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.retrofit.__main__ import parse
+from benchmarks.retrofit.model import VARIANTS
 from torch import Tensor, nn
 from torch.distributions import Normal, constraints
 from torch.distributions import transforms as T
@@ -333,3 +335,16 @@ def test_readme_snippet_trains_the_flow_and_raises_the_held_out_likelihood() -> 
     assert held_out() > before + 0.1
     assert scale.mean() > start.mean() + 0.02
     assert loc.mean() > 0.02
+
+
+def test_readme_guide_and_measurements_recommend_the_same_head() -> None:
+    root = README.parent
+    pages = [README, root / "docs" / "adapters.md", *sorted((root / "docs" / "adapters").glob("*.md"))]
+    heads = [
+        line for page in pages for line in re.findall(r"head = .*InverseGammaVariance\(.*", page.read_text("utf-8"))
+    ]
+    assert len(heads) >= 8
+    pattern = r"InverseGammaVariance\((FeatureStatisticsNetwork\(\w+\)|networks), mode=1\.0\)$"
+    assert [line for line in heads if not re.search(pattern, line)] == []
+    assert parse(["--report"]).mode == 1.0
+    assert "FeatureStatisticsNetwork" in VARIANTS["predicted"]
