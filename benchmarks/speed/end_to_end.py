@@ -128,13 +128,13 @@ class Results:
     """The samples, written to a file after each one, and those of an earlier run of the same commit and sizes."""
 
     def __init__(self, path: Path | None, about: Found, same: Sequence[str]) -> None:
-        self.path, self.about = path, about
+        self.path, self.about = path, json.loads(json.dumps(about))
         self.samples: dict[str, dict[str, list[Found]]] = {}
         self.more: Found = {}
         self.failed: dict[str, str] = {}
         if path is not None and path.is_file():
             before = json.loads(path.read_text("utf-8"))
-            changed = [name for name in same if before.get(name) != about[name]]
+            changed = [name for name in same if before.get(name) != self.about[name]]
             if changed:
                 raise SystemExit(f"{path} has another {changed[0]}; give another --json, or remove it")
             self.samples = {name: row["samples"] for name, row in before["rows"].items()}
@@ -229,11 +229,11 @@ def choose_batches(results: Results, bench: Bench, wanted: Sequence[Row], option
         return
     name = "batches of anomalib"
     if name not in results.more:
-        walls = {}
+        walls, method = {}, "padim" if "padim" in options.methods else options.methods[0]  # which is fitted fast
         for batch, workers in BATCHES:
             bench.batch, bench.workers = batch, workers
             images = bench.pictures("images", bench.sizes.sides[0])
-            sample = bench.predict("anomalib", options.methods[0], options.backbones[0], images)
+            sample = bench.predict("anomalib", method, options.backbones[0], images)
             walls[f"{batch} images, {workers} processes"] = round(sample.wall, 2)
         results.more[name] = {"wall": walls, "fastest": min(range(len(walls)), key=lambda k: list(walls.values())[k])}
         print(name, results.more[name], flush=True)
