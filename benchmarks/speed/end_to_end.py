@@ -49,7 +49,7 @@ LIMITS = {f"first {LITE}": ("wall", 2.5), f"first {LITE} exported": ("wall", 1.0
 """Most seconds or MiB of semflow."""
 QUICK = Sizes(6, 10, 2, (64,), 12, 64)
 
-MEMORIES = {"padim": (), "patchcore": ("coreset", "10000"), "memory_flow": ()}
+MEMORIES = {"padim": (), "patchcore": ("coreset", "2000"), "memory_flow": ()}
 """Recipes, and arguments, whose peak memory is measured on many images."""
 
 Found = dict[str, Any]
@@ -72,6 +72,11 @@ def rows(bench: Bench, backbones: Sequence[str], methods: Sequence[str]) -> Iter
         def predict(side: str, method: str, kind: str, size: int, backbone: str = backbone) -> Sample:
             return bench.predict(side, method, backbone, bench.pictures(kind, size))
 
+        def exported(
+            call: Callable[..., Sample], side: str, method: str, kind: str, backbone: str = backbone
+        ) -> Sample:
+            return call(side, method, backbone, bench.pictures(kind, near))
+
         for name in ("patchcore", "padim"):
             yield Row("fit", f"fit {name} {backbone}", partial(bench.fit, method=name, backbone=backbone))
         for name in methods:
@@ -79,10 +84,10 @@ def rows(bench: Bench, backbones: Sequence[str], methods: Sequence[str]) -> Iter
             yield Row("predict", f"predict {name} {backbone} {near} px", run)
         run = partial(predict, method=methods[0], kind="one", size=near)
         yield Row("first", f"first {backbone}", run)
-        run = partial(bench.open_exported, method=methods[0], backbone=backbone)
+        run = partial(exported, bench.open_exported, method=methods[0], kind="one")
         yield Row("first", f"first {backbone} exported", run)
         for name in methods:
-            run = partial(bench.one_at_a_time, method=name, backbone=backbone)
+            run = partial(exported, bench.one_at_a_time, method=name, kind="images")
             yield Row("exported", f"exported {name} {backbone} {near} px", run)
         for size in far:
             for name in methods:

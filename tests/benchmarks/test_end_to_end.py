@@ -3,11 +3,12 @@
 import json
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.speed import coreset, end_to_end
+from benchmarks.speed import coreset, end_to_end, whole
 from benchmarks.speed.end_to_end import QUICK, Results, Row, available, measure, rows, summary
 from benchmarks.speed.timing import square_products
 from benchmarks.speed.whole import Bench, Sample, Sizes
@@ -52,6 +53,28 @@ def test_every_section_has_rows_for_both_sides(tmp_path: Path) -> None:
     assert {row.section for row in found} == {"fit", "predict", "exported", "first", "memory"}
     assert {row.sides for row in found if row.section == "memory"} == {("semflow",)}
     assert not list(tmp_path.iterdir())  # images and models are made when they are needed
+
+
+def test_every_row_runs_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def once(arguments: list[str], *_: Any) -> tuple[float, float, float]:
+        ran.append(arguments[1:3])
+        words = dict(pairwise(arguments))
+        job = json.loads(arguments[2]) if arguments[1] in ("fit", "predict", "export", "one_at_a_time") else {}
+        if "fit" in arguments or "export" in arguments:  # of either side
+            made = Path(words.get("--output") or job["model" if arguments[1] == "fit" else "output"])
+            made.touch()
+        if job.get("json"):
+            Path(job["json"]).write_text(json.dumps({"times": [[3.0, 2.0], [3.0, 2.0]]}))
+        return 1.0, 2.0, 3.0
+
+    monkeypatch.setattr(whole, "once", once)
+    bench, results = Bench(tmp_path, QUICK, sys.executable, 0), Results(None, {}, ())
+    measure(results, list(rows(bench, ["test_efficientnet"], ["patchcore", "fastflow"])), 1, float("inf"))
+    assert not results.failed
+    assert results.samples["exported fastflow test_efficientnet 64 px"]["anomalib"] == [{"cpu": 2.0, "wall": 3.0}]
+    assert all(set(found) == {"semflow", "anomalib"} for name, found in results.samples.items() if "memory" not in name)
 
 
 def test_rounds_alternate_sides_and_add_what_is_missing(tmp_path: Path) -> None:
