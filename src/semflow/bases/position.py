@@ -155,13 +155,15 @@ class PositionGaussian(FittedBase):
 
         def squares() -> Iterator[Tensor]:
             for part in self.whitening.flatten(0, 1).split(_part(self.whitening)):
-                factor = torch.linalg.inv(wide(part))
+                whitening = wide(part)
+                identity = torch.eye(part.shape[1], dtype=whitening.dtype, device=part.device)
+                factor = torch.linalg.solve_triangular(whitening, identity, upper=False)
                 products = factor @ factor.mT
                 products.diagonal(dim1=1, dim2=2).sub_(self.shrinkage)
                 yield products
 
-        whitening = wide(self.mean).new_empty(self.whitening.shape)
-        return self._whitened(squares(), (count - 1) / (count - 2), whitening)
+        rescaled = wide(self.mean).new_empty(self.whitening.shape)
+        return self._whitened(squares(), (count - 1) / (count - 2), rescaled)
 
     def _whitened(self, squares: Iterable[Tensor], scale: float, whitening: Tensor) -> Tensor:
         """Fill in the inverse of the Cholesky factor of `scale * squares + shrinkage I` at every location.
