@@ -188,7 +188,7 @@ class Bench:
         self, side: str, method: str, backbone: str, images: Path, repeat: int = 0, found: Path | None = None
     ) -> Sample:
         """Run a process that opens an exported file and decides on an image, and repeats all if asked to."""
-        model = self.exported(side, method, backbone)
+        model = self.exported(side.partition(" ")[0], method, backbone)
         job = self.job(method, backbone, model=model, input=images, repeat=repeat, images=self.sizes.images)
         job |= {"side": side, "json": None if found is None else str(found)}
         python = sys.executable if side == "semflow" else self.peer
