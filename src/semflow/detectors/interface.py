@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from semflow._tiling import Tiles
 from semflow._validation import Size
 from semflow.synthesis import CutPaste
+
+if TYPE_CHECKING:
+    from .likelihood import Latents
 
 
 class NormalBatch(NamedTuple):
@@ -20,6 +23,7 @@ class NormalBatch(NamedTuple):
         maps: their feature maps, one per scale; None if they are not known.
         indices: (B,) int64, the place of each image in the data set, the same for all tiles of an image; None for
             batches in its order.
+        latents: their latents, see `Detector.encode`; None if they are not known.
 
     Example:
         >>> NormalBatch(torch.rand(2, 3, 64, 64), indices=torch.tensor([4, 5])).maps is None
@@ -29,6 +33,7 @@ class NormalBatch(NamedTuple):
     images: Tensor
     maps: Sequence[Tensor] | None = None
     indices: Tensor | None = None
+    latents: "Sequence[Latents] | None" = None
 
 
 ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch

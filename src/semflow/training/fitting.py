@@ -217,7 +217,11 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
-    choice = FlowChoice(detector, Subset(dataset, [*judges, *trained_on]), range(len(judges)), training, processes)
+    order = [*judges, *trained_on]
+    choice = FlowChoice(
+        detector, Subset(dataset, order), range(len(judges)), training, processes,
+        lambda positions: normal.maps([order[i] for i in positions]),
+    )  # fmt: skip
     show = progress and processes.rank == 0
     with (
         bounded(detector, cut),
