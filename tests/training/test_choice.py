@@ -250,7 +250,7 @@ def test_quality_without_the_flow_is_measured_once(monkeypatch) -> None:
     values = iter([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])  # image AUROC and AUPRO: without, then with after a quarter and all
     for metric in ("auroc", "aupro"):
         monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, **__: next(values))
-    detector = fit(optional(), IMAGES, epochs=4, progress=False)
+    detector = fit(optional(), IMAGES, epochs=8, progress=False)
     assert detector.flows[0].gain == pytest.approx(0.2)
     assert next(values, None) is None
 
