@@ -196,7 +196,7 @@ class Trial:
         filled = _spread(rest, min(len(rest), FILLED))
         fill = [cast(Tensor, dataset[i].image) for i in filled]
         left = MAPS_BYTES
-        parts = []
+        parts: list[list[NormalBatch]] = []
         with detector.reading() as still:
             for images, positions in ((fill, filled), (normal, self.held), (defective, None)):
                 parts.append([])

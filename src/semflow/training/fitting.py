@@ -76,9 +76,8 @@ def fit(
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
     Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
-    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once.
-    Last, bases are fitted (see `Detector.fit_base`), and the constants
-    of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
+    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once,
+    unless little training remains. Last, bases are fitted (see `Detector.fit_base`), and the constants of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
     resumed run ends like an uninterrupted one.
 
     Args:

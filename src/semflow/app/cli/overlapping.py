@@ -1,7 +1,7 @@
 """Files that are read and written on two other threads while images are scored."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 T = TypeVar("T")
 
 
-def ahead(batches: Iterable[T], overlap: bool = True) -> Iterator[T]:
+def ahead(batches: Iterable[T], overlap: bool = True) -> Generator[T, None, None]:
     """Yield batches, each of which is made on another thread while the one before is used."""
     if not overlap:
         yield from batches
@@ -22,7 +22,7 @@ def ahead(batches: Iterable[T], overlap: bool = True) -> Iterator[T]:
             yield batch  # type: ignore[misc]
 
 
-def behind(batches: Iterable[Iterable[Callable[[], T]]], overlap: bool = True) -> Iterator[T]:
+def behind(batches: Iterable[Iterable[Callable[[], T]]], overlap: bool = True) -> Generator[T, None, None]:
     """Make the calls of each batch on another thread, in order, while the next batch is made, and yield their results.
 
     An error of a call or of a batch comes after the results of all calls before it, and no call begins after it is
