@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from semflow._tiling import Tiles
 from semflow._validation import Size
 from semflow.synthesis import CutPaste
-
-if TYPE_CHECKING:
-    from .likelihood import Latents
 
 
 class NormalBatch(NamedTuple):
@@ -33,7 +30,7 @@ class NormalBatch(NamedTuple):
     images: Tensor
     maps: Sequence[Tensor] | None = None
     indices: Tensor | None = None
-    latents: "Sequence[Latents] | None" = None
+    latents: Sequence[Any] | None = None
 
 
 ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch

@@ -77,8 +77,9 @@ def fit(
 
     Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
     was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once,
-    unless little training remains. Last, bases are fitted (see `Detector.fit_base`), and the constants of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
-    resumed run ends like an uninterrupted one.
+    unless little training remains. Last, bases are fitted (see `Detector.fit_base`), and the constants of the score.
+    With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a resumed run
+    ends like an uninterrupted one.
 
     Args:
         detector: detector of a recipe, or assembled by hand.
