@@ -187,12 +187,17 @@ class LikelihoodModel(nn.Module):
         maps: Sequence[Tensor],
         contexts: Sequence[Context] | None = None,
         inside: Sequence[Tensor | None] | None = None,
+        known: Sequence[Latents] | None = None,
     ) -> dict[int, dict[str, Tensor]]:
         """Compute what the accumulator of each fitted base takes by name, on the CPU; see `encode_maps`.
 
-        `inside` are the locations (B, H_k, W_k) of each scale in the region of interest, None for all.
+        `inside` are the locations (B, H_k, W_k) of each scale in the region of interest, None for all, and `known` the
+        latents, if they are known.
         """
-        latents, _ = self.flows(maps, [self.context(x) for x in maps] if contexts is None else contexts)
+        if known is None:
+            latents, _ = self.flows(maps, [self.context(x) for x in maps] if contexts is None else contexts)
+        else:
+            latents = [scale.z for scale in known]
         found: dict[int, dict[str, Tensor]] = {}
         for k, base in self.fitted_bases.items():
             given = {"z": latents[k], "features": maps[k] if base.uses_features else None}
