@@ -11,6 +11,7 @@ import torch
 
 from semflow.data import Sample
 from semflow.flows import coupling_stack
+from semflow.functional import k_center, nearest
 from semflow.nn import SinusoidalPosition2d
 from semflow.recipes import build
 from semflow.training import fit
@@ -42,14 +43,39 @@ def flow_runs(channels: int = 256, locations: int = 1024, blocks: int = 4) -> di
     return {"infer": inference(flow, forward), "train": training_step(flow, forward)}
 
 
+def textures(count: int, side: int) -> list[Sample]:
+    generators = [torch.Generator().manual_seed(k) for k in range(count)]
+    return [Sample(torch.rand(3, side, side, generator=g), 0, None, f"{k}.png") for k, g in enumerate(generators)]
+
+
 def fit_runs(images: int, side: int = 128) -> dict[str, Run]:
     settings = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 2, "image_size": side}
     detector = build("sanflow", settings)
-    data = [
-        Sample(torch.rand(3, side, side, generator=torch.Generator().manual_seed(k)), 0, None, f"{k}.png")
-        for k in range(images)
-    ]
+    data = textures(images, side)
     return {"train": lambda: fit(detector, data, epochs=1, device="cpu", progress=False)}
+
+
+def memory_runs(memory_images: int = 16, memory_image_size: int = 128) -> dict[str, Run]:
+    settings = {"backbone": "resnet18", "backbone.weights": "random", "image_size": memory_image_size}
+    detector = build("patchcore", settings)
+    data = textures(memory_images, memory_image_size)
+    images = torch.stack([sample.image for sample in data[:4]])
+    maps = detector.features(images)
+
+    def infer() -> object:
+        with torch.inference_mode():
+            return detector.eval()(images, maps)
+
+    return {"train": lambda: fit(detector, data, device="cpu", progress=False), "infer": infer}
+
+
+def stored_runs(stored_vectors: int, channels: int = 384, locations: int = 1024) -> dict[str, Run]:
+    generator = torch.Generator().manual_seed(SEED)
+    centers = torch.randn(64, channels, generator=generator)
+    chosen = torch.randint(64, (stored_vectors + locations,), generator=generator)
+    x = centers[chosen] + 0.3 * torch.randn(len(chosen), channels, generator=generator)
+    queries, stored = x[:locations].contiguous(), x[locations:].contiguous()
+    return {"train": lambda: k_center(stored, 0.1), "infer": lambda: nearest(queries, stored)}
 
 
 class Axis(NamedTuple):
@@ -68,7 +94,12 @@ AXES = {
     "locations": Axis(flow_runs, (256, 1024, 4096, 16384), (64, 256), "locations H W"),
     "blocks": Axis(flow_runs, (1, 2, 4, 8, 16), (1, 2), "blocks L"),
     "images": Axis(fit_runs, (16, 32, 64, 128, 256), (4, 8), "images of the data set"),
+    "memory_images": Axis(memory_runs, (8, 16, 32, 64, 128), (2, 4), "images of a memory"),
+    "memory_image_size": Axis(memory_runs, (64, 128, 192, 256), (32, 64), "image size of a memory in pixels"),
+    "stored_vectors": Axis(stored_runs, (2048, 4096, 8192, 16384, 32768), (64, 128), "vectors of a memory"),
 }
+ONCE = ("images", "memory_images", "memory_image_size")
+"""Axes whose training is a whole `fit`, which is measured once."""
 
 
 def measure_point(axis: str, value: int, least: float = 0.3) -> Point:
@@ -81,7 +112,7 @@ def measure_point(axis: str, value: int, least: float = 0.3) -> Point:
             seconds = timed(run)
         found[f"{kind}_mib"] = round(above() / 2**20, 2)
         began = time.perf_counter()
-        while axis != "images" and time.perf_counter() - began < least:
+        while not (kind == "train" and axis in ONCE) and time.perf_counter() - began < least:
             seconds = min(seconds, timed(run))
         found[f"{kind}_s"] = round(seconds, 6)
     return found

@@ -10,6 +10,8 @@ without a random projection, which with anomalib's default has more channels (31
 `part`       every tenth location, both sides whole, in turns; all indices are compared
 `noise`      the same for normal noise, in which there is nothing to leave out
 `memory`     peak of resident memory above that of the vectors, for 1e6 vectors of noise, in a fresh process
+`large`      1e6 vectors, and 1,536 channels as of WRN-50, each in a fresh process: seconds and added memory of 64
+             selections, and of the nearest of 1,024 queries; the floor is a large square product's CPU time
 `neighbors`  `nearest` for 1024 queries in 32,768 vectors against torch.cdist with topk, and faiss where installed
 
 Where other processes use the same cores, set OMP_WAIT_POLICY=PASSIVE for both sides: threads that wait for each other
@@ -18,6 +20,7 @@ otherwise spin, and small operations take a hundred times as long.
 
 import argparse
 import itertools
+import json
 import os
 import statistics
 import sys
@@ -37,9 +40,22 @@ from semflow.features.timm_module import load_timm
 from semflow.functional import k_center, nearest
 
 from ..shared.record import provenance, versions, write_json
-from .timing import Seconds, all_threads, in_turns, peaks, ratio, stopwatch, using_threads, watching_memory
+from .timing import (
+    Seconds,
+    all_threads,
+    apart,
+    in_turns,
+    peaks,
+    ratio,
+    square_products,
+    stopwatch,
+    using_threads,
+    watching_memory,
+)
 
 SHARE = 0.1
+SECTIONS = ("full", "neighbors", "noise", "part", "memory", "large")
+LARGE = ["1000000x152", "100000x1536", "1000000x1536"]
 
 
 class Direct:
@@ -142,6 +158,31 @@ def peak_of_selection(number: int, channels: int, count: int) -> Sequence[int]:
         return [peak()]
 
 
+def measure_large(number: int, channels: int, selections: int = 64, queries: int = 1024) -> dict[str, Any]:
+    """Return seconds, added MiB and the share of the floor for clustered vectors; runs in a process of its own."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(number, channels, generator=generator).mul_(0.3)
+    centers = torch.randn(64, channels, generator=generator)
+    for piece in x.split(64):  # in place, since x may take gigabytes
+        piece += centers[: len(piece)]
+    asked = x[torch.randint(number, (queries,), generator=generator)] + 0.1
+    products, operations = square_products()
+    rate = operations / min(one.cpu for some in in_turns(products, 3).values() for one in some)
+    k_center(x[:2000], min(400, number))  # loads what the first call loads
+    found: dict[str, Any] = {"vectors": number, "channels": channels}
+    runs: dict[str, Callable[[], object]] = {
+        "selection": lambda: k_center(x, selections, start=0),
+        "nearest": lambda: nearest(asked, x),
+    }
+    for name, run in runs.items():
+        with watching_memory("cpu") as peak, stopwatch() as passed:
+            run()
+            cpu, wall = passed()
+            found[name] = {"cpu": round(cpu, 2), "wall": round(wall, 2), "added_mib": round(peak() / 2**20)}
+    found["nearest"]["floor"] = round(2.0 * queries * number * channels / rate / cpu, 4)  # the last run's
+    return found
+
+
 def by_cdist(queries: Tensor, memory: Tensor, k: int) -> object:
     return torch.cdist(queries, memory).topk(k, largest=False)
 
@@ -190,18 +231,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, default=1_000_000, help="vectors of `memory`")
     parser.add_argument("--seed", type=int, default=0, help="draws the start and the noise")
     parser.add_argument("--threads", type=int, default=all_threads())
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--large", nargs="+", default=LARGE, metavar="VECTORSxCHANNELS", help="rows of `large`")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all")
+    parser.add_argument("--json", type=Path, help="file for the results; --only keeps the rest of it")
     options = parser.parse_args(words)
     command = ["python", "-m", "benchmarks.speed.coreset", *(sys.argv[1:] if words is None else words)]
     report = provenance(command) | {"versions": versions("anomalib", "faiss-cpu")}
     report |= {"seed": options.seed, "threads": options.threads, "load_before": round(os.getloadavg()[0], 1)}
     report["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "not set")
+    record, some = dict(report), options.only != list(SECTIONS)
+    if some and options.json and options.json.is_file():
+        report = json.loads(options.json.read_text("utf-8"))
     generator = torch.Generator().manual_seed(options.seed)
     with using_threads(options.threads), torch.inference_mode():
-        x = features(options.data, options.images)
+        given = set(options.only) - {"large"}
+        x = features(options.data, options.images) if given else torch.zeros(10, 152)
         part, noise = x[::10].contiguous(), torch.randn(options.noise, x.shape[1], generator=generator)
         start = int(torch.randint(len(part), (), generator=generator))
-        sections: dict[str, Callable[[], dict[str, Any]]] = {
+        sections: dict[str, Callable[[], Any]] = {
             "full": lambda: measure_full(x, start, options.slices, options.selections),
             "neighbors": lambda: measure_neighbors(x, 5),
             "noise": lambda: measure_whole(noise, start % len(noise), options.rounds),
@@ -212,9 +259,13 @@ def main(words: Sequence[str] | None = None) -> int:
                 "selected": 400,
                 "added_peak_mib": peaks(peak_of_selection, options.memory, x.shape[1], 400)[0],
             },
+            "large": lambda: [
+                apart(measure_large, *map(int, row.split("x"))) | ({"record": record} if some else {})
+                for row in options.large
+            ],
         }
-        for name, section in sections.items():
-            report[name] = section()
+        for name in options.only:
+            report[name] = sections[name]()
             print(name, report[name], flush=True)
             if options.json:
                 write_json(options.json, report)

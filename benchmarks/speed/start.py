@@ -4,10 +4,11 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 from .timing import Ratio, Report
 
-__all__ = ["measure_start"]
+__all__ = ["measure_start", "once"]
 
 COMMANDS = {
     "python": ["-c", "pass"],
@@ -49,13 +50,17 @@ def over(of: list[tuple[float, float, float]], to: list[tuple[float, float, floa
     return dict(zip(("median", "low", "high"), (round(value, 3) for value in found), strict=True))
 
 
-def once(arguments: list[str]) -> tuple[float, float, float]:
+def once(
+    arguments: Sequence[str], python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> tuple[float, float, float]:
     """Return CPU seconds, wall seconds and peak MiB of a fresh interpreter, measured by a small parent process.
 
-    A process begins with the memory of the one that starts it, and this one's would count.
+    A process begins with the memory of the one that starts it, and this one's would count. CPU seconds are those of all
+    threads and of processes that it started and waited for; the peak is that of the largest of them.
     """
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, sys.executable, *arguments], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", LAUNCHER, python, *arguments],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
     cpu, wall, mib = json.loads(done.stdout)
     return cpu, wall, mib

@@ -12,7 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ __all__ = [
     "Seconds",
     "Variant",
     "all_threads",
+    "apart",
     "best",
     "in_turns",
     "linears",
@@ -38,6 +39,7 @@ __all__ = [
     "watching_memory",
 ]
 
+T = TypeVar("T")
 Ratio = dict[str, float | str]
 Linear = Callable[..., Tensor]
 EXTRAS = {"anomalib": "peers", "FrEIA": "freia", "sklearn": "bench", "matplotlib": "plot"}
@@ -206,13 +208,17 @@ def square_products(size: int = 2048) -> tuple[dict[str, Callable[[], object]], 
 
 
 def peaks(function: Callable[..., Sequence[int]], *arguments: object) -> list[float]:
-    """Run `function` in a fresh process with the same number of threads and convert the bytes it returns to MiB."""
+    """Run `function` in a fresh process and convert the bytes it returns to MiB."""
+    return [round(number / 2**20, 1) for number in apart(function, *arguments)]
+
+
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """Run `function` in a fresh process with the same number of threads and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        found = pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result()
-    return [round(number / 2**20, 1) for number in found]
+        return pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result()
 
 
-def _with_threads(threads: int, function: Callable[..., Sequence[int]], *arguments: object) -> Sequence[int]:
+def _with_threads(threads: int, function: Callable[..., T], *arguments: object) -> T:
     torch.set_num_threads(threads)
     return function(*arguments)
 

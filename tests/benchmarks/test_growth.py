@@ -34,7 +34,7 @@ def test_documented_exponents_match_the_measured_points() -> None:
             assert cell.strip().startswith(", ".join(shown))
 
 
-@pytest.mark.parametrize("axis", ["image_size", "locations", "images"])
+@pytest.mark.parametrize("axis", ["image_size", "locations", "images", "memory_images", "stored_vectors"])
 def test_point_has_time_and_memory(axis: str) -> None:
     found = measure_point(axis, AXES[axis].quick[0], least=0.0)
     kinds = ("train",) if axis == "images" else ("train", "infer")
@@ -59,3 +59,13 @@ def test_plot_is_small_enough_for_the_documentation(tmp_path: Path) -> None:
     path = draw("batch", {"label": "batch", "points": points, "exponents": slopes}, tmp_path)
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert path.stat().st_size < 60_000
+
+
+def test_chosen_axes_replace_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "grow", lambda axis, sizes: [{axis: n, "train_s": float(n)} for n in sizes])
+    path = tmp_path / "growth.json"
+    path.write_text(json.dumps({"commit": "old", "axes": {"blocks": {}, "batch": {}}}), "utf-8")
+    growth.main(["--quick", "--only", "batch", "--json", str(path)])
+    found = json.loads(path.read_text("utf-8"))
+    assert found["axes"].keys() == {"blocks", "batch"}
+    assert found["commit"] == "old" != found["axes"]["batch"]["record"]["commit"]

@@ -16,6 +16,16 @@ assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
 assert not [name for name in sys.modules if name.startswith("scipy.ndimage")]
 """
 
+FIT = """
+import sys, torch
+from semflow.data import Sample
+from semflow.recipes import build
+from semflow.training import fit
+detector = build("padim", {"backbone": "test_efficientnet", "backbone.weights": "random", "image_size": 32})
+fit(detector, [Sample(torch.rand(3, 32, 32), 0, None, f"{k}.png") for k in range(6)], device="cpu", progress=False)
+assert "torch._dynamo" not in sys.modules  # which an optimizer imports
+"""
+
 COMPILE = """
 import sys, torch
 from semflow.features.deferring import deferred_compiler
@@ -55,7 +65,7 @@ assert found and torch._dynamo.config.cache_size_limit == found[0]
 """
 
 
-@pytest.mark.parametrize("code", [PREDICT, COMPILE, THREADS], ids=["predict", "compile", "threads"])
+@pytest.mark.parametrize("code", [PREDICT, FIT, COMPILE, THREADS], ids=["predict", "fit", "compile", "threads"])
 def test_compiler_is_imported_when_it_is_used(code: str, tmp_path: object) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -82,6 +82,20 @@ def test_excluded_rows_are_ignored_by_number_and_by_id() -> None:
     assert distances.tolist() == [[3, torch.inf]]
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("images", [2, 16, 17, 400])
+def test_images_that_are_left_out_equal_brute_force(images: int, k: int) -> None:
+    """Up to 16 of them are left out column by column; ids need not be sorted nor occur in the memory."""
+    generator = torch.Generator().manual_seed(images + k)
+    queries, memory = (torch.randn(n, 6, generator=generator) for n in (90, 500))
+    exclude, ids = (torch.randint(images, (n,), generator=generator) - 1 for n in (90, 500))
+    distances, index = nearest(queries, memory, k, exclude=exclude, memory_ids=ids)
+    expected, where = brute_force(queries, memory, k, ids == exclude[:, None])
+    assert torch.allclose(distances.double(), expected, atol=1e-5)
+    assert torch.equal(index, where)
+    assert (ids[index] != exclude[:, None]).all()
+
+
 def test_a_query_gives_the_same_alone_as_in_a_batch() -> None:
     queries, memory = drawn(70, 33, seed=1), drawn(500, 33)
     distances, index = nearest(queries, memory, 2)

@@ -250,9 +250,38 @@ def test_quality_without_the_flow_is_measured_once(monkeypatch) -> None:
     values = iter([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])  # image AUROC and AUPRO: without, then with after a quarter and all
     for metric in ("auroc", "aupro"):
         monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, **__: next(values))
-    detector = fit(optional(), IMAGES, epochs=4, progress=False)
+    detector = fit(optional(), IMAGES, epochs=8, progress=False)
     assert detector.flows[0].gain == pytest.approx(0.2)
     assert next(values, None) is None
+
+
+@pytest.mark.parametrize(("epochs", "trials"), [(4, 1), (8, 2)])
+def test_short_training_is_tried_at_its_end_alone(epochs, trials, monkeypatch) -> None:
+    """A trial of 8 images to fit to and 8 to score, early, is worth 32 images that are not trained on."""
+    choose, called = Trial.choose, []
+    monkeypatch.setattr(Trial, "choose", lambda *given: called.append(1) or max(0.1, choose(*given)))
+    fit(optional(), IMAGES, epochs=epochs, progress=False)
+    assert len(called) == trials
+
+
+def test_backbone_sees_only_the_defects_and_only_once(monkeypatch) -> None:
+    """The maps of the normal images are those of training."""
+    choose = Trial.choose
+    seen: list[int] = []
+
+    def counted(trial, detector) -> float:
+        features = detector.features.forward
+        with monkeypatch.context() as patched:
+            patched.setattr(detector.features, "forward", lambda x: seen.append(len(x)) or features(x))
+            return max(0.1, choose(trial, detector))
+
+    monkeypatch.setattr(Trial, "choose", counted)
+    kept = fit(optional(), IMAGES, epochs=8, progress=False)
+    assert sum(seen) == 3 * len(HELD)
+    monkeypatch.setattr("semflow.training.choice.KEPT_BYTES", 0)
+    monkeypatch.setattr("semflow.training.choice.MAPS_BYTES", 0)
+    others = fit(optional(), IMAGES, epochs=8, cache_bytes=0, progress=False)
+    assert others.flows[0].gain == pytest.approx(kept.flows[0].gain, abs=1e-4)
 
 
 def test_base_that_is_not_fitted_may_have_an_optional_flow() -> None:

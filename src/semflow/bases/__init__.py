@@ -6,7 +6,8 @@ from .distributions import SemanticNormal, variance_distribution
 from .fitted import Accumulator, FittedBase
 from .gallery import Gallery, GalleryMaps
 from .memory import Memory
-from .position import PositionGaussian, PositionMoments
+from .position import PositionGaussian
+from .position_moments import PositionMoments
 from .reweighting import reweighted_distance
 from .semantic import Base, SemanticGaussian, StandardNormal
 from .stored import Stored, StoredLatents

@@ -1,8 +1,8 @@
 """A normal distribution with its own mean and covariance at every location (PaDiM)."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,125 +14,13 @@ from semflow.functional.neighbors import without_autocast
 from semflow.nn import Statistics
 
 from .fitted import FittedBase
+from .position_moments import CHUNK, PositionMoments
 from .semantic import Base
 
-CHUNK = 2**22  # elements of the matrices that are factorized at once
 
-
-class PositionMoments:
-    """Mean and sum of squared deviations of latents over images, at every location, in float64.
-
-    Maps are added in blocks of 32 images, which is faster than one by one and independent of the batches in which they
-    arrive. The sums take H W C^2 numbers.
-
-    Example:
-        >>> moments = PositionMoments()
-        >>> moments.update(torch.randn(8, 3, 4, 5))
-        >>> mean, squares = moments.result()
-        >>> moments.count, mean.shape, squares.shape
-        (8, torch.Size([4, 5, 3]), torch.Size([4, 5, 3, 3]))
-    """
-
-    block: ClassVar[int] = 32
-
-    def __init__(self) -> None:
-        self._folded = 0
-        self._sums: tuple[Tensor, Tensor] | None = None
-        self._waiting: list[Tensor] = []
-        self._inside: Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return self._folded + sum(map(len, self._waiting))
-
-    @torch.no_grad()
-    def update(self, z: Tensor, inside: Tensor | None = None) -> None:
-        """Add latents (B, C, H, W) of the next B images, all with one region (B, H, W)."""
-        if inside is not None or self._inside is not None:
-            self._check_region(torch.ones_like(z[:, 0]) if inside is None else inside)
-        if z.dim() != 4:
-            raise ShapeError(f"z must be (B, C, H, W), but got {tuple(z.shape)}")
-        size = self._size()
-        if size is not None and tuple(z.shape[1:]) != size:
-            raise ShapeError(f"z must have the shape of other images, {size}, but got {tuple(z.shape[1:])}")
-        if len(z):
-            self._waiting.append(z.detach())
-        if self.count - self._folded >= self.block:
-            blocks = torch.cat(self._waiting).split(self.block)
-            self._waiting = [z.clone() for z in blocks if len(z) < self.block]  # at most the last
-            for full in blocks[: len(blocks) - len(self._waiting)]:
-                self._add(*_moments(full), len(full))
-
-    @torch.no_grad()
-    def merge(self, other: "PositionMoments") -> None:
-        """Add the moments of other, later images."""
-        region = other._inside
-        if region is not None or self._inside is not None:
-            self._check_region(torch.ones(1) if region is None else region[None])
-        if other._sums is not None:
-            self._fold()
-            self._add(*other._sums, other._folded)
-        for z in other._waiting:
-            z = z.to(self._waiting[-1].device) if self._waiting else z
-            self.update(z, None if region is None else region.expand(len(z), -1, -1))
-
-    @torch.no_grad()
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Return the means (H, W, C) and the sums of products of deviations from them (H, W, C, C)."""
-        self._fold()
-        if self._sums is None:
-            raise ShapeError("z must hold at least one image, but got none")
-        return self._sums
-
-    def _check_region(self, inside: Tensor) -> None:
-        """Raise DataError if images have several regions: a distribution needs its location in all of them."""
-        inside = inside.cpu() > 0
-        if self._inside is None and not self.count:
-            self._inside = inside[0]
-        if self._inside is None or not bool((inside == self._inside).all()):
-            raise DataError(
-                "images must have one region of interest for a distribution at every location, but got several; crop "
-                "them to one size or take another recipe"
-            )
-
-    def _size(self) -> tuple[int, ...] | None:
-        """Return (C, H, W), or None before the first image."""
-        if self._waiting:
-            return tuple(self._waiting[0].shape[1:])
-        return None if self._sums is None else (self._sums[0].shape[2], *self._sums[0].shape[:2])
-
-    def _fold(self) -> None:
-        if self._waiting:
-            images, self._waiting = torch.cat(self._waiting), []
-            self._add(*_moments(images), len(images))
-
-    def _add(self, mean: Tensor, squares: Tensor, count: int) -> None:
-        total = self._folded + count
-        if self._sums is None:
-            self._sums = mean.clone(), squares.clone()
-        else:  # Chan's update, in which sums of squares about the running mean do not cancel
-            known, sums = self._sums
-            delta = mean.to(known) - known
-            flat = delta.flatten(0, 1)
-            sums += squares.to(sums)
-            sums.flatten(0, 1).baddbmm_(flat[:, :, None], flat[:, None], alpha=self._folded * count / total)
-            known += delta * (count / total)
-        self._folded = total
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state on the CPU, since another process may use another device."""
-        sums = None if self._sums is None else tuple(x.cpu() for x in self._sums)
-        waiting = [z.cpu() for z in self._waiting]
-        return {"_folded": self._folded, "_sums": sums, "_waiting": waiting, "_inside": self._inside}
-
-
-def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and sum of squared deviations of maps (B, C, H, W) at every location."""
-    x = wide(z).permute(2, 3, 0, 1)
-    mean = x.mean(2)
-    deviations = x - mean[:, :, None]
-    return mean, deviations.mT @ deviations
+def _part(matrices: Tensor) -> int:
+    """Return the number of locations that are computed at once, for matrices (H, W, C, C)."""
+    return max(1, CHUNK // matrices.shape[-1] ** 2)
 
 
 class PositionGaussian(FittedBase):
@@ -189,7 +77,8 @@ class PositionGaussian(FittedBase):
             raise ShapeError("z must hold at least two images for a covariance, but got one")
         if not mean.isfinite().all():
             raise DataError("z must be finite, but got inf or NaN")
-        whitening = self._whitened(squares, 1 / (accumulator.count - 1), self.whitening)
+        parts = squares.flatten(0, 1).split(_part(squares))
+        whitening = self._whitened(parts, 1 / (accumulator.count - 1), self.whitening.new_empty(squares.shape))
         self.mean, self.whitening = mean.to(self.mean), whitening
         self.count.fill_(accumulator.count)
         self._without_one = None
@@ -263,20 +152,31 @@ class PositionGaussian(FittedBase):
     @torch.no_grad()
     def _rescaled(self, count: int) -> Tensor:
         """Return the whitening of A, see `_leaving_out`."""
-        factor = torch.linalg.inv(wide(self.whitening).flatten(0, 1))
-        squares = factor @ factor.mT
-        squares.diagonal(dim1=1, dim2=2).sub_(self.shrinkage)
-        return self._whitened(squares.unflatten(0, self.whitening.shape[:2]), (count - 1) / (count - 2), squares)
 
-    def _whitened(self, squares: Tensor, scale: float, like: Tensor) -> Tensor:
-        """Return the inverse of the Cholesky factor of `scale * squares + shrinkage I` at every location."""
-        height, width, channels, _ = squares.shape
-        identity = torch.eye(channels, dtype=squares.dtype, device=squares.device)
-        parts = []
-        for part in squares.flatten(0, 1).split(max(1, CHUNK // channels**2)):
+        def squares() -> Iterator[Tensor]:
+            for part in self.whitening.flatten(0, 1).split(_part(self.whitening)):
+                whitening = wide(part)
+                identity = torch.eye(part.shape[1], dtype=whitening.dtype, device=part.device)
+                factor = torch.linalg.solve_triangular(whitening, identity, upper=False)
+                products = factor @ factor.mT
+                products.diagonal(dim1=1, dim2=2).sub_(self.shrinkage)
+                yield products
+
+        rescaled = wide(self.mean).new_empty(self.whitening.shape)
+        return self._whitened(squares(), (count - 1) / (count - 2), rescaled)
+
+    def _whitened(self, squares: Iterable[Tensor], scale: float, whitening: Tensor) -> Tensor:
+        """Fill in the inverse of the Cholesky factor of `scale * squares + shrinkage I` at every location.
+
+        The squares come in parts, (N, C, C), of whose matrices only one is held at a time.
+        """
+        filled, start = whitening.flatten(0, 1), 0
+        for part in squares:
+            identity = torch.eye(part.shape[1], dtype=part.dtype, device=part.device)
             factor = torch.linalg.cholesky(part * scale + self.shrinkage * identity)
-            parts.append(torch.linalg.solve_triangular(factor, identity, upper=False).to(like))
-        return torch.cat(parts).view(height, width, channels, channels)
+            filled[start : start + len(part)] = torch.linalg.solve_triangular(factor, identity, upper=False)
+            start += len(part)
+        return whitening
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Raise CheckpointError unless the whitening of a saved state fits to its mean."""

@@ -9,7 +9,10 @@ from .decoding import decode_image, load_image
 from .duplicate_images import duplicates
 from .masks import load_mask
 from .mvtec import MVTecAD
+from .mvtec_ad2 import MVTecAD2
+from .mvtec_loco import MVTecLOCO
 from .opening import open_dataset
+from .real_iad import RealIAD
 from .regions import load_region
 from .samples import Batch, CheckedSamples, Sample, as_sample, collate
 from .shanghaitech import ShanghaiTech
@@ -18,6 +21,6 @@ from .walking import PassedOver
 
 __all__ = [
     "BTAD", "CIFAR10", "CIFAR10_CLASSES", "Batch", "CheckedSamples", "ImageDataset", "ImageFolder", "MVTecAD",
-    "PassedOver", "Record", "Sample", "ShanghaiTech", "Tiles", "VisA", "as_sample", "collate", "decode_image",
-    "duplicates", "load_image", "load_mask", "load_region", "open_dataset",
+    "MVTecAD2", "MVTecLOCO", "PassedOver", "RealIAD", "Record", "Sample", "ShanghaiTech", "Tiles", "VisA", "as_sample",
+    "collate", "decode_image", "duplicates", "load_image", "load_mask", "load_region", "open_dataset",
 ]  # fmt: skip

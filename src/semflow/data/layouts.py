@@ -38,6 +38,25 @@ def category_folder(
     raise DataError(f"{folder} must contain {layout} (the layout of {name}), but got none; check the path")
 
 
+def tested(test: Path, ground_truth: Path, images: Iterable[Path]) -> list[Record]:
+    """Return records of test images, which are in folders of `test`: good, and types of defects with masks."""
+    kinds: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        if path.parent == test:
+            raise DataError(
+                f"{test} must contain images only in subfolders, good/ and one per defect type, but got {path.name} "
+                "directly in it; move it"
+            )
+        kinds[test / path.relative_to(test).parts[0]].append(path)
+    records: list[Record] = []
+    for kind, paths in sorted(kinds.items()):
+        if kind.name == "good":
+            records += [Record(path, 0) for path in paths]
+        else:
+            records += with_masks(paths, kind, ground_truth / kind.name, suffix="_mask", normal=f"{test.name}/good")
+    return records
+
+
 def with_masks(
     images: Sequence[Path], folder: Path, ground_truth: Path, *, suffix: str = "", normal: str = "good"
 ) -> list[Record]:

@@ -1,16 +1,13 @@
 """The layout of MVTec AD."""
 
-from collections import defaultdict
 from os import PathLike
-from pathlib import Path
 from typing import Literal
 
 from semflow._validation import Size, checked
-from semflow.errors import DataError
 
 from .dataset import ImageDataset, Record
 from .files import list_images
-from .layouts import category_folder, with_masks
+from .layouts import category_folder, tested
 from .resizing import Resize
 
 
@@ -20,7 +17,7 @@ class MVTecAD(ImageDataset):
     ROOT/train/good, ROOT/test/TYPE, ROOT/ground_truth/TYPE/NAME_mask.png (or NAME.png; any image format). The training
     images are normal; of the test images, type `good` is normal and every image of another type has a mask. The
     constructor checks existence and size of the masks from the headers of the files; `verify()` decodes everything.
-    Other datasets have this layout too, such as VisA after its authors' preparation script.
+    Other datasets have this layout too: MPDD (Jezek et al. 2021), and VisA after its authors' preparation script.
 
     Args:
         root: The folder of the category, or of all categories if `category` is given.
@@ -30,6 +27,7 @@ class MVTecAD(ImageDataset):
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     Path(root, "screw/train/good").mkdir(parents=True)
@@ -52,27 +50,10 @@ class MVTecAD(ImageDataset):
         folder = category_folder(root, category, "MVTec AD", lambda path: (path / split).is_dir(), f"a folder {split}/")
         found = list_images(folder / "train" / "good" if split == "train" else folder / "test")
         records = (
-            [Record(path, 0) for path in found.images] if split == "train" else _test_records(folder, found.images)
+            [Record(path, 0) for path in found.images]
+            if split == "train"
+            else tested(folder / "test", folder / "ground_truth", found.images)
         )
         super().__init__(
             records, image_size, has_masks=True, cache=cache, root=folder, passed_over=found.passed_over, resize=resize
         )
-
-
-def _test_records(folder: Path, images: list[Path]) -> list[Record]:
-    test = folder / "test"
-    kinds: defaultdict[Path, list[Path]] = defaultdict(list)
-    for path in images:
-        if path.parent == test:
-            raise DataError(
-                f"{test} must contain images only in subfolders, good/ and one per defect type, but got {path.name} "
-                "directly in it; move it"
-            )
-        kinds[test / path.relative_to(test).parts[0]].append(path)
-    records: list[Record] = []
-    for kind, paths in sorted(kinds.items()):
-        if kind.name == "good":
-            records += [Record(path, 0) for path in paths]
-        else:
-            records += with_masks(paths, kind, folder / "ground_truth" / kind.name, suffix="_mask", normal="test/good")
-    return records

@@ -1,5 +1,6 @@
 """Open a dataset by its path, whatever its layout."""
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,21 @@ from .cifar import CIFAR10, is_cifar10
 from .dataset import ImageDataset, ImageFolder, Record
 from .files import list_images, listed
 from .mvtec import MVTecAD
+from .mvtec_ad2 import MASKS, MVTecAD2, is_mvtec_ad2, is_public_test, list_public, public_records
+from .mvtec_loco import MVTecLOCO, is_mvtec_loco
+from .real_iad import RealIAD, is_real_iad
 from .regions import matched_regions
 from .resizing import Resize
 from .shanghaitech import ShanghaiTech, is_shanghaitech
 from .visa import VisA, is_visa
 from .walking import PassedOver, find_images, scan, subfolders
+
+# Data sets that are one folder for all categories, what their category is, and how they are recognized
+_WITH_CATEGORY: tuple[tuple[Any, str, Callable[[Path], bool]], ...] = (
+    (ShanghaiTech, "scene", is_shanghaitech),
+    (CIFAR10, "normal class", is_cifar10),
+    (RealIAD, "category", is_real_iad),
+)
 
 
 @checked
@@ -38,8 +49,9 @@ def open_dataset(
     - `predict`: all images in PATH (in PATH/test in the layout of MVTec AD), with unknown labels and no masks.
 
     A product of BTAD (ok/ and ko/ instead of good/ and defect types) and a category of VisA (Data/Images) open as
-    `BTAD` and `VisA`. With `category`, PATH may be the folder of all categories; `ShanghaiTech` and `CIFAR10` require
-    one: the scene, and the normal class.
+    `BTAD` and `VisA`, and the test images of MVTec AD 2 (test_public/) and MVTec LOCO AD (a folder of masks for each
+    image) as `MVTecAD2` and `MVTecLOCO`. With `category`, PATH may be the folder of all categories; `ShanghaiTech`,
+    `CIFAR10` and `RealIAD` require one: the scene, the normal class, and the category.
 
     Args:
         path: A folder; for `test` and `predict` also a single image file.
@@ -76,9 +88,10 @@ def _opened(
     if category is not None:
         if split == "predict":
             raise ConfigError(f"category must be None with split predict, but got {category!r}")
-        if (has_scenes := is_shanghaitech(root)) or is_cifar10(root):
-            kind = ShanghaiTech if has_scenes else CIFAR10
-            return kind(root, split, category=category, **options)
+        for kind, _, matches in _WITH_CATEGORY:
+            if matches(root):
+                whole: ImageDataset = kind(root, split, category=category, **options)
+                return whole
         if Path(category).name == category and (root / category).is_dir():
             return _opened(root / category, split, None, **options)
         if root.is_dir() and _is_category(root):
@@ -92,16 +105,19 @@ def _opened(
     if split == "predict":
         folder = _predict_folder(root)
         dataset = ImageFolder(folder, **options)
-        if folder == root / "test":
+        if is_public_test(folder):
+            images, passed = list_public(folder)
+            dataset.records, dataset.passed_over = tuple(Record(path, -1) for path in images), tuple(passed)
+        if folder in (root / "test", root / "test_public"):
             beside = (path for path in (*subfolders(root), *find_images(root, recursive=False)) if path != folder)
-            dataset.passed_over += tuple(PassedOver(path, "beside test/") for path in beside)
+            dataset.passed_over += tuple(PassedOver(path, f"beside {folder.name}/") for path in beside)
         return dataset
     if is_visa(root):
         return VisA(root, split, **options)
-    for name, what, matches in (("ShanghaiTech", "scene", is_shanghaitech), ("CIFAR10", "normal class", is_cifar10)):
+    for kind, what, matches in _WITH_CATEGORY:
         if matches(root):
             raise DataError(
-                f"{root} must be opened with a category, but got none for the layout of {name}; "
+                f"{root} must be opened with a category, but got none for the layout of {kind.__name__}; "
                 f"name the {what} as category (--category on the command line)"
             )
     if is_btad(root) and (split == "train" or (root / "ground_truth").is_dir()):
@@ -110,6 +126,13 @@ def _opened(
         normal = ImageFolder(_normal_folder(root), label=0, **options)
         normal.passed_over = tuple(scan(root / "train" if (root / "train").is_dir() else root).passed_over)
         return normal
+    if is_mvtec_ad2(root):
+        return MVTecAD2(root, "test", **options)
+    if is_public_test(root):
+        images, passed_over = list_public(root)
+        return ImageDataset(public_records(root, images), has_masks=True, root=root, passed_over=passed_over, **options)
+    if is_mvtec_loco(root):
+        return MVTecLOCO(root, "test", **options)
     has_test = (root / "test").is_dir()
     if has_test and (root / "ground_truth").is_dir():
         return MVTecAD(root, "test", **options)
@@ -124,7 +147,9 @@ def _predict_folder(root: Path) -> Path:
     """Return the folder of images to predict, without training images and masks beside them."""
     if is_visa(root):
         return root / "Data" / "Images"
-    has_test = (root / "test").is_dir() and any((root / name).is_dir() for name in ("train", "ground_truth"))
+    if is_mvtec_ad2(root):
+        return root / "test_public"
+    has_test = (root / "test").is_dir() and any((root / name).is_dir() for name in ("train", MASKS))
     return root / "test" if has_test else root
 
 

@@ -20,6 +20,7 @@ class NormalBatch(NamedTuple):
         maps: their feature maps, one per scale; None if they are not known.
         indices: (B,) int64, the place of each image in the data set, the same for all tiles of an image; None for
             batches in its order.
+        latents: their latents, see `Detector.encode`; None if they are not known.
 
     Example:
         >>> NormalBatch(torch.rand(2, 3, 64, 64), indices=torch.tensor([4, 5])).maps is None
@@ -29,6 +30,7 @@ class NormalBatch(NamedTuple):
     images: Tensor
     maps: Sequence[Tensor] | None = None
     indices: Tensor | None = None
+    latents: Sequence[Any] | None = None
 
 
 ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch

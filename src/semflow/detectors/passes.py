@@ -144,7 +144,7 @@ class FittingPasses(LikelihoodModel):
         for images in (batch.images, *(() if copies is None else copies(batch))):
             maps = self.feature_maps(images) if found or batch.maps is None else batch.maps
             inside = at_scales(self.see(images).inside, maps, self.localizes)
-            found.append(self.latents_to_fit(maps, inside=inside))
+            found.append(self.latents_to_fit(maps, inside=inside, known=None if found else batch.latents))
         return {k: stacked([one[k] for one in found]) for k in found[0]}
 
     @own_device()
@@ -163,7 +163,9 @@ class FittingPasses(LikelihoodModel):
         @per_batch
         def scored(batch: NormalBatch) -> Scored:
             images, inside = self.see(batch.images)
-            latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
+            latents = batch.latents
+            if latents is None:
+                latents = self.encode_maps(cast(Sequence[Tensor], batch.maps), images)
             log_probs = self.latent_log_probs(latents, self.score_log_det, batch.indices)
             own = self.base_scores(latents, log_probs, batch.indices, inside)
             own, inside = (None if x is None else x.cpu() for x in (own, inside))
@@ -257,11 +259,11 @@ class FittingPasses(LikelihoodModel):
         """Add what is missing of feature maps, if they are needed, and indices, which then count the images."""
         count = 0
         for batch in batches:
-            images, maps, indices = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
+            images, maps, indices, latents = NormalBatch(batch) if isinstance(batch, Tensor) else NormalBatch(*batch)
             if maps is None and features:
                 check_images(images, self.reference)
                 maps = self.feature_maps(images)
             if indices is None:
                 indices = torch.arange(count, count + len(images), device=images.device)
             count += len(images)
-            yield NormalBatch(images, maps, indices)
+            yield NormalBatch(images, maps, indices, latents)

@@ -1,14 +1,16 @@
 """SHA-256 digests of texts, files and tensors, as 64 hexadecimal digits."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 2**20
+CHUNK, THREADS = 2**20, 4
 
 
 def hash_parts(parts: Iterable[str]) -> str:
@@ -46,4 +48,7 @@ def hash_tensor(tensor: "Tensor") -> str:
 
 def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
     """Compute the digest of tensors and their names, whatever their order."""
-    return hash_parts(part for name, tensor in sorted(tensors.items()) for part in (name, hash_tensor(tensor)))
+    names = sorted(tensors)
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        digests = pool.map(hash_tensor, (tensors[name] for name in names))
+        return hash_parts(part for both in zip(names, digests, strict=True) for part in both)

@@ -156,7 +156,7 @@ def _candidates(
         norms = part.square().sum(1)
         scores = extended @ torch.cat([part, norms[:, None]], 1).T
         if exclude is not None and memory_ids is not None:
-            scores = scores.masked_fill_(memory_ids[first : first + rows] == exclude[:, None], torch.inf)
+            scores = _without(scores, memory_ids[first : first + rows], exclude)
         scores, where = _smallest(scores, min(count, part.shape[0]))
         where = where + first
         if first:
@@ -170,24 +170,44 @@ def _candidates(
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
 
 
+def _without(scores: Tensor, ids: Tensor, exclude: Tensor) -> Tensor:
+    """Set the scores of columns with the id that a row excludes to infinity."""
+    if scores.device.type == "cpu" and not _is_traced() and len(own := exclude.unique()) <= BLOCK:
+        for one in own:  # such as the images of a batch, which takes a tenth of the time
+            columns = (ids == one).nonzero()[:, 0]
+            scores[(exclude == one).nonzero(), columns] = torch.inf
+        return scores
+    return scores.masked_fill_(ids == exclude[:, None], torch.inf)
+
+
 def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the smallest values of each row and their columns, like `topk` in half the time.
 
     They are in the blocks of columns with the smallest minima.
     """
-    rows, columns = scores.shape
-    blocks = columns // BLOCK
+    rows, width = scores.shape
+    blocks = width // BLOCK
     if _is_traced() or blocks < 4 * count:
         smallest = scores.topk(count, dim=1, largest=False)
         return smallest.values, smallest.indices
     minima = scores[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
-    chosen = minima.topk(count, dim=1, largest=False).indices
+    chosen = _lowest(minima, count)[1]
     steps = torch.arange(0, blocks * BLOCK, blocks, device=scores.device)
     where = (chosen[:, None] + steps[:, None]).flatten(1)
-    rest = torch.arange(blocks * BLOCK, columns, device=scores.device)
+    rest = torch.arange(blocks * BLOCK, width, device=scores.device)
     where = torch.cat([where, rest.expand(rows, -1)], 1)
-    smallest = scores.gather(1, where).topk(count, dim=1, largest=False)
-    return smallest.values, where.gather(1, smallest.indices)
+    values, columns = _lowest(scores.gather(1, where), count)
+    return values, where.gather(1, columns)
+
+
+def _lowest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return what `topk` does, for two values in a third of the time."""
+    if count != 2 or x.device.type != "cpu":
+        lowest = x.topk(count, dim=1, largest=False)
+        return lowest.values, lowest.indices
+    first = x.min(1, keepdim=True)
+    second = x.scatter(1, first.indices, torch.inf).min(1, keepdim=True)
+    return torch.cat([first.values, second.values], 1), torch.cat([first.indices, second.indices], 1)
 
 
 def _refined(

@@ -7,16 +7,18 @@ and have no `forward`, because the metrics of a batch without both kinds of imag
 `on_validation_epoch_end`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
 from semflow.errors import ConfigError
 
-from .inputs import Array, Maps, Values
+from .decisions import CalibrationError, calibration_error, count_decisions, f1_of_counts
+from .inputs import Array, Maps, Values, as_scores
 from .ranking import ImageMetrics, rank, split
-from .regions import PixelMetrics, PixelSplit, evaluate_pixels, split_pixels
+from .regions import PixelMetrics, PixelSplit, evaluate_pixels, overlap_area, split_pixels
+from .saturated import Defect, split_defects
 
 Part = TypeVar("Part")
 
@@ -87,3 +89,63 @@ class PixelAccumulator(_Accumulator[PixelSplit]):
     def compute(self, fpr_limit: float = 0.3) -> PixelMetrics:
         """Compute the metrics of all data since the last reset; raise ShapeError unless both kinds of pixels exist."""
         return evaluate_pixels(self._parts, fpr_limit)
+
+
+class SproAccumulator(_Accumulator[PixelSplit]):
+    """sPRO over batches.
+
+    Example:
+        >>> metric = SproAccumulator()
+        >>> metric.update([[[0.1, 0.2, 0.9, 0.0]]], [[Defect([[0, 0, 1, 1]], saturation=1)]])
+        >>> metric.compute()
+        1.0
+    """
+
+    def update(self, scores: Maps, defects: Sequence[Sequence[Defect]], inside: Maps | None = None) -> None:
+        """Add maps with their defects, as in `spro`; a batch may contain only normal images."""
+        self._parts.append(split_defects(scores, defects, inside))
+
+    def compute(self, fpr_limit: float = 0.05) -> float:
+        """Compute sPRO of all data since the last reset; raise ShapeError unless both kinds of pixels exist."""
+        return overlap_area(self._parts, fpr_limit)
+
+
+class F1Accumulator(_Accumulator[tuple[int, int, int]]):
+    """F1 of decisions over batches, in constant memory.
+
+    Example:
+        >>> metric = F1Accumulator()
+        >>> metric.update([True, False], [1, 1])
+        >>> metric.update([True, False], [1, 0])
+        >>> metric.compute()
+        0.8
+    """
+
+    def update(self, decisions: Values, labels: Values) -> None:
+        """Add decisions with labels of the same shape, as in `f1`."""
+        counts = count_decisions(decisions, labels)
+        self._parts = [tuple(map(sum, zip(counts, *self._parts, strict=True)))]  # type: ignore[list-item]
+
+    def compute(self) -> float:
+        """Compute F1 of all data since the last reset; raise ShapeError without an anomalous entry."""
+        return f1_of_counts(*map(sum, zip((0, 0, 0), *self._parts, strict=True)))
+
+
+class CalibrationAccumulator(_Accumulator[Array]):
+    """Calibration error of p-values over batches.
+
+    Example:
+        >>> metric = CalibrationAccumulator()
+        >>> metric.update([0.25])
+        >>> metric.update([0.75])
+        >>> metric.compute().distance
+        0.25
+    """
+
+    def update(self, p_values: Values) -> None:
+        """Add p-values of normal images, of any shape."""
+        self._parts.append(as_scores("p_values", p_values).flatten())
+
+    def compute(self) -> CalibrationError:
+        """Compute the errors of all data since the last reset; raise ShapeError without p-values."""
+        return calibration_error(np.concatenate([np.empty(0), *self._parts]))

@@ -1,6 +1,6 @@
 """AUPRO: the overlap with anomalous regions of any size over the false-positive rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,9 +71,7 @@ def aupro(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3, inside: Map
         >>> aupro(torch.tensor([[[0.1, 0.2, 0.7, 0.5]]]), mask, fpr_limit=0.5)  # detected at FPR 1/3
         0.3333333333333333
     """
-    check_fpr_limit(fpr_limit)
-    ranking, weights = _rank([split_pixels(scores, anomaly_masks, inside)])
-    return _aupro(ranking, weights, fpr_limit)
+    return overlap_area([split_pixels(scores, anomaly_masks, inside)], fpr_limit)
 
 
 def pixel_metrics(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> PixelMetrics:
@@ -86,6 +84,12 @@ def pixel_metrics(scores: Maps, anomaly_masks: Maps, fpr_limit: float = 0.3) -> 
     return evaluate_pixels([split_pixels(scores, anomaly_masks)], fpr_limit)
 
 
+def overlap_area(parts: Sequence[PixelSplit], fpr_limit: float) -> float:
+    """Compute AUPRO of all parts together."""
+    check_fpr_limit(fpr_limit)
+    return _aupro(*_rank(parts), fpr_limit)
+
+
 def evaluate_pixels(parts: Sequence[PixelSplit], fpr_limit: float) -> PixelMetrics:
     """Compute the four metrics of all parts together."""
     check_fpr_limit(fpr_limit)
@@ -95,23 +99,33 @@ def evaluate_pixels(parts: Sequence[PixelSplit], fpr_limit: float) -> PixelMetri
 
 def split_pixels(scores: Maps, anomaly_masks: Maps, inside: Maps | None = None) -> PixelSplit:
     """Check the maps and masks, find the regions, and return copies of the pixels that count, by kind."""
+    parts = []
+    for values, mask, counted in paired_maps(scores, anomaly_masks, inside):
+        normal = ~mask
+        if counted is not None:
+            normal, mask = normal & counted, mask & counted
+        parts.append(PixelSplit(values[normal], values[mask], _region_weights(mask)))
+    return join(parts)
+
+
+def paired_maps(
+    scores: Maps, anomaly_masks: Maps, inside: Maps | None = None
+) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Check maps, masks and the pixels that count, and yield those of each image, (H, W)."""
     maps, masks = as_maps("scores", scores), as_maps("anomaly_masks", anomaly_masks)
     if len(maps) != len(masks):
         raise ShapeError(f"anomaly_masks must have one mask for each of {len(maps)} maps, but got {len(masks)}")
     counted = None if inside is None else list(as_maps("inside", inside).items())
     if counted is not None and len(counted) != len(maps):
         raise ShapeError(f"inside must have one mask for each of {len(maps)} maps, but got {len(counted)}")
-    parts = []
     for number, ((name, one_map), (mask_name, one_mask)) in enumerate(zip(maps.items(), masks.items(), strict=True)):
         values, mask = as_scores(name, one_map), as_flags(mask_name, one_mask)
         check_same_shape(name, values, mask_name, mask)
-        normal = ~mask
+        its = None
         if counted is not None:
             its_name, its = counted[number][0], as_flags(*counted[number])
             check_same_shape(name, values, its_name, its)
-            normal, mask = normal & its, mask & its
-        parts.append(PixelSplit(values[normal], values[mask], _region_weights(mask)))
-    return _join(parts)
+        yield values, mask, its
 
 
 def _region_weights(mask: Array) -> Array:
@@ -121,7 +135,8 @@ def _region_weights(mask: Array) -> Array:
     return weights
 
 
-def _join(parts: Sequence[PixelSplit]) -> PixelSplit:
+def join(parts: Sequence[PixelSplit]) -> PixelSplit:
+    """Concatenate the pixels of all parts."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
@@ -131,7 +146,7 @@ def _join(parts: Sequence[PixelSplit]) -> PixelSplit:
 
 def _rank(parts: Sequence[PixelSplit]) -> tuple[Ranking, Array]:
     """Return the ranking of all parts, and the sum of the weights at each of its thresholds."""
-    normal, anomalous, weights = _join(parts)
+    normal, anomalous, weights = join(parts)
     order = np.argsort(anomalous)  # only of the anomalous pixels, usually a few percent
     ranking = rank(np.sort(normal), anomalous[order], "anomaly_masks")
     return ranking, np.add.reduceat(weights[order], ranking.starts)
@@ -150,4 +165,4 @@ def _aupro(ranking: Ranking, weights: Array, fpr_limit: float) -> float:
 def check_fpr_limit(fpr_limit: float) -> None:
     """Raise ConfigError unless a false-positive rate is in (0, 1]."""
     if not 0 < fpr_limit <= 1:
-        raise ConfigError(f"fpr_limit must be in (0, 1], but got {fpr_limit}; the usual limit is 0.3")
+        raise ConfigError(f"fpr_limit must be in (0, 1], but got {fpr_limit}; usual are 0.3 and 0.05")

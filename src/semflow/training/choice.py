@@ -1,9 +1,9 @@
 """Choice of whether to use a trained flow, by held-out normal images with synthetic defects."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from semflow._defaults import own_defaults
 from semflow.bases import Memory
 from semflow.detectors import Detector, NormalBatch
+from semflow.detectors.encoded import Encoded
 from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes, synthesize
@@ -27,6 +28,13 @@ LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
 MAPS_BYTES = 2**31  # of feature maps that are computed once, a quarter for tiles; others are computed again
+KEPT_BYTES = 2**29  # of images and maps that stay in memory from the early to the last choice
+WORTH = (
+    2  # images that are trained on for each image of an early choice: it costs as much, and in vain half of the time
+)
+
+Known = Callable[[Sequence[int]], list[Tensor] | None]
+"""Feature maps of images by their positions, or None if they are not known."""
 
 
 def optional_flows(detector: Detector) -> list[OptionalFlow]:
@@ -88,7 +96,8 @@ class FlowChoice:
     """The choice whether the optional flows of a detector in training are used, in the first of several processes.
 
     It is made by `choose_flow` at the end. Flows whose gain is at most half the margin after a quarter of the epochs
-    are left out at once, and the rest of the training is saved.
+    are left out at once, and the rest of the training is saved. A short training, whose rest costs less than that
+    early choice, always goes on.
 
     Args:
         detector: detector in training.
@@ -96,6 +105,7 @@ class FlowChoice:
         held: positions of the images that the flows are not trained on; empty if there are too few images.
         training: training settings.
         processes: processes that train together.
+        known: feature maps of the images by their positions in `dataset`, as far as they are known.
     """
 
     def __init__(
@@ -105,11 +115,15 @@ class FlowChoice:
         held: Sequence[int],
         training: TrainingConfig,
         processes: Processes = ALONE,
+        known: Known | None = None,
     ) -> None:
         self.detector, self.flows, self.processes = detector, optional_flows(detector), processes
-        self.trial = Trial(dataset, held, training.batch_size, training.seed) if held else None
-        self.early = max(1, round(training.epochs / 4))
+        self.trial = Trial(dataset, held, training.batch_size, training.seed, known) if held else None
         self.gain = 0.0  # of flows that are left out before the end
+        early = max(1, round(training.epochs / 4))
+        trained = len(cast(Sized, dataset)) - len(held)
+        tried = min(trained, FILLED) + (1 + DEFECTS) * len(held)
+        self.early = early if (training.epochs - early) * trained >= WORTH * tried else None
 
     def promises(self, epoch: int) -> bool:
         """Return whether to go on training after an epoch."""
@@ -135,6 +149,7 @@ class FlowChoice:
 
         if trial is not None:
             choices = self.processes.first(chosen)
+        self.trial = None  # which may hold many feature maps
         for flow, choice in zip(self.flows, choices, strict=True):
             flow.use(*choice)
 
@@ -142,30 +157,30 @@ class FlowChoice:
 class Trial:
     """Held-out images with synthetic defects, on which a detector is tried with and without its flows."""
 
-    def __init__(self, dataset: Dataset[Any], held: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], held: Sequence[int], batch_size: int, seed: int, known: Known | None = None
+    ) -> None:
         self.dataset, self.held, self.batch_size, self.seed = checked(dataset), held, batch_size, seed
+        self.known = known or (lambda positions: None)
         self.without: float | None = None  # quality without flows, which does not change as they are trained
+        self._images: _Images | None = None
 
     @torch.no_grad()
     def choose(self, detector: Detector) -> float:
         """Do what `choose_flow` describes."""
         flows = optional_flows(detector)
-        dataset: Any = within(self.dataset, detector)
-        normal, defective, masks = _held_out_images(dataset, self.held, self.seed)
-        rest = sorted(set(range(len(dataset))) - set(self.held))
-        images = [cast(Tensor, dataset[i].image) for i in _spread(rest, min(len(rest), FILLED))]
-        fill, test = _with_maps(detector, images, [*normal, *defective], size=self.batch_size)
-        labels = torch.tensor([0] * len(normal) + [1] * len(defective))
-        truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
+        images = self._images or self._read(detector)
+        self._images = images if images.nbytes <= KEPT_BYTES else None
 
         def quality(used: bool) -> float:
             for flow in flows:
                 flow.use(used)
+            fill = Encoded(detector, images.fill)
             with _at_most(STORED, detector):
                 detector.fit_base(fill)
             detector.fit_score(fill)
-            scores, maps = _scored(detector, test)
-            return (auroc(scores, labels) + aupro(maps, truth, inside=maps > -torch.inf)) / 2
+            scores, maps = _scored(detector, images.test)
+            return (auroc(scores, images.labels) + aupro(maps, images.truth, inside=maps > -torch.inf)) / 2
 
         if self.without is None:
             self.without = quality(False)
@@ -173,6 +188,45 @@ class Trial:
         for flow in flows:
             flow.use(gain > MARGIN, gain)
         return gain
+
+    def _read(self, detector: Detector) -> "_Images":
+        """Read the images, make the defects, and compute the feature maps that are not known."""
+        dataset: Any = within(self.dataset, detector)
+        normal, defective, masks = _held_out_images(dataset, self.held, self.seed)
+        rest = sorted(set(range(len(dataset))) - set(self.held))
+        filled = _spread(rest, min(len(rest), FILLED))
+        fill = [cast(Tensor, dataset[i].image) for i in filled]
+        tiles = detector.provenance.tiles
+        left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 4), at_once(tiles, self.batch_size)
+        parts: list[list[NormalBatch]] = []
+        with detector.reading() as still:
+            for images, positions in ((fill, filled), (normal, self.held), (defective, None)):
+                parts.append([])
+                for start in range(0, len(images), size):
+                    span = slice(start, start + size)
+                    batch = torch.stack(images[span]).to(detector.device)
+                    maps = None if positions is None else self.known(positions[span])
+                    if maps is None and left > 0:
+                        maps = still.feature_maps(batch)
+                    left -= sum(x.nbytes for x in maps or ())
+                    indices = torch.arange(start, start + len(batch), device=detector.device)
+                    parts[-1].append(NormalBatch(batch, maps, indices))
+        truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
+        return _Images(parts[0], parts[1] + parts[2], torch.tensor([0] * len(normal) + [1] * len(defective)), truth)
+
+
+class _Images(NamedTuple):
+    """Images that the bases are fitted to and those that are scored, with their labels (B,) and masks (B, H, W)."""
+
+    fill: list[NormalBatch]
+    test: list[NormalBatch]
+    labels: Tensor
+    truth: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the images and their feature maps."""
+        return sum(x.nbytes for batch in (*self.fill, *self.test) for x in (batch.images, *(batch.maps or ())))
 
 
 @contextmanager
@@ -199,23 +253,6 @@ def _held_out_images(dataset: Any, held: Sequence[int], seed: int) -> tuple[list
         image, donor = normal[number % len(normal)], normal[int(rng.integers(len(normal)))]
         pairs.append(synthesize(blemishes, image, donor, blemishes.kinds[number % len(blemishes.kinds)], rng))
     return normal, [image for image, _ in pairs], torch.stack([mask for _, mask in pairs])
-
-
-def _with_maps(detector: Detector, *parts: Sequence[Tensor], size: int) -> list[list[NormalBatch]]:
-    """Return the batches of each part on the device, with feature maps as far as these fit into MAPS_BYTES."""
-    found: list[list[NormalBatch]] = []
-    tiles = detector.provenance.tiles
-    left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 4), at_once(tiles, size)
-    with detector.reading() as still:
-        for images in parts:
-            found.append([])
-            for start in range(0, len(images), size):
-                batch = torch.stack(list(images[start : start + size])).to(detector.device)
-                maps = still.feature_maps(batch) if left > 0 else None
-                left -= sum(x.nbytes for x in maps or ())
-                indices = torch.arange(start, start + len(batch), device=detector.device)
-                found[-1].append(NormalBatch(batch, maps, indices))
-    return found
 
 
 def _scored(detector: Detector, batches: Sequence[NormalBatch]) -> tuple[Tensor, Tensor]:

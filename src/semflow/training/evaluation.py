@@ -1,7 +1,7 @@
 """Results of a detector on a data set, and their metrics."""
 
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,9 +17,10 @@ from semflow.metrics import ImageAccumulator
 
 from .distributed import ALONE, Processes
 from .loading import batches, checked, dealt_batches, loaded
+from .measures import ALWAYS as METRICS
+from .measures import Measures
 from .pixels import Pixels
 
-METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 RATES = ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate")
 
 
@@ -45,9 +46,10 @@ class ImageResult(NamedTuple):
 class Evaluation:
     """Metrics of a labeled data set, as fractions; pixel metrics are None if the pixels are not labeled.
 
-    The last three are None if the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the fractions
+    Rates are None if the detector is not calibrated: `false_alarm_rate` and `detection_rate` are the fractions
     of normal and of anomalous images that are called anomalous, `mask_false_alarm_rate` the fraction of normal images
-    whose mask is not empty.
+    whose mask is not empty. `further` are the metrics that were asked for by name, see `evaluate`; with `aupimo` among
+    them, `aupimo_of_images` has its value for each anomalous image, by path.
 
     Example:
         >>> Evaluation(0.9, None, None, 0.8, images=20, anomalous_images=10).as_dict()["image_auroc"]
@@ -63,10 +65,15 @@ class Evaluation:
     false_alarm_rate: float | None = None
     detection_rate: float | None = None
     mask_false_alarm_rate: float | None = None
+    further: Mapping[str, float | None] = field(default_factory=dict)
+    aupimo_of_images: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return all numbers by name, without those of single images."""
+        fields = asdict(self)
+        further = fields.pop("further")
+        del fields["aupimo_of_images"]
+        return {**fields, **further}
 
 
 def results(
@@ -125,7 +132,9 @@ def images_at_once(detector: Predictor, batch_size: int) -> int:
 
 
 @own_device()
-def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> Evaluation:
+def summarize(
+    results: Iterable[ImageResult], processes: Processes = ALONE, measures: Measures | None = None
+) -> Evaluation:
     """Compute the metrics of results; pixel metrics need a mask for every image.
 
     They are exact up to 67 million pixels. Those of more pixels come from a histogram of the scores, see
@@ -134,6 +143,7 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
     Args:
         results: results of this process.
         processes: processes with results; each returns the metrics of all results.
+        measures: further metrics, without data.
 
     Raises:
         DataError: If an image has no label.
@@ -147,7 +157,8 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
     """
     images, pixels, masked = ImageAccumulator(), Pixels(), True
     alarms: list[tuple[int, bool | None, bool | None]] = []  # label, decision, mask not empty
-    for sample, score, anomaly_map, _, is_anomalous, mask in results:
+    measures = measures or Measures(())
+    for sample, score, anomaly_map, p_value, is_anomalous, mask in results:
         if sample.label < 0:
             raise DataError(f"{sample.path} must have a label, but got none; move normal images to a folder good")
         alarms.append((sample.label, is_anomalous, None if mask is None else bool(mask.any())))
@@ -156,24 +167,30 @@ def summarize(results: Iterable[ImageResult], processes: Processes = ALONE) -> E
             masked = False
         elif masked:
             pixels.update(anomaly_map, sample.anomaly_mask)
-    parts = processes.gather_all((images, pixels, masked, alarms))
-    images, pixels = ImageAccumulator(), Pixels()
+        measures.update(sample, anomaly_map, p_value, is_anomalous, mask)
+    parts = processes.gather_all((images, pixels, masked, alarms, measures))
+    images, pixels, measures = ImageAccumulator(), Pixels(), parts[0][4]
     images.merge(part[0] for part in parts)
+    measures.merge(part[4] for part in parts[1:])
     for part in parts:
         pixels.merge(part[1])
     alarms = [row for part in parts for row in part[3]]
     of_images = images.compute()
-    of_pixels = pixels.compute() if all(part[2] for part in parts) else None
+    masked = all(part[2] for part in parts)
+    of_pixels = pixels.compute() if masked else None
+    further, aupimo_of_images = measures.compute(of_images, pixels if masked else None)
     return Evaluation(
         image_auroc=of_images.auroc,
-        pixel_auroc=of_pixels[0] if of_pixels else None,
-        aupro=of_pixels[1] if of_pixels else None,
+        pixel_auroc=of_pixels.auroc if of_pixels else None,
+        aupro=of_pixels.aupro if of_pixels else None,
         image_f1_max=of_images.f1_max,
         images=len(alarms),
         anomalous_images=sum(label for label, _, _ in alarms),
         false_alarm_rate=_rate(alarm for label, alarm, _ in alarms if label == 0),
         detection_rate=_rate(alarm for label, alarm, _ in alarms if label == 1),
         mask_false_alarm_rate=_rate(alarm for label, _, alarm in alarms if label == 0),
+        further=further,
+        aupimo_of_images=aupimo_of_images,
     )
 
 
@@ -208,8 +225,18 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 0,
     processes: Processes = ALONE,
+    metrics: str | Sequence[str] = (),
 ) -> dict[str, float | None]:
     """Compute image AUROC, pixel AUROC, AUPRO (up to a false-positive rate of 0.3) and image F1-max, as fractions.
+
+    `metrics` adds others by name, see `semflow.metrics`:
+
+    - `image_average_precision`, `pixel_average_precision`, `pixel_f1_max`
+    - `aupro@0.05`: AUPRO up to another rate
+    - `aupimo`: mean AUPIMO of the anomalous images
+    - `spro@0.05`: sPRO, for data sets with saturation thresholds such as `semflow.data.MVTecLOCO`
+    - `seg_f1`, `class_f1`: F1 of the pixels and images that a calibrated detector calls anomalous
+    - `calibration_error`, `calibration_distance`, `calibration_excess`: of the p-values of the normal images
 
     Args:
         detector: trained detector.
@@ -217,10 +244,11 @@ def evaluate(
         batch_size: images per batch; it does not change the result.
         workers: processes that load images.
         processes: processes that share the images; each returns the metrics of all images.
+        metrics: names of further metrics.
 
     Returns:
         `image_auroc`, `pixel_auroc`, `aupro` and `image_f1_max`; for a calibrated detector also `false_alarm_rate`,
-        `detection_rate` and `mask_false_alarm_rate`, see `Evaluation`.
+        `detection_rate` and `mask_false_alarm_rate`, see `Evaluation`; and `metrics`.
 
     Example:
         >>> from semflow.recipes import Backbone, cflow_ad
@@ -229,7 +257,8 @@ def evaluate(
         >>> list(evaluate(detector, samples))
         ['image_auroc', 'pixel_auroc', 'aupro', 'image_f1_max']
     """
+    measures = Measures(metrics, detector, dataset, len(cast(Sized, checked(dataset))))
     own = results(detector, dataset, batch_size=batch_size, workers=workers, processes=processes)
-    found = summarize(own, processes).as_dict()
+    found = summarize(own, processes, measures).as_dict()
     rates = [name for name in RATES if found[name] is not None]
-    return {name: found[name] for name in (*METRICS, *rates)}
+    return {name: found[name] for name in (*METRICS, *rates, *measures.names)}

@@ -76,10 +76,10 @@ def fit(
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
     Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
-    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once.
-    Last, bases are fitted (see `Detector.fit_base`), and the constants
-    of the score. With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a
-    resumed run ends like an uninterrupted one.
+    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once,
+    unless little training remains. Last, bases are fitted (see `Detector.fit_base`), and the constants of the score.
+    With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a resumed run
+    ends like an uninterrupted one.
 
     Args:
         detector: detector of a recipe, or assembled by hand.
@@ -218,7 +218,11 @@ def fit(
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
     job = Job(run, chunked, loader, parts, source, trained_on, paste is not None, normal, watch)
-    choice = FlowChoice(detector, Subset(dataset, [*judges, *trained_on]), range(len(judges)), training, processes)
+    order = [*judges, *trained_on]
+    choice = FlowChoice(
+        detector, Subset(dataset, order), range(len(judges)), training, processes,
+        lambda positions: normal.maps([order[i] for i in positions]),
+    )  # fmt: skip
     show = progress and processes.rank == 0
     with (
         bounded(detector, cut),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semflow.metrics import HistogramAccumulator
+from semflow.metrics import HistogramAccumulator, PixelMetrics
 from semflow.metrics.regions import PixelSplit, evaluate_pixels, split_pixels
 
 EXACT = 2**26
@@ -16,7 +16,7 @@ TOLERANCE = 1e-3
 
 
 class Pixels:
-    """Pixel AUROC and AUPRO: exact up to `EXACT` pixels, beyond them from a histogram of 2^22 bins.
+    """Pixel metrics: exact up to `EXACT` pixels, beyond them from a histogram of 2^22 bins.
 
     The result does not depend on the order of the maps, nor on how they are divided among processes.
 
@@ -24,8 +24,8 @@ class Pixels:
         >>> import torch
         >>> pixels = Pixels()
         >>> pixels.update(torch.tensor([[0.1, 0.2, 0.7]]), torch.tensor([[0, 0, 1]]))
-        >>> pixels.compute()
-        (1.0, 1.0)
+        >>> pixels.compute().aupro
+        1.0
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,11 @@ class Pixels:
 
     def update(self, anomaly_map: Tensor, anomaly_mask: Tensor) -> None:
         """Add a map with its mask; outside a region of interest, where the map is -inf, pixels do not count."""
-        self._add([split_pixels(anomaly_map, anomaly_mask, anomaly_map > -torch.inf)])
+        self.add(split_pixels(anomaly_map, anomaly_mask, anomaly_map > -torch.inf))
+
+    def add(self, part: PixelSplit) -> None:
+        """Add pixels that are split already."""
+        self._add([part])
 
     def merge(self, other: "Pixels") -> None:
         """Add the pixels of another process."""
@@ -44,20 +48,19 @@ class Pixels:
             self._histogram.merge(other._histogram)
         self._add(other._parts)
 
-    def compute(self) -> tuple[float, float]:
-        """Return pixel AUROC and AUPRO; warn if the histogram leaves more than 0.001 open."""
+    def compute(self, fpr_limit: float = 0.3, warned: Sequence[str] = ("auroc", "aupro")) -> PixelMetrics:
+        """Return the metrics; warn if the histogram leaves more than 0.001 of those `warned` of open."""
         if self._histogram is None:
-            exact = evaluate_pixels(self._parts, 0.3)
-            return exact.auroc, exact.aupro
-        found = self._histogram.compute(0.3)
-        width = max(bounded.high - bounded.low for bounded in (found.auroc, found.aupro))
+            return evaluate_pixels(self._parts, fpr_limit)
+        found = self._histogram.compute(fpr_limit)
+        width = max(getattr(found, name).high - getattr(found, name).low for name in warned)
         if width > TOLERANCE:
             warnings.warn(
                 f"pixel metrics are known to {width:.1g} only, because the scores of so many pixels are rounded; "
                 "evaluate fewer images",
                 stacklevel=2,
             )
-        return found.auroc.value, found.aupro.value
+        return PixelMetrics(*(bounded.value for bounded in found))
 
     def _add(self, parts: Sequence[PixelSplit]) -> None:
         self._parts += parts

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow.detectors import Detector
+from semflow.detectors.encoded import Encoded
 from semflow.detectors.inputs import check_size
 from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import DataError
@@ -56,13 +57,14 @@ def settle(detector: Detector, normal: NormalImages, copies: Copies | None = Non
     detector.eval()
     if processes.count > 1 and detector.fitted_bases:
         normal.fill()  # the first pass uses collectives
+    batches = Encoded(detector, normal) if detector.fitted_bases else normal
     with bounded(detector, normal.tiles):
-        detector.fit_base(normal, processes.stream, copies, None if normal.tiles is None else normal.tiles.images)
+        detector.fit_base(batches, processes.stream, copies, None if normal.tiles is None else normal.tiles.images)
     if processes.count > 1:  # sums on GPUs may round differently in each process
         state = processes.first(lambda: {name: x.cpu() for name, x in detector.base.state_dict().items()})
         detector.base.load_state_dict(state)
     normal.keep = False
-    return detector.fit_score(normal, processes.gather)
+    return detector.fit_score(batches, processes.gather)
 
 
 def remember_images(detector: Detector, normal: NormalImages) -> None:

@@ -14,6 +14,7 @@ from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
 from semflow.detectors.regions import at_scales
 from semflow.errors import ConfigError
+from semflow.features.deferring import deferred_compiler
 from semflow.flows import ScaleWise
 from semflow.functional import take_locations
 from semflow.nn import PositionTables, Statistics
@@ -38,7 +39,8 @@ def adam(detector: Detector, training: TrainingConfig, fused: bool = True) -> to
     parameters = detector.trainable()
     fused = fused and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     groups = [{"params": parameters}]  # may be empty
-    return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+    with deferred_compiler():  # which recipes that are not trained never need
+        return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
 
 
 def check_steps(detector: Detector, training: TrainingConfig) -> None:

@@ -76,13 +76,14 @@ def test_calibrated_run_decides(
     assert labels == {name: int(not name.startswith("good/")) for name in labels}  # of a test set
 
     figures = tmp_path / "figures.json"
-    words = ["evaluate", "--model", str(run), "--data", str(shared_data), "--json", str(figures)]
+    names = ["seg_f1", "class_f1", "calibration_error"]
+    words = ["evaluate", "--model", str(run), "--data", str(shared_data), "--metrics", *names, "--json", str(figures)]
     assert main([*words, "--false-alarm-rate", "0.5"]) == 0
     assert "calibrated rate" in capsys.readouterr().out
     found = json.loads(figures.read_text())
     detector.calibration.set_rate(0.5)
-    expected = semflow.evaluate(detector, open_dataset(shared_data, "test", SIZE))
-    for name in ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate"):
+    expected = semflow.evaluate(detector, open_dataset(shared_data, "test", SIZE), metrics=names)
+    for name in ("false_alarm_rate", "detection_rate", "mask_false_alarm_rate", *names):
         assert found[name] == expected[name]
     assert found["calibrated_false_alarm_rate"] == 0.5
     assert semflow.load(run).false_alarm_rate == 0.1

@@ -55,12 +55,38 @@ def test_evaluate_prints_and_writes_the_library_metrics(
     assert f"{100 * found['aupro']:.2f}" in shown
 
 
+@pytest.mark.filterwarnings("ignore:AUPIMO needs at least")
+def test_evaluate_computes_the_metrics_that_are_named(
+    shared_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, names = tmp_path / "metrics.json", ["aupimo", "aupro@0.05", "image_average_precision", "aupro"]
+    words = ["evaluate", "--model", str(shared_run), "--data", str(shared_data), "--metrics"]
+    assert main([*words, *names, "--json", str(file)]) == 0
+    found, (shown, warned) = json.loads(file.read_text()), capsys.readouterr()
+    assert "warning: AUPIMO needs at least 100000 normal pixels for rates from 1e-05 on, but got 16384" in warned
+    expected = semflow.evaluate(semflow.load(shared_run), open_dataset(shared_data, "test", SIZE), metrics=names)
+    for name in names:
+        assert found[name] == pytest.approx(expected[name], abs=1e-9)
+        assert (f"{100 * found[name]:.2f}" in shown) == (name in shown or name == "aupro")
+    assert sorted(found["aupimo_of_images"]) == [f"test/hole/{k}.png" for k in range(4)]
+    assert sum(found["aupimo_of_images"].values()) / 4 == pytest.approx(found["aupimo"])
+    for wrong, message in (
+        ("aupimoo", "metrics must be among image_average_precision, pixel_average_precision,"),
+        ("aupro@5", "fpr_limit must be in (0, 1], but got 5.0"),
+        ("seg_f1", "metrics must have seg_f1 only for a calibrated detector, but got one without calibration"),
+        ("spro", "metrics must have spro only for a data set with saturation thresholds, such as MVTecLOCO"),
+    ):
+        assert main([*words, wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_evaluate_without_masks_writes_null_pixel_metrics(shared_run: Path, data: Path, tmp_path: Path) -> None:
     (data / "ground_truth").rename(tmp_path / "elsewhere")
     file = tmp_path / "metrics.json"
-    assert main(["evaluate", "--model", str(shared_run), "--data", str(data), "--json", str(file)]) == 0
+    words = ["evaluate", "--model", str(shared_run), "--data", str(data), "--metrics", "aupimo"]
+    assert main([*words, "--json", str(file)]) == 0
     found = json.loads(file.read_text())
-    assert found["pixel_auroc"] is None
+    assert found["aupimo"] is found["pixel_auroc"] is None
     assert found["aupro"] is None
     assert 0 <= found["image_auroc"] <= 1
 

@@ -50,6 +50,7 @@ def test_two_processes_compute_the_same_metrics_as_one(shared_data: Path, shared
     for number, run in enumerate((torchrun, lambda *words: main(list(words)))):
         path = tmp_path / f"{number}.json"
         words = ["--model", str(shared_run), "--data", str(shared_data), "--device", "cpu", "--batch-size", "3"]
+        words += ["--metrics", "aupimo", "aupro@0.05", "pixel_f1_max"]
         run("evaluate", *words, "--json", str(path), "--report", str(tmp_path / f"report {number}"))
         metrics.append(json.loads(path.read_text()))
     assert metrics[0] == metrics[1]
@@ -58,6 +59,8 @@ def test_two_processes_compute_the_same_metrics_as_one(shared_data: Path, shared
     assert page_data(tmp_path / "report 0") == page_data(tmp_path / "report 1")
     assert len(page_data(tmp_path / "report 0")["entries"]) == 8
     assert metrics[0]["images"] == 8
+    assert metrics[0]["aupimo"] is not None
+    assert len(metrics[0]["aupimo_of_images"]) == 4
 
 
 def test_error_of_one_process_is_reported_once_and_ends_all(data: Path, tmp_path: Path) -> None:

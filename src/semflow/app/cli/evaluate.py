@@ -4,18 +4,21 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import Table
 from semflow.data import ImageDataset, open_dataset
+from semflow.data.walking import relative
 from semflow.detectors import Predictor
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Evaluation, Processes, check_labels, results, summarize
 from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
+from semflow.training.measures import Measures
 
 from .console import print_table, say, track
 from .evaluation_report import PAGE, Report, check_place, report_of
@@ -58,8 +61,9 @@ def run(options: Evaluate) -> int:
         check_tiles(options, detector.provenance)
         size, read = detector.provenance.loaded_size, reading(detector, options.region)
         dataset = with_pages(open_dataset(options.data, "test", size, category=options.category, **read))
+        measures = Measures(options.metrics, detector, dataset, len(dataset))
         with report_of(options.report, detector, dataset, processes) as report:
-            found = _evaluate(options, detector, dataset, processes, report)
+            found = _evaluate(options, detector, dataset, processes, report, measures)
             tables = _tables(options, found, detector.false_alarm_rate)
             content = _content(options, found, dataset, detector.false_alarm_rate)
             if report is not None:
@@ -70,7 +74,12 @@ def run(options: Evaluate) -> int:
 
 
 def _evaluate(
-    options: Evaluate, detector: Predictor, dataset: ImageDataset, processes: Processes, report: Report | None
+    options: Evaluate,
+    detector: Predictor,
+    dataset: ImageDataset,
+    processes: Processes,
+    report: Report | None,
+    measures: Measures,
 ) -> Evaluation:
     first = processes.rank == 0
     check_labels(dataset)
@@ -82,7 +91,7 @@ def _evaluate(
     scored = scored if report is None else report.watch(scored)
     at_once = images_at_once(detector, options.batch_size)
     own = sum(map(len, dealt_batches(len(dataset), at_once, processes).batches))
-    return summarize(track(scored, "scoring", own) if first else scored, processes)
+    return summarize(track(scored, "scoring", own) if first else scored, processes, measures)
 
 
 def _tables(options: Evaluate, found: Evaluation, rate: float | None) -> dict[str, Table]:
@@ -90,6 +99,9 @@ def _tables(options: Evaluate, found: Evaluation, rate: float | None) -> dict[st
     metrics = found.as_dict()
     row = (str(found.images), str(found.anomalous_images), *(percent(metrics[name]) for name in METRICS))
     tables = {f"{options.model} on {options.data}": Table(("images", "defects", *METRICS.values()), (row,))}
+    if found.further:
+        row = tuple(map(percent, found.further.values()))
+        tables["further metrics, percent"] = Table(tuple(found.further), (row,))
     if rate is not None:
         row = (percent(rate), *(percent(metrics[name]) for name in RATES))
         tables["decisions, percent of the images"] = Table(("calibrated rate", *RATES.values()), (row,))
@@ -100,7 +112,13 @@ def _content(options: Evaluate, found: Evaluation, dataset: ImageDataset, rate: 
     """Return the content of the JSON file."""
     passed_over = rows_of(dataset.passed_over, dataset.root)
     origin = {"model": str(options.model), "data": str(options.data), "versions": versions()}
-    return {**found.as_dict(), "calibrated_false_alarm_rate": rate, "passed_over": passed_over, **origin}
+    of_images = found.aupimo_of_images
+    single = (
+        {}
+        if of_images is None
+        else {"aupimo_of_images": {relative(Path(path), dataset.root): value for path, value in of_images.items()}}
+    )
+    return {**found.as_dict(), **single, "calibrated_false_alarm_rate": rate, "passed_over": passed_over, **origin}
 
 
 def _say(

@@ -27,7 +27,8 @@ from .console import track
 from .option_types import Device
 
 CACHE_BYTES = 2**30
-NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "Images")  # folders of MVTec AD, BTAD and VisA
+# Folders of MVTec AD and AD 2, BTAD and VisA
+NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "test_public", "Images")
 
 
 class _Container(NamedTuple):

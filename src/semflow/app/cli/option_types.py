@@ -16,6 +16,7 @@ Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", he
 Loggers: TypeAlias = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
 ]
+Metrics: TypeAlias = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Precision: TypeAlias = Annotated[Literal["float32", "bf16"] | None, arg(help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
 

@@ -18,6 +18,7 @@ from .option_types import (
     ImageSize,
     LoadingWorkers,
     Loggers,
+    Metrics,
     Model,
     OptionalInt,
     OptionalName,
@@ -174,6 +175,9 @@ class Evaluate:
     """Data set folder with test/good, test/DEFECT and ground_truth; image metrics only if ground_truth is missing."""
     category: OptionalName = None
     """Category of the data set, as in fit."""
+    metrics: Metrics = ()
+    """Further metrics, such as aupimo, aupro@0.05, spro, seg_f1, class_f1 and calibration_error; a wrong name lists
+    all."""
     json: OptionalPath = None
     """File for the metrics, as fractions; null if there are no masks."""
     report: OptionalPath = None

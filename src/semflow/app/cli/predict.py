@@ -4,10 +4,13 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,12 +35,15 @@ from .halves import in_halves
 from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of, with_pages
 from .loaded import Images, Loaded, Samples
 from .options import Predict
+from .overlapping import ahead, behind
 from .tables import TABLES, Record, write_tables
 from .tiling import check_tiles
 from .views import FOLDERS, save_overlay, save_views
 
 LONGEST_NAME = 200
 OUTPUTS = (*Record.__dataclass_fields__, *FOLDERS)
+Written: TypeAlias = tuple[Record, list[str]]
+"""Record of an image, and its files relative to the folder."""
 
 
 def run(options: Predict) -> int:
@@ -53,12 +59,15 @@ def run(options: Predict) -> int:
     if not (options.output / "scores.json").is_file():
         refuse_occupied(options.output)
     advise(options.input, "--input")
+    with ThreadPoolExecutor(1) as hashing:
+        of_model = hashing.submit(fingerprint, options.model)  # while it is loaded, which takes longer
+        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+        model = of_model.result()
     origin = hash_parts(  # of everything but the images that determines the outputs
-        (__version__, fingerprint(options.model), options.map_format, str(options.false_alarm_rate), *OUTPUTS)
+        (__version__, model, options.map_format, str(options.false_alarm_rate), *OUTPUTS)
     )
-    detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
     check_tiles(options, detector.provenance)
-    test = open_drift(options.drift, detector, options.model, fingerprint(options.model)) if options.drift else None
+    test = open_drift(options.drift, detector, options.model, model) if options.drift else None
     size, read = detector.provenance.loaded_size, reading(detector, options.region)
     dataset = with_pages(_without_output(open_dataset(options.input, "predict", size, **read), options.output))
     names = image_names(dataset)
@@ -137,37 +146,44 @@ def _score(
     """Score the images that are not done and record each one. Return the errors of skipped images."""
     left_out: dict[str, str] = {}
     images = Images(dataset, [(index, name) for index, name in enumerate(sources) if name not in work.done])
-    at_once = images_at_once(detector, options.batch_size)
+    overlap = detector.provenance.tiles is None  # with tiles, an image may be so large that there is room for one
+    read = loader(images, list, options.workers, batch_size=images_at_once(detector, options.batch_size))
 
-    def scored() -> Iterator[tuple[str, Loaded | str]]:
-        for batch in loader(images, list, options.workers, batch_size=at_once):
+    def scored(batches: Iterable[list[tuple[str, Loaded | str]]]) -> Iterator[Sequence[Callable[[], Written | None]]]:
+        for batch in batches:
             broken = {name: image for name, image in batch if isinstance(image, str)}
             if broken and options.on_error == "stop":
                 raise DataError(next(iter(broken.values())))
             left_out.update(broken)
             readable = {name: image for name, image in batch if not isinstance(image, str)}
-            for record, files in score_images(work.folder, options, detector, readable):
-                work.add(record.image, {"record": asdict(record), "source": sources[record.image]}, files)
-            yield from batch
+            yield [*score_images(work.folder, options, detector, readable), *[lambda: None] * len(broken)]
 
-    for _ in track(scored(), "scoring", len(images)):
-        pass
+    with (
+        closing(ahead(read, overlap and not options.workers)) as batches,
+        closing(behind(scored(batches), overlap)) as written,
+    ):
+        for done in track(written, "scoring", len(images)):
+            if done is not None:
+                record, files = done
+                work.add(record.image, {"record": asdict(record), "source": sources[record.image]}, files)
     return left_out
 
 
 def score_images(
     folder: Path, options: Predict, detector: Predictor, images: Mapping[str, Loaded]
-) -> Iterator[tuple[Record, list[str]]]:
-    """Score images by their names, and write the files of each one; yield what `write_image` returns."""
+) -> list[Callable[[], Written]]:
+    """Score images by their names, and return a call of `write_image` for each one."""
     samples = Samples(list(images.items()))
     found = results(detector, samples, batch_size=options.batch_size) if images else ()
-    for (name, image), result in zip(images.items(), found, strict=True):
-        yield write_image(folder, options, detector, name, image, result)
+    return [
+        partial(write_image, folder, options, detector, name, image, result)
+        for (name, image), result in zip(images.items(), found, strict=True)
+    ]
 
 
 def write_image(
     folder: Path, options: Predict, detector: Predictor, name: str, image: Loaded, result: ImageResult
-) -> tuple[Record, list[str]]:
+) -> Written:
     """Write the files of an image. Return its record and the file names relative to the folder."""
     _, score, anomaly_map, p_value, is_anomalous, mask = result
     anomaly_map = anomaly_map[image.box.slices].contiguous()  # without padding

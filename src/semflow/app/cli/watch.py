@@ -175,7 +175,8 @@ class _Watched:
                 place = f"{name}~{self._lines[name] + 1}" if self._lines[name] else name
                 waiting[place], images[place] = (name, version), content
         try:
-            for record, _ in score_images(self.options.output, self.options, self.detector, images):
+            for write in score_images(self.options.output, self.options, self.detector, images):
+                record, _ = write()
                 name, version = waiting.pop(record.image)
                 kind = {True: "anomalous", False: "good", None: ""}[record.is_anomalous]
                 self._add({**asdict(record), "image": name}, version, kind)
