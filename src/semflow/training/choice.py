@@ -27,7 +27,7 @@ from .regions import within
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
-MAPS_BYTES = 2**31  # of feature maps that are computed once, a quarter for tiles; others are computed again
+MAPS_BYTES = 2**31  # of feature maps that are computed once, an eighth for tiles; others are computed again
 KEPT_BYTES = 2**29  # of images and maps that stay in memory from the early to the last choice
 WORTH = (
     2  # images that are trained on for each image of an early choice: it costs as much, and in vain half of the time
@@ -197,7 +197,7 @@ class Trial:
         filled = _spread(rest, min(len(rest), FILLED))
         fill = [cast(Tensor, dataset[i].image) for i in filled]
         tiles = detector.provenance.tiles
-        left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 4), at_once(tiles, self.batch_size)
+        left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 8), at_once(tiles, self.batch_size)
         parts: list[list[NormalBatch]] = []
         with detector.reading() as still:
             for images, positions in ((fill, filled), (normal, self.held), (defective, None)):
