@@ -108,8 +108,9 @@ def _wait(packet, args, kwargs) -> str:
             target, source, blocking = args[0].device, args[1], not (args[2:] or [kwargs.get("non_blocking")])[0]
         else:
             target, source, blocking = kwargs.get("device"), args[0], not kwargs.get("non_blocking")
-        if target is not None and target.type != source.device.type and (target.type == "cpu" or blocking):
-            return f"copy to {target.type}"
+        on_host = target is not None and target.type == "cpu"
+        if target is not None and on_host != (source.device.type == "cpu") and (on_host or blocking):
+            return "copy to the host" if on_host else "copy from the host"
     if packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
         indices = [x for x in args[1] if x is not None]
         if any(x.dtype in (torch.bool, torch.uint8) for x in indices):

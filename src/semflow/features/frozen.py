@@ -161,7 +161,8 @@ class FrozenFeatures(nn.Module):
                 f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():
-            self._check_range(images)
+            if images.device.type == "cpu":  # reading values would wait for a GPU
+                self._check_range(images)
             if any(module.training for module in self.network.modules()):
                 # `model.apply` and helpers for batch norms set the mode of submodules without calling our `train`.
                 with in_eval_mode(self) as still:

@@ -54,13 +54,35 @@ def nearest(
         size, width = queries.element_size(), memory.shape[1]
         number = max(1, min(MOST_QUERIES, chunk_bytes // (2 * size * (k + SPARE) * width)))
         if _is_traced():  # the number of queries may be dynamic
-            return _search(queries, memory, center, k, exclude, memory_ids, chunk_bytes // (size * (number + width)))
+            rows = chunk_bytes // (size * (number + width))
+            return _search(queries, memory, center, k, exclude, memory_ids, rows, SPARE, dtype)[:2]
         number = min(number, max(1, queries.shape[0]))
         rows = chunk_bytes // (size * (number + 2 * width))
-        parts = queries.split(number)
-        ids = [None] * len(parts) if exclude is None else exclude.split(number)
-        found = [_search(part, memory, center, k, own, memory_ids, rows) for part, own in zip(parts, ids, strict=True)]
-        return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+
+        def search(
+            x: Tensor, ids: Tensor | None, rows: int, more: int, within: torch.dtype = dtype
+        ) -> tuple[Tensor, ...]:
+            parts = x.split(number)
+            split = [None] * len(parts) if ids is None else ids.split(number)
+            found = [
+                _search(part, memory, center, k, own, memory_ids, rows, more, within)
+                for part, own in zip(parts, split, strict=True)
+            ]
+            return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+        if dtype == torch.float64:
+            distances, index, _ = search(queries, exclude, rows, SPARE)
+            return distances, index
+        distances, index, complete = search(queries, exclude, rows, FEW)
+        for within, rows_at_once in ((dtype, rows), (torch.float64, rows // 2)):
+            again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]  # waits for a GPU
+            if not len(again):
+                break
+            ids = None if exclude is None else exclude[again]
+            better = search(queries[again], ids, rows_at_once, SPARE, within)
+            pairs = zip((distances, index, complete), better, strict=True)
+            distances, index, complete = (x.index_copy(0, again, y.to(x.dtype)) for x, y in pairs)
+        return distances, index
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -117,23 +139,16 @@ def _search(
     exclude: Tensor | None,
     memory_ids: Tensor | None,
     rows: int,
-) -> tuple[Tensor, Tensor]:
-    rows = max(rows, k + SPARE)
-    only = _is_traced() or queries.dtype == torch.float64
-    index, complete = _candidates(queries, memory, center, k + (SPARE if only else FEW), exclude, memory_ids, rows)
-    distances, index = _refined(queries, memory, k, index, exclude, memory_ids)
-    if only or index.shape[0] == 0:
-        return distances, index
-    for dtype, part_rows in ((queries.dtype, rows), (torch.float64, max(rows // 2, k + SPARE))):
-        again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]
-        if not len(again):
-            break
-        part, ids = queries[again], None if exclude is None else exclude[again]
-        wide, bound = _candidates(part.to(dtype), memory, center.to(dtype), k + SPARE, ids, memory_ids, part_rows)
-        better = _refined(part, memory, k, wide, ids, memory_ids)
-        distances, index = distances.index_copy(0, again, better[0]), index.index_copy(0, again, better[1])
-        complete = complete.index_copy(0, again, bound.to(complete.dtype))
-    return distances, index
+    more: int,
+    within: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return distances and rows of the nearest of k + `more` candidates, and the squared distances they are right to.
+
+    Candidates are selected in the type `within`.
+    """
+    given = (queries.to(within), memory, center.to(within), k + more, exclude, memory_ids, max(rows, k + SPARE))
+    index, complete = _candidates(*given)
+    return *_refined(queries, memory, k, index, exclude, memory_ids), complete
 
 
 @torch.no_grad()
