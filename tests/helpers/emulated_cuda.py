@@ -28,6 +28,8 @@ WAITING = {
     aten.unique_dim, aten.unique_consecutive, aten.repeat_interleave, aten.bincount, aten.histc,
 }  # fmt: skip
 """Operations whose result, or its shape, is needed on the host."""
+KNOWN: dict[Any, list[torch.device | None]] = {}
+"""Devices of the results of an operation, by its operands."""
 
 
 class Emulated(Tensor):
@@ -63,7 +65,6 @@ class EmulatedDevice(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.guessed = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -93,10 +94,17 @@ class EmulatedDevice(TorchDispatchMode):
 
     def _devices(self, func, args, kwargs) -> list[torch.device | None]:
         """Return the devices of the results by FakeTensorMode, which raises an error for operands of two devices."""
-        with self.fake:
-            fake_args, fake_kwargs = tree_map(lambda x: _fake(self.fake, x), (args, kwargs))
-            found = func(*fake_args, **fake_kwargs)
-        return [x.device if isinstance(x, Tensor) else None for x in tree_flatten(found)[0]]
+        leaves, spec = tree_flatten((args, kwargs))
+        given = tuple(
+            (x.size(), x.stride(), x.dtype, x.device.type) if isinstance(x, Tensor) else (type(x), x) for x in leaves
+        )
+        key = (func, spec, given)
+        if key not in KNOWN:
+            with self.fake:
+                fake_args, fake_kwargs = tree_map(_fake, (args, kwargs))
+                found = tree_flatten(func(*fake_args, **fake_kwargs))[0]
+            KNOWN[key] = [x.device if isinstance(x, Tensor) else None for x in found]
+        return KNOWN[key]
 
 
 def _wait(packet, args, kwargs) -> str:
@@ -141,7 +149,7 @@ def _wrap(x: Any, originals: dict[int, Emulated]) -> Any:
     return originals[id(x)] if id(x) in originals else Emulated(x)
 
 
-def _fake(mode: FakeTensorMode, x: Any) -> Any:
+def _fake(x: Any) -> Any:
     if isinstance(x, Emulated):
         return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=CUDA)
     if isinstance(x, Tensor):
@@ -169,6 +177,7 @@ def emulated_cuda(monkeypatch) -> Iterator[EmulatedDevice]:
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)
     before = torch._C._only_lift_cpu_tensors()

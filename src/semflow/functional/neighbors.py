@@ -179,7 +179,7 @@ def _candidates(
             scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
             where = where.gather(1, order)
         best, index, largest = scores, where, torch.maximum(largest, norms.amax())
-    if count == memory.shape[0]:
+    if count == memory.shape[0] or _is_traced():  # no other rows, or no second search
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
