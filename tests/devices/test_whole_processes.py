@@ -50,7 +50,7 @@ def test_everything_runs_on_one_device_with_the_results_of_the_cpu(
         save(there, tmp_path / "saved")
         again = load(tmp_path / "saved", device=CUDA)
         torch.testing.assert_close(again.predict(given).score.cpu(), found.score.cpu(), rtol=1e-5, atol=1e-5)
-        export(there, tmp_path / "model.pt2")
+        export(there, tmp_path / "model.pt2", input="float32")
         assert there.device == CUDA
         scores = found.score.cpu()
     on_cpu = load(tmp_path / "saved", device="cpu").predict(given)  # a file of a GPU, on a machine without one
