@@ -36,7 +36,9 @@ def test_scores_are_near_those_of_float32_and_likelihoods_stay_float32(name: str
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rough, latents = made.predict(mixed), made.encode(mixed)
         log_probs = made.latent_log_probs(latents, made.score_log_det)
-        densities = [base.log_prob(x.z, x.statistics) for base, x in zip(made.bases, latents, strict=True) if base.is_density]
+        densities = [
+            base.log_prob(x.z, x.statistics) for base, x in zip(made.bases, latents, strict=True) if base.is_density
+        ]
         narrow = [x.dtype for x in made.features(mixed)]
     results = [*log_probs, *densities, *(x.log_det for x in latents), *rough.variance, rough.score, rough.anomaly_map]
     assert {x.dtype for x in results} == {torch.float32}

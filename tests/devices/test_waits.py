@@ -1,15 +1,13 @@
 """Where the host waits for a GPU in a training step and in `predict`: nowhere but at the places listed here."""
 
 import copy
-from functools import cache
 
 import pytest
 import torch
 
 from helpers.emulated_cuda import CUDA, emulated_cuda
-from helpers.recipe_cases import ALL, FITTED, WITH_AND_WITHOUT, images, small, stack
+from helpers.recipe_cases import ALL, WITH_AND_WITHOUT, fitted, images, small, stack
 from semflow.data import collate
-from semflow.detectors import Detector
 from semflow.errors import ShapeError, TrainingError
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 from semflow.training import TrainingConfig
@@ -25,17 +23,6 @@ INSIDE = "detectors/regions.py check_inside: _local_scalar_dense"
 PREDICT = {"patchcore": {SEARCH}, "memory_flow": {SEARCH}}
 
 BATCH = collate([SyntheticAnomalies(images(4), CutPaste(), seed=1)[i] for i in range(4)])
-
-
-@cache
-def fitted(name: str) -> Detector:
-    """Return a calibrated detector on the CPU."""
-    made, batch = small(name).eval(), stack(images(9))
-    made.prepare([batch])
-    made.fit_base([batch])
-    made.fit_score([batch])
-    made.calibrate([stack(images(9, 5))], 0.1)
-    return made
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -104,5 +104,7 @@ def test_metrics_accept_tensors_of_the_device(monkeypatch: pytest.MonkeyPatch) -
 def test_synthesis_names_the_device_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     with emulated_cuda(monkeypatch):
         image = GOOD[0].image.to(CUDA)
-        with pytest.raises(ShapeError, match=r"^image must be a float32 tensor \(3, H, W\) on the CPU, but got .* cuda"):
+        with pytest.raises(
+            ShapeError, match=r"^image must be a float32 tensor \(3, H, W\) on the CPU, but got .* cuda"
+        ):
             CutPaste()(image, image, "medium", np.random.default_rng(0))

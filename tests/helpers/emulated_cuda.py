@@ -158,7 +158,7 @@ def _fake(x: Any) -> Any:
 
 
 @contextmanager
-def _guard() -> Iterator[None]:
+def cuda_guard() -> Iterator[None]:
     """Give CUDA the guard of `meta` in a build without CUDA: shapes of some operations are computed with one."""
     library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("*c10.*"))))
     guards = (ctypes.c_void_p * 21).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
@@ -183,7 +183,7 @@ def emulated_cuda(monkeypatch) -> Iterator[EmulatedDevice]:
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with _guard(), EmulatedDevice() as device:
+        with cuda_guard(), EmulatedDevice() as device:
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
