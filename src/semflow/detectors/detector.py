@@ -15,11 +15,12 @@ from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor
 from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
+from semflow.functional.neighbors import is_traced
 from semflow.nn import PositionCode, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import LOW, check_images, check_masks, check_size, check_values, is_traced, location_masks
+from .inputs import LOW, check_images, check_masks, check_size, check_values, location_masks
 from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses

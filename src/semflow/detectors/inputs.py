@@ -8,6 +8,7 @@ from torch import Tensor
 from semflow._validation import height_and_width
 from semflow.errors import ShapeError
 from semflow.functional import border, mask_to_grid
+from semflow.functional.neighbors import is_traced
 
 from .interface import Provenance
 
@@ -41,11 +42,6 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
         raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
     if values and images.device.type == "cpu":
         check_values(images)
-
-
-def is_traced() -> bool:
-    """Return True while a graph is being compiled or exported, in which values are not known."""
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def check_values(images: Tensor) -> None:

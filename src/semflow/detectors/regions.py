@@ -9,8 +9,8 @@ from torch import Tensor
 from semflow._validation import height_and_width
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import covered, hide
+from semflow.functional.neighbors import is_traced
 
-from .inputs import is_traced
 from .interface import Provenance
 
 LARGEST_REGION = 2**28

@@ -53,7 +53,7 @@ def nearest(
         center = memory.detach().mean(0, dtype=dtype)
         size, width = queries.element_size(), memory.shape[1]
         number = max(1, min(MOST_QUERIES, chunk_bytes // (2 * size * (k + SPARE) * width)))
-        if _is_traced():  # the number of queries may be dynamic
+        if is_traced():  # the number of queries may be dynamic
             rows = chunk_bytes // (size * (number + width))
             return _search(queries, memory, center, k, exclude, memory_ids, rows, SPARE, dtype)[:2]
         number = min(number, max(1, queries.shape[0]))
@@ -127,7 +127,13 @@ def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memo
         raise ShapeError(f"memory_ids must be {tuple(memory.shape[:1])}, but got {tuple(memory_ids.shape)}")
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Return True while a graph is being compiled or exported, in which values are not known.
+
+    Example:
+        >>> is_traced()
+        False
+    """
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
@@ -179,7 +185,7 @@ def _candidates(
             scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
             where = where.gather(1, order)
         best, index, largest = scores, where, torch.maximum(largest, norms.amax())
-    if count == memory.shape[0] or _is_traced():  # no other rows, or no second search
+    if count == memory.shape[0] or is_traced():  # no other rows, or no second search
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
@@ -192,7 +198,7 @@ def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = scores.shape
     blocks = columns // BLOCK
-    if _is_traced() or blocks < 4 * count:
+    if is_traced() or blocks < 4 * count:
         smallest = scores.topk(count, dim=1, largest=False)
         return smallest.values, smallest.indices
     minima = scores[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
@@ -214,6 +220,6 @@ def _refined(
     if exclude is not None and memory_ids is not None:
         distances = distances.masked_fill(memory_ids[index] == exclude[:, None], torch.inf)
     # ONNX has no stable sort, but its TopK takes the first of equal values.
-    found = distances.topk(k, largest=False) if _is_traced() else distances.sort(dim=1, stable=True)
+    found = distances.topk(k, largest=False) if is_traced() else distances.sort(dim=1, stable=True)
     distances, order = found
     return distances[:, :k], index.gather(1, order[:, :k])
