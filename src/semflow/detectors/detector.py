@@ -227,7 +227,8 @@ class Detector(FittingPasses):
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
         """Compute what `predict` does, in eval mode too, but with gradients and from feature maps if they are known.
 
-        This is the graph that is exported. Training uses `loss`.
+        This is the graph that is exported. Training uses `loss`. The range of images on a GPU is checked by `predict`
+        only.
         """
         check_images(images, self.reference)
         if self.fitted and not torch.compiler.is_compiling():
@@ -253,7 +254,8 @@ class Detector(FittingPasses):
 
         Images (B, 4, H, W) have a region of interest as their last channel: 1 inside it, 0 outside.
 
-        Images on the CPU are copied to the detector's device, where the prediction is. With tiles (see `fit`), images
+        Images on the CPU are copied to the detector's device, where the prediction is. The host waits for a GPU
+        only if images are on it already, have a region or are compared with a memory. With tiles (see `fit`), images
         have any size.
 
         Raises:
