@@ -13,8 +13,7 @@ from semflow.detectors import Detector
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 
 COMPILE = {"fullgraph": True, "backend": "aot_eager"}  # an error instead of a graph break
-FAST = ("cflow_ad", "padim")
-NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in ALL]
+NAMES = [pytest.param(name, marks=() if name == "padim" else pytest.mark.slow) for name in ALL]
 SAMPLES = [SyntheticAnomalies(images(3), CutPaste(), seed=1)[i] for i in range(3)]
 GIVEN, MASKS = stack(SAMPLES), torch.stack([s.anomaly_mask for s in SAMPLES])
 

@@ -61,12 +61,13 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_options_of_the_training_do_not_wait(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not step(small("sanflow"), TrainingConfig(**OPTIONS[options]), monkeypatch)
 
 
-@pytest.mark.parametrize("locations", [None, 64])
+@pytest.mark.parametrize("locations", [pytest.param(None, marks=pytest.mark.slow), 64])
 @pytest.mark.parametrize("kind", ["known maps", "region", "regions of images"])
 def test_known_maps_and_regions_do_not_wait(kind: str, locations: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, given = small("cflow_ad"), BATCH.images

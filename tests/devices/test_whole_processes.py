@@ -19,7 +19,7 @@ from semflow.training import Callback, calibrate, evaluate, fit
 
 GOOD, HELD_OUT, TEST = images(6), images(9, 5), images(4, 7)
 TEST = [s._replace(label=k % 2, anomaly_mask=torch.full((64, 64), k % 2 > 0)) for k, s in enumerate(TEST)]
-NAMES = [pytest.param(name, marks=() if name in ("sanflow", "padim") else pytest.mark.slow) for name in ALL]
+NAMES = [pytest.param(name, marks=() if name == "padim" else pytest.mark.slow) for name in ALL]
 
 
 def trained(name: str, device: torch.device, output: Path) -> Detector:
@@ -75,7 +75,8 @@ def test_interrupted_run_is_resumed_on_the_device(tmp_path: Path, monkeypatch: p
         assert all(torch.equal(x.cpu(), y.cpu()) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", ["cs_flow", pytest.param("memory_flow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cs_flow", "memory_flow"])
 def test_augmented_region_and_cross_calibration_run_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     region = torch.ones(64, 64).tril() > 0
     found = {"region": region, "augment": ("flip",), "calibration": "cross", "false_alarm_rate": 0.2}
