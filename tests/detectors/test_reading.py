@@ -16,7 +16,7 @@ from semflow.data import Sample
 from semflow.detectors import Detector
 from semflow.features import FrozenFeatures, TimmFeatures
 from semflow.metrics import HistogramAccumulator, ImageAccumulator, PixelAccumulator
-from semflow.nn import in_eval_mode, switched_to_eval
+from semflow.nn import in_eval_mode, modes, switched_to_eval
 from semflow.training import calibrate, evaluate, refit
 
 THREADS = 4
@@ -256,3 +256,37 @@ def test_samples_are_not_changed_by_evaluation() -> None:
     for sample, before in zip(samples, kept, strict=True):
         assert torch.equal(sample.image, before.image)
         assert torch.equal(sample.anomaly_mask, before.anomaly_mask)
+
+
+@pytest.mark.parametrize("entered_before", [True, False])
+def test_a_switch_that_ends_while_modes_are_looked_at_is_noticed(
+    entered_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(Locked(), nn.BatchNorm1d(4)).train()
+    trains, entered, ended = modes._trains, threading.Event(), threading.Event()
+
+    def switch() -> None:
+        with switched_to_eval(module):
+            entered.set()
+            assert ended.wait(60)
+
+    switching = threading.Thread(target=switch)
+
+    def look(given: nn.Module) -> bool:
+        if not ended.is_set():
+            if not entered_before:
+                switching.start()
+                assert entered.wait(60)
+            found = trains(given)
+            ended.set()
+            switching.join(60)
+            return found
+        return trains(given)
+
+    if entered_before:
+        switching.start()
+        assert entered.wait(60)
+    monkeypatch.setattr(modes, "_trains", look)
+    with in_eval_mode(module) as still:
+        assert not any(part.training for part in still.modules())
+    assert all(part.training for part in module.modules())

@@ -14,6 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 _turn = threading.RLock()
 _switched: "WeakSet[nn.Module]" = WeakSet()  # by `switched_to_eval` just now
+_switches = 0  # so far
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def in_eval_mode(module: M) -> Iterator[M]:
         >>> norm.training, norm.num_batches_tracked.item()
         (True, 0)
     """
-    if torch.compiler.is_compiling() or (not _trains(module) and module not in _switched):
+    if torch.compiler.is_compiling() or _rests_in_eval_mode(module):
         yield module
         return
     still = _copy(module)
@@ -57,10 +58,12 @@ def switched_to_eval(module: nn.Module) -> Iterator[None]:
         >>> norm.training
         True
     """
+    global _switches
     with _turn:
         training = [part for part in module.modules() if part.training]
         nested = module in _switched
         _switched.add(module)
+        _switches += 1
         module.eval()
         try:
             yield
@@ -69,6 +72,12 @@ def switched_to_eval(module: nn.Module) -> Iterator[None]:
                 part.training = True
             if not nested:
                 _switched.discard(module)
+
+
+def _rests_in_eval_mode(module: nn.Module) -> bool:
+    """Return whether every submodule is in eval mode, and not only because another thread has switched it."""
+    before = _switches
+    return module not in _switched and not _trains(module) and before == _switches
 
 
 def _trains(module: nn.Module) -> bool:
@@ -82,12 +91,13 @@ def _copy(module: M) -> M | None:
     """
     tensors: dict[int, object] = {}
     still: dict[int, object] = {}
+    before, steady = _switches, module not in _switched
     for part in module.modules():
         values = (*part._parameters.values(), *part._buffers.values(), *vars(part).values())
         tensors |= {id(x): x for x in values if isinstance(x, Tensor)}
         if not _trains(part):
             still[id(part)] = part
-    if module in _switched:  # by another thread, which may switch them back
+    if not steady or before != _switches:  # another thread may switch them back
         still.clear()
     try:
         return copy.deepcopy(module, {**tensors, **still}).eval()
