@@ -1,4 +1,4 @@
-"""Scores and devices: tensors stay on the device of the images, and GPUs compute the same scores."""
+"""Scores with plain operators and on GPUs are those of the CPU's kernels; see also `tests/devices`."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from torch import nn
 
 from helpers.recipe_cases import ALL, FITTED, OWN, TRAINED
 from semflow.detectors import Detector
-from semflow.features.frozen import FrozenFeatures
 from semflow.flows import fused_kernels
 from semflow.recipes import build
 from semflow.testing.case import perturb
@@ -38,23 +37,6 @@ def generator() -> torch.Generator:
 
 def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device `meta` rejects tensors of other devices, like a GPU."""
-    made = detector(name).to("meta")
-    # Whether images lie in [0, 1] is a question about values.
-    monkeypatch.setattr(FrozenFeatures, "_check_range", lambda *_: None)
-    given = torch.empty(2, 3, SIDE, SIDE, device="meta")
-    log_probs, variances = made.log_probs(given)
-    results = [*log_probs, *variances, *made.scorer(log_probs, (SIDE, SIDE))]
-    assert {x.device.type for x in results} == {"meta"}
-    terms = made.train().loss(given, torch.zeros(2, SIDE, SIDE, dtype=torch.bool, device="meta"))
-    terms[0].backward()
-    gradients = [p.grad for p in made.trainable()]
-    assert {x.device.type for x in gradients if x is not None} == {"meta"}
-    assert sum(x is not None for x in gradients) > len(gradients) / 2
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *OWN])
