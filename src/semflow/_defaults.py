@@ -1,4 +1,4 @@
-"""Torch's global settings of the caller, kept out of what the library builds, fits and loads."""
+"""Torch's global settings of the caller, kept out of what the library builds, fits and loads, and what a GPU allows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -48,6 +48,28 @@ def own_device() -> Iterator[None]:
     compiling = torch.compiler.is_compiling()
     with nullcontext() if compiling or torch.get_default_device().type == "cpu" else torch.device("cpu"):
         yield
+
+
+def being_captured() -> bool:
+    """Return whether a CUDA graph is being captured, in which no value can be read.
+
+    Example:
+        >>> being_captured()
+        False
+    """
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; from the CPU to CUDA it is copied while both go on with other work.
+
+    Example:
+        >>> moved(torch.ones(2), torch.device("cpu")).tolist()
+        [1.0, 1.0]
+    """
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
+        return x.pin_memory().to(device, non_blocking=True)  # memory that is not pinned is copied after all kernels
+    return x.to(device)
 
 
 @contextmanager

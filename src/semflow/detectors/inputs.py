@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semflow._defaults import being_captured
 from semflow._validation import height_and_width
 from semflow.errors import ShapeError
 from semflow.functional import border, mask_to_grid
@@ -23,7 +24,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
     """Raise ShapeError unless images are finite floats (B, 3, H, W), or (B, 4, H, W) with regions, in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
-    graph of the detector is being traced, nor with `values=False`, which does not wait for a GPU.
+    graph of the detector is being traced or captured, nor with `values=False`, which does not wait for a GPU.
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
@@ -39,7 +40,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
     check_precision(like)
     if images.dtype == torch.float64 and like.dtype != torch.float64:
         raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
-    if not values:
+    if not values or being_captured():
         return
     low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if any pixel is NaN
     if not (low >= -SLACK and high <= 1 + SLACK):

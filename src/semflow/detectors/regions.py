@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from semflow._defaults import being_captured
 from semflow._validation import height_and_width
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import covered, hide
@@ -48,7 +49,7 @@ def see(images: Tensor, region: Tensor | None = None) -> Seen:
     colors = images[:, :3]
     if inside is None:
         return Seen(colors, None)
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing() or being_captured()):  # type: ignore[attr-defined, no-untyped-call]
         if bool(inside.all()):
             return Seen(colors, None)
         if not bool(inside.flatten(1).any(1).all()):

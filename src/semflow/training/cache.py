@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from semflow._defaults import moved
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
@@ -62,7 +63,7 @@ class NormalImages:
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._digests:
                 digests.append(self._looked_at(batch))
-            images = batch.images.to(self.device)
+            images = moved(batch.images, self.device)
             self.size = (images.shape[2], images.shape[3])
             span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
             indices = indices if images_of is None else images_of[indices]
