@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
-from semflow.functional import CoresetAccumulator, StreamedCoreset, covered, k_center
+from semflow.functional import CoresetAccumulator, StreamedCoreset, k_center
 from semflow.functional import coreset_stream as module
+from semflow.functional.coreset import covered
 
 CHANNELS = 6
 ROW = CHANNELS * 4  # bytes
