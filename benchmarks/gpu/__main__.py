@@ -1,9 +1,11 @@
-"""Everything that needs a GPU, in one command: `benchmarks/gpu.sh`. Its parts, in their order:
+"""Everything that needs a GPU, in one command, `benchmarks/gpu.sh`.
+
+Its parts, in their order:
 
 tests      the tests marked `cuda`
 scores     scores of every recipe on the GPU against those on the CPU, in float32, TF32 and bfloat16
-inference  uint8 images in host memory to scores, SANFlow on WRN-50 at 256 px, batches of 32, 8 and 1: eager, CUDA graphs
-           and compiled, against the published formulation (FrEIA's blocks) and anomalib's models where they are installed
+inference  uint8 images in host memory to scores, SANFlow on WRN-50 at 256 px, batches of 32, 8 and 1: eager, CUDA
+           graphs and compiled, against the published formulation (FrEIA's blocks), and anomalib's models if installed
 training   a step of the trainer, against the same
 memory     PatchCore: fit, coreset of 327,680 x 1,536 to 10 %, search
 screw      80 epochs in seconds, and image AUROC in bfloat16 against float32 over three seeds

@@ -10,7 +10,7 @@ from semflow.detectors import Detector
 from ..speed.timing import in_turns, missing, ratio
 from .modes import Score, captured, compiled, from_host, scoring, timed
 from .plan import Plan
-from .published import GROUP, in_groups, pair
+from .published import GROUP, pair, scoring_in_groups
 
 STREAM = 8  # batches
 
@@ -87,7 +87,7 @@ def _measure_batch(
             ("published, whole maps, bfloat16", None, True),
         ):
             side = "published" if group else "published, whole maps"
-            modes.time(name, lambda g=group, bf16=bf16: scoring(plan, in_groups(published, g), bf16), side)
+            modes.time(name, lambda g=group, bf16=bf16: scoring_in_groups(plan, published, g, bf16), side)
 
 
 def _measure_compiled(plan: Plan, detector: Detector, batch: int, best: dict[str, tuple[float, Score]]) -> None:

@@ -1,4 +1,4 @@
-"""One part in its own process: `python -m benchmarks.gpu.part NAME --output DIR --seconds S`, which the runner calls."""
+"""One part in its own process, started by the runner: `python -m benchmarks.gpu.part NAME --output DIR --seconds S`."""
 
 import argparse
 import importlib

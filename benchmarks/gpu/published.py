@@ -10,6 +10,7 @@ from semflow.nn import Context, PositionTables
 
 from ..speed.coupling import Setting, make_ours
 from ..speed.flows import Freia
+from .modes import Score, scoring
 from .plan import Plan
 
 GROUP = 256
@@ -31,9 +32,10 @@ class FreiaFlow(nn.Module):
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         batch, channels, height, width = x.shape
-        code = context.dense().expand(batch, -1, -1, -1) if isinstance(context, PositionTables) else context
-        assert code is not None
-        rows, codes, count = to_locations(x), to_locations(code), self.group or x[:, 0].numel()
+        code = context.dense() if isinstance(context, PositionTables) else context  # of drawn locations (D, 1, n)
+        assert isinstance(code, Tensor)
+        rows, codes = to_locations(x), to_locations(code.expand(batch, -1, -1, -1))
+        count = self.group or len(rows)
         found = [self.freia(*pair) for pair in zip(rows.split(count), codes.split(count), strict=True)]
         z, log_det = (torch.cat(parts) for parts in zip(*found, strict=True))
         z = z.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -61,9 +63,14 @@ def pair(plan: Plan) -> tuple[Detector, Detector]:
     return ours.to(plan.device).eval(), theirs.to(plan.device).eval()
 
 
-def in_groups(detector: Detector, group: int | None) -> Detector:
-    """Return a detector with FrEIA's blocks, whose flows compute `group` locations at a time."""
-    for flow in detector.flows.modules():
-        if isinstance(flow, FreiaFlow):
-            flow.group = group
-    return detector
+def scoring_in_groups(plan: Plan, detector: Detector, group: int | None, bf16: bool) -> Score:
+    """Return the scoring of a detector with FrEIA's blocks, `group` locations at a time or all with None."""
+    score = scoring(plan, detector, bf16)
+
+    def run(images: Tensor) -> Tensor:
+        for flow in detector.flows.modules():
+            if isinstance(flow, FreiaFlow):
+                flow.group = group
+        return score(images)
+
+    return run

