@@ -64,6 +64,8 @@ def main(words: list[str] | None = None) -> int:
         )
         output = (options.output or kept).resolve()
         data = options.data.resolve() if options.data else None
+        if data and not (data / "train/good").is_dir():
+            parser.error(f"--data must be a category of MVTec AD, with a folder train/good, but got {options.data}")
         given = Options(options.minutes, output, data, options.again, options.rehearse)
         done = run(given, [part for part in PARTS if part in options.only], command)
     print(

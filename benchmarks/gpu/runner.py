@@ -4,6 +4,7 @@ A part that fails, hangs or crashes ends alone. Its file keeps what it had measu
 """
 
 import collections
+import json
 import os
 import platform
 import shlex
@@ -65,7 +66,7 @@ def _run_part(options: Options, name: str, seconds: float, command: Sequence[str
     if without:
         reason = f"{', '.join(without)} not installed; --wheels must name a folder that `benchmarks/gpu.sh --pack` made"
         print(f"  skipped: {reason}", flush=True)
-        write_atomic(path, _json({"status": "skipped", **head, "reason": reason}))
+        write_atomic(path, json.dumps({"status": "skipped", **head, "reason": reason}, indent=2) + "\n")
         return
     path.unlink(missing_ok=True)
     words = [sys.executable, "-m", "benchmarks.gpu.part", name, "--output", str(options.output)]
@@ -80,7 +81,7 @@ def _run_part(options: Options, name: str, seconds: float, command: Sequence[str
     found |= {"status": "timed out" if status is None else "failed", "log": tail}
     found.setdefault("reason", reason)
     print(f"  {found['status']}: {found['reason']}", flush=True)
-    write_atomic(path, _json(found))
+    write_atomic(path, json.dumps(found, indent=2) + "\n")
 
 
 def _watched(words: Sequence[str], seconds: float) -> tuple[int | None, str]:
@@ -120,9 +121,3 @@ def _end(process: subprocess.Popen[str]) -> None:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 continue
-
-
-def _json(content: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(content, indent=2) + "\n"

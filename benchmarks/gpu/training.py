@@ -29,9 +29,8 @@ def measure(plan: Plan) -> None:
         theirs = seconds.get(f"published, groups of {GROUP}, float32")
         if ours and theirs:
             ratio = theirs / min(ours)
-            plan.record.row(
-                f"time of the published formulation over the fastest mode, batch {batch}", median=round(ratio, 3)
-            )
+            what = f"time of the published formulation over the fastest mode, batch {batch}"
+            plan.record.row(what, median=round(ratio, 3))
             if batch == (4 if plan.small else 32):
                 plan.record.figure("training_ratio", ratio)
 
