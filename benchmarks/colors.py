@@ -107,7 +107,7 @@ def shares(detector: Any, test: Any, ranges: Mapping[str, tuple[float, float]]) 
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return the table of docs/calibration.md, in percent."""
+    """Return the table of results/trust.md, in percent."""
     header = ("data", "calibration images", "good pixels", "pixels of defects", "defects", "level")
     rows = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
     for name, found in results.items():

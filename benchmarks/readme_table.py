@@ -1,4 +1,4 @@
-"""Tables of README against other libraries, from committed results: `python -m benchmarks.readme_table`.
+"""Tables against other libraries in README and results/README.md: `python -m benchmarks.readme_table`.
 
 Nothing is measured. The command writes the tables between `<!-- figures: NAME -->` and `<!-- end -->` from
 `benchmarks/results`; `--check` only compares them.
@@ -49,6 +49,7 @@ COST = (  # name of a cost ratio in the JSON file, what was measured, against wh
 
 
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", RESULTS / "README.md")
 
 
 def speed(results: Path) -> str:
@@ -153,14 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.readme_table", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a table differs")
     options = parser.parse_args(arguments)
-    page = ROOT / "README.md"
-    text = page.read_text("utf-8")
-    made = filled(text)
+    made = {page: filled(page.read_text("utf-8")) for page in PAGES}
     if options.check:
-        if made != text:
-            print("README.md: tables differ from the results; run python -m benchmarks.readme_table", file=sys.stderr)
-        return int(made != text)
-    write(page, made)
+        changed = [str(page.relative_to(ROOT)) for page, text in made.items() if text != page.read_text("utf-8")]
+        if changed:
+            names = ", ".join(changed)
+            print(f"{names}: tables differ from the results; run python -m benchmarks.readme_table", file=sys.stderr)
+        return int(bool(changed))
+    for page, text in made.items():
+        write(page, text)
     return 0
 
 

@@ -1,10 +1,18 @@
-"""README and guide: Python blocks run, links lead to files, and every page is in the navigation."""
+"""README and guide: Python blocks run, commands parse, links lead to files, and every page is in the navigation."""
 
 import re
+import shlex
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from semflow.app.cli.fit import DEFAULT_RECIPE, parse_settings
+from semflow.app.cli.options import Fit
+from semflow.errors import ConfigError
+from semflow.recipes import RECIPES, resolve_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -35,6 +43,34 @@ def test_python_blocks_run(page: Path) -> None:
         if block in runnable:
             exec(compiled, names)
     assert runnable
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of each `semflow` command in blocks and table cells, without redirections."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"^\|.*?`(semflow [a-z][^`]*--[^`]*)`", page.read_text("utf-8"), re.MULTILINE)
+    found = [re.search(r"(?:^|\s|/)semflow ([^>&|]*)", line) for line in lines]
+    return [words for match in found if match and (words := shlex.split(match[1], comments=True))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
+def test_commands_have_known_options_and_settings(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    entry = import_module("semflow.app.cli.main")  # the package has the function under this name
+    monkeypatch.setattr(entry, "import_large", lambda name: SimpleNamespace(run=given.append))
+    for words in commands(page):
+        assert entry.main(words) == 0, words
+    for options in given:
+        if isinstance(options, Fit) and options.config is None:
+            recipe = RECIPES[options.recipe or DEFAULT_RECIPE]
+            resolve_settings(recipe, parse_settings(recipe, options.set))
+    assert len(given) == len(commands(page))
+
+
+def test_unknown_settings_of_a_command_are_found() -> None:
+    recipe = RECIPES[DEFAULT_RECIPE]
+    with pytest.raises(ConfigError, match=r"statistics\.mode"):
+        resolve_settings(recipe, parse_settings(recipe, {"statistics.mode": "0.2"}))
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=name_of)

@@ -11,7 +11,7 @@ from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import ROOT
 from .parts import MODULES
 
-PAGES = (ROOT / "docs" / "trust.md", ROOT / "docs" / "calibration.md")
+PAGES = (ROOT / "benchmarks" / "results" / "trust.md",)
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 FORMATS = {"torch": "torch.export", "onnx": "ONNX Runtime", "openvino": "OpenVINO (f32)"}
 EXPORTED = {"small": "random weights", "photographs": "EfficientNet-Lite0, photographs of screws"}

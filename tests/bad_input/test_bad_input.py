@@ -37,5 +37,5 @@ def test_rows_detect_wrong_outcomes() -> None:
     assert "expected True" in wrong(Row("y", row.act, Works("")), Observed(value=False))
 
 
-def test_robustness_page_contains_the_table() -> None:
+def test_results_contain_the_table() -> None:
     assert page_table() in PAGE.read_text(encoding="utf-8"), "run PYTHONPATH=tests python -m helpers.bad_table --write"

@@ -43,4 +43,4 @@ def test_good_parts_stay_uncolored_and_the_guide_shows_it() -> None:
         assert found["calibration"]["good_pixels"] <= 0.01, name
         assert found["training"]["good_pixels"] <= 0.01, name
         assert found["calibration"]["defect_pixels"] > 10 * found["calibration"]["good_pixels"], name
-    assert colors.table(RESULTS) in (ROOT / "docs" / "calibration.md").read_text("utf-8")
+    assert colors.table(RESULTS) in (ROOT / "benchmarks" / "results" / "trust.md").read_text("utf-8")

@@ -46,4 +46,4 @@ def test_cross_conformal_rates_are_at_most_nominal_in_practice_and_the_guide_sho
         for method, found in methods.items():
             for rate, about in found["cross"].items():
                 assert about["mean"] <= float(rate) + 3 * about["error"], (name, method)
-    assert crossing.table(REPORT["results"]) in (ROOT / "docs" / "calibration.md").read_text("utf-8")
+    assert crossing.table(REPORT["results"]) in (ROOT / "benchmarks" / "results" / "trust.md").read_text("utf-8")

@@ -16,7 +16,7 @@ TABLE: dict[str, list[Row]] = {
     "Data sets and commands": FOLDERS,
 }
 COUNTED = {"Tensors": "bad_tensors.py", "Options": "bad_options.py"}  # their errors are not listed on the page
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "robustness.md"
+PAGE = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "trust.md"
 BEGIN, END = "<!-- bad input: begin -->\n", "<!-- bad input: end -->"
 
 
@@ -68,7 +68,7 @@ def page_table() -> str:
 
 
 def main(words: list[str]) -> None:
-    """Print the table, or insert it into docs/robustness.md with --write."""
+    """Print the table, or insert it into results/trust.md with --write."""
     if "--write" not in words:
         print(page_table())
         return
