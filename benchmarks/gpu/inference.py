@@ -52,13 +52,14 @@ class _Modes:
 
         def one() -> Score:
             self.plan.reset_peak()
-            score = make()
-            scores = from_host(self.plan, score, self.batches)()
+            score, batches = make(), self.batches if side == "semflow" else self.batches[:2]  # half a second each
+            scores = from_host(self.plan, score, batches)()
             if self.reference is None:
                 self.reference = scores
             # In standard deviations of the scores, which a wrong input or a stale buffer exceeds.
-            error = float((scores - self.reference).abs().max() / self.reference.std().clamp(min=1e-6))
-            found = timed(self.plan, score, self.batches)
+            off = (scores - self.reference[: len(scores)]).abs().max()
+            error = float(off / self.reference.std().clamp(min=1e-6))
+            found = timed(self.plan, score, batches)
             self.plan.record.row(
                 f"{name}, batch {self.batch}", **found, score_error=float(f"{error:.2g}"), peak_gib=self.plan.peak()
             )
