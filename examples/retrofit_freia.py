@@ -19,7 +19,7 @@ import semflow
 from semflow.data import open_dataset
 from semflow.features import TimmFeatures
 from semflow.metrics import pixel_metrics
-from semflow.nn import StatisticsNetwork
+from semflow.nn import FeatureStatisticsNetwork
 
 CHANNELS, STRIDE = 40, 8
 
@@ -58,18 +58,19 @@ def main(data: Path | None, output: Path, steps: int) -> dict[str, float]:
         if name == "standard normal":
             model = semflow.with_statistics(flow, None)
         else:
-            model = semflow.with_statistics(flow, semflow.InverseGammaVariance(StatisticsNetwork(stride=4)))
+            network = FeatureStatisticsNetwork(maps.shape[1])
+            model = semflow.with_statistics(flow, semflow.InverseGammaVariance(network, mode=1.0))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(0)
         for _ in range(steps):
             chosen = torch.randperm(len(maps), generator=generator)[:8]
-            loss: Tensor = model.loss(maps[chosen], image=good[chosen]).total
+            loss: Tensor = model.loss(maps[chosen]).total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            heat = model.anomaly_map(test_maps, image=images)
+            heat = model.anomaly_map(test_maps, size=128)
         found[name] = pixel_metrics(heat, masks).auroc
         print(f"{name:<16} pixel AUROC {found[name]:.3f}")
     return found

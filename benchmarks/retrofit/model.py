@@ -110,7 +110,7 @@ class Model:
     @torch.no_grad()
     def latent_map(self, maps: Maps, size: tuple[int, int]) -> Tensor:
         """Return the anomaly map of `with_statistics`, without log-det."""
-        return (self.plain if self.variant == "own" else self.model).anomaly_map(maps, size=size)
+        return (self.plain if self.variant == "own" else self.model).anomaly_map(maps, size=size, log_det=False)
 
     @torch.no_grad()
     def feature_map(self, maps: Maps, size: tuple[int, int]) -> Tensor:

@@ -196,6 +196,10 @@ def test_other_models_and_wrong_features_are_rejected() -> None:
         ours.log_prob(torch.zeros(2, 128, 8, 12))
     with pytest.raises(ShapeError, match="but got list"):
         ours.log_prob([torch.zeros(2, 3, 8, 12)])
+    with pytest.raises(ShapeError, match=r"features must be images normalized .* values up to 255; divide bytes"):
+        ours.log_prob(torch.full((2, 3, 8, 12), 255.0))
+    with pytest.raises(ShapeError, match="features must be finite, but got NaN"):
+        ours.log_prob(torch.full((2, 3, 8, 12), float("nan")))
     with pytest.raises(ConfigError, match="model must be a Fastflow or Cflow of anomalib, but got CflowModel"):
         StatisticsModule(cflow(), None)
     with pytest.raises(ConfigError, match=r"recipe must be one of .*sanflow.*, but got .draem"):

@@ -98,7 +98,7 @@ def test_prior_of_a_bare_flow_is_that_of_the_memory() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match="memory must be a FittedBase or a list of them, but got"):
+    with pytest.raises(ConfigError, match="memory must be of class FittedBase, but got"):
         with_memory(coupling_stack(C, 2), [StandardNormal()])
     with pytest.raises(ConfigError, match="base must be a memory to remember features, but got Standard"):
         with_statistics(coupling_stack(C, 2), None).remember([noise(2, C, 4, 4)])

@@ -229,9 +229,10 @@ class StatisticsModule(_OneClass):
 
     Example:
         >>> from anomalib.models import Fastflow
-        >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
+        >>> from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
         >>> fastflow = Fastflow(pre_trained=False, flow_steps=1)
-        >>> module = StatisticsModule(fastflow, InverseGammaVariance(StatisticsNetwork(stride=4)))
+        >>> networks = [FeatureStatisticsNetwork(channels) for channels in (64, 128, 256)]
+        >>> module = StatisticsModule(fastflow, InverseGammaVariance(networks, mode=1.0))
         >>> module.eval()(torch.rand(1, 3, 80, 80)).anomaly_map.shape
         torch.Size([1, 1, 256, 256])
     """

@@ -15,6 +15,7 @@ from semflow.objectives import Objective
 
 from .foreign import comes_from, describe
 from .freia_flow import is_graph, is_sequence
+from .inputs import check_normalized
 from .statistics import Contexts, FlowWithStatistics, Maps
 
 
@@ -76,8 +77,9 @@ class ModelWithStatistics(FlowWithStatistics):
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
         """Compute the latents and the statistics of each scale from normalized images (B, 3, H, W)."""
-        image = _images(features) * self.std + self.mean if image is None else image
-        return super().encode(features, image, context)
+        if image is not None:
+            return super().encode(features, image, context)
+        return self.encode_checked(self.feature_maps(features), _images(features) * self.std + self.mean, context)
 
     @torch.no_grad()
     def feature_maps(self, features: Maps) -> list[Tensor]:
@@ -107,4 +109,5 @@ def _images(features: Maps) -> Tensor:
     if not isinstance(features, Tensor) or features.dim() != 4 or features.shape[1] != 3:
         given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ShapeError(f"features must be normalized images (B, 3, H, W) for a whole model, but got {given}")
+    check_normalized(features)
     return features

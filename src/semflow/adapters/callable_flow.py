@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, describe
+from .held import held_by
 
 
 class CallableFlow(ForeignFlow):
     """Flow of a function and its inverse: z, log_det = function(x), x = inverse(z).
 
-    Both receive the context as a second argument if there is one. If they are modules or methods of modules, those are
-    registered. Parameters in the closure of a plain function are not: pass them to the optimizer yourself.
+    Both receive the context as a second argument if there is one. The modules and tensors that they refer to, by
+    attributes, closures or global names, are registered, so they train, move and are saved with the flow.
 
     Args:
         function: returns (z, log_det).
@@ -54,8 +55,7 @@ class CallableFlow(ForeignFlow):
         label = getattr(function, "__qualname__", type(function).__qualname__)
         super().__init__(event, "maps" if maps or event == "sample" else "rows", label, declared=True)
         self.function, self.inverse_function = function, inverse
-        owners = [getattr(f, "__self__", None) for f in (function, inverse)]
-        self.owners = nn.ModuleList(owner for owner in owners if isinstance(owner, nn.Module) and owner is not function)
+        self.hold(held_by(function, inverse))
 
     def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         result = self.function(x) if context is None else self.function(x, context)

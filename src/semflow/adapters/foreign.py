@@ -1,10 +1,11 @@
 """Base class of all adapters: tensor layouts of other libraries, and error messages that name a wrong event."""
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast, get_args
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event, Flow
@@ -12,6 +13,8 @@ from semflow.flows.base import Result
 from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, PositionTables
+
+from .held import Held, leaves, plain_name
 
 Layout = Literal["rows", "last", "maps"]
 """Layout of a map in a library: locations as rows (B H W, C), channels last (B, H, W, C), or unchanged (B, C, H, W)."""
@@ -36,6 +39,53 @@ class ForeignFlow(Flow):
     def __init__(self, event: Event, layout: Layout, label: str, declared: bool = False) -> None:
         super().__init__()
         self.event, self.layout, self.label, self.declared = event, layout, label, declared
+        self.held: dict[str, Tensor] = {}
+        self.learned = nn.ModuleList()
+        self._complete = False
+
+    def hold(self, found: Iterable[Held]) -> None:
+        """Register modules and tensors that the flow uses: trainable tensors as parameters, others as buffers.
+
+        A tensor stays the same object wherever the library or the user refers to it: a trainable one becomes an
+        `nn.Parameter` in place, and `to` and `load_state_dict` change values in place.
+        """
+        known = {id(t) for t in (*self.parameters(), *self.buffers())} | {id(m) for m in self.modules()}
+        for name, value in found:
+            if id(value) in known:
+                continue
+            known.add(id(value))
+            if isinstance(value, nn.Module):
+                self.learned.append(value)
+                continue
+            name = plain_name(name)
+            name = f"{name}_{sum(held.rpartition('_')[0] == name for held in self.held)}"
+            self.held[name] = value
+            if isinstance(value, nn.Parameter) or value.requires_grad:
+                if not isinstance(value, nn.Parameter):
+                    value.__class__ = nn.Parameter
+                self.register_parameter(name, cast(nn.Parameter, value))
+            else:
+                if value._is_view():  # may overlap itself, and then could not be loaded
+                    value.data = value.data.clone()
+                self.register_buffer(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._keep_held()
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args)
+        self._keep_held()  # with assign=True they are others now
+
+    def _keep_held(self) -> None:
+        """Give the held tensors the data of what was registered in their place, and register them again."""
+        for name, value in self.held.items():
+            registered: dict[str, Any] = self._parameters if name in self._parameters else self._buffers
+            now = registered[name]
+            if now is not value and now.is_meta == value.is_meta:  # a tensor without values stays until `to_empty`
+                value.data = now.data
+                registered[name] = value
 
     def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """Return (z, log_det) of x; everything is in the library's layout."""
@@ -48,6 +98,8 @@ class ForeignFlow(Flow):
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Map features (B, C, H, W) to latents; the context is position tables or a map (D, H, W) or (B, D, H, W)."""
         z, log_det = self._call(self._encode, x, context)
+        if not self._complete and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._check_complete(z, log_det, x, context)
         # Some flows with a constant log-det return a plain number.
         log_det = narrow(torch.as_tensor(log_det, dtype=getattr(log_det, "dtype", z.dtype), device=z.device))
         shape = (x.shape[0],) if self.event == "sample" else (x.shape[0], *x.shape[2:])
@@ -62,6 +114,21 @@ class ForeignFlow(Flow):
     def inverse(self, z: Tensor, context: Context = None) -> Tensor:
         """Map latents (B, C, H, W) back to features."""
         return self._from_layout(self._call(self._decode, z, context), z, "x")
+
+    def _check_complete(self, z: Tensor, log_det: Tensor | float, x: Tensor, context: Context) -> None:
+        """Warn once of trainable tensors that were not found."""
+        self._complete = True
+        of_context = (context.column, context.row) if isinstance(context, PositionTables) else (context,)
+        given = [t for t in (x, *of_context) if isinstance(t, Tensor)]
+        results = [t for t in (z, log_det) if isinstance(t, Tensor)]
+        known = {id(p) for p in self.parameters()}
+        missing = [str(tuple(t.shape)) for t in leaves(*results, beyond=given) if id(t) not in known]
+        if missing:
+            warnings.warn(
+                f"{self.label} trains tensors that cannot be found in it, of shape {', '.join(missing)}: they are "
+                "neither in model.parameters() nor saved nor moved; pass them, as_flow(flow, parameters=[...])",
+                stacklevel=3,
+            )
 
     def _check_input(self, x: Tensor, context: Context) -> Context:
         """Raise ShapeError unless x is (B, C, H, W); return the context that `_encode` and `_decode` receive."""
@@ -79,7 +146,7 @@ class ForeignFlow(Flow):
 
     def _failure_hint(self, x: Tensor, context: Tensor | None) -> str:
         """Return the end of the error for a call that failed: how x or the context may differ from what is expected."""
-        own = [p for p in self.parameters() if p.is_floating_point()]
+        own = [p for p in (*self.parameters(), *self.held.values()) if p.is_floating_point()]
         for name in ("device", "dtype"):
             theirs = sorted({str(getattr(p, name)) for p in own})
             if theirs and str(getattr(x, name)) not in theirs:

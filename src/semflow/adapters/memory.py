@@ -4,12 +4,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from semflow._validation import checked
 from semflow.bases import FittedBase, Memory
-from semflow.errors import ConfigError
+from semflow.detectors.inputs import check_part
 
 from .statistics import FlowWithStatistics, with_statistics
 
 
+@checked
 def with_memory(
     flow: Any, memory: FittedBase | Sequence[FittedBase] | None = None, log_det: bool = True
 ) -> FlowWithStatistics:
@@ -37,9 +39,9 @@ def with_memory(
     model: FlowWithStatistics = flow if known else with_statistics(flow, None)
     scales = len(model.flows.events)
     memory = Memory(size=8000, space="features") if memory is None else memory
+    for one in memory if isinstance(memory, Sequence) else [memory]:
+        check_part("memory", one, FittedBase, "use Memory()", required=True)
     bases = [copy.deepcopy(memory) for _ in range(scales)] if isinstance(memory, FittedBase) else list(memory)
-    if not all(isinstance(base, FittedBase) for base in bases):
-        raise ConfigError(f"memory must be a FittedBase or a list of them, but got {memory}")
     priors = [model.training_base(scale) for scale in range(scales)]
     model.set_base(bases)
     for base, prior in zip(bases, priors, strict=True):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semflow._validation import counted
+from semflow._validation import Size, at_least, checked, height_and_width
 from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.detectors import Latents, LikelihoodModel
 from semflow.errors import ConfigError, ShapeError
@@ -17,6 +17,7 @@ from semflow.nn import Context, PositionTables, VarianceHead
 from semflow.objectives import PRESETS, Objective, Terms, log_likelihood
 
 from .dispatch import as_flow
+from .inputs import check_image, check_maps, check_mask
 
 Maps = Tensor | Sequence[Tensor]
 Contexts = Context | Sequence[Context]
@@ -33,18 +34,20 @@ def with_statistics(
         flow: a flow, or anything that `as_flow` accepts without options, or a list of them, one per feature map. Or a
             whole `Fastflow` or `Cflow` of anomalib, or its torch model; it then takes images in place of features, see
             `ModelWithStatistics`.
-        head: predicts the variance of the base at every location, see `semflow.nn.InverseGammaVariance`. With None the
-            flow keeps a standard normal base, for comparison.
+        head: predicts the variance of the base at every location, see `semflow.nn.InverseGammaVariance`, from the
+            features (to start with) or from the image (`StatisticsNetwork`). Give it the variance of your flow's
+            latents as `mode`, 1 for most. With None the flow keeps a standard normal base, for comparison.
         base: by default `SemanticGaussian()`, or `StandardNormal()` without a head.
         objective: by default the paper's weights, or the negative log-likelihood without a head.
 
     Example:
         >>> from semflow.flows import AffineCoupling
-        >>> from semflow.nn import InverseGammaVariance, StatisticsNetwork
-        >>> model = with_statistics(AffineCoupling(40), InverseGammaVariance(StatisticsNetwork(stride=4)))
-        >>> images, features, mask = torch.rand(2, 3, 64, 64), torch.randn(2, 40, 8, 8), torch.zeros(2, 64, 64)
-        >>> model.loss(features, image=images, anomaly_mask=mask).total.backward()
-        >>> model.anomaly_map(features, image=images).shape
+        >>> from semflow.nn import FeatureStatisticsNetwork, InverseGammaVariance
+        >>> head = InverseGammaVariance(FeatureStatisticsNetwork(40), mode=1.0)
+        >>> model = with_statistics(AffineCoupling(40), head)
+        >>> features, mask = torch.randn(2, 40, 8, 8), torch.zeros(2, 64, 64)
+        >>> model.loss(features, anomaly_mask=mask).total.backward()
+        >>> model.anomaly_map(features, size=64).shape
         torch.Size([2, 64, 64])
     """
     from .anomalib_models import ModelWithStatistics, is_anomalib_model
@@ -84,15 +87,17 @@ class FlowWithStatistics(LikelihoodModel):
             raise ConfigError("head must give a SemanticGaussian its variance, but got None; give FixedVariance()")
         objective = objective or (Objective(bce=0.0, kl=0.0) if head is None else PRESETS["paper"])
         super().__init__(flows, base, head, objective=objective)
-        self.single, self.score_log_det = single, False
+        self.single, self.score_log_det = single, "sample" not in self.flows.events
 
     def encode(self, features: Maps, image: Tensor | None = None, context: Contexts = None) -> list[Latents]:
         """Compute the latents and the statistics of each scale."""
         maps = self.feature_maps(features)
-        if image is not None and image.shape[0] != maps[0].shape[0]:
-            raise ShapeError(
-                f"image must hold {counted(maps[0].shape[0], 'image')}, as features do, but got {image.shape[0]}"
-            )
+        if image is not None:
+            check_image(image, maps)
+        return self.encode_checked(maps, image, context)
+
+    def encode_checked(self, maps: Sequence[Tensor], image: Tensor | None, context: Contexts) -> list[Latents]:
+        """Compute the latents and the statistics of checked maps, one per scale."""
         if image is None and needs_image(self.head):
             raise ShapeError(
                 f"image must be (B, 3, H, W) in [0, 1] for {type(self.head).__name__}, but got None; "
@@ -106,6 +111,7 @@ class FlowWithStatistics(LikelihoodModel):
         scales = len(self.flows.events)
         if len(maps) != scales:
             raise ShapeError(f"features must be {scales} maps, one per flow, but got {len(maps)}")
+        check_maps(maps)
         return maps
 
     def remember(self, batches: Iterable[Maps], *, context: Contexts = None) -> None:
@@ -145,6 +151,8 @@ class FlowWithStatistics(LikelihoodModel):
         if anomaly_mask is not None and isinstance(self.base, StandardNormal):
             raise ConfigError("anomaly_mask must be None for a StandardNormal base, but got a mask")
         latents = self.encode(features, image, context)
+        if anomaly_mask is not None:
+            check_mask(anomaly_mask, [scale.z for scale in latents], self.map_size(features, image))
         grids = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
         masks = [None if anomaly_mask is None else mask_to_grid(anomaly_mask, grid) for grid in grids]
         return self.latent_loss(latents, masks)
@@ -163,27 +171,29 @@ class FlowWithStatistics(LikelihoodModel):
         ]
         return log_probs[0] if self.single else log_probs
 
+    @checked
     @torch.no_grad()
     def anomaly_map(
         self,
         features: Maps,
         *,
         image: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         context: Contexts = None,
         log_det: bool | None = None,
     ) -> Tensor:
-        """Compute -1/K sum_k up(log p(z_k) / C_k), (B, H, W), in eval mode: higher is more anomalous.
+        """Compute -1/K sum_k up(log p_k / C_k), (B, H, W), in eval mode: higher is more anomalous.
 
-        For a base without a density, `normality` replaces log p / C.
+        log p is that of the features, with the log-det, if all flows have the event `"location"`; `log_det=False`, and
+        `"sample"` flows, whose log-det belongs to no location, give that of the latents (SANFlow, Eq. 6). For a base
+        without a density, `normality` replaces log p / C.
 
-        `size` is (H, W) of the map, by default that of the image, or of the largest feature map; up() is bilinear. The
-        map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
-
-        The map is that of the latents (SANFlow, Eq. 6), since the log-det of a `"sample"` flow belongs to no location.
-        For `"location"` flows `log_det=True` gives the map of the features, which localizes better; `with_memory` makes
-        it the default.
+        `size` is the height and width of the map, by default that of the image, or of the largest feature map; up() is
+        bilinear. The map is not bounded, and its scales are not calibrated; `semflow.detectors.Scorer` does both.
         """
+        if size is not None:
+            size = height_and_width(size)
+            at_least(1, size=min(size))
         log_det = self.score_log_det if log_det is None else log_det
         if log_det and "sample" in self.flows.events:
             raise ConfigError("log_det must be False for flows of event 'sample', but got True")

@@ -1,7 +1,7 @@
 """Adapter for transforms of torch.distributions and Pyro."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,6 +13,7 @@ from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 
 from .foreign import ForeignFlow, check_event, comes_from, describe
+from .held import held_by
 
 Direction = Literal["z_to_x", "x_to_z"]
 """Direction of a transform: noise to data, as in a TransformedDistribution, or data to noise."""
@@ -26,8 +27,8 @@ class TransformFlow(ForeignFlow):
     The event follows from `event_dim`: `"location"` for 0 (elementwise) and 1 (vectors (C,)), `"sample"` for 3 (maps
     (C, H, W)). Conditional transforms of Pyro are conditioned on the context.
 
-    Transforms that are modules (Pyro's) and parameters of a transform (`AffineTransform(nn.Parameter(...), ...)`) are
-    registered. Other tensors in a transform are not moved between devices and not saved.
+    Modules and tensors in the transforms are registered, so they train, move and are saved with the flow: tensors that
+    require gradients as parameters, others as buffers.
 
     Args:
         transform: a `Transform`, a list of them, first to last from noise to data, or a `TransformedDistribution`,
@@ -39,7 +40,7 @@ class TransformFlow(ForeignFlow):
     Example:
         >>> import torch
         >>> from torch.distributions.transforms import AffineTransform
-        >>> flow = TransformFlow(AffineTransform(loc=1.0, scale=nn.Parameter(torch.full((6,), 2.0))))
+        >>> flow = TransformFlow(AffineTransform(loc=1.0, scale=torch.full((6,), 2.0, requires_grad=True)))
         >>> [name for name, _ in flow.named_parameters()], flow(torch.ones(2, 6, 3, 4))[1].shape
         (['scale_0'], torch.Size([2, 3, 4]))
     """
@@ -66,12 +67,7 @@ class TransformFlow(ForeignFlow):
         self.direction = _direction([step.transform for step in steps], direction)
         other = "x_to_z" if self.direction == "z_to_x" else "z_to_x"
         self.inverse_hint = f"; for the likelihood of the other direction call TransformFlow(t, direction={other!r})"
-        self.learned = nn.ModuleList()
-        for number, (name, value) in enumerate(pair for step in self.steps for pair in learned(step.transform)):
-            if isinstance(value, nn.Module):
-                self.learned.append(value)
-            else:
-                self.register_parameter(f"{name}_{number}", value)
+        self.hold(held_by(*(step.transform for step in steps)))
 
     def _encode(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
         return self._run(x, context, invert=self.direction == "z_to_x")
@@ -160,21 +156,6 @@ def steps_of(transform: Any, inverted: bool = False) -> list[Step]:
     if type(transform).__name__ == "ConstantConditionalTransform" and comes_from(transform, "pyro"):
         return [Step(getattr(transform, "transform", transform), inverted)]
     return [Step(transform, inverted)]
-
-
-def learned(value: Any, name: str = "value") -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """Yield the modules and parameters inside a transform with their names."""
-    if isinstance(value, nn.Module | nn.Parameter):
-        yield name, value
-    elif isinstance(value, _InverseTransform):
-        yield from learned(value.inv, name)
-    elif isinstance(value, Transform):
-        for key, inner in vars(value).items():
-            if key != "_inv":
-                yield from learned(inner, key)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from learned(inner, name)
 
 
 def event_dim(transform: Any) -> int:

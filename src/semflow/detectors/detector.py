@@ -68,6 +68,12 @@ class Detector(FittingPasses):
         score_log_det: bool = False,
         localizes: bool = True,
     ) -> None:
+        if isinstance(features, type) or not hasattr(features, "channels"):
+            given = f"the class {features.__name__}" if isinstance(features, type) else type(features).__name__
+            raise ConfigError(
+                f"features must have channels and strides, but got {given}; wrap a network, "
+                "FrozenFeatures(network, channels, strides)"
+            )
         super().__init__(flows, base, head, position, objective)
         self.features = cast(nn.Module, features)
         if (scales := len(self.flows.events)) != len(features.channels):

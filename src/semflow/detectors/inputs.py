@@ -7,7 +7,7 @@ from torch import Tensor
 
 from semflow._defaults import being_captured
 from semflow._validation import height_and_width
-from semflow.errors import ShapeError
+from semflow.errors import ConfigError, ShapeError
 from semflow.functional import border, mask_to_grid
 
 from .interface import Provenance
@@ -20,26 +20,36 @@ LOW = (torch.float16, torch.bfloat16)
 """Types of too low precision for log-probabilities."""
 
 
-def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
+def check_part(name: str, value: object, kind: type[object], advice: str = "", required: bool = False) -> None:
+    """Raise ConfigError unless a part of a model, the argument `name`, is an instance of its class, or not given."""
+    if isinstance(value, kind) or (value is None and not required):
+        return
+    given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    if isinstance(value, type):
+        advice = "make an instance of it"
+    raise ConfigError(f"{name} must be of class {kind.__name__}, but got {given}{advice and '; '}{advice}")
+
+
+def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = "images") -> None:
     """Raise ShapeError unless images are finite floats (B, 3, H, W), or (B, 4, H, W) with regions, in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
     graph of the detector is being traced or captured, nor with `values=False`, which does not wait for a GPU.
     """
     if not isinstance(images, Tensor):
-        raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
+        raise ShapeError(f"{name} must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
     if images.dim() != 4 or images.shape[1] not in (3, 4) or not images.is_floating_point():
         raise ShapeError(
-            f"images must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
+            f"{name} must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
         )
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
     _check_not_empty(images)
     if images.device != like.device:
-        raise ShapeError(f"images must be on the detector's device, {like.device}, but got {images.device}; move them")
+        raise ShapeError(f"{name} must be on the detector's device, {like.device}, but got {images.device}; move them")
     check_precision(like)
     if images.dtype == torch.float64 and like.dtype != torch.float64:
-        raise ShapeError(f"images must be {like.dtype} like the detector, but got {images.dtype}; convert them")
+        raise ShapeError(f"{name} must be {like.dtype} like the detector, but got {images.dtype}; convert them")
     if not values or being_captured():
         return
     low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if any pixel is NaN
@@ -47,10 +57,10 @@ def check_images(images: Tensor, like: Tensor, values: bool = True) -> None:
         advice = "remove images with NaN or infinite pixels"
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
-        raise ShapeError(f"images must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
+        raise ShapeError(f"{name} must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
     if images.shape[1] == 4 and not bool(((images[:, 3] == 0) | (images[:, 3] == 1)).all()):
         raise ShapeError(
-            "images must have 0 or 1 as their fourth channel, their region of interest, but got other values in "
+            f"{name} must have 0 or 1 as their fourth channel, their region of interest, but got other values in "
             f"{tuple(images.shape)}; leave an alpha channel out"
         )
 

@@ -15,6 +15,8 @@ from semflow.flows import Event, PyramidFlow, ScaleWise
 from semflow.nn import Context, PositionCode, Statistics, VarianceHead, in_eval_mode, switched_to_eval
 from semflow.objectives import Objective, Terms, log_likelihood
 
+from .inputs import check_part
+
 
 class Latents(NamedTuple):
     """Latents of a batch at one scale, with what is needed to compute their likelihood.
@@ -69,6 +71,13 @@ class LikelihoodModel(nn.Module):
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
+        check_part("head", head, VarianceHead, "wrap a network, InverseGammaVariance(network)")
+        check_part("position", position, PositionCode)
+        check_part("objective", objective, Objective)
+        if isinstance(flows, nn.Module) and not isinstance(flows, PyramidFlow | nn.ModuleList):
+            raise ConfigError(f"flows must be a list, one per scale, but got one {type(flows).__name__}; put it in [ ]")
+        for flow in flows if isinstance(flows, Sequence | nn.ModuleList) else ():
+            check_part("flows", flow, nn.Module)
         self.flows = flows if isinstance(flows, PyramidFlow) else ScaleWise(flows)
         self.base: nn.Module
         self.set_base(base)
@@ -78,6 +87,8 @@ class LikelihoodModel(nn.Module):
     def set_base(self, base: Base | Sequence[Base]) -> None:
         """Replace the base, by one of all scales or a list with one per scale."""
         scales = len(self.flows.events)
+        for one in base if isinstance(base, Sequence | nn.ModuleList) else [base]:
+            check_part("base", one, Base, required=True)
         if isinstance(base, FittedBase) and scales > 1:
             kind = type(base).__name__
             raise ConfigError(f"base must be a list of {scales} if it is fitted, one per scale, but got one {kind}")

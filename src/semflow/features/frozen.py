@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semflow._defaults import being_captured
-from semflow._validation import at_least, checked
+from semflow._validation import Size, at_least, checked, height_and_width
 from semflow.errors import ConfigError, ShapeError
 from semflow.nn import in_eval_mode
 from semflow.nn.statistics_network import IMAGENET_MEAN, IMAGENET_STD
 
-from .timm_module import reduce_with_timm
+from .timm_module import one_line, reduce_with_timm
 
 _turn = threading.RLock()
 
@@ -142,6 +142,41 @@ class FrozenFeatures(nn.Module):
         self.image_normalization = ImageNormalization(mean, std)
         self.network = network.requires_grad_(False)
         super().train(False)
+
+    @classmethod
+    def measured(cls, network: nn.Module, image_size: Size, **options: Any) -> "FrozenFeatures":
+        """Freeze a network whose channels and strides are measured on an image.
+
+        Args:
+            network: see `FrozenFeatures`.
+            image_size: side of the image in pixels, or (height, width).
+            options: further arguments of `FrozenFeatures`.
+
+        Example:
+            >>> features = FrozenFeatures.measured(nn.Conv2d(3, 8, 4, stride=4), 32)
+            >>> features.channels, features.strides
+            ((8,), (4,))
+        """
+        sides, name = height_and_width(image_size), type(network).__name__
+        trial = FrozenFeatures(network, (1,), (1,))
+        like = next(network.parameters(), trial.image_normalization.mean)
+        try:
+            with torch.no_grad():
+                maps = trial._run(torch.zeros(1, 3, *sides, dtype=like.dtype, device=like.device))
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(
+                f"{name} must map images (1, 3, {sides[0]}, {sides[1]}) to feature maps, but got the error "
+                f"{one_line(error)!r}; use its layers before the classifier"
+            ) from error
+        if any(not isinstance(m, Tensor) or m.dim() != 4 or m.numel() == 0 for m in maps) or not maps:
+            given = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in maps]
+            raise ConfigError(
+                f"{name} must return feature maps (B, C, H, W), but got {given}; use its layers before the classifier"
+            )
+        strides = [max(1, round(sides[0] / m.shape[2])) for m in maps]
+        features = cls(network, [m.shape[1] for m in maps], strides, **options)
+        features._check_maps(maps, trial.image_normalization.mean.new_zeros(1, 3, *sides))
+        return features
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Return the state for pickle and copy; see `reduce_with_timm`."""

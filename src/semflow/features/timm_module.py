@@ -143,7 +143,8 @@ class Levels:
         if self.isotropic and set(strides) == known and len(strides) <= count:  # evenly spaced, with the last one
             return tuple(round((i + 1) * count / len(strides)) - 1 for i in range(len(strides)))
         if not strides or not known.issuperset(strides) or len(set(strides)) != len(strides):
-            example = self.strides[:3] if self.isotropic else tuple(sorted(known))
+            # One for each map that was asked for, so that what the maps are used for stays as it is.
+            example = self.strides[: len(strides) or 3] if self.isotropic else tuple(sorted(known))
             raise ConfigError(
                 f"strides must select distinct levels of {self.backbone}, such as strides={example}, "
                 f"but got {tuple(strides)}"

@@ -1,12 +1,14 @@
 """Affine coupling of RealNVP, conditioned on position."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semflow._validation import at_least, checked, positive
+from semflow.errors import ShapeError
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, LocationSubnet, SubnetFactory
+from semflow.nn.network_subnet import given_shape, make_subnet
 
 from .base import Flow, Result, check_channels
 
@@ -19,7 +21,8 @@ class AffineCoupling(Flow):
 
     Args:
         channels: C, at least 2; if C is odd, the passive half p is the larger one.
-        subnet: Factory of the subnet; `LocationSubnet` couples channels, `ConvSubnet` also neighboring locations.
+        subnet: Factory of the subnet; `LocationSubnet` couples channels, `ConvSubnet` also neighboring locations. Or a
+            constructor `f(in, out)` of any network, as in FrEIA, or a module, see `semflow.nn.NetworkSubnet`.
         context_channels: D of the context; 0 for an unconditional flow.
         clamp: Bound of the log-scales.
         clamp_form: See `semflow.functional.soft_clamp`.
@@ -36,7 +39,7 @@ class AffineCoupling(Flow):
     def __init__(
         self,
         channels: int,
-        subnet: SubnetFactory = LocationSubnet,
+        subnet: SubnetFactory | nn.Module = LocationSubnet,
         context_channels: int = 0,
         clamp: float = 1.9,
         clamp_form: Clamp = "tanh",
@@ -50,7 +53,7 @@ class AffineCoupling(Flow):
         self.sizes = (active, passive) if swap else (passive, active)
         self.channels, self.swap = channels, swap
         self.clamp, self.clamp_form, self.gain = clamp, clamp_form, gain
-        self.subnet = subnet(passive, 2 * active, context_channels)
+        self.subnet = make_subnet(subnet, passive, 2 * active, context_channels)
         self.event = self.subnet.event
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
@@ -75,7 +78,11 @@ class AffineCoupling(Flow):
         return (second, first) if self.swap else (first, second)
 
     def _scale_and_shift(self, passive: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        scale, shift = (self.subnet(passive, context) * self.gain).chunk(2, dim=1)
+        found = self.subnet(passive, context)
+        expected = (passive.shape[0], 2 * self.sizes[0 if self.swap else 1], *passive.shape[2:])
+        if not isinstance(found, Tensor) or found.shape != expected:  # smaller ones would broadcast to a wrong log-det
+            raise ShapeError(f"subnet must return (B, out, H, W) = {expected}, but got {given_shape(found)}")
+        scale, shift = (found * self.gain).chunk(2, dim=1)
         # The inverse would be inaccurate with exp of half-precision scales.
         return soft_clamp(narrow(scale, scale), self.clamp, self.clamp_form), shift
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from semflow._validation import checked, positive
-from semflow.errors import ConfigError
+from semflow.errors import ConfigError, ShapeError
 from semflow.functional import Clamp, soft_clamp
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, CrossScaleConvs, CrossScaleSubnetFactory
+from semflow.nn.network_subnet import given_shape
 
 from .base import check_channels
 from .pyramid import PyramidFlow, PyramidResult, check_scales
@@ -25,7 +26,8 @@ class CrossScaleCoupling(PyramidFlow):
 
     Args:
         channels: C_k of each scale, fine to coarse, at least 2; if C_k is odd, the passive half is the larger one.
-        subnet: Factory of the subnet, `CrossScaleConvs` or `FusionSubnet`; bind options by `functools.partial`.
+        subnet: Constructor `f(in, out)` of a module of lists of maps, such as `CrossScaleConvs` or `FusionSubnet`; bind
+            options by `functools.partial`.
         clamp: Bound of the log-scales.
         clamp_form: See `semflow.functional.soft_clamp`.
         gain: Factor on the subnet's output.
@@ -89,7 +91,12 @@ class CrossScaleCoupling(PyramidFlow):
         return torch.cat((active, passive) if self.swap else (passive, active), dim=1)
 
     def _scales_and_shifts(self, passive: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        halves = [(self.gain * out).chunk(2, dim=1) for out in self.subnet(passive)]
+        found = list(self.subnet(passive))
+        active = [sizes[0 if self.swap else 1] for sizes in self.sizes]
+        expected = [(p.shape[0], 2 * a, *p.shape[2:]) for p, a in zip(passive, active, strict=True)]
+        if (shapes := [given_shape(out) for out in found]) != expected:
+            raise ShapeError(f"subnet must return maps {expected}, but got {shapes}")
+        halves = [(self.gain * out).chunk(2, dim=1) for out in found]
         return [(soft_clamp(narrow(s, s), self.clamp, self.clamp_form), t) for s, t in halves]
 
     def extra_repr(self) -> str:

@@ -92,7 +92,8 @@ def coupling_stack(
     Args:
         channels: C.
         blocks: Number of blocks, at least 1.
-        subnets: Subnet factories that the blocks use in turn; FastFlow alternates 3x3 and 1x1 convolutions.
+        subnets: Subnet factories that the blocks use in turn, or constructors `f(in, out)` of any networks, see
+            `AffineCoupling`; FastFlow alternates 3x3 and 1x1 convolutions.
         context_channels: D of the context of every coupling, 0 for none.
         permutation: `hard` permutes the channels, `soft` rotates them.
         standardize: Start with a `Standardize`, which must be fitted to the features.
@@ -106,6 +107,10 @@ def coupling_stack(
         ['Standardize', 'AffineCoupling', 'GlobalAffine', 'HardPermutation']
     """
     at_least(1, blocks=blocks)
+    for subnet in subnets:
+        if isinstance(subnet, nn.Module):
+            kind = type(subnet).__name__
+            raise ConfigError(f"subnets must construct a module for each block, but got the module {kind}")
     mixing = HardPermutation if permutation == "hard" else SoftPermutation
     layers: list[nn.Module] = [Standardize(channels)] if standardize else []
     for block in range(blocks):

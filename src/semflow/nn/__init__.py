@@ -2,6 +2,7 @@
 
 from .cross_scale import ChannelNorm, CrossScaleConvs, CrossScaleSubnetFactory, FusionSubnet
 from .modes import in_eval_mode, switched_to_eval
+from .network_subnet import NetworkSubnet
 from .position import FourierPosition2d, LearnedPosition2d, PositionCode, PositionTables, SinusoidalPosition2d
 from .statistics_network import FeatureStatisticsNetwork, StatisticsNetwork
 from .subnets import Context, ConvSubnet, LocationSubnet, PerceptronSubnet, Subnet, SubnetFactory
@@ -10,7 +11,7 @@ from .variance import FixedVariance, InverseGammaVariance, LearnedVariance, Pred
 __all__ = [
     "ChannelNorm", "Context", "ConvSubnet", "CrossScaleConvs", "CrossScaleSubnetFactory", "FeatureStatisticsNetwork",
     "FixedVariance", "FourierPosition2d", "FusionSubnet", "InverseGammaVariance", "LearnedPosition2d",
-    "LearnedVariance", "LocationSubnet", "PerceptronSubnet", "PositionCode", "PositionTables", "PredictedMean",
-    "SinusoidalPosition2d", "Statistics", "StatisticsNetwork", "Subnet", "SubnetFactory", "VarianceHead",
-    "in_eval_mode", "switched_to_eval",
+    "LearnedVariance", "LocationSubnet", "NetworkSubnet", "PerceptronSubnet", "PositionCode", "PositionTables",
+    "PredictedMean", "SinusoidalPosition2d", "Statistics", "StatisticsNetwork", "Subnet", "SubnetFactory",
+    "VarianceHead", "in_eval_mode", "switched_to_eval",
 ]  # fmt: skip

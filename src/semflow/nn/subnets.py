@@ -33,8 +33,11 @@ class Subnet(nn.Module):
     event: Literal["location", "sample"] = "location"
 
 
-SubnetFactory = Callable[[int, int, int], Subnet]
-"""Callable `factory(in_channels, out_channels, context_channels)` that makes the subnet of a coupling."""
+SubnetFactory = Callable[[int, int, int], Subnet] | Callable[[int, int], nn.Module]
+"""Callable `factory(in_channels, out_channels, context_channels)` that makes the subnet of a coupling.
+
+Or one in FrEIA's form, `f(in_channels, out_channels)`, that makes any network, see `NetworkSubnet`.
+"""
 
 
 class LocationSubnet(Subnet):

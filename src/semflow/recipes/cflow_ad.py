@@ -33,7 +33,7 @@ def cflow_ad(
     starts at the prior's variance.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own. A `smoothing` of 3 helps much if epochs
+        backbone: timm backbone, its name, or a module of your own. A `smoothing` of 3 helps much if epochs
             are few; it is not published.
         image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.

@@ -1,6 +1,7 @@
 """CS-Flow (Rudolph, Wehrbein, Rosenhahn, Wandt, WACV 2022), with and without SANFlow's statistics prediction."""
 
 from functools import partial
+from typing import Any
 
 from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
@@ -47,7 +48,7 @@ def cs_flow(
     eps (published: 1e-4).
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         levels: number of image sizes, each half the previous one.
         statistics: predict the variance of the base; None uses the standard normal.
@@ -61,12 +62,13 @@ def cs_flow(
         >>> detector.features.strides, detector.flows.joint
         ((32, 64, 128), True)
     """
-    features = ImagePyramid(build_features(backbone, image_size, seed), levels)
+    features = ImagePyramid(build_features(backbone, image_size, seed, levels=levels), levels)
     channels = features.channels
     base, head, start = build_base(statistics, channels, features.strides)
     flows: list[PyramidFlow] = [ScaleWise([Standardize(c) for c in channels])] if couplings.standardize else []
     for block in range(couplings.blocks):
-        subnet = partial(CrossScaleConvs, hidden=couplings.hidden, kernel=5 if block == couplings.blocks - 1 else 3)
+        kernel = 5 if block == couplings.blocks - 1 else 3
+        subnet: Any = couplings.subnet or partial(CrossScaleConvs, hidden=couplings.hidden, kernel=kernel)
         flows += [
             ScaleWise([HardPermutation(c) for c in channels]),
             CrossScaleCoupling(channels, subnet),

@@ -40,7 +40,7 @@ def differnet(
     features of each view.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         levels: number of image sizes, each half the previous one.
         views: number of rotations.
@@ -54,10 +54,10 @@ def differnet(
         >>> detector.features.channels, detector.localizes
         ((1536,), False)
     """
-    features = PooledViews(ImagePyramid(build_features(backbone, image_size, seed), levels), views)
+    features = PooledViews(ImagePyramid(build_features(backbone, image_size, seed, levels=levels), levels), views)
     base, head, start = build_base(statistics, features.channels, source="features", neighbors=False)
     (channels,) = features.channels
-    subnet = partial(PerceptronSubnet, hidden=couplings.hidden)
+    subnet = couplings.subnet or partial(PerceptronSubnet, hidden=couplings.hidden)
     coupling = partial(AffineCoupling, channels, subnet, clamp=3.0, clamp_form="atan", gain=1.0)
     layers: list[nn.Module] = [Standardize(channels)] if couplings.standardize else []
     for _ in range(couplings.blocks):

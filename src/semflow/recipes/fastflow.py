@@ -39,7 +39,7 @@ def fastflow(
     predicted variance, minus its maximum on training images.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own, which normalizes its maps itself. A plain
+        backbone: timm backbone, its name, or a module of your own, which normalizes its maps itself. A plain
             vision transformer has one stride and uses it once.
         image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
@@ -63,7 +63,8 @@ def fastflow(
     blocks = couplings.blocks or (20 if transformer else 8)
     subnet = partial(ConvSubnet, hidden_ratio=couplings.hidden_ratio or (0.16 if transformer else 1.0))
     subnets = (subnet,) if couplings.conv3x3_only else (subnet, partial(subnet, kernel=1))
-    stack = partial(coupling_stack, subnets=subnets, clamp=2.0, standardize=couplings.standardize, start=start)
+    own = couplings.subnet and (couplings.subnet,)
+    stack = partial(coupling_stack, subnets=own or subnets, clamp=2.0, standardize=couplings.standardize, start=start)
     return Detector(
         features,
         [stack(channels, blocks) for channels in features.channels],

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from semflow._validation import Settings, Size, at_least, positive
+from semflow._validation import Settings, Size, at_least, height_and_width, plain_size, positive
 from semflow.bases import BaseAndHead, Variance, base_and_head
-from semflow.features import FeatureExtractor, TimmFeatures
+from semflow.errors import ConfigError
+from semflow.features import FeatureExtractor, FrozenFeatures, TimmFeatures, available_strides
 from semflow.flows import coupling_stack
 from semflow.functional import Form
+from semflow.nn import LocationSubnet, SubnetFactory
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,24 @@ class Backbone(Settings):
     reduction: int = 1
 
 
-AnyBackbone = Backbone | str | FeatureExtractor
+AnyBackbone = Backbone | str | FeatureExtractor | nn.Module
 """Backbone of a recipe: a `Backbone`, a timm name (the rest is the recipe's default), or a module of the user's own."""
 
 
+class WithSubnet(Settings):
+    """Base class of groups with a field `subnet`, a constructor of the user's own or None."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        subnet = vars(self)["subnet"]
+        if subnet is not None and (isinstance(subnet, nn.Module) or not callable(subnet)):
+            raise ConfigError(
+                f"subnet must be a constructor f(in, out), which each coupling calls, but got {type(subnet).__name__}"
+            )
+
+
 @dataclass(frozen=True)
-class Couplings(Settings):
+class Couplings(WithSubnet):
     """Coupling blocks with a position code, applied location by location.
 
     Args:
@@ -45,21 +59,25 @@ class Couplings(Settings):
         position_channels: channels of the position code.
         permutation: `soft` rotates the channels, `hard` permutes them and is faster.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int = 8
     position_channels: int = 128
     permutation: Literal["hard", "soft"] = "soft"
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
     def flows(self, channels: Sequence[int], start: float) -> list[nn.Module]:
         """Build one flow per scale, see `semflow.flows.coupling_stack`."""
         options: dict[str, Any] = {"permutation": self.permutation, "standardize": self.standardize, "start": start}
-        return [coupling_stack(c, self.blocks, context_channels=self.position_channels, **options) for c in channels]
+        options |= {"subnets": (self.subnet or LocationSubnet,), "context_channels": self.position_channels}
+        return [coupling_stack(c, self.blocks, **options) for c in channels]
 
 
 @dataclass(frozen=True)
-class ConvCouplings(Settings):
+class ConvCouplings(WithSubnet):
     """Convolutional coupling blocks of FastFlow.
 
     Args:
@@ -67,12 +85,15 @@ class ConvCouplings(Settings):
         hidden_ratio: hidden channels of a subnet per channel of a half; None takes 1, or 0.16 for a transformer.
         conv3x3_only: use 3x3 kernels only, instead of 3x3 and 1x1 in turn.
         standardize: standardize each channel over the training data, with its log-det, instead of normalizing each map.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int | None = None
     hidden_ratio: float | None = None
     conv3x3_only: bool = False
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,18 +104,21 @@ class ConvCouplings(Settings):
 
 
 @dataclass(frozen=True)
-class PairedCouplings(Settings):
+class PairedCouplings(WithSubnet):
     """Pairs of couplings, each of which transforms one half of the channels.
 
     Args:
         blocks: number of pairs.
         hidden: hidden channels of their subnets.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: int = 8
     hidden: int = 2048
     standardize: bool = True
+    subnet: SubnetFactory | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,18 +126,21 @@ class PairedCouplings(Settings):
 
 
 @dataclass(frozen=True)
-class PyramidCouplings(Settings):
+class PyramidCouplings(WithSubnet):
     """Coupling blocks of MSFlow.
 
     Args:
         blocks: number of blocks of each scale, fine to coarse.
         position_channels: channels of the position code.
         standardize: standardize each channel over the training data.
+        subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
+            recipe's.
     """
 
     blocks: tuple[int, ...] = (2, 5, 8)
     position_channels: int = 64
     standardize: bool = False
+    subnet: SubnetFactory | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +186,18 @@ class SemanticStatistics(Settings):
     bce: float = 1.0
 
 
-def build_features(backbone: AnyBackbone, image_size: Size, seed: int, *, normalize: bool = False) -> FeatureExtractor:
-    """Build the `semflow.features.TimmFeatures` of a backbone; return a module of the user's own unchanged.
+def build_features(
+    backbone: AnyBackbone, image_size: Size, seed: int, *, normalize: bool = False, levels: int = 1
+) -> FeatureExtractor:
+    """Build the feature extractor of a recipe.
+
+    Args:
+        backbone: a feature extractor is returned unchanged. Of any other module, channels and strides are measured on
+            an image, see `semflow.features.FrozenFeatures.measured`.
+        image_size: side of the images in pixels, or (height, width).
+        seed: seed of random weights.
+        normalize: see `semflow.features.FrozenFeatures`.
+        levels: number of image sizes that the features are computed of, each half the previous one.
 
     Example:
         >>> build_features(Backbone("test_efficientnet", "random", (8,)), image_size=32, seed=0).channels
@@ -168,10 +205,30 @@ def build_features(backbone: AnyBackbone, image_size: Size, seed: int, *, normal
     """
     if isinstance(backbone, str):
         backbone = Backbone(backbone)
-    if not isinstance(backbone, Backbone):
+    if isinstance(backbone, Backbone):
+        _check_patches(backbone.name, image_size, levels)
+        settings = dict(vars(backbone))
+        return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
+    if isinstance(backbone, FeatureExtractor):
         return backbone
-    settings = dict(vars(backbone))
-    return TimmFeatures(settings.pop("name"), **settings, image_size=image_size, normalize=normalize, seed=seed)
+    if not isinstance(backbone, nn.Module):
+        kind = type(backbone).__name__
+        raise ConfigError(f"backbone must be a Backbone, a name of timm or a module, but got {kind}")
+    return FrozenFeatures.measured(backbone, image_size, normalize=normalize)
+
+
+def _check_patches(name: str, image_size: Size, levels: int) -> None:
+    """Raise ConfigError for images that a vision transformer cannot divide into patches."""
+    strides = available_strides(name)
+    step = strides[0] * 2 ** (levels - 1)
+    sides = height_and_width(image_size)
+    if len(strides) == 1 and any(side % step for side in sides):
+        best = plain_size([-(-side // step) * step for side in sides])
+        sizes = "" if levels == 1 else f" at {levels} image sizes"
+        raise ConfigError(
+            f"image_size must have sides that are multiples of {step} for the patches of {name}{sizes}, but got "
+            f"{image_size}; use image_size={best}"
+        )
 
 
 def build_base(

@@ -43,7 +43,7 @@ def memory_flow(
     The recipe needs three maps, of strides 4, 8 and 16. The benchmarks describe the study behind its defaults.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width). Images of 256 pixels gain
             from the larger default, too.
         couplings: the flows' blocks and position code.

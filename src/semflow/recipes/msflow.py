@@ -45,7 +45,7 @@ def msflow(
     each image itself, so an image that is anomalous everywhere looks normal). The pooling ignores the padding.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         statistics: predict the variance of the base; None uses the standard normal.
         couplings: the flows.
@@ -65,7 +65,7 @@ def msflow(
     base, head, start = build_base(statistics, channels, features.strides)
     stack = partial(
         coupling_stack,
-        subnets=(partial(ConvSubnet, norm=True),),
+        subnets=(couplings.subnet or partial(ConvSubnet, norm=True),),
         context_channels=couplings.position_channels,
         standardize=couplings.standardize,
     )

@@ -34,7 +34,7 @@ def padim(
     `shrinkage=0.01001` maps and scores equal its own.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width). Images must look alike: a
             location has its own distribution.
         channels: number of random channels, or all if there are fewer.

@@ -33,7 +33,7 @@ def patchcore(
     without a projection of the features. With the same coreset, maps and scores equal those of anomalib's PatchCore.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         coreset: share of the locations that are stored, such as 0.01 for PatchCore-1, or their number.
         projection: dimensions of a random projection in which the coreset is chosen; None chooses it in all.

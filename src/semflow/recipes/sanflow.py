@@ -37,7 +37,7 @@ def sanflow(
     warm-up and cosine decay (paper: 5e-4, constant).
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own.
+        backbone: timm backbone, its name, or a module of your own.
         image_size: side of the images in pixels, or (height, width).
         couplings: the flows' L blocks, and D channels of the position code.
         statistics: what is predicted, and the weights of the loss.

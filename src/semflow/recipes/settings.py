@@ -21,7 +21,8 @@ NONE = "none"
 def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments as nested dicts, lists, numbers and strings, which JSON and TOML can hold.
 
-    None becomes "none". A module becomes `{"module": its class}`. `resolve_settings` is the inverse.
+    None becomes "none". A module becomes `{"module": its class}`, a constructor of subnets `{"subnet": its name}`.
+    `resolve_settings` is the inverse.
 
     Example:
         >>> plain_settings({"backbone": Backbone("resnet18", strides=(8, 16)), "statistics": None})
@@ -35,9 +36,15 @@ def _plain(name: str, value: object) -> Any:
     if value is None:
         return NONE
     if isinstance(value, Settings):
-        return {field.name: _plain(f"{name}.{field.name}", getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
+        values = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+        if values.get("subnet", ...) is None:  # of older runs
+            del values["subnet"]
+        return {field: _plain(f"{name}.{field}", inner) for field, inner in values.items()}
     if isinstance(value, nn.Module):
         return {"module": f"{type(value).__module__}.{type(value).__qualname__}"}
+    if name.endswith("subnet") and callable(value):
+        made = getattr(value, "func", value)  # of a partial
+        return {"subnet": f"{made.__module__}.{getattr(made, '__qualname__', type(made).__qualname__)}"}
     if isinstance(value, tuple | list):
         return [_plain(name, item) for item in value]
     if isinstance(value, bool | str):
@@ -48,7 +55,8 @@ def _plain(name: str, value: object) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {type(value).__name__}")
+    given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {given}")
 
 
 def setting_names(recipe: Callable[..., Any]) -> list[str]:

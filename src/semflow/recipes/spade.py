@@ -31,7 +31,7 @@ def spade(
     every location, so it needs the most memory and time of all recipes.
 
     Args:
-        backbone: timm backbone, its name, or a feature extractor of your own, whose last map describes the image.
+        backbone: timm backbone, its name, or a module of your own, whose last map describes the image.
         image_size: side of the images in pixels, or (height, width).
         gallery: number of similar images, or all if there are fewer.
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.

@@ -16,6 +16,7 @@ from semflow.features import FeatureExtractor
 from semflow.files import writing
 from semflow.files.places import occupants
 from semflow.files.tensors import read_about
+from semflow.nn import SubnetFactory
 from semflow.training.checkpoint import CONFIG, MODEL, load_into, origin, read_config, save_model, write_config
 from semflow.training.loading import check_device
 
@@ -58,7 +59,11 @@ def save(detector: Detector, path: str | Path) -> Path:
 
 @own_defaults()
 def load(
-    path: str | Path, features: FeatureExtractor | None = None, *, device: str | torch.device = "auto"
+    path: str | Path,
+    features: FeatureExtractor | nn.Module | None = None,
+    *,
+    subnet: SubnetFactory | None = None,
+    device: str | torch.device = "auto",
 ) -> Detector:
     """Load a trained detector from a run directory of `fit` or a folder of `save`, in eval mode.
 
@@ -67,8 +72,9 @@ def load(
 
     Args:
         path: the folder.
-        features: feature extractor of your own, built like the one that the detector was made with. Its weights are
-            replaced by the saved ones.
+        features: backbone of your own, built like the one that the detector was made with. Its weights are replaced by
+            the saved ones.
+        subnet: constructor of subnets of your own that the detector was made with.
         device: `auto` (CUDA if available), `cpu`, `cuda`, ...
 
     A memory that replaced the recipe's base (see `remember`) is part of the detector.
@@ -88,7 +94,7 @@ def load(
             f"{path} must hold a detector of a registered recipe, but got {name!r}; import {module} before loading"
         )
     try:
-        resolved = resolve_settings(recipe, _with_module(path, arguments or {}, features))
+        resolved = resolve_settings(recipe, _with_own(path, arguments or {}, features, subnet))
         memory = read_about(model).get("memory") if (model := Path(path) / MODEL).is_file() else None
         weightless = {k: replace(v, weights="random") if isinstance(v, Backbone) else v for k, v in resolved.items()}
         own = module.partition(".")[0] == __name__.partition(".")[0]  # a recipe of others may draw what is not saved
@@ -113,16 +119,32 @@ def load(
     return load_into(detector, path).to(place).eval()
 
 
-def _with_module(path: str | Path, arguments: Mapping[str, Any], features: FeatureExtractor | None) -> dict[str, Any]:
-    """Put the user's feature extractor in place of the one that the arguments name."""
-    places = [name for name, value in arguments.items() if isinstance(value, Mapping) and set(value) == {"module"}]
-    if not places:
-        if features is not None:
-            raise CheckpointError(f"{path} must hold a detector with features of your own, but got one without")
-        return dict(arguments)
-    made = arguments[places[0]]["module"]
-    if not isinstance(features, nn.Module):
-        raise CheckpointError(
-            f"{path} must be loaded with its feature extractor, {made}, but got {features}; pass it as features"
-        )
-    return {**arguments, places[0]: features}
+def _with_own(path: str | Path, arguments: Mapping[str, Any], features: object, subnet: object) -> dict[str, Any]:
+    """Put the user's own feature extractor and subnet in the places of those that the arguments name."""
+    used: set[str] = set()
+
+    def replaced(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) == {"module"}:
+            used.add("features")
+            if not isinstance(features, nn.Module):
+                raise CheckpointError(
+                    f"{path} must be loaded with its feature extractor, {value['module']}, but got {features}; pass it "
+                    "as features"
+                )
+            return features
+        if set(value) == {"subnet"} and isinstance(value["subnet"], str):
+            used.add("subnet")
+            if subnet is None:
+                raise CheckpointError(
+                    f"{path} must be loaded with its subnet, {value['subnet']}, but got none; pass it as subnet"
+                )
+            return subnet
+        return {name: replaced(inner) for name, inner in value.items()}
+
+    found: dict[str, Any] = replaced(arguments)
+    for name, given in (("features", features), ("subnet", subnet)):
+        if given is not None and name not in used:
+            raise CheckpointError(f"{path} must hold a detector with {name} of your own, but got one without")
+    return found
