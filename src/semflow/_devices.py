@@ -1,4 +1,4 @@
-"""Copies to a GPU that the host does not wait for."""
+"""Copies to a GPU that the host does not wait for, and what a CUDA graph forbids."""
 
 import torch
 from torch import Tensor
@@ -14,3 +14,13 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
+
+
+def being_captured() -> bool:
+    """Return whether a CUDA graph is being captured, in which no value can be read.
+
+    Example:
+        >>> being_captured()
+        False
+    """
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.devices import DEVICE, exact_products
 from helpers.recipe_cases import ALL, FITTED, OWN, TRAINED
 from semflow.detectors import Detector
 from semflow.flows import fused_kernels
@@ -50,18 +51,18 @@ def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
     torch.testing.assert_close(plain.anomaly_map, fused.anomaly_map, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ALL)
-def test_scores_on_gpu_equal_those_on_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_on_gpu_equal_those_on_cpu(name: str) -> None:
     """Scores agree to 1e-4, with the same decisions."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     made, given = detector(name), images(9)
     made.calibrate([images(19)], 0.1)
-    here, there = made.predict(given), made.to("cuda").predict(given.to("cuda"))
+    here = made.predict(given)
+    with exact_products():
+        there = made.to(DEVICE).predict(given.to(DEVICE))
+        alone = torch.cat([made.predict(image[None].to(DEVICE)).score for image in given])
     torch.testing.assert_close(there.score.cpu(), here.score, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(there.anomaly_map.cpu(), here.anomaly_map, rtol=1e-3, atol=1e-3)
-    alone = torch.cat([made.predict(image[None].to("cuda")).score for image in given])
     torch.testing.assert_close(alone, there.score, rtol=1e-5, atol=1e-5)
     clear = (here.score[:, None] - made.calibration.scores.cpu()).abs().amin(1) > 1e-3  # not at a threshold
     assert torch.equal(there.is_anomalous.cpu()[clear], here.is_anomalous[clear])

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semflow._devices import being_captured
 from semflow._validation import height_and_width
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import border, mask_to_grid
@@ -56,7 +57,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
 
 def check_values(images: Tensor, name: str = "images") -> None:
     """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
-    if is_traced():
+    if is_traced() or being_captured():
         return
     images = images.detach()
     found = list(torch.aminmax(images))  # NaN if any pixel is NaN

@@ -102,14 +102,22 @@ def rounding(channels: int, dtype: torch.dtype) -> float:
     """Return a bound of the rounding error of |a|^2 + |b|^2 - 2 a b, relative to |a|^2 + |b|^2.
 
     A sum of C products is off by at most C epsilon / 2 relative to the norms, in any order of summation. The factors
-    have 8 or 11 bits if `torch.set_float32_matmul_precision` allows that.
+    have 8 or 11 bits if `torch.set_float32_matmul_precision` or `torch.backends` allow that.
 
     Example:
         >>> f"{rounding(152, torch.float32):.1e}"
         '1.9e-05'
     """
-    factors = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-6}[torch.get_float32_matmul_precision()]
-    return torch.finfo(dtype).eps * (channels + 4) + (factors if dtype == torch.float32 else 0.0)
+    return torch.finfo(dtype).eps * (channels + 4) + (_factors() if dtype == torch.float32 else 0.0)
+
+
+def _factors() -> float:
+    """Return the rounding error of the factors of a product in float32."""
+    try:
+        chosen = [torch.get_float32_matmul_precision()]
+    except RuntimeError:  # it was chosen by torch's newer settings, of which each library has its own
+        chosen = [library.matmul.fp32_precision for library in (torch.backends.cuda, torch.backends.mkldnn)]
+    return max({"high": 2.0**-9, "tf32": 2.0**-9, "medium": 2.0**-6, "bf16": 2.0**-6}.get(x, 0.0) for x in chosen)
 
 
 def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memory_ids: Tensor | None) -> None:
