@@ -19,8 +19,14 @@ OPTIONAL = ("FrEIA", "anomalib", "nflows", "normflows", "pyro", "zuko")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A docstring's example of another library skips where that is not installed."""
+    """Examples of libraries that are not installed are skipped, and without a GPU the tests marked `cuda`."""
     missing = [name for name in OPTIONAL if find_spec(name) is None]
+    needing = [item for item in items if item.get_closest_marker("cuda")]
+    if needing:
+        from helpers.devices import is_there
+
+        for item in [] if is_there() else needing:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             source = "".join(example.source for example in item.dtest.examples)

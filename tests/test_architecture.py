@@ -22,6 +22,7 @@ LAYERS = [
     "_optional",
     "_memory",
     "_defaults",
+    "_devices",
     "_tiling",
     "files",
     "functional",

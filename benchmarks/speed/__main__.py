@@ -20,8 +20,6 @@ synthesis_not_bottleneck            images per second of decoding and synthesis 
                                     training on all threads (`files`)
 import_vs_python (-)                CPU time of `import semflow` over that of an empty interpreter (`start`)
 help_vs_torch (-)                   CPU time of `semflow --help` over that of `import torch`
-cuda_images_per_s                   images per second from uint8 in host memory to scores (`cuda`, `--device cuda`)
-cuda_infer, cuda_train              the published formulation's time over ours
 
 Names without a suffix are for WRN-50 at 256 px, batch size 8, one thread, by CPU time. `_batch1`, `_resnet18`,
 `_resnet18_batch1` and `_all_threads` (by wall time) are other settings. Each ratio is the median over rounds. The JSON
@@ -44,7 +42,6 @@ import torch
 
 from ..shared.record import provenance, versions
 from .against_anomalib import measure_cflow, measure_fastflow
-from .cuda import measure_cuda
 from .files import measure_files, png_folder
 from .flows import Plan, measure_flows
 from .metrics import measure_metrics, measure_pixels
@@ -121,15 +118,9 @@ class Run:
     def start(self) -> None:
         measure_start(self.report, 3 if self.quick else 9)
 
-    def cuda(self) -> None:
-        if not torch.cuda.is_available():
-            self.report.skip("there is no CUDA device", "cuda_images_per_s", "cuda_infer", "cuda_train")
-            return
-        measure_cuda(self.report, "cuda", WIDE, 64, self.blocks, self.rounds)
-
 
 SECTIONS: dict[str, Callable[[Run], None]] = {
-    name: getattr(Run, name) for name in ("flows", "fastflow", "cflow", "recipes", "metrics", "files", "start", "cuda")
+    name: getattr(Run, name) for name in ("flows", "fastflow", "cflow", "recipes", "metrics", "files", "start")
 }
 
 

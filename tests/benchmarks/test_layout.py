@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 FOLDERS = sorted(path.parent.name for path in BENCHMARKS.glob("*/__init__.py"))
-IMPORTS = {"reproduce": {"paper", "shared"}, "growth": {"speed", "shared"}, "paper": set(), "shared": set()}
+IMPORTS = {
+    "reproduce": {"paper", "shared"},
+    "growth": {"speed", "shared"},
+    "gpu": {"speed", "shared"},
+    "paper": set(),
+    "shared": set(),
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted(BENCHMARKS.rglob("*.md"))
 

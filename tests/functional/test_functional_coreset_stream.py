@@ -6,6 +6,8 @@ from torch import Tensor
 
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import CoresetAccumulator, StreamedCoreset, k_center
+from semflow.functional import coreset_stream as module
+from semflow.functional.coreset import covered
 
 CHANNELS = 6
 ROW = CHANNELS * 4  # bytes
@@ -122,3 +124,20 @@ def test_wrong_arguments_are_named() -> None:
         accumulator.update(torch.zeros(5, CHANNELS), torch.zeros(4))
     with pytest.raises(ConfigError, match=r"^limit_bytes must hold twice the count of vectors, but got 456$"):
         accumulator.update(torch.zeros(5, CHANNELS), torch.zeros(5))
+
+
+def test_selection_happens_on_a_device_unless_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, asked = drawn(300), []
+    expected = streamed(x, CoresetAccumulator(0.2, limit_bytes=200 * ROW))
+
+    def full(given: Tensor, *others: object) -> object:
+        asked.append(given.device.type)
+        if given.device.type == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return covered(given, *others)
+
+    monkeypatch.setattr(module, "covered", full)
+    found = streamed(x, CoresetAccumulator(0.2, limit_bytes=200 * ROW, device=torch.device("meta")))
+    assert asked == ["meta", "cpu"] * (len(asked) // 2)
+    assert torch.equal(found.rows, expected.rows)
+    assert found.radius == expected.radius

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.devices import DEVICE
 from helpers.functional_truths import FORMS, TOLERANCE, assert_close, log_odds, log_prob
 from semflow.functional import inverse_gamma_kl, normal_log_odds, normal_log_prob
 
 CHANNELS = (1, 2, 512, 2048)
 DTYPES = (torch.float32, torch.float64)
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+CUDA = pytest.param(DEVICE, marks=pytest.mark.cuda, id="cuda")
 
 decades = st.floats(-6, 6).map(lambda x: 10**x)
 dtypes, channel_counts, forms, seeds = (st.sampled_from(x) for x in (DTYPES, CHANNELS, FORMS, range(1000)))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from helpers.devices import DEVICE
 from helpers.functional_truths import TOLERANCE, assert_close, ctx, expectation, kl
 from semflow.errors import ConfigError
 from semflow.functional import (
@@ -26,7 +27,7 @@ decades = st.floats(-6, 6).map(lambda x: 10**x)
 EDGES = [1e-6, 1e-3, 0.7, 1.0, 59.5, 1e3, 1e6]
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    pytest.param(DEVICE, marks=pytest.mark.cuda, id="cuda"),
 ]
 
 

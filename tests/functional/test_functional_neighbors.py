@@ -1,5 +1,7 @@
 """nearest against brute force in float64, for duplicates, tiny distances, shifted data, ids, chunks and export."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,31 @@ def test_precisions(dtype: torch.dtype) -> None:
     assert distances.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=0)
     assert torch.equal(index, where)
+
+
+@pytest.mark.parametrize("setting", ["legacy", "cuda", "mkldnn", "all"])
+def test_coarse_products_of_either_setting_of_torch_do_not_change_the_result(setting: str) -> None:
+    """torch's newer settings of precision make the older function raise."""
+    choose = {
+        "legacy": 'torch.set_float32_matmul_precision("medium")',
+        "cuda": 'torch.backends.cuda.matmul.fp32_precision = "tf32"',
+        "mkldnn": 'torch.backends.mkldnn.matmul.fp32_precision = "bf16"',
+        "all": 'torch.backends.fp32_precision = "tf32"',
+    }[setting]
+    if setting != "legacy" and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has the older setting only")
+    code = f"""
+import torch
+from semflow.functional.neighbors import nearest, rounding
+x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+expected = torch.cdist(x[:20].double(), x.double()).topk(3, largest=False).values
+exact = rounding(16, torch.float32)
+{choose}
+assert rounding(16, torch.float32) > 10 * exact
+assert rounding(16, torch.float64) < 1e-10
+torch.testing.assert_close(nearest(x[:20], x, 3)[0].double(), expected, rtol=1e-5, atol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # a process of its own, as torch has no way back
 
 
 def test_gradient_is_the_unit_vector_from_the_neighbor_and_zero_at_it() -> None:

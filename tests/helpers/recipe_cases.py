@@ -1,8 +1,11 @@
 """Every recipe at a small size, and images for it."""
 
+from functools import cache
+
 import torch
 
 from semflow.data import Sample
+from semflow.detectors import Detector
 from semflow.recipes import RECIPES, build
 
 # Without recipes that other tests register in the same process.
@@ -43,6 +46,17 @@ def images(count: int, seed: int = 0) -> list[Sample]:
 
 def stack(samples):
     return torch.stack([s.image for s in samples])
+
+
+@cache
+def fitted(name: str) -> Detector:
+    """Return a calibrated detector, which is not to be changed."""
+    made, batch = small(name).eval(), stack(images(9))
+    made.prepare([batch])
+    made.fit_base([batch])
+    made.fit_score([batch])
+    made.calibrate([stack(images(9, 5))], 0.1)
+    return made
 
 
 WITH_AND_WITHOUT = [

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from helpers.aupro_truth import reference_aupro
+from helpers.devices import DEVICE
 from semflow.errors import ConfigError, ShapeError
 from semflow.metrics import aupro, auroc, average_precision, f1_max, pixel_metrics
 
@@ -191,12 +192,12 @@ def test_aupro_accepts_every_dtype(dtype):
         assert aupro(scores.requires_grad_(), masks) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_pixel_metrics_accept_cuda_tensors():
     scores = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
     masks = scores > 0.5
-    assert pixel_metrics(scores.cuda(), masks.cuda()) == pixel_metrics(scores, masks)
-    assert aupro(list(scores.cuda()), list(masks)) == aupro(scores, masks)
+    assert pixel_metrics(scores.to(DEVICE), masks.to(DEVICE)) == pixel_metrics(scores, masks)
+    assert aupro(list(scores.to(DEVICE)), list(masks)) == aupro(scores, masks)
 
 
 MAPS = np.arange(8.0).reshape(2, 2, 2)

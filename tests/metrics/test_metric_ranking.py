@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.devices import DEVICE
 from semflow.errors import ShapeError
 from semflow.metrics import auroc, average_precision, f1_max, f1_max_threshold, image_metrics
 
@@ -146,9 +147,9 @@ def test_ranking_metrics_accept_gradients_layouts_and_lists():
     assert image_metrics(list(scores.detach().flatten()), list(labels.flatten())) == expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_auroc_accepts_cuda_tensors():
-    scores, labels = torch.tensor([0.1, 0.4, 0.4, 0.8], device="cuda"), torch.tensor([0, 0, 1, 1], device="cuda")
+    scores, labels = torch.tensor([0.1, 0.4, 0.4, 0.8], device=DEVICE), torch.tensor([0, 0, 1, 1], device=DEVICE)
     assert auroc(scores, labels) == auroc(scores, labels.cpu()) == 0.875
 
 

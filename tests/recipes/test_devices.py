@@ -1,12 +1,12 @@
-"""Scores and devices: tensors stay on the device of the images, and GPUs compute the same scores."""
+"""Scores with plain operators and on GPUs are those of the CPU's kernels; see also `tests/devices`."""
 
 import pytest
 import torch
 from torch import nn
 
+from helpers.devices import DEVICE, exact_products
 from helpers.recipe_cases import ALL, FITTED, OWN, TRAINED
 from semflow.detectors import Detector
-from semflow.features.frozen import FrozenFeatures
 from semflow.flows import fused_kernels
 from semflow.recipes import build
 from semflow.testing.case import perturb
@@ -40,23 +40,6 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=generator())
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_tensors_are_created_on_the_device_of_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device `meta` rejects tensors of other devices, like a GPU."""
-    made = detector(name).to("meta")
-    # Whether images lie in [0, 1] is a question about values.
-    monkeypatch.setattr(FrozenFeatures, "_check_range", lambda *_: None)
-    given = torch.empty(2, 3, SIDE, SIDE, device="meta")
-    log_probs, variances = made.log_probs(given)
-    results = [*log_probs, *variances, *made.scorer(log_probs, (SIDE, SIDE))]
-    assert {x.device.type for x in results} == {"meta"}
-    terms = made.train().loss(given, torch.zeros(2, SIDE, SIDE, dtype=torch.bool, device="meta"))
-    terms[0].backward()
-    gradients = [p.grad for p in made.trainable()]
-    assert {x.device.type for x in gradients if x is not None} == {"meta"}
-    assert sum(x is not None for x in gradients) > len(gradients) / 2
-
-
 @pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
     """Fused blocks run on CPUs only; GPUs run the composition, as this test does on a CPU."""
@@ -68,18 +51,18 @@ def test_scores_without_fused_kernels_are_the_same(name: str) -> None:
     torch.testing.assert_close(plain.anomaly_map, fused.anomaly_map, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ALL)
-def test_scores_on_gpu_equal_those_on_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_on_gpu_equal_those_on_cpu(name: str) -> None:
     """Scores agree to 1e-4, with the same decisions."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     made, given = detector(name), images(9)
     made.calibrate([images(19)], 0.1)
-    here, there = made.predict(given), made.to("cuda").predict(given.to("cuda"))
+    here = made.predict(given)
+    with exact_products():
+        there = made.to(DEVICE).predict(given.to(DEVICE))
+        alone = torch.cat([made.predict(image[None].to(DEVICE)).score for image in given])
     torch.testing.assert_close(there.score.cpu(), here.score, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(there.anomaly_map.cpu(), here.anomaly_map, rtol=1e-3, atol=1e-3)
-    alone = torch.cat([made.predict(image[None].to("cuda")).score for image in given])
     torch.testing.assert_close(alone, there.score, rtol=1e-5, atol=1e-5)
     clear = (here.score[:, None] - made.calibration.scores.cpu()).abs().amin(1) > 1e-3  # not at a threshold
     assert torch.equal(there.is_anomalous.cpu()[clear], here.is_anomalous[clear])

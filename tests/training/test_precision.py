@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from helpers.devices import DEVICE
 from helpers.small_detector import make_detector, make_images
 from semflow.data import collate
 from semflow.detectors import Detector
@@ -106,11 +107,14 @@ def test_device_and_type_must_allow_it(monkeypatch) -> None:
         fit(make_detector(), IMAGES, precision="bf16", device="cpu", progress=False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_cuda_trains_in_bfloat16(monkeypatch) -> None:
-    monkeypatch.undo()
-    exact, rough = (fit(make_detector(), IMAGES, precision=p, progress=False) for p in ("float32", "bf16"))
-    image = IMAGES[0].image[None].cuda()
+    if DEVICE == "cuda":
+        monkeypatch.undo()
+    exact, rough = (
+        fit(make_detector(), IMAGES, precision=p, device=DEVICE, progress=False) for p in ("float32", "bf16")
+    )
+    image = IMAGES[0].image[None].to(DEVICE)
     torch.testing.assert_close(rough.predict(image).score, exact.predict(image).score, rtol=0.3, atol=0.1)
 
 

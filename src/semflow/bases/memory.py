@@ -117,7 +117,8 @@ class Memory(FittedBase):
 
     def accumulator(self) -> StoredLatents:
         """Return an empty collection of latents."""
-        return StoredLatents(self.size, self.space, self.projection, self.seed, self.limit_bytes)
+        gpu = self.vectors.device if self.vectors.is_cuda else None
+        return StoredLatents(self.size, self.space, self.projection, self.seed, self.limit_bytes, gpu)
 
     @torch.no_grad()
     def fit(self, accumulator: StoredLatents) -> None:
@@ -139,9 +140,8 @@ class Memory(FittedBase):
         self.vectors = narrow(vectors.detach()).to(device, copy=True).contiguous()
         self.images = images.to(device, torch.int64, copy=True)
         typical, bandwidth = self._scales()
-        self.floor = torch.tensor(FLOOR * typical, dtype=self.vectors.dtype, device=device)
-        self.bandwidth = torch.tensor(bandwidth, dtype=self.vectors.dtype, device=device)
-        self.radius = torch.zeros((), dtype=self.vectors.dtype, device=device)
+        self.floor, self.bandwidth = self.vectors.new_tensor(FLOOR * typical), self.vectors.new_tensor(bandwidth)
+        self.radius = self.vectors.new_zeros(())
 
     def _scales(self) -> tuple[float, float]:
         """Measure the typical distance to a vector of another image and, for a kernel, the bandwidth."""

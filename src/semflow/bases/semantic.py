@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from semflow._validation import checked
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import Form, normal_log_odds, normal_log_prob
-from semflow.functional.inverse_gamma import narrow
+from semflow.functional.inverse_gamma import filled, narrow
 from semflow.nn import Statistics
 
 
@@ -118,7 +118,7 @@ class SemanticGaussian(Base):
             log_normal = self._normal(z, statistics, normal, "reference")
             return torch.where(marked, self._normal(z, statistics.detach(), anomalous, "mode"), log_normal)
         like = narrow(z[:0])
-        anomalous, normal = (torch.as_tensor(m, dtype=like.dtype, device=like.device) for m in (anomalous, normal))
+        anomalous, normal = filled(anomalous, like), filled(normal, like)
         return self._normal(z, statistics, torch.where(marked[:, None], anomalous, normal), self.form)
 
     def log_odds(self, z: Tensor, statistics: Statistics | None = None) -> Tensor:

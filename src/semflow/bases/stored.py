@@ -35,6 +35,7 @@ class StoredLatents:
         seed: Seed of the choice.
         limit_bytes: Bytes of collected vectors from which on they are replaced by a larger coreset, see
             `semflow.functional.coreset_stream.CoresetAccumulator`.
+        device: Where the coreset is selected; None is the CPU.
 
     Example:
         >>> latents = StoredLatents(size=0.25)
@@ -52,13 +53,16 @@ class StoredLatents:
         projection: int | None = None,
         seed: int = 0,
         limit_bytes: int = 2**30,
+        device: torch.device | None = None,
     ) -> None:
         self.count = 0
         self.space = space
         self._all: list[Stored] = []
         self._coreset: CoresetAccumulator | None = None
         if size is not None:
-            self._coreset = CoresetAccumulator(size, limit_bytes=limit_bytes, projection=projection, seed=seed)
+            self._coreset = CoresetAccumulator(
+                size, limit_bytes=limit_bytes, projection=projection, seed=seed, device=device
+            )
 
     @torch.no_grad()
     def update(self, z: Tensor, features: Tensor | None = None, inside: Tensor | None = None) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
+from semflow._devices import to_device
 from semflow._memory import per_batch
 from semflow._validation import checked
 from semflow.bases import Base, FittedBase
@@ -14,15 +15,16 @@ from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor
 from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
+from semflow.functional.neighbors import is_traced
 from semflow.nn import PositionCode, Statistics, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
-from .inputs import LOW, check_images, check_masks, check_size, location_masks
+from .inputs import LOW, check_images, check_masks, check_size, check_values, location_masks
 from .interface import Prediction, Provenance
 from .likelihood import Latents
 from .passes import FittingPasses
-from .regions import LARGEST_REGION, at_scales, check_region, saved_region
+from .regions import LARGEST_REGION, at_scales, check_inside, check_region, saved_region
 from .scoring import Scorer
 from .tiled import predict_tiles
 
@@ -238,7 +240,8 @@ class Detector(FittingPasses):
     def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Prediction:
         """Compute what `predict` does, in eval mode too, but with gradients and from feature maps if they are known.
 
-        This is the graph that is exported. Training uses `loss`.
+        This is the graph that is exported. Training uses `loss`. The range of images on a GPU is checked by `predict`
+        only.
         """
         check_images(images, self.reference)
         if self.fitted and not torch.compiler.is_compiling():
@@ -248,6 +251,8 @@ class Detector(FittingPasses):
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         seen, inside = self.see(images)
+        if inside is not None and images.device.type != "cpu" and not is_traced():
+            check_inside(inside)
         latents = self.encode_maps(self.features(seen) if maps is None else maps, seen)
         log_probs = self.latent_log_probs(latents, self.score_log_det)
         anomaly_map, score = self.score(log_probs, images.shape[2:], inside)
@@ -262,7 +267,8 @@ class Detector(FittingPasses):
 
         Images (B, 4, H, W) have a region of interest as their last channel: 1 inside it, 0 outside.
 
-        Images on the CPU are copied to the detector's device, where the prediction is. With tiles (see `fit`), images
+        Images on the CPU are copied to the detector's device, where the prediction is. The host waits for a GPU
+        only if images are on it already, have a region or are compared with a memory. With tiles (see `fit`), images
         have any size.
 
         Raises:
@@ -271,8 +277,13 @@ class Detector(FittingPasses):
         """
         if self.provenance.tiles is not None:
             return predict_tiles(self, images, self.provenance.tiles)
-        on_cpu = isinstance(images, Tensor) and images.device.type == "cpu"
-        return cast(Prediction, self(images.to(self.device) if on_cpu else images))
+        if isinstance(images, Tensor) and self.device.type != "cpu":
+            check_images(images, self.reference.new_empty(0, device=images.device))
+            if images.device.type == "cpu":
+                images = to_device(images, self.device)
+            else:
+                check_values(images)
+        return cast(Prediction, self(images))
 
 
 def _variances(latents: Sequence[Latents]) -> tuple[Tensor, ...]:

@@ -5,9 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semflow._devices import being_captured
 from semflow._validation import height_and_width
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import border, mask_to_grid
+from semflow.functional.neighbors import is_traced
 
 from .interface import Provenance
 
@@ -33,7 +35,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
     """Raise ShapeError unless images are finite floats (B, 3, H, W), or (B, 4, H, W) with regions, in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
-    graph of the detector is being traced, nor with `values=False`, which does not wait for a GPU.
+    graph of the detector is being traced, nor on a GPU, for which the host would wait, nor with `values=False`.
     """
     if not isinstance(images, Tensor):
         raise ShapeError(f"{name} must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
@@ -41,7 +43,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
         raise ShapeError(
             f"{name} must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
         )
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced():
         return
     _check_not_empty(images)
     if images.device != like.device:
@@ -49,15 +51,25 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
     check_precision(like)
     if images.dtype == torch.float64 and like.dtype != torch.float64:
         raise ShapeError(f"{name} must be {like.dtype} like the detector, but got {images.dtype}; convert them")
-    if not values:
+    if values and images.device.type == "cpu":
+        check_values(images, name)
+
+
+def check_values(images: Tensor, name: str = "images") -> None:
+    """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
+    if is_traced() or being_captured():
         return
-    low, high = (value.item() for value in torch.aminmax(images.detach()))  # NaN if any pixel is NaN
+    images = images.detach()
+    found = list(torch.aminmax(images))  # NaN if any pixel is NaN
+    if images.shape[1] == 4:
+        found.append(((images[:, 3] == 0) | (images[:, 3] == 1)).all().to(images.dtype))
+    low, high, *binary = torch.stack(found).tolist()
     if not (low >= -SLACK and high <= 1 + SLACK):
         advice = "remove images with NaN or infinite pixels"
         if abs(low) < float("inf") and abs(high) < float("inf"):
             advice = "divide bytes by 255 and do not normalize, which the backbone does"
         raise ShapeError(f"{name} must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
-    if images.shape[1] == 4 and not bool(((images[:, 3] == 0) | (images[:, 3] == 1)).all()):
+    if binary == [0.0]:
         raise ShapeError(
             f"{name} must have 0 or 1 as their fourth channel, their region of interest, but got other values in "
             f"{tuple(images.shape)}; leave an alpha channel out"
@@ -102,7 +114,8 @@ def check_masks(anomaly_masks: Tensor | None, images: Tensor) -> None:
         raise ShapeError(
             f"anomaly_masks must be (B, H, W) = {expected} like the images, but got {tuple(anomaly_masks.shape)}"
         )
-    if anomaly_masks.is_floating_point() and bool(anomaly_masks.isnan().any()):
+    on_cpu = anomaly_masks.device.type == "cpu"
+    if on_cpu and anomaly_masks.is_floating_point() and bool(anomaly_masks.isnan().any()):
         raise ShapeError("anomaly_masks must be numbers, positive where anomalous, but got NaN")
 
 

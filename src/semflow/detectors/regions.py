@@ -9,6 +9,7 @@ from torch import Tensor
 from semflow._validation import height_and_width
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import covered, hide
+from semflow.functional.neighbors import is_traced
 
 from .interface import Provenance
 
@@ -48,12 +49,17 @@ def see(images: Tensor, region: Tensor | None = None) -> Seen:
     colors = images[:, :3]
     if inside is None:
         return Seen(colors, None)
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+    if not is_traced() and inside.device.type == "cpu":  # reading values would wait for a GPU
         if bool(inside.all()):
             return Seen(colors, None)
-        if not bool(inside.flatten(1).any(1).all()):
-            raise ShapeError("images must have pixels in their region of interest, but got an image without any")
+        check_inside(inside)
     return Seen(hide(colors, inside), inside)
+
+
+def check_inside(inside: Tensor) -> None:
+    """Raise ShapeError if an image has no pixel in its region of interest (B, H, W)."""
+    if not bool(inside.flatten(1).any(1).all()):
+        raise ShapeError("images must have pixels in their region of interest, but got an image without any")
 
 
 def at_scales(inside: Tensor | None, maps: Sequence[Tensor], localizes: bool = True) -> list[Tensor | None]:

@@ -187,7 +187,10 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images (B, 3, H, W) in [0, 1] to the list of maps (B, C_k, H_k, W_k)."""
+        """Map images (B, 3, H, W) in [0, 1] to the list of maps (B, C_k, H_k, W_k).
+
+        The range is checked on the CPU; reading values of a GPU would wait for it.
+        """
         if not isinstance(images, Tensor):
             raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -196,7 +199,8 @@ class FrozenFeatures(nn.Module):
                 f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():
-            self._check_range(images)
+            if images.device.type == "cpu":
+                self._check_range(images)
             if any(module.training for module in self.network.modules()):
                 # `model.apply` and helpers for batch norms set the mode of submodules without calling our `train`.
                 with in_eval_mode(self) as still:

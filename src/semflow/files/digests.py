@@ -38,17 +38,28 @@ def hash_file(path: Path, size: int | None = None) -> str:
 
 def hash_tensor(tensor: "Tensor") -> str:
     """Compute the digest of a tensor's type, shape and values."""
-    import torch
-
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    if tensor.numel():  # one without elements may have strides that forbid the view
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return _digest(*_header_and_bytes(tensor))
 
 
 def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
     """Compute the digest of tensors and their names, whatever their order."""
     names = sorted(tensors)
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        digests = pool.map(hash_tensor, (tensors[name] for name in names))
-        return hash_parts(part for both in zip(names, digests, strict=True) for part in both)
+        # Tensors are copied from a device here: only the bytes are for other threads.
+        digests = [pool.submit(_digest, *_header_and_bytes(tensors[name])) for name in names]
+        return hash_parts(part for name, digest in zip(names, digests, strict=True) for part in (name, digest.result()))
+
+
+def _header_and_bytes(tensor: "Tensor") -> tuple[bytes, memoryview]:
+    import torch
+
+    header = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    if not tensor.numel():  # one without elements may have strides that forbid the view
+        return header, memoryview(b"")
+    return header, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _digest(header: bytes, values: memoryview) -> str:
+    digest = hashlib.sha256(header)
+    digest.update(values)
+    return digest.hexdigest()

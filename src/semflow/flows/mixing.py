@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from semflow._defaults import blank
 from semflow._validation import at_least, checked, positive
 from semflow.functional import from_locations, to_locations
-from semflow.functional.inverse_gamma import narrow
+from semflow.functional.inverse_gamma import filled, narrow
 from semflow.nn import Context
 
 from .base import Flow, Result, check_channels
@@ -18,7 +18,7 @@ from .base import Flow, Result, check_channels
 
 def constant_log_det(x: Tensor, value: Tensor | float) -> Tensor:
     """Expand a log-det that is the same at every location to (B, H, W)."""
-    return torch.as_tensor(value, dtype=narrow(x[:0], x).dtype, device=x.device).expand(x.shape[0], *x.shape[2:])
+    return filled(value, narrow(x[:0], x)).expand(x.shape[0], *x.shape[2:])
 
 
 class Identity(Flow):

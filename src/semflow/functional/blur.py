@@ -6,6 +6,8 @@ from torch import Tensor
 
 from semflow.errors import ShapeError
 
+from .neighbors import is_traced
+
 
 def gaussian_kernel(sigma: float) -> Tensor:
     """Return weights proportional to exp(-i^2 / (2 sigma^2)) for |i| <= int(4 sigma + 0.5), with sum 1.
@@ -32,7 +34,7 @@ def gaussian_blur(maps: Tensor, kernel: Tensor) -> Tensor:
         raise ShapeError(f"maps must have more than {radius} rows and columns to blur, but got {(height, width)}")
     kernel = kernel.to(maps.dtype)
     padded = F.pad(maps[:, None], (radius,) * 4, mode="reflect")
-    if maps.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+    if maps.device.type == "cpu" and not is_traced():
         return _along(_along(padded, kernel, 2), kernel, 3)[:, 0]
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
 

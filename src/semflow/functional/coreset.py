@@ -13,7 +13,8 @@ from semflow.errors import ConfigError, ShapeError
 from .neighbors import rounding, without_autocast
 
 BATCH = 1024  # farthest vectors among which centers are selected before all distances are updated
-PIECE = 2**21  # elements of a matrix product that stay in the cache
+PIECE = 2**21  # elements of a matrix product that stay in the cache of a CPU
+GPU_PIECE = 2**25  # elements of one that keeps a GPU busy between two launches
 VARIANCE = 0.95  # share of the variance in the coordinates that lower bounds use
 
 
@@ -98,7 +99,12 @@ def projected(x: Tensor, size: int | None, seed: int) -> Tensor:
         return x
     dtype = torch.promote_types(x.dtype, torch.float32)
     matrix = sparse_projection(x.shape[1], size, seed=seed).to(x.device, dtype)
-    return torch.cat([part.to(dtype) @ matrix for part in x.split(max(1, PIECE // x.shape[1]))])
+    return torch.cat([part.to(dtype) @ matrix for part in x.split(_rows(x, x.shape[1]))])
+
+
+def _rows(x: Tensor, width: int) -> int:
+    """Return how many rows of a width are computed at a time."""
+    return max(1, (PIECE if x.device.type == "cpu" else GPU_PIECE) // width)
 
 
 @checked
@@ -206,7 +212,7 @@ class Cover:
             if kept < 0.8 * channels:
                 basis = vectors.flip(1)[:, :kept].to(self._dtype)
         codes, norms = [], []
-        for part in self._x.split(max(1, PIECE // channels)):
+        for part in self._x.split(_rows(self._x, channels)):
             code = part.to(self._dtype) - mean
             norms.append(code.square().sum(1))
             if basis is not None:
@@ -222,9 +228,9 @@ class Cover:
         for some in centers.split(BATCH):
             codes, norms = self._codes.index_select(0, some), self._norms[some]
             factor = torch.cat([-2 * codes, norms[:, None]], 1).T.contiguous()
-            rows = max(1, PIECE // max(len(some), self._x.shape[1]))
+            rows, largest = _rows(self._x, max(len(some), self._x.shape[1])), float(norms.max())
             for first in range(0, len(self._x), rows):
-                self._update(first, rows, some, factor, float(norms.max()))
+                self._update(first, rows, some, factor, largest)
 
     def _update(self, first: int, rows: int, centers: Tensor, factor: Tensor, largest: float) -> None:
         codes, norms = self._codes[first : first + rows], self._norms[first : first + rows]
@@ -240,7 +246,7 @@ class Cover:
         self._shorten(points + first, centers[best])
         bounds.scatter_(1, best[:, None], torch.inf)
         pairs = (bounds < (distances[points].square() + spare[points])[:, None]).nonzero()
-        for pair in pairs.split(max(1, PIECE // codes.shape[1])):
+        for pair in pairs.split(_rows(codes, codes.shape[1])):
             self._shorten(points[pair[:, 0]] + first, centers[pair[:, 1]])
 
     def _shorten(self, points: Tensor, centers: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from semflow._validation import checked, positive
 from semflow.errors import ConfigError, ShapeError
 
-from .coreset import Cover, check_count, covered
+from .coreset import check_count, covered
 
 
 class StreamedCoreset(NamedTuple):
@@ -47,6 +47,8 @@ class CoresetAccumulator:
             a share of a long stream does not fit, fewer vectors are selected.
         projection: Channels of a random projection in which distances and the radius are measured; see `k_center`.
         seed: Seed of the first selected vector and of the projection.
+        device: Where vectors are selected, such as a GPU while they are kept on the CPU; if they do not fit there, or
+            with None, it happens where they are.
 
     Attributes:
         seen: Number of vectors so far.
@@ -62,13 +64,20 @@ class CoresetAccumulator:
 
     @checked
     def __init__(
-        self, count: int | float, *, limit_bytes: int = 2**30, projection: int | None = None, seed: int = 0
+        self,
+        count: int | float,
+        *,
+        limit_bytes: int = 2**30,
+        projection: int | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         positive(count=count, limit_bytes=limit_bytes)
         self._share = not isinstance(count, numbers.Integral)
         if self._share and count > 1:
             raise ConfigError(f"count must be a share above 0 and up to 1, or a whole number, but got {count}")
         self.count, self.limit_bytes, self.projection, self.seed = count, limit_bytes, projection, seed
+        self.device = device
         self.seen = 0
         self._parts: list[_Part] = []
 
@@ -100,18 +109,23 @@ class CoresetAccumulator:
         if not self.seen:
             raise ShapeError("x must be added with update before result, but got no vectors")
         kept = _joined(self._parts)
-        cover = self._cover(kept, min(self._wanted(), len(kept.vectors)))
-        radius = float((kept.slack + cover.distances).max())
-        vectors, ids, rows, values, _ = (x[cover.centers] for x in kept)
+        centers, distances, _ = self._cover(kept, min(self._wanted(), len(kept.vectors)))
+        radius = float((kept.slack + distances).max())
+        vectors, ids, rows, values, _ = (x[centers] for x in kept)
         return StreamedCoreset(vectors, ids, rows, values, radius)
 
     def _wanted(self) -> int:
         return max(1, int(self.seen * self.count)) if self._share else int(self.count)
 
-    def _cover(self, kept: "_Part", count: int) -> Cover:
-        count = check_count(kept.vectors, count)
-        start = torch.randint(len(kept.vectors), (1,), generator=torch.Generator().manual_seed(self.seed))
-        return covered(kept.vectors, count, start, self.projection, self.seed)
+    def _cover(self, kept: "_Part", count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return centers, and distance and owner of each vector, see `Cover`."""
+        count, x = check_count(kept.vectors, count), kept.vectors
+        start = torch.randint(len(x), (1,), generator=torch.Generator().manual_seed(self.seed))
+        try:
+            cover = covered(x.to(self.device or x.device), count, start, self.projection, self.seed)
+        except torch.OutOfMemoryError:  # of a GPU
+            cover = covered(x, count, start, self.projection, self.seed)
+        return cover.centers.to(x.device), cover.distances.to(x.device), cover.owners.to(x.device)
 
     def _append(self, part: "_Part") -> None:
         width = part.vectors.shape[1] + part.values.shape[1]
@@ -128,10 +142,10 @@ class CoresetAccumulator:
 
     def _reduce(self, capacity: int) -> None:
         kept = _joined(self._parts)
-        cover = self._cover(kept, min(2 * self._wanted(), capacity * 3 // 4))
+        centers, distances, owners = self._cover(kept, min(2 * self._wanted(), capacity * 3 // 4))
         # The vectors that a center replaces are as far from it as they and their own replaced ones are at most.
-        slack = torch.zeros_like(kept.slack).scatter_reduce_(0, cover.owners, kept.slack + cover.distances, "amax")
-        order = cover.centers.sort().values
+        slack = torch.zeros_like(kept.slack).scatter_reduce_(0, owners, kept.slack + distances, "amax")
+        order = centers.sort().values
         self._parts = [_Part(*(values[order] for values in kept._replace(slack=slack)))]
 
 

@@ -28,6 +28,13 @@ def narrow(x: Tensor, *like: Tensor) -> Tensor:
     return x.to(dtype)
 
 
+def filled(value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a number as a tensor of the type and the device of `like`; a copy from the host would wait for a GPU."""
+    if isinstance(value, Tensor):
+        return value.to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
 class _Special(torch.autograd.Function):
     """Function whose derivative is computed from its input."""
 
@@ -96,7 +103,7 @@ def inverse_gamma_kl(alpha: Tensor, beta: Tensor, prior_alpha: Tensor | float, p
         0.454979007648
     """
     a, b = wide(alpha), wide(beta)
-    a0, b0 = (torch.as_tensor(p, dtype=a.dtype, device=a.device) for p in (prior_alpha, prior_beta))
+    a0, b0 = filled(prior_alpha, a), filled(prior_beta, a)
     kl = (a - a0) * digamma(a) + _lgamma(a0) - _lgamma(a) + a0 * (torch.log(b) - torch.log(b0)) + a * (b0 / b - 1)
     return narrow(kl, alpha, beta)
 

@@ -53,14 +53,36 @@ def nearest(
         center = memory.detach().mean(0, dtype=dtype)
         size, width = queries.element_size(), memory.shape[1]
         number = max(1, min(MOST_QUERIES, chunk_bytes // (2 * size * (k + SPARE) * width)))
-        if _is_traced():  # the number of queries may be dynamic
-            return _search(queries, memory, center, k, exclude, memory_ids, chunk_bytes // (size * (number + width)))
+        if is_traced():  # the number of queries may be dynamic
+            rows = chunk_bytes // (size * (number + width))
+            return _search(queries, memory, center, k, exclude, memory_ids, rows, SPARE, dtype)[:2]
         number = min(number, max(1, queries.shape[0]))
         rows = chunk_bytes // (size * (number + 2 * width))
-        parts = queries.split(number)
-        ids = [None] * len(parts) if exclude is None else exclude.split(number)
-        found = [_search(part, memory, center, k, own, memory_ids, rows) for part, own in zip(parts, ids, strict=True)]
-        return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+
+        def search(
+            x: Tensor, ids: Tensor | None, rows: int, more: int, within: torch.dtype = dtype
+        ) -> tuple[Tensor, ...]:
+            parts = x.split(number)
+            split = [None] * len(parts) if ids is None else ids.split(number)
+            found = [
+                _search(part, memory, center, k, own, memory_ids, rows, more, within)
+                for part, own in zip(parts, split, strict=True)
+            ]
+            return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+        if dtype == torch.float64:
+            distances, index, _ = search(queries, exclude, rows, SPARE)
+            return distances, index
+        distances, index, complete = search(queries, exclude, rows, FEW)
+        for within, rows_at_once in ((dtype, rows), (torch.float64, rows // 2)):
+            again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]  # waits for a GPU
+            if not len(again):
+                break
+            ids = None if exclude is None else exclude[again]
+            better = search(queries[again], ids, rows_at_once, SPARE, within)
+            pairs = zip((distances, index, complete), better, strict=True)
+            distances, index, complete = (x.index_copy(0, again, y.to(x.dtype)) for x, y in pairs)
+        return distances, index
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -80,14 +102,22 @@ def rounding(channels: int, dtype: torch.dtype) -> float:
     """Return a bound of the rounding error of |a|^2 + |b|^2 - 2 a b, relative to |a|^2 + |b|^2.
 
     A sum of C products is off by at most C epsilon / 2 relative to the norms, in any order of summation. The factors
-    have 8 or 11 bits if `torch.set_float32_matmul_precision` allows that.
+    have 8 or 11 bits if `torch.set_float32_matmul_precision` or `torch.backends` allow that.
 
     Example:
         >>> f"{rounding(152, torch.float32):.1e}"
         '1.9e-05'
     """
-    factors = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-6}[torch.get_float32_matmul_precision()]
-    return torch.finfo(dtype).eps * (channels + 4) + (factors if dtype == torch.float32 else 0.0)
+    return torch.finfo(dtype).eps * (channels + 4) + (_factors() if dtype == torch.float32 else 0.0)
+
+
+def _factors() -> float:
+    """Return the rounding error of the factors of a product in float32."""
+    try:
+        chosen = [torch.get_float32_matmul_precision()]
+    except RuntimeError:  # it was chosen by torch's newer settings, of which each library has its own
+        chosen = [library.matmul.fp32_precision for library in (torch.backends.cuda, torch.backends.mkldnn)]
+    return max({"high": 2.0**-9, "tf32": 2.0**-9, "medium": 2.0**-6, "bf16": 2.0**-6}.get(x, 0.0) for x in chosen)
 
 
 def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memory_ids: Tensor | None) -> None:
@@ -105,7 +135,13 @@ def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memo
         raise ShapeError(f"memory_ids must be {tuple(memory.shape[:1])}, but got {tuple(memory_ids.shape)}")
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Return True while a graph is being compiled or exported, in which values are not known.
+
+    Example:
+        >>> is_traced()
+        False
+    """
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
@@ -117,23 +153,16 @@ def _search(
     exclude: Tensor | None,
     memory_ids: Tensor | None,
     rows: int,
-) -> tuple[Tensor, Tensor]:
-    rows = max(rows, k + SPARE)
-    only = _is_traced() or queries.dtype == torch.float64
-    index, complete = _candidates(queries, memory, center, k + (SPARE if only else FEW), exclude, memory_ids, rows)
-    distances, index = _refined(queries, memory, k, index, exclude, memory_ids)
-    if only or index.shape[0] == 0:
-        return distances, index
-    for dtype, part_rows in ((queries.dtype, rows), (torch.float64, max(rows // 2, k + SPARE))):
-        again = (~(distances[:, -1].square() <= complete)).nonzero()[:, 0]
-        if not len(again):
-            break
-        part, ids = queries[again], None if exclude is None else exclude[again]
-        wide, bound = _candidates(part.to(dtype), memory, center.to(dtype), k + SPARE, ids, memory_ids, part_rows)
-        better = _refined(part, memory, k, wide, ids, memory_ids)
-        distances, index = distances.index_copy(0, again, better[0]), index.index_copy(0, again, better[1])
-        complete = complete.index_copy(0, again, bound.to(complete.dtype))
-    return distances, index
+    more: int,
+    within: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return distances and rows of the nearest of k + `more` candidates, and the squared distances they are right to.
+
+    Candidates are selected in the type `within`.
+    """
+    given = (queries.to(within), memory, center.to(within), k + more, exclude, memory_ids, max(rows, k + SPARE))
+    index, complete = _candidates(*given)
+    return *_refined(queries, memory, k, index, exclude, memory_ids), complete
 
 
 @torch.no_grad()
@@ -164,7 +193,7 @@ def _candidates(
             scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
             where = where.gather(1, order)
         best, index, largest = scores, where, torch.maximum(largest, norms.amax())
-    if count == memory.shape[0]:
+    if count == memory.shape[0] or is_traced():  # no other rows, or no second search
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
@@ -172,7 +201,7 @@ def _candidates(
 
 def _without(scores: Tensor, ids: Tensor, exclude: Tensor) -> Tensor:
     """Set the scores of columns with the id that a row excludes to infinity."""
-    if scores.device.type == "cpu" and not _is_traced() and len(own := exclude.unique()) <= BLOCK:
+    if scores.device.type == "cpu" and not is_traced() and len(own := exclude.unique()) <= BLOCK:
         for one in own:  # such as the images of a batch, which takes a tenth of the time
             columns = (ids == one).nonzero()[:, 0]
             scores[(exclude == one).nonzero(), columns] = torch.inf
@@ -187,7 +216,7 @@ def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, width = scores.shape
     blocks = width // BLOCK
-    if _is_traced() or blocks < 4 * count:
+    if is_traced() or blocks < 4 * count:
         smallest = scores.topk(count, dim=1, largest=False)
         return smallest.values, smallest.indices
     minima = scores[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
@@ -219,6 +248,6 @@ def _refined(
     if exclude is not None and memory_ids is not None:
         distances = distances.masked_fill(memory_ids[index] == exclude[:, None], torch.inf)
     # ONNX has no stable sort, but its TopK takes the first of equal values.
-    found = distances.topk(k, largest=False) if _is_traced() else distances.sort(dim=1, stable=True)
+    found = distances.topk(k, largest=False) if is_traced() else distances.sort(dim=1, stable=True)
     distances, order = found
     return distances[:, :k], index.gather(1, order[:, :k])

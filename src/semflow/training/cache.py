@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from semflow._devices import to_device
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
@@ -62,9 +63,9 @@ class NormalImages:
         for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
             if not self._digests:
                 digests.append(self._looked_at(batch))
-            images = batch.images.to(self.device)
+            images = to_device(batch.images, self.device)
             self.size = (images.shape[2], images.shape[3])
-            span, indices = slice(positions[0], positions[-1] + 1), torch.tensor(positions, device=self.device)
+            span, indices = slice(positions[0], positions[-1] + 1), to_device(torch.tensor(positions), self.device)
             indices = indices if images_of is None else images_of[indices]
             if self._full:
                 yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
@@ -90,7 +91,7 @@ class NormalImages:
         """Return the kept maps of images by their index in the data set, or None if maps are not kept."""
         if not self._full:
             return None
-        index = torch.as_tensor(indices, device=self.device, dtype=torch.int64)
+        index = to_device(torch.tensor(indices, dtype=torch.int64), self.device)
         return [kept[index] for kept in self._kept]
 
     def fingerprint(self) -> str:

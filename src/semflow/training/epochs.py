@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from semflow._devices import to_device
 from semflow.data import Batch
 from semflow.errors import DataError, TrainingError
 from semflow.synthesis import SyntheticAnomalies
@@ -57,8 +58,9 @@ def train_epoch(job: Job, at: Position, display: Progress) -> dict[str, float]:
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        masks = batch.anomaly_masks.to(device) if job.synthetic and batch.anomaly_masks is not None else None
-        images, seed = batch.images.to(device), (training.seed, at.epoch, at.step)
+        masks = batch.anomaly_masks if job.synthetic else None
+        masks = masks if masks is None else to_device(masks, device)
+        images, seed = to_device(batch.images, device), (training.seed, at.epoch, at.step)
         size = min(training.images_per_step, len(job.trained_on) - at.step * training.images_per_step)
         try:
             at.sums += train_on_batch(

@@ -104,11 +104,11 @@ def results(
     """
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
-    dataset, device = checked(dataset), detector.device
+    dataset = checked(dataset)
     batch_size, tiled = images_at_once(detector, batch_size), detector.provenance.tiles is not None
     dealt = dealt_batches(len(cast(Sized, dataset)), batch_size, processes)
     for batch in loaded(batches(dataset, batch_size, workers, dealt, copy=not tiled)):
-        prediction = detector.predict(batch.images if tiled else batch.images.to(device))
+        prediction = detector.predict(batch.images)
         scores, maps = prediction.score.tolist(), prediction.anomaly_map.float().cpu()
         p_values = [None] * len(scores) if prediction.p_value is None else prediction.p_value.tolist()
         alarms = [None] * len(scores) if prediction.is_anomalous is None else prediction.is_anomalous.tolist()

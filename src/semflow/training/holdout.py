@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from semflow._defaults import own_defaults
+from semflow._devices import to_device
 from semflow.data import Batch
 from semflow.detectors import Detector
 from semflow.detectors.conformal import check_count, images_needed
@@ -164,7 +165,7 @@ def calibrate(
         check_size(dataset[0].image, detector.provenance, "dataset")
     known = detector.provenance.fingerprints
     loader = held_out_batches(dataset, known, batch_size, workers, processes, allow_anomalous, digests)
-    images = (batch.images.to(detector.device) for batch in loader)
+    images = (to_device(batch.images, detector.device) for batch in loader)
     detector.calibrate(images, false_alarm_rate, processes.gather)
     detector.provenance = replace(detector.provenance, calibration=_digest(digests, processes))
     return detector

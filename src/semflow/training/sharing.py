@@ -33,9 +33,9 @@ class SharedBatchNorm(_BatchNorm):
         dim, channel = (0, *range(2, x.dim())), (slice(None), *(None,) * (x.dim() - 2))
         # One message: a row with count, means and variances per process, 0 in the rows of the others.
         variance, mean = torch.var_mean(x, dim, correction=0)
-        own = [x.new_tensor([0.0 if self.processes.idle else x.numel() / x.shape[1]]), mean, variance]
-        rows = x.new_zeros(self.processes.count, 2 * x.shape[1] + 1)
-        rows = self.processes.sum(rows.index_put((torch.tensor(self.processes.rank),), torch.cat(own)))
+        own = torch.cat([x.new_full((1,), 0.0 if self.processes.idle else x.numel() / x.shape[1]), mean, variance])
+        ranks, rank = range(self.processes.count), self.processes.rank
+        rows = self.processes.sum(torch.stack([own if k == rank else torch.zeros_like(own) for k in ranks]))
         counts, means, variances = rows.split([1, x.shape[1], x.shape[1]], dim=1)
         count = counts.sum().detach()
         mean = (counts * means).sum(0) / count

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semflow._devices import to_device
 from semflow._memory import suggesting
 from semflow.detectors import Detector, location_masks
 from semflow.detectors.regions import at_scales
@@ -231,8 +232,9 @@ def _train_on_groups(
         size_k = (x.shape[2], x.shape[3])
         mask, ignore = location_masks(anomaly_masks, size_k, training.mask_resize, training.guard, cells[scale])
         context, base = detector.context(x), detector.training_base(scale)
-        for drawn in torch.from_numpy(rng.permutation(count)).to(x.device).split(locations):
+        for drawn in torch.from_numpy(rng.permutation(count)).split(locations):
             group, empty = _own_part(drawn, size, batch, stepper.processes)
+            group = to_device(group, x.device)
             position = context.take(group) if isinstance(context, PositionTables) else context
             masks = (None if m is None else take_locations(m, group) for m in (mask, ignore))
             drawn_statistics = None if leaf is None else leaf.take(group)

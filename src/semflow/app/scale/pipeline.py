@@ -212,8 +212,7 @@ class _Worker:
         readable = [index for index, message in enumerate(messages) if not message]
         for start in range(0, len(readable), self.batch_size):
             indices = readable[start : start + self.batch_size]
-            batch = torch.from_numpy(images[indices]).float().div_(255.0)
-            yield indices, batch.to(self.predictor.device)
+            yield indices, torch.from_numpy(images[indices]).float().div_(255.0)
 
     def _images(self, names: Sequence[str], messages: list[str]) -> Iterator[tuple[list[int], Tensor]]:
         """Decode and yield the images of a block at their own size, one by one, and note the errors of others."""
