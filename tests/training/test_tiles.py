@@ -365,3 +365,19 @@ def test_nothing_depends_on_what_is_outside_a_region(recipe: str) -> None:
 def test_region_of_all_images_is_refused() -> None:
     with pytest.raises(ConfigError, match="tiles must be None with a region of all images"):
         fitted("patchcore", region=torch.eye(SIDE) > 0)
+
+
+@pytest.mark.parametrize("recipe", ["memory_flow", "cflow_ad", "sanflow", "differnet"])
+def test_tiles_are_computed_a_few_at_a_time_in_the_same_steps(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fitted(pixels: int) -> tuple[Detector, int]:
+        monkeypatch.setattr(cutting, "PIXELS", pixels)
+        made, most = MAKE[recipe](), [0]
+        hook = made.features.register_forward_pre_hook(lambda _, x: most.append(len(x[0])))
+        semflow.fit(made, good(4), tiles=TILES, epochs=1, batch_size=4, progress=False, device="cpu")
+        hook.remove()
+        return made, max(most)
+
+    (whole, all_at_once), (chunked, most) = fitted(2**18), fitted(SIDE**2)
+    assert (all_at_once, most) == (4, 1)
+    for (name, a), b in zip(whole.flows.state_dict().items(), chunked.flows.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,7 +24,7 @@ from semflow.objectives import Objective
 from semflow.recipes import build
 from semflow.synthesis import CutPaste, SyntheticAnomalies
 from semflow.training import TrainingConfig
-from semflow.training.stepping import adam, train_on_batch
+from semflow.training.stepping import adam, check_steps, train_on_batch
 
 from .anomalib_models import ModelWithStatistics
 
@@ -128,10 +129,13 @@ class SemflowModule(_OneClass):
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Return the recipe's optimizer, or None if nothing is trained."""
-        return adam(self.detector, self.training_config) if self.detector.trainable() else None
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning does not clip gradients for it
+        return adam(self.detector, self.training_config, fused) if self.detector.trainable() else None
 
     def on_train_start(self) -> None:
-        """Fit the standardization, unless training is resumed."""
+        """Fit the standardization, unless training is resumed; raise ConfigError for a precision that is not known."""
+        if "bf16" in str(self.trainer.precision):
+            check_steps(self.detector, replace(self.training_config, precision="bf16"))
         if self.trainer.global_step == 0:
             self.detector.prepare(self._training_images())
 

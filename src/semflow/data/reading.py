@@ -78,6 +78,15 @@ def read_header(image: Image.Image, name: str) -> Header:
     return Header(largest, inverted, ";16" in raw, _has_more_pages(image), codec)
 
 
+def has_more_pages(path: str | PathLike[str]) -> bool:
+    """Return True if pages or frames follow the one that is read, from the header alone; False if it is broken."""
+    try:
+        with opened(path) as image:
+            return _has_more_pages(image)
+    except DataError:
+        return False
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Decode the pixels and apply the EXIF orientation."""
     image.load()
@@ -134,14 +143,23 @@ def _has_more_pages(image: Image.Image) -> bool:
         return False
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return True
-    size = image.size
-    try:  # a smaller copy of the first page does not count as a page
-        image.seek(1)
-        return image.size == size and not image.tag_v2.get(_SUBFILE, 0) & 1
-    except Exception:  # the second page is broken, but the first one is read
+    first = image.size
+    try:
+        for page in range(1, image.n_frames):
+            image.seek(page)
+            if not image.tag_v2.get(_SUBFILE, 0) & 1 and not _is_smaller_copy(image.size, first):
+                return True
+    except Exception:  # a later page is broken, but the first one is read
         return False
     finally:
         image.seek(0)
+    return False
+
+
+def _is_smaller_copy(size: tuple[int, int], first: tuple[int, int]) -> bool:
+    """Return whether a page is clearly smaller than the first one and has its proportions up to rounding."""
+    (width, height), (w, h) = first, size
+    return 4 * max(w / width, h / height) <= 3 and abs(w * height - h * width) <= width + height
 
 
 def _diagnosis(path: Path, error: Exception, formats: tuple[str, ...]) -> tuple[str, str, str]:

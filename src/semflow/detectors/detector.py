@@ -16,7 +16,7 @@ from semflow.features import FeatureExtractor
 from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
 from semflow.functional.neighbors import is_traced
-from semflow.nn import PositionCode, VarianceHead
+from semflow.nn import PositionCode, Statistics, VarianceHead
 from semflow.objectives import Objective, Terms
 
 from .calibration import Calibration
@@ -181,10 +181,15 @@ class Detector(FittingPasses):
         frozen = {id(p) for p in self.features.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in frozen]
 
-    def encode(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> list[Latents]:
-        """Map images (B, 3, H, W) in [0, 1], with their feature maps if known, to the latents of each scale."""
+    def encode(
+        self,
+        images: Tensor,
+        maps: Sequence[Tensor] | None = None,
+        statistics: Sequence[Statistics | None] | None = None,
+    ) -> list[Latents]:
+        """Map images (B, 3, H, W) in [0, 1], with maps and statistics if known, to the latents of each scale."""
         maps = self.feature_maps(images) if maps is None else maps
-        return self.encode_maps(maps, self.see(images).images)
+        return self.encode_maps(maps, self.see(images).images, statistics=statistics)
 
     def loss(
         self,
@@ -193,6 +198,7 @@ class Detector(FittingPasses):
         maps: Sequence[Tensor] | None = None,
         mask_resize: Literal["nearest", "max"] = "max",
         guard: int = 1,
+        statistics: Sequence[Statistics | None] | None = None,
     ) -> Terms:
         """Compute the objective over all scales, see `LikelihoodModel.latent_loss`.
 
@@ -202,10 +208,11 @@ class Detector(FittingPasses):
             maps: feature maps of the images, if known.
             mask_resize: see `location_masks`.
             guard: see `location_masks`.
+            statistics: of the base at each scale; by default, those that the head predicts.
         """
         check_images(images, self.reference, values=False)
         check_masks(anomaly_masks, images)
-        latents = self.encode(images, maps)
+        latents = self.encode(images, maps, statistics)
         sizes = [(scale.z.shape[2], scale.z.shape[3]) for scale in latents]
         masks = self.masks_at(sizes, images, anomaly_masks, mask_resize, guard)
         return self.latent_loss(latents, [mask for mask, _ in masks], [ignored for _, ignored in masks])

@@ -121,7 +121,11 @@ class LikelihoodModel(nn.Module):
         return self.position(x.shape[2], x.shape[3]) if self.position is not None else None
 
     def encode_maps(
-        self, maps: Sequence[Tensor], images: Tensor | None = None, contexts: Sequence[Context] | None = None
+        self,
+        maps: Sequence[Tensor],
+        images: Tensor | None = None,
+        contexts: Sequence[Context] | None = None,
+        statistics: Sequence[Statistics | None] | None = None,
     ) -> list[Latents]:
         """Map features to latents and predict their statistics.
 
@@ -129,11 +133,13 @@ class LikelihoodModel(nn.Module):
             maps: feature maps (B, C_k, H_k, W_k), one per scale.
             images: (B, 3, H, W) in [0, 1]; needed if the head predicts from images.
             contexts: one per scale; by default the position code.
+            statistics: one per scale; by default those that the head predicts.
         """
         if contexts is None:
             contexts = [self.context(x) for x in maps]
         latents, log_dets = self.flows(maps, contexts)
-        statistics = self.statistics(images, maps)
+        if statistics is None:
+            statistics = self.statistics(images, maps)
         return [Latents(*scale) for scale in zip(latents, log_dets, self.flows.events, statistics, strict=True)]
 
     def latent_loss(

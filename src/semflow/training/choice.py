@@ -19,6 +19,7 @@ from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes, synthesize
 
 from .config import TrainingConfig
+from .cutting import at_once
 from .distributed import ALONE, Processes
 from .loading import checked
 from .regions import within
@@ -26,7 +27,7 @@ from .regions import within
 LEAST, SHARE, MOST = 10, 5, 24
 FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
-MAPS_BYTES = 2**31  # of feature maps that are computed once; others are computed with and without the flows
+MAPS_BYTES = 2**31  # of feature maps that are computed once, an eighth for tiles; others are computed again
 KEPT_BYTES = 2**29  # of images and maps that stay in memory from the early to the last choice
 WORTH = (
     2  # images that are trained on for each image of an early choice: it costs as much, and in vain half of the time
@@ -195,13 +196,14 @@ class Trial:
         rest = sorted(set(range(len(dataset))) - set(self.held))
         filled = _spread(rest, min(len(rest), FILLED))
         fill = [cast(Tensor, dataset[i].image) for i in filled]
-        left = MAPS_BYTES
+        tiles = detector.provenance.tiles
+        left, size = (MAPS_BYTES if tiles is None else MAPS_BYTES // 8), at_once(tiles, self.batch_size)
         parts: list[list[NormalBatch]] = []
         with detector.reading() as still:
             for images, positions in ((fill, filled), (normal, self.held), (defective, None)):
                 parts.append([])
-                for start in range(0, len(images), self.batch_size):
-                    span = slice(start, start + self.batch_size)
+                for start in range(0, len(images), size):
+                    span = slice(start, start + size)
                     batch = torch.stack(images[span]).to(detector.device)
                     maps = None if positions is None else self.known(positions[span])
                     if maps is None and left > 0:

@@ -31,7 +31,7 @@ class TrainingConfig(Settings):
         tilt: T of a tilted mean of the negative log-likelihood, see `Objective`, in the place of its mean or of a
             squashed one: a small T trains on rare normal structure as much as on common. None for the recipe's loss.
         accumulate: batches per step. The gradient is that of a batch this many times as large, in the memory of one;
-            only batch norms see one batch at a time. It must be 1 with `locations` or `tilt`.
+            only batch norms outside the variance head see one at a time. It must be 1 with `locations` or `tilt`.
         precision: `bf16` computes the layers of a training step in bfloat16, by `torch.autocast`, on CUDA only.
             Weights, gradients, log-dets and log-probabilities are float32, and so is all that follows the training.
 

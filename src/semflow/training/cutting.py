@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from semflow._tiling import Tiles
@@ -23,6 +24,7 @@ from semflow.detectors import Detector
 from semflow.errors import ConfigError
 from semflow.files import hash_tensor, writing
 
+from .config import TrainingConfig
 from .labels import check_sample
 from .workers import loader
 
@@ -30,10 +32,12 @@ MOST = 512
 """Tiles that a detector is fitted to, if there are not more images."""
 STORED = 10_000
 """Vectors that a memory stores at most if its size is a share of all locations."""
-COLLECTED = 2**28
+COLLECTED = 2**27
 """Bytes of the vectors that a memory collects before it reduces them, which takes three times as much more."""
 CACHE = 2**30
 """Bytes of the feature maps of tiles that are kept."""
+PIXELS = 2**18
+"""Pixels of the tiles that are computed at once while a detector is fitted: one tile of 512 px."""
 
 
 class _Kept(NamedTuple):
@@ -135,6 +139,33 @@ def _remove(folder: str, owner: int) -> None:
     """Remove a folder in the process that made it."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def at_once(tiles: Tiles | None, images: int) -> int:
+    """Return how many of a number of images to compute at once, which bounds memory if they are tiles.
+
+    >>> at_once(Tiles(256), 32), at_once(Tiles(1024), 32), at_once(None, 32)
+    (4, 1, 32)
+    """
+    return images if tiles is None else max(1, min(images, PIXELS // tiles.size**2))
+
+
+def in_chunks(detector: Detector, training: TrainingConfig, tiles: Tiles | None, least: int = 1) -> TrainingConfig:
+    """Return settings that make the same steps, each computed a few tiles at a time, but at least `least`.
+
+    Settings stay as they are if the loss or a batch norm of the flows depends on all tiles of a batch.
+
+    >>> from semflow.recipes import Backbone, fastflow
+    >>> training = TrainingConfig(batch_size=30)
+    >>> in_chunks(fastflow(Backbone("resnet18", "random", (8,)), 256), training, Tiles(256)).accumulate
+    10
+    """
+    joint = any(isinstance(module, _BatchNorm) for module in detector.flows.modules())
+    if joint or detector.objective.squash or training.tilt is not None or training.locations is not None:
+        return training
+    count, most = training.batch_size, max(least, at_once(tiles, training.batch_size))
+    size = max((k for k in range(least, most + 1) if count % k == 0), default=count)
+    return replace(training, batch_size=size, accumulate=training.accumulate * (count // size))
 
 
 class _Cut(NamedTuple):

@@ -28,7 +28,7 @@ from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .crossing import Crossing
-from .cutting import TrainingTiles, bounded, take_tiles
+from .cutting import TrainingTiles, at_once, bounded, in_chunks, take_tiles
 from .distributed import ALONE, Processes
 from .epochs import Job, train_epoch
 from .frames import record_frames, score_frames
@@ -167,7 +167,8 @@ def fit(
     check_steps(detector, training)
     check_batch(training, processes)
     optimizer = adam(detector, training)
-    dealt = batches(dataset, training.batch_size, workers, dealt_batches(images, training.batch_size, processes))
+    size, chunked = at_once(tiles, training.batch_size), in_chunks(detector, training, tiles, processes.count)
+    dealt = batches(dataset, size, workers, dealt_batches(images, size, processes))
     normal = NormalImages(
         detector.feature_maps, dealt, detector.device, cache_bytes, processes, allow_anomalous, tiles=cut
     )
@@ -212,11 +213,11 @@ def fit(
     asked.check_images(normal)
     run.begin()
     source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
-    parts = split_batches(len(trained_on), training.batch_size, processes, training.accumulate)
-    loader = batches(source, training.batch_size, workers, parts)
+    parts = split_batches(len(trained_on), chunked.batch_size, processes, chunked.accumulate)
+    loader = batches(source, chunked.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = Job(run, training, loader, parts, source, trained_on, paste is not None, normal, watch)
+    job = Job(run, chunked, loader, parts, source, trained_on, paste is not None, normal, watch)
     order = [*judges, *trained_on]
     choice = FlowChoice(
         detector, Subset(dataset, order), range(len(judges)), training, processes,

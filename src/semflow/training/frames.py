@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
     frames = torch.stack(list(frames_without_part(*size).values()))
     if detector.provenance.channels == 4:  # without a part, but with the whole image as its region
         frames = torch.cat([frames, torch.ones_like(frames[:, :1])], 1)
-    prediction = detector(frames.to(detector.device))
-    scores, maps = prediction.score.float().cpu(), prediction.anomaly_map.float().cpu()
+    found = [detector(frame) for frame in frames.to(detector.device).split(1)]
+    scores, maps = (torch.cat([p[k].float().cpu() for p in found]) for k in range(2))
     same = collapsed(torch.cat([normal.scores.float(), scores]))
     if same:
         raise TrainingError(f"scores must differ between good images and empty frames, but got {same}; {advice}")
@@ -65,7 +65,7 @@ def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], adv
         if same:
             value = f"{normal.span()[0]:g} everywhere"
             raise TrainingError(f"maps must differ between good images and empty frames, but got {value}; {advice}")
-    return cast(Tensor, scores)
+    return scores
 
 
 def record_frames(detector: Detector, normal: NormalScores, scores: Tensor) -> None:

@@ -22,7 +22,9 @@ from semflow.nn import PositionTables, Statistics
 from semflow.objectives import Terms
 
 from .config import TrainingConfig
+from .cutting import at_once
 from .distributed import ALONE, Processes
+from .predicted import Predicted
 from .sharing import WholeBatch
 from .watching import Watch
 
@@ -33,10 +35,10 @@ On CPUs, gradients of convolutions whose kernel is larger than their map are wro
 """
 
 
-def adam(detector: Detector, training: TrainingConfig) -> torch.optim.Adam:
+def adam(detector: Detector, training: TrainingConfig, fused: bool = True) -> torch.optim.Adam:
     """Return Adam over the trainable parameters, as one fused kernel if the device has it (a third of the time)."""
     parameters = detector.trainable()
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    fused = fused and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     groups = [{"params": parameters}]  # may be empty
     with deferred_compiler():  # which recipes that are not trained never need
         return torch.optim.Adam(groups, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
@@ -144,7 +146,9 @@ def _computing(training: TrainingConfig, x: Tensor) -> AbstractContextManager[ob
 
 def _maps(detector: Detector, images: Tensor) -> list[Tensor]:
     """Compute feature maps, which keep the type of the images under autocast, like those that are known."""
-    return [x.to(images.dtype) for x in detector.feature_maps(images)]
+    parts = images.split(at_once(detector.provenance.tiles, len(images)))
+    found = [detector.feature_maps(part) for part in parts]
+    return [(torch.cat(maps) if len(maps) > 1 else maps[0]).to(images.dtype) for maps in zip(*found, strict=True)]
 
 
 def _loss(
@@ -153,10 +157,11 @@ def _loss(
     images: Tensor,
     anomaly_masks: Tensor | None,
     maps: Sequence[Tensor] | None,
+    statistics: Sequence[Statistics | None] | None = None,
 ) -> Terms:
     with _computing(training, images):
         maps = _maps(detector, images) if maps is None and training.precision == "bf16" else maps
-        return detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard)
+        return detector.loss(images, anomaly_masks, maps, training.mask_resize, training.guard, statistics)
 
 
 def _train_in_chunks(
@@ -168,7 +173,10 @@ def _train_in_chunks(
     maps: Sequence[Tensor] | None,
     batch: int,
 ) -> Tensor:
-    """Step with the gradient of a batch that is computed in chunks, of each of which this process has a part."""
+    """Step with the gradient of a batch that is computed in chunks, of each of which this process has a part.
+
+    The variance head, whose batch norms depend on the whole batch, predicts all of it at once.
+    """
     processes, size = stepper.processes, training.batch_size
     own = [len(processes.part(range(k, min(k + size, batch)))) for k in range(0, batch, size)]
 
@@ -179,14 +187,22 @@ def _train_in_chunks(
 
     whole = WholeBatch(batch, counted, processes)
     stepper.optimizer.zero_grad(set_to_none=True)
+    predicted = None
+    if detector.head is not None and any(p.requires_grad for p in detector.head.parameters()):
+        with processes.idling(not sum(own)), _computing(training, images):
+            maps = _maps(detector, images) if maps is None else maps
+            predicted = Predicted(detector.statistics(detector.see(images).images, maps))
     parts = []
     for stop, count in zip(accumulate(own), own, strict=True):
         span = slice(stop - count, stop) if count else slice(0, 1)  # a placeholder
         masks = None if anomaly_masks is None else anomaly_masks[span]
         with processes.idling(not count), whole.chunk(detector, max(1, count), not count):
-            terms = _loss(detector, training, images[span], masks, maps and [x[span] for x in maps])
+            known = None if predicted is None else predicted.of(span)
+            terms = _loss(detector, training, images[span], masks, maps and [x[span] for x in maps], known)
             stepper.add(terms.total)
         parts.append(torch.stack([t.detach() for t in terms]))
+    if predicted is not None:
+        predicted.backward()
     sums = torch.stack(parts).sum(0)
     stepper.apply(sums[0])
     return sums
@@ -207,10 +223,10 @@ def _train_on_groups(
     cells = at_scales(inside, maps, detector.localizes)
     with _computing(training, images):
         statistics = detector.statistics(seen, maps)
-    leaves = [None if s is None else _leaf(s) for s in statistics]
+    predicted = Predicted(statistics)
     sums = torch.zeros(4, device=images.device)
     rng = np.random.default_rng(tuple(seed))
-    for scale, (x, leaf) in enumerate(zip(maps, leaves, strict=True)):
+    for scale, (x, leaf) in enumerate(zip(maps, predicted.leaves, strict=True)):
         size = x.shape[2] * x.shape[3]
         count = batch * size
         size_k = (x.shape[2], x.shape[3])
@@ -229,18 +245,9 @@ def _train_on_groups(
                 stepper.step(terms.total)
             sums += torch.stack([t.detach() for t in terms]) * (len(drawn) / count)
     # The variance head steps with the mean over the groups' gradients.
-    outputs, gradients = [], []
-    for s, leaf in zip(statistics, leaves, strict=True):
-        if s is not None and leaf is not None:
-            groups = -(-batch * s.beta.shape[2] * s.beta.shape[3] // locations)
-            for value, copy in zip(s, leaf, strict=True):
-                if value is not None and copy is not None and copy.grad is not None:
-                    outputs.append(value)
-                    gradients.append(copy.grad / groups)
-    if outputs:
-        stepper.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(outputs, gradients)
-        stepper.apply(torch.zeros((), device=outputs[0].device))
+    stepper.optimizer.zero_grad(set_to_none=True)
+    if predicted.backward([0 if s is None else -(-batch * s.beta[0, 0].numel() // locations) for s in statistics]):
+        stepper.apply(torch.zeros((), device=images.device))
     return sums
 
 
@@ -251,12 +258,6 @@ def _own_part(drawn: Tensor, size: int, batch: int, processes: Processes) -> tup
     first, last = (size * image for image in processes.span(batch))
     group = drawn[(drawn >= first) & (drawn < last)] - first
     return (group, False) if len(group) else (drawn.new_zeros(1), True)
-
-
-def _leaf(statistics: Statistics) -> Statistics:
-    """Detach statistics, so that they collect the gradients of all groups."""
-    values = (None if x is None else x.detach().requires_grad_(x.requires_grad) for x in statistics)
-    return Statistics(*values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

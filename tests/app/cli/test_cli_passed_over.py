@@ -11,6 +11,8 @@ from helpers.cli_cases import fit_words, only_line, picture, save
 from semflow.app.cli import demo, main
 from semflow.data import ImageFolder, decode_image
 
+PAGES = "pages after the first: save each as a file"
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -135,3 +137,43 @@ def test_results_of_the_demo_are_no_images(tmp_path: Path) -> None:
     save(picture(np.random.default_rng(0)), tmp_path / "mine" / "a.png")
     (tmp_path / "mine" / demo.METRICS_FILE).write_text(json.dumps({"image_auroc": 1.0, "semflow": "1"}, indent=2))
     assert len(ImageFolder(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("form", ["tif", "gif", "webp", "png"])
+def test_predict_tells_that_only_the_first_page_was_read(
+    shared_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    paged = many_pages(tmp_path / "photos", form)
+    for path in (paged.parent, paged.parent, paged):  # a folder, the same again, and one file
+        assert predict(shared_run, path, tmp_path / f"results{path.suffix}") == 1
+        assert f"passed over 1: {paged.name if path != paged else paged} ({PAGES})" in capsys.readouterr().out
+
+
+def test_commands_on_folders_tell_that_only_the_first_page_was_read(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, folder in enumerate((data / "train/good", data / "test/good", tmp_path / "more")):
+        name = many_pages(folder, "tif", seed).name
+    for number in range(8):
+        save(picture(np.random.default_rng(100 + number)), tmp_path / "more" / f"{number}.png")
+    model, device = ["--model", str(tmp_path / "run")], ["--device", "cpu"]
+    more = ["--data", str(tmp_path / "more"), "--false-alarm-rate", "0.2"]
+    for words, place in (
+        (fit_words(data, tmp_path / "run"), name),
+        (["evaluate", *model, "--data", str(data), *device], f"test/good/{name}"),
+        (["calibrate", *model, *more, *device], name),
+    ):
+        assert main(words) == 1
+        assert f"passed over 1: {place} ({PAGES})" in capsys.readouterr().out
+    (data / "train/good" / name).unlink()
+    given = ["--calibration", str(tmp_path / "more"), "--false-alarm-rate", "0.2"]
+    assert main([*fit_words(data, tmp_path / "other"), *given]) == 1
+    assert f"more/{name} ({PAGES})" in capsys.readouterr().out
+
+
+def many_pages(folder: Path, form: str, seed: int = 0) -> Path:
+    """Save two pictures in one file."""
+    folder.mkdir(exist_ok=True)
+    first, second = (Image.fromarray(picture(np.random.default_rng([page, seed]))) for page in range(2))
+    first.save(folder / f"pages.{form}", save_all=True, append_images=[second])
+    return folder / f"pages.{form}"

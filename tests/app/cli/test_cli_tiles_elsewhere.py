@@ -129,3 +129,10 @@ def test_small_peak_of_a_large_map_is_shown(tmp_path: Path) -> None:
             red = np.asarray(shown.convert("RGB"))[..., 0].astype(int)
         row, column = np.unravel_index(np.abs(red - np.median(red)).argmax(), red.shape)
         assert (row, column) == (700 * 512 // 1500, 1601 * 1024 // 3000)
+
+
+def test_too_few_images_to_hold_a_fifth_out(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", "--data", str(parts / "calibration"), "--output", str(tmp_path / "run"), *SMALL, *TILES, *SET]
+    assert main(words) == 0
+    expected = "no decisions yet: a fifth of 10 images, held out with --tile, is fewer than the 9 that the highest"
+    assert expected in capsys.readouterr().out

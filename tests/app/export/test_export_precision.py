@@ -1,7 +1,6 @@
 """Files of lower precision: size, cost, metadata, and what is refused."""
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,9 +9,9 @@ from PIL import Image
 
 from helpers.export_cases import FORMATS, SIZE, SMALL, own_detector, pictures, recipe_detector
 from semflow.app.cli import main
-from semflow.app.export import load, open_runner, save
+from semflow.app.export import load, save
 from semflow.app.export.check import compare
-from semflow.app.export.cost import LARGEST, cost_of
+from semflow.app.export.cost import cost_of
 from semflow.app.export.graph import DetectorGraph, trace
 from semflow.app.export.precision import halve_weights
 from semflow.app.export.runtime import SUFFIXES
@@ -20,10 +19,6 @@ from semflow.data import load_image
 from semflow.errors import CheckpointError, ConfigError, ExportError
 from semflow.recipes import Backbone, patchcore
 from semflow.recipes import save as save_run
-
-needs_int8 = pytest.mark.skipif(
-    any(find_spec(package) is None for package in ("openvino", "nncf")), reason="needs openvino, nncf, of semflow[int8]"
-)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +118,13 @@ def test_cost_counts_in_deviations_of_normal_scores() -> None:
         results["score"][0] += 0.08 * spread
         results["is_anomalous"][0] ^= True
 
-    cost = cost_of(graph, changed(graph, change), images, "float16")
+    cost = cost_of(graph, changed(graph, change), images)
     assert cost.score_largest == pytest.approx(0.08, rel=1e-3)
     assert cost.score_mean == pytest.approx(2 * 0.08 / 11, rel=1e-3)
     assert (cost.images, cost.decisions, cost.map_largest) == (11, 2, 0)
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_nonsense_is_refused(precision) -> None:
+def test_nonsense_is_refused() -> None:
     graph = DetectorGraph(own_detector().eval())
     images = pictures(SIZE, 6, seed=6)
     spread = graph.detector.calibration.scores.std().item()
@@ -141,51 +135,16 @@ def test_nonsense_is_refused(precision) -> None:
         "shifted": lambda r: r["score"].__iadd__(40 * spread),
     }
     for change in others.values():
-        with pytest.raises(ExportError, match=f"standard deviations of normal scores for precision {precision}, but"):
-            cost_of(graph, changed(graph, change), images, precision)
+        with pytest.raises(ExportError, match="standard deviations of normal scores for precision float16, but"):
+            cost_of(graph, changed(graph, change), images)
     with pytest.raises(ExportError, match=r"^anomaly_map of the exported model must be \(6, 32, 32\)"):
-        cost_of(graph, changed(graph, lambda r: r.__setitem__("anomaly_map", r["anomaly_map"][:, 1:])), images, "int8")
+        cost_of(graph, changed(graph, lambda r: r.__setitem__("anomaly_map", r["anomaly_map"][:, 1:])), images)
 
 
 def test_cost_without_calibration_is_relative_to_the_images() -> None:
     graph = DetectorGraph(own_detector(calibrated=False).eval())
-    cost = cost_of(graph, changed(graph, lambda r: None), pictures(SIZE, 1, seed=6), "int8")
+    cost = cost_of(graph, changed(graph, lambda r: None), pictures(SIZE, 1, seed=6))
     assert cost == (1, 0, 0, 0, 0, None)
-
-
-@needs_int8
-def test_int8_computes_the_backbone_in_8_bits(detector, folder, tmp_path, capsys, monkeypatch) -> None:
-    import openvino
-
-    monkeypatch.setitem(LARGEST, "int8", 50.0)  # of random weights
-    run = save_run(detector, tmp_path / "run")
-    file = tmp_path / "small.xml"
-    words = ["export", "--model", str(run), "--output", str(file), "--precision", "int8", "--images", str(folder)]
-    assert main(words) == 0
-    output = capsys.readouterr().out
-    assert "int8: differences in standard deviations" in output
-    assert "of 12 images" in output
-    assert size_of(file) < size_of(save(detector, tmp_path / "full.xml", check=False).path)
-    ops = openvino.Core().read_model(file).get_ops()
-    assert sum(op.get_type_name() == "FakeQuantize" for op in ops) >= 2
-    constants = [op for op in ops if op.get_type_name() == "Constant"]
-    stored = {(op.get_element_type().get_type_name(), tuple(op.get_output_shape(0))) for op in constants}
-    assert any(kind == "i8" and len(shape) == 4 for kind, shape in stored)  # convolutions
-    assert ("f16", tuple(detector.base[0].vectors.shape)) in stored
-    exported, images = load(file), pictures(64, 12, seed=6)
-    assert exported.metadata.precision == "int8"
-    got, expected = exported.predict(images), detector.predict(images.float() / 255)
-    assert not torch.equal(got.score, expected.score)
-    assert np.corrcoef(got.score, expected.score)[0, 1] > 0.9
-    assert torch.equal(got.p_value <= 0.1, got.is_anomalous)
-    runner = open_runner(file)
-    monkeypatch.undo()
-    with pytest.raises(ExportError, match=r"for precision int8, but got .* and \d+ of 12 decisions changed; use a"):
-        cost_of(DetectorGraph(detector), runner, images, "int8")
-    alone = runner(images[:1].numpy())["score"][0]
-    assert alone == pytest.approx(got.score[0].item(), rel=1e-5)
-    for content in (file.read_bytes(), file.with_suffix(".bin").read_bytes()):
-        assert str(tmp_path).encode() not in content
 
 
 def test_commands_take_files_of_lower_precision(detector, folder, tmp_path, capsys) -> None:
@@ -209,50 +168,19 @@ def test_every_recipe_in_lower_precision(name, tmp_path) -> None:
     cost = save(detector, tmp_path / "half.pt2", precision="float16", images=images).cost
     assert 0 <= cost.score_mean < 0.05
     assert cost.decisions == 0
-    if find_spec("openvino") is None or find_spec("nncf") is None:
-        return
-    file = save(detector, tmp_path / "small.xml", precision="int8", images=images, check=False).path
-    got = load(file).predict(images)
-    assert got.score.isfinite().all()
-    assert got.anomaly_map.shape == (16, 64, 64)
-    assert got.score.std() > 0
 
 
-@needs_int8
-def test_int8_needs_images_and_openvino(detector, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="images must be at least 8 for precision int8, but got 0"):
-        save(detector, tmp_path / "a.xml", precision="int8")
-    with pytest.raises(ConfigError, match="images must be at least 8 for precision int8, but got 7"):
-        save(detector, tmp_path / "a.xml", precision="int8", images=pictures(64, 7, seed=0))
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_precisions_are_refused(tmp_path, monkeypatch, capsys) -> None:
-    detector = own_detector()
-    with pytest.raises(ConfigError, match="precision must be one of float32, float16, int8, but got 'int4'"):
-        save(detector, tmp_path / "a.pt2", precision="int4")
-    for suffix, format in ((".pt2", "torch"), (".onnx", "onnx")):
-        with pytest.raises(ConfigError, match=f"format must be openvino for precision int8, but got {format}"):
-            save(detector, tmp_path / f"a{suffix}", precision="int8", images=pictures(SIZE, 8, seed=0))
-    monkeypatch.chdir(tmp_path)
-    words = ["export", "--model", "none", "--output", "a.pt2", "--precision"]
-    assert main([*words, "int8"]) == 2
-    assert "format must be openvino for precision int8, but got torch" in capsys.readouterr().err
-    assert main([*words, "half"]) == 2
+def test_other_precisions_are_refused(tmp_path, capsys) -> None:
+    with pytest.raises(ConfigError, match="precision must be one of float32, float16, but got 'int8'"):
+        save(own_detector(), tmp_path / "a.pt2", precision="int8")
+    assert main(["export", "--model", "none", "--output", str(tmp_path / "a.pt2"), "--precision", "half"]) == 2
     assert "half" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_nncf_is_named_with_its_extra(monkeypatch, tmp_path) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setitem(__import__("sys").modules, "nncf", None)
-    with pytest.raises(ConfigError, match=r'nncf must be installed, but got .*; run pip install "semflow\[int8\]"'):
-        save(own_detector(), tmp_path / "a.xml", precision="int8", images=pictures(SIZE, 8, seed=0))
-
-
 def test_a_broken_file_is_not_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("semflow.app.export.cost.LARGEST", {"float16": -1.0})
-    with pytest.raises(ExportError, match="use a higher precision, or disable the check and measure"):
+    monkeypatch.setattr("semflow.app.export.cost.LARGEST", -1.0)
+    with pytest.raises(ExportError, match="use float32, or disable the check and measure"):
         save(own_detector(), tmp_path / "a.pt2", precision="float16")
     assert not list(tmp_path.iterdir())
     with pytest.raises(CheckpointError):

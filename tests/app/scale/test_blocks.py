@@ -96,6 +96,7 @@ def test_commit_block_without_scores(tmp_path: Path, parquet: Any) -> None:
         None,
         None,
         "",
+        0,
     )
 
 

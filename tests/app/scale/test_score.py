@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from helpers.dying_model import load_dying, load_full
 from helpers.scale_cases import OFF, SIZE, files, make_images, score_words
@@ -350,3 +351,54 @@ def test_interrupt_reports_how_to_continue(tiny_run: Path, tmp_path: Path) -> No
     assert process.returncode == 130, printed
     assert printed[1].splitlines()[-1].startswith("interrupted; run the same command")
     assert 1 <= len(files(output)) < 120
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["tiles", "region"])
+def test_tiles_regions_pages_broken_files_and_drift_as_in_predict(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of several sizes with tiles; one has two pages, and one is broken."""
+    photos, good = tmp_path / "photos", tmp_path / "good"
+    make_images(photos, 6, seed=3)
+    for number in range(30):
+        make_images(good, 1, seed=100 + number)
+        (good / "0" / "000.png").rename(good / f"{number}.png")
+    for number, path in enumerate(sorted([*photos.glob("*/*"), *good.glob("*.png")])):
+        with Image.open(path) as image:
+            width = 2 * SIZE + (number % 3 if kind == "tiles" else 0)
+            image.resize((width, 2 * SIZE)).save(path)
+    first, second = (Image.open(path) for path in sorted(photos.glob("1/*")))
+    first.save(photos / "pages.tif", save_all=True, append_images=[second])
+    (photos / "broken.png").write_bytes((photos / "0/000.png").read_bytes()[:90])
+    mask = tmp_path / "mask.png"
+    Image.new("L", (2 * SIZE, 2 * SIZE), 0).save(mask)
+    with Image.open(mask) as region:
+        region.paste(255, (10, 10, 50, 60))
+        region.save(mask)
+    given = ["--tile", str(SIZE), "--overlap", "8"] if kind == "tiles" else ["--region", str(mask)]
+    given += [] if kind == "tiles" else ["--image-size", str(SIZE)]
+    words = ["fit", "--recipe", "patchcore", "--data", str(good), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    words += ["--backbone", "test_efficientnet", "--weights", "random", "--hold-out", "10", *given]
+    assert main([*words, "--set", "coreset", "60", "backbone.strides", "8,16", "blur", "0"]) == 0
+    out, options = tmp_path / "out", ["--drift", str(tmp_path / "a.drift"), "--on-error", "skip"]
+    words = score_words(tmp_path / "run", photos, out, "--block-size", "3", *options)
+    capsys.readouterr()
+    for repeated in (False, True):
+        assert main(words) == 1
+        printed = capsys.readouterr().out
+        assert ("already complete" in printed) == repeated
+        assert "scored 7 images, skipped 1" in printed
+        assert "scored only the first page of 1 file with several; save each page as a file" in printed
+        assert "no sign of drift" in printed
+    predicted = ["predict", "--model", str(tmp_path / "run"), "--input", str(photos), "--output", str(tmp_path / "p")]
+    assert main([*predicted, "--device", "cpu", "--on-error", "skip"]) == 1
+    with (tmp_path / "p" / "scores.csv").open(newline="") as table:
+        expected = {row["image"]: row for row in csv.DictReader(table)}
+    found = read(out)
+    assert "intact image" in found.pop("broken.png")["error"]
+    assert found.keys() == expected.keys()
+    for name, row in expected.items():
+        assert found[name]["score"] == pytest.approx(float(row["score"]), rel=1e-5)
+        assert found[name]["is_anomalous"] == (row["is_anomalous"] == "True")

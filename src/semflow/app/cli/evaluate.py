@@ -34,6 +34,7 @@ from .inputs import (
     reading,
     rows_of,
     warn_of_leaks,
+    with_pages,
 )
 from .options import Evaluate
 from .tiling import check_tiles
@@ -59,7 +60,7 @@ def run(options: Evaluate) -> int:
         detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         check_tiles(options, detector.provenance)
         size, read = detector.provenance.loaded_size, reading(detector, options.region)
-        dataset = open_dataset(options.data, "test", size, category=options.category, **read)
+        dataset = with_pages(open_dataset(options.data, "test", size, category=options.category, **read))
         measures = Measures(options.metrics, detector, dataset, len(dataset))
         with report_of(options.report, detector, dataset, processes) as report:
             found = _evaluate(options, detector, dataset, processes, report, measures)

@@ -23,13 +23,11 @@ SAMPLES = 64
 def run(options: Export) -> None:
     """Load the detector, write the file, and print how much the results differ."""
     if options.images is not None:
-        if not options.check and options.precision != "int8":
+        if not options.check:
             raise ConfigError(f"--images must be left out with --no-check, but got {options.images}")
         advise(options.images, "--images")
     refuse_unwritable(options.output)
     check_destination(options.output, options.format, options.precision)
-    if options.precision == "int8" and options.images is None:
-        raise ConfigError("--images must be given with --precision int8, but got none; name a folder of good images")
     if options.model.is_file():
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
@@ -43,8 +41,7 @@ def run(options: Export) -> None:
                 f"{options.images}"
             )
         dataset = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize)
-        count = 2 * SAMPLES if options.precision == "int8" else SAMPLES
-        chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
+        chosen = torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).round().int().tolist()
         images = torch.stack([to_input(_tile(dataset[index].image, made.tiles), "uint8") for index in chosen])
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check,

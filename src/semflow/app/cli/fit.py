@@ -116,6 +116,8 @@ def _train(
     detector = RECIPES[str(options.recipe)](**arguments)
     calibration = _calibration(options, dataset, detector, read)
     cache_small(dataset, options.workers)
+    if isinstance(calibration, ImageDataset):
+        dataset.passed_over += calibration.passed_over
     first = processes.rank == 0
     held_out = calibration if isinstance(calibration, int) else 0
     if first:
@@ -178,10 +180,11 @@ def report_choice(detector: Detector, images: int) -> None:
 
 def report_too_few(images: int, output: Path) -> None:
     """Print why predict will not decide after training on a number of images, and what to do."""
-    few = f"{counted(images, 'image')} {'is' if images == 1 else 'are'} fewer than the {LEAST} that"
+    few = f"a fifth of {images} images, held out with --tile," if images >= LEAST else counted(images, "image")
     say(
-        f"no decisions yet: {few} the highest default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph "
-        f"{LEAST} or more other good parts, then: {printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
+        f"no decisions yet: {few} {'are' if 1 < images < LEAST else 'is'} fewer than the {LEAST} that the highest "
+        f"default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph {LEAST} or more other good parts, then: "
+        f"{printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
     )
 
 

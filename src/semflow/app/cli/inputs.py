@@ -14,7 +14,7 @@ from torch import Tensor
 from semflow._validation import Size
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import ImageDataset, PassedOver, duplicates, load_region, open_dataset
-from semflow.data.reading import oriented_size
+from semflow.data.reading import has_more_pages, oriented_size
 from semflow.data.regions import check_proportions
 from semflow.data.walking import describe, find_images, relative
 from semflow.detectors import Predictor
@@ -106,6 +106,14 @@ def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
     return dataset
 
 
+def with_pages(dataset: ImageDataset) -> ImageDataset:
+    """Add the pages that follow the first of a file to what a data set passes over."""
+    reason = "pages after the first: save each as a file"
+    more = (PassedOver(Path(path), reason, unread=True) for path in dataset.paths if has_more_pages(path))
+    dataset.passed_over += tuple(more)
+    return dataset
+
+
 def note_of(passed_over: Sequence[PassedOver], root: Path | None) -> str:
     """Return the end of a summary line that names what was passed over, or "" if that is nothing."""
     return f"; passed over {len(passed_over)}: {describe(passed_over, root)}" if passed_over else ""
@@ -180,7 +188,7 @@ def open_normal(
             f"{first} must be normal, but got a folder of {'defects' if known else 'masks'} in {option}; name "
             f"{normal if known else 'a folder of good images'}, or give --allow-anomalous to use it all the same"
         )
-    return open_dataset(path, "train", image_size, category=category, **read)
+    return with_pages(open_dataset(path, "train", image_size, category=category, **read))
 
 
 def reading(predictor: Predictor, regions: Path | None) -> dict[str, Any]:

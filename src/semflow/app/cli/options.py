@@ -262,12 +262,10 @@ class Export:
     """Format of the file. Default: the one of the suffix."""
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
-    precision: Literal["float32", "float16", "int8"] = "float32"
-    """float16 halves the file and computes in float32; int8 (OpenVINO, extra int8) computes the backbone in 8 bits, and
-    needs --images."""
+    precision: Literal["float32", "float16"] = "float32"
+    """float16 halves the file and computes in float32."""
     images: OptionalPath = None
-    """Image or folder of images for the comparison; up to 64 are used. Default: four textures. int8 measures ranges of
-    values on up to 64 others."""
+    """Image or folder of images for the comparison; up to 64 are used. Default: four textures."""
     tile: FittedTile = None
     overlap: FittedTile = None
     check: bool = True

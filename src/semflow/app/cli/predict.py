@@ -32,7 +32,7 @@ from semflow.training.workers import loader
 from .console import decided, say, track, write_png
 from .drift import open_drift, record_drift
 from .halves import in_halves
-from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of
+from .inputs import TESTS, advise, exit_code, fingerprint, load_detector, note_of, reading, rows_of, with_pages
 from .loaded import Images, Loaded, Samples
 from .options import Predict
 from .overlapping import ahead, behind
@@ -69,7 +69,7 @@ def run(options: Predict) -> int:
     check_tiles(options, detector.provenance)
     test = open_drift(options.drift, detector, options.model, model) if options.drift else None
     size, read = detector.provenance.loaded_size, reading(detector, options.region)
-    dataset = _without_output(open_dataset(options.input, "predict", size, **read), options.output)
+    dataset = with_pages(_without_output(open_dataset(options.input, "predict", size, **read), options.output))
     names = image_names(dataset)
     _check_places(names)
     paths = track(dataset.paths, "reading images", len(names), terminal_only=True)

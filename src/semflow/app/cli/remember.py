@@ -32,6 +32,8 @@ def run(options: Remember) -> int:
     read = reading(detector, options.region)
     dataset = open_normal(options.data, made.loaded_size, "--data", options.category, options.allow_anomalous, **read)
     calibration = _calibration(options, dataset, read)
+    if isinstance(calibration, ImageDataset):
+        dataset.passed_over += calibration.passed_over
     if calibration is not None:
         used = dataset if isinstance(calibration, str) else calibration
         check_count(used if isinstance(used, int) else len(used), options.false_alarm_rate)

@@ -77,13 +77,13 @@ def run(options: Score) -> int:
     if listing.passed_over:
         rows = rows_of(listing.passed_over, options.input)
         write_atomic(options.output / "passed_over.json", json.dumps(rows, indent=2) + "\n")
-    _report(options, done, rate, note_of(listing.passed_over, options.input))
+    paged = _report(options, done, rate, note_of(listing.passed_over, options.input))
     if test is not None and options.drift is not None:
         scores, p_values, names = read_scores(store)
         # A name may be used again for another photograph, which has another score.
         marks = [f"{listing.root}/{name} {score:.3g}" for name, score in zip(names, scores, strict=True)]
         record_drift(test, options.drift, scores, p_values, marks)
-    return exit_code(listing.passed_over)
+    return exit_code(listing.passed_over) or int(paged > 0)
 
 
 def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
@@ -111,9 +111,11 @@ def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: s
     return load_detector(model, device, false_alarm_rate)
 
 
-def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> None:
+def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> int:
+    """Print a summary, and return the number of files of which only the first page was scored."""
     blocks: Any = done.values()
     images, broken = sum(block.images for block in blocks), sum(block.errors for block in blocks)
+    paged = sum(block.paged for block in done.values())
     first = min((block for block in blocks if block.errors), default=None)
     if first is not None:
         are = "is" if broken == 1 else "are"
@@ -124,6 +126,9 @@ def _report(options: Score, done: Mapping[int, Committed], rate: float | None, p
     skipped = f", skipped {broken}" if broken else ""
     most = f"the most anomalous is {highest.image} ({highest.highest:.4f})"
     say(f"scored {counted(images - broken, 'image')}{skipped}; {most}{passed_over}")
+    if paged:
+        say(f"scored only the first page of {counted(paged, 'file')} with several; save each page as a file")
     if rate is not None:
         say(decided(sum(block.anomalous or 0 for block in blocks), images - broken, rate))
     say(f"wrote {options.output / 'blocks'}: {len(done)} Parquet files with one row per image")
+    return paged

@@ -1,4 +1,4 @@
-"""The cost of exporting at a lower precision: changes of scores, maps and decisions."""
+"""The cost of weights in float16: changes of scores, maps and decisions."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,9 @@ from semflow.errors import ExportError
 
 from .check import BATCH
 from .graph import DetectorGraph
-from .metadata import Precision
 from .runtime import Runner
 
-LARGEST: dict[Precision, float] = {"float16": 0.1, "int8": 0.5}
+LARGEST = 0.1
 """Largest mean difference of scores, in standard deviations of normal scores, at which thresholds still hold."""
 
 
@@ -41,8 +40,8 @@ class Cost(NamedTuple):
 
 
 @torch.no_grad()
-def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Precision) -> Cost:
-    """Compare an exported file of a lower precision with its detector.
+def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor) -> Cost:
+    """Compare an exported file in float16 with its detector.
 
     Units are standard deviations of the calibration scores or, without calibration, of the scores of the images.
 
@@ -50,7 +49,6 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Pre
         graph: Graph of the detector.
         runner: Runner of the exported file.
         images: (B, 3, S, S) with B >= 1, of the graph's input type.
-        precision: Precision of the file.
 
     Raises:
         ExportError: If the scores differ on average by more than `LARGEST`. A score that is further from the typical
@@ -60,7 +58,7 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Pre
         >>> from semflow.recipes import Backbone, cflow_ad
         >>> graph = DetectorGraph(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32).eval())
         >>> runner = lambda images: dict(zip(graph.outputs, (x.numpy() for x in graph(torch.from_numpy(images)))))
-        >>> cost_of(graph, runner, graph.example(), "float16").score_largest
+        >>> cost_of(graph, runner, graph.example()).score_largest
         0.0
     """
     pairs = []
@@ -89,12 +87,12 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Pre
         changed = int((decided != found_decided).sum())
     far = (scores - normal.median()).abs() / 10
     relative = float((difference / far.clamp(min=spread)).mean())
-    if not relative <= LARGEST[precision]:
+    if not relative <= LARGEST:
         told = "" if changed is None else f" and {changed} of {len(images)} decisions changed"
         raise ExportError(
             f"scores of the exported model must differ from the detector's on average by at most "
-            f"{LARGEST[precision]:g} standard deviations of normal scores for precision {precision}, but got "
-            f"{relative:.2g}{told}; use a higher precision, or disable the check and measure"
+            f"{LARGEST:g} standard deviations of normal scores for precision float16, but got "
+            f"{relative:.2g}{told}; use float32, or disable the check and measure"
         )
     return Cost(
         len(images), float(difference.mean() / spread), float(difference.max() / spread),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from semflow._optional import import_optional
@@ -18,7 +17,6 @@ from semflow.errors import ConfigError
 
 from .digest import append_digest
 from .metadata import KEY, Metadata
-from .quantization import quantize_backbone
 from .runtime import Format
 
 OPSET = 20
@@ -37,10 +35,8 @@ def packages_of(format: Format) -> tuple[str, ...]:
     return PACKAGES[format]
 
 
-def write(
-    program: ExportedProgram, path: Path, metadata: Metadata, format: Format, images: NDArray[Any] | None = None
-) -> None:
-    """Write a program to a file, and for OpenVINO to the `.bin` beside it, quantized with images if they are given."""
+def write(program: ExportedProgram, path: Path, metadata: Metadata, format: Format) -> None:
+    """Write a program to a file, and for OpenVINO to the `.bin` beside it."""
     with _quiet():
         if format == "torch":
             buffer = io.BytesIO()  # torch's own file writer aborts the process if the disk is full
@@ -50,7 +46,7 @@ def write(
         if format == "onnx":
             path.write_bytes(_onnx(program, metadata))
         else:
-            _write_openvino(program, path, metadata, images)
+            _write_openvino(program, path, metadata)
         append_digest(path)
 
 
@@ -74,7 +70,7 @@ def _onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
     return data
 
 
-def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata, images: NDArray[Any] | None) -> None:
+def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
     openvino = import_optional("openvino")
     # As openvino.convert_model, but without its telemetry.
     frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
@@ -83,8 +79,6 @@ def _write_openvino(program: ExportedProgram, path: Path, metadata: Metadata, im
     model = frontend.convert(frontend.load(decoder))
     model.inputs[0].get_tensor().set_names({"images"})
     model.reshape([-1, *metadata.shape])  # the frontend drops all sizes
-    if images is not None:
-        model = quantize_backbone(model, decoder.pt_module, images)
     for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(metadata.to_json(), [KEY])

@@ -16,12 +16,11 @@ LOST = 1e-3
 """Largest relative error of a tensor in float16; those with values that it cannot represent keep their precision."""
 
 
-def halve_weights(program: ExportedProgram, kept: tuple[str, ...] = ()) -> None:
+def halve_weights(program: ExportedProgram) -> None:
     """Store the large float32 weights of a program as float16. They are converted back before they are used.
 
     Args:
         program: Traced detector; it is changed.
-        kept: Prefixes of names of other weights that keep their precision.
 
     Example:
         >>> class Doubled(nn.Linear):
@@ -37,7 +36,7 @@ def halve_weights(program: ExportedProgram, kept: tuple[str, ...] = ()) -> None:
     for node in list(graph.nodes):
         name = targets.get(node.name, "") if node.op == "placeholder" else ""
         weight = program.state_dict.get(name)
-        if weight is None or name.startswith((*KEPT, *kept)) or not _representable(weight):
+        if weight is None or name.startswith(KEPT) or not _representable(weight):
             continue
         half = weight.detach().half()
         is_parameter = isinstance(weight, nn.Parameter)

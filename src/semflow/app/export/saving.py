@@ -21,7 +21,6 @@ from .formats import packages_of, write
 from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, Precision, shareable
 from .precision import halve_weights
-from .quantization import BACKBONE, LEAST_IMAGES, import_nncf
 from .runtime import SUFFIXES, Format, open_runner
 
 
@@ -32,8 +31,8 @@ class Exported(NamedTuple):
         path: The file.
         metadata: Its metadata.
         differences: Largest relative difference from the detector by name of the result; empty without the check, and
-            for precisions other than float32.
-        cost: What such a precision costs; None without the check, and for float32.
+            for float16.
+        cost: What float16 costs; None without the check, and for float32.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -70,9 +69,7 @@ def save(
         input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
         images: (B, C, H, W) to compare on, of either type; by default, four textures.
         check: Compare the file with the detector.
-        precision: `float32`; `float16` to store the weights in half the space and compute in float32; or `int8`, for
-            OpenVINO, to compute the backbone in 8 bits. It measures ranges on every second of the `images`, which it
-            needs, and is compared on the others.
+        precision: `float32`, or `float16` to store the weights in half the space and compute in float32.
 
     Raises:
         ConfigError: If the format does not match the ending, needs a package that is not installed, or cannot store
@@ -95,24 +92,18 @@ def save(
     graph = DetectorGraph(copy.deepcopy(detector).cpu().float().eval().requires_grad_(False), input)
     made = detector.provenance
     given = sample_images(made.image_size, made.channels) if images is None else images.cpu()
-    samples, ranges = to_input(given, input), None
-    if precision == "int8":
-        if images is None or len(images) < LEAST_IMAGES:
-            found = 0 if images is None else len(images)
-            raise ConfigError(f"images must be at least {LEAST_IMAGES} for precision int8, but got {found}")
-        samples, ranges = samples[1::2], samples[::2].numpy()
+    samples, lossy = to_input(given, input), precision != "float32"
     about = _metadata(graph, packages_of(chosen), precision)
     program = trace(graph)
-    if precision != "float32":
-        halve_weights(program, kept=(f"{BACKBONE}.",) if precision == "int8" else ())
+    if lossy:
+        halve_weights(program)
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
         staged = folder / path.name
-        write(program, staged, about, chosen, ranges)
+        write(program, staged, about, chosen)
         runner = open_runner(staged) if check else None
-        lossy = precision != "float32"
         differences = compare(graph, runner, samples) if runner and not lossy else {}
-        cost = cost_of(graph, runner, samples, precision) if runner and lossy else None
+        cost = cost_of(graph, runner, samples) if runner and lossy else None
     return Exported(path, about, differences, cost)
 
 
@@ -129,12 +120,6 @@ def check_destination(path: Path, format: Format | None = None, precision: Preci
     packages_of(chosen)
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}")
-    if precision == "int8":
-        if chosen != "openvino":
-            raise ConfigError(
-                f"format must be openvino for precision int8, but got {chosen}; write a file ending in .xml"
-            )
-        import_nncf()
     for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
         if file.exists() or file.is_symlink():
             found = "a link" if file.is_symlink() else "an existing one"

@@ -41,6 +41,7 @@ class Committed(NamedTuple):
         anomalous: Number of anomalous images; None if the model is not calibrated.
         highest: Highest score; None if no image could be read.
         image: Name of the image with the highest score, or "".
+        paged: Number of files with further pages, which are not read.
 
     Example:
         >>> Committed(block=0, images=2, errors=0, error="", anomalous=1, highest=2.5, image="b.png").image
@@ -54,6 +55,7 @@ class Committed(NamedTuple):
     anomalous: int | None
     highest: float | None
     image: str
+    paged: int = 0
 
 
 class BlockStore:
@@ -140,7 +142,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> Committed:
+def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]], paged: int = 0) -> Committed:
     """Write the file of a block atomically and durably, and return its summary.
 
     The rows are the columns `score`, `p_value` and `is_anomalous`, with None for missing values, and `error`, "" for
@@ -153,7 +155,8 @@ def commit_block(folder: Path, block: Block, rows: Mapping[str, list[Any]]) -> C
     highest, image = max(scored, default=(None, ""))
     decisions = [x for x in rows["is_anomalous"] if x is not None]
     anomalous = sum(decisions) if decisions else None
-    about = Committed(block.number, len(names), len(errors), errors[0] if errors else "", anomalous, highest, image)
+    first = errors[0] if errors else ""
+    about = Committed(block.number, len(names), len(errors), first, anomalous, highest, image, paged)
     text, number = arrow.string(), arrow.float64()
     types = {"path": text, "score": number, "p_value": number, "is_anomalous": arrow.bool_(), "error": text}
     columns = {**rows, "path": names, "error": [printable(error) or None for error in rows["error"]]}

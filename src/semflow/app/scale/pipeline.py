@@ -4,6 +4,7 @@ import json
 import math
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from semflow import errors
 from semflow._memory import is_out_of_memory, memory_advice
 from semflow._optional import import_optional
 from semflow._validation import Size, counted, height_and_width
-from semflow.data import decode_image
+from semflow.data.decoding import decode_doubting
 from semflow.data.resizing import Resize, resize_image
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError, DataError, ProcessError, SemflowError
@@ -137,13 +139,23 @@ def _decode(row: dict[str, Any], root: Path, shape: tuple[int, int, int], resize
     """Add the images of a block (N, C, H, W) to its row, and their errors; images that cannot be read are black."""
     names = [os.fsdecode(name) for name in row["names"]]
     images = np.zeros((len(names), *shape), np.uint8)
-    messages = [""] * len(names)
+    messages, paged = [""] * len(names), 0
     for index, name in enumerate(names):
         try:
-            images[index] = resize_image(decode_image(root / name), shape[1:], resize)
+            image, more = _read(root / name)
+            images[index] = resize_image(image, shape[1:], resize)
+            paged += more
         except DataError as error:
             messages[index] = str(error)
-    return {**row, "images": images, "errors": [os.fsencode(text) for text in messages]}
+    return {**row, "images": images, "errors": [os.fsencode(text) for text in messages], "paged": paged}
+
+
+def _read(path: Path) -> tuple[Image.Image, bool]:
+    """Decode an image as `decode_image` does, and return whether its file has further pages."""
+    image, doubts = decode_doubting(path)
+    for doubt in doubts:
+        warnings.warn(doubt.text, stacklevel=1)
+    return image, any(doubt.kind == "pages" for doubt in doubts)
 
 
 class _Worker:
@@ -161,6 +173,7 @@ class _Worker:
         self.root = root
         self.folder, self.batch_size, self.skip = folder, workers.batch_size, skip
         self.problem: SemflowError | None = None
+        self.paged = 0
         try:
             if not workers.gpu:
                 torch.set_num_threads(workers.threads)
@@ -182,8 +195,10 @@ class _Worker:
             if any(messages) and not self.skip:
                 raise DataError(next(text for text in messages if text))
             batches = self._batches(row["images"], messages) if "images" in row else self._images(names, messages)
+            self.paged = int(row.get("paged", 0))
             rows = self._score(batches, names, messages)
-            done = commit_block(self.folder / BLOCKS, Block(int(row["block"]), str(row["file"]), names), rows)
+            block = Block(int(row["block"]), str(row["file"]), names)
+            done = commit_block(self.folder / BLOCKS, block, rows, self.paged)
         except SemflowError as error:
             return {"kind": type(error).__name__, "message": printable(str(error))}
         except (MemoryError, RuntimeError) as error:
@@ -203,13 +218,15 @@ class _Worker:
         """Decode and yield the images of a block at their own size, one by one, and note the errors of others."""
         for index, name in enumerate(names):
             try:
-                image = np.asarray(decode_image(self.root / name))
+                image, more = _read(self.root / name)
             except DataError as error:
                 if not self.skip:
                     raise
                 messages[index] = str(error)
                 continue
-            yield [index], torch.from_numpy(image.transpose(2, 0, 1).copy()).float().div_(255.0)[None]
+            self.paged += more
+            pixels = np.asarray(image).transpose(2, 0, 1).copy()
+            yield [index], torch.from_numpy(pixels).float().div_(255.0)[None]
 
     def _score(
         self, batches: Iterator[tuple[list[int], Tensor]], names: Sequence[str], messages: list[str]
