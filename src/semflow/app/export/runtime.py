@@ -205,8 +205,9 @@ class _OpenVinoRunner(_FileRunner):
             _check_graph(self.metadata, [_openvino_shape(x) for x in model.inputs], outputs, path)
             one = model.clone()
             one.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
-            self._one, self._many = core.compile_model(one, "CPU", settings), None
-            self._compile = lambda: core.compile_model(model, "CPU", settings)
+            self._one = core.compile_model(one, "CPU", settings)
+            self._many: Any = None
+            self._compile: Callable[[], Any] = lambda: core.compile_model(model, "CPU", settings)
             self.threads = int(self._one.get_property("INFERENCE_NUM_THREADS"))
         except CheckpointError:
             raise
