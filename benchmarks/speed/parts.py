@@ -1,8 +1,8 @@
 """Shares of `semflow predict` in its CPU time, for `end_to_end`: what each part takes alone, and the rest.
 
-Decoding, features, flow and score are repeated in this process on the same images and batches of 8. The start is that
-of a process for one image, less that image. Everything else that the whole process does is writing: pictures, maps,
-tables and page, and reading each file once more for its digest.
+Decoding, features, flow and score are repeated in this process on the same images and batches of 8. What
+a further image takes is the difference to a process for one image; all of it that is no other part is writing: pictures
+and maps, and reading the file once more for its digest. The rest of the process is the start, with tables and page.
 """
 
 import statistics
@@ -39,7 +39,8 @@ def measure_parts(bench: Bench, method: str, backbone: str, side: int, rounds: i
         every = max((whole - single) / max(1, len(paths) - 1), sum(each.values()))
         each["writing"] = every - sum(each.values())
         found["seconds of an image"][clock] = {name: round(value, 5) for name, value in each.items()}
-        totals = {name: len(paths) * value for name, value in each.items()} | {"start": single - every}
+        totals = {name: len(paths) * value for name, value in each.items()}
+        totals["start"] = whole - sum(totals.values())
         shares[clock] = {name: round(value / whole, 3) for name, value in totals.items()}
         found[f"{clock} of the process"] = round(whole, 3)
     return found | {"shares": shares["cpu"], "near_floor": shares["wall"]["features"]}
