@@ -9,7 +9,7 @@ from torch import nn
 from semflow._validation import Settings, Size, at_least, positive
 from semflow.bases import BaseAndHead, Variance, base_and_head
 from semflow.features import FeatureExtractor, TimmFeatures
-from semflow.flows import coupling_stack
+from semflow.flows import AffineCoupling, SplineCoupling, coupling_stack
 from semflow.functional import Form
 
 
@@ -45,16 +45,19 @@ class Couplings(Settings):
         position_channels: channels of the position code.
         permutation: `soft` rotates the channels, `hard` permutes them and is faster.
         standardize: standardize each channel over the training data.
+        kind: `affine`, or `spline` for rational-quadratic splines, at about eight times the cost.
     """
 
     blocks: int = 8
     position_channels: int = 128
     permutation: Literal["hard", "soft"] = "soft"
     standardize: bool = False
+    kind: Literal["affine", "spline"] = "affine"
 
     def flows(self, channels: Sequence[int], start: float) -> list[nn.Module]:
         """Build one flow per scale, see `semflow.flows.coupling_stack`."""
         options: dict[str, Any] = {"permutation": self.permutation, "standardize": self.standardize, "start": start}
+        options["coupling"] = {"affine": AffineCoupling, "spline": SplineCoupling}[self.kind]
         return [coupling_stack(c, self.blocks, context_channels=self.position_channels, **options) for c in channels]
 
 
