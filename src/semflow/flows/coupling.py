@@ -126,7 +126,7 @@ class SplineCoupling(_Coupling):
 
     Args:
         channels, subnet, context_channels, gain, swap: See `AffineCoupling`.
-        clamp: Bound of theta, so that adjacent bins differ by at most a factor of exp(2 clamp) in width.
+        clamp: Bound of theta, which keeps the slopes of bins within exp(-4 clamp) and exp(4 clamp).
         clamp_form: See `semflow.functional.soft_clamp`.
         bins: K, from 2 to 999.
         bound: Half of the interval.

@@ -61,7 +61,7 @@ class Couplings(WithSubnet):
         standardize: standardize each channel over the training data.
         subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
             recipe's.
-        kind: `affine`, or `spline` for rational-quadratic splines, at about eight times the cost.
+        kind: `affine`, or `spline` for rational-quadratic splines, at about seven times the cost.
     """
 
     blocks: int = 8
