@@ -15,6 +15,7 @@ from semflow.flows import (
     HardPermutation,
     Identity,
     SoftPermutation,
+    SplineCoupling,
     Standardize,
 )
 from semflow.nn import Context, ConvSubnet, LocationSubnet, SinusoidalPosition2d
@@ -61,6 +62,9 @@ CASES: dict[str, Callable[[int], Flow]] = {
     "conv": partial(AffineCoupling, subnet=partial(ConvSubnet, hidden=6)),
     "conv-context-swap": partial(AffineCoupling, subnet=partial(ConvSubnet, hidden=6), context_channels=D, swap=True),
     "conv-1x1": partial(AffineCoupling, subnet=partial(ConvSubnet, kernel=1)),
+    "spline": SplineCoupling,
+    "spline-context-swap": partial(SplineCoupling, context_channels=D, swap=True, bins=3, bound=1.0),
+    "spline-conv": partial(SplineCoupling, subnet=partial(ConvSubnet, hidden=6), clamp_form="atan"),
     "global-affine": GlobalAffine,
     "global-affine-start": partial(GlobalAffine, start=0.3),
     "identity": Identity,

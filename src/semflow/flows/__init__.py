@@ -1,7 +1,7 @@
 """Invertible maps of feature maps, `z, log_det = flow(x, context)`."""
 
 from .base import Event, Flow
-from .coupling import AffineCoupling
+from .coupling import AffineCoupling, SplineCoupling
 from .cross_scale import CrossScaleCoupling
 from .fused_block import fused_kernels
 from .mixing import GlobalAffine, HardPermutation, Identity, SoftPermutation
@@ -12,6 +12,6 @@ from .standardize import Standardize
 
 __all__ = [
     "AffineCoupling", "CrossScaleCoupling", "Event", "Flow", "FlowSequence", "GlobalAffine", "HardPermutation",
-    "Identity", "OptionalFlow", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "Standardize",
-    "coupling_stack", "fused_kernels",
+    "Identity", "OptionalFlow", "PyramidFlow", "PyramidSequence", "ScaleWise", "SoftPermutation", "SplineCoupling",
+    "Standardize", "coupling_stack", "fused_kernels",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Composition of flows, and the stack of couplings shared by SANFlow, CFLOW-AD, FastFlow and MSFlow."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -80,6 +80,7 @@ def coupling_stack(
     blocks: int,
     subnets: Sequence[SubnetFactory] = (LocationSubnet,),
     *,
+    coupling: Callable[..., nn.Module] = AffineCoupling,
     context_channels: int = 0,
     permutation: Literal["hard", "soft"] = "hard",
     standardize: bool = False,
@@ -94,11 +95,12 @@ def coupling_stack(
         blocks: Number of blocks, at least 1.
         subnets: Subnet factories that the blocks use in turn, or constructors `f(in, out)` of any networks, see
             `AffineCoupling`; FastFlow alternates 3x3 and 1x1 convolutions.
+        coupling: `AffineCoupling`, or `SplineCoupling`; bind options of either by `functools.partial`.
         context_channels: D of the context of every coupling, 0 for none.
         permutation: `hard` permutes the channels, `soft` rotates them.
         standardize: Start with a `Standardize`, which must be fitted to the features.
         start: Initial scale of the last global affine, which gives latents the variance of the base.
-        clamp: Bound of the log-scales of the couplings.
+        clamp: Bound of the couplings' parameters.
         clamp_form: See `semflow.functional.soft_clamp`.
 
     Example:
@@ -115,7 +117,7 @@ def coupling_stack(
     layers: list[nn.Module] = [Standardize(channels)] if standardize else []
     for block in range(blocks):
         layers += [
-            AffineCoupling(channels, subnets[block % len(subnets)], context_channels, clamp, clamp_form),
+            coupling(channels, subnets[block % len(subnets)], context_channels, clamp, clamp_form),
             GlobalAffine(channels, start=start if block == blocks - 1 else 1.0),
             mixing(channels),
         ]

@@ -18,12 +18,13 @@ from .kernel_density import kernel_log_prob, likeliest_bandwidth
 from .layout import border, from_locations, mask_to_grid, take_locations, to_locations
 from .neighbors import nearest
 from .series import digamma_series, lgamma_series
+from .spline import rational_quadratic_spline
 
 __all__ = [
     "CLAMPS", "FORMS", "Clamp", "Coreset", "CoresetAccumulator", "Form", "StreamedCoreset", "border", "covered",
     "digamma", "digamma_series", "from_locations", "gaussian_blur", "gaussian_kernel", "grown", "hide",
     "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
     "inverse_gamma_prior", "k_center", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth", "mask_to_grid",
-    "nearest", "normal_log_odds", "normal_log_prob", "soft_clamp", "sparse_projection", "take_locations",
-    "to_locations",
+    "nearest", "normal_log_odds", "normal_log_prob", "rational_quadratic_spline", "soft_clamp", "sparse_projection",
+    "take_locations", "to_locations",
 ]  # fmt: skip

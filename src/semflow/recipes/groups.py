@@ -10,7 +10,7 @@ from semflow._validation import Settings, Size, at_least, height_and_width, plai
 from semflow.bases import BaseAndHead, Variance, base_and_head
 from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor, FrozenFeatures, TimmFeatures, available_strides
-from semflow.flows import coupling_stack
+from semflow.flows import AffineCoupling, SplineCoupling, coupling_stack
 from semflow.functional import Form
 from semflow.nn import LocationSubnet, SubnetFactory
 
@@ -61,6 +61,7 @@ class Couplings(WithSubnet):
         standardize: standardize each channel over the training data.
         subnet: constructor `f(in, out)` of the subnets' networks, see `semflow.flows.AffineCoupling`; None takes the
             recipe's.
+        kind: `affine`, or `spline` for rational-quadratic splines, at about seven times the cost.
     """
 
     blocks: int = 8
@@ -68,10 +69,12 @@ class Couplings(WithSubnet):
     permutation: Literal["hard", "soft"] = "soft"
     standardize: bool = False
     subnet: SubnetFactory | None = None
+    kind: Literal["affine", "spline"] = "affine"
 
     def flows(self, channels: Sequence[int], start: float) -> list[nn.Module]:
         """Build one flow per scale, see `semflow.flows.coupling_stack`."""
         options: dict[str, Any] = {"permutation": self.permutation, "standardize": self.standardize, "start": start}
+        options["coupling"] = {"affine": AffineCoupling, "spline": SplineCoupling}[self.kind]
         options |= {"subnets": (self.subnet or LocationSubnet,), "context_channels": self.position_channels}
         return [coupling_stack(c, self.blocks, **options) for c in channels]
 

@@ -62,6 +62,17 @@ def test_optional_flow_is_exported_as_it_is_used(used, size, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_spline_couplings_are_exported(tmp_path) -> None:
+    detector = recipe_detector("cflow_ad", **{"couplings.kind": "spline"})
+    images = pictures(64, 3, seed=9)
+    expected = detector.predict(images.float() / 255)
+    for format in WRITABLE:
+        got = load(save(detector, tmp_path / f"model{SUFFIXES[format]}").path).predict(images)
+        torch.testing.assert_close(got.score, expected.score, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("format", WRITABLE)
 @pytest.mark.parametrize("name", ["sanflow", "fastflow"])
 def test_exported_pretrained_backbone_on_photographs(name, format, tmp_path, record_property) -> None:
