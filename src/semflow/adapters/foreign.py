@@ -69,6 +69,10 @@ class ForeignFlow(Flow):
                     value.data = value.data.clone()
                 self.register_buffer(name, value)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._complete = False  # functions of a copy still refer to the tensors of the original
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._keep_held()

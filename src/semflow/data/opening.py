@@ -15,7 +15,7 @@ from .files import list_images, listed
 from .mvtec import MVTecAD
 from .mvtec_ad2 import MASKS, MVTecAD2, is_mvtec_ad2, is_public_test, list_public, public_records
 from .mvtec_loco import MVTecLOCO, is_mvtec_loco
-from .real_iad import RealIAD, is_real_iad
+from .real_iad import RealIAD, is_real_iad, without_masks
 from .regions import matched_regions
 from .resizing import Resize
 from .shanghaitech import ShanghaiTech, is_shanghaitech
@@ -105,9 +105,10 @@ def _opened(
     if split == "predict":
         folder = _predict_folder(root)
         dataset = ImageFolder(folder, **options)
-        if is_public_test(folder):
-            images, passed = list_public(folder)
-            dataset.records, dataset.passed_over = tuple(Record(path, -1) for path in images), tuple(passed)
+        paths = map(Path, dataset.paths)
+        public = is_public_test(folder)
+        images, passed = list_public(folder) if public else without_masks(paths, dataset.passed_over)
+        dataset.records, dataset.passed_over = tuple(Record(path, -1) for path in images), tuple(passed)
         if folder in (root / "test", root / "test_public"):
             beside = (path for path in (*subfolders(root), *find_images(root, recursive=False)) if path != folder)
             dataset.passed_over += tuple(PassedOver(path, f"beside {folder.name}/") for path in beside)
