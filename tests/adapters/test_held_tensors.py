@@ -174,7 +174,7 @@ def test_plain_tensor_that_requires_gradients_trains_moves_and_is_saved(name: st
     assert torch.equal(assigned(x)[1], log_det)
 
     copied = copy.deepcopy(flow)
-    if name in ("closure", "global", "closure in an attribute", "partial"):  # functions are not copied
+    if name in ("closure", "global", "closure in an attribute"):  # functions are not copied
         with pytest.warns(UserWarning, match="cannot be found"):
             copied(x)
     else:

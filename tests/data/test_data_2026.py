@@ -63,6 +63,7 @@ def test_open_dataset_never_takes_the_masks_of_mvtec_ad_2_for_images(can: Path) 
         assert scored.labels == (-1,) * 4
         assert all("ground_truth" not in name for name in scored.paths)
         assert "ground_truth" in {item.path.name for item in scored.passed_over}
+    fails(lambda: open_dataset(can.parent, "predict", 8), can.parent, "one category, but got the categories can", can)
     assert len(open_dataset(can / "test_private", "predict", 8)) == 2
     assert open_dataset(can, "train", 8).labels == (0,) * 3
     assert open_dataset(can / "validation", "train", 8).labels == (0,) * 2
