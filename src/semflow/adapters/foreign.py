@@ -70,7 +70,7 @@ class ForeignFlow(Flow):
                 self.register_buffer(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._complete = False  # functions of a copy still refer to the tensors of the original
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
