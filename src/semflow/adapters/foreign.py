@@ -92,7 +92,7 @@ class ForeignFlow(Flow):
         self._unwind()
         return super().apply(fn)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors of the flow and of the modules that it uses."""
         self._unwind()
         return super().state_dict(*args, **kwargs)
