@@ -150,6 +150,7 @@ class Bench:
         else:
             made, kept = self.fresh() / "model.ckpt", self.work / f"{method} {backbone}.ckpt"
             job = self.job(method, backbone, train=images, held=self.pictures("held"), model=made)
+            job["batch"], job["workers"] = BATCHES[1]  # whatever is fastest for predict
             sample = self.anomalib("fit", job)
         if not kept.exists():
             made.rename(kept)

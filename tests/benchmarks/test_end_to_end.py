@@ -55,6 +55,18 @@ def test_every_section_has_rows_for_both_sides(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # images and models are made when they are needed
 
 
+def test_anomalib_fits_with_the_same_batches_whatever_predicts_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr(Bench, "anomalib", lambda _, action, job: jobs.append(job) or Sample(1.0, 1.0))
+    bench = Bench(tmp_path, QUICK, sys.executable, 0)
+    (tmp_path / "padim test_efficientnet.ckpt").touch()
+    for bench.batch, bench.workers in whole.BATCHES:
+        bench.fit("anomalib", "padim", "test_efficientnet")
+    assert [(job["batch"], job["workers"]) for job in jobs] == [whole.BATCHES[1]] * len(whole.BATCHES)
+
+
 def test_every_row_runs_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 

@@ -63,6 +63,7 @@ def test_open_dataset_never_takes_the_masks_of_mvtec_ad_2_for_images(can: Path) 
         assert scored.labels == (-1,) * 4
         assert all("ground_truth" not in name for name in scored.paths)
         assert "ground_truth" in {item.path.name for item in scored.passed_over}
+    fails(lambda: open_dataset(can.parent, "predict", 8), can.parent, "one category, but got the categories can", can)
     assert len(open_dataset(can / "test_private", "predict", 8)) == 2
     assert open_dataset(can, "train", 8).labels == (0,) * 3
     assert open_dataset(can / "validation", "train", 8).labels == (0,) * 2
@@ -234,6 +235,21 @@ def test_real_iad_labels_views_by_the_split_and_not_by_their_folder(iad: Path) -
     opened = open_dataset(iad, "test", 8, category="usb")
     assert (opened.paths, opened.labels) == (test.paths, test.labels)
     fails(lambda: open_dataset(iad, "test", 8), iad, "with a category, but got none for the layout of RealIAD")
+
+
+def test_masks_of_real_iad_are_not_predicted(iad: Path) -> None:
+    first, *_ = sorted(iad.rglob("*_mask.png"))
+    first.rename(first.with_name(first.name.replace("_mask", "")))  # some copies have no such ending
+    masks = {path.name for path in iad.rglob("*.png")}
+    assert len(masks) == 3
+    for root in (iad, iad / "realiad_1024", iad / "realiad_1024/usb", iad / "realiad_1024/usb/NG"):
+        scored = open_dataset(root, "predict", 8)
+        assert {Path(path).suffix for path in scored.paths} == {".jpg"}
+        assert {item.path.name for item in scored.passed_over} == masks
+        assert not any(item.unread for item in scored.passed_over)
+    save_gray(iad / "other" / "part_NG_C1_1.jpg")
+    save_gray(iad / "other" / "part_NG_x.png")  # beside no image of its name
+    assert len(open_dataset(iad / "other", "predict", 8)) == 2
 
 
 def test_real_iad_views_and_protocols(iad: Path) -> None:

@@ -14,7 +14,7 @@ from semflow.functional import from_locations, to_locations
 from semflow.functional.inverse_gamma import narrow
 from semflow.nn import Context, PositionTables
 
-from .held import Held, leaves, plain_name
+from .held import Held, contains, leaves, parts_beside, plain_name
 
 Layout = Literal["rows", "last", "maps"]
 """Layout of a map in a library: locations as rows (B H W, C), channels last (B, H, W, C), or unchanged (B, C, H, W)."""
@@ -69,12 +69,42 @@ class ForeignFlow(Flow):
                     value.data = value.data.clone()
                 self.register_buffer(name, value)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._complete = False  # functions of a copy still refer to the tensors of the original
+
+    def _unwind(self) -> None:
+        """Hold the parts of a module that has become a parent, such as `self` in a closure, in its place."""
+        parents = [module for module in self.learned if contains(module, self)]
+        if parents:
+            self.learned = nn.ModuleList(module for module in self.learned if module not in parents)
+            self.hold(part for module in parents for part in parts_beside(module, self))
+
+    # All that visits children calls one of these first, and would never end in a cycle.
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the flow and of the modules that it uses."""
+        self._unwind()
+        return super().train(mode)
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Apply a function to the flow and to the modules that it uses."""
+        self._unwind()
+        return super().apply(fn)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensors of the flow and of the modules that it uses."""
+        self._unwind()
+        return super().state_dict(*args, **kwargs)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._unwind()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._keep_held()
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any) -> None:
+        self._unwind()
         super()._load_from_state_dict(state_dict, *args)
         self._keep_held()  # with assign=True they are others now
 
@@ -156,6 +186,7 @@ class ForeignFlow(Flow):
 
     def extra_repr(self) -> str:
         """Return the event for `repr`."""
+        self._unwind()
         return f"event={self.event}"
 
     def _call(self, function: Callable[[Tensor, Tensor | None], Output], x: Tensor, context: Context) -> Output:

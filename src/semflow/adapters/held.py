@@ -138,6 +138,22 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
+def contains(module: nn.Module, part: nn.Module) -> bool:
+    """Return whether a module is or has a part."""
+    return any(inner is part for inner in module.modules())
+
+
+def parts_beside(module: nn.Module, part: nn.Module) -> Iterator[Held]:
+    """Yield the tensors and modules of a module without `part` and what contains it."""
+    for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield Held(name, value)
+    for name, child in module.named_children():
+        if not contains(child, part):
+            yield Held(name, child)
+        elif child is not part:
+            yield from parts_beside(child, part)
+
+
 def plain_name(name: str) -> str:
     """Return a name that a module can register."""
     return re.sub(r"\W", "_", name).strip("_") or "value"

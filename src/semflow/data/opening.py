@@ -15,7 +15,7 @@ from .files import list_images, listed
 from .mvtec import MVTecAD
 from .mvtec_ad2 import MASKS, MVTecAD2, is_mvtec_ad2, is_public_test, list_public, public_records
 from .mvtec_loco import MVTecLOCO, is_mvtec_loco
-from .real_iad import RealIAD, is_real_iad
+from .real_iad import RealIAD, is_real_iad, without_masks
 from .regions import matched_regions
 from .resizing import Resize
 from .shanghaitech import ShanghaiTech, is_shanghaitech
@@ -103,11 +103,13 @@ def _opened(
             raise DataError(f"{root} must be a folder of normal images, but got a file; name the folder")
         return ImageDataset([Record(root, -1)], **options)
     if split == "predict":
+        _check_not_categories(root, _has_masks)
         folder = _predict_folder(root)
         dataset = ImageFolder(folder, **options)
-        if is_public_test(folder):
-            images, passed = list_public(folder)
-            dataset.records, dataset.passed_over = tuple(Record(path, -1) for path in images), tuple(passed)
+        paths = map(Path, dataset.paths)
+        public = is_public_test(folder)
+        images, passed = list_public(folder) if public else without_masks(paths, dataset.passed_over)
+        dataset.records, dataset.passed_over = tuple(Record(path, -1) for path in images), tuple(passed)
         if folder in (root / "test", root / "test_public"):
             beside = (path for path in (*subfolders(root), *find_images(root, recursive=False)) if path != folder)
             dataset.passed_over += tuple(PassedOver(path, f"beside {folder.name}/") for path in beside)
@@ -175,14 +177,19 @@ def _normal_folder(root: Path) -> Path:
     )
 
 
-def _check_not_categories(root: Path) -> None:
+def _check_not_categories(root: Path, is_category: Callable[[Path], bool] | None = None) -> None:
     """Raise DataError if a folder contains categories instead of being one."""
-    if names := [path.name for path in subfolders(root) if _is_category(path)]:
+    if names := [path.name for path in subfolders(root) if (is_category or _is_category)(path)]:
         raise DataError(f"{root} must be one category, but got the categories {listed(names)}; name {root / names[0]}")
 
 
 def _is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir() or is_visa(folder)
+
+
+def _has_masks(folder: Path) -> bool:
+    """Return True for a category with masks, which must not be taken for images."""
+    return is_visa(folder) or is_mvtec_ad2(folder) or all((folder / name).is_dir() for name in ("test", MASKS))
 
 
 def _labeled_by_folder(root: Path, normal: str, options: dict[str, Any]) -> ImageDataset:

@@ -14,9 +14,11 @@ from .dataset import ImageDataset, Record
 from .files import listed, require_folder
 from .layouts import UNPACK, check_mask, check_shared
 from .resizing import Resize
-from .walking import PassedOver, scan, subfolders
+from .walking import PassedOver, Scan, scan, subfolders
 
 _IMAGES, _SPLITS = "realiad_", "realiad_jsons"
+_DEFECTIVE = r"_NG_.*C[1-5]_"
+"""Part of the names of images of defective parts."""
 
 
 class RealIAD(ImageDataset):
@@ -100,6 +102,18 @@ class RealIAD(ImageDataset):
 def is_real_iad(folder: Path) -> bool:
     """Return True for the layout of Real-IAD."""
     return (folder / _SPLITS).is_dir()
+
+
+def without_masks(images: Iterable[Path], passed_over: Iterable[PassedOver]) -> Scan:
+    """Return images without the masks of Real-IAD, NAME_mask.png or NAME.png beside an image NAME.jpg of NG/."""
+    found = list(images)
+    photos = {path.with_suffix("") for path in found if path.suffix == ".jpg" and re.search(_DEFECTIVE, path.name)}
+
+    def is_mask(path: Path) -> bool:
+        return path.suffix == ".png" and path.with_name(path.stem.removesuffix("_mask")) in photos
+
+    masks = [PassedOver(path, "mask") for path in found if is_mask(path)]
+    return Scan([path for path in found if not is_mask(path)], [*passed_over, *masks])
 
 
 def _images(top: Path, resolution: str | None) -> Path:
