@@ -1,4 +1,4 @@
-"""Copies to a GPU that the host does not wait for, and what a CUDA graph forbids."""
+"""Copies to a GPU that the host does not wait for, and graphs in which values cannot be read."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,18 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
+    x = x.clone() if x.is_pinned() else x  # the caller may write into it before the GPU has read it
     return x.pin_memory().to(device, non_blocking=True)
+
+
+def is_traced() -> bool:
+    """Return True while a graph is being compiled or exported, in which values are not known.
+
+    Example:
+        >>> is_traced()
+        False
+    """
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def being_captured() -> bool:

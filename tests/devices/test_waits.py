@@ -7,6 +7,7 @@ import torch
 
 from helpers.emulated_cuda import CUDA, emulated_cuda
 from helpers.recipe_cases import ALL, WITH_AND_WITHOUT, fitted, images, small, stack
+from semflow._devices import to_device
 from semflow.data import collate
 from semflow.errors import ShapeError, TrainingError
 from semflow.synthesis import CutPaste, SyntheticAnomalies
@@ -96,6 +97,29 @@ def test_regions_wait_once_in_predict(kind: str, monkeypatch: pytest.MonkeyPatch
         assert device.waits == {INSIDE: 1}
         torch.testing.assert_close(found.score.cpu(), expected.score, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found.anomaly_map.cpu(), expected.anomaly_map, rtol=1e-3, atol=1e-3)
+
+
+def test_regions_are_not_read_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, given = copy.deepcopy(fitted("cflow_ad")), stack(images(3, 1))
+    detector.set_region(torch.ones(64, 64).tril() > 0)
+    with emulated_cuda(monkeypatch) as device:
+        detector.to(CUDA)
+        given = given.to(CUDA)
+        device.waits.clear()
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        detector.predict(given)
+        assert not device.waits
+
+
+def test_pinned_memory_of_the_caller_is_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, given = [], torch.ones(4)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda x: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: sources.append(x.data_ptr()) or x)
+    with emulated_cuda(monkeypatch) as device:
+        assert to_device(given, CUDA).tolist() == [1.0] * 4
+    assert sources not in ([], [given.data_ptr()])
+    assert all("to_device" not in place for place in device.waits)
 
 
 WRONG = {

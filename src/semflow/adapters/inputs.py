@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from semflow._devices import is_traced
 from semflow._validation import counted
 from semflow.detectors.inputs import check_images
 from semflow.errors import ShapeError
@@ -47,7 +47,7 @@ def check_mask(mask: Tensor, maps: Sequence[Tensor], image: tuple[int, int] | No
 def check_normalized(images: Tensor) -> None:
     """Raise ShapeError unless images are finite and of the size of those that were normalized for ImageNet."""
     check_maps([images])
-    if not _traced() and (largest := images.detach().abs().max().item()) > 10:  # normalized ones lie within about 3
+    if not is_traced() and (largest := images.detach().abs().max().item()) > 10:  # normalized ones lie within about 3
         raise ShapeError(
             "features must be images normalized with ImageNet's mean and deviation, but got values up to "
             f"{largest:.3g}; divide bytes by 255 and normalize them"
@@ -56,9 +56,5 @@ def check_normalized(images: Tensor) -> None:
 
 def check_finite(name: str, x: Tensor) -> None:
     """Raise ShapeError if a tensor holds NaN or infinity; not while a graph is being traced."""
-    if not _traced() and not all(bound.isfinite() for bound in x.detach().aminmax()):
+    if not is_traced() and not all(bound.isfinite() for bound in x.detach().aminmax()):
         raise ShapeError(f"{name} must be finite, but got NaN or infinity in {tuple(x.shape)}")
-
-
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

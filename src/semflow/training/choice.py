@@ -29,9 +29,8 @@ FILLED, DEFECTS, STORED = 48, 3, 2000
 MARGIN = 0.035
 MAPS_BYTES = 2**31  # of feature maps that are computed once, an eighth for tiles; others are computed again
 KEPT_BYTES = 2**29  # of images and maps that stay in memory from the early to the last choice
-WORTH = (
-    2  # images that are trained on for each image of an early choice: it costs as much, and in vain half of the time
-)
+# Images still to be trained on per image of an early choice, which costs as much, and half of the time is in vain.
+WORTH = 2
 
 Known = Callable[[Sequence[int]], list[Tensor] | None]
 """Feature maps of images by their positions, or None if they are not known."""
