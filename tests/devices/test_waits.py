@@ -140,6 +140,17 @@ def test_wrong_images_are_still_refused(kind: str, on_device: bool, monkeypatch:
             detector.predict(given.to(CUDA) if on_device else given)
 
 
+def test_values_are_not_read_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = small("fastflow").eval()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with emulated_cuda(monkeypatch) as device:
+        given = BATCH.images.to(detector.to(CUDA).device)
+        device.waits.clear()
+        detector.predict(given)
+        assert not device.waits
+
+
 def test_losses_that_are_not_finite_are_found_at_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = small("fastflow").train()
     next(iter(detector.flows.parameters())).data.fill_(torch.nan)

@@ -135,7 +135,7 @@ def test_maps_are_computed_once_and_indexed_by_image(build, images) -> None:
     first = list(normal)
     second = list(normal)
     assert calls == [4, 4, 2]
-    for (x, maps, indices), (again, kept, same) in zip(first, second, strict=True):
+    for (x, maps, indices, _), (again, kept, same, _) in zip(first, second, strict=True):
         assert torch.equal(indices, same)
         assert torch.equal(x, again)
         assert all(torch.equal(a, b) for a, b in zip(maps, kept, strict=True))

@@ -55,7 +55,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
 
 def check_values(images: Tensor, name: str = "images") -> None:
     """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
-    if is_traced() or being_captured():
+    if is_traced() or being_captured() or images.is_meta:
         return
     images = images.detach()
     found = list(torch.aminmax(images))  # NaN if any pixel is NaN

@@ -273,7 +273,7 @@ def test_worker_of_score_decodes_images_itself(
         def _asdict(self) -> dict[str, Any]:
             return {}
 
-    commit: Callable[..., Done] = lambda path, block, rows: committed.append(rows) or Done()  # noqa: E731
+    commit: Callable[..., Done] = lambda path, block, rows, paged: committed.append(rows) or Done()  # noqa: E731
     monkeypatch.setattr(pipeline, "commit_block", commit)
     load = lambda: semflow.load(run, device="cpu")  # noqa: E731
     worker = pipeline._Worker(store.folder, store.manifest, load, Workers(threads=1), skip, folder)
