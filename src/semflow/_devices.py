@@ -27,11 +27,13 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def being_captured() -> bool:
-    """Return whether a CUDA graph is being captured, in which no value can be read.
+def is_readable(x: Tensor) -> bool:
+    """Return whether the values of a tensor can be read: not of `meta`, nor while a graph is traced or captured.
 
     Example:
-        >>> being_captured()
-        False
+        >>> is_readable(torch.ones(2)), is_readable(torch.ones(2, device="meta"))
+        (True, False)
     """
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    if is_traced() or x.is_meta:
+        return False
+    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
-from semflow._devices import being_captured, is_traced, to_device
+from semflow._devices import is_readable, to_device
 from semflow._memory import per_batch
 from semflow._validation import checked, kind_of
 from semflow.bases import Base, FittedBase
@@ -249,7 +249,7 @@ class Detector(FittingPasses):
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         seen, inside = self.see(images)
-        if inside is not None and images.device.type != "cpu" and not (is_traced() or being_captured()):
+        if inside is not None and images.device.type != "cpu" and is_readable(inside):
             check_inside(inside)
         latents = self.encode_maps(self.features(seen) if maps is None else maps, seen)
         log_probs = self.latent_log_probs(latents, self.score_log_det)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semflow._devices import being_captured, is_traced
+from semflow._devices import is_readable, is_traced
 from semflow._validation import height_and_width, kind_of
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import border, mask_to_grid
@@ -55,7 +55,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
 
 def check_values(images: Tensor, name: str = "images") -> None:
     """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
-    if is_traced() or being_captured() or images.is_meta:
+    if not is_readable(images):
         return
     images = images.detach()
     found = list(torch.aminmax(images))  # NaN if any pixel is NaN
