@@ -27,6 +27,17 @@ def test_copies_that_do_not_wait_are_complete() -> None:
         assert y.device.type == DEVICE
 
 
+def test_copies_hold_what_pinned_memory_held_when_they_were_asked_for() -> None:
+    if DEVICE == "cpu":
+        pytest.skip("a CPU needs no pinned memory")
+    given = torch.zeros(2**20).pin_memory()
+    to_device(given, torch.device(DEVICE))
+    torch.cuda._sleep(10**9)
+    there = to_device(given, torch.device(DEVICE))
+    given.fill_(1.0)
+    assert not there.any()
+
+
 @pytest.mark.parametrize("name", ["sanflow", "cflow_ad", "fastflow", "differnet", "cs_flow", "msflow"])
 def test_predictions_can_be_captured_in_a_graph(name: str) -> None:
     if DEVICE == "cpu":

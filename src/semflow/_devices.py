@@ -1,4 +1,4 @@
-"""Copies to a GPU that the host does not wait for, and what a CUDA graph forbids."""
+"""Copies to a GPU that the host does not wait for, and graphs in which values cannot be read."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,27 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
+    x = x.clone() if x.is_pinned() else x  # the caller may write into it before the GPU has read it
     return x.pin_memory().to(device, non_blocking=True)
 
 
-def being_captured() -> bool:
-    """Return whether a CUDA graph is being captured, in which no value can be read.
+def is_traced() -> bool:
+    """Return True while a graph is being compiled or exported, in which values are not known.
 
     Example:
-        >>> being_captured()
+        >>> is_traced()
         False
     """
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def is_readable(x: Tensor) -> bool:
+    """Return whether the values of a tensor can be read: not of `meta`, nor while a graph is traced or captured.
+
+    Example:
+        >>> is_readable(torch.ones(2)), is_readable(torch.ones(2, device="meta"))
+        (True, False)
+    """
+    if is_traced() or x.is_meta:
+        return False
+    return not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())

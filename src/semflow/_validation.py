@@ -42,6 +42,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def kind_of(value: object) -> str:
+    """Return the name of a value's class, or that of a class itself, for error messages.
+
+    Example:
+        >>> kind_of(1.5), kind_of(float)
+        ('float', 'the class float')
+    """
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of every call by their annotations; a wrong type raises ConfigError.
 

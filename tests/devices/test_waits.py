@@ -7,6 +7,7 @@ import torch
 
 from helpers.emulated_cuda import CUDA, emulated_cuda
 from helpers.recipe_cases import ALL, WITH_AND_WITHOUT, fitted, images, small, stack
+from semflow._devices import to_device
 from semflow.data import collate
 from semflow.errors import ShapeError, TrainingError
 from semflow.synthesis import CutPaste, SyntheticAnomalies
@@ -98,6 +99,16 @@ def test_regions_wait_once_in_predict(kind: str, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(found.anomaly_map.cpu(), expected.anomaly_map, rtol=1e-3, atol=1e-3)
 
 
+def test_pinned_memory_of_the_caller_is_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, given = [], torch.ones(4)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda x: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: sources.append(x.data_ptr()) or x)
+    with emulated_cuda(monkeypatch) as device:
+        assert to_device(given, CUDA).tolist() == [1.0] * 4
+    assert sources not in ([], [given.data_ptr()])
+    assert all("to_device" not in place for place in device.waits)
+
+
 WRONG = {
     "bytes": (stack(images(2)) * 255, r"images must lie in \[0, 1\], but got values from"),
     "NaN": (stack(images(2)) * torch.nan, r"images must lie in \[0, 1\], but got values from nan"),
@@ -116,8 +127,13 @@ def test_wrong_images_are_still_refused(kind: str, on_device: bool, monkeypatch:
             detector.predict(given.to(CUDA) if on_device else given)
 
 
-def test_values_are_not_read_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("region", [None, torch.ones(64, 64).tril() > 0])
+def test_values_are_not_read_while_a_cuda_graph_is_captured(
+    region: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     detector = small("fastflow").eval()
+    if region is not None:
+        detector.set_region(region)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with emulated_cuda(monkeypatch) as device:

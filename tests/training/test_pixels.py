@@ -27,6 +27,26 @@ def test_few_pixels_are_exact() -> None:
     assert some.compute() == pytest.approx(whole, abs=1e-12)
 
 
+@pytest.mark.parametrize("most", [100, 10**6])
+def test_further_metrics_do_not_rank_the_pixels_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    monkeypatch.setattr(pixels, "EXACT", most)
+    exact, counted = pixels.evaluate_pixels, pixels.HistogramAccumulator.compute
+    monkeypatch.setattr(pixels, "evaluate_pixels", lambda parts, limit: limits.append(limit) or exact(parts, limit))
+    monkeypatch.setattr(
+        pixels.HistogramAccumulator, "compute", lambda self, limit: limits.append(limit) or counted(self, limit)
+    )
+    (scores, masks), some, fresh = maps(4), Pixels(), Pixels()
+    some.update(scores[0], masks[0])
+    found = some.compute(), some.compute(0.3, ("f1_max",)), some.compute(0.05)
+    assert limits == [0.3, 0.05]
+    assert found[0] == found[1] != found[2]
+    for score, mask in zip(scores[1:], masks[1:], strict=True):
+        fresh.update(score, mask)
+    some.merge(fresh)
+    assert some.compute() != found[0]
+
+
 @pytest.mark.parametrize("split", [0, 7, 20])
 def test_many_pixels_are_counted_and_not_kept(split: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "EXACT", 5000)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from helpers import recipe_cases
 from helpers.small_detector import make_images
 from semflow.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
 from semflow.training import TrainingConfig, checkpoint, evaluate, fit
@@ -110,6 +111,18 @@ def test_resume_of_a_finished_run_trains_nothing(build, images, tmp_path) -> Non
     )  # fmt: skip
     calibrated = load_into(build(), tmp_path / "run")
     assert (calibrated.calibration.count, calibrated.false_alarm_rate) == (30, 0.1)
+
+
+def test_runs_of_earlier_versions_are_resumed(tmp_path) -> None:
+    newer = [("training", "accumulate"), ("training", "precision"), ("couplings", "kind"), ("couplings", "subnet")]
+    fit(recipe_cases.small("cflow_ad"), recipe_cases.images(4), epochs=1, output=tmp_path, progress=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["arguments"]["couplings"].pop("kind") == "affine"
+    for values in (config, config["arguments"]):
+        for group, name in newer:
+            values.get(group, {}).pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    fit(recipe_cases.small("cflow_ad"), recipe_cases.images(4), epochs=1, output=tmp_path, resume=True, progress=False)
 
 
 def test_resume_of_a_finished_run_keeps_its_false_alarm_rate(build, images, tmp_path) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from semflow._devices import being_captured
+from semflow._devices import is_readable
 from semflow._validation import counted
 from semflow.detectors.inputs import check_images
 from semflow.errors import ShapeError
-from semflow.functional.neighbors import is_traced
 
 
 def check_maps(maps: Sequence[Tensor]) -> None:
@@ -48,7 +47,7 @@ def check_mask(mask: Tensor, maps: Sequence[Tensor], image: tuple[int, int] | No
 def check_normalized(images: Tensor) -> None:
     """Raise ShapeError unless images are finite and of the size of those that were normalized for ImageNet."""
     check_maps([images])
-    if not _unread() and (largest := images.detach().abs().max().item()) > 10:  # normalized ones lie within about 3
+    if is_readable(images) and (largest := images.detach().abs().max().item()) > 10:  # normalized: within about 3
         raise ShapeError(
             "features must be images normalized with ImageNet's mean and deviation, but got values up to "
             f"{largest:.3g}; divide bytes by 255 and normalize them"
@@ -56,10 +55,6 @@ def check_normalized(images: Tensor) -> None:
 
 
 def check_finite(name: str, x: Tensor) -> None:
-    """Raise ShapeError if a tensor holds NaN or infinity; not while a graph is being traced or captured."""
-    if not _unread() and not all(bound.isfinite() for bound in x.detach().aminmax()):
+    """Raise ShapeError if a tensor holds NaN or infinity, unless its values cannot be read, see `is_readable`."""
+    if is_readable(x) and not all(bound.isfinite() for bound in x.detach().aminmax()):
         raise ShapeError(f"{name} must be finite, but got NaN or infinity in {tuple(x.shape)}")
-
-
-def _unread() -> bool:
-    return is_traced() or being_captured()

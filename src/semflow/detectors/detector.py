@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
-from semflow._devices import to_device
+from semflow._devices import is_readable, to_device
 from semflow._memory import per_batch
-from semflow._validation import checked
+from semflow._validation import checked, kind_of
 from semflow.bases import Base, FittedBase
 from semflow.errors import ConfigError
 from semflow.features import FeatureExtractor
 from semflow.features.timm_module import reduce_with_timm
 from semflow.flows import PyramidFlow
-from semflow.functional.neighbors import is_traced
 from semflow.nn import PositionCode, Statistics, VarianceHead
 from semflow.objectives import Objective, Terms
 
@@ -71,9 +70,8 @@ class Detector(FittingPasses):
         localizes: bool = True,
     ) -> None:
         if isinstance(features, type) or not hasattr(features, "channels"):
-            given = f"the class {features.__name__}" if isinstance(features, type) else type(features).__name__
             raise ConfigError(
-                f"features must have channels and strides, but got {given}; wrap a network, "
+                f"features must have channels and strides, but got {kind_of(features)}; wrap a network, "
                 "FrozenFeatures(network, channels, strides)"
             )
         super().__init__(flows, base, head, position, objective)
@@ -251,7 +249,7 @@ class Detector(FittingPasses):
 
     def _predict(self, images: Tensor, maps: Sequence[Tensor] | None) -> Prediction:
         seen, inside = self.see(images)
-        if inside is not None and images.device.type != "cpu" and not is_traced():
+        if inside is not None and images.device.type != "cpu" and is_readable(inside):
             check_inside(inside)
         latents = self.encode_maps(self.features(seen) if maps is None else maps, seen)
         log_probs = self.latent_log_probs(latents, self.score_log_det)

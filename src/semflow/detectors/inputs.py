@@ -5,11 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semflow._devices import being_captured
-from semflow._validation import height_and_width
+from semflow._devices import is_readable, is_traced
+from semflow._validation import height_and_width, kind_of
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import border, mask_to_grid
-from semflow.functional.neighbors import is_traced
 
 from .interface import Provenance
 
@@ -25,10 +24,9 @@ def check_part(name: str, value: object, kind: type[object], advice: str = "", r
     """Raise ConfigError unless a part of a model, the argument `name`, is an instance of its class, or not given."""
     if isinstance(value, kind) or (value is None and not required):
         return
-    given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
     if isinstance(value, type):
         advice = "make an instance of it"
-    raise ConfigError(f"{name} must be of class {kind.__name__}, but got {given}{advice and '; '}{advice}")
+    raise ConfigError(f"{name} must be of class {kind.__name__}, but got {kind_of(value)}{advice and '; '}{advice}")
 
 
 def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = "images") -> None:
@@ -57,7 +55,7 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
 
 def check_values(images: Tensor, name: str = "images") -> None:
     """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
-    if is_traced() or being_captured() or images.is_meta:
+    if not is_readable(images):
         return
     images = images.detach()
     found = list(torch.aminmax(images))  # NaN if any pixel is NaN

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from semflow._devices import is_traced
 from semflow._validation import height_and_width
 from semflow.errors import CheckpointError, ConfigError, ShapeError
 from semflow.functional import covered, hide
-from semflow.functional.neighbors import is_traced
 
 from .interface import Provenance
 

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semflow._devices import is_traced
 from semflow.errors import ShapeError
-
-from .neighbors import is_traced
 
 
 def gaussian_kernel(sigma: float) -> Tensor:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from semflow._devices import is_traced
 from semflow.errors import ConfigError, ShapeError
 
 SPARE = 8  # candidates beyond k, whose distances are computed exactly
@@ -133,16 +134,6 @@ def _check(queries: Tensor, memory: Tensor, k: int, exclude: Tensor | None, memo
         raise ShapeError(f"exclude must be {tuple(queries.shape[:1])}, but got {tuple(exclude.shape)}")
     if memory_ids is not None and memory_ids.shape != memory.shape[:1]:
         raise ShapeError(f"memory_ids must be {tuple(memory.shape[:1])}, but got {tuple(memory_ids.shape)}")
-
-
-def is_traced() -> bool:
-    """Return True while a graph is being compiled or exported, in which values are not known.
-
-    Example:
-        >>> is_traced()
-        False
-    """
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _search(

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from semflow._validation import at_least, checked
+from semflow._validation import at_least, checked, kind_of
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import from_locations, to_locations
 
@@ -54,8 +54,7 @@ class NetworkSubnet(Subnet):
         super().__init__()
         at_least(0, context_channels=context_channels)
         if not isinstance(network, nn.Module):
-            given = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
-            raise ConfigError(f"subnet must be or construct an nn.Module, but got {given}")
+            raise ConfigError(f"subnet must be or construct an nn.Module, but got {kind_of(network)}")
         known, has_rows = _structure(network)
         event = event or known
         if event is None:

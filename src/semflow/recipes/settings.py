@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from semflow._validation import Settings, check_arguments
+from semflow._validation import Settings, check_arguments, kind_of
 from semflow.errors import ConfigError
 
 from .groups import Backbone
@@ -37,7 +37,7 @@ def _plain(name: str, value: object) -> Any:
         return NONE
     if isinstance(value, Settings):
         values = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
-        if values.get("subnet", ...) is None:  # of older runs
+        if values.get("subnet", ...) is None:  # which no file can set
             del values["subnet"]
         return {field: _plain(f"{name}.{field}", inner) for field, inner in values.items()}
     if isinstance(value, nn.Module):
@@ -55,8 +55,7 @@ def _plain(name: str, value: object) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {given}")
+    raise ConfigError(f"{name} must be a number, string, tuple, group or module, but got {kind_of(value)}")
 
 
 def setting_names(recipe: Callable[..., Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semflow.metrics import HistogramAccumulator, PixelMetrics
+from semflow.metrics import BoundedPixelMetrics, HistogramAccumulator, PixelMetrics
 from semflow.metrics.regions import PixelSplit, evaluate_pixels, split_pixels
 
 EXACT = 2**26
@@ -32,6 +32,7 @@ class Pixels:
         self._parts: list[PixelSplit] = []
         self._count = 0
         self._histogram: HistogramAccumulator | None = None
+        self._computed: dict[float, PixelMetrics | BoundedPixelMetrics] = {}  # by the limit, until pixels are added
 
     def update(self, anomaly_map: Tensor, anomaly_mask: Tensor) -> None:
         """Add a map with its mask; outside a region of interest, where the map is -inf, pixels do not count."""
@@ -50,9 +51,13 @@ class Pixels:
 
     def compute(self, fpr_limit: float = 0.3, warned: Sequence[str] = ("auroc", "aupro")) -> PixelMetrics:
         """Return the metrics; warn if the histogram leaves more than 0.001 of those `warned` of open."""
-        if self._histogram is None:
-            return evaluate_pixels(self._parts, fpr_limit)
-        found = self._histogram.compute(fpr_limit)
+        found = self._computed.get(fpr_limit)
+        if found is None:
+            histogram = self._histogram
+            found = evaluate_pixels(self._parts, fpr_limit) if histogram is None else histogram.compute(fpr_limit)
+            self._computed[fpr_limit] = found
+        if isinstance(found, PixelMetrics):
+            return found
         width = max(getattr(found, name).high - getattr(found, name).low for name in warned)
         if width > TOLERANCE:
             warnings.warn(
@@ -63,6 +68,7 @@ class Pixels:
         return PixelMetrics(*(bounded.value for bounded in found))
 
     def _add(self, parts: Sequence[PixelSplit]) -> None:
+        self._computed.clear()
         self._parts += parts
         self._count += sum(len(part.normal) + len(part.anomalous) for part in parts)
         if self._histogram is None and self._count > EXACT:

@@ -24,7 +24,7 @@ BACKBONE = "backbone_digest"
 """Setting with the digest of the backbone's weights."""
 MORE_EPOCHS = ("training.epochs", "arguments.training.epochs", "arguments.training.steps")
 """Settings that may differ if a run is trained for more epochs."""
-NEWER = {"training.accumulate": 1, "training.precision": "float32"}
+NEWER = {"training.accumulate": 1, "training.precision": "float32", "couplings.kind": "affine"}
 """Settings that runs of earlier versions lack, with the values that they had."""
 
 
