@@ -140,8 +140,8 @@ class Memory(FittedBase):
         self.vectors = narrow(vectors.detach()).to(device, copy=True).contiguous()
         self.images = images.to(device, torch.int64, copy=True)
         typical, bandwidth = self._scales()
-        self.floor, self.bandwidth = self.vectors.new_tensor(FLOOR * typical), self.vectors.new_tensor(bandwidth)
-        self.radius = self.vectors.new_zeros(())
+        zero = torch.zeros((), dtype=self.vectors.dtype, device=device)
+        self.floor, self.bandwidth, self.radius = zero + FLOOR * typical, zero + bandwidth, zero
 
     def _scales(self) -> tuple[float, float]:
         """Measure the typical distance to a vector of another image and, for a kernel, the bandwidth."""
