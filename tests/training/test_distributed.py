@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -288,6 +289,28 @@ def test_launched_processes_restore_the_sigterm_handler(monkeypatch, tmp_path) -
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_nothing_keeps_the_group_after_the_block() -> None:
+    """Threads of a group that is left at exit can abort the process."""
+    code = (
+        "import sys; from semflow.training import launched_processes\n"
+        "with launched_processes('cpu') as (processes, _):\n"
+        "    group = processes.group\n"
+        "    import torch.distributed.nn\n"  # as torch itself does on the way
+        "print(sys.getrefcount(group))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, **place, "RANK": rank}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    left = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert left == ["2", "2"]  # `group` and the argument
 
 
 def leaving(monkeypatch, store, ranks: int = 3, failing: int | None = None) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ def launched_processes(device: str = "auto") -> Iterator[tuple[Processes, torch.
     own = _own_device(device)
     # Objects are sent by gloo, which needs no GPU memory for them.
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    import_module("torch.distributed.nn")  # imported later, its default arguments would keep the group to the end
     try:
         store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
