@@ -16,7 +16,7 @@ WHEELS = {
 """Modules and their packages that a folder of wheels may bring, with all that they import."""
 SEMFLOW = ("PIL", "rich", "markdown_it", "mdurl", "pygments", "jinja2", "markupsafe", "tomli_w", "typing_extensions")
 TESTS = ("pytest", "iniconfig", "packaging", "pluggy", "hypothesis", "sortedcontainers")
-"""Of `WHEELS`, what semflow and its tests import."""
+"""The packages in `WHEELS` that semflow and its tests import."""
 
 
 class Part(NamedTuple):

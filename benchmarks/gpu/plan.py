@@ -1,4 +1,4 @@
-"""What the parts share: device, sizes, images and detectors."""
+"""Device, sizes, images and detectors shared by all parts."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -26,7 +26,7 @@ MARGIN = 0.12  # of a part's time, in which it starts and ends
 
 
 class Options:
-    """What a run measures, where and for how long."""
+    """Parts to run, output folder and time limit of a run."""
 
     def __init__(self, minutes: float, output: Path, data: Path | None, again: bool, rehearse: bool) -> None:
         self.minutes, self.output, self.data = minutes, output, data

@@ -1,8 +1,8 @@
 """Shares of `semflow predict` in its CPU time, for `end_to_end`: what each part takes alone, and the rest.
 
-Decoding, features, flow and score are repeated in this process on the same images and batches of 8. What
-a further image takes is the difference to a process for one image; all of it that is no other part is writing: pictures
-and maps, and reading the file once more for its digest. The rest of the process is the start, with tables and page.
+Decoding, features, flow and score are repeated in this process on the same images in batches of 8. The time per image
+is the difference between a process for all images and one for a single image. The part of it that is not decoding,
+features, flow or score is writing: pictures, maps and the digest of the file. The rest is the start, tables and page.
 """
 
 import statistics

@@ -33,8 +33,8 @@ BATCHES = ((1, 0), (8, 0), (8, 2))
 """Batch sizes and numbers of loading processes with which anomalib predicts; the fastest is measured."""
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "TQDM_DISABLE": "1"}
-"""Of anomalib's fit: without the first, its coreset of 30 images takes more than 20 GiB, since glibc's heap is in
-pieces; the second makes up for most of the time that it costs."""
+"""Environment of anomalib's fit. Without the first variable, heap fragmentation makes its coreset of 30 images take
+more than 20 GiB; the second recovers most of the time that the first costs."""
 
 
 class Sizes(NamedTuple):

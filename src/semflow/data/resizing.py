@@ -10,7 +10,7 @@ from semflow._validation import Size, height_and_width
 from semflow.errors import ConfigError
 
 Resize = Literal["stretch", "pad"]
-"""How to resize an image whose aspect ratio differs from the target's."""
+"""Resizing of images whose aspect ratio differs from the target: stretch them, or pad them."""
 
 PADDING = 128  # mid-gray, as under transparent pixels
 _LARGEST_SIDE = 2**14

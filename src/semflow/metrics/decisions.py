@@ -10,12 +10,12 @@ from .inputs import Values, as_flags, as_scores, check_same_shape
 
 
 class CalibrationError(NamedTuple):
-    """How far the p-values of normal images are from promising the right false-alarm rate.
+    """Calibration error of the p-values of normal images.
 
     Attributes:
         error: Mean over all rates in [0, 1] of the difference between the rate and the share of false alarms.
         distance: Largest difference.
-        excess: Largest difference where there are more false alarms than promised; 0 if there is none.
+        excess: Largest amount by which the share of false alarms exceeds the rate; 0 if it never does.
 
     Example:
         >>> calibration_error([0.2, 0.4, 0.6, 0.8]).excess <= calibration_error([0.2, 0.4, 0.6, 0.8]).distance
@@ -79,7 +79,7 @@ def calibration_error(p_values: Values) -> CalibrationError:
         p_values: p-values of normal images that had no part in the calibration; tensor or array of any shape.
 
     Raises:
-        ShapeError: If there is no p-value, or one is not in [0, 1].
+        ShapeError: If p_values is empty or has values outside [0, 1].
 
     Example:
         >>> calibration_error([0.25, 0.75])

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a callback learns about a run before training.
+    """Information about a run, passed to callbacks before training.
 
     Attributes:
         folder: run directory, or None.

@@ -108,17 +108,17 @@ def test_error_comes_after_all_results_before_it(place: str, overlap: bool) -> N
 
 
 def test_interrupt_waits_for_the_call_that_has_begun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    began, cancelled, made = threading.Event(), threading.Event(), []
+    began, canceled, made = threading.Event(), threading.Event(), []
 
     class Pool(ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
             super().shutdown(wait=False, cancel_futures=cancel_futures)
-            cancelled.set()
+            canceled.set()
             super().shutdown(wait)
 
     def first() -> None:
         began.set()
-        assert cancelled.wait(WAIT)
+        assert canceled.wait(WAIT)
         made.append("first")
 
     def batches() -> Iterator[list[Callable[[], None]]]:
