@@ -28,8 +28,6 @@ from semflow.objectives import Objective, Terms, boundary_loss, log_likelihood
 from semflow.recipes import build
 from semflow.synthesis import CutPaste, Perlin, Poisson
 
-from .shared.record import record
-
 PHOTOGRAPHS = (
     "brick.png grass.png gravel.png astronaut.png camera.png cell.png chelsea.png coffee.png coins.png "
     "hubble_deep_field.jpg ihc.png moon.png retina.jpg rocket.jpg"
