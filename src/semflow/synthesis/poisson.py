@@ -12,7 +12,7 @@ from torch import Tensor
 from semflow._validation import Settings, at_least
 from semflow.errors import ConfigError
 
-from .patches import Array, check_images
+from .patches import REFERENCE_SIZE, Array, check_images
 
 BLEND_KINDS = ("seamless", "mixed")
 """Kinds of Poisson blending: the gradients of the patch, or at each pair of pixels the larger of its and the image's."""
@@ -71,8 +71,8 @@ class Poisson(Settings):
     Half of the height and of the width of a patch are 3 % plus a Gamma(2, 5 %) distributed part of the image's, within
     `width`. It is resized by a factor that is normal with mean 1 and standard deviation 0.5, within `resize`, and
     blended at a uniform position. The first of `patches` is always there, each other one with probability 1/2. The mask
-    marks the pixels that change by more than 1/255 on average over the colors, after a median of 5x5 pixels; all other
-    pixels keep their values.
+    marks the pixels that change by more than 1/255 on average over the colors, after a median of 5x5 pixels at 256 px;
+    all other pixels keep their values.
 
     Args:
         width: Smallest and largest half width, as fractions of the side of the image.
@@ -124,7 +124,7 @@ class Poisson(Settings):
                 if number == 0 or rng.random() < 0.5:
                     self._blend(changed, donor.numpy(), kind == "mixed", rng)
             change = np.abs(changed - image.numpy()).mean(0)
-            marked = scipy.ndimage.median_filter((change > _TOLERANCE).astype(np.uint8), 5) > 0
+            marked = _median(change > _TOLERANCE, 5)
             out = torch.where(torch.from_numpy(marked), torch.from_numpy(changed), image)
             anomaly_mask = (out != image).any(0)
             if anomaly_mask.any():
@@ -137,8 +137,7 @@ class Poisson(Settings):
             return np.ones(image.shape[1:], dtype=bool)
         gray, distance = self.background
         found = np.abs(255 * image.mean(0) - gray) > distance
-        smooth: NDArray[np.bool_] = scipy.ndimage.median_filter(found.astype(np.uint8), 7) > 0
-        return smooth
+        return _median(found, 7)
 
     def _blend(self, image: Array, donor: Array, mixed: bool, rng: np.random.Generator) -> None:
         """Blend one patch into `image` (3, H, W), in place."""
@@ -173,3 +172,10 @@ class Poisson(Settings):
         patch = patch[:3]
         window = image[:, top : top + rows, left : left + columns]
         window[...] = np.clip(poisson_blend(window, patch, mixed), 0.0, 1.0)
+
+
+def _median(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Smooth a mask by a median of `width` pixels at 256 px."""
+    width = 2 * round((width * min(mask.shape) / REFERENCE_SIZE - 1) / 2) + 1
+    smooth: NDArray[np.bool_] = scipy.ndimage.median_filter(mask.astype(np.uint8), max(width, 1)) > 0
+    return smooth
