@@ -38,7 +38,7 @@ VARIANTS = {
     "cflow_ad": ("plain", "bce", "boundary"),
 }
 SIZES = {"toothbrush": 256}
-STEPS = {"sanflow": {"toothbrush": 60, "": 96}, "memory_flow": {"": 96}, "cflow_ad": {"toothbrush": 6, "": 12}}
+STEPS = {"sanflow": {"toothbrush": 40, "": 96}, "memory_flow": {"": 96}, "cflow_ad": {"toothbrush": 6, "": 12}}
 
 
 @dataclass(frozen=True)
