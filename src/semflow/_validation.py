@@ -9,7 +9,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from semflow.errors import ConfigError
 
@@ -101,6 +101,9 @@ class Settings:
         >>> Blocks([5, 1])
         Blocks(kernels=(5, 1))
     """
+
+    choice: ClassVar[str | None] = None
+    """Name that chooses this group among those of an argument; None for the first of them."""
 
     def __post_init__(self) -> None:
         check_arguments(type(self).__init__, vars(self))

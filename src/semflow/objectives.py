@@ -15,7 +15,7 @@ from semflow.flows import Event
 from semflow.nn import Statistics
 
 __all__ = [
-    "PRESETS", "Objective", "Terms", "boundary_loss", "largest_over_locations", "log_likelihood", "mean_over_locations",
+    "PRESETS", "Objective", "Terms", "largest_over_locations", "log_likelihood", "mean_over_locations",
     "means_over_locations",
 ]  # fmt: skip
 
@@ -92,45 +92,6 @@ def largest_over_locations(x: Tensor, ignore: Tensor | None = None) -> Tensor:
     """
     x = x.detach()
     return (x if ignore is None or x.dim() != 3 else torch.where(ignore > 0, -torch.inf, x)).amax()
-
-
-def boundary_loss(
-    log_prob: Tensor,
-    anomalous: Tensor,
-    ignore: Tensor | None = None,
-    quantile: float = 0.05,
-    margin: float = 0.1,
-    scale: float = 10.0,
-) -> Tensor:
-    """Compute BGAD's boundary loss (Yao et al., CVPR 2023).
-
-    With x = log p / scale, b = the `quantile` of x over the normal locations, as a constant:
-    L = mean(b - x over normal locations with x < b) + mean(x - b + margin over anomalous ones with x > b - margin).
-    A mean of nothing is 0, and so is the loss without normal locations.
-
-    Args:
-        log_prob: Log-probability under the normal distribution per dimension, in nats.
-        anomalous: Mask of the same shape.
-        ignore: Mask of locations that do not count, or None.
-        quantile: Position of the boundary, beta.
-        margin: Distance tau of the anomalous boundary.
-        scale: Normalizer of log p.
-
-    Example:
-        >>> log_prob = torch.tensor([-30.0, -10.0, -10.0, -10.0])
-        >>> boundary_loss(log_prob, torch.tensor([0, 0, 0, 1]), quantile=0.5).item()
-        2.099...
-    """
-    counted = torch.ones_like(anomalous, dtype=torch.bool) if ignore is None else ~(ignore > 0)
-    x, normal, anomalous = log_prob / scale, counted & ~(anomalous > 0), counted & (anomalous > 0)
-    order = torch.where(normal, x.detach(), torch.inf).flatten().sort().values
-    b = order[(normal.sum() * quantile).long().clamp(max=order.numel() - 1)]
-    below, above = normal & (x < b), anomalous & (x > b - margin) & (b < torch.inf)
-
-    def mean(penalty: Tensor, where: Tensor) -> Tensor:
-        return torch.where(where, penalty, 0.0).sum() / where.sum().clamp(min=1)
-
-    return mean(b - x, below) + mean(x - (b - margin), above)
 
 
 @dataclass(frozen=True)

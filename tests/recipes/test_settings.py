@@ -24,7 +24,7 @@ from semflow.recipes import (
     sanflow,
     setting_names,
 )
-from semflow.synthesis import CutPaste
+from semflow.synthesis import CutPaste, Poisson
 from semflow.training import TrainingConfig
 
 VALUES = {
@@ -128,3 +128,24 @@ def test_groups_check_their_fields() -> None:
         CutPaste(jitter=2.0)
     assert Backbone(strides=[8, 16]) == Backbone(strides=(8, 16))
     assert hash(Backbone(strides=[8, 16])) == hash(Backbone(strides=(8, 16)))
+
+
+def test_a_group_is_chosen_by_its_name_and_survives_a_file() -> None:
+    small = {"backbone": "resnet18", "backbone.weights": "random", "couplings.blocks": 1}
+    found = resolve_settings(sanflow, {"synthesis.patches": 4, "synthesis": "poisson", "synthesis.resize": [0.5, 2]})
+    assert found["synthesis"] == Poisson(patches=4, resize=(0.5, 2))
+    plain = plain_settings(found)
+    assert plain["synthesis"]["type"] == "poisson"
+    assert resolve_settings(sanflow, json.loads(json.dumps(plain))) == found
+    built = build("sanflow", {**small, "synthesis": "poisson"})
+    again = build("sanflow", built.provenance.arguments)
+    assert built.provenance.synthesis == again.provenance.synthesis == Poisson()
+    assert resolve_settings(sanflow, {"synthesis": True})["synthesis"] == CutPaste()
+    assert "type" not in plain_settings({"synthesis": CutPaste()})["synthesis"]
+    for settings in ({"synthesis.patches": 4}, {"synthesis": "poisson", "synthesis.jitter": 0.2}):
+        with pytest.raises(ConfigError, match="synthesis must have a setting"):
+            resolve_settings(sanflow, settings)
+    with pytest.raises(ConfigError, match="synthesis must be CutPaste, Poisson or None, but got 'fish'"):
+        resolve_settings(sanflow, {"synthesis": "fish"})
+    with pytest.raises(ConfigError, match=r"synthesis\.patches must be at least 1, but got 0"):
+        resolve_settings(sanflow, {"synthesis": "poisson", "synthesis.patches": 0})

@@ -36,7 +36,9 @@ def dense_blend(image: np.ndarray, patch: np.ndarray, mixed: bool) -> np.ndarray
     return out
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.booleans(), st.integers(0, 2**32 - 1), st.sampled_from([1, 1e-6, 1e6]))
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.booleans(), st.integers(0, 2**32 - 1), st.sampled_from([1, 1e-6, 1e6])
+)
 @settings(max_examples=60, deadline=None)
 def test_blend_solves_the_dense_system_and_keeps_the_boundary(
     rows: int, columns: int, mixed: bool, seed: int, size: float
@@ -107,7 +109,12 @@ def test_sizes_are_gamma_distributed() -> None:
 def test_background_keeps_patches_on_the_object() -> None:
     image = torch.full((3, 96, 96), 0.02)
     image[:, 30:66, 30:66] = picture(36, 36, 1)
-    touched = [Poisson(patches=1, background=(20, 20))(image, image, "seamless", np.random.default_rng(k))[1][30:66, 30:66].any() for k in range(40)]
+    touched = [
+        Poisson(patches=1, background=(20, 20))(image, image, "seamless", np.random.default_rng(k))[1][
+            30:66, 30:66
+        ].any()
+        for k in range(40)
+    ]
     assert all(touched)
 
 

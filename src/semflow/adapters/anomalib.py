@@ -22,7 +22,7 @@ from semflow.functional import digamma_series, lgamma_series
 from semflow.nn import VarianceHead
 from semflow.objectives import Objective
 from semflow.recipes import build
-from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.synthesis import Synthesis, SyntheticAnomalies
 from semflow.training import TrainingConfig
 from semflow.training.stepping import adam, check_steps, train_on_batch
 
@@ -196,7 +196,7 @@ class _DetectorModel(nn.Module):
         return InferenceBatch(pred_score=prediction.score, anomaly_map=prediction.anomaly_map[:, None])
 
 
-def _with_anomalies(synthesis: CutPaste | None, seed: int, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+def _with_anomalies(synthesis: Synthesis | None, seed: int, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
     """Paste the recipe's kinds of anomalies into a batch, in equal parts over the steps; return images and masks."""
     if synthesis is None:
         return images, None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semflow._tiling import Tiles
 from semflow._validation import Size
-from semflow.synthesis import CutPaste
+from semflow.synthesis import CutPaste, Poisson
 
 
 class NormalBatch(NamedTuple):
@@ -72,7 +72,7 @@ class Provenance:
     resize: Literal["stretch", "pad"] = "stretch"
     regions: bool = False
     training: Any = None
-    synthesis: CutPaste | None = None
+    synthesis: CutPaste | Poisson | None = None
     fingerprints: tuple[str, ...] = ()
     memory: Mapping[str, Any] | None = None
     calibration: str = ""

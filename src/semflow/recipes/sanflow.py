@@ -6,7 +6,7 @@ from semflow._validation import Size
 from semflow.detectors import Detector, Scorer
 from semflow.nn import SinusoidalPosition2d
 from semflow.objectives import Objective
-from semflow.synthesis import CutPaste
+from semflow.synthesis import CutPaste, Poisson
 from semflow.training import TrainingConfig
 
 from .groups import AnyBackbone, Backbone, Couplings, SemanticStatistics, build_base, build_features
@@ -19,7 +19,7 @@ def sanflow(
     image_size: Size = 256,
     couplings: Couplings = Couplings(8, 512, "hard", standardize=True),
     statistics: SemanticStatistics = SemanticStatistics(),
-    synthesis: CutPaste | None = CutPaste(),
+    synthesis: CutPaste | Poisson | None = CutPaste(),
     score_log_det: bool = True,
     top: float = 0.01,
     training: TrainingConfig = TrainingConfig(80, 4, 2e-3, "cosine", mask_resize="max", guard=1),
@@ -41,7 +41,7 @@ def sanflow(
         image_size: side of the images in pixels, or (height, width).
         couplings: the flows' L blocks, and D channels of the position code.
         statistics: what is predicted, and the weights of the loss.
-        synthesis: synthetic anomalies; None trains on normal images alone.
+        synthesis: synthetic anomalies; `poisson` takes `Poisson()`, None trains on normal images alone.
         score_log_det: score the features' log-probability, with the log-det, instead of the latents'.
         top: fraction of the highest pixels of the map that the image score averages.
         training: default settings of `semflow.fit`.

@@ -16,6 +16,7 @@ from semflow.errors import ConfigError
 from .groups import Backbone
 
 NONE = "none"
+CHOICE = "type"
 
 
 def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def _plain(name: str, value: object) -> Any:
         values = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
         if values.get("subnet", ...) is None:  # which no file can set
             del values["subnet"]
-        return {field: _plain(f"{name}.{field}", inner) for field, inner in values.items()}
+        chosen = {} if value.choice is None else {CHOICE: value.choice}
+        return chosen | {field: _plain(f"{name}.{field}", inner) for field, inner in values.items()}
     if isinstance(value, nn.Module):
         return {"module": f"{type(value).__module__}.{type(value).__qualname__}"}
     if name.endswith("subnet") and callable(value):
@@ -68,9 +70,9 @@ def setting_names(recipe: Callable[..., Any]) -> list[str]:
     """
     names = []
     for name in inspect.signature(recipe).parameters:
-        group = _group(recipe, name)
-        names += [name, *(f"{name}.{field.name}" for field in fields(group))] if group else [name]  # type: ignore[arg-type]
-    return names
+        known = (field.name for group in _groups(recipe, name) for field in fields(group))  # type: ignore[arg-type]
+        names += [name, *(f"{name}.{field}" for field in known)]
+    return list(dict.fromkeys(names))
 
 
 def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
     Args:
         recipe: function with annotated parameters.
         settings: values by name. `group.field` sets one field of a group, and so does a nested dict. A group may also
-            be replaced as a whole, be True for its defaults, or be None, False or "none" if the recipe allows None.
+            be replaced as a whole, be chosen by its name among several (`poisson`), be True for its defaults, or be
+            None, False or "none" if the recipe allows None.
 
     Raises:
         ConfigError: If a name is unknown or a value is invalid.
@@ -93,6 +96,9 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
     known = setting_names(recipe)
     arguments = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     flat = dict(_flattened(settings))
+    for parameter in parameters:
+        if len(_groups(recipe, parameter)) > 1 and f"{parameter}.{CHOICE}" in flat:
+            flat[parameter] = flat.pop(f"{parameter}.{CHOICE}")
     for name, value in sorted(flat.items(), key=lambda item: "." in item[0]):
         if name not in known:
             raise ConfigError(f"settings must have known names, but got {name!r}; use some of {', '.join(known)}")
@@ -103,12 +109,16 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
                 value = None
             elif group is not None and isinstance(value, bool):
                 value = (default if isinstance(default, group) else group()) if value else None
+            value = next((named() for named in _groups(recipe, parameter) if named.choice == value is not None), value)
             arguments[parameter] = complete(recipe, parameter, value)
             continue
         before = arguments.get(parameter)
         before = group() if before is None and parameter not in flat and group else before
         if not isinstance(before, Settings):
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
+        if field not in vars(before):
+            message = f"{parameter} must have a setting {field} to set {name}, but got {before!r}"
+            raise ConfigError(message)
         try:
             arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]
         except ConfigError as error:
@@ -135,9 +145,11 @@ def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def _group(recipe: Callable[..., Any], parameter: str) -> type[Settings] | None:
-    """Return the class of settings among a parameter's annotated types."""
+    """Return the first class of settings among a parameter's annotated types."""
+    return next(iter(_groups(recipe, parameter)), None)
+
+
+def _groups(recipe: Callable[..., Any], parameter: str) -> list[type[Settings]]:
+    """Return the classes of settings among a parameter's annotated types."""
     hint = typing.get_type_hints(inspect.unwrap(recipe)).get(parameter)
-    for member in (hint, *typing.get_args(hint)):
-        if isinstance(member, type) and issubclass(member, Settings):
-            return member
-    return None
+    return [m for m in (hint, *typing.get_args(hint)) if isinstance(m, type) and issubclass(m, Settings)]

@@ -1,12 +1,11 @@
-"""Synthetic anomalies: patches cut from one normal image and pasted into another, and blemishes of other kinds."""
+"""Synthetic anomalies: patches cut from one normal image and pasted or blended into another, and blemishes."""
 
 from .augmentation import AUGMENTATIONS, augment, check_augment
 from .blemishes import BLEMISH_KINDS, Blemishes
 from .cutpaste import KINDS, CutPaste
 from .dataset import Synthesis, SyntheticAnomalies, synthesize
-from .perlin import Perlin, perlin_noise
-from .poisson import BLEND_KINDS, Poisson, poisson_blend
 from .patches import blend, circle, jitter_colors, rectangle, soft_alpha
+from .poisson import BLEND_KINDS, Poisson, poisson_blend
 
 __all__ = [
     "AUGMENTATIONS",
@@ -15,7 +14,6 @@ __all__ = [
     "KINDS",
     "Blemishes",
     "CutPaste",
-    "Perlin",
     "Poisson",
     "Synthesis",
     "SyntheticAnomalies",
@@ -24,7 +22,6 @@ __all__ = [
     "check_augment",
     "circle",
     "jitter_colors",
-    "perlin_noise",
     "poisson_blend",
     "rectangle",
     "soft_alpha",

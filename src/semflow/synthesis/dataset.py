@@ -22,7 +22,7 @@ _ATTEMPTS = 10
 
 @runtime_checkable
 class Synthesis(Protocol):
-    """Interface of `CutPaste` and `Blemishes`: `synthesis(image, donor, kind, rng) -> (image, anomaly_mask)`."""
+    """Interface of `CutPaste`, `Poisson` and `Blemishes`: `synthesis(image, donor, kind, rng) -> (image, anomaly_mask)`."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class SyntheticAnomalies(Dataset[S]):
 
     Args:
         dataset: Map-style dataset of normal images: named tuples with fields image, label and anomaly_mask.
-        cut_paste: Kinds of anomalies and their options, a `CutPaste` or `Blemishes`; None leaves all images normal.
+        cut_paste: Kinds of anomalies and their options, see `Synthesis`; None leaves all images normal.
         normal: True if unchanged images are one of the parts.
         seed: Seed of at least 0.
         augment: Names of random changes of each image in each epoch, before anomalies are pasted, see `AUGMENTATIONS`.

@@ -1,6 +1,7 @@
 """Patches of other normal images that are blended without a seam (NSA)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import scipy
@@ -15,8 +16,9 @@ from semflow.errors import ConfigError
 from .patches import REFERENCE_SIZE, Array, check_images
 
 BLEND_KINDS = ("seamless", "mixed")
-"""Kinds of Poisson blending: the gradients of the patch, or at each pair of pixels the larger of its and the image's."""
+"""Kinds of Poisson blending: all differences of the patch, or the larger of its and the image's."""
 
+# Published: the Gamma distribution of half widths, the smallest change that the mask marks, and the share of objects.
 _SHAPE, _SCALE, _OFFSET = 2.0, 0.05, 0.03
 _TOLERANCE = 1 / 255
 _SHARE = 0.25
@@ -89,6 +91,8 @@ class Poisson(Settings):
         >>> bool(((out != image).any(0) == anomaly_mask).all())
         True
     """
+
+    choice: ClassVar[str] = "poisson"
 
     width: tuple[float, float] = (0.03, 0.4)
     resize: tuple[float, float] = (0.7, 1.3)

@@ -18,7 +18,7 @@ from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import ConfigError
 from semflow.files import hash_tensors
-from semflow.synthesis import CutPaste, SyntheticAnomalies, check_augment
+from semflow.synthesis import CutPaste, Poisson, SyntheticAnomalies, check_augment
 
 from .asked import Asked
 from .augmenting import Copies
@@ -51,7 +51,7 @@ def fit(
     dataset: Dataset[Any],
     training: TrainingConfig | None = None,
     *,
-    synthesis: CutPaste | Literal["recipe"] | None = "recipe",
+    synthesis: CutPaste | Poisson | Literal["recipe"] | None = "recipe",
     tiles: Tiles | None = None,
     region: Tensor | None = None,
     augment: Sequence[str] | str = (),
