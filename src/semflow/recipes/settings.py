@@ -117,7 +117,10 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
         if not isinstance(before, Settings):
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
         if field not in vars(before):
-            message = f"{parameter} must have a setting {field} to set {name}, but got {before!r}"
+            kind = type(before).__name__
+            message = (
+                f"{parameter} must be a group with {field} to set {name}, but got {kind}; choose another by its name"
+            )
             raise ConfigError(message)
         try:
             arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]

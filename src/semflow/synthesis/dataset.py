@@ -22,7 +22,7 @@ _ATTEMPTS = 10
 
 @runtime_checkable
 class Synthesis(Protocol):
-    """Interface of `CutPaste`, `Poisson` and `Blemishes`: `synthesis(image, donor, kind, rng) -> (image, anomaly_mask)`."""
+    """Interface of all kinds of synthesis: `synthesis(image, donor, kind, rng) -> (image, anomaly_mask)`."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
