@@ -79,7 +79,7 @@ def test_openvino_graph_that_compiles_for_a_single_image_only_is_rejected(copy, 
 
     monkeypatch.setattr(runner, "_compile", fail)
     runner(images[:1])
-    with pytest.raises(CheckpointError, match="own.xml must be an exported model, but got .*no kernel for a free batch"):
+    with pytest.raises(CheckpointError, match=r"own\.xml must be an exported model, but got .*no kernel"):
         runner(images)
     monkeypatch.undo()
     assert len(runner(images)["score"]) == 2

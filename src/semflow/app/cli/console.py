@@ -75,6 +75,6 @@ def track(items: Iterable[T], title: str, total: int, *, terminal_only: bool = F
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture atomically."""
     buffer = io.BytesIO()
-    # Of the filtered differences of a photograph, runs are all that repeats; a search for more takes five times as long.
+    # Little but runs repeats in the differences of neighboring pixels; a search for more takes three times as long.
     picture.save(buffer, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     write_atomic(path, buffer.getvalue())

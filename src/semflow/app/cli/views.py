@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor

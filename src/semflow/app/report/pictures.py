@@ -61,9 +61,7 @@ def overlay(
     """
     picture, levels = to_picture(image), to_levels(_map(anomaly_map), value_range)
     if (picture.height, picture.width) != levels.shape:
-        raise ShapeError(
-            f"anomaly_map must be {(picture.height, picture.width)} as the image, but got {levels.shape}"
-        )
+        raise ShapeError(f"anomaly_map must be {(picture.height, picture.width)} as the image, but got {levels.shape}")
     return cover(picture, levels, opacity)
 
 
