@@ -143,7 +143,7 @@ def test_a_group_is_chosen_by_its_name_and_survives_a_file() -> None:
     assert resolve_settings(sanflow, {"synthesis": True})["synthesis"] == CutPaste()
     assert "type" not in plain_settings({"synthesis": CutPaste()})["synthesis"]
     for settings in ({"synthesis.patches": 4}, {"synthesis": "poisson", "synthesis.jitter": 0.2}):
-        with pytest.raises(ConfigError, match="synthesis must be a group with .* to set synthesis"):
+        with pytest.raises(ConfigError, match=r"synthesis must be a group with .* to set synthesis"):
             resolve_settings(sanflow, settings)
     with pytest.raises(ConfigError, match="synthesis must be CutPaste, Poisson or None, but got 'fish'"):
         resolve_settings(sanflow, {"synthesis": "fish"})

@@ -1,5 +1,7 @@
 """Poisson: the solution against a dense linear system, exact masks, sizes of the paper, reproducible draws."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,18 @@ def test_one_image_suffices() -> None:
 
     data = SyntheticAnomalies([Sample(picture(48, 64, 2), 0, None, "a.png")], Poisson(), normal=False)
     assert data[0].label == 1
+
+
+def test_a_model_that_was_trained_with_it_loads(tmp_path: Path) -> None:
+    from semflow import fit, load
+    from semflow.data import Sample
+    from semflow.recipes import Backbone, Couplings, sanflow
+
+    good = [Sample(picture(32, 32, k), 0, None, f"{k}.png") for k in range(4)]
+    poisson = Poisson(patches=4, background=(20, 20))
+    detector = sanflow(Backbone("test_efficientnet", "random", (8,)), 32, Couplings(1, 16), synthesis=poisson)
+    fit(detector, good, epochs=1, batch_size=2, output=tmp_path / "run", progress=False)
+    assert load(tmp_path / "run").provenance.synthesis == poisson
 
 
 def test_invalid_arguments() -> None:

@@ -118,9 +118,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
             raise ConfigError(f"{parameter} must be a group of settings to set {name}, but got {before!r}")
         if field not in vars(before):
             kind = type(before).__name__
-            message = (
-                f"{parameter} must be a group with {field} to set {name}, but got {kind}; choose another by its name"
-            )
+            message = f"{parameter} must be a group with {field} to set {name}, but got {kind}; name another group"
             raise ConfigError(message)
         try:
             arguments[parameter] = replace(before, **{field: None if value == NONE else value})  # type: ignore[type-var]
