@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semflow._validation import at_least, check_arguments
-from semflow.bases import Base
+from semflow.bases import Base, StandardNormal
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import Event
 from semflow.nn import Statistics
 
 __all__ = [
-    "PRESETS", "Objective", "Terms", "largest_over_locations", "log_likelihood", "mean_over_locations",
+    "PRESETS", "Objective", "Terms", "boundary_loss", "largest_over_locations", "log_likelihood", "mean_over_locations",
     "means_over_locations",
 ]  # fmt: skip
 
@@ -94,6 +94,45 @@ def largest_over_locations(x: Tensor, ignore: Tensor | None = None) -> Tensor:
     return (x if ignore is None or x.dim() != 3 else torch.where(ignore > 0, -torch.inf, x)).amax()
 
 
+def boundary_loss(
+    log_prob: Tensor,
+    anomalous: Tensor,
+    ignore: Tensor | None = None,
+    quantile: float = 0.05,
+    margin: float = 0.1,
+    scale: float = 10.0,
+) -> Tensor:
+    """Compute BGAD's boundary loss (Yao et al., CVPR 2023).
+
+    With x = log p / scale, b = the `quantile` of x over the normal locations, as a constant:
+    L = mean(b - x over normal locations with x < b) + mean(x - b + margin over anomalous ones with x > b - margin).
+    A mean of nothing is 0, and so is the loss without normal locations.
+
+    Args:
+        log_prob: Log-probability under the normal distribution per dimension, in nats.
+        anomalous: Mask of the same shape.
+        ignore: Mask of locations that do not count, or None.
+        quantile: Position of the boundary, beta.
+        margin: Distance tau of the anomalous boundary.
+        scale: Normalizer of log p.
+
+    Example:
+        >>> log_prob = torch.tensor([-30.0, -10.0, -10.0, -10.0])
+        >>> boundary_loss(log_prob, torch.tensor([0, 0, 0, 1]), quantile=0.5).item()
+        2.099...
+    """
+    counted = torch.ones_like(anomalous, dtype=torch.bool) if ignore is None else ~(ignore > 0)
+    x, normal, anomalous = log_prob / scale, counted & ~(anomalous > 0), counted & (anomalous > 0)
+    order = torch.where(normal, x.detach(), torch.inf).flatten().sort().values
+    b = order[(normal.sum() * quantile).long().clamp(max=order.numel() - 1)]
+    below, above = normal & (x < b), anomalous & (x > b - margin) & (b < torch.inf)
+
+    def mean(penalty: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, penalty, 0.0).sum() / where.sum().clamp(min=1)
+
+    return mean(b - x, below) + mean(x - (b - margin), above)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Sum of negative log-likelihood, cross-entropy of the log-odds, and divergence from the variance's prior.
@@ -111,6 +150,8 @@ class Objective:
         squash: Use -log sigmoid(-L) at every location, as the published code does. It saturates where the likelihood is
             high, so that training concentrates on the worst locations.
         double_softmax: Apply softmax to probabilities in the BCE, as the published code does.
+        boundary: Weight of `boundary_loss` of log p(x) / C under the normal distribution, for which a `StandardNormal`
+            base learns from normal locations only; 0 removes the term. It needs all locations of a step at once.
         tilt: T of the tilted mean T log mean exp(L / T) in the place of the mean of L = -log p(x) / C (Li et al., ICLR
             2021): the mean for a large T, the maximum for a small one. None takes the mean.
         means: Function of maps and an ignore mask that returns their means; distributed training replaces it.
@@ -130,6 +171,7 @@ class Objective:
     squash: bool = False
     double_softmax: bool = False
     tilt: float | None = None
+    boundary: float = 0.0
     means: Callable[[Sequence[Tensor], Tensor | None], Sequence[Tensor]] = field(
         default=means_over_locations, repr=False, compare=False
     )
@@ -139,7 +181,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_arguments(Objective.__init__, vars(self))
-        at_least(0, bce=self.bce, kl=self.kl)
+        at_least(0, bce=self.bce, kl=self.kl, boundary=self.boundary)
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(f"temperature must be positive or None, but got {self.temperature}")
         if self.tilt is not None and not self.tilt > 0:
@@ -172,6 +214,11 @@ class Objective:
         batch, channels, height, width = z.shape
         if ignore is not None and ignore.shape != (batch, height, width):
             raise ShapeError(f"ignore must be (B, H, W) = {(batch, height, width)}, but got {tuple(ignore.shape)}")
+        bounded = None if anomaly_mask is None or not self.boundary else (anomaly_mask, ignore)
+        if bounded and event != "location":
+            raise ConfigError(f"boundary must be 0 for a flow of event {event!r}, but got {self.boundary}")
+        if anomaly_mask is not None and bounded and isinstance(base, StandardNormal):
+            ignore = (anomaly_mask > 0) if ignore is None else (anomaly_mask > 0) | (ignore > 0)
         likelihood = log_likelihood(base.log_prob(z, statistics, anomaly_mask), log_det, event)
         nll = -likelihood / (channels if event == "location" else channels * height * width)
         zero = torch.zeros((), device=z.device)
@@ -188,6 +235,9 @@ class Objective:
         else:
             tilted = nll_mean if self.tilt is None else self._tilted_mean(nll, ignore, self.tilt)
             total = tilted + self.kl * kl_mean + self.bce * bce_mean
+        if bounded:
+            normal = log_likelihood(base.log_prob(z, statistics), log_det, event) / channels
+            total = total + self.boundary * boundary_loss(normal, *bounded)
         return Terms(total, nll_mean.detach(), bce_mean.detach(), kl_mean.detach())
 
     def _tilted_mean(self, nll: Tensor, ignore: Tensor | None, tilt: float) -> Tensor:

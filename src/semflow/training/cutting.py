@@ -161,7 +161,8 @@ def in_chunks(detector: Detector, training: TrainingConfig, tiles: Tiles | None,
     10
     """
     joint = any(isinstance(module, _BatchNorm) for module in detector.flows.modules())
-    if joint or detector.objective.squash or training.tilt is not None or training.locations is not None:
+    objective = detector.objective
+    if joint or objective.squash or objective.boundary or training.tilt is not None or training.locations is not None:
         return training
     count, most = training.batch_size, max(least, at_once(tiles, training.batch_size))
     size = max((k for k in range(least, most + 1) if count % k == 0), default=count)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from semflow.detectors import Detector
+from semflow.errors import ConfigError
 
 from .distributed import ALONE, Processes, sum_and_count
 
@@ -119,6 +120,8 @@ def shared(detector: Detector, processes: Processes) -> Iterator[None]:
         yield
         return
     frozen, objective = set(detector.features.modules()), detector.objective
+    if objective.boundary:
+        raise ConfigError(f"boundary must be 0 for several processes, but got {objective.boundary}; use one")
     norms = [
         (parent, name, child)
         for parent in detector.modules()

@@ -52,8 +52,9 @@ def check_steps(detector: Detector, training: TrainingConfig) -> None:
     like = detector.reference
     if training.precision == "bf16" and (like.dtype != torch.float32 or like.device.type not in BF16_DEVICES):
         raise ConfigError(f"precision must be float32 for {like.dtype} on device {like.device.type}, but got bf16")
-    if training.accumulate > 1 and detector.objective.squash:
-        raise ConfigError(f"accumulate must be 1 for a squashed loss, but got {training.accumulate}; use batch_size")
+    if training.accumulate > 1 and (detector.objective.squash or detector.objective.boundary):
+        kind = "squashed" if detector.objective.squash else "boundary"
+        raise ConfigError(f"accumulate must be 1 for a {kind} loss, but got {training.accumulate}; use batch_size")
     flows = detector.flows
     if training.locations is not None and not (isinstance(flows, ScaleWise) and "sample" not in flows.events):
         raise ConfigError(
@@ -112,7 +113,11 @@ def train_on_batch(
 
 def _same_steps(detector: Detector, training: TrainingConfig) -> str:
     """Return the end of the advice to halve the batch size."""
-    same = training.locations is None and training.tilt is None and not detector.objective.squash
+    same = (
+        training.locations is None
+        and training.tilt is None
+        and not (detector.objective.squash or detector.objective.boundary)
+    )
     twice = f" with training.accumulate = {2 * training.accumulate}, which makes the same steps"
     return twice if same and training.batch_size % 2 == 0 else ""
 
