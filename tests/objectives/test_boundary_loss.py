@@ -125,6 +125,19 @@ def test_where_it_cannot_be_computed() -> None:
         Objective(boundary=1.0)(z, torch.zeros(2), "sample", StandardNormal(), None, mask)
 
 
+def test_several_processes_are_refused() -> None:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from semflow.detectors import Detector
+    from semflow.training.sharing import shared
+
+    detector = SimpleNamespace(features=torch.nn.Identity(), modules=list, objective=Objective(boundary=1.0))
+    with pytest.raises(ConfigError, match="boundary must be 0 for several processes, but got"):  # noqa: SIM117
+        with shared(cast(Detector, detector), cast(Any, SimpleNamespace(count=2))):
+            pass
+
+
 def test_cflow_ad_trains_with_it() -> None:
     from dataclasses import replace
 
