@@ -93,8 +93,8 @@ def _significance(log_p: Array, log_tests: float) -> Array:
 def _choose(log_p: list[float], order: list[int], width: int, log_tests: float) -> list[float]:
     """Return ln NFA of the chosen region with NFA < 1 that each location of a padded map lies in, or 0.
 
-    The locations in `order`, by increasing ln P, are joined to trees, whose subtrees are the upper level sets. Each tree
-    has its latest location as its root; the root of equal locations stands for their set.
+    The locations in `order`, by increasing ln P, are joined to trees, whose subtrees are the upper level sets. The
+    latest location is the root of its tree; of equal ones, only the last stands for a level set.
     """
     above, root = [-1] * len(log_p), [-1] * len(log_p)
     size, log_nfa, within, chosen = ([0.0] * len(log_p) for _ in range(4))
