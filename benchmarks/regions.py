@@ -86,7 +86,8 @@ def measure(data: Data, seed: int, image_size: int, steps: int) -> dict[str, flo
             image = sample.image[None]
             maps["calibrated"].append(detector.predict(image).anomaly_map[0])
             maps["regions"].append(significant_regions(detector.encode(image), (image_size, image_size))[0])
-    limits = {"calibrated": detector.calibration.thresholds[1].item(), "regions": 0.0}
+    threshold: Any = detector.calibration.thresholds
+    limits = {"calibrated": threshold[1].item(), "regions": 0.0}
     figures = {"image_auroc": found["image_auroc"], "aupro": found["aupro"]}
     for name, limit in limits.items():
         stacked = torch.stack(maps[name])

@@ -26,6 +26,6 @@ __all__ = [
     "digamma", "digamma_series", "from_locations", "gaussian_blur", "gaussian_kernel", "grown", "hide",
     "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
     "inverse_gamma_prior", "k_center", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth", "mask_to_grid",
-    "nearest", "normal_log_odds", "normal_log_prob", "rational_quadratic_spline", "region_significance", "soft_clamp", "sparse_projection",
-    "take_locations", "to_locations",
+    "nearest", "normal_log_odds", "normal_log_prob", "rational_quadratic_spline", "region_significance", "soft_clamp",
+    "sparse_projection", "take_locations", "to_locations",
 ]  # fmt: skip

@@ -87,7 +87,8 @@ def _significance(log_p: Array, log_tests: float) -> Array:
     padded = np.pad(np.where(kept, log_p, np.inf), 1, constant_values=np.inf)
     order = np.argsort(padded.ravel(), kind="stable")[: np.count_nonzero(kept)].tolist()
     chosen = _choose(padded.ravel().tolist(), order, padded.shape[1], log_tests)
-    return np.abs(np.reshape(chosen, padded.shape)[1:-1, 1:-1]) / math.log(10)
+    found: Array = np.abs(np.reshape(chosen, padded.shape)[1:-1, 1:-1]) / math.log(10)
+    return found
 
 
 def _choose(log_p: list[float], order: list[int], width: int, log_tests: float) -> list[float]:
