@@ -9,6 +9,7 @@ from torch import Tensor
 from semflow._validation import at_least
 from semflow.errors import ShapeError
 from semflow.functional import region_significance
+from semflow.functional.inverse_gamma import narrow
 
 from .likelihood import Latents
 
@@ -41,8 +42,8 @@ def significant_regions(
         raise ShapeError(f"latents and inside must have one entry per scale, but got {len(latents)} and {len(inside)}")
     found = []
     for (z, _, _, statistics), cells in zip(latents, inside, strict=True):
-        z = z if statistics is None or statistics.normal_shift is None else z - statistics.normal_shift
-        squares = z.double().square().sum(1)
+        shift = 0.0 if statistics is None or statistics.normal_shift is None else narrow(statistics.normal_shift)
+        squares = (narrow(z) - shift).square().sum(1)
         if statistics is not None:
             squares = squares / statistics.variance()
         if cells is not None:

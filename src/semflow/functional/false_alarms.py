@@ -61,11 +61,8 @@ def region_significance(squares: Tensor, dof: float, maps: int = 1) -> Tensor:
     excess = np.clip(values / dof, 1.0, 1e200)  # infinite squares stay comparable
     log_p = -dof / 2 * (excess - 1 - np.log(excess))
     found = [_significance(x, log_tests) for x in log_p]
-    return torch.from_numpy(np.stack(found) if found else values).to(squares.device, _float(squares))
-
-
-def _float(x: Tensor) -> torch.dtype:
-    return x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    dtype = squares.dtype if squares.is_floating_point() else torch.get_default_dtype()
+    return torch.from_numpy(np.stack(found) if found else values).to(dtype).to(squares.device)
 
 
 @lru_cache(maxsize=64)
