@@ -105,7 +105,7 @@ def of_masks(masks: Any, truths: Any, good: Any) -> dict[str, float]:
     marked = masks.flatten(1).any(1).double()
     return {
         "seg_f1": 2 * both.sum().item() / (masks.sum() + truths.sum()).item(),
-        "iou": (both / either.clamp(min=1))[~good].double().mean().item(),
+        "iou": (both.double() / either.clamp(min=1))[~good].mean().item(),
         "false_alarms": marked[good].mean().item(),
         "found": marked[~good].mean().item(),
     }

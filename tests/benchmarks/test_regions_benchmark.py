@@ -1,7 +1,6 @@
 """Figures of masks of `benchmarks.regions`."""
 
 import torch
-
 from benchmarks import regions
 from benchmarks.shared.store import CellStore, Key
 
