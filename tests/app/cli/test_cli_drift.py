@@ -101,7 +101,7 @@ def test_tests_of_other_models_are_refused_before_the_work(
         (words(shared_run, images, tmp_path / "out", file), "must be calibrated for --drift"),
         (
             words(again, images, tmp_path / "out", file),
-            "as it is now and of its false-alarm rate and category, but got",
+            "of its false-alarm rate and category, but got",
         ),
         (words(calibrated, images, tmp_path / "out", file, "--false-alarm-rate", "0.3"), "name a new file"),
         (words(calibrated, images, tmp_path / "out", other), "other must be a safetensors file"),
