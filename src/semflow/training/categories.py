@@ -85,4 +85,5 @@ def fewest(dataset: Dataset[Any]) -> tuple[int, str]:
     >>> fewest(Letters("abc")), fewest([1, 2])
     ((1, 'vowel'), (2, ''))
     """
-    return min(((len(own), name) for name, own in positions_by_category(dataset).items()), default=(0, ""))
+    sizes = [(len(own), name) for name, own in positions_by_category(dataset).items()]
+    return min(sizes, key=lambda pair: pair[0], default=(0, ""))

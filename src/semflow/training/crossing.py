@@ -129,7 +129,7 @@ class Crossing:
         processes = normal.processes
         if self.alone(detector):
             return detector.fit_score(normal, processes.gather)
-        folds = self._folds()
+        folds = self.folds()
         mark = {"training": asdict(self.training), "images": normal.fingerprint(), "folds": [len(f) for f in folds]}
         done = processes.first(lambda: _read(folder, mark))
         for number, held in enumerate(folds[len(done) :], len(done) + 1):
@@ -141,7 +141,7 @@ class Crossing:
         order = torch.tensor([i for held in folds for i in held]).argsort()
         return NormalScores(*(x[order] for x in NormalScores.join(done)))
 
-    def _folds(self) -> list[list[int]]:
+    def folds(self) -> list[list[int]]:
         """Return the positions of each fold, with a fifth of each category."""
         folds: list[list[int]] = [[] for _ in range(FOLDS)]
         for places in positions_by_category(self.dataset).values():
