@@ -27,6 +27,7 @@ from .console import track
 from .option_types import Device
 
 CACHE_BYTES = 2**30
+PAGES = "pages after the first: save each as a file"  # of a file, in what is not read
 # Folders of MVTec AD and AD 2, BTAD and VisA
 NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "test_public", "Images")
 
@@ -128,8 +129,7 @@ def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
 
 def with_pages(dataset: ImageDataset) -> ImageDataset:
     """Add the pages that follow the first of a file to what a data set passes over."""
-    reason = "pages after the first: save each as a file"
-    more = (PassedOver(Path(path), reason, unread=True) for path in dataset.paths if has_more_pages(path))
+    more = (PassedOver(Path(path), PAGES, unread=True) for path in dataset.paths if has_more_pages(path))
     dataset.passed_over += tuple(more)
     return dataset
 
