@@ -4,8 +4,8 @@
 
 Images of 128 px, features of EfficientNet-Lite0 (packaged weights). A model of one category is trained for 160 steps of
 8 images, and the joint model for as many as all of these together. `joint` stores as many vectors as the memories of
-all models together, and `joint, one memory` as many as that of one model. Each category is tested alone, without telling
-the joint model which one it is.
+all models together, and `joint, one memory` as many as that of one model. Each category is tested alone, and the joint
+model is not told which one it is.
 """
 
 import argparse

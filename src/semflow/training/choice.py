@@ -67,8 +67,9 @@ def choose_flow(
 
     The bases and the constants of the score are fitted to normal images, once with and once without the flows. Held-out
     images are scored as they are and with three synthetic defects each. The gain is the rise of the mean of image AUROC
-    and AUPRO between the two, as a mean over the categories if there are several. The flows are used if it exceeds 0.035. The margin is there because flows trained with
-    synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
+    and AUPRO between the two, averaged over the categories if there are several. The flows are used if it exceeds
+    0.035. The margin is there because flows trained with synthetic anomalies have an advantage on synthetic defects,
+    although these are of other kinds, see `Blemishes`.
 
     Memories store at most 2,000 vectors during the choice. More vectors take longer and do not improve it.
 

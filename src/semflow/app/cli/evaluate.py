@@ -68,9 +68,11 @@ def run(options: Evaluate) -> int:
         measures = {name: Measures(options.metrics, detector, part, len(part)) for name, part in parts.items()}
         if processes.rank == 0:
             warn_of_leaks(options.data, **names)
+            cache_small(dataset, options.workers)
             for part in parts.values():
                 check_labels(part)
-                check_images(cache_small(part, options.workers))
+                part.cache = dataset.cache
+                check_images(part)
         processes.gather_all(None)  # wait for the check
         with report_of(options.report, detector, dataset, processes) as report:
             each = {}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from semflow._validation import counted
-from semflow.data import ImageDataset
+from semflow.data import Categories, ImageDataset
 from semflow.data.resizing import placement
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
@@ -17,16 +17,22 @@ from .console import say
 
 def report_resizing(dataset: ImageDataset) -> None:
     """Print how images of other proportions are resized."""
+    parts = dataset.parts.values() if isinstance(dataset, Categories) else (dataset,)
+    for line in dict.fromkeys(map(_resizing, parts)):
+        if line:
+            say(line)
+
+
+def _resizing(dataset: ImageDataset) -> str:
     if dataset.image_size is None or dataset.shape is None:
-        return
+        return ""
     width, height = dataset.read_image(0).size
     box = placement((width, height), dataset.image_size, "pad")
     if (box.height, box.width) != dataset.shape[1:]:
         size = f"images of {width} x {height} pixels to {dataset.shape[2]} x {dataset.shape[1]} (width x height)"
-        if dataset.resize == "pad":
-            say(f"padding {size}")
-        else:
-            say(f"stretching {size}; --resize pad keeps their proportions")
+        stretching = f"stretching {size}; --resize pad keeps their proportions"
+        return f"padding {size}" if dataset.resize == "pad" else stretching
+    return ""
 
 
 def report_choice(detector: Detector, images: int) -> None:
