@@ -264,6 +264,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def to_toml(options: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    """Return options that are not None, and recipe arguments, as the text of a TOML file."""
+    """Return options that are given, and recipe arguments, as the text of a TOML file."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return tomli_w.dumps({k: v for k, v in given.items() if v is not None} | plain_settings(arguments))
+    return tomli_w.dumps({k: v for k, v in given.items() if v not in (None, ())} | plain_settings(arguments))
