@@ -55,7 +55,7 @@ def watch(options: Predict, folder: Path) -> int:
     watchfiles = import_optional("watchfiles")
     _check_folders(options, folder)
     about = _about(options, folder)
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    detector = load_detector(options.model, options.device, options.false_alarm_rate, options.category)
     check_tiles(options, detector.provenance)
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
@@ -253,11 +253,12 @@ def _about(options: Predict, folder: Path) -> str:
     """Return what the scores in the output folder are of; raise DataError if those that it has are of others."""
     about = {
         "semflow": __version__, "model": str(options.model), "model_digest": fingerprint(options.model),
-        "watched": str(folder.resolve()), "false_alarm_rate": options.false_alarm_rate,
+        "watched": str(folder.resolve()), "false_alarm_rate": options.false_alarm_rate, "category": options.category,
     }  # fmt: skip
     try:
         found = json.loads((options.output / ABOUT).read_bytes())
-        same = all(found[name] == about[name] for name in ("model_digest", "watched", "false_alarm_rate"))
+        kept = ("model_digest", "watched", "false_alarm_rate", "category")
+        same = all(found.get(name) == about[name] for name in kept)
     except FileNotFoundError:
         same = True
     except (OSError, ValueError, KeyError, TypeError):
