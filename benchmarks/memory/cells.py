@@ -16,7 +16,7 @@ from ..shared.record import peak_memory
 from ..shared.store import Key
 from ..shared.study import Failure, Job, measure_cells
 from .maps import Study, pixels
-from .rows import FEATURES, LATENTS, ROWS, RULE, Setup
+from .rows import FEATURES, LATENTS, LATER, ROWS, RULE, Setup
 
 TOPS = {"image_max": 0.0, "image_0.3": 0.003, "image_1": 0.01, "image_3": 0.03}
 """Image scores: the mean of the highest share of the map."""
@@ -46,7 +46,7 @@ class StudyCell:
         return {
             "data": {"kind": self.data.kind, "fingerprint": self.fingerprint},
             **asdict(self.setup),
-            **asdict(ROWS[self.row]),
+            **{name: value for name, value in asdict(ROWS[self.row]).items() if value or name not in LATER},
         }
 
 

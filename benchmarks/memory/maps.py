@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,18 @@ SHORTEST = 1e-3  # distance, below which its logarithm does not fall
 MADE, DEFECTS = 288, 96  # images with synthetic anomalies for training, and for the rule
 
 Views = dict[Scale, Tensor]
+Turn = Callable[[Tensor], Tensor]
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def turns(row: Row) -> tuple[Turn, ...]:
+    """Return how a row turns the training images whose features it stores."""
+    mirrored = (partial(torch.flip, dims=(3,)),) if row.mirrored else ()
+    rotated = tuple(partial(torch.rot90, k=k, dims=(2, 3)) for k in (1, 2, 3)) if row.rotated else ()
+    return same, *mirrored, *rotated
 
 
 class Maps(NamedTuple):
@@ -78,11 +91,11 @@ class Study:
         found, masks = zip(*made, strict=True)
         return torch.stack(found), torch.stack(masks)
 
-    def batches(self, part: str, mirrored: bool = False) -> Iterator[Tensor]:
-        """Yield the images of a part, magnified."""
+    def batches(self, part: str, turned: Turn = same) -> Iterator[Tensor]:
+        """Yield the images of a part, magnified and turned."""
         for batch in self.images[part].split(BATCH):
             x = batch if self.size == batch.shape[2] else F.interpolate(batch, (self.size,) * 2, mode="bilinear")
-            yield x.flip(3) if mirrored else x
+            yield turned(x)
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under a key before, or make it."""
@@ -90,16 +103,16 @@ class Study:
             self._kept[key] = make()
         return self._kept[key]
 
-    def views(self, part: str, pooling: int = 3, mirrored: bool = False) -> Views:
+    def views(self, part: str, pooling: int = 3, turned: Turn = same) -> Views:
         """Return feature maps on the grid of stride 8; those of the usual pooling are kept."""
-        if pooling == 3 and not mirrored:
-            return self.keep(part, lambda: self._views(part, 3, False))  # type: ignore[no-any-return]
-        return self._views(part, pooling, mirrored)
+        if pooling == 3 and turned is same:
+            return self.keep(part, lambda: self._views(part, 3, same))  # type: ignore[no-any-return]
+        return self._views(part, pooling, turned)
 
     @torch.no_grad()
-    def _views(self, part: str, pooling: int, mirrored: bool) -> Views:
+    def _views(self, part: str, pooling: int, turned: Turn) -> Views:
         found: list[list[Tensor]] = []
-        for x in self.batches(part, mirrored):
+        for x in self.batches(part, turned):
             fine, middle, coarse = average_pool(self.backbone(x), pooling)
             coarse = F.interpolate(coarse, middle.shape[2:], mode="bilinear")
             found.append([F.avg_pool2d(fine, 2), middle, torch.cat([middle, coarse], 1)])
@@ -111,7 +124,7 @@ class Study:
             return self._position()
         total = None
         for kind, scale in row.parts:
-            own = self._of_features(row, scale) if kind == "features" else self.of_flow(kind, scale, row.synthesis)
+            own = self._of_features(row, scale) if kind == "features" else self.of_flow(kind, scale, row)
             mean, std = own.held.mean(), own.held.std()
             own = own.each(lambda x, mean=mean, std=std: (x - mean) / std)
             total = own if total is None else total.each(torch.add, own)
@@ -122,11 +135,10 @@ class Study:
         """Return distances to features; all scales of the row are made at once, since their features are."""
 
         def key(one: Scale) -> tuple[Any, ...]:
-            return row.pooling, row.memory, row.mirrored, one
+            return row.pooling, row.memory, row.mirrored, row.rotated, one
 
         if key(scale) not in self._kept:
-            known = [self.views("known", row.pooling)]
-            known += [self.views("known", row.pooling, mirrored=True)] if row.mirrored else []
+            known = [self.views("known", row.pooling, turned) for turned in turns(row)]
             others = [self.views(part, row.pooling) for part in Maps._fields]
             for one in {one for kind, one in row.parts if kind == "features"}:
                 if key(one) not in self._kept:
@@ -165,9 +177,9 @@ class Study:
         base.fit(moments)
         return Maps(*(torch.cat([-base.normality(views(x)[0]) for x in self.batches(part)]) for part in Maps._fields))
 
-    def of_flow(self, kind: Kind, scale: Scale, synthesis: bool) -> Maps:
+    def of_flow(self, kind: Kind, scale: Scale, row: Row) -> Maps:
         def make() -> dict[Kind, Maps]:
-            flow, code = self.trained(scale, synthesis)
+            flow, code = self.trained(scale, row)
             known, *others = (run(flow, code, self.views(part)[scale]) for part in ("known", *Maps._fields))
             distances = self._distances([known[0]], [z for z, _ in others], Row())
             gain = Maps(*(log_det for _, log_det in others))
@@ -178,11 +190,12 @@ class Study:
                 "NLL": energy.each(torch.sub, gain),
             }
 
-        found: Maps = self.keep((scale, synthesis), make)[kind]
+        found: Maps = self.keep((scale, row.synthesis, row.under_memory), make)[kind]
         return found
 
-    def trained(self, scale: Scale, synthesis: bool) -> tuple[Flow, PositionTables]:
+    def trained(self, scale: Scale, row: Row) -> tuple[Flow, PositionTables]:
         """Train a flow on normal maps and, with synthesis, three times as many with CutPaste anomalies."""
+        synthesis = row.synthesis
         known, made = self.views("known")[scale], self.views("made")[scale] if synthesis else None
         side, generator = known.shape[2], torch.Generator().manual_seed(self.seed)
         marked = mask_to_grid(self.made_masks, (side, side), "max")
@@ -206,17 +219,30 @@ class Study:
                 drawn = torch.randint(len(made), (3,), generator=generator)
                 x, ignore = torch.cat([x, made[drawn]]), torch.cat([mask, near[drawn]])
                 mask = torch.cat([mask, marked[drawn]])
-            row, column = torch.randint(every, (2,), generator=generator).tolist()
-            x, mask = (v[..., row::every, column::every] for v in (x, mask))
-            ignore = None if ignore is None else ignore[:, row::every, column::every]
-            z, log_det = flow(x, PositionTables(code.column[column::every], code.row[row::every]))
-            terms = objective(z, log_det, "location", base, statistics, mask if synthesis else None, ignore)
-            if not terms.total.isfinite():
-                raise ArithmeticError(f"loss must be finite, but got {terms.total.item()} in step {step} of {steps}")
+            down, right = torch.randint(every, (2,), generator=generator).tolist()
+            x, mask = (v[..., down::every, right::every] for v in (x, mask))
+            ignore = None if ignore is None else ignore[:, down::every, right::every]
+            z, log_det = flow(x, PositionTables(code.column[right::every], code.row[down::every]))
+            if row.under_memory:
+                loss = (outside(z) - log_det / z.shape[1]).mean()
+            else:
+                loss = objective(z, log_det, "location", base, statistics, mask if synthesis else None, ignore).total
+            if not loss.isfinite():
+                raise ArithmeticError(f"loss must be finite, but got {loss.item()} in step {step} of {steps}")
             optimizer.zero_grad()
-            terms.total.backward()
+            loss.backward()
             optimizer.step()
         return flow.eval(), code
+
+
+def outside(z: Tensor) -> Tensor:
+    """Return the logarithms (B, h, w) of the distances to the nearest vector of another image."""
+    x = z.flatten(2).mT  # (B, N, C)
+    found = [
+        torch.cdist(own, torch.cat([*x[:image], *x[image + 1 :]])).amin(1).clamp(min=SHORTEST).log()
+        for image, own in enumerate(x)
+    ]
+    return torch.stack(found).view(len(z), *z.shape[2:])
 
 
 @torch.no_grad()

@@ -36,7 +36,10 @@ class Row:
         pooling: side of the window over which features are averaged.
         memory: how the stored vectors are chosen.
         mirrored: add the mirrored training images to the memory.
+        rotated: add the training images rotated by 90, 180 and 270 degrees to the memory.
         synthesis: train the flow with CutPaste anomalies and BCE, otherwise by its likelihood alone.
+        under_memory: train the flow under the density of a memory, the other images of the batch: log distance to their
+            nearest latent, minus the log-det per channel.
         magnified: measure the row at all magnifications, otherwise at 1 only.
     """
 
@@ -45,8 +48,14 @@ class Row:
     pooling: int = 3
     memory: Literal["k-center", "random", "all"] = "k-center"
     mirrored: bool = False
+    rotated: bool = False
     synthesis: bool = True
+    under_memory: bool = False
     magnified: bool = False
+
+
+LATER = "rotated", "under_memory"
+"""Settings that cells measured before them lack: they are left out where they are off."""
 
 
 def summed(*kinds: Kind) -> tuple[tuple[Kind, Scale], ...]:
@@ -69,8 +78,10 @@ ROWS: dict[str, Row] = {
     **{f"latents, blur {sigma}": Row(summed("latents"), blur=sigma) for sigma in (0, 2, 6)},
     POSITION: Row(),
     **{f"{kind}, no synthesis": Row(summed(kind), synthesis=False) for kind in KINDS[1:]},
+    **{f"{kind}, trained under a memory": Row(summed(kind), synthesis=False, under_memory=True) for kind in KINDS[1:3]},
     **{f"features, pooling {side}": Row(summed("features"), pooling=side) for side in (1, 5)},
     "features, mirrored too": Row(summed("features"), mirrored=True),
+    "features, rotated too": Row(summed("features"), rotated=True),
     "features, scale 8, random memory": Row((("features", "8"),), memory="random"),
     "features, scale 8, all stored": Row((("features", "8"),), memory="all"),
 }

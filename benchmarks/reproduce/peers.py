@@ -85,7 +85,8 @@ def measure_peer(cell: "Cell", device: str = "cpu", threads: int | None = None) 
     import torch
 
     from semflow.data import Sample
-    from semflow.training.evaluation import METRICS, ImageResult, summarize
+    from semflow.training import ImageResult, summarize
+    from semflow.training.evaluation import METRICS
     from semflow.training.loading import batches, check_device
 
     if threads is not None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import torch
 from benchmarks.memory import __main__ as command
 from benchmarks.memory import cells as cells_module
 from benchmarks.memory.cells import MARGIN, StudyCell, detection, measure, perform
-from benchmarks.memory.maps import Maps, Study
+from benchmarks.memory.maps import Maps, Study, outside, turns
 from benchmarks.memory.report import to_markdown
-from benchmarks.memory.rows import FEATURES, LATENTS, ROWS, RULE, Row, Setup
+from benchmarks.memory.rows import FEATURES, LATENTS, LATER, ROWS, RULE, Row, Setup
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.runner import Outcome
 from benchmarks.shared.store import CellStore
 from benchmarks.shared.study import Job, Work
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "memory"
+UNDER = Row(synthesis=False, under_memory=True)
 SETUP = Setup("resnet18", "random", 64, vectors=50, steps=2)
 SMALL = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--steps", "2", "--vectors", "50"]
 
@@ -62,14 +64,43 @@ def test_maps_are_standardized_and_summed(study: Study) -> None:
 
 def test_log_det_and_nll_are_of_the_same_flow(study: Study) -> None:
     """The NLL is that of a normal distribution of variance 0.1, so it differs from |z|^2 by the log-det alone."""
-    flow, code = study.trained("8", True)
+    flow, code = study.trained("8", Row())
     x = study.views("test")["8"]
     with torch.no_grad():
         z, log_det = flow(x, code)
     expected = -(torch.distributions.Normal(0.0, 0.1**0.5).log_prob(z).sum(1) + log_det) / x.shape[1]
-    raw = study.of_flow("NLL", "8", True).test
+    raw = study.of_flow("NLL", "8", Row()).test
     offset = (expected - raw).mean()
     torch.testing.assert_close(raw + offset, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_under_a_memory_is_trained_by_distances_to_other_images(study: Study) -> None:
+    z = torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(0))
+    vectors = z.double().movedim(1, 3)
+    for image in range(3):
+        others = torch.cat([vectors[k] for k in range(3) if k != image]).flatten(0, 1)
+        expected = (vectors[image][:, :, None] - others).norm(dim=3).amin(2).log()
+        torch.testing.assert_close(outside(z)[image].double(), expected, rtol=1e-5, atol=1e-5)
+    maps = {row.under_memory: study.of_flow("latents", "8", row) for row in (Row(synthesis=False), UNDER)}
+    assert not torch.equal(maps[True].test, maps[False].test)
+
+
+def test_rotated_images_are_stored_too(study: Study) -> None:
+    part = (("features", "8"),)
+    rows = [Row(part, memory="all", rotated=rotated) for rotated in (False, True)]
+    plain, rotated = (study.maps(row, "distances") for row in rows)
+    stored = [study.views("known", turned=turned)["8"] for turned in turns(rows[1])]
+    assert len(stored) == 4
+    turned = torch.stack([image.rot90(1, (1, 2)) for image in study.images["known"]])
+    study.images["turned"] = turned
+    torch.testing.assert_close(stored[1], study.views("turned")["8"])
+    assert not torch.equal(plain.test, rotated.test)
+
+
+def test_cells_of_rows_before_a_setting_was_added_still_count(mvtec: Path) -> None:
+    cell = StudyCell(FEATURES, Data("mvtec", str(mvtec), "screw"), "0", 0, 1.0, SETUP)
+    assert not cell.settings.keys() & set(LATER)
+    assert replace(cell, row="features, rotated too").settings["rotated"] is True
 
 
 def test_detection_is_perfect_for_the_mask_itself() -> None:

@@ -130,6 +130,10 @@ class ImageDataset(Dataset[Sample]):
         counts = ", ".join(f"{self.labels.count(label)} {names[label]}" for label in names if label in self.labels)
         return f"{type(self).__name__}({counts}, image_size={self.image_size}, has_masks={self.has_masks})"
 
+    def set_regions(self, regions: dict[Path, Path]) -> None:
+        """Set the mask of the region of interest of each image, by its path."""
+        self.regions = regions
+
     def verify(self) -> None:
         """Decode every file once and fill the cache, if enabled; raise DataError for the first broken file."""
         for index in range(len(self)):

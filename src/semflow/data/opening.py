@@ -1,6 +1,6 @@
 """Open a dataset by its path, whatever its layout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +9,17 @@ from semflow._validation import Size, checked
 from semflow.errors import ConfigError, DataError
 
 from .btad import BTAD, is_btad
+from .categories import Categories
 from .cifar import CIFAR10, is_cifar10
 from .dataset import ImageDataset, ImageFolder, Record
 from .files import list_images, listed
 from .mvtec import MVTecAD
 from .mvtec_ad2 import MASKS, MVTecAD2, is_mvtec_ad2, is_public_test, list_public, public_records
 from .mvtec_loco import MVTecLOCO, is_mvtec_loco
-from .real_iad import RealIAD, is_real_iad, without_masks
+from .real_iad import RealIAD, is_real_iad, real_iad_categories, without_masks
 from .regions import matched_regions
 from .resizing import Resize
-from .shanghaitech import ShanghaiTech, is_shanghaitech
+from .shanghaitech import ShanghaiTech, is_shanghaitech, scenes
 from .visa import VisA, is_visa
 from .walking import PassedOver, find_images, scan, subfolders
 
@@ -37,6 +38,7 @@ def open_dataset(
     image_size: Size | None = 256,
     *,
     category: str | None = None,
+    categories: Sequence[str] | Literal["all"] | None = None,
     cache: bool = False,
     resize: Resize = "stretch",
     regions: str | PathLike[str] | None = None,
@@ -58,6 +60,7 @@ def open_dataset(
         split: Use of the images.
         image_size: Side of the images in pixels, or (height, width); None keeps their own size.
         category: One of the categories in the folder; not with `predict`.
+        categories: Several of them as one data set, see `Categories`; `all` takes those of `categories_in`.
         cache: See `ImageDataset`.
         resize: See `ImageDataset`.
         regions: Mask of the region of interest, or a folder with one for each image, of the same name.
@@ -73,10 +76,74 @@ def open_dataset(
         ...     open_dataset(root, "train")
         ImageFolder(1 normal, image_size=256, has_masks=True)
     """
-    dataset = _opened(Path(path), split, category, image_size=image_size, cache=cache, resize=resize)
+    options: dict[str, Any] = {"image_size": image_size, "cache": cache, "resize": resize}
+    if categories is not None:
+        if category is not None:
+            raise ConfigError(f"category must be None if categories are given, but got {category!r}")
+        dataset: ImageDataset = _opened_together(Path(path), split, categories, options)
+    else:
+        dataset = _opened(Path(path), split, category, **options)
     if regions is not None:
-        dataset.regions = matched_regions([record.path for record in dataset.records], Path(regions))
+        found = matched_regions([record.path for record in dataset.records], Path(regions))
+        dataset.set_regions(found)
     return dataset
+
+
+def categories_in(root: str | PathLike[str], split: Literal["train", "test"] = "train") -> list[str]:
+    """Return the names of the categories in a folder, sorted; none if it is a single category.
+
+    These are the subfolders with train/, test/ or the layout of VisA, the scenes of ShanghaiTech that have clips of the
+    split, and the categories of Real-IAD.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in ("screw", "nut", "notes"):
+        ...         Path(root, name, "notes" if name == "notes" else "train").mkdir(parents=True)
+        ...     categories_in(root)
+        ['nut', 'screw']
+    """
+    folder = Path(root)
+    if not folder.is_dir() or is_cifar10(folder):
+        return []
+    if is_shanghaitech(folder):
+        return scenes(folder, split)
+    if is_real_iad(folder):
+        return real_iad_categories(folder)
+    return [] if _is_category(folder) else [path.name for path in subfolders(folder) if _is_category(path)]
+
+
+def _opened_together(
+    root: Path, split: Literal["train", "test", "predict"], categories: Sequence[str], options: dict[str, Any]
+) -> Categories:
+    """Open several categories, one after the other; `all` takes those of `categories_in`."""
+    if split == "predict":
+        raise ConfigError(f"categories must be None with split predict, but got {listed(list(categories))}")
+    if root.exists() and is_cifar10(root):
+        raise ConfigError(
+            f"categories must be None for CIFAR-10, whose classes are anomalies of each other, but got "
+            f"{categories if isinstance(categories, str) else listed(list(categories))}; name one class as category"
+        )
+    given = [categories] if isinstance(categories, str) else list(categories)
+    every = given == ["all"]
+    names = categories_in(root, split) if every else given
+    twice = next((name for name in given if given.count(name) > 1 or (name == "all" and not every)), None)
+    if twice is not None or not given:
+        found = "none" if twice is None else f"{twice} beside others" if twice == "all" else f"{twice} twice"
+        raise ConfigError(f"categories must be different names, or all alone, but got {found}")
+    if not names:
+        expected = "a folder of categories, with train/ or test/ in each"
+        if not root.is_dir():
+            raise DataError(f"{root} must be {expected}, but got no such folder; check the path")
+        if _is_category(root):
+            raise DataError(f"{root} must be {expected}, but got a single category; leave the categories out")
+        found = listed([path.name for path in subfolders(root)]) or "no folders"
+        raise DataError(f"{root} must be {expected}, but got {found}; name the categories")
+    parts = {name: _opened(root, split, name, **options) for name in names}
+    apart = not any(matches(root) for _, _, matches in _WITH_CATEGORY)  # a folder for each category
+    others = [path for path in subfolders(root) if path.name not in names] if every and apart else []
+    beside = [PassedOver(path, "no category: no train/ or test/") for path in others if find_images(path)]
+    return Categories(parts, root=root, passed_over=beside)
 
 
 def _opened(

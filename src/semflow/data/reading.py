@@ -88,10 +88,10 @@ def has_more_pages(path: str | PathLike[str]) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode the pixels and apply the EXIF orientation."""
+    """Decode the pixels and apply the EXIF orientation; an image that has none is not copied."""
     image.load()
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
     except Exception:  # the EXIF data are broken, but the pixels are intact
         return image
 

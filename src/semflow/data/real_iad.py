@@ -104,6 +104,11 @@ def is_real_iad(folder: Path) -> bool:
     return (folder / _SPLITS).is_dir()
 
 
+def real_iad_categories(top: Path, protocol: str = _SPLITS) -> list[str]:
+    """Return the categories that have a split."""
+    return sorted({path.stem for place in _places(top, protocol) if place.is_dir() for path in place.glob("*.json")})
+
+
 def without_masks(images: Iterable[Path], passed_over: Iterable[PassedOver]) -> Scan:
     """Return images without the masks of Real-IAD, NAME_mask.png or NAME.png beside an image NAME.jpg of NG/."""
     found = list(images)
@@ -127,13 +132,17 @@ def _images(top: Path, resolution: str | None) -> Path:
     return found[0]
 
 
-def _split_file(top: Path, protocol: str, category: str) -> Path:
+def _places(top: Path, protocol: str) -> list[Path]:
     # The archive of the splits is unpacked into the root by some, and into a folder of its name by others.
-    places = [top / protocol, top / _SPLITS / protocol]
+    return [top / protocol, top / _SPLITS / protocol]
+
+
+def _split_file(top: Path, protocol: str, category: str) -> Path:
+    places = _places(top, protocol)
     for place in places:
         if (file := place / f"{category}.json").is_file():
             return file
-    names = sorted(path.stem for place in places if place.is_dir() for path in place.glob("*.json"))
+    names = real_iad_categories(top, protocol)
     raise DataError(
         f"{places[0] / category}.json must be a split of Real-IAD, but got no such file and "
         f"{listed(names) or 'no others'} beside it; name one of these or unpack realiad_jsons.zip"

@@ -141,6 +141,12 @@ def is_shanghaitech(path: Path) -> bool:
     return any((path / name).is_dir() for name in ("testing/frames", "training/videos", "training/frames"))
 
 
+def scenes(root: Path, split: str) -> list[str]:
+    """Return the scenes with clips of a split."""
+    top = root / ("training" if split == "train" else "testing")
+    return sorted({*_clips(top / "frames"), *_clips(top / "videos", ".avi")})
+
+
 def _clips(folder: Path, suffix: str = "") -> defaultdict[str, list[Path]]:
     """Return the clips in a folder by scene: subfolders, or files with a suffix, named SCENE_CLIP."""
     clips: defaultdict[str, list[Path]] = defaultdict(list)

@@ -45,17 +45,18 @@ def default_rate(images: int) -> float:
     return check_count(images, None)
 
 
-def check_count(images: int, false_alarm_rate: float | None) -> float:
+def check_count(images: int, false_alarm_rate: float | None, category: str = "") -> float:
     """Return a rate, or the `default_rate` for None; raise ConfigError if there are too few images for it."""
     if false_alarm_rate is None:
         false_alarm_rate = next((rate for rate in RATES if images_needed(rate) <= images), RATES[-1])
     needed = images_needed(false_alarm_rate)
     if images < needed:
         allowed = math.ceil(1e4 / (images + 1)) / 1e4  # rounded up, so that it is allowed
+        of = f" of {category}" if category else ""
         hint = f" or use a rate of at least {allowed:g}" if images else ""
         raise ConfigError(
-            f"calibration must have at least {counted(needed, 'image')} for false_alarm_rate {false_alarm_rate:g}, "
-            f"but got {images}; add images{hint}"
+            f"calibration must have at least {counted(needed, 'image')}{of} for false_alarm_rate "
+            f"{false_alarm_rate:g}, but got {images}; add images{hint}"
         )
     return false_alarm_rate
 

@@ -58,6 +58,7 @@ class Provenance:
             images that score as high.
         calibration: digest of the images of `semflow.calibrate`, `cross` if all images were trained on and calibrated
             on, "" for others.
+        categories: names of the categories of the images, if the data set of training or calibration tells them apart.
         tiles: tiles of `image_size` that images of any size are cut into; None for whole images of that size.
 
     Example:
@@ -78,6 +79,7 @@ class Provenance:
     calibration: str = ""
     frames: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tiles: Tiles | None = None
+    categories: tuple[str, ...] = ()
 
     @property
     def loaded_size(self) -> Size | None:

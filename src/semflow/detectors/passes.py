@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from semflow._defaults import own_device
 from semflow._memory import per_batch
 from semflow.bases import FittedBase
-from semflow.errors import ShapeError, TrainingError
+from semflow.errors import ConfigError, ShapeError, TrainingError
 from semflow.flows.standardize import ChannelMoments
 
-from .calibration import Calibration
+from .calibration import Calibration, check_categories
 from .collapse import check_spread
 from .colors import LEFT_OUT, SEEN, color_range
 from .conformal import check_count
@@ -207,7 +207,11 @@ class FittingPasses(LikelihoodModel):
     @own_device()
     @torch.no_grad()
     def calibrate(
-        self, batches: Iterable[ImageBatch], false_alarm_rate: float | None = None, gather: Gather = iter
+        self,
+        batches: Iterable[ImageBatch],
+        false_alarm_rate: float | None = None,
+        gather: Gather = iter,
+        categories: Sequence[str] = (),
     ) -> None:
         """Calibrate on held-out normal images: p-values, decisions and masks (see `Calibration`), and the color range.
 
@@ -217,13 +221,14 @@ class FittingPasses(LikelihoodModel):
             false_alarm_rate: fraction of normal images that may be called anomalous; None takes the lowest of 1, 5 and
                 10 % that the number of images allows.
             gather: as in `prepare`.
+            categories: the category of each image, see `set_category`.
 
         Raises:
             ConfigError: If there are too few images for the rate; the message names the number needed.
             TrainingError: If the scores or the maps of all images are the same, not finite, or as high as a score can
                 be, so that no image would be called anomalous.
         """
-        self.calibrate_on(self.score_normal(batches, gather), false_alarm_rate)
+        self.calibrate_on(self.score_normal(batches, gather), false_alarm_rate, categories=categories)
 
     @own_device()
     @torch.no_grad()
@@ -240,20 +245,44 @@ class FittingPasses(LikelihoodModel):
 
     @own_device()
     @torch.no_grad()
-    def calibrate_on(self, found: NormalScores, false_alarm_rate: float | None = None, origin: str = "") -> None:
+    def calibrate_on(
+        self,
+        found: NormalScores,
+        false_alarm_rate: float | None = None,
+        origin: str = "",
+        categories: Sequence[str] = (),
+    ) -> None:
         """Calibrate on the scores of images by a detector that has not seen them.
 
         Args:
             found: from `score_normal`, or from `fit_score` if bases leave out what an image has contributed.
             false_alarm_rate: as in `calibrate`.
             origin: recorded as `Provenance.calibration`.
+            categories: as in `calibrate`.
         """
         scores, maxima = (x.to(self.scorer.offsets.device) for x in found[:2])
-        if len(scores):
-            check_spread(scores, maxima, self.scorer.ceilings, check_count(len(scores), false_alarm_rate))
-        self.calibration.fit(scores, maxima, false_alarm_rate)
+        names = check_categories(categories, self.provenance.categories)
+        numbers = torch.tensor([names.index(name) for name in categories] or [0] * len(scores), device=scores.device)
+        for number, name in enumerate(names or ("",) if len(scores) else ()):
+            own = numbers == number
+            rate = check_count(int(own.sum()), false_alarm_rate, name)
+            check_spread(scores[own], maxima[own], self.scorer.ceilings, rate)
+        self.calibration.fit(scores, maxima, false_alarm_rate, numbers.tolist() if names else None)
         self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels)))
-        self.provenance = replace(self.provenance, calibration=origin)
+        names = names or self.provenance.categories
+        self.provenance = replace(self.provenance, calibration=origin, categories=names)
+
+    @property
+    def decides_for(self) -> tuple[str, ...]:
+        """Categories that `set_category` knows: those of the calibration."""
+        return self.provenance.categories if self.calibration.categories else ()
+
+    def set_category(self, name: str | None) -> None:
+        """Decide by the calibration images of one category; None, the default, decides by those of all."""
+        if name is not None and name not in self.decides_for:
+            known = ", ".join(self.decides_for) or "None, since the calibration has no categories"
+            raise ConfigError(f"category must be one of {known}, but got {name!r}")
+        self.calibration.choose(None if name is None else self.decides_for.index(name))
 
     def _complete(self, batches: Iterable[ImageBatch], features: bool = True) -> Iterator[NormalBatch]:
         """Add what is missing of feature maps, if they are needed, and indices, which then count the images."""

@@ -4,6 +4,7 @@ from .blur import gaussian_blur, gaussian_kernel
 from .clamp import CLAMPS, Clamp, soft_clamp
 from .coreset import Coreset, k_center, sparse_projection
 from .coreset_stream import CoresetAccumulator, StreamedCoreset
+from .false_alarms import region_significance
 from .gaussian import FORMS, Form, normal_log_odds, normal_log_prob
 from .inside import covered, grown, hide
 from .inverse_gamma import (
@@ -25,6 +26,6 @@ __all__ = [
     "digamma", "digamma_series", "from_locations", "gaussian_blur", "gaussian_kernel", "grown", "hide",
     "inverse_gamma_kl", "inverse_gamma_log_mean", "inverse_gamma_mode", "inverse_gamma_precision",
     "inverse_gamma_prior", "k_center", "kernel_log_prob", "lgamma_series", "likeliest_bandwidth", "mask_to_grid",
-    "nearest", "normal_log_odds", "normal_log_prob", "rational_quadratic_spline", "soft_clamp", "sparse_projection",
-    "take_locations", "to_locations",
+    "nearest", "normal_log_odds", "normal_log_prob", "rational_quadratic_spline", "region_significance", "soft_clamp",
+    "sparse_projection", "take_locations", "to_locations",
 ]  # fmt: skip

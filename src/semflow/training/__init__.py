@@ -4,7 +4,8 @@ from .callbacks import Callback, RunStart
 from .choice import choose_flow, held_for_choice, optional_flows
 from .config import TrainingConfig
 from .distributed import Processes
-from .evaluation import Evaluation, ImageResult, check_labels, evaluate, results, summarize
+from .evaluated import Evaluation, ImageResult, summarize
+from .evaluation import check_labels, evaluate, evaluate_categories, results
 from .fitting import fit
 from .holdout import automatic_calibration, automatic_count, calibrate, hold_out
 from .launch import launched_processes
@@ -14,6 +15,6 @@ from .refitting import refit
 __all__ = [
     "LOGGERS", "Callback", "Evaluation", "ImageResult", "Logger", "MLflow", "Processes", "RunStart", "TensorBoard",
     "TrainingConfig", "WandB", "automatic_calibration", "automatic_count", "calibrate", "check_labels", "choose_flow",
-    "evaluate", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows", "refit", "results",
-    "summarize",
+    "evaluate", "evaluate_categories", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows",
+    "refit", "results", "summarize",
 ]  # fmt: skip

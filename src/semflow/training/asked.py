@@ -12,6 +12,7 @@ from semflow.detectors.normal_scores import NormalScores
 from semflow.errors import CheckpointError
 
 from .cache import NormalImages
+from .categories import categories_of
 from .crossing import Crossing
 from .holdout import CROSS, Given, calibrate, calibration_digest
 from .run import Run
@@ -82,7 +83,7 @@ class Asked:
             detector = run.detector.eval()
             if scores is None or not self.crossing.alone(detector):
                 scores = self.crossing.scores(detector, normal, run.folder)
-            detector.calibrate_on(scores, self.rate, CROSS)
+            detector.calibrate_on(scores, self.rate, CROSS, categories_of(self.crossing.dataset))
         elif self.images is not None:
             calibrate(run.detector.eval(), self.images, self.rate, **self.options)
         else:

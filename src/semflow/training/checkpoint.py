@@ -115,10 +115,12 @@ def save_model(detector: Detector, run: str | Path, about: Mapping[str, Any] | N
     about = {name: value for name, value in about.items() if name != "memory"} | ({"memory": memory} if memory else {})
     made = detector.provenance
     own = {**origin(detector), "fingerprints": made.fingerprints, "frames": made.frames, "versions": versions()}
-    for name in ("calibration", "reading"):
+    for name in ("calibration", "categories", "reading"):
         about.pop(name, None)
     if (reading := {"resize": made.resize, "regions": made.regions}) != {"resize": "stretch", "regions": False}:
         own["reading"] = reading
+    if made.categories:
+        own["categories"] = made.categories
     if made.tiles is not None:
         own["tiles"] = made.tiles.as_dict()
     if detector.calibration.count and made.calibration:
@@ -163,8 +165,15 @@ def load_into(detector: Detector, run: str | Path) -> Detector:
     found = about.get("fingerprints", [])
     fingerprints = tuple(map(str, found)) if isinstance(found, list) else ()
     frames, reading = (found if isinstance(found := about.get(name), dict) else {} for name in ("frames", "reading"))
+    names = found if isinstance(found := about.get("categories"), list) else []
+    if detector.calibration.categories not in (0, len(set(map(str, names)))):
+        raise CheckpointError(
+            f"{path} must hold the names of the {detector.calibration.categories} categories of its calibration, but "
+            f"got {len(names)}; calibrate the model again"
+        )
     detector.provenance = replace(
         detector.provenance,
+        categories=tuple(map(str, names)),
         fingerprints=fingerprints,
         frames=frames,
         resize="pad" if reading.get("resize") == "pad" else "stretch",

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from semflow.flows import OptionalFlow
 from semflow.metrics import aupro, auroc
 from semflow.synthesis import Blemishes, synthesize
 
+from .categories import categories_of
 from .config import TrainingConfig
 from .cutting import at_once
 from .distributed import ALONE, Processes
@@ -65,8 +67,9 @@ def choose_flow(
 
     The bases and the constants of the score are fitted to normal images, once with and once without the flows. Held-out
     images are scored as they are and with three synthetic defects each. The gain is the rise of the mean of image AUROC
-    and AUPRO between the two. The flows are used if it exceeds 0.035. The margin is there because flows trained with
-    synthetic anomalies have an advantage on synthetic defects, although these are of other kinds, see `Blemishes`.
+    and AUPRO between the two, averaged over the categories if there are several. The flows are used if it exceeds
+    0.035. The margin is there because flows trained with synthetic anomalies have an advantage on synthetic defects,
+    although these are of other kinds, see `Blemishes`.
 
     Memories store at most 2,000 vectors during the choice. More vectors take longer and do not improve it.
 
@@ -179,7 +182,11 @@ class Trial:
                 detector.fit_base(fill)
             detector.fit_score(fill)
             scores, maps = _scored(detector, images.test)
-            return (auroc(scores, images.labels) + aupro(maps, images.truth, inside=maps > -torch.inf)) / 2
+            found = []
+            for own in (images.groups == group for group in images.groups.unique()):
+                overlap = aupro(maps[own], images.truth[own], inside=maps[own] > -torch.inf)
+                found.append((auroc(scores[own], images.labels[own]) + overlap) / 2)
+            return fmean(found)
 
         if self.without is None:
             self.without = quality(False)
@@ -211,16 +218,20 @@ class Trial:
                     indices = torch.arange(start, start + len(batch), device=detector.device)
                     parts[-1].append(NormalBatch(batch, maps, indices))
         truth = torch.cat([torch.zeros(len(normal), *masks.shape[1:], dtype=torch.bool), masks])
-        return _Images(parts[0], parts[1] + parts[2], torch.tensor([0] * len(normal) + [1] * len(defective)), truth)
+        labels = torch.tensor([0] * len(normal) + [1] * len(defective))
+        names = categories_of(self.dataset) or [""] * len(dataset)
+        groups = [sorted(set(names)).index(names[i]) for i in self.held]
+        return _Images(parts[0], parts[1] + parts[2], labels, truth, torch.tensor(groups * (1 + DEFECTS)))
 
 
 class _Images(NamedTuple):
-    """Images that the bases are fitted to and those that are scored, with their labels (B,) and masks (B, H, W)."""
+    """Images that bases are fitted to, and those that are scored with labels (B,), masks (B, H, W), categories (B,)."""
 
     fill: list[NormalBatch]
     test: list[NormalBatch]
     labels: Tensor
     truth: Tensor
+    groups: Tensor
 
     @property
     def nbytes(self) -> int:

@@ -29,6 +29,7 @@ from semflow.files.tensors import load_tensors, save_tensors
 
 from .augmenting import Copies
 from .cache import NormalImages
+from .categories import positions_by_category
 from .checkpoint import FOLDS as FILE
 from .choice import optional_flows
 from .config import TrainingConfig
@@ -128,7 +129,7 @@ class Crossing:
         processes = normal.processes
         if self.alone(detector):
             return detector.fit_score(normal, processes.gather)
-        folds = split_folds(normal.count, self.training.seed)
+        folds = self.folds()
         mark = {"training": asdict(self.training), "images": normal.fingerprint(), "folds": [len(f) for f in folds]}
         done = processes.first(lambda: _read(folder, mark))
         for number, held in enumerate(folds[len(done) :], len(done) + 1):
@@ -139,6 +140,14 @@ class Crossing:
             processes.first(lambda: _write(folder, done, mark))
         order = torch.tensor([i for held in folds for i in held]).argsort()
         return NormalScores(*(x[order] for x in NormalScores.join(done)))
+
+    def folds(self) -> list[list[int]]:
+        """Return the positions of each fold, with a fifth of each category."""
+        folds: list[list[int]] = [[] for _ in range(FOLDS)]
+        for places in positions_by_category(self.dataset).values():
+            for fold, own in zip(folds, split_folds(len(places), self.training.seed), strict=False):
+                fold += [places[k] for k in own]
+        return [sorted(fold) for fold in folds if fold]
 
     def _fold(self, detector: Detector, held: Sequence[int], normal: NormalImages) -> NormalScores:
         """Train a model on the other images, and return the scores of these."""

@@ -14,7 +14,6 @@ from semflow._defaults import own_defaults
 from semflow._tiling import Tiles
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE
-from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import ConfigError
 from semflow.files import hash_tensors
@@ -24,6 +23,7 @@ from .asked import Asked
 from .augmenting import Copies
 from .cache import NormalImages
 from .callbacks import Callback, after_epoch, begin, closing, end
+from .categories import check_counts
 from .checkpoint import Position
 from .choice import FlowChoice, held_for_choice, optional_flows
 from .config import TrainingConfig
@@ -147,7 +147,7 @@ def fit(
     labeled = allow_anomalous or refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, training.seed, false_alarm_rate)
     if held_out is not None:
-        check_count(len(cast(Sized, held_out)), false_alarm_rate)
+        check_counts(held_out, false_alarm_rate)
     tiles = take_tiles(detector, tiles, calibration)
     check_sizes(detector, dataset, held_out)
     images = len(cast(Sized, dataset))

@@ -12,12 +12,14 @@ from semflow._defaults import own_defaults
 from semflow._devices import to_device
 from semflow.data import Batch
 from semflow.detectors import Detector
-from semflow.detectors.conformal import check_count, images_needed
+from semflow.detectors.calibration import check_categories
+from semflow.detectors.conformal import images_needed
 from semflow.detectors.inputs import check_size
 from semflow.errors import ConfigError
 from semflow.files import hash_parts
 
 from .cache import unseen
+from .categories import categories_of, check_counts, positions_by_category
 from .distributed import ALONE, Processes
 from .labels import normal_only, refuse_anomalous
 from .loading import batches, checked, dealt_batches
@@ -82,8 +84,9 @@ def hold_out(
 
     Args:
         dataset: normal images.
-        calibration: number of images to hold out, or a fraction below 1; a data set of other images, which leaves
-            `dataset` whole; `cross`, which leaves it whole too; None or 0 for no calibration.
+        calibration: number of images to hold out, or a fraction below 1, of each category if there are several; a data
+            set of other images, which leaves `dataset` whole; `cross`, which leaves it whole too; None or 0 for no
+            calibration.
         seed: seed of the draw. Both parts keep the order of the data set.
         false_alarm_rate: rate of the calibration; without a calibration it must be None.
 
@@ -99,26 +102,31 @@ def hold_out(
     if calibration is None:
         return dataset, None
     if isinstance(calibration, str):
-        check_count(len(cast(Sized, dataset)), false_alarm_rate)
+        check_counts(dataset, false_alarm_rate)
         return dataset, None
     if not isinstance(calibration, numbers.Real):
         if not len(cast(Sized, calibration)):
             raise ConfigError("calibration must hold at least one image, but got none")
         return dataset, cast(Dataset[Any], calibration)
-    images = len(cast(Sized, dataset))
     share = float(calibration)
-    held = round(share * images) if share < 1 and not isinstance(calibration, numbers.Integral) else share
-    # NaN fails the comparison; True is not a number of images.
-    if calibration is True or not 0 <= held < images or held != int(held):
-        raise ConfigError(
-            f"calibration must be a fraction below 1 or a number of images below {images}, but got {calibration}"
-        )
-    if held == 0:
+    taken: list[int] = []
+    for name, places in positions_by_category(dataset).items():
+        images = len(places)
+        held = round(share * images) if share < 1 and not isinstance(calibration, numbers.Integral) else share
+        # NaN fails the comparison; True is not a number of images.
+        if calibration is True or not 0 <= held < images or held != int(held):
+            of = f" of {name}" if name else ""
+            raise ConfigError(
+                f"calibration must be a fraction below 1 or a number of images{of} below {images}, but got "
+                f"{calibration}"
+            )
+        # Training seeds its generators with three numbers, so these draws are independent.
+        order = np.random.default_rng((seed, images, int(held), 1)).permutation(images)
+        taken += [places[k] for k in order[: int(held)]]
+    if not taken:
         return dataset, None
-    # Training seeds its generators with three numbers, so these draws are independent.
-    order = np.random.default_rng((seed, images, int(held), 1)).permutation(images)
-    taken, left = sorted(order[: int(held)].tolist()), sorted(order[int(held) :].tolist())
-    return Subset(dataset, left), Subset(dataset, taken)
+    left = set(range(len(cast(Sized, dataset)))) - set(taken)
+    return Subset(dataset, sorted(left)), Subset(dataset, sorted(taken))
 
 
 @own_defaults()
@@ -136,7 +144,8 @@ def calibrate(
 
     Args:
         detector: trained detector; it is changed in place.
-        dataset: normal images that it was not trained on.
+        dataset: normal images that it was not trained on. With `categories` (see `semflow.data.Categories`), each
+            category has its own thresholds, see `Detector.set_category`.
         false_alarm_rate: see `Detector.calibrate`.
         batch_size: images per batch; it does not change the result.
         workers: processes that load images.
@@ -158,6 +167,10 @@ def calibrate(
     dataset = checked(dataset)
     if not allow_anomalous:
         refuse_anomalous(dataset)  # before any image is read
+    names = categories_of(dataset)
+    check_categories(names, detector.provenance.categories)
+    if names:
+        check_counts(dataset, false_alarm_rate)
     digests: list[str] = []
     if detector.provenance.tiles is not None:
         batch_size = 1  # images may have several sizes, and be large
@@ -166,7 +179,7 @@ def calibrate(
     known = detector.provenance.fingerprints
     loader = held_out_batches(dataset, known, batch_size, workers, processes, allow_anomalous, digests)
     images = (to_device(batch.images, detector.device) for batch in loader)
-    detector.calibrate(images, false_alarm_rate, processes.gather)
+    detector.calibrate(images, false_alarm_rate, processes.gather, names)
     detector.provenance = replace(detector.provenance, calibration=_digest(digests, processes))
     return detector
 

@@ -1,12 +1,14 @@
 """Labels of images that are taken for normal."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from semflow.data import Batch, CheckedSamples, Sample
+from semflow.data import Batch, Sample
 from semflow.errors import DataError
+
+from .categories import of_images
 
 
 def refuse_anomalous(dataset: Dataset[Any]) -> bool:
@@ -20,11 +22,13 @@ def refuse_anomalous(dataset: Dataset[Any]) -> bool:
         >>> refuse_anomalous(ImageDataset([Record(Path("a.png"), 0)]))
         True
     """
-    known = _labels(dataset)
-    for label, path in known or ():
+    labels, paths = (of_images(dataset, name) for name in ("labels", "paths"))
+    if labels is None or paths is None:
+        return False
+    for label, path in zip(labels, paths, strict=True):
         if label == 1:
             raise _refused(path, "label 1, anomalous")
-    return known is not None
+    return True
 
 
 def normal_only(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -65,19 +69,6 @@ def check_sample(sample: Sample) -> None:
         raise _refused(sample.path, "label 1, anomalous")
     if sample.anomaly_mask is not None and bool(sample.anomaly_mask.any()):
         raise _refused(sample.path, "a mask with anomalous pixels")
-
-
-def _labels(dataset: Any) -> Sequence[tuple[int, str]] | None:
-    if isinstance(dataset, Subset):
-        known = _labels(dataset.dataset)
-        return None if known is None else [known[i] for i in dataset.indices]
-    if isinstance(dataset, CheckedSamples):
-        return _labels(dataset.dataset)
-    labels, paths = getattr(dataset, "labels", None), getattr(dataset, "paths", None)
-    count = len(cast(Sized, dataset))
-    if not all(isinstance(x, Sequence) and len(x) == count for x in (labels, paths)):
-        return None
-    return list(zip(cast(Sequence[int], labels), cast(Sequence[str], paths), strict=True))
 
 
 def _refused(path: str, found: str) -> DataError:

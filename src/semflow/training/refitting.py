@@ -7,11 +7,11 @@ from torch.utils.data import Dataset
 
 from semflow._defaults import own_defaults
 from semflow.detectors import Detector
-from semflow.detectors.conformal import check_count
 from semflow.detectors.inputs import check_precision
 from semflow.errors import ConfigError
 
 from .cache import NormalImages
+from .categories import categories_of, check_counts
 from .config import TrainingConfig
 from .crossing import Crossing, is_trained
 from .cutting import TrainingTiles, take_tiles
@@ -80,7 +80,7 @@ def refit(
         refuse_anomalous(dataset)
     dataset, held_out = hold_out(dataset, calibration, seed, false_alarm_rate)
     if held_out is not None:
-        check_count(len(cast(Sized, held_out)), false_alarm_rate)
+        check_counts(held_out, false_alarm_rate)
         known = detector.provenance.fingerprints
         for _ in held_out_batches(held_out, known, 1 if tiles else batch_size, workers, processes, allow_anomalous):
             pass
@@ -105,6 +105,6 @@ def refit(
         training = TrainingConfig(epochs=0, batch_size=batch_size, seed=seed)
         crossing = Crossing(detector, dataset, training, lambda model, *_: model, workers)
         found = found if crossing.alone(detector) else crossing.scores(detector, normal)
-        detector.calibrate_on(found, false_alarm_rate, CROSS)
+        detector.calibrate_on(found, false_alarm_rate, CROSS, categories_of(crossing.dataset))
     record_frames(detector, found, frames)
     return detector

@@ -13,6 +13,8 @@ from semflow.data.resizing import Resize
 from semflow.detectors import Detector
 from semflow.files import hash_tensor
 
+from .categories import categories_of
+
 
 class WithRegion(Dataset[Any]):
     """Samples whose images have a region of interest (H, W) as their fourth channel, in addition to their own.
@@ -41,18 +43,19 @@ def within(dataset: Dataset[Any], detector: Detector) -> Dataset[Any]:
 
 
 def describe_images(detector: Detector, dataset: Dataset[Any]) -> None:
-    """Record in a detector's provenance how the images of a data set are resized, and whether each has a region."""
+    """Record in a detector's provenance how the images of a data set are resized, their regions and categories."""
     whole: Any = dataset
     while not hasattr(whole, "resize") and hasattr(whole, "dataset"):
         whole = whole.dataset
     resize: Resize = "pad" if getattr(whole, "resize", "stretch") == "pad" else "stretch"
     channels = len(cast(Any, dataset)[0].image) if len(cast(Sized, dataset)) else 3
     masks = channels == 4 and (resize == "stretch" or bool(getattr(whole, "regions", False)))
-    detector.provenance = replace(detector.provenance, resize=resize, regions=masks)
+    names = tuple(dict.fromkeys(categories_of(dataset)))
+    detector.provenance = replace(detector.provenance, resize=resize, regions=masks, categories=names)
 
 
 def region_settings(detector: Detector) -> dict[str, Any]:
-    """Return the settings of a run on regions, resizing and tiles, without those that are the default."""
+    """Return the settings of a run on regions, resizing, tiles and categories, without those that are the default."""
     made = detector.provenance
     found: dict[str, Any] = {"resize": made.resize} if made.resize != "stretch" else {}
     if made.regions:
@@ -61,4 +64,6 @@ def region_settings(detector: Detector) -> dict[str, Any]:
         found["region"] = hash_tensor(detector.region)
     if made.tiles is not None:
         found["tiles"] = made.tiles.as_dict()
+    if made.categories:
+        found["categories"] = list(made.categories)
     return found

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from semflow._validation import counted
 from semflow.detectors import Detector
+from semflow.detectors.calibration import check_categories
 from semflow.detectors.encoded import Encoded
 from semflow.detectors.inputs import check_size
 from semflow.detectors.normal_scores import NormalScores
@@ -15,6 +16,7 @@ from semflow.errors import DataError
 
 from .augmenting import Copies
 from .cache import NormalImages
+from .categories import categories_of
 from .cutting import bounded
 from .regions import describe_images
 
@@ -22,9 +24,12 @@ from .regions import describe_images
 def check_sizes(detector: Detector, dataset: Dataset[Any], calibration: Dataset[Any] | None = None) -> None:
     """Raise ShapeError if the first image of a data set has another size than a recipe's detector.
 
-    How the images of the data set are resized, and whether they have regions, is recorded in the detector's provenance.
+    How the images of the data set are resized, whether they have regions, and their categories, which those of the
+    calibration must equal, are recorded in the detector's provenance.
     """
     describe_images(detector, dataset)
+    if calibration is not None:
+        check_categories(categories_of(calibration), detector.provenance.categories)
     for name, given in (("dataset", dataset), ("calibration", calibration)):
         of_one_size = detector.provenance.recipe and detector.provenance.tiles is None
         if given is not None and of_one_size and len(cast(Sized, given)):

@@ -85,7 +85,7 @@ def test_options_override_the_config_and_set_overrides_both(tmp_path: Path, caps
     [
         (
             "blobs = 3",
-            "names in part.toml must be of data, category, recipe, calibration, hold_out, false_alarm_rate, ",
+            "names in part.toml must be of data, category, categories, recipe, calibration, hold_out, ",
         ),
         ("[couplings]\nblobs = 3", "couplings.blocks, couplings.position_channels"),
         ("[couplings]\nblocks = 'three'", "couplings.blocks must be a whole number, but got 'three'"),

@@ -99,7 +99,10 @@ def test_tests_of_other_models_are_refused_before_the_work(
     other.write_bytes(b"text")
     for wrong, message in (
         (words(shared_run, images, tmp_path / "out", file), "must be calibrated for --drift"),
-        (words(again, images, tmp_path / "out", file), "as it is now and of its false-alarm rate, but got"),
+        (
+            words(again, images, tmp_path / "out", file),
+            "of its false-alarm rate and category, but got",
+        ),
         (words(calibrated, images, tmp_path / "out", file, "--false-alarm-rate", "0.3"), "name a new file"),
         (words(calibrated, images, tmp_path / "out", other), "other must be a safetensors file"),
         (words(calibrated, images, tmp_path / "out", tmp_path / "other" / "a"), "other must be a folder"),

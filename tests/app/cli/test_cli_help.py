@@ -36,4 +36,4 @@ def test_plain_folder_of_good_images_does_not_warn_of_leaks(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for folder in (data / "train" / "good", data / "train", data):
-            warn_of_leaks(folder, None)
+            warn_of_leaks(folder)

@@ -56,6 +56,7 @@ RESUMED: dict[str, tuple[list[str], str]] = {
     "data": (["--data", "OTHER"], REFUSED),
     "output": ([], "the run itself"),
     "category": (["--category", "stripes"], REFUSED),
+    "categories": (["--categories", "stripes"], REFUSED),
     "recipe": (["--recipe", "cflow_ad"], REFUSED),
     "backbone": (["--backbone", "resnet34"], REFUSED),
     "weights": (["--weights", "MOVED"], REFUSED),

@@ -14,7 +14,7 @@ from helpers.cli_cases import save
 from helpers.export_cases import FORMATS
 from helpers.watching import watching
 from semflow.app.cli import main
-from semflow.app.cli.fit import report_resizing
+from semflow.app.cli.fit_reports import report_resizing
 from semflow.app.export.runtime import SUFFIXES
 from semflow.data import open_dataset
 

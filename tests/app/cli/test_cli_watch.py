@@ -50,7 +50,8 @@ def command(run: Path, folder: Path, output: Path, *more: str) -> list[str]:
 
 def encoded(suffix: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture(RNG)).save(buffer, suffix)
+    more = {"save_all": True, "append_images": [Image.fromarray(picture(RNG))]} if suffix == "TIFF" else {}
+    Image.fromarray(picture(RNG)).save(buffer, suffix, **more)
     return buffer.getvalue()
 
 
@@ -75,12 +76,13 @@ def test_each_image_that_arrives_is_scored_once_and_whole(
         save(picture(RNG), folder / "new" / "deep" / "sub.png")
         (folder / "video.mp4").write_bytes(b"frames")
         (folder / "notes.txt").write_text("no image")
-        watched.expect("slow.bmp", "broken.png", "renamed.png", "new/deep/sub.png", "video.mp4")
+        (folder / "pages.tif").write_bytes(encoded("TIFF"))
+        watched.expect("slow.bmp", "broken.png", "renamed.png", "new/deep/sub.png", "video.mp4", "pages.tif")
         again = encoded()
         (folder / "broken.png").write_bytes(again)  # repaired
         (folder / "first.png").write_bytes(again)  # the camera uses the name again
-        wait(lambda: len(watched.images()) == 8)
-        assert watched.end() == 0
+        wait(lambda: len(watched.images()) == 9)
+        assert watched.end() == 1  # the video and the second page
         lines, printed = watched.lines(), watched.printed()
         assert ".hidden.png" in watched.errors()
     assert printed == lines
@@ -92,6 +94,7 @@ def test_each_image_that_arrives_is_scored_once_and_whole(
             "renamed.png",
             "new/deep/sub.png",
             "video.mp4",
+            "pages.tif",
             "broken.png",
             "first.png",
         ]
@@ -99,17 +102,19 @@ def test_each_image_that_arrives_is_scored_once_and_whole(
     by_name = {line["image"]: line for line in lines}
     assert "intact image" in next(line["error"] for line in lines if line["image"] == "broken.png")
     assert "video" in by_name["video.mp4"]["error"]
+    assert "pages after the first" in by_name["pages.tif"]["warning"]
+    assert "warning" not in by_name["renamed.png"]
     same = {line["score"] for line in lines[-2:]}
     assert len(same) == 1
     for line in lines:
         for kind in ("overlay", "map"):
             assert "error" in line or (output / line[kind]).is_file()
-    assert len({line["overlay"] for line in lines if "error" not in line}) == 6
+    assert len({line["overlay"] for line in lines if "error" not in line}) == 7
     # the scores are those of predict without --watch
     shutil.rmtree(output)
     for name in ("video.mp4", ".hidden.png"):
         (folder / name).unlink()
-    assert main(words(shared_run, folder, tmp_path / "whole")) == 0
+    assert main(words(shared_run, folder, tmp_path / "whole")) == 1  # the second page
     with (tmp_path / "whole" / "scores.csv").open() as file:
         scores = {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
     found = {name: line["score"] for name, line in by_name.items() if "error" not in line}
@@ -146,7 +151,7 @@ def test_killed_watch_continues_without_losing_or_repeating_an_image(
     save(picture(RNG), folder / "later.png")
     with watching(again, output) as watched:
         wait(lambda: len(watched.lines()) == total + 2 and not any(folder.glob("*.*")))
-        assert watched.end(signal.SIGINT) == 0
+        assert watched.end(signal.SIGINT) == 1  # broken.png
         lines = watched.lines()
     assert len({line["image"] for line in lines}) == len(lines) == total + 2
     assert {Path(line["moved_to"]) for line in lines} | {done / "good/later.png", done / "anomalous/later.png"} == {

@@ -68,6 +68,23 @@ def test_openvino_without_weights_is_rejected(copy) -> None:
     assert "own.bin must have the weights of own.xml, but got no file" in refused(path)
 
 
+def test_openvino_graph_that_compiles_for_a_single_image_only_is_rejected(copy, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    path = copy("openvino")
+    runner = open_runner(path)
+    images = np.zeros((2, *runner.metadata.shape), runner.metadata.input)
+
+    def fail() -> None:
+        raise RuntimeError("Exception from src/plugin.cpp:1\nno kernel for a free batch")
+
+    monkeypatch.setattr(runner, "_compile", fail)
+    runner(images[:1])
+    with pytest.raises(CheckpointError, match=r"own\.xml must be an exported model, but got .*no kernel"):
+        runner(images)
+    monkeypatch.undo()
+    assert len(runner(images)["score"]) == 2
+
+
 def test_files_of_other_programs_and_versions_are_rejected(copy, tmp_path) -> None:
     onnx = pytest.importorskip("onnx")
     path = copy("onnx")

@@ -1,11 +1,13 @@
 """`semflow calibrate`: calibrate the detector of a run directory on good images."""
 
 from semflow._validation import counted
+from semflow.data import categories_in
 from semflow.detectors import Detector, rate_interval
-from semflow.detectors.conformal import check_count
+from semflow.detectors.calibration import check_categories
 from semflow.errors import CheckpointError, DataError
 from semflow.recipes import load, save
 from semflow.training import calibrate
+from semflow.training.categories import categories_of, check_counts
 from semflow.training.holdout import CROSS
 
 from .console import say
@@ -20,17 +22,21 @@ def run(options: Calibrate) -> int:
         raise CheckpointError(
             f"--model must be a run directory, but got the file {options.model}; calibrate its run and export it again"
         )
-    if (options.data / "train").is_dir():
-        raise DataError(
-            f"--data must be a folder of good images, but got {options.data} with train/; name a folder of images that "
-            "were not used for training"
-        )
+    for folder in (options.data, *(options.data / name for name in categories_in(options.data))):
+        if (folder / "train").is_dir():
+            raise DataError(
+                f"--data must be a folder of good images, but got {folder} with train/; name a folder of images that "
+                "were not used for training"
+            )
     detector = load(options.model, device=options.device)
     check_tiles(options, detector.provenance)
     size, allow = detector.provenance.loaded_size, options.allow_anomalous
     read = reading(detector, options.region)
-    dataset = cache_small(open_normal(options.data, size, "--data", None, allow, **read), options.workers)
-    check_count(len(dataset), options.false_alarm_rate)
+    if options.categories:
+        read["categories"] = options.categories
+    dataset = cache_small(open_normal(options.data, size, "--data", allow, **read), options.workers)
+    check_counts(dataset, options.false_alarm_rate)
+    check_categories(categories_of(dataset), detector.provenance.categories)
     if dataset.passed_over:
         say(f"calibrating on {counted(len(dataset), 'image')}{note_of(dataset.passed_over, dataset.root)}")
     check_images(dataset)
@@ -47,7 +53,15 @@ def run(options: Calibrate) -> int:
 def report_calibration(detector: Detector) -> None:
     """Print the false-alarm rate to expect."""
     count, rate = detector.calibration.count, detector.false_alarm_rate
-    if rate is not None:
+    if rate is not None and detector.calibration.counts is not None:
+        counts = detector.calibration.counts.tolist()
+        each = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+        most = "about" if detector.provenance.calibration == CROSS else "at most"
+        say(
+            f"With {each} calibration images of each category, its false-alarm rate is {most} {100 * rate:.3g} % on "
+            "average, if its name is given to predict."
+        )
+    elif rate is not None:
         cross = detector.provenance.calibration == CROSS
         images = f"all {count} images for training and calibration" if cross else counted(count, "calibration image")
         low, high = (f"{100 * bound:.2g} %" for bound in rate_interval(count, rate))

@@ -24,7 +24,7 @@ from .command import printed, unused
 from .console import print_table, say, track, write_png
 from .demo_data import TEXTURES, write_texture
 from .evaluate import METRICS, percent, versions
-from .fit import report_choice
+from .fit_reports import report_choice
 from .options import Demo
 from .tables import COLORS, DECISIONS, TRUTHS
 from .views import TRUTH_COLOR

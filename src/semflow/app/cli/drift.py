@@ -6,16 +6,18 @@ from pathlib import Path
 
 from semflow.detectors import DriftTest, Predictor
 from semflow.errors import ConfigError
-from semflow.files import refuse_unwritable
+from semflow.files import hash_parts, refuse_unwritable
 
 from .console import say
 
 
-def open_drift(path: Path, detector: Predictor, model: Path, origin: str) -> DriftTest:
+def open_drift(path: Path, detector: Predictor, model: Path, origin: str, category: str | None) -> DriftTest:
     """Return the test of a file, or a new one; raise ConfigError if it belongs to another calibration."""
     rate = detector.false_alarm_rate
     if rate is None:
         raise ConfigError(f"{model} must be calibrated for --drift, but got no calibration; run semflow calibrate")
+    if category is not None:
+        origin = hash_parts((origin, category))
     cross = detector.provenance.calibration == "cross"
     new = DriftTest(detector.calibration_images, rate, cross=cross, origin=origin)
     if not path.exists():
@@ -25,8 +27,8 @@ def open_drift(path: Path, detector: Predictor, model: Path, origin: str) -> Dri
     settings = ("origin", "images", "false_alarm_rate", "cross")
     if any(getattr(found, name) != getattr(new, name) for name in settings):
         raise ConfigError(
-            f"--drift {path} must be of {model} as it is now and of its false-alarm rate, but got a test of another; "
-            "name a new file"
+            f"--drift {path} must be of {model} as it is now and of its false-alarm rate and category, but got a test "
+            "of another; name a new file"
         )
     return found
 

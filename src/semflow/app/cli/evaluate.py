@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from semflow._validation import counted
 from semflow._version import __version__
 from semflow.app.report import Table
-from semflow.data import ImageDataset, open_dataset
+from semflow.data import Categories, ImageDataset, categories_in, open_dataset
 from semflow.data.walking import relative
-from semflow.detectors import Predictor
+from semflow.detectors import Predictor, Provenance
 from semflow.errors import DataError
 from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Evaluation, Processes, check_labels, results, summarize
+from semflow.training.categories import deciding_for
 from semflow.training.evaluation import images_at_once
 from semflow.training.loading import dealt_batches
 from semflow.training.measures import Measures
@@ -30,6 +31,7 @@ from .inputs import (
     exit_code,
     launched,
     load_detector,
+    names_of,
     note_of,
     reading,
     rows_of,
@@ -60,12 +62,28 @@ def run(options: Evaluate) -> int:
         detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
         check_tiles(options, detector.provenance)
         size, read = detector.provenance.loaded_size, reading(detector, options.region)
-        dataset = with_pages(open_dataset(options.data, "test", size, category=options.category, **read))
-        measures = Measures(options.metrics, detector, dataset, len(dataset))
+        names = _names(options, detector.provenance)
+        dataset = with_pages(open_dataset(options.data, "test", size, **names, **read))
+        parts = dataset.parts if isinstance(dataset, Categories) else {options.category or "": dataset}
+        measures = {name: Measures(options.metrics, detector, part, len(part)) for name, part in parts.items()}
+        if processes.rank == 0:
+            warn_of_leaks(options.data, **names)
+            cache_small(dataset, options.workers)
+            for part in parts.values():
+                check_labels(part)
+                part.cache = dataset.cache
+                check_images(part)
+        processes.gather_all(None)  # wait for the check
         with report_of(options.report, detector, dataset, processes) as report:
-            found = _evaluate(options, detector, dataset, processes, report, measures)
-            tables = _tables(options, found, detector.false_alarm_rate)
+            each = {}
+            for name, part in parts.items():
+                with deciding_for(detector, name):
+                    each[name] = _evaluate(options, detector, part, processes, report, measures[name])
+            found = Evaluation.mean([*each.values()])
+            tables = _tables(options, each if names["categories"] else {}, found, detector.false_alarm_rate)
             content = _content(options, found, dataset, detector.false_alarm_rate)
+            if names["categories"]:
+                content["categories"] = {name: part.as_dict() for name, part in each.items()}
             if report is not None:
                 report.write(f"Evaluation of {options.model} on {options.data}", tables, content)
         if processes.rank == 0:
@@ -82,11 +100,6 @@ def _evaluate(
     measures: Measures,
 ) -> Evaluation:
     first = processes.rank == 0
-    check_labels(dataset)
-    if first:
-        warn_of_leaks(options.data, options.category)
-        check_images(cache_small(dataset, options.workers))
-    processes.gather_all(None)  # wait for the check
     scored = results(detector, dataset, batch_size=options.batch_size, workers=options.workers, processes=processes)
     scored = scored if report is None else report.watch(scored)
     at_once = images_at_once(detector, options.batch_size)
@@ -94,17 +107,36 @@ def _evaluate(
     return summarize(track(scored, "scoring", own) if first else scored, processes, measures)
 
 
-def _tables(options: Evaluate, found: Evaluation, rate: float | None) -> dict[str, Table]:
-    """Return the tables by title."""
-    metrics = found.as_dict()
-    row = (str(found.images), str(found.anomalous_images), *(percent(metrics[name]) for name in METRICS))
-    tables = {f"{options.model} on {options.data}": Table(("images", "defects", *METRICS.values()), (row,))}
-    if found.further:
-        row = tuple(map(percent, found.further.values()))
-        tables["further metrics, percent"] = Table(tuple(found.further), (row,))
+def _names(options: Evaluate, made: Provenance) -> dict[str, Any]:
+    """Return what is evaluated, as arguments of `open_dataset`: by default the categories of the model."""
+    names = names_of(options)
+    if not (options.category or options.categories) and made.categories:
+        there = {*categories_in(options.data, "test"), *(x for x in made.categories if (options.data / x).is_dir())}
+        names["categories"] = made.categories if there.issuperset(made.categories) else None
+    return names
+
+
+def _tables(
+    options: Evaluate, each: Mapping[str, Evaluation], mean: Evaluation, rate: float | None
+) -> dict[str, Table]:
+    """Return the tables by title, with a row for each category and one for the mean."""
+    start = ("category",) if each else ()
+
+    def table(header: Iterable[str], row: Callable[[Evaluation], Iterable[str]]) -> Table:
+        rows = ((*((name,) if each else ()), *row(found)) for name, found in [*each.items(), ("mean", mean)])
+        return Table((*start, *header), tuple(rows))
+
+    def of_images(found: Evaluation) -> tuple[str, ...]:
+        return str(found.images), str(found.anomalous_images), *(percent(found.as_dict()[name]) for name in METRICS)
+
+    tables = {f"{options.model} on {options.data}": table(("images", "defects", *METRICS.values()), of_images)}
+    if mean.further:
+        tables["further metrics, percent"] = table(mean.further, lambda found: map(percent, found.further.values()))
     if rate is not None:
-        row = (percent(rate), *(percent(metrics[name]) for name in RATES))
-        tables["decisions, percent of the images"] = Table(("calibrated rate", *RATES.values()), (row,))
+        tables["decisions, percent of the images"] = table(
+            ("calibrated rate", *RATES.values()),
+            lambda found: (percent(rate), *(percent(found.as_dict()[name]) for name in RATES)),
+        )
     return tables
 
 

@@ -32,6 +32,7 @@ def run(options: Export) -> None:
         raise CheckpointError(f"--model must be a run directory, but got the file {options.model}")
     detector = load(options.model, device="cpu")
     check_tiles(options, detector.provenance)
+    detector.set_category(options.category)
     images = None
     if options.images is not None:
         made = detector.provenance

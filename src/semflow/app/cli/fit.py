@@ -15,32 +15,42 @@ import tomli_w
 import torch
 
 from semflow._validation import counted
-from semflow.data import ImageDataset
-from semflow.data.resizing import placement
+from semflow.data import Categories, ImageDataset
 from semflow.detectors import Detector
-from semflow.detectors.conformal import RATES
 from semflow.errors import ConfigError
 from semflow.recipes import RECIPES, plain_settings, resolve_settings
-from semflow.training import Processes, automatic_calibration, automatic_count, fit, held_for_choice, optional_flows
+from semflow.training import Processes, automatic_calibration, automatic_count, fit
+from semflow.training.categories import fewest
 from semflow.training.checkpoint import CHECKPOINT, CONFIG, LOG
 from semflow.training.crossing import leaves_one_out
-from semflow.training.frames import taken_for_good
-from semflow.training.holdout import CROSS, LEAST
+from semflow.training.holdout import CROSS
 from semflow.training.loggers import LOGGERS, STATE, TensorBoard
 
 from .calibrate import report_calibration
 from .command import printed, unused
 from .console import say
-from .inputs import cache_small, exit_code, launched, note_of, open_normal, region_of, warn_of_leaks
+from .fit_reports import report_choice, report_frames, report_resizing, report_too_few
+from .inputs import (
+    cache_small,
+    exit_code,
+    launched,
+    names_of,
+    note_of,
+    open_normal,
+    region_of,
+    together,
+    warn_of_leaks,
+)
 from .option_checks import check_numbers
 from .options import Fit
 from .tiling import tiles_of
 
 DEFAULT_RECIPE = "memory_flow"
 FILE_OPTIONS = (
-    "data", "category", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region", "augment", "tile",
-    "overlap",
+    "data", "category", "categories", "recipe", "calibration", "hold_out", "false_alarm_rate", "resize", "region",
+    "augment", "tile", "overlap",
 )  # fmt: skip
+TYPES = {"hold_out": int, "false_alarm_rate": float, "tile": int, "overlap": int, "categories": list}
 # Recipe arguments that an option sets.
 SETTINGS = {
     "backbone.name": "backbone", "backbone.weights": "weights", "image_size": "image_size",
@@ -72,11 +82,12 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     if options.calibration is not None or options.hold_out is not None:  # these exclude each other
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
     for name, value in given.items():
-        expected = {"hold_out": int, "false_alarm_rate": float, "tile": int, "overlap": int}.get(name, str)
+        expected = TYPES.get(name, str)
         if type(value) is not expected and (name, value) != ("hold_out", CROSS):
             raise ConfigError(f"{name} in {options.config} must be of type {expected.__name__}, but got {value!r}")
-        if getattr(options, name) is None:
+        if getattr(options, name) in (None, ()):
             changed: Any = Path(str(value)) if name in ("data", "calibration", "region") else value
+            changed = tuple(map(str, value)) if name == "categories" else changed
             options = replace(options, **{name: changed})
     check_numbers(options)
     options = replace(options, recipe=options.recipe or DEFAULT_RECIPE)
@@ -111,7 +122,8 @@ def _train(
     size = arguments["image_size"] if tiles is None else None
     whole = regions is not None and regions.is_file()
     read: dict[str, Any] = {"resize": options.resize or "stretch", "regions": None if whole else regions}
-    dataset = open_normal(data, size, "--data", options.category, allow, **read)
+    names = names_of(options)
+    dataset = open_normal(data, size, "--data", allow, **read, **names)
     region = region_of(dataset, regions) if whole and regions is not None else None
     detector = RECIPES[str(options.recipe)](**arguments)
     calibration = _calibration(options, dataset, detector, read)
@@ -119,14 +131,16 @@ def _train(
     if isinstance(calibration, ImageDataset):
         dataset.passed_over += calibration.passed_over
     first = processes.rank == 0
-    held_out = calibration if isinstance(calibration, int) else 0
+    several = len(dataset.parts) if isinstance(dataset, Categories) else 1
+    held_out = several * calibration if isinstance(calibration, int) else 0
     if first:
-        warn_of_leaks(data, options.category)
+        warn_of_leaks(data, **names)
         count = "" if processes.count == 1 else f", {processes.count} processes"
         count += note_of(dataset.passed_over, dataset.root)
         apart = f" ({held_out} more for calibration)" if held_out else ""
         apart = " (all for calibration too)" if calibration == CROSS else apart
         trained_on = counted(len(dataset) - held_out, "image") + (f" in tiles of {tiles.size} px" if tiles else "")
+        trained_on += f" of {several} categories" if names["categories"] else ""
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
         report_resizing(dataset)
     with _removing_unstarted(output) if first else nullcontext():
@@ -138,68 +152,22 @@ def _train(
     if first:
         report_choice(detector, len(dataset) - held_out)
         if calibration is None:  # --hold-out 0 is a choice
-            report_too_few(len(dataset), output)
+            report_too_few(fewest(dataset)[0], output)
         report_calibration(detector)
         report_frames(detector)
         say(f"wrote {output}")
         results = unused(output.with_name(f"{output.name}-results"))
-        say(f"next: {printed(['predict', '--model', output, '--input', _tests(options, data), '--output', results])}")
+        name = next(iter(detector.decides_for), None) if names["categories"] else None
+        words = ["predict", "--model", output, "--input", _tests(name or options.category, data), "--output", results]
+        say(f"next: {printed([*words, *(['--category', name] if name else [])])}")
     return exit_code(dataset.passed_over) if processes.count == 1 else 0  # torchrun takes others for failures
 
 
-def _tests(options: Fit, data: Path) -> Path:
+def _tests(category: str | None, data: Path) -> Path:
     """Return a folder of test images beside those of training, or the data."""
-    root = data / options.category if options.category and (data / options.category).is_dir() else data
+    root = data / category if category and (data / category).is_dir() else data
     above = [root, *(root.absolute().parents[:2] if root.name in ("train", "good") else ())]
     return next((folder / "test" for folder in above if (folder / "test").is_dir()), root)
-
-
-def report_resizing(dataset: ImageDataset) -> None:
-    """Print how images of other proportions are resized."""
-    if dataset.image_size is None or dataset.shape is None:
-        return
-    width, height = dataset.read_image(0).size
-    box = placement((width, height), dataset.image_size, "pad")
-    if (box.height, box.width) != dataset.shape[1:]:
-        size = f"images of {width} x {height} pixels to {dataset.shape[2]} x {dataset.shape[1]} (width x height)"
-        if dataset.resize == "pad":
-            say(f"padding {size}")
-        else:
-            say(f"stretching {size}; --resize pad keeps their proportions")
-
-
-def report_choice(detector: Detector, images: int) -> None:
-    """Print whether flows that may be left out are used after training on a number of images, and why."""
-    for flow in optional_flows(detector)[:1]:  # the choice is the same for all
-        if held_for_choice(images):
-            gain = f"{flow.gain:+.2f} in the mean of image AUROC and AUPRO on held-out images with synthetic defects"
-            say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
-        else:
-            say("the flow is left out: there are too few images to measure its gain")
-
-
-def report_too_few(images: int, output: Path) -> None:
-    """Print why predict will not decide after training on a number of images, and what to do."""
-    few = f"a fifth of {images} images, held out with --tile," if images >= LEAST else counted(images, "image")
-    say(
-        f"no decisions yet: {few} {'are' if 1 < images < LEAST else 'is'} fewer than the {LEAST} that the highest "
-        f"default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph {LEAST} or more other good parts, then: "
-        f"{printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
-    )
-
-
-def report_frames(detector: Detector) -> None:
-    """Print whether frames without a part are told from good images."""
-    frames = detector.provenance.frames
-    taken = taken_for_good(frames, detector.false_alarm_rate)
-    if taken:
-        parts = (f"{name} ({100 * frames[name]['good_images_as_high']:.3g} %)" for name in taken)
-        say(
-            "caution: frames without a part score like good images, of which so many score as high: "
-            f"{', '.join(parts)}; train for longer, or check the images by other means"
-        )
-    elif frames:
-        say(f"frames without a part ({', '.join(frames)}) score higher than good images")
 
 
 def _calibration(
@@ -209,15 +177,16 @@ def _calibration(
     if options.calibration is None:
         if options.hold_out is not None:
             return options.hold_out
+        images, _ = fewest(dataset)
         if options.tile is not None:  # images that were trained on are not scored whole
-            return automatic_count(len(dataset)) or None
+            return automatic_count(images) or None
         training = detector.provenance.training
         free = leaves_one_out(detector, trained=bool(training.steps or training.epochs))
-        return automatic_calibration(len(dataset), options.false_alarm_rate, free)
+        return automatic_calibration(images, options.false_alarm_rate, free)
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
+        options.calibration, dataset.image_size, "--calibration", options.allow_anomalous, **read, **together(dataset)
     )
 
 
@@ -295,6 +264,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def to_toml(options: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    """Return options that are not None, and recipe arguments, as the text of a TOML file."""
+    """Return options that are given, and recipe arguments, as the text of a TOML file."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return tomli_w.dumps({k: v for k, v in given.items() if v is not None} | plain_settings(arguments))
+    return tomli_w.dumps({k: v for k, v in given.items() if v not in (None, ())} | plain_settings(arguments))

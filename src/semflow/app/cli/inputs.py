@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from semflow._validation import Size
 from semflow.app.export.runtime import SUFFIXES
-from semflow.data import ImageDataset, PassedOver, duplicates, load_region, open_dataset
+from semflow.data import Categories, ImageDataset, PassedOver, duplicates, load_region, open_dataset
 from semflow.data.reading import has_more_pages, oriented_size
 from semflow.data.regions import check_proportions
 from semflow.data.walking import describe, find_images, relative
@@ -27,8 +27,21 @@ from .console import track
 from .option_types import Device
 
 CACHE_BYTES = 2**27
+PAGES = "pages after the first: save each as a file"  # of a file, in what is not read
 # Folders of MVTec AD and AD 2, BTAD and VisA
 NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "test_public", "Images")
+
+
+class WithCategories(Protocol):
+    """Options of a command that reads a data set."""
+
+    @property
+    def category(self) -> str | None:
+        """Value of --category."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Value of --categories."""
 
 
 class _Container(NamedTuple):
@@ -61,8 +74,10 @@ CONTAINERS = (
 )
 
 
-def load_detector(model: Path, device: Device, false_alarm_rate: float | None = None) -> Predictor:
-    """Load a run directory or an exported file, and set the false-alarm rate if one is given."""
+def load_detector(
+    model: Path, device: Device, false_alarm_rate: float | None = None, category: str | None = None
+) -> Predictor:
+    """Load a run directory or an exported file, and set the false-alarm rate and the category if they are given."""
     if model.is_file():
         from semflow.app.export import load as load_exported  # needs no timm
 
@@ -74,6 +89,11 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
                 f"--false-alarm-rate must be {expected} for the exported file {model}, but got {false_alarm_rate:g}; "
                 "use the run directory for other rates"
             )
+        if category is not None:
+            raise ConfigError(
+                f"--category must be left out for the exported file {model}, but got {category}; export the run with "
+                "--category"
+            )
         return exported
     from semflow.recipes import load
 
@@ -84,6 +104,7 @@ def load_detector(model: Path, device: Device, false_alarm_rate: float | None = 
                 f"{model} must be calibrated for --false-alarm-rate, but got no calibration; run semflow calibrate"
             )
         detector.calibration.set_rate(false_alarm_rate)
+    detector.set_category(category)
     return detector
 
 
@@ -109,8 +130,7 @@ def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
 
 def with_pages(dataset: ImageDataset) -> ImageDataset:
     """Add the pages that follow the first of a file to what a data set passes over."""
-    reason = "pages after the first: save each as a file"
-    more = (PassedOver(Path(path), reason, unread=True) for path in dataset.paths if has_more_pages(path))
+    more = (PassedOver(Path(path), PAGES, unread=True) for path in dataset.paths if has_more_pages(path))
     dataset.passed_over += tuple(more)
     return dataset
 
@@ -140,10 +160,22 @@ def check_images(dataset: ImageDataset) -> None:
         dataset[index]
 
 
-def warn_of_leaks(data: Path, category: str | None) -> None:
-    """Warn if training and test images share files: metrics of such images are too good."""
+def names_of(options: "WithCategories") -> dict[str, Any]:
+    """Return the arguments of `open_dataset` for --category and --categories."""
+    if options.category is not None and options.categories:
+        raise ConfigError(f"--category must be left out with --categories, but got {options.category}")
+    return {"category": options.category, "categories": options.categories or None}
+
+
+def together(dataset: ImageDataset) -> dict[str, Any]:
+    """Return the argument of `open_dataset` for the categories of a data set, if it has several."""
+    return {"categories": list(dataset.parts)} if isinstance(dataset, Categories) else {}
+
+
+def warn_of_leaks(data: Path, **names: Any) -> None:
+    """Warn if training and test images share files: metrics of such images are too good. See `names_of`."""
     try:
-        train, test = (open_dataset(data, half, category=category) for half in ("train", "test"))
+        train, test = (open_dataset(data, half, **names) for half in ("train", "test"))
     except (ConfigError, DataError):  # one of them is missing, or the command itself will report the problem
         return
     if set(train.paths) & set(test.paths):  # one folder of good images without a test set
@@ -171,13 +203,12 @@ def open_normal(
     path: Path,
     image_size: Size | None,
     option: str,
-    category: str | None = None,
     allow_anomalous: bool = False,
     **read: Any,
 ) -> ImageDataset:
     """Open images that are taken for normal; refuse a folder of a test set that other commands call anomalous.
 
-    `read` is how images are read, see `reading`.
+    `read` is how images are read, see `reading`, and which ones, see `names_of`.
     """
     advise(path, option)
     folder = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links
@@ -189,7 +220,7 @@ def open_normal(
             f"{first} must be normal, but got a folder of {'defects' if known else 'masks'} in {option}; name "
             f"{normal if known else 'a folder of good images'}, or give --allow-anomalous to use it all the same"
         )
-    return with_pages(open_dataset(path, "train", image_size, category=category, **read))
+    return with_pages(open_dataset(path, "train", image_size, **read))
 
 
 def reading(predictor: Predictor, regions: Path | None) -> dict[str, Any]:

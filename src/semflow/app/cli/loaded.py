@@ -41,7 +41,8 @@ class Images(Dataset[tuple[str, Loaded | str]]):
             pixels = self.dataset.to_pixels(index, picture)
         except DataError as error:
             return name, str(error)
-        shown = picture.resize(shown_size(*picture.size))
+        size = shown_size(*picture.size)
+        shown = picture if picture.size == size else picture.resize(size)
         box = placement(picture.size, self.dataset.size_of(picture.size), self.dataset.resize)
         return name, Loaded(picture.size, shown, pixels, box)
 

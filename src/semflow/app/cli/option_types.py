@@ -16,6 +16,22 @@ Settings: TypeAlias = Annotated[dict[str, str], arg(metavar="NAME VALUE ...", he
 Loggers: TypeAlias = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...], arg(metavar="NAME ...", help_behavior_hint="")
 ]
+Together: TypeAlias = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAME ...",
+        help="Several categories of the data set, or all, for one model of them together, with a calibration for each.",
+        help_behavior_hint="",
+    ),
+]
+Alone: TypeAlias = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAME ...",
+        help="Several categories, or all, each tested alone. Default: those of a model of several.",
+        help_behavior_hint="",
+    ),
+]
 Metrics: TypeAlias = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Precision: TypeAlias = Annotated[Literal["float32", "bf16"] | None, arg(help_behavior_hint="")]
 Format: TypeAlias = Annotated[Literal["torch", "onnx", "openvino"] | None, arg(help_behavior_hint="")]
@@ -56,6 +72,15 @@ FittedTile: TypeAlias = Annotated[
 Regions: TypeAlias = Annotated[
     Path | None,
     arg(metavar="PATH", help="Mask, or folder of masks, as in fit, for a model of such masks.", help_behavior_hint=""),
+]
+Threshold: TypeAlias = Annotated[
+    str | None,
+    arg(
+        metavar="NAME",
+        help="Category of the images, whose calibration decides, for a model of several categories. Default: all of "
+        "them together.",
+        help_behavior_hint="",
+    ),
 ]
 AllowAnomalous: TypeAlias = Annotated[
     bool, arg(help="Use images all the same that their folder or mask calls anomalous.")

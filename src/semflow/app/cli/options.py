@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from .option_types import (
     AllowAnomalous,
+    Alone,
     BatchSize,
     CalibrationRate,
     Device,
@@ -29,6 +30,8 @@ from .option_types import (
     RunDirectory,
     Settings,
     TestRate,
+    Threshold,
+    Together,
 )
 
 
@@ -60,6 +63,7 @@ class Fit:
     """Run directory to create (required)."""
     category: OptionalName = None
     """Category of the data set: a folder name, a ShanghaiTech scene, or the normal class of CIFAR-10."""
+    categories: Together = ()
     recipe: OptionalName = None
     """Detector to build: cflow_ad, cs_flow, differnet, fastflow, memory_flow (default), msflow, padim, patchcore,
     sanflow or spade."""
@@ -92,8 +96,8 @@ class Fit:
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
     hold_out: HoldOut = None
-    """Number of good images to calibrate on instead of training, or cross: train and calibrate on all, with five more
-    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is fewer than 9 or costs nothing."""
+    """Number of good images to calibrate on instead of training, of each category, or cross: all for both, with five
+    more trainings if a flow is trained. Default: a fifth, at most 99; cross if that is below 9 or costs nothing."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -120,6 +124,7 @@ class Calibrate:
     model: Annotated[Path, arg(help="Run directory created by fit. Its model is replaced by the calibrated one.")]
     data: Path
     """Folder of good images that were not used for training, taken under the same conditions as the images to test."""
+    categories: Together = ()
     false_alarm_rate: CalibrationRate = None
     region: Regions = None
     allow_anomalous: AllowAnomalous = False
@@ -141,6 +146,7 @@ class Remember:
     """Run directory to create. Default: the model of the run is replaced."""
     category: OptionalName = None
     """Category of the data set, as in fit."""
+    categories: Together = ()
     form: Literal["nearest", "kernel", "distance"] = "nearest"
     """Log density from the nearest stored vector or from all of them, or the plain distance to the nearest."""
     size: int | float = 8000
@@ -175,6 +181,7 @@ class Evaluate:
     """Data set folder with test/good, test/DEFECT and ground_truth; image metrics only if ground_truth is missing."""
     category: OptionalName = None
     """Category of the data set, as in fit."""
+    categories: Alone = ()
     metrics: Metrics = ()
     """Further metrics, such as aupimo, aupro@0.05, spro, seg_f1, class_f1 and calibration_error; a wrong name lists
     all."""
@@ -212,6 +219,7 @@ class Predict:
     """Format of the raw maps: float32 arrays, or 16-bit PNG with the scale in a JSON file."""
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or skip it and list it in the results. --watch always goes on."""
+    category: Threshold = None
     false_alarm_rate: TestRate = None
     region: Regions = None
     tile: FittedTile = None
@@ -243,6 +251,7 @@ class Score:
     """Images that are decoded, scored and committed together."""
     on_error: Literal["stop", "skip"] = "stop"
     """Stop at an unreadable image, or write a row with the error instead of a score."""
+    category: Threshold = None
     false_alarm_rate: TestRate = None
     tile: FittedTile = None
     overlap: FittedTile = None
@@ -264,6 +273,7 @@ class Export:
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
     precision: Literal["float32", "float16", "bf16"] = "float32"
     """float16 halves the file and computes in float32; bf16, for OpenVINO, computes in bfloat16 where CPUs can."""
+    category: Threshold = None
     images: OptionalPath = None
     """Image or folder of images for the comparison; up to 64 are used. Default: four textures."""
     tile: FittedTile = None

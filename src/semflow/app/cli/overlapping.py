@@ -1,5 +1,6 @@
-"""Files that are read and written on two other threads while images are scored."""
+"""Files that are read and written on other threads while images are scored."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,7 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
+WRITERS = 4
 
 
 def ahead(batches: Iterable[T], overlap: bool = True) -> Generator[T, None, None]:
@@ -23,7 +25,7 @@ def ahead(batches: Iterable[T], overlap: bool = True) -> Generator[T, None, None
 
 
 def behind(batches: Iterable[Iterable[Callable[[], T]]], overlap: bool = True) -> Generator[T, None, None]:
-    """Make the calls of each batch on another thread, in order, while the next batch is made, and yield their results.
+    """Make the calls of each batch on other threads while the next batch is made, and yield their results in order.
 
     An error of a call or of a batch comes after the results of all calls before it, and no call begins after it is
     raised.
@@ -31,7 +33,7 @@ def behind(batches: Iterable[Iterable[Callable[[], T]]], overlap: bool = True) -
     if not overlap:
         yield from (call() for batch in batches for call in batch)
         return
-    writer, begun = ThreadPoolExecutor(1), deque[Future[T]]()
+    writer, begun = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1)), deque[Future[T]]()
     try:
         for batch in _with_error(batches):
             last = len(begun)
@@ -41,7 +43,7 @@ def behind(batches: Iterable[Iterable[Callable[[], T]]], overlap: bool = True) -
         while begun:
             yield begun.popleft().result()
     finally:
-        writer.shutdown(cancel_futures=True)  # waits for the call that has begun
+        writer.shutdown(cancel_futures=True)  # waits for calls that have begun
 
 
 def _with_error(batches: Iterable[Iterable[Callable[[], T]]]) -> Iterator[Iterable[Callable[[], T]]]:

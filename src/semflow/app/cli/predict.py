@@ -61,13 +61,15 @@ def run(options: Predict) -> int:
     advise(options.input, "--input")
     with ThreadPoolExecutor(1) as hashing:
         of_model = hashing.submit(fingerprint, options.model)  # while it is loaded, which takes longer
-        detector = in_halves(load_detector(options.model, options.device, options.false_alarm_rate))
+        loaded = load_detector(options.model, options.device, options.false_alarm_rate, options.category)
+        detector = in_halves(loaded)
         model = of_model.result()
+    category = () if options.category is None else (options.category,)
     origin = hash_parts(  # of everything but the images that determines the outputs
-        (__version__, model, options.map_format, str(options.false_alarm_rate), *OUTPUTS)
+        (__version__, model, options.map_format, str(options.false_alarm_rate), *OUTPUTS, *category)
     )
     check_tiles(options, detector.provenance)
-    test = open_drift(options.drift, detector, options.model, model) if options.drift else None
+    test = open_drift(options.drift, detector, options.model, model, options.category) if options.drift else None
     size, read = detector.provenance.loaded_size, reading(detector, options.region)
     dataset = with_pages(_without_output(open_dataset(options.input, "predict", size, **read), options.output))
     names = image_names(dataset)

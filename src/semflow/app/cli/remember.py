@@ -8,11 +8,12 @@ from semflow.detectors.conformal import check_count
 from semflow.errors import CheckpointError, ConfigError
 from semflow.files import refuse_occupied, staged_folder
 from semflow.recipes import StoredMemory, load, remember, save
+from semflow.training.categories import check_counts
 from semflow.training.checkpoint import CONFIG, LOG
 
 from .calibrate import report_calibration
 from .console import say
-from .inputs import cache_small, check_images, exit_code, note_of, open_normal, reading
+from .inputs import cache_small, check_images, exit_code, names_of, note_of, open_normal, reading, together
 from .options import Remember
 
 
@@ -29,14 +30,16 @@ def run(options: Remember) -> int:
     )
     detector = load(options.model, device=options.device)
     made = detector.provenance
-    read = reading(detector, options.region)
-    dataset = open_normal(options.data, made.loaded_size, "--data", options.category, options.allow_anomalous, **read)
+    read, allow = reading(detector, options.region), options.allow_anomalous
+    dataset = open_normal(options.data, made.loaded_size, "--data", allow, **read, **names_of(options))
     calibration = _calibration(options, dataset, read)
     if isinstance(calibration, ImageDataset):
         dataset.passed_over += calibration.passed_over
     if calibration is not None:
-        used = dataset if isinstance(calibration, str) else calibration
-        check_count(used if isinstance(used, int) else len(used), options.false_alarm_rate)
+        if isinstance(calibration, int):
+            check_count(calibration, options.false_alarm_rate)
+        else:
+            check_counts(dataset if isinstance(calibration, str) else calibration, options.false_alarm_rate)
     check_images(cache_small(dataset, options.workers))
     remember(
         detector, dataset, memory, calibration=calibration, false_alarm_rate=options.false_alarm_rate,
@@ -72,5 +75,5 @@ def _calibration(
     if options.hold_out:
         raise ConfigError(f"--hold-out must be left out with --calibration, but got {options.hold_out}")
     return open_normal(
-        options.calibration, dataset.image_size, "--calibration", allow_anomalous=options.allow_anomalous, **read
+        options.calibration, dataset.image_size, "--calibration", options.allow_anomalous, **read, **together(dataset)
     )

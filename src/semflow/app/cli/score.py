@@ -37,14 +37,16 @@ def run(options: Score) -> int:
     advise(options.input, "--input", (".txt", ".parquet"))
     model = options.model.absolute()
     origin = fingerprint(model)
-    detector = load_detector(model, "cpu", options.false_alarm_rate)  # finds mistakes before Ray starts
+    chosen = (options.false_alarm_rate, options.category)
+    detector = load_detector(model, "cpu", *chosen)  # finds mistakes before Ray starts
     check_tiles(options, detector.provenance)
-    test = open_drift(options.drift, detector, model, origin) if options.drift else None
+    test = open_drift(options.drift, detector, model, origin, options.category) if options.drift else None
     made, rate = detector.provenance, detector.false_alarm_rate
     if made.regions:
         raise ConfigError("--model must need no masks for semflow score, but got one with a region for each image")
     del detector
     about = {"--model": origin, "--false-alarm-rate": rate}
+    about |= {"--category": options.category} if options.category is not None else {}
     listing = read_listing(options.input)
     store = BlockStore(options.output.absolute(), listing, options.block_size, about)
     store.open()
@@ -61,7 +63,7 @@ def run(options: Score) -> int:
         threads = options.threads or shared
         with connected(Workers(options.workers, threads, gpu=False).cpus) as ray:
             workers = _workers(options, threads, *resources(ray))
-            load = partial(_load, model, "cuda" if workers.gpu else "cpu", options.false_alarm_rate, origin)
+            load = partial(_load, model, "cuda" if workers.gpu else "cpu", chosen, origin)
             if len(store) < 2 * workers.count:
                 warnings.warn(
                     f"{len(store)} block{' does' if len(store) == 1 else 's do'} not keep {workers.count} workers "
@@ -104,11 +106,11 @@ def _workers(options: Score, threads: int, cpus: float, gpus: float) -> Workers:
     return workers
 
 
-def _load(model: Path, device: Device, false_alarm_rate: float | None, origin: str) -> Predictor:
+def _load(model: Path, device: Device, chosen: tuple[float | None, str | None], origin: str) -> Predictor:
     """Load the model on a worker, and check that it is the model of the command."""
     if fingerprint(model) != origin:
         raise DataError(f"--model {model} must be the same on all machines, but got another one on a worker; copy it")
-    return load_detector(model, device, false_alarm_rate)
+    return load_detector(model, device, *chosen)
 
 
 def _report(options: Score, done: Mapping[int, Committed], rate: float | None, passed_over: str) -> int:

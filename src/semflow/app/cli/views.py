@@ -4,14 +4,14 @@ import io
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
-from semflow.app.report import View, contour, heat_colors, link, overlay
-from semflow.app.report.colors import normalize, to_array
+from semflow.app.report import View, contour, link
+from semflow.app.report.colors import PALETTE, to_array, to_levels
+from semflow.app.report.pictures import cover
 from semflow.files import write_atomic
 from semflow.functional import grown
 
@@ -23,7 +23,6 @@ FOLDERS: dict[View, tuple[str, str]] = {
     "map": ("heat", ".png"),
 }  # fmt: skip
 """Folder and ending of each kind of picture."""
-PALETTE = heat_colors(np.linspace(0.0, 1.0, 256, dtype=np.float32)).tobytes()
 TRUTH_COLOR = (60, 255, 60)  # unlike any heat color and the outline of the decision
 
 
@@ -63,8 +62,8 @@ def save_views(
     original, heat = view_file("original", place), view_file("map", place)
     write_jpeg(folder / original, picture)
     anomaly_map = shown_map(anomaly_map)
-    levels = Image.fromarray((255 * normalize(to_array(anomaly_map), value_range)).round().astype(np.uint8))
-    levels.putpalette(PALETTE)
+    levels = Image.fromarray(to_levels(to_array(anomaly_map), value_range))
+    levels.putpalette(PALETTE.tobytes())
     write_png(folder / heat, levels)
     return [original, heat]
 
@@ -73,14 +72,15 @@ def save_overlay(
     path: Path, picture: Image.Image, anomaly_map: Tensor, value_range: tuple[float, float], mask: Tensor | None = None
 ) -> None:
     """Save the heat map, and the outline of the mask, over a picture. Both are stretched to the picture's size."""
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255.0
     anomaly_map = shown_map(anomaly_map)
     size, inside = (picture.height, picture.width), (anomaly_map > -torch.inf)[None]
-    known = anomaly_map[None] if bool(inside.all()) else grown(anomaly_map[None], inside, 2)
+    whole = bool(inside.all())
+    known = anomaly_map[None] if whole else grown(anomaly_map[None], inside, 2)
     enlarged = interpolate(known[:, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    shown = interpolate(inside[:, None].float(), size=size, mode="nearest")[0, 0] > 0
-    enlarged = torch.where(shown, enlarged, -torch.inf)
-    heat = overlay(pixels, enlarged, value_range)
+    if not whole:
+        shown = interpolate(inside[:, None].float(), size=size, mode="nearest")[0, 0] > 0
+        enlarged = torch.where(shown, enlarged, -torch.inf)
+    heat = cover(picture, to_levels(enlarged.numpy(), value_range))
     write_png(path, heat if mask is None else contour(heat, mask))
 
 

@@ -24,6 +24,7 @@ from semflow._version import __version__
 from semflow.data import ImageDataset
 from semflow.data.arriving import Arrivals, Arrived, Version
 from semflow.data.dataset import Record as ImageRecord
+from semflow.data.reading import has_more_pages
 from semflow.data.regions import matched_regions
 from semflow.data.walking import scan, scan_one
 from semflow.detectors import Predictor
@@ -34,7 +35,7 @@ from semflow.files.moving import free_place, move_file
 from semflow.training.evaluation import images_at_once
 
 from .console import say
-from .inputs import fingerprint, load_detector, reading
+from .inputs import PAGES, fingerprint, load_detector, reading
 from .loaded import Images, Loaded
 from .options import Predict
 from .predict import score_images
@@ -46,11 +47,15 @@ EVERY, SHARE = 2.0, 20  # seconds between searches of the whole folder, and of t
 
 
 def watch(options: Predict, folder: Path) -> int:
-    """Score the images in a folder and those that arrive in it, until the process is asked to stop."""
+    """Score the images in a folder and those that arrive in it, until the process is asked to stop.
+
+    Returns:
+        Exit code: 1 if there were files or pages that were not read, else 0.
+    """
     watchfiles = import_optional("watchfiles")
     _check_folders(options, folder)
     about = _about(options, folder)
-    detector = load_detector(options.model, options.device, options.false_alarm_rate)
+    detector = load_detector(options.model, options.device, options.false_alarm_rate, options.category)
     check_tiles(options, detector.provenance)
     with json_lines(options.output / LOG) as log:
         write_atomic(options.output / ABOUT, about)
@@ -72,7 +77,7 @@ def watch(options: Predict, folder: Path) -> int:
                     watched.note(folder / Path(name).relative_to(real))
                 watched.score(stop)
         print(f"stopped; scored {counted(watched.scored, 'image')}", file=sys.stderr)
-    return 0
+    return int(bool(watched.unread))
 
 
 class _Watched:
@@ -81,6 +86,7 @@ class _Watched:
     def __init__(self, options: Predict, folder: Path, detector: Predictor, log: JSONLines) -> None:
         self.options, self.folder, self.detector, self.log = options, folder, detector, log
         self.scored = 0
+        self.unread: set[str] = set()  # images of this command, wholly or in part
         read = reading(detector, options.region)
         self._regions = read["regions"]
         self._dataset = ImageDataset((), detector.provenance.loaded_size, root=folder, resize=read["resize"])
@@ -179,7 +185,10 @@ class _Watched:
                 record, _ = write()
                 name, version = waiting.pop(record.image)
                 kind = {True: "anomalous", False: "good", None: ""}[record.is_anomalous]
-                self._add({**asdict(record), "image": name}, version, kind)
+                line = {**asdict(record), "image": name}
+                if has_more_pages(self.folder / name):
+                    line["warning"] = f"not read: {PAGES}"
+                self._add(line, version, kind)
                 self.scored += 1
         except ConfigError as error:  # its score is not finite; the next search finds the images after it
             self._fail(*next(iter(waiting.values())), str(error))
@@ -193,6 +202,8 @@ class _Watched:
             self._move(last)
 
     def _add(self, line: dict[str, Any], version: Version, kind: str | None) -> None:
+        keep = self.unread.add if "error" in line or "warning" in line else self.unread.discard
+        keep(line["image"])
         target = None
         if self.options.move_to is not None and kind is not None:
             target = str(free_place(self.options.move_to / kind / line["image"]))
@@ -242,11 +253,12 @@ def _about(options: Predict, folder: Path) -> str:
     """Return what the scores in the output folder are of; raise DataError if those that it has are of others."""
     about = {
         "semflow": __version__, "model": str(options.model), "model_digest": fingerprint(options.model),
-        "watched": str(folder.resolve()), "false_alarm_rate": options.false_alarm_rate,
+        "watched": str(folder.resolve()), "false_alarm_rate": options.false_alarm_rate, "category": options.category,
     }  # fmt: skip
     try:
         found = json.loads((options.output / ABOUT).read_bytes())
-        same = all(found[name] == about[name] for name in ("model_digest", "watched", "false_alarm_rate"))
+        kept = ("model_digest", "watched", "false_alarm_rate", "category")
+        same = all(found.get(name) == about[name] for name in kept)
     except FileNotFoundError:
         same = True
     except (OSError, ValueError, KeyError, TypeError):

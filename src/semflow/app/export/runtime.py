@@ -218,7 +218,10 @@ class _OpenVinoRunner(_FileRunner):
     def __call__(self, images: NDArray[Any]) -> Arrays:
         given = _checked(images, self.metadata)
         if len(given) != 1 and self._many is None:
-            self._many = self._compile()
+            try:
+                self._many = self._compile()
+            except Exception as error:
+                raise unreadable(self._arguments[0], error) from error
         compiled = self._one if len(given) == 1 else self._many
         request = compiled.create_infer_request()  # one per call, since threads cannot share it
         results = request.infer([given])

@@ -29,10 +29,18 @@ def normalize(values: NDArray[np.float32], value_range: tuple[float, float]) -> 
     low, high = map(float, value_range)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ConfigError(f"value_range must be two increasing finite numbers, but got ({low:g}, {high:g})")
-    if np.isnan(values).any():
+    if values.size and np.isnan(values.min()):
         raise ShapeError("anomaly_map must contain numbers, but got NaN; check that the training finished")
-    scaled = (values.astype(np.float64) - low) / (high - low)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    scaled = np.subtract(values, low, dtype=np.float64)
+    scaled /= high - low
+    return np.clip(scaled, 0.0, 1.0, out=scaled).astype(np.float32)
+
+
+def to_levels(values: NDArray[np.float32], value_range: tuple[float, float]) -> NDArray[np.uint8]:
+    """Map `value_range` linearly onto the 256 colors of `PALETTE` and clip values outside it."""
+    levels = normalize(values, value_range)
+    levels *= 255
+    return np.rint(levels, out=levels).astype(np.uint8)
 
 
 def heat_colors(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -45,3 +53,6 @@ def heat_colors(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
     positions = np.linspace(0.0, 1.0, len(HEAT_ANCHORS))
     channels = [np.interp(levels, positions, HEAT_ANCHORS[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+PALETTE = heat_colors(np.linspace(0.0, 1.0, 256, dtype=np.float32))

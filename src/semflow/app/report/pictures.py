@@ -8,7 +8,7 @@ from PIL import Image
 
 from semflow.errors import ConfigError, ShapeError
 
-from .colors import heat_colors, normalize, to_array
+from .colors import PALETTE, heat_colors, normalize, to_array, to_levels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,15 +59,27 @@ def overlay(
         >>> picture.getpixel((0, 0)), picture.getpixel((1, 0))
         ((0, 0, 0), (251, 222, 125))
     """
+    picture, levels = to_picture(image), to_levels(_map(anomaly_map), value_range)
+    if (picture.height, picture.width) != levels.shape:
+        raise ShapeError(f"anomaly_map must be {(picture.height, picture.width)} as the image, but got {levels.shape}")
+    return cover(picture, levels, opacity)
+
+
+def cover(picture: Image.Image, levels: NDArray[np.uint8], opacity: float = 0.75) -> Image.Image:
+    """Draw levels (H, W) of the heat map, from 0 to 255, over an RGB picture of the same size; see `overlay`.
+
+    Example:
+        >>> cover(Image.new("RGB", (2, 1)), np.array([[0, 255]], np.uint8), opacity=1.0).getpixel((1, 0))
+        (251, 222, 125)
+    """
     if not 0.0 <= opacity <= 1.0:
         raise ConfigError(f"opacity must be in [0, 1], but got {opacity:g}")
-    pixels = _pixels(image)
-    levels = normalize(_map(anomaly_map), value_range)
-    if pixels.shape[:2] != levels.shape:
-        raise ShapeError(f"anomaly_map must be {pixels.shape[:2]} as the image, but got {levels.shape}")
+    heat, values = Image.fromarray(levels), np.linspace(0.0, 1.0, 256)
     # Smoothstep keeps slightly unusual regions faint and makes defects stand out.
-    cover = opacity * (levels * levels * (3.0 - 2.0 * levels))[..., None]
-    return Image.fromarray(((1.0 - cover) * pixels + cover * heat_colors(levels)).round().astype(np.uint8))
+    share = 255.0 * opacity * (values * values * (3.0 - 2.0 * values))
+    mask = heat.point(np.rint(share).astype(int).tolist())
+    heat.putpalette(PALETTE.tobytes())
+    return Image.composite(heat.convert("RGB"), picture, mask)
 
 
 def contour(
@@ -89,11 +101,11 @@ def contour(
     method = Image.Resampling.NEAREST if larger else Image.Resampling.BOX
     resized = np.asarray(Image.fromarray(inside.astype(np.float32)).resize(picture.size, method)) > 0
     padded = np.pad(resized, 1, mode="edge")
-    neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
-    line = (resized | neighbors.any(0)) & ~(resized & neighbors.all(0))
-    pixels = np.array(picture.convert("RGB"))
-    pixels[line] = color
-    return Image.fromarray(pixels)
+    up, down, left, right = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
+    line = (resized | up | down | left | right) & ~(resized & up & down & left & right)
+    drawn = picture.convert("RGB")
+    drawn.paste(color, mask=Image.fromarray(line))
+    return drawn
 
 
 def _pixels(image: "Values") -> NDArray[np.float32]:

@@ -1,0 +1,69 @@
+"""What `semflow fit` prints beside its progress."""
+
+from pathlib import Path
+
+from semflow._validation import counted
+from semflow.data import Categories, ImageDataset
+from semflow.data.resizing import placement
+from semflow.detectors import Detector
+from semflow.detectors.conformal import RATES
+from semflow.training import held_for_choice, optional_flows
+from semflow.training.frames import taken_for_good
+from semflow.training.holdout import LEAST
+
+from .command import printed
+from .console import say
+
+
+def report_resizing(dataset: ImageDataset) -> None:
+    """Print how images of other proportions are resized."""
+    parts = dataset.parts.values() if isinstance(dataset, Categories) else (dataset,)
+    for line in dict.fromkeys(map(_resizing, parts)):
+        if line:
+            say(line)
+
+
+def _resizing(dataset: ImageDataset) -> str:
+    if dataset.image_size is None or dataset.shape is None:
+        return ""
+    width, height = dataset.read_image(0).size
+    box = placement((width, height), dataset.image_size, "pad")
+    if (box.height, box.width) != dataset.shape[1:]:
+        size = f"images of {width} x {height} pixels to {dataset.shape[2]} x {dataset.shape[1]} (width x height)"
+        stretching = f"stretching {size}; --resize pad keeps their proportions"
+        return f"padding {size}" if dataset.resize == "pad" else stretching
+    return ""
+
+
+def report_choice(detector: Detector, images: int) -> None:
+    """Print whether flows that may be left out are used after training on a number of images, and why."""
+    for flow in optional_flows(detector)[:1]:  # the choice is the same for all
+        if held_for_choice(images):
+            gain = f"{flow.gain:+.2f} in the mean of image AUROC and AUPRO on held-out images with synthetic defects"
+            say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
+        else:
+            say("the flow is left out: there are too few images to measure its gain")
+
+
+def report_too_few(images: int, output: Path) -> None:
+    """Print why predict will not decide after training on a number of images, and what to do."""
+    few = f"a fifth of {images} images, held out with --tile," if images >= LEAST else counted(images, "image")
+    say(
+        f"no decisions yet: {few} {'are' if 1 < images < LEAST else 'is'} fewer than the {LEAST} that the highest "
+        f"default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph {LEAST} or more other good parts, then: "
+        f"{printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
+    )
+
+
+def report_frames(detector: Detector) -> None:
+    """Print whether frames without a part are told from good images."""
+    frames = detector.provenance.frames
+    taken = taken_for_good(frames, detector.false_alarm_rate)
+    if taken:
+        parts = (f"{name} ({100 * frames[name]['good_images_as_high']:.3g} %)" for name in taken)
+        say(
+            "caution: frames without a part score like good images, of which so many score as high: "
+            f"{', '.join(parts)}; train for longer, or check the images by other means"
+        )
+    elif frames:
+        say(f"frames without a part ({', '.join(frames)}) score higher than good images")
