@@ -27,6 +27,17 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def is_exported() -> bool:
+    """Return True while a graph is being exported to a file, whose runtime is fastest with convolutions of maps.
+
+    Example:
+        >>> is_exported()
+        False
+    """
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(exporting())
+
+
 def is_readable(x: Tensor) -> bool:
     """Return whether the values of a tensor can be read: not of `meta`, nor while a graph is traced or captured.
 

@@ -1,6 +1,7 @@
 """The memory of normal latents against brute force in float64."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ from hypothesis import strategies as st
 
 from helpers.kernel_truths import Largest, kernel_density
 from semflow.bases import Memory, SemanticNormal, StoredLatents
+from semflow.bases import stored as stored_latents
+from semflow.detectors import LikelihoodModel
 from semflow.errors import CheckpointError, ConfigError, DataError, ShapeError
-from semflow.functional.coreset import k_center
+from semflow.flows import Identity
+from semflow.functional import coreset_stream
+from semflow.functional.coreset import covered, k_center
 from semflow.nn import Statistics
 from semflow.objectives import log_likelihood
 
@@ -291,6 +296,59 @@ def test_latents_beyond_the_limit_are_covered(limit_bytes):
         assert farthest == pytest.approx(base.radius.item())
         chosen = k_center(rows(latents).reshape(-1, 3), 15).indices
         assert torch.equal(base.vectors, rows(latents).reshape(-1, 3)[chosen])
+
+
+def test_scales_share_one_limit(monkeypatch):
+    monkeypatch.setattr(stored_latents, "LIMIT", 4 * (3 + 9) * 100)
+    scales = {0: draw(0, 12, 3, 4, 4, dtype=torch.float32), 1: draw(1, 12, 9, 4, 4, dtype=torch.float32)}
+    model = LikelihoodModel([Identity(), Identity()], [Memory(size=15), Memory(size=15)])
+    model.fit_latents([{k: {"z": z[i : i + 4]} for k, z in scales.items()} for i in (0, 4, 8)])
+    for k, base in enumerate(model.bases):  # each collects 100 vectors of its own
+        expected = fitted(scales[k], size=15, limit_bytes=4 * scales[k].shape[1] * 100)
+        assert torch.equal(base.vectors, expected.vectors)
+        assert 0 < base.radius == expected.radius
+    own = LikelihoodModel([Identity(), Identity()], [Memory(size=15), Memory(size=15, limit_bytes=2**20)])
+    own.fit_latents([{k: {"z": z} for k, z in scales.items()}])
+    assert torch.equal(own.bases[0].vectors, fitted(scales[0], size=15, limit_bytes=4 * 12 * 100).vectors)
+    assert torch.equal(own.bases[1].vectors, fitted(scales[1], size=15, limit_bytes=2**20).vectors)
+
+
+def test_the_default_limit_grows_with_the_size(monkeypatch):
+    monkeypatch.setattr(stored_latents, "LIMIT", 100)
+    latents = draw(0, 12, 3, 4, 4)
+    base = fitted(latents, size=40)
+    assert torch.equal(base.vectors, fitted(latents, size=40, limit_bytes=4 * 40 * 3 * 8).vectors)
+    halves = StoredLatents(size=40), StoredLatents(size=40)
+    for half, part in zip(halves, latents.split(6), strict=True):
+        half.update(part)
+    merged = StoredLatents(size=40)
+    for half in halves:
+        merged.merge(half)
+    assert len(merged.select().vectors) == 40
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of the process from /proc")
+def test_collecting_and_selecting_take_at_most_twice_the_limit(monkeypatch):
+    monkeypatch.setattr(stored_latents, "LIMIT", 2**26)
+    latents, peak, base = torch.randn(8, 64, 32, 32), [], Memory(size=50)
+
+    def anonymous() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) * 2**10
+
+    def measured(*given):
+        cover = covered(*given)
+        peak.append(anonymous())  # while its codes are there
+        return cover
+
+    monkeypatch.setattr(coreset_stream, "covered", measured)
+    before, accumulator = anonymous(), base.accumulator()
+    for step in range(100):
+        accumulator.update(latents + step)
+    base.fit(accumulator)
+    assert len(base.vectors) == 50
+    assert len(peak) > 2
+    assert max(peak) - before < 2.5 * 2**26
 
 
 @pytest.mark.parametrize(("size", "count"), [(7, 7), (0.25, 10), (1000, 40), (1.0, 40)])

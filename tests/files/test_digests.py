@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from semflow.files import digests as module
 from semflow.files import hash_file, hash_parts, hash_tensor, hash_tensors
 
 
@@ -29,3 +30,23 @@ def test_hash_tensor_depends_on_type_shape_and_values_only() -> None:
 def test_hash_tensors_depends_on_names_but_not_on_their_order() -> None:
     a, b = torch.zeros(2), torch.ones(2)
     assert hash_tensors({"a": a, "b": b}) == hash_tensors({"b": b, "a": a}) != hash_tensors({"a": b, "b": a})
+
+
+def test_hash_tensors_copies_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {f"{k:02}": torch.full((3,), float(k)) for k in range(40)}
+    expected, alive, most, made = hash_tensors(tensors), set(), [], module._header_and_bytes
+
+    class Copy(bytearray):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    def copied(tensor: torch.Tensor) -> tuple[bytes, Copy]:
+        header, values = made(tensor)
+        copy = Copy(values)
+        alive.add(id(copy))
+        most.append(len(alive))
+        return header, copy
+
+    monkeypatch.setattr(module, "_header_and_bytes", copied)
+    assert hash_tensors(tensors) == expected
+    assert max(most) <= 2 * module.THREADS

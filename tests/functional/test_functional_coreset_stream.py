@@ -51,7 +51,7 @@ def test_radius_bounds_the_distances_of_replaced_vectors(kept: int, size: int, c
     x = drawn(500)
     accumulator = CoresetAccumulator(count, limit_bytes=kept * ROW)
     check(streamed(x, accumulator, size), x, 25)
-    assert sum(len(part.vectors) for part in accumulator._parts) <= kept
+    assert len(accumulator._kept.vectors) <= kept
 
 
 def test_the_true_radius_stays_near_that_of_the_whole_selection() -> None:

@@ -53,6 +53,18 @@ def test_duplicates_have_distance_zero_and_come_in_ascending_order() -> None:
     assert torch.equal(index[:, :3], torch.arange(50)[:, None] + torch.tensor([0, 50, 100]))
 
 
+@pytest.mark.parametrize("copies", [3, 60])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_rows_at_equal_distances_are_ascending_and_distinct(copies: int, k: int) -> None:
+    memory = drawn(20, 6).repeat(copies, 1)
+    distances, index = nearest(drawn(30, 6, seed=1), memory, k)
+    torch.testing.assert_close(distances.double(), brute_force(drawn(30, 6, seed=1), memory, k)[0], rtol=1e-5, atol=0)
+    equal = distances.diff() == 0
+    assert equal.any() == (k > 1)
+    assert (index.diff()[equal] > 0).all()
+    assert all(len(row.unique()) == k for row in index)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_is_exact_at_extreme_scales(scale: float) -> None:
     queries, memory = drawn(20, 8, seed=1) * scale, drawn(60, 8) * scale

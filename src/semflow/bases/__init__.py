@@ -10,10 +10,10 @@ from .position import PositionGaussian
 from .position_moments import PositionMoments
 from .reweighting import reweighted_distance
 from .semantic import Base, SemanticGaussian, StandardNormal
-from .stored import Stored, StoredLatents
+from .stored import Stored, StoredLatents, share_limit
 
 __all__ = [
     "Accumulator", "Base", "BaseAndHead", "FittedBase", "Gallery", "GalleryMaps", "Memory", "PositionGaussian",
     "PositionMoments", "SemanticGaussian", "SemanticNormal", "StandardNormal", "Stored", "StoredLatents", "Variance",
-    "base_and_head", "reweighted_distance", "variance_distribution",
+    "base_and_head", "reweighted_distance", "share_limit", "variance_distribution",
 ]  # fmt: skip

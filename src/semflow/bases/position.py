@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from semflow._devices import is_exported
 from semflow._validation import checked, positive
 from semflow.errors import CheckpointError, DataError, ShapeError
 from semflow.functional.inverse_gamma import narrow, wide
@@ -119,6 +120,10 @@ class PositionGaussian(FittedBase):
             )
         # In float32, whatever autocast says: the products cancel.
         with without_autocast(z):
+            if is_exported():  # runtimes prepare constant factors on the right
+                deviations = (narrow(z).permute(2, 3, 0, 1) - self.mean[:, :, None]).flatten(0, 1)
+                found: Tensor = torch.bmm(deviations, whitening.flatten(0, 1).mT).mT.unflatten(0, grid)
+                return found
             return whitening @ (narrow(z).permute(2, 3, 1, 0) - self.mean[..., None])
 
     def _log_normal(self, square: Tensor, log_scale: Tensor) -> Tensor:

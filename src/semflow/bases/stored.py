@@ -1,5 +1,6 @@
 """Latents of normal images, collected for bases that store them."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -10,6 +11,12 @@ from semflow.errors import DataError, ShapeError
 from semflow.functional import to_locations
 from semflow.functional.coreset_stream import CoresetAccumulator
 from semflow.functional.inverse_gamma import narrow
+
+from .fitted import Accumulator
+
+LIMIT = 7 * 2**26
+"""Bytes of latents that the bases of a detector collect together for their coresets."""
+LEAST = 4  # vectors collected for each one to keep
 
 
 class Stored(NamedTuple):
@@ -34,8 +41,12 @@ class StoredLatents:
         projection: Channels of a random projection in which these are measured; None projects nothing.
         seed: Seed of the choice.
         limit_bytes: Bytes of collected vectors from which on they are replaced by a larger coreset, see
-            `semflow.functional.coreset_stream.CoresetAccumulator`.
+            `semflow.functional.coreset_stream.CoresetAccumulator`; None is `part` of 448 MiB, but enough for four
+            times the vectors to keep.
         device: Where the coreset is selected; None is the CPU.
+
+    Attributes:
+        part: See `share_limit`.
 
     Example:
         >>> latents = StoredLatents(size=0.25)
@@ -52,17 +63,17 @@ class StoredLatents:
         space: Literal["latents", "features"] = "latents",
         projection: int | None = None,
         seed: int = 0,
-        limit_bytes: int = 2**30,
+        limit_bytes: int | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.count = 0
         self.space = space
+        self.shares_limit, self.part = limit_bytes is None and size is not None, 1.0
         self._all: list[Stored] = []
         self._coreset: CoresetAccumulator | None = None
         if size is not None:
-            self._coreset = CoresetAccumulator(
-                size, limit_bytes=limit_bytes, projection=projection, seed=seed, device=device
-            )
+            limit = LIMIT if limit_bytes is None else limit_bytes
+            self._coreset = CoresetAccumulator(size, limit_bytes=limit, projection=projection, seed=seed, device=device)
 
     @torch.no_grad()
     def update(self, z: Tensor, features: Tensor | None = None, inside: Tensor | None = None) -> None:
@@ -84,17 +95,26 @@ class StoredLatents:
         if self._coreset is None:
             self._all.append(Stored(vectors, images))
         elif self.space == "latents":
-            self._coreset.update(vectors, images)
+            self._add(self._coreset, vectors, images)
         elif features is None or (len(features), features.shape[2:]) != (len(z), z.shape[2:]):
             found = None if features is None else tuple(features.shape)
             raise ShapeError(f"features must be given at the locations of z {tuple(z.shape)}, but got {found}")
         else:
-            self._coreset.update(_locations(features)[rows], images, vectors)
+            self._add(self._coreset, _locations(features)[rows], images, vectors)
+
+    def _add(self, coreset: CoresetAccumulator, x: Tensor, images: Tensor, values: Tensor | None = None) -> None:
+        if self.shares_limit:
+            width = x.element_size() * (x.shape[1] + (0 if values is None else values.shape[1]))
+            least = 0 if isinstance(coreset.count, float) else LEAST * width * coreset.count
+            coreset.limit_bytes = max(int(LIMIT * self.part), least)
+        coreset.update(x, images, values)
 
     def merge(self, other: Self) -> None:
         """Add the latents of later images."""
         self._all += [stored._replace(images=stored.images + self.count) for stored in other._all]
         if self._coreset is not None and other._coreset is not None:
+            if self.shares_limit:
+                self._coreset.limit_bytes = max(self._coreset.limit_bytes, other._coreset.limit_bytes)
             self._coreset.merge(other._coreset, first_id=self.count)
         self.count += other.count
 
@@ -113,6 +133,25 @@ class StoredLatents:
             return Stored(vectors, images)
         found = self._coreset.result()
         return Stored(found.vectors if self.space == "latents" else found.values, found.ids, found.radius)
+
+
+def share_limit(accumulators: Mapping[int, Accumulator], batch: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Let the accumulators of several scales collect together what one would, an equal number of images each.
+
+    Args:
+        accumulators: Of each scale; those that are no `StoredLatents`, or have a limit of their own, are left out.
+        batch: What they get of the first images, by scale and name.
+
+    Example:
+        >>> scales = {k: StoredLatents(size=100) for k in range(2)}
+        >>> share_limit(scales, {0: {"z": torch.zeros(1, 24, 4, 4)}, 1: {"z": torch.zeros(1, 72, 4, 4)}})
+        >>> [scale.part for scale in scales.values()]
+        [0.25, 0.75]
+    """
+    sharing = {k: one for k, one in accumulators.items() if isinstance(one, StoredLatents) and one.shares_limit}
+    sizes = {k: sum(x[0].numel() for name, x in batch[k].items() if name != "inside") for k in sharing}
+    for k, one in sharing.items():
+        one.part = sizes[k] / sum(sizes.values())
 
 
 def _locations(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._memory import per_batch
-from semflow.bases import Base, FittedBase
+from semflow.bases import Base, FittedBase, share_limit
 from semflow.errors import ConfigError
 from semflow.flows import Event, PyramidFlow, ScaleWise
 from semflow.nn import Context, PositionCode, Statistics, VarianceHead, in_eval_mode, switched_to_eval
@@ -216,7 +216,9 @@ class LikelihoodModel(nn.Module):
         """Fit the bases to the results of `latents_to_fit` for batches of normal images, or of tiles of `images`."""
         fitted = self.fitted_bases
         accumulators = {k: base.accumulator() for k, base in fitted.items()}
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number == 0:
+                share_limit(accumulators, batch)
             for k, accumulator in accumulators.items():
                 given = dict(batch[k])
                 if "inside" in given and "inside" not in inspect.signature(accumulator.update).parameters:
@@ -229,7 +231,7 @@ class LikelihoodModel(nn.Module):
             relabel = getattr(accumulators[k], "relabel", None)
             if images is not None and relabel is not None:
                 relabel(images)
-            base.fit(accumulators[k])
+            base.fit(accumulators.pop(k))
 
     def reading(self) -> AbstractContextManager[Self]:
         """Yield this model in eval mode, or a copy in eval mode with the same tensors, see `in_eval_mode`."""

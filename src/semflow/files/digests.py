@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +43,15 @@ def hash_tensor(tensor: "Tensor") -> str:
 
 def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
     """Compute the digest of tensors and their names, whatever their order."""
-    names = sorted(tensors)
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        # Tensors are copied from a device here: only the bytes are for other threads.
-        digests = [pool.submit(_digest, *_header_and_bytes(tensors[name])) for name in names]
-        return hash_parts(part for name, digest in zip(names, digests, strict=True) for part in (name, digest.result()))
+    names, threads = sorted(tensors), min(THREADS, os.cpu_count() or 1)
+    digests: list[Future[str]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        # Tensors are copied from a device here, a few at a time: only the bytes are for other threads.
+        for number, name in enumerate(names):
+            if number >= threads:
+                digests[number - threads].result()
+            digests.append(pool.submit(_digest, *_header_and_bytes(tensors[name])))
+    return hash_parts(part for name, digest in zip(names, digests, strict=True) for part in (name, digest.result()))
 
 
 def _header_and_bytes(tensor: "Tensor") -> tuple[bytes, memoryview]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from semflow._devices import is_exported
 from semflow.errors import ConfigError
 from semflow.functional import from_locations, to_locations
 from semflow.nn import Context, ConvSubnet, LocationSubnet
@@ -28,7 +29,6 @@ if (_value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
 _enabled = _value == "1"
 
 # torch before 2.7 does not distinguish an export from other compilations.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def find_block(flows: Sequence[nn.Module], x: Tensor) -> FusedBlock | None:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and not _is_exporting()
+        and not is_exported()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not any(
             m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules

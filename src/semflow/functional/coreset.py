@@ -99,7 +99,10 @@ def projected(x: Tensor, size: int | None, seed: int) -> Tensor:
         return x
     dtype = torch.promote_types(x.dtype, torch.float32)
     matrix = sparse_projection(x.shape[1], size, seed=seed).to(x.device, dtype)
-    return torch.cat([part.to(dtype) @ matrix for part in x.split(_rows(x, x.shape[1]))])
+    found, rows = x.new_empty(len(x), size, dtype=dtype), _rows(x, x.shape[1])
+    for first in range(0, len(x), rows):
+        found[first : first + rows] = x[first : first + rows].to(dtype) @ matrix
+    return found
 
 
 def _rows(x: Tensor, width: int) -> int:
@@ -211,16 +214,18 @@ class Cover:
             kept = int((values.cumsum(0) < VARIANCE * values.sum()).sum()) + 1
             if kept < 0.8 * channels:
                 basis = vectors.flip(1)[:, :kept].to(self._dtype)
-        codes, norms = [], []
-        for part in self._x.split(_rows(self._x, channels)):
-            code = part.to(self._dtype) - mean
-            norms.append(code.square().sum(1))
+        width, rows = channels if basis is None else basis.shape[1] + 1, _rows(self._x, channels)
+        codes, norms = mean.new_empty(len(self._x), width), mean.new_empty(len(self._x))
+        for first in range(0, len(self._x), rows):
+            here = slice(first, first + rows)
+            code = self._x[here].to(self._dtype) - mean
+            norms[here] = code.square().sum(1)
             if basis is not None:
                 code = code @ basis
-                others = (norms[-1] - code.square().sum(1)).clamp(min=0).sqrt()
+                others = (norms[here] - code.square().sum(1)).clamp(min=0).sqrt()
                 code = torch.cat([code, others[:, None]], 1)
-            codes.append(code)
-        return torch.cat(codes), torch.cat(norms)
+            codes[here] = code
+        return codes, norms
 
     def add(self, centers: Tensor) -> None:
         """Append centers (int64 indices) and update all distances."""

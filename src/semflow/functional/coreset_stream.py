@@ -1,7 +1,7 @@
 """Coresets of data that arrive in parts and need not fit into memory."""
 
 import numbers
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from semflow._validation import checked, positive
 from semflow.errors import ConfigError, ShapeError
 
 from .coreset import check_count, covered
+
+ROWS = 2**14  # vectors that are moved at once
 
 
 class StreamedCoreset(NamedTuple):
@@ -43,8 +45,8 @@ class CoresetAccumulator:
 
     Args:
         count: Number of vectors to select, or their share of all vectors.
-        limit_bytes: Bytes of the kept vectors. A reduction temporarily needs up to three times as much in addition. If
-            a share of a long stream does not fit, fewer vectors are selected.
+        limit_bytes: Bytes of the kept vectors. A reduction temporarily needs up to as much in addition. If a share of a
+            long stream does not fit, fewer vectors are selected.
         projection: Channels of a random projection in which distances and the radius are measured; see `k_center`.
         seed: Seed of the first selected vector and of the projection.
         device: Where vectors are selected, such as a GPU while they are kept on the CPU; if they do not fit there, or
@@ -79,12 +81,13 @@ class CoresetAccumulator:
         self.count, self.limit_bytes, self.projection, self.seed = count, limit_bytes, projection, seed
         self.device = device
         self.seen = 0
-        self._parts: list[_Part] = []
+        self._buffers: _Part | None = None  # with room for more
+        self._count = 0
 
     def update(self, x: Tensor, ids: Tensor, values: Tensor | None = None) -> None:
         """Add vectors (n, C), their ids, integers (n,) such as the index of the image, and values (n, D) to keep."""
-        if x.dim() != 2 or not x.is_floating_point() or (self._parts and x.shape[1] != self._parts[0].vectors.shape[1]):
-            channels = self._parts[0].vectors.shape[1] if self._parts else "C"
+        channels = "C" if self._buffers is None else self._buffers.vectors.shape[1]
+        if x.dim() != 2 or not x.is_floating_point() or channels not in ("C", x.shape[1]):
             raise ShapeError(f"x must be floats of shape (n, {channels}), but got {x.dtype} {tuple(x.shape)}")
         if ids.shape != x.shape[:1]:
             raise ShapeError(f"ids must be {tuple(x.shape[:1])}, but got {tuple(ids.shape)}")
@@ -97,22 +100,29 @@ class CoresetAccumulator:
     def merge(self, other: "CoresetAccumulator", first_id: int = 0) -> None:
         """Add what `other` has seen after what this one has, as from the next process, with `first_id` more per id."""
         before, self.seen = self.seen, self.seen + other.seen
-        for part in other._parts:
+        if other._buffers is not None:
+            part = other._kept
             self._append(part._replace(rows=part.rows + before, ids=part.ids + first_id))
 
     def relabel(self, ids: Tensor) -> None:
         """Replace each id so far, which must be a position in `ids`, by the id there."""
-        self._parts = [part._replace(ids=ids.to(part.ids)[part.ids]) for part in self._parts]
+        if self._buffers is not None:
+            own = self._kept.ids
+            own.copy_(ids.to(own)[own])
 
     def result(self) -> StreamedCoreset:
         """Select the coreset of everything seen so far; more can be added afterwards."""
         if not self.seen:
             raise ShapeError("x must be added with update before result, but got no vectors")
-        kept = _joined(self._parts)
+        kept = self._kept
         centers, distances, _ = self._cover(kept, min(self._wanted(), len(kept.vectors)))
         radius = float((kept.slack + distances).max())
         vectors, ids, rows, values, _ = (x[centers] for x in kept)
         return StreamedCoreset(vectors, ids, rows, values, radius)
+
+    @property
+    def _kept(self) -> "_Part":
+        return _Part(*(values[: self._count] for values in cast(_Part, self._buffers)))
 
     def _wanted(self) -> int:
         return max(1, int(self.seen * self.count)) if self._share else int(self.count)
@@ -133,20 +143,38 @@ class CoresetAccumulator:
         if capacity < 4 or (not self._share and capacity < 2 * self.count):
             raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
         while len(part.vectors):
-            room = capacity - sum(len(kept.vectors) for kept in self._parts)
-            if not room:
+            if self._count == capacity:
                 self._reduce(capacity)
-                continue
-            self._parts.append(_Part(*(values[:room].clone() for values in part)))
-            part = _Part(*(values[room:] for values in part))
+            start, end = self._count, min(capacity, self._count + len(part.vectors))
+            self._grow(part, end, capacity)
+            self._count = end
+            for kept, values in zip(self._kept, part, strict=True):
+                kept[start:] = values[: end - start]
+            part = _Part(*(values[end - start :] for values in part))
+
+    def _grow(self, like: "_Part", needed: int, capacity: int) -> None:
+        """Make room for vectors: for twice as many, since no copy of all of them should be necessary later."""
+        size = 0 if self._buffers is None else len(self._buffers.vectors)
+        if needed <= size:
+            return
+        grown = _Part(*(x.new_empty(min(capacity, max(needed, 2 * size)), *x.shape[1:]) for x in like))
+        if self._buffers is not None:
+            for new, old in zip(grown, self._kept, strict=True):
+                new[: self._count] = old
+        self._buffers = grown
 
     def _reduce(self, capacity: int) -> None:
-        kept = _joined(self._parts)
+        kept = self._kept
         centers, distances, owners = self._cover(kept, min(2 * self._wanted(), capacity * 3 // 4))
         # The vectors that a center replaces are as far from it as they and their own replaced ones are at most.
         slack = torch.zeros_like(kept.slack).scatter_reduce_(0, owners, kept.slack + distances, "amax")
+        kept.slack.copy_(slack)
         order = centers.sort().values
-        self._parts = [_Part(*(values[order] for values in kept._replace(slack=slack)))]
+        for values in kept:
+            for first in range(0, len(order), ROWS):  # in place: a row moves to one that was read before
+                part = order[first : first + ROWS]
+                values[first : first + len(part)] = values[part]
+        self._count = len(order)
 
 
 class _Part(NamedTuple):
@@ -157,7 +185,3 @@ class _Part(NamedTuple):
     rows: Tensor
     values: Tensor
     slack: Tensor
-
-
-def _joined(parts: list[_Part]) -> _Part:
-    return _Part(*map(torch.cat, zip(*parts, strict=True)))

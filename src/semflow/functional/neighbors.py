@@ -28,8 +28,8 @@ def nearest(
     A matrix product, |m|^2 - 2 q m around the mean of the memory, selects candidates, and their distances are computed
     from differences, so that rounding does not grow as distances approach 0. Queries for which rounding could have
     hidden a neighbor are searched again with more candidates and then in float64; an exported graph leaves this out.
-    Rows at equal distances come in ascending order. The result for a query does not depend on the others, and
-    gradients flow through the distances.
+    Of rows at equal distances, any may be returned, in ascending order. The distances for a query do not depend on the
+    other queries, and gradients flow through them.
 
     Args:
         queries: Vectors of shape (n, C). float16 and bfloat16 are computed as float32, also under autocast.

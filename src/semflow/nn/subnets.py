@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semflow._devices import is_exported
 from semflow._validation import at_least, checked, positive
 from semflow.errors import ConfigError, ShapeError
 from semflow.functional import from_locations, to_locations
@@ -79,6 +80,12 @@ class LocationSubnet(Subnet):
         """Map (B, in, H, W) and a context to (B, out, H, W)."""
         batch, _, height, width = x.shape
         table = self.table(x, context)
+        if is_exported():  # maps keep their layout
+            one = table.shape[:2] == (1, 1)
+            hidden = F.conv2d(x, self.weight_x[:, :, None, None], table[0, 0] if one else None)
+            if not one:
+                hidden = hidden + table.transpose(1, 2).unflatten(2, (height, width))
+            return F.conv2d(F.relu(hidden), self.output.weight[:, :, None, None], self.output.bias)
         if table.shape[:2] == (1, 1):  # the same at every location, so a bias
             hidden = F.relu_(F.linear(to_locations(x), self.weight_x, table[0, 0]))
         else:

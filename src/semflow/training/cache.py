@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from functools import partial
 from typing import cast
 
 import torch
@@ -17,6 +16,7 @@ from semflow.files import hash_parts, hash_tensor
 
 from .cutting import CACHE, TrainingTiles
 from .distributed import ALONE, Processes
+from .kept_maps import KeptMaps, Layout
 from .labels import check_normal
 from .loading import Parts
 
@@ -26,7 +26,7 @@ DIGITS, LARGEST_COUNT = 12, 2**16
 class NormalImages:
     """Batches of images and feature maps in the order of the data set, for any number of passes.
 
-    The first pass keeps the maps if all of them fit into `limit` bytes on the device and `keep` is True; otherwise
+    The first pass keeps the maps, see `KeptMaps`, if all of them fit into `limit` bytes and `keep` is True; otherwise
     every pass computes them, or takes those that `known` returns for positions of images. The first pass raises
     DataError for an anomalous image, unless `allow_anomalous` is True.
     With several processes, each computes the maps of the batches of its loader (see `dealt_batches`), and all keep the
@@ -53,7 +53,7 @@ class NormalImages:
         self.keep = known is None
         self.size = (0, 0)  # of the images, after the first pass
         self._batches = cast(Parts, loader.batch_sampler).batches
-        self._kept: list[Tensor] = []
+        self._kept: KeptMaps | None = None
         self._full = self._passed = False
         self._digests: list[str] = []
 
@@ -65,17 +65,17 @@ class NormalImages:
                 digests.append(self._looked_at(batch))
             images = to_device(batch.images, self.device)
             self.size = (images.shape[2], images.shape[3])
-            span, indices = slice(positions[0], positions[-1] + 1), to_device(torch.tensor(positions), self.device)
+            indices = to_device(torch.tensor(positions), self.device)
             indices = indices if images_of is None else images_of[indices]
-            if self._full:
-                yield NormalBatch(images, [kept[span] for kept in self._kept], indices)
+            if self._full and self._kept is not None:
+                yield NormalBatch(images, self._kept.span(positions[0], positions[-1] + 1), indices)
             else:
                 found = None if self.known is None else self.known(positions)
                 maps = self.features(images) if found is None else found
                 if number == 0:
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
-                for kept, x in zip(self._kept, maps, strict=False):
-                    kept[span] = x
+                if self._kept is not None:
+                    self._kept.put(positions[0], maps)
                 yield NormalBatch(images, maps, indices)
         self._add_digests(digests)
         self._share()
@@ -84,15 +84,12 @@ class NormalImages:
         """Compute the maps now, unless they are kept already or do not fit."""
         if not self._passed:
             for _ in self:
-                if not self._kept and self.processes.count == 1:
+                if (self._kept is None or self._kept.lost) and self.processes.count == 1:
                     return
 
     def maps(self, indices: Sequence[int]) -> list[Tensor] | None:
         """Return the kept maps of images by their index in the data set, or None if maps are not kept."""
-        if not self._full:
-            return None
-        index = to_device(torch.tensor(indices, dtype=torch.int64), self.device)
-        return [kept[index] for kept in self._kept]
+        return self._kept.get(indices) if self._full and self._kept is not None else None
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all images in order; costs a pass over the images if there has been none."""
@@ -126,23 +123,26 @@ class NormalImages:
             return
         self._passed = True
         if self.processes.count > 1:
-            layouts = self.processes.gather_all([(tuple(x.shape[1:]), x.dtype) for x in self._kept])
-            if not self._kept:  # this process has no batch, or the maps fit for no process
+            layouts = self.processes.gather_all(None if self._kept is None else self._kept.layouts)
+            if self._kept is None:  # this process has no batch, or the maps fit for no process
                 self._kept = self._allocate(next((layout for layout in layouts if layout), []))
+            kept = self._kept
             dealt = self.processes.gather_all([(positions[0], positions[-1] + 1) for positions in self._batches])
-            for owner, spans in enumerate(dealt):
+            for owner, spans in enumerate(dealt) if kept is not None else ():
                 for start, stop in spans:
+                    maps = cast(KeptMaps, kept).span(start, stop)
                     # Rows of a channels_last tensor are contiguous in this order.
-                    self.processes.spread((kept[start:stop].permute(0, 2, 3, 1) for kept in self._kept), owner)
-        self._full = bool(self._kept)
+                    self.processes.spread((x.permute(0, 2, 3, 1) for x in maps), owner)
+                    cast(KeptMaps, kept).put(start, maps)
+        lost = self.processes.gather_all(self._kept is None or self._kept.lost)
+        self._full = not any(lost)
 
-    def _allocate(self, layout: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-        """Allocate maps for all images from shape and type for one image; return none if they do not fit."""
-        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
-        if not self.keep or size * self.count > self.limit:
-            return []
-        empty = partial(torch.empty, device=self.device, memory_format=torch.channels_last)
-        return [empty((self.count, *shape), dtype=dtype) for shape, dtype in layout]
+    def _allocate(self, layouts: Sequence[Layout]) -> KeptMaps | None:
+        """Return room for the maps of all images, or None if they do not fit."""
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layouts)
+        if not self.keep or not size or size * self.count > self.limit:
+            return None
+        return KeptMaps(self.count, layouts, self.device)
 
 
 def unseen(batches: Iterable[Batch], fingerprints: Iterable[str], digests: list[str] | None = None) -> Iterator[Batch]:

@@ -266,7 +266,8 @@ def bounded(detector: Detector, tiles: TrainingTiles | None) -> Iterator[None]:
             locations = len(tiles) * maps[k].shape[2] * maps[k].shape[3]
             memory.size = min(STORED, max(1, int(locations * (memory.size or 1))))
         width = 4 * maps[k].shape[1] * (2 if memory.uses_features else 1)
-        memory.limit_bytes = min(memory.limit_bytes, max(COLLECTED, 4 * memory.size * width))
+        most = max(COLLECTED, 4 * memory.size * width)
+        memory.limit_bytes = most if memory.limit_bytes is None else min(memory.limit_bytes, most)
     try:
         yield
     finally:

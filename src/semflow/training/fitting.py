@@ -107,8 +107,8 @@ def fit(
         workers: processes that load images.
         device: `auto` (CUDA if available), `cpu`, `cuda`, ...; the detector stays there.
         checkpoint_seconds: smallest time between two checkpoints, which are written after a batch.
-        cache_bytes: memory limit for the backbone's maps of the normal images, on the device. If they fit, they are
-            computed once; training without synthetic anomalies then does not run the backbone.
+        cache_bytes: limit of the backbone's maps of the normal images, in a temporary file or on the GPU. If they fit,
+            they are computed once; training without synthetic anomalies then does not run the backbone.
         progress: show progress, as plain lines if the output is no terminal.
         callbacks: called before training, after each epoch and at the end, see `Callback`; `TensorBoard`, `MLflow` and
             `WandB` log the curves.

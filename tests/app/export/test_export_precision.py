@@ -70,6 +70,31 @@ def test_float16_stores_weights_in_half_the_space(name, detector, tmp_path) -> N
     assert exported.false_alarm_rate == pytest.approx(0.1)
 
 
+def test_bf16_is_computed_by_openvino_and_refused_elsewhere(detector, tmp_path, capsys) -> None:
+    openvino = pytest.importorskip("openvino")
+    images = pictures(64, 6, seed=6)
+    exported = save(detector, tmp_path / "low.xml", images=images, precision="bf16", check=False)
+    opened = load(exported.path)
+    assert (exported.metadata.precision, opened.metadata.precision) == ("bf16", "bf16")
+    expected, got = detector.predict(images.float() / 255), opened.predict(images)
+    torch.testing.assert_close(got.score, expected.score, rtol=0.05, atol=0)
+    can = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert torch.allclose(got.score, expected.score, rtol=1e-6, atol=0) != can
+    for name in ("low.onnx", "low.pt2"):
+        with pytest.raises(
+            ConfigError, match=r"^precision must be float32 or float16 for format \w+, but got bf16; use"
+        ):
+            save(detector, tmp_path / name, precision="bf16")
+
+
+def test_bf16_that_changes_scores_is_refused(detector, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("semflow.app.export.cost.LARGEST", -1.0)
+    with pytest.raises(ExportError, match=r"for precision bf16, but got .* and \d of 6 decisions changed; use float32"):
+        save(detector, tmp_path / "low.xml", images=pictures(64, 6, seed=6), precision="bf16")
+    assert not (tmp_path / "low.xml").exists()
+
+
 def test_weights_that_float16_cannot_hold_keep_their_precision() -> None:
     class Product(torch.nn.Module):
         def __init__(self) -> None:
@@ -111,7 +136,7 @@ def changed(graph, change):
 
 def test_cost_counts_in_deviations_of_normal_scores() -> None:
     graph = DetectorGraph(own_detector().eval())
-    images = pictures(SIZE, 11, seed=6)  # of two batches
+    images = pictures(SIZE, 11, seed=6)  # two alone, and two batches
     spread = graph.detector.calibration.scores.double().std().item()
 
     def change(results) -> None:
@@ -120,8 +145,8 @@ def test_cost_counts_in_deviations_of_normal_scores() -> None:
 
     cost = cost_of(graph, changed(graph, change), images)
     assert cost.score_largest == pytest.approx(0.08, rel=1e-3)
-    assert cost.score_mean == pytest.approx(2 * 0.08 / 11, rel=1e-3)
-    assert (cost.images, cost.decisions, cost.map_largest) == (11, 2, 0)
+    assert cost.score_mean == pytest.approx(4 * 0.08 / 11, rel=1e-3)
+    assert (cost.images, cost.decisions, cost.map_largest) == (11, 4, 0)
 
 
 def test_nonsense_is_refused() -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import special
 
-from semflow.app.export.special import ElementaryFunctions, resize_antialiased
+from semflow.app.export.special import ElementaryFunctions
 from semflow.functional import digamma_series, lgamma_series, normal_log_prob
 from semflow.functional.inverse_gamma import lgamma_step
 
@@ -74,13 +74,20 @@ def test_methods_are_replaced_but_not_other_functions() -> None:
 @example(old=(4, 4), new=(1, 1))
 @example(old=(2, 1), new=(3, 1))
 @given(old=st.tuples(st.integers(1, 40), st.integers(1, 40)), new=st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_resize_antialiased_equals_torch(old, new) -> None:
+def test_resizing_equals_torch(old, new) -> None:
     x = torch.rand(2, 3, *old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if new[1] == 1:  # torch 2.13 on CPUs is wrong for width 1, but not for height 1
         expected = F.interpolate(x.mT, new[::-1], mode="bilinear", antialias=True).mT
     else:
         expected = F.interpolate(x, new, mode="bilinear", antialias=True)
-    torch.testing.assert_close(resize_antialiased(x, new), expected, rtol=1e-9, atol=1e-9)
+    with ElementaryFunctions():
+        found = F.interpolate(x, new, mode="bilinear", antialias=True)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for corners in (False, True):
+        expected = F.interpolate(x[:, :1], new, mode="bilinear", align_corners=corners)
+        with ElementaryFunctions():
+            found = F.interpolate(x[:, :1], new, mode="bilinear", align_corners=corners)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_only_antialiased_bilinear_resizing_is_replaced() -> None:

@@ -26,7 +26,7 @@ from semflow.training.checkpoint import CONFIG, MODEL
 from .console import track
 from .option_types import Device
 
-CACHE_BYTES = 2**30
+CACHE_BYTES = 2**27
 PAGES = "pages after the first: save each as a file"  # of a file, in what is not read
 # Folders of MVTec AD and AD 2, BTAD and VisA
 NORMAL, TESTS = ("good", "ok", "Normal"), ("test", "test_public", "Images")
@@ -121,9 +121,10 @@ def launched(device: Device) -> Iterator[tuple[Processes, torch.device]]:
 
 
 def cache_small(dataset: ImageDataset, workers: int) -> ImageDataset:
-    """Keep decoded images in memory if this process loads them and they need at most CACHE_BYTES."""
+    """Keep decoded images and masks in memory if this process loads them and they need at most CACHE_BYTES."""
     shape = dataset.shape  # None for large images, which are cut into tiles
-    dataset.cache = workers == 0 and shape is not None and len(dataset) * math.prod(shape) <= CACHE_BYTES
+    size = 0 if shape is None else math.prod(shape) + dataset.has_masks * math.prod(shape[1:])
+    dataset.cache = workers == 0 and shape is not None and len(dataset) * size <= CACHE_BYTES
     return dataset
 
 

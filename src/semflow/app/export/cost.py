@@ -1,4 +1,4 @@
-"""The cost of weights in float16: changes of scores, maps and decisions."""
+"""The cost of another precision than float32: changes of scores, maps and decisions."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,10 @@ from semflow.errors import ExportError
 
 from .check import BATCH
 from .graph import DetectorGraph
+from .metadata import Precision
 from .runtime import Runner
 
+ALONE = 2
 LARGEST = 0.1
 """Largest mean difference of scores, in standard deviations of normal scores, at which thresholds still hold."""
 
@@ -40,8 +42,8 @@ class Cost(NamedTuple):
 
 
 @torch.no_grad()
-def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor) -> Cost:
-    """Compare an exported file in float16 with its detector.
+def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Precision = "float16") -> Cost:
+    """Compare an exported file of another precision than float32 with its detector.
 
     Units are standard deviations of the calibration scores or, without calibration, of the scores of the images.
 
@@ -49,6 +51,7 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor) -> Cost:
         graph: Graph of the detector.
         runner: Runner of the exported file.
         images: (B, 3, S, S) with B >= 1, of the graph's input type.
+        precision: Precision of the file, for the error.
 
     Raises:
         ExportError: If the scores differ on average by more than `LARGEST`. A score that is further from the typical
@@ -62,7 +65,8 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor) -> Cost:
         0.0
     """
     pairs = []
-    for batch in images.split(BATCH):
+    alone, rest = images[:ALONE], images[ALONE:]  # files may have another graph for one image
+    for batch in (*alone.split(1), *(rest.split(BATCH) if len(rest) else ())):
         found = {name: torch.from_numpy(x) for name, x in runner(batch.numpy()).items()}
         pairs.append((dict(zip(graph.outputs, graph(batch), strict=True)), found))
 
@@ -91,7 +95,7 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor) -> Cost:
         told = "" if changed is None else f" and {changed} of {len(images)} decisions changed"
         raise ExportError(
             f"scores of the exported model must differ from the detector's on average by at most "
-            f"{LARGEST:g} standard deviations of normal scores for precision float16, but got "
+            f"{LARGEST:g} standard deviations of normal scores for precision {precision}, but got "
             f"{relative:.2g}{told}; use float32, or disable the check and measure"
         )
     return Cost(

@@ -31,8 +31,8 @@ class Exported(NamedTuple):
         path: The file.
         metadata: Its metadata.
         differences: Largest relative difference from the detector by name of the result; empty without the check, and
-            for float16.
-        cost: What float16 costs; None without the check, and for float32.
+            for other precisions than float32.
+        cost: What another precision costs; None without the check, and for float32.
 
     Example:
         >>> metadata = Metadata("sanflow", {}, 256, "uint8", (0.0, 3.0), True, ("score", "anomaly_map"))
@@ -69,7 +69,8 @@ def save(
         input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
         images: (B, C, H, W) to compare on, of either type; by default, four textures.
         check: Compare the file with the detector.
-        precision: `float32`, or `float16` to store the weights in half the space and compute in float32.
+        precision: `float32`, or `float16` to store the weights in half the space and compute in float32, or, for
+            OpenVINO, `bf16` to compute in bfloat16 on CPUs that have it.
 
     Raises:
         ConfigError: If the format does not match the ending, needs a package that is not installed, or cannot store
@@ -95,7 +96,7 @@ def save(
     samples, lossy = to_input(given, input), precision != "float32"
     about = _metadata(graph, packages_of(chosen), precision)
     program = trace(graph)
-    if lossy:
+    if precision == "float16":
         halve_weights(program)
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
@@ -103,7 +104,7 @@ def save(
         write(program, staged, about, chosen)
         runner = open_runner(staged) if check else None
         differences = compare(graph, runner, samples) if runner and not lossy else {}
-        cost = cost_of(graph, runner, samples) if runner and lossy else None
+        cost = cost_of(graph, runner, samples, precision) if runner and lossy else None
     return Exported(path, about, differences, cost)
 
 
@@ -120,6 +121,8 @@ def check_destination(path: Path, format: Format | None = None, precision: Preci
     packages_of(chosen)
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}")
+    if precision == "bf16" and chosen != "openvino":
+        raise ConfigError(f"precision must be float32 or float16 for format {chosen}, but got bf16; use openvino")
     for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
         if file.exists() or file.is_symlink():
             found = "a link" if file.is_symlink() else "an existing one"

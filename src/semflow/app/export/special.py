@@ -1,6 +1,7 @@
-"""Digamma, lgamma and antialiased resizing in elementary operations, for formats without them."""
+"""Digamma, lgamma and resizing in elementary operations, for formats without them or with slow ones."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 from semflow.functional import digamma_series, lgamma_series
 
 
-def resize_antialiased(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize images (B, C, H, W) as `F.interpolate(..., mode="bilinear", antialias=True)`, by two matrix products."""
+def resized(images: Tensor, size: Sequence[int], weights: Callable[[int, int], list[list[float]]]) -> Tensor:
+    """Resize images (B, C, H, W) by two matrix products, with the weights of old pixels in each new one."""
     rows, columns = (
-        torch.tensor(_triangles(old, new), dtype=images.dtype, device=images.device)
+        torch.tensor(weights(old, new), dtype=images.dtype, device=images.device)
         for old, new in zip(images.shape[2:], size, strict=True)
     )
     return torch.matmul(rows, torch.matmul(images, columns.T))
@@ -32,6 +33,16 @@ def _triangles(old: int, new: int) -> list[list[float]]:
     return matrix
 
 
+def _hats(old: int, new: int, corners: bool) -> list[list[float]]:
+    """Compute the weights of bilinear interpolation, with aligned corners or not."""
+    matrix = []
+    for i in range(new):
+        place = i * (old - 1) / max(new - 1, 1) if corners else (i + 0.5) * old / new - 0.5
+        place = min(max(place, 0.0), old - 1)
+        matrix.append([max(0.0, 1 - abs(j - place)) for j in range(old)])
+    return matrix
+
+
 class ElementaryFunctions(TorchFunctionMode):
     """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing."""
 
@@ -43,12 +54,20 @@ class ElementaryFunctions(TorchFunctionMode):
             return digamma_series(*args)
         if func in (torch.lgamma, Tensor.lgamma):
             return lgamma_series(*args)
-        if func is F.interpolate and (kwargs or {}).get("antialias"):
+        if func is F.interpolate:
             return _interpolated(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def _interpolated(input: Tensor, size: Any = None, **options: Any) -> Any:
-    if size is None or options.get("mode") != "bilinear" or options.get("align_corners") or input.dim() != 4:
+    if size is None or options.get("mode") != "bilinear" or input.dim() != 4:
         return F.interpolate(input, size, **options)
-    return resize_antialiased(input, [size, size] if isinstance(size, int) else list(size))
+    sides = [size, size] if isinstance(size, int) else list(size)
+    corners = bool(options.get("align_corners"))
+    if options.get("antialias") and not corners:
+        return resized(input, sides, _triangles)
+    if (
+        not options.get("antialias") and input.shape[1] == 1
+    ):  # for which runtimes need longer than for a backbone's layer
+        return resized(input, sides, partial(_hats, corners=corners))
+    return F.interpolate(input, size, **options)
