@@ -179,6 +179,14 @@ def test_parts_must_be_read_in_the_same_way() -> None:
         Categories({"a": part(), "b": part(resize="pad")})
 
 
+def test_images_are_kept_decoded_if_those_of_the_parts_are(tmp_path: Path) -> None:
+    mvtec(tmp_path)
+    for cache in (True, False):
+        found = open_dataset(tmp_path, "train", 8, categories="all", cache=cache)
+        assert found.cache is cache
+        assert torch.equal(found[0].image, found[0].image)
+
+
 def test_regions_are_those_of_all_parts(tmp_path: Path) -> None:
     root, masks = tmp_path / "data", tmp_path / "masks"
     mvtec(root)

@@ -68,7 +68,7 @@ def test_each_category_decides_by_its_own_images() -> None:
         detector.set_category("bolt")
     calibrate(detector, list(held), 0.1)  # without categories
     assert (detector.decides_for, detector.calibration_images) == ((), 44)
-    with pytest.raises(ConfigError, match="None, since the calibration has no categories, but got 'nut'"):
+    with pytest.raises(ConfigError, match="category must be None without categories, but got 'nut'"):
         detector.set_category("nut")
     detector.set_category(None)
 
@@ -101,7 +101,7 @@ def test_too_few_images_of_a_category_are_refused_before_work() -> None:
         (8, "must have at least 9 images of screw for false_alarm_rate 0.1, but got 8"),
         (0.5, "must have at least 9 images of screw for false_alarm_rate 0.1, but got 5"),
         (10, "must be a fraction below 1 or a number of images of screw below 10, but got 10"),
-        (parts(1, screw=9, bolt=9), "must be those of training, screw, nut, but got screw, bolt"),
+        (parts(1, screw=9, bolt=9), "must be those of the model, screw, nut, but got screw, bolt"),
         (parts(1, screw=9, nut=8), "must have at least 9 images of nut"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -109,7 +109,7 @@ def test_too_few_images_of_a_category_are_refused_before_work() -> None:
     with pytest.raises(ConfigError, match=r"at least 19 images of screw for false_alarm_rate 0\.05, but got 10"):
         fit(detector, parts(screw=10, nut=30), calibration="cross", false_alarm_rate=0.05, **QUIET)
     fit(detector, parts(screw=10, nut=10), **QUIET)
-    with pytest.raises(ConfigError, match="must be those of training, screw, nut, but got screw"):
+    with pytest.raises(ConfigError, match="must be those of the model, screw, nut, but got screw"):
         calibrate(detector, parts(1, screw=19))
     assert not detector.calibration.count
 
@@ -210,7 +210,7 @@ def test_evaluate_is_the_mean_of_the_categories() -> None:
         assert each[name]["false_alarm_rate"] == fmean(normal)
     assert detector.calibration_images == 19
     evaluate(detector, tests)
-    assert detector.calibration_images == 38  # of all categories, as before
+    assert detector.calibration_images == 19  # of the last category, as before
     bare = fit(small("patchcore"), list(parts(screw=10)), calibration="cross", **QUIET)  # knows no category
     assert evaluate_categories(bare, tests)["nut"]["detection_rate"] is not None
     without = [sample._replace(anomaly_mask=None) for sample in tests[8:]]

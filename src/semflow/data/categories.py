@@ -60,6 +60,7 @@ class Categories(ImageDataset):
         super().__init__(
             [record for part in datasets for record in part.records], first.image_size,
             has_masks=all(part.has_masks for part in datasets), root=root, resize=first.resize,
+            cache=all(part.cache for part in datasets),
             passed_over=[*passed_over, *(item for part in datasets for item in part.passed_over)],
         )  # fmt: skip
         self.categories = tuple(name for name, part in self.parts.items() for _ in range(len(part)))

@@ -198,7 +198,7 @@ def check_categories(categories: Sequence[str], known: Sequence[str]) -> tuple[s
         return found
     if set(found) != set(known):
         raise ConfigError(
-            f"categories of calibration images must be those of training, {', '.join(known)}, but got "
+            f"categories of calibration images must be those of the model, {', '.join(known)}, but got "
             f"{', '.join(found)}"
         )
     return tuple(known)

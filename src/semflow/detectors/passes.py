@@ -262,6 +262,8 @@ class FittingPasses(LikelihoodModel):
         """
         scores, maxima = (x.to(self.scorer.offsets.device) for x in found[:2])
         names = check_categories(categories, self.provenance.categories)
+        if names and len(categories) != len(scores):
+            raise ShapeError(f"categories must be {len(scores)} names, one for each image, but got {len(categories)}")
         numbers = torch.tensor([names.index(name) for name in categories] or [0] * len(scores), device=scores.device)
         for number, name in enumerate(names or ("",) if len(scores) else ()):
             own = numbers == number
@@ -280,8 +282,8 @@ class FittingPasses(LikelihoodModel):
     def set_category(self, name: str | None) -> None:
         """Decide by the calibration images of one category; None, the default, decides by those of all."""
         if name is not None and name not in self.decides_for:
-            known = ", ".join(self.decides_for) or "None, since the calibration has no categories"
-            raise ConfigError(f"category must be one of {known}, but got {name!r}")
+            known = f"one of {', '.join(self.decides_for)}" if self.decides_for else "None without categories"
+            raise ConfigError(f"category must be {known}, but got {name!r}")
         self.calibration.choose(None if name is None else self.decides_for.index(name))
 
     def _complete(self, batches: Iterable[ImageBatch], features: bool = True) -> Iterator[NormalBatch]:

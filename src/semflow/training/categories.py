@@ -1,13 +1,13 @@
 """Categories of the images of a data set, and data sets for each of them."""
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, cast
 
 from torch.utils.data import Dataset, Subset
 
 from semflow.data import Categories, CheckedSamples
-from semflow.detectors import Predictor
+from semflow.detectors import Detector, Predictor
 from semflow.detectors.conformal import check_count
 
 
@@ -62,13 +62,15 @@ def by_category(dataset: Any) -> dict[str, Dataset[Any]]:
 @contextmanager
 def deciding_for(detector: Predictor, name: str) -> Iterator[None]:
     """Let a detector decide by the calibration images of a category, if it has any, in the block."""
-    known = name in getattr(detector, "decides_for", ())
-    choose: Callable[[str | None], None] = detector.set_category if known else lambda name: None  # type: ignore[attr-defined]
-    choose(name)
+    if not isinstance(detector, Detector) or name not in detector.decides_for:
+        yield
+        return
+    before = detector.calibration.chosen
+    detector.set_category(name)
     try:
         yield
     finally:
-        choose(None)
+        detector.calibration.choose(before)
 
 
 def check_counts(dataset: Dataset[Any], false_alarm_rate: float | None) -> None:

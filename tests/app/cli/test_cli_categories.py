@@ -60,7 +60,7 @@ def test_fit_trains_one_model_and_says_so(root: Path, tmp_path: Path, capsys: py
     text = capsys.readouterr().out
     assert f"training patchcore on {15 + 24 - 18} images of 2 categories" in text
     assert "(18 more for calibration)" in text
-    assert "With 9 calibration images of each category, its false-alarm rate is at most 10 %" in text
+    assert "With 9 calibration images of each category, the false-alarm rate of a category is at most 10 %" in text
     assert f"--input {root / 'data' / 'dots' / 'test'} " in text
     assert text.splitlines()[-1].endswith("--category dots")
     detector = semflow.load(tmp_path / "run")
@@ -136,14 +136,13 @@ def test_calibrate_and_remember_by_category(root: Path, tmp_path: Path, capsys: 
     run, others = tmp_path / "run", ["--data", str(root / "others")]
     assert fit(root, run, "--hold-out", "0") == 0
     calibrate = ["calibrate", "--model", str(run), "--device", "cpu"]
-    assert main([*calibrate, *others, "--categories", "dots", "stripes"]) == 0
+    assert main([*calibrate, *others, "--categories", "all"]) == 0  # those of the model
     assert "With 10 calibration images of each category" in capsys.readouterr().out
     assert semflow.load(run).calibration.counts.tolist() == [10, 10]
     for more, message in (
-        ([*others, "--categories", "dots"], "must be those of training, dots, stripes, but got dots"),
+        ([*others, "--categories", "dots"], "must be those of the model, dots, stripes, but got dots"),
         ([*others, "--categories", "dots", "stripes", "--false-alarm-rate", "0.05"], "19 images of dots for"),
         (["--data", str(root / "data"), "--categories", "all"], "with train/; name a folder of images"),
-        ([*others, "--categories", "all"], "got dots, stripes; name the categories"),
     ):
         assert main([*calibrate, *more]) == 2
         assert message in only_line(capsys)
@@ -212,4 +211,6 @@ def test_an_exported_file_has_the_thresholds_of_a_category(
     assert main(words(tmp_path / "dots.pt2", photos, tmp_path / "out", "--category", "dots")) == 2
     assert "--category must be left out for the exported file" in capsys.readouterr().err
     start = ["evaluate", "--model", str(tmp_path / "dots.pt2"), "--data", str(root / "data"), "--device", "cpu"]
-    assert main([*start, "--categories", "all"]) == 0
+    assert main([*start, "--categories", "dots"]) == 0
+    assert main([*start, "--categories", "all"]) == 2
+    assert "which decides for this category, but got stripes" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_watch_goes_on_without_a_reader_and_refuses_a_second_one(
         assert "another process" in capsys.readouterr().err
         assert watched.end() == 0
     assert main(command(shared_run, tmp_path, output)) == 2
-    assert "model, rate and folder" in capsys.readouterr().err
+    assert "model, rate, category and folder" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(

@@ -33,7 +33,8 @@ def run(options: Calibrate) -> int:
     size, allow = detector.provenance.loaded_size, options.allow_anomalous
     read = reading(detector, options.region)
     if options.categories:
-        read["categories"] = options.categories
+        known = detector.provenance.categories
+        read["categories"] = known if known and options.categories == ("all",) else options.categories
     dataset = cache_small(open_normal(options.data, size, "--data", allow, **read), options.workers)
     check_counts(dataset, options.false_alarm_rate)
     check_categories(categories_of(dataset), detector.provenance.categories)
@@ -58,8 +59,8 @@ def report_calibration(detector: Detector) -> None:
         each = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
         most = "about" if detector.provenance.calibration == CROSS else "at most"
         say(
-            f"With {each} calibration images of each category, its false-alarm rate is {most} {100 * rate:.3g} % on "
-            "average, if its name is given to predict."
+            f"With {each} calibration images of each category, the false-alarm rate of a category is {most} "
+            f"{100 * rate:.3g} % on average, if its name is given to predict."
         )
     elif rate is not None:
         cross = detector.provenance.calibration == CROSS

@@ -13,7 +13,7 @@ from semflow.app.report import Table
 from semflow.data import Categories, ImageDataset, categories_in, open_dataset
 from semflow.data.walking import relative
 from semflow.detectors import Predictor, Provenance
-from semflow.errors import DataError
+from semflow.errors import ConfigError, DataError
 from semflow.files import refuse_unwritable, write_atomic
 from semflow.training import Evaluation, Processes, check_labels, results, summarize
 from semflow.training.categories import deciding_for
@@ -65,6 +65,7 @@ def run(options: Evaluate) -> int:
         names = _names(options, detector.provenance)
         dataset = with_pages(open_dataset(options.data, "test", size, **names, **read))
         parts = dataset.parts if isinstance(dataset, Categories) else {options.category or "": dataset}
+        _check_decisions(options, detector.provenance, parts)
         measures = {name: Measures(options.metrics, detector, part, len(part)) for name, part in parts.items()}
         if processes.rank == 0:
             warn_of_leaks(options.data, **names)
@@ -114,6 +115,16 @@ def _names(options: Evaluate, made: Provenance) -> dict[str, Any]:
         there = {*categories_in(options.data, "test"), *(x for x in made.categories if (options.data / x).is_dir())}
         names["categories"] = made.categories if there.issuperset(made.categories) else None
     return names
+
+
+def _check_decisions(options: Evaluate, made: Provenance, names: Iterable[str]) -> None:
+    """Raise ConfigError if an exported file decides for another category than those that are evaluated."""
+    others = sorted({*names} - {"", *made.categories})
+    if options.model.is_file() and made.categories and others:
+        raise ConfigError(
+            f"--categories must be {made.categories[0]} for the exported file {options.model}, which decides for this "
+            f"category, but got {', '.join(others)}"
+        )
 
 
 def _tables(

@@ -81,6 +81,8 @@ def _resolve(options: Fit) -> tuple[Fit, dict[str, Any]]:
     given: dict[str, Any] = {name: settings.pop(name) for name in FILE_OPTIONS if name in settings}
     if options.calibration is not None or options.hold_out is not None:  # these exclude each other
         given = {name: value for name, value in given.items() if name not in ("calibration", "hold_out")}
+    if options.category is not None or options.categories:
+        given = {name: value for name, value in given.items() if name not in ("category", "categories")}
     for name, value in given.items():
         expected = TYPES.get(name, str)
         if type(value) is not expected and (name, value) != ("hold_out", CROSS):
@@ -140,7 +142,7 @@ def _train(
         apart = f" ({held_out} more for calibration)" if held_out else ""
         apart = " (all for calibration too)" if calibration == CROSS else apart
         trained_on = counted(len(dataset) - held_out, "image") + (f" in tiles of {tiles.size} px" if tiles else "")
-        trained_on += f" of {several} categories" if names["categories"] else ""
+        trained_on += f" of {several} {'category' if several == 1 else 'categories'}" if names["categories"] else ""
         say(f"training {options.recipe} on {trained_on} of {data}{apart}, {device.type}{count}")
         report_resizing(dataset)
     with _removing_unstarted(output) if first else nullcontext():
@@ -152,7 +154,7 @@ def _train(
     if first:
         report_choice(detector, len(dataset) - held_out)
         if calibration is None:  # --hold-out 0 is a choice
-            report_too_few(fewest(dataset)[0], output)
+            report_too_few(*fewest(dataset), output)
         report_calibration(detector)
         report_frames(detector)
         say(f"wrote {output}")

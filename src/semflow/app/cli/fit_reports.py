@@ -45,13 +45,16 @@ def report_choice(detector: Detector, images: int) -> None:
             say("the flow is left out: there are too few images to measure its gain")
 
 
-def report_too_few(images: int, output: Path) -> None:
-    """Print why predict will not decide after training on a number of images, and what to do."""
-    few = f"a fifth of {images} images, held out with --tile," if images >= LEAST else counted(images, "image")
+def report_too_few(images: int, category: str, output: Path) -> None:
+    """Print why predict will not decide after training on a number of images, of one category, and what to do."""
+    of = f" of {category}" if category else ""
+    few = f"a fifth of {images} images{of}, held out with --tile," if images >= LEAST else counted(images, "image") + of
+    words = ["calibrate", "--model", output, "--data", "FOLDER", *(["--categories", "all"] if category else [])]
     say(
         f"no decisions yet: {few} {'are' if 1 < images < LEAST else 'is'} fewer than the {LEAST} that the highest "
-        f"default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph {LEAST} or more other good parts, then: "
-        f"{printed(['calibrate', '--model', output, '--data', 'FOLDER'])}"
+        f"default false-alarm rate, {100 * RATES[-1]:g} %, needs; photograph {LEAST} or more other good parts"
+        f"{' of each category' if category else ''}, then: "
+        f"{printed(words)}"
     )
 
 

@@ -28,7 +28,7 @@ Alone: TypeAlias = Annotated[
     tuple[str, ...],
     arg(
         metavar="NAME ...",
-        help="Several categories, or all, each tested alone. Default: those of a model of several.",
+        help="Several categories, or all, each tested alone. Default: those of the model, if it has several.",
         help_behavior_hint="",
     ),
 ]

@@ -265,8 +265,8 @@ def _about(options: Predict, folder: Path) -> str:
         same = False
     if not same:
         raise DataError(
-            f"{options.output} must hold the scores of this model, rate and folder, but got others; choose another "
-            "location"
+            f"{options.output} must hold the scores of this model, rate, category and folder, but got others; choose "
+            "another location"
         )
     return json.dumps(about, indent=2) + "\n"
 

@@ -44,6 +44,7 @@ class ExportedDetector:
             resize=about.resize, regions=about.regions,
             calibration="cross" if about.calibration.get("cross") is True else "",
             tiles=Tiles(**about.tiles) if about.tiles else None,
+            categories=(str(about.calibration["category"]),) if "category" in about.calibration else (),
         )  # fmt: skip
         self.map_range, self.localizes = about.map_range, about.localizes
         self.false_alarm_rate: float | None = about.calibration.get("false_alarm_rate")

@@ -143,6 +143,8 @@ def _metadata(graph: DetectorGraph, packages: tuple[str, ...], precision: Precis
             "score_threshold": score,
             "map_threshold": pixel,
         }
+        if detector.calibration.chosen is not None:
+            calibration["category"] = detector.decides_for[detector.calibration.chosen]
     versions = {"semflow": __version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: distributions.version(name) for name in packages}
     about = detector.provenance
