@@ -34,6 +34,7 @@ def is_exported() -> bool:
         >>> is_exported()
         False
     """
+    # torch before 2.7 does not distinguish an export from other compilations.
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(exporting())
 

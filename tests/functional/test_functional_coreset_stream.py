@@ -103,9 +103,19 @@ def test_duplicates_and_few_vectors_give_fewer() -> None:
 
 def test_a_share_that_does_not_fit_gives_fewer_with_their_radius() -> None:
     x = drawn(500)
-    found = streamed(x, CoresetAccumulator(0.5, limit_bytes=100 * ROW))
+    with pytest.warns(UserWarning, match=r"limit_bytes must hold 250 vectors, the share 0\.5 of all, but got"):
+        found = streamed(x, CoresetAccumulator(0.5, limit_bytes=100 * ROW))
     assert 75 <= len(found.vectors) <= 100
     check(found, x, len(found.vectors))
+
+
+def test_a_limit_that_is_lowered_loses_no_vector() -> None:
+    x = drawn(950)
+    accumulator = CoresetAccumulator(10, limit_bytes=900 * ROW)
+    accumulator.update(x[:900], torch.arange(900) // 10)
+    accumulator.limit_bytes = 400 * ROW
+    accumulator.update(x[900:], torch.arange(900, 950) // 10)
+    check(accumulator.result(), x, 10)
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -51,11 +51,14 @@ def test_maps_take_no_memory() -> None:
 
 @pytest.mark.parametrize("when", ["opened", "written"])
 def test_maps_are_computed_again_if_the_disk_is_full(when: str, monkeypatch: pytest.MonkeyPatch, images) -> None:
+    made = []
+
     class Full(FileIO):
         def write(self, values: object) -> int:
             raise OSError(28, "No space left on device")
 
     def opened(**options: object) -> FileIO:
+        made.append(when)
         if when == "opened":
             raise OSError(28, "No space left on device")
         return Full(tempfile.mkstemp()[0], "w+b")
@@ -71,3 +74,9 @@ def test_maps_are_computed_again_if_the_disk_is_full(when: str, monkeypatch: pyt
     normal = NormalImages(cflow_ad(Backbone("test_efficientnet", "random", (8,)), 32).features, batches(images, 4), CPU)
     assert [len(batch.images) for batch in normal] == [len(batch.images) for batch in normal]
     assert normal.maps([0]) is None
+    made.clear()
+    normal = NormalImages(normal.features, normal.loader, CPU)
+    normal.fill()
+    for _ in range(2):
+        list(normal)
+    assert len(made) == 1  # the disk is not filled again

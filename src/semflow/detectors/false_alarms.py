@@ -21,7 +21,7 @@ def significant_regions(
     """Compute -log10 NFA of the regions of latents that stand out at any scale, (B, H, W), and 0 elsewhere.
 
     NFA is the number of false alarms, see `semflow.functional.region_significance`: `significant_regions(...) > 0` is
-    U-Flow's mask. Latents are taken as normal with mean 0 and the variance that was predicted for them, by default 1.
+    U-Flow's mask. Latents are taken as normal with the mean and variance that were predicted, by default 0 and 1.
     Each scale has an equal part of the tests (the published code gives nearly all to the finest, where a defect of a
     few coarse locations is then never found).
 

@@ -28,8 +28,6 @@ if (_value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
     raise ConfigError(f"{VARIABLE} must be 0 or 1, but got {_value!r}")
 _enabled = _value == "1"
 
-# torch before 2.7 does not distinguish an export from other compilations.
-
 
 @contextmanager
 def fused_kernels(enabled: bool) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Coresets of data that arrive in parts and need not fit into memory."""
 
 import numbers
+import warnings
 from typing import NamedTuple, cast
 
 import torch
@@ -114,8 +115,14 @@ class CoresetAccumulator:
         """Select the coreset of everything seen so far; more can be added afterwards."""
         if not self.seen:
             raise ShapeError("x must be added with update before result, but got no vectors")
-        kept = self._kept
-        centers, distances, _ = self._cover(kept, min(self._wanted(), len(kept.vectors)))
+        kept, wanted = self._kept, self._wanted()
+        if self._share and wanted > len(kept.vectors):
+            warnings.warn(
+                f"limit_bytes must hold {wanted} vectors, the share {self.count:g} of all, but got {self.limit_bytes}; "
+                f"at most {len(kept.vectors)} are selected",
+                stacklevel=2,
+            )
+        centers, distances, _ = self._cover(kept, min(wanted, len(kept.vectors)))
         radius = float((kept.slack + distances).max())
         vectors, ids, rows, values, _ = (x[centers] for x in kept)
         return StreamedCoreset(vectors, ids, rows, values, radius)
@@ -143,7 +150,7 @@ class CoresetAccumulator:
         if capacity < 4 or (not self._share and capacity < 2 * self.count):
             raise ConfigError(f"limit_bytes must hold twice the count of vectors, but got {self.limit_bytes}")
         while len(part.vectors):
-            if self._count == capacity:
+            if self._count >= capacity:
                 self._reduce(capacity)
             start, end = self._count, min(capacity, self._count + len(part.vectors))
             self._grow(part, end, capacity)

@@ -61,7 +61,7 @@ def region_significance(squares: Tensor, dof: float, maps: int = 1) -> Tensor:
     excess = np.clip(values / dof, 1.0, 1e200)  # infinite squares stay comparable
     log_p = -dof / 2 * (excess - 1 - np.log(excess))
     found = [_significance(x, log_tests) for x in log_p]
-    dtype = squares.dtype if squares.is_floating_point() else torch.get_default_dtype()
+    dtype = torch.promote_types(squares.dtype, torch.float32)
     return torch.from_numpy(np.stack(found) if found else values).to(dtype).to(squares.device)
 
 

@@ -72,7 +72,7 @@ class NormalImages:
             else:
                 found = None if self.known is None else self.known(positions)
                 maps = self.features(images) if found is None else found
-                if number == 0:
+                if number == 0 and not self._passed and self._kept is None:  # a full disk is not filled again
                     self._kept = self._allocate([(tuple(x.shape[1:]), x.dtype) for x in maps])
                 if self._kept is not None:
                     self._kept.put(positions[0], maps)

@@ -85,8 +85,13 @@ def test_each_image_that_arrives_is_scored_once_and_whole(
         assert watched.end() == 1  # the video and the second page
         lines, printed = watched.lines(), watched.printed()
         assert ".hidden.png" in watched.errors()
+    with watching(command(shared_run, folder, output), output, polling=polling) as second:
+        save(picture(RNG), folder / "late.png")
+        second.expect("late.png")
+        assert second.end() == 1  # they are still not read
+    (folder / "late.png").unlink()
     assert printed == lines
-    assert sorted(watched.images()) == sorted(
+    assert sorted(line["image"] for line in lines) == sorted(
         [
             "first.png",
             "slow.bmp",

@@ -76,5 +76,6 @@ def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture atomically."""
     buffer = io.BytesIO()
     # Little but runs repeats in the differences of neighboring pixels; a search for more takes three times as long.
-    picture.save(buffer, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    # A profile of the photograph would not be one of the heat map's colors.
+    picture.save(buffer, format="PNG", icc_profile=None, compress_level=1, compress_type=zlib.Z_RLE)
     write_atomic(path, buffer.getvalue())

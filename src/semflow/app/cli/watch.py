@@ -122,7 +122,9 @@ class _Watched:
             text = f"{path} is not read: {reason}"
             if not unread:
                 self._tell(f"passed over {name!r}: {reason}")
-            elif self._done.get(name, {}).get("error") != text:
+                continue
+            self.unread.add(name)
+            if self._done.get(name, {}).get("error") != text:
                 self._add({"image": name, "error": text}, Version.of(path) or Version(0, 0), None)
 
     def note(self, path: Path) -> None:
@@ -159,6 +161,8 @@ class _Watched:
         if line is None or _version(line) != Version.of(path) or ("error" in line and name not in self._retried):
             self._arrivals.note(path)
         else:
+            if "warning" in line:
+                self.unread.add(name)
             self._move(line)
 
     def _read(self, path: Path) -> Loaded:
@@ -195,6 +199,7 @@ class _Watched:
 
     def _fail(self, name: str, version: Version, error: str) -> None:
         self._retried.add(name)
+        self.unread.add(name)
         last = self._done.get(name, {})
         if (last.get("error"), _version(last)) != (error, version):
             self._add({"image": name, "error": error}, version, "unreadable")
@@ -261,7 +266,7 @@ def _about(options: Predict, folder: Path) -> str:
         same = all(found.get(name) == about[name] for name in kept)
     except FileNotFoundError:
         same = True
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
         raise DataError(

@@ -1,5 +1,6 @@
 """Runners of exported files on arrays. Imports no torch: ONNX and OpenVINO files need only their runtime and numpy."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -207,6 +208,8 @@ class _OpenVinoRunner(_FileRunner):
             one = model.clone()
             one.reshape([1, *list(model.inputs[0].get_partial_shape())[1:]])
             self._one = core.compile_model(one, "CPU", settings)
+            if self.metadata.precision == "bf16" and self._computes() != "bf16":
+                warnings.warn(f"{path} is computed in float32 on this CPU, which has no bfloat16", stacklevel=2)
             self._many: Any = None
             self._compile: Callable[[], Any] = lambda: core.compile_model(model, "CPU", settings)
             self.threads = int(self._one.get_property("INFERENCE_NUM_THREADS"))
@@ -214,6 +217,9 @@ class _OpenVinoRunner(_FileRunner):
             raise
         except Exception as error:  # RuntimeError, and errors of its parser
             raise unreadable(path, error) from error
+
+    def _computes(self) -> str:
+        return str(self._one.get_property("INFERENCE_PRECISION_HINT").to_string())
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         given = _checked(images, self.metadata)

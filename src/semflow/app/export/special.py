@@ -44,7 +44,7 @@ def _hats(old: int, new: int, corners: bool) -> list[list[float]]:
 
 
 class ElementaryFunctions(TorchFunctionMode):
-    """Context manager that replaces torch's digamma, lgamma and antialiased interpolation, also while tracing."""
+    """Context manager that replaces torch's digamma, lgamma and some interpolation, also while tracing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -66,8 +66,6 @@ def _interpolated(input: Tensor, size: Any = None, **options: Any) -> Any:
     corners = bool(options.get("align_corners"))
     if options.get("antialias") and not corners:
         return resized(input, sides, _triangles)
-    if (
-        not options.get("antialias") and input.shape[1] == 1
-    ):  # for which runtimes need longer than for a backbone's layer
+    if not options.get("antialias") and input.shape[1] == 1:  # runtimes take longer for it than for a backbone's layer
         return resized(input, sides, partial(_hats, corners=corners))
     return F.interpolate(input, size, **options)
