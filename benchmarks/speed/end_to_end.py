@@ -8,8 +8,8 @@ fit       `semflow fit` against Engine.fit, 30 images of 256 px and 20 to calibr
 predict   `semflow predict`, from PNG files to scores, overlays, maps and a page, against Engine.predict with the images
           that its visualizer writes and a table of scores, with the fastest of some batch sizes and loading processes
 exported  from a PNG file to a decision by the exported OpenVINO file, the median over the images in one process,
-          against OpenVINOInferencer; by default it computes in bfloat16 on CPUs that have it, which semflow does not,
-          so it is also measured in float32
+          against OpenVINOInferencer; by default it computes in bfloat16 on CPUs that have it, and semflow in float32,
+          so it is also measured in float32, and semflow with `--precision bf16`
 first     one image, from the start of the process to its end: the detector, and the exported file by `open_runner`
 memory    peak of `semflow fit` on 5,000 images
 parts     the start of `semflow predict` and its decoding, features, flow, score and writing (with all the rest), as
@@ -91,6 +91,9 @@ def rows(bench: Bench, backbones: Sequence[str], methods: Sequence[str]) -> Iter
         for name in methods:
             run = partial(exported, bench.one_at_a_time, method=name, kind="images")
             yield Row("exported", f"exported {name} {backbone} {near} px", run, ("semflow", *ANOMALIB))
+            call = partial(bench.one_at_a_time, precision="bf16")
+            run = partial(exported, call, method=name, kind="images")
+            yield Row("exported", f"exported {name} {backbone} {near} px bf16", run)
         for size in far:
             for name in methods:
                 run = partial(predict, method=name, kind="images", size=size)

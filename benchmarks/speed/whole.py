@@ -108,12 +108,13 @@ class Bench:
             self.fit(side, method, backbone)
         return path
 
-    def exported(self, side: str, method: str, backbone: str) -> Path:
-        """Return the OpenVINO file of a model."""
+    def exported(self, side: str, method: str, backbone: str, precision: str = "float32") -> Path:
+        """Return the OpenVINO file of a model, whose precision is that of ours."""
         if side == "semflow":
-            path = self.work / f"{method} {backbone}.xml"
+            path = self.work / f"{method} {backbone} {precision}.xml"
             if not path.exists():
-                self.semflow("export", "--model", self.model(side, method, backbone), "--output", path)
+                given = ("--model", self.model(side, method, backbone), "--precision", precision, "--output", path)
+                self.semflow("export", *given)
             return path
         folder = self.work / f"{method} {backbone} openvino"
         if not (folder / "weights/openvino/model.bin").exists():
@@ -178,18 +179,21 @@ class Bench:
         model = self.model(side, method, backbone)
         return self.anomalib("predict", self.job(method, backbone, model=model, input=images, output=output))
 
-    def one_at_a_time(self, side: str, method: str, backbone: str, images: Path, repeat: int = 2) -> Sample:
+    def one_at_a_time(
+        self, side: str, method: str, backbone: str, images: Path, repeat: int = 2, precision: str = "float32"
+    ) -> Sample:
         """Return the median over the images, from file to decision, of an exported file in a process of its own."""
         found = self.fresh() / "times.json"
-        self.open_exported(side, method, backbone, images, repeat, found)
+        self.open_exported(side, method, backbone, images, repeat, found, precision)
         cpu, wall = np.median([(b, a) for a, b in json.loads(found.read_bytes())["times"]], axis=0)
         return Sample(float(cpu), float(wall))
 
     def open_exported(
-        self, side: str, method: str, backbone: str, images: Path, repeat: int = 0, found: Path | None = None
-    ) -> Sample:
+        self, side: str, method: str, backbone: str, images: Path, repeat: int = 0, found: Path | None = None,
+        precision: str = "float32",
+    ) -> Sample:  # fmt: skip
         """Run a process that opens an exported file and decides on an image, and repeats all if asked to."""
-        model = self.exported(side.partition(" ")[0], method, backbone)
+        model = self.exported(side.partition(" ")[0], method, backbone, precision)
         job = self.job(method, backbone, model=model, input=images, repeat=repeat, images=self.sizes.images)
         job |= {"side": side, "json": None if found is None else str(found)}
         python = sys.executable if side == "semflow" else self.peer
