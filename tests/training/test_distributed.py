@@ -351,7 +351,7 @@ def test_processes_leave_together_and_the_first_last(monkeypatch) -> None:
     """Process 0 may own the store, and its end would take it away from the others."""
     said = leaving(monkeypatch, torch.distributed.HashStore())
     assert said[:3] == ["done 2", "done 1", "done 0"]  # none closes its connections before
-    assert said[-1] == "gone 0"
+    assert said.index("gone 0") > max(said.index(f"close {rank}") for rank in range(3))
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])

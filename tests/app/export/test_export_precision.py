@@ -196,7 +196,7 @@ def test_every_recipe_in_lower_precision(name, tmp_path) -> None:
 
 
 def test_other_precisions_are_refused(tmp_path, capsys) -> None:
-    with pytest.raises(ConfigError, match="precision must be one of float32, float16, but got 'int8'"):
+    with pytest.raises(ConfigError, match="precision must be one of float32, float16, bf16, but got 'int8'"):
         save(own_detector(), tmp_path / "a.pt2", precision="int8")
     assert main(["export", "--model", "none", "--output", str(tmp_path / "a.pt2"), "--precision", "half"]) == 2
     assert "half" in capsys.readouterr().err
