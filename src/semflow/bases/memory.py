@@ -52,8 +52,7 @@ class Memory(FittedBase):
         variance_form: How an inverse-gamma variance enters, `exact`, `marginal` or `mode`; see
             `semflow.functional.normal_log_prob`.
         chunk_bytes: Approximate limit of temporary memory; in an exported graph, for each image.
-        limit_bytes: Bytes of latents collected until a coreset replaces them; None shares 448 MiB between the scales,
-            or takes 128 MiB for each with tiles.
+        limit_bytes: Bytes of latents collected until a coreset replaces them; None shares 448 MiB between scales.
         image_neighbors: Neighbors in the score of whole images, see `reweight`; None leaves it to the anomaly map.
         anomalies: Memory of anomalous latents, which makes `log_odds` available.
         prior: Base under which the flow is trained, see `FittedBase`.
