@@ -1,4 +1,4 @@
-"""What `semflow fit` prints beside its progress."""
+"""Messages that `semflow fit` prints in addition to its progress."""
 
 from pathlib import Path
 
