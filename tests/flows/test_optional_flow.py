@@ -31,13 +31,13 @@ def test_used_flow_is_the_flow(name) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_flow_that_is_left_out_is_the_identity(x, dtype) -> None:
     flow = OptionalFlow(GlobalAffine(4, start=2.0))
-    flow.use(False, gain=0.02)
+    flow.use(False, spread=0.02)
     x = x.to(dtype)
     z, log_det = flow(x)
     assert torch.equal(z, x)
     assert torch.equal(flow.inverse(z), x)
     assert torch.equal(log_det, torch.zeros(2, 3, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32))
-    assert flow.gain == pytest.approx(0.02)
+    assert flow.spread == pytest.approx(0.02)
     assert "used=False" in repr(flow)
 
 
@@ -51,11 +51,11 @@ def test_optional_flow_keeps_the_laws_of_flows(used) -> None:
 
 def test_choice_is_saved_and_copied(x) -> None:
     flow = OptionalFlow(GlobalAffine(4, start=2.0))
-    assert (flow.used, flow.gain) == (True, 0.0)
+    assert (flow.used, flow.spread) == (True, 0.0)
     flow.use(False, 0.03)
     other = OptionalFlow(GlobalAffine(4, start=2.0))
     other.load_state_dict(flow.state_dict())
-    assert (other.used, other.gain) == (False, flow.gain)
+    assert (other.used, other.spread) == (False, flow.spread)
     assert torch.equal(deepcopy(other)(x)[0], x)
     flow.use(True, 0.3)
     other.load_state_dict(flow.state_dict())

@@ -1,124 +1,130 @@
-"""Flows that are kept or left out by held-out normal images with synthetic defects."""
+"""Flows that are kept or left out by the spread of their log-det over normal images."""
 
 import json
-import statistics
-from itertools import pairwise
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from helpers.after_epoch import AfterEpoch
-from helpers.aupro_truth import reference_aupro
 from helpers.fitted_base import make_fitted
 from helpers.small_detector import make_detector, make_images
-from semflow.bases import Memory
+from semflow.detectors import NormalBatch
+from semflow.errors import SemflowError, ShapeError
 from semflow.flows import GlobalAffine, OptionalFlow, ScaleWise
-from semflow.synthesis import Blemishes, CutPaste
-from semflow.training import choose_flow, fit, held_for_choice, optional_flows
+from semflow.synthesis import CutPaste
+from semflow.training import choice as module
+from semflow.training import choose_flow, fit, optional_flows
 from semflow.training import fitting as training
 from semflow.training.checkpoint import load_into
-from semflow.training.choice import FlowChoice, Trial
+from semflow.training.choice import FlowChoice
 
 IMAGES = make_images(10)
-HELD = held_for_choice(10)
+BATCH = torch.stack([sample.image for sample in IMAGES])
 
 
 def optional(seed: int = 0, synthesis=None):
     return make_fitted(seed, trained=True, synthesis=synthesis, optional=True)
 
 
-def prepared():
+def prepared(size: float = 0.3):
     """A detector whose flows are far from the identity."""
     detector = optional()
     with torch.no_grad():
         for number, parameter in enumerate(detector.trainable()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-            parameter.add_(0.3 * noise)
-    detector.prepare([torch.stack([sample.image for sample in IMAGES])])
+            parameter.add_(size * noise)
+    detector.prepare([BATCH])
     return detector.eval()
 
 
-@given(st.integers(1, 2000))
-def test_held_images_are_a_fifth_and_spread_out(images) -> None:
-    held = held_for_choice(images)
-    assert len(held) == (min(images // 5, 24) if images >= 10 else 0)
-    assert held == sorted(set(held))
-    assert all(0 <= i < images for i in held)
-    if len(held) > 1:
-        steps = [b - a for a, b in pairwise(held)]
-        assert max(steps) - min(steps) <= 1
+def truth(detector, images=BATCH, inside=None) -> float:
+    """The spread, from slogdet of the Jacobian at each location, where `inside` (k, B, H, W) is true."""
+    spreads = []
+    for k, (flow, maps) in enumerate(zip(detector.flows, detector.features(images), strict=True)):
+        columns = maps.permute(0, 2, 3, 1).double().flatten(0, 2)
+        inner, found = flow.flow.double(), []
+        for x in columns:
+            jacobian = torch.autograd.functional.jacobian(lambda x, f=inner: f(x[None, :, None, None])[0].flatten(), x)
+            found.append(torch.linalg.slogdet(jacobian).logabsdet.item() / len(x))
+        inner.float()
+        kept = np.asarray(found) if inside is None else np.asarray(found)[inside[k].flatten().numpy()]
+        spreads.append(np.std(kept))
+    return float(np.mean(spreads))
 
 
-def test_gain_is_the_rise_of_image_auroc_and_aupro() -> None:
-    """The scores and maps are those of a detector fitted to the rest; the metrics are those of other code."""
+def test_spread_is_that_of_the_jacobians() -> None:
     detector = prepared()
-    gain = choose_flow(detector, IMAGES, HELD, batch_size=3, seed=5)
-    blemishes, rng = Blemishes(), np.random.default_rng((5, len(HELD), 2))
-    normal = [IMAGES[i].image for i in HELD]
-    defects, masks = [], [torch.zeros(32, 32, dtype=torch.bool)] * len(normal)
-    for k in range(3 * len(normal)):
-        donor = normal[int(rng.integers(len(normal)))]
-        image, mask = blemishes(normal[k % len(normal)], donor, blemishes.kinds[k % 5], rng)
-        defects.append(image)
-        masks.append(mask)
-    judged, rest = torch.stack([*normal, *defects]), torch.stack([IMAGES[i].image for i in range(10) if i not in HELD])
-    quality = {}
-    for used in (False, True):
-        other = prepared()
-        for flow in optional_flows(other):
-            flow.use(used)
-        other.fit_base([rest])
-        other.fit_score([rest])
-        found = other.predict(judged)
-        labels = [0] * len(normal) + [1] * len(defects)
-        image = roc_auc_score(labels, found.score.double().numpy())
-        maps = reference_aupro(found.anomaly_map.double().numpy(), [m.numpy() for m in masks], 0.3)
-        quality[used] = statistics.mean([image, maps])
-    assert gain == pytest.approx(quality[True] - quality[False], abs=1e-4)
-    assert abs(gain) > 1e-3
-    for flow in optional_flows(detector):
-        assert flow.used == (gain > 0.035)
-        assert flow.gain == pytest.approx(gain, rel=1e-6)
+    few = BATCH[:3]
+    expected = truth(detector, few)
+    assert expected > 0.01
+    for batches in ([few], few.split(1), [NormalBatch(few, detector.features(few))]):
+        assert choose_flow(detector, batches) == pytest.approx(expected, rel=1e-5)
+    assert [flow.spread for flow in detector.flows] == pytest.approx([expected] * 2, rel=1e-5)
 
 
-def test_gain_depends_on_the_seed_alone() -> None:
+def test_spread_counts_locations_in_the_region_alone() -> None:
+    detector = prepared()
+    region = torch.zeros(32, 32)
+    region[4:12, 8:24] = 1
+    detector.set_region(region)
+    gray = detector.see(BATCH[:2]).images
+    inside = [torch.nn.functional.max_pool2d(region[None], s).expand(2, -1, -1) > 0 for s in (4, 8)]
+    assert choose_flow(detector, [BATCH[:2]]) == pytest.approx(truth(detector, gray, inside), rel=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "used"), [(0.99, True), (1.01, False)])
+def test_flow_is_used_up_to_the_largest_spread(scale, used, monkeypatch) -> None:
+    detector = prepared()
+    spread = choose_flow(detector, [BATCH])
+    monkeypatch.setattr(module, "LARGEST_SPREAD", spread / scale)
+    for flow in detector.flows:
+        flow.use(not used)
+    assert choose_flow(detector, [BATCH]) == spread
+    assert [flow.used for flow in detector.flows] == [used] * 2
+
+
+def test_constant_stretching_has_no_spread() -> None:
+    detector = make_detector(synthesis=False)
+    detector.flows = ScaleWise([OptionalFlow(GlobalAffine(c, start=30.0)) for c in (6, 8)])
+    assert choose_flow(detector, [BATCH]) < 1e-6
+
+
+def test_measuring_changes_nothing_else() -> None:
+    detector = prepared().train()
+    modes = {name: part.training for name, part in detector.named_modules()}
+    before = {name: x.clone() for name, x in detector.state_dict().items() if "choice" not in name}
     torch.manual_seed(1)
-    state = torch.get_rng_state()
-    gains = [choose_flow(prepared(), IMAGES, HELD, batch_size=size) for size in (1, 8)]
-    assert torch.equal(torch.get_rng_state(), state)
-    assert gains[0] == pytest.approx(gains[1], abs=1e-4)
-    assert choose_flow(prepared(), IMAGES, HELD, seed=1) != gains[1]
+    drawn = torch.get_rng_state()
+    choose_flow(detector, [BATCH])
+    assert {name: part.training for name, part in detector.named_modules()} == modes
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(x, detector.state_dict()[name]) for name, x in before.items())
 
 
-@pytest.mark.parametrize(("gain", "used"), [(0.0351, True), (0.0349, False), (-0.3, False)])
-def test_flow_is_used_above_the_margin(gain, used, monkeypatch) -> None:
-    for metric in ("auroc", "aupro"):
-        values = iter([0.5, 0.5 + gain])  # without and with the flow
-        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, values=values, **__: next(values))
-    detector = prepared()
-    assert choose_flow(detector, IMAGES, HELD) == pytest.approx(gain)
-    assert detector.flows[0].used == used
+def test_images_are_checked() -> None:
+    with pytest.raises(ShapeError, match=r"^batches must hold at least one batch of normal images, but got none$"):
+        choose_flow(prepared(), [])
+    with pytest.raises(SemflowError, match="images must"):
+        choose_flow(prepared(), [255 * BATCH])
 
 
-def decided(monkeypatch, used: bool) -> None:
-    """Let the choice be known."""
+def decided(monkeypatch, *spreads: float) -> list[int]:
+    """Let the spreads be known; return the numbers of images that they are measured on."""
+    left, seen = iter(spreads), []
 
-    def choose(_, detector) -> float:
-        gain = 0.25 if used else -0.25
-        for flow in optional_flows(detector):
-            flow.use(used, gain)
-        return gain
+    def measured(_, batches) -> float:
+        seen.append(sum(len(batch.images) for batch in batches))
+        return next(left)
 
-    monkeypatch.setattr(Trial, "choose", choose)
+    monkeypatch.setattr(module, "_log_det_spread", measured)
+    return seen
 
 
 @pytest.mark.parametrize("used", [True, False])
 def test_fitted_detector_is_that_of_the_choice(used, monkeypatch, tmp_path) -> None:
-    decided(monkeypatch, used)
+    decided(monkeypatch, *[0.1 if used else 0.4] * 9)
     detector = fit(optional(), IMAGES, output=tmp_path / "run", progress=False)
     assert [flow.used for flow in detector.flows] == [used, used]
     batch = torch.stack([sample.image for sample in make_images(3, seed=4)])
@@ -127,7 +133,9 @@ def test_fitted_detector_is_that_of_the_choice(used, monkeypatch, tmp_path) -> N
         maps = detector.features(batch)
         latents = [scale.z for scale in detector.encode(batch)]
     assert all(torch.equal(z, x) == (not used) for z, x in zip(latents, maps, strict=True))
-    assert len(detector.bases[0].rows) == 10  # all images, those held out too
+    assert len(detector.bases[0].rows) == 10
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["flow_used"], summary["log_det_spread"]) == (used, pytest.approx(0.1 if used else 0.4))
     for other in (
         load_into(optional(seed=3), tmp_path / "run").eval(),
         fit(optional(), IMAGES, output=tmp_path / "run", resume=True, progress=False),
@@ -136,43 +144,43 @@ def test_fitted_detector_is_that_of_the_choice(used, monkeypatch, tmp_path) -> N
         assert torch.equal(other.predict(batch).anomaly_map, prediction.anomaly_map)
 
 
-def test_flow_is_not_trained_on_the_images_that_judge_it(monkeypatch) -> None:
-    """Other images in their place change nothing but the standardization, which is removed here."""
-    decided(monkeypatch, True)
+@pytest.mark.parametrize(("spreads", "epochs"), [((0.31, 0.0), 2), ((0.29, 0.31), 8), ((0.1, 0.2), 8)])
+def test_uneven_flow_is_left_out_after_a_quarter(spreads, epochs, monkeypatch, tmp_path) -> None:
+    """The detector is then that of a training without the flow, and its parameters are those of that epoch."""
+    seen = decided(monkeypatch, *spreads)
+    detector = fit(optional(), IMAGES, epochs=8, output=tmp_path / "run", progress=False)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(1, epochs + 1))
+    assert seen == [10] * (1 if epochs == 2 else 2)
+    last = spreads[len(seen) - 1]
+    assert [flow.used for flow in detector.flows] == [last <= 0.3] * 2
+    assert detector.flows[0].spread == pytest.approx(last)
+    decided(monkeypatch, 0.1, 0.1)
+    after = {}
 
-    def trained(images, synthesis):
-        detector = optional(synthesis=synthesis)
-        monkeypatch.setattr(type(detector), "prepare", lambda *_: None)
-        fit(detector, images, progress=False)
-        return [p.detach().clone() for p in detector.trainable()]
+    def keep(other, epoch) -> None:
+        after[epoch] = [p.detach().clone() for p in other.trainable()]
 
-    other = list(IMAGES)
-    for i, sample in zip(HELD, make_images(2, seed=7), strict=True):
-        other[i] = sample
-    for synthesis in (None, CutPaste()):
-        assert all(
-            torch.equal(a, b) for a, b in zip(trained(IMAGES, synthesis), trained(other, synthesis), strict=True)
-        )
-    other[0] = make_images(1, seed=8)[0]
-    changed = zip(trained(IMAGES, None), trained(other, None), strict=True)
-    assert any(not torch.equal(a, b) for a, b in changed)
-
-
-@pytest.mark.parametrize("epochs", [None, 0])
-def test_flow_is_left_out_if_nothing_can_be_measured(epochs, monkeypatch) -> None:
-    monkeypatch.setattr(Trial, "choose", None)  # not called
-    detector = fit(optional(), IMAGES[:9], epochs=epochs, progress=False)
-    assert [(flow.used, flow.gain) for flow in detector.flows] == [(False, 0.0)] * 2
+    fit(optional(), IMAGES, epochs=8, progress=False, callbacks=[AfterEpoch(keep)])
+    assert all(torch.equal(a, b) for a, b in zip(detector.trainable(), after[epochs], strict=True))
 
 
-def test_choice_is_made_without_gradient_steps() -> None:
+def test_flow_that_was_never_trained_is_left_out(monkeypatch) -> None:
+    seen = decided(monkeypatch)
     detector = fit(optional(), IMAGES, epochs=0, progress=False)
-    assert detector.flows[0].gain == detector.flows[1].gain
-    assert all(flow.used == (flow.gain > 0.035) for flow in detector.flows)
+    assert [(flow.used, flow.spread) for flow in detector.flows] == [(False, 0.0)] * 2
+    assert not seen
+
+
+def test_flow_of_a_fitted_detector_is_measured_without_steps(monkeypatch) -> None:
+    decided(monkeypatch, 0.1, 0.2, 0.05)
+    detector = fit(optional(), IMAGES, progress=False)
+    fit(detector, IMAGES, epochs=0, progress=False)
+    assert (detector.flows[0].used, detector.flows[0].spread) == (True, pytest.approx(0.05))
 
 
 def test_flow_that_was_left_out_is_trained_again(monkeypatch) -> None:
-    decided(monkeypatch, False)
+    decided(monkeypatch, *[0.4] * 4)
     detector = fit(optional(), IMAGES, progress=False)
     before = [p.clone() for p in detector.trainable()]
     fit(detector, IMAGES, progress=False)
@@ -180,19 +188,29 @@ def test_flow_that_was_left_out_is_trained_again(monkeypatch) -> None:
     assert not detector.flows[0].used
 
 
-def test_calibration_images_do_not_judge() -> None:
-    """30 images: 10 for calibration, a fifth of the others judges."""
-    seen = []
+@pytest.mark.parametrize("cache", [0, 2**31])
+def test_at_most_24_images_are_measured_evenly_spaced(cache, monkeypatch) -> None:
+    """Maps that training has kept are not computed again."""
+    many, taken, computed = make_images(60), [], []
 
-    class Images(list):
-        def __getitem__(self, index):
-            seen.append(index)
-            return super().__getitem__(index)
+    def measured(detector, batches) -> float:
+        forward = detector.features.forward
+        with monkeypatch.context() as patched:
+            patched.setattr(detector.features, "forward", lambda x: computed.append(len(x)) or forward(x))
+            return whole(detector, keep(batches))
 
-    detector = fit(optional(), Images(make_images(30)), calibration=10, epochs=0, progress=False)
-    assert detector.calibration.count == 10
-    assert len(detector.bases[0].rows) == 20
-    assert set(seen) == set(range(30))
+    def keep(batches):
+        for batch in batches:
+            taken.extend(batch.images)
+            yield batch
+
+    whole = module._log_det_spread
+    monkeypatch.setattr(module, "_log_det_spread", measured)
+    fit(optional(), many, epochs=1, progress=False, cache_bytes=cache)
+    expected = [many[math.floor((k + 0.5) * 2.5)].image for k in range(24)]
+    assert len(taken) == 24
+    assert all(torch.equal(a, b) for a, b in zip(taken, expected, strict=True))
+    assert sum(computed) == (0 if cache else 24)
 
 
 @pytest.mark.parametrize("place", [(FlowChoice, "promises"), (FlowChoice, "make"), (training, "settle")])
@@ -209,94 +227,23 @@ def test_run_killed_around_the_choice_ends_the_same(place, tmp_path, monkeypatch
         patched.setattr(*place, kill)
         with pytest.raises(KeyboardInterrupt):
             fit(optional(), IMAGES, output=tmp_path / "run", checkpoint_seconds=0, progress=False)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["held_for_choice"] == 2
     resumed = fit(optional(), IMAGES, output=tmp_path / "run", resume=True, progress=False)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
     assert [flow.used for flow in resumed.flows] == [flow.used for flow in whole.flows]
-
-
-@pytest.mark.parametrize(("first", "epochs"), [(0.0174, 2), (0.0176, 8), (-1.0, 2)])
-def test_flow_that_gains_little_after_a_quarter_is_left_out_at_once(first, epochs, monkeypatch, tmp_path) -> None:
-    """At most half the margin ends the training. The detector is then that of a training without the flow."""
-    gains = iter([first, 0.25])
-
-    def choose(_, detector) -> float:
-        gain = next(gains)
-        assert not detector.training
-        detector.fit_base([torch.stack([sample.image for sample in IMAGES[:4]])])  # must not reach the training
-        for flow in optional_flows(detector):
-            flow.use(gain > 0.035, gain)
-        return gain
-
-    monkeypatch.setattr(Trial, "choose", choose)
-    detector = fit(optional(), IMAGES, epochs=8, output=tmp_path / "run", progress=False)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in log] == list(range(1, epochs + 1))
-    assert [flow.used for flow in detector.flows] == [epochs == 8] * 2
-    assert detector.flows[0].gain == pytest.approx(first if epochs == 2 else 0.25)
-    assert len(detector.bases[0].rows) == 10
-    monkeypatch.setattr(FlowChoice, "promises", lambda *_: True)
-    decided(monkeypatch, epochs == 8)
-    seen = {}
-
-    def keep(other, epoch) -> None:
-        seen[epoch] = [p.detach().clone() for p in other.trainable()]
-
-    fit(optional(), IMAGES, epochs=8, progress=False, callbacks=[AfterEpoch(keep)])
-    assert all(torch.equal(a, b) for a, b in zip(detector.trainable(), seen[epochs], strict=True))
-
-
-def test_quality_without_the_flow_is_measured_once(monkeypatch) -> None:
-    values = iter([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])  # image AUROC and AUPRO: without, then with after a quarter and all
-    for metric in ("auroc", "aupro"):
-        monkeypatch.setattr(f"semflow.training.choice.{metric}", lambda *_, **__: next(values))
-    detector = fit(optional(), IMAGES, epochs=8, progress=False)
-    assert detector.flows[0].gain == pytest.approx(0.2)
-    assert next(values, None) is None
-
-
-@pytest.mark.parametrize(("epochs", "trials"), [(4, 1), (8, 2)])
-def test_short_training_is_tried_at_its_end_alone(epochs, trials, monkeypatch) -> None:
-    """A trial of 8 images to fit to and 8 to score, early, is worth 32 images that are not trained on."""
-    choose, called = Trial.choose, []
-    monkeypatch.setattr(Trial, "choose", lambda *given: called.append(1) or max(0.1, choose(*given)))
-    fit(optional(), IMAGES, epochs=epochs, progress=False)
-    assert len(called) == trials
-
-
-def test_backbone_sees_only_the_defects_and_only_once(monkeypatch) -> None:
-    """The maps of the normal images are those of training."""
-    choose = Trial.choose
-    seen: list[int] = []
-
-    def counted(trial, detector) -> float:
-        features = detector.features.forward
-        with monkeypatch.context() as patched:
-            patched.setattr(detector.features, "forward", lambda x: seen.append(len(x)) or features(x))
-            return max(0.1, choose(trial, detector))
-
-    monkeypatch.setattr(Trial, "choose", counted)
-    kept = fit(optional(), IMAGES, epochs=8, progress=False)
-    assert sum(seen) == 3 * len(HELD)
-    monkeypatch.setattr("semflow.training.choice.KEPT_BYTES", 0)
-    monkeypatch.setattr("semflow.training.choice.MAPS_BYTES", 0)
-    others = fit(optional(), IMAGES, epochs=8, cache_bytes=0, progress=False)
-    assert others.flows[0].gain == pytest.approx(kept.flows[0].gain, abs=1e-4)
 
 
 def test_base_that_is_not_fitted_may_have_an_optional_flow() -> None:
     detector = make_detector(synthesis=False)
     detector.flows = ScaleWise([OptionalFlow(GlobalAffine(c)) for c in (6, 8)])
     fit(detector, IMAGES, epochs=1, progress=False)
-    assert detector.flows[0].used == (detector.flows[0].gain > 0.035)
+    assert optional_flows(detector)[0].used
 
 
-def test_choice_fits_smaller_memories_and_restores_their_size(monkeypatch) -> None:
-    monkeypatch.setattr("semflow.training.choice.STORED", 12)
-    detector = prepared()
-    detector.set_base([Memory(size=size) for size in (40, 5, 0.5)[: len(detector.bases)]])
-    sizes = [base.size for base in detector.bases]
-    choose_flow(detector, IMAGES, HELD)
-    assert [base.size for base in detector.bases] == sizes
-    locations = [base.vectors.shape[0] for base in detector.bases]
-    assert locations == [12, 5, locations[-1]][: len(locations)]
+def test_flow_that_is_not_optional_is_not_measured(monkeypatch) -> None:
+    seen = decided(monkeypatch)
+    detector = optional(synthesis=CutPaste())
+    for flow in detector.flows:
+        flow.optional = False
+    fit(detector, IMAGES, progress=False)
+    assert detector.flows[0].used
+    assert not seen

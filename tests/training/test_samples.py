@@ -14,7 +14,7 @@ from helpers.small_detector import SIZE, make_detector, make_images
 from semflow.data import CheckedSamples, as_sample, collate
 from semflow.detectors import Detector
 from semflow.errors import ConfigError, DataError, SemflowError, ShapeError
-from semflow.training import calibrate, choose_flow, evaluate, refit, results
+from semflow.training import calibrate, evaluate, refit, results
 
 GOOD = make_images(12)
 IMAGES = [sample.image for sample in GOOD]
@@ -194,10 +194,3 @@ def test_indices_beyond_the_end_are_refused_and_negative_ones_count_from_it() ->
         samples[len(IMAGES)]
     with pytest.raises(DataError, match=r"^dataset must hold at least one image, but got none$"):
         evaluate(make_detector(), [])
-
-
-def test_choosing_a_flow_takes_other_forms_too() -> None:
-    from helpers.recipe_cases import images, small
-
-    detector, data = small("memory_flow").eval(), [sample.image.double() for sample in images(10)]
-    assert isinstance(choose_flow(detector, data, [2, 7]), float)

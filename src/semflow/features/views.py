@@ -127,8 +127,8 @@ class ConcatenatedMaps(nn.Module):
 class GroupedMaps(nn.Module):
     """Several maps on one grid, each the concatenated channels of a group of maps.
 
-    Finer maps are averaged and coarser ones interpolated to the grid of the map number `grid`, after an average over
-    3 x 3 locations.
+    Each map is averaged over 3 x 3 locations, with zeros beyond the border as in PatchCore. Then finer maps are
+    averaged, and coarser ones interpolated, to the grid of the map number `grid`.
 
     Args:
         features: A frozen backbone.
@@ -157,7 +157,7 @@ class GroupedMaps(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to one map (B, C_g, H, W) per group."""
-        maps = average_pool(self.features(images))
+        maps = average_pool(self.features(images), zeros_beyond=True)
         size = maps[self.grid].shape[2:]
         maps = [m if m.shape[2:] == size else _resized(m, size) for m in maps]
         grouped = [torch.cat([maps[k] for k in group], 1) for group in self.groups]

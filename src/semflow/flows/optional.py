@@ -14,16 +14,15 @@ from .base import Flow, Result, check_event
 class OptionalFlow(Flow):
     """Flow that can be left out: z = flow(x), or z = x with a log-det of 0 if it is not used.
 
-    Training always uses it. Afterwards `semflow.fit` keeps it only if it improves detection on held-out images, see
-    `semflow.training.choose_flow`. With fewer than 10 images nothing can be measured, and it is left out. The choice is
-    part of the saved state.
+    Training uses it. Then `semflow.fit` leaves it out if it stretches the features of normal images too unevenly for
+    distances between latents to be compared, see `semflow.training.choose_flow`. The choice is part of the saved state.
 
     Args:
         flow: Flow of event `"location"`.
 
     Attributes:
         used: Whether the flow is used.
-        gain: Improvement by the flow that was measured, 0 before.
+        spread: Standard deviation of the log-det that decided, 0 before.
         optional: False if `semflow.fit` always uses it, as in the models of a cross-conformal calibration.
 
     Example:
@@ -47,14 +46,14 @@ class OptionalFlow(Flow):
         self.used = self.optional = True
 
     @property
-    def gain(self) -> float:
-        """Improvement by the flow, as measured by `semflow.training.choose_flow`."""
+    def spread(self) -> float:
+        """Standard deviation of the log-det, as measured by `semflow.training.choose_flow`."""
         return self.choice[1].item()
 
-    def use(self, used: bool, gain: float = 0.0) -> None:
-        """Use the flow or leave it out, and record the gain that decided."""
+    def use(self, used: bool, spread: float = 0.0) -> None:
+        """Use the flow or leave it out, and record the spread of its log-det that decided."""
         self.used = used
-        self.choice.copy_(torch.tensor([float(used), gain]))
+        self.choice.copy_(torch.tensor([float(used), spread]))
 
     def forward(self, x: Tensor, context: Context = None) -> Result:
         """Map features (B, C, H, W) to (z, log_det)."""

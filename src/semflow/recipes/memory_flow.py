@@ -1,4 +1,4 @@
-"""A memory of normal features or of a flow's latents, whichever detects more (the library's own detector)."""
+"""A memory of a flow's latents on textures, and of features on objects (the library's own detector)."""
 
 from semflow._validation import Size
 from semflow.bases import Memory, SemanticGaussian
@@ -36,9 +36,8 @@ def memory_flow(
     standardized by the training images, each scored without its own vectors, and summed.
 
     A flow per scale is trained with synthetic anomalies, like SANFlow's with a fixed variance. Distances between its
-    latents separate defects far better than distances between features on textures, and worse on objects.
-    `semflow.fit` therefore uses the flow only if it improves detection on held-out images, see `choose_flow`, and never
-    with fewer than 10 images.
+    latents separate defects far better than distances between features on textures, and far worse on objects, whose
+    features it stretches unevenly. `semflow.fit` leaves it out there, see `choose_flow`.
 
     The recipe needs three maps, of strides 4, 8 and 16. The benchmarks describe the study behind its defaults.
 
@@ -52,7 +51,7 @@ def memory_flow(
         blur: standard deviation in pixels of the Gaussian that smooths the map; 0 for none.
         top: fraction of the highest pixels of the map that the image score averages.
         training: default settings of `semflow.fit`. The flow trains for 160 steps whatever the number of images, or
-            for a quarter of them if it gains little by then.
+            for a quarter of them if it is left out by then.
         seed: seed of the initial weights, the permutations and the coresets.
 
     Example:

@@ -1,7 +1,7 @@
 """Training, evaluation and run directories of detectors."""
 
 from .callbacks import Callback, RunStart
-from .choice import choose_flow, held_for_choice, optional_flows
+from .choice import choose_flow, optional_flows
 from .config import TrainingConfig
 from .distributed import Processes
 from .evaluated import Evaluation, ImageResult, summarize
@@ -15,6 +15,6 @@ from .refitting import refit
 __all__ = [
     "LOGGERS", "Callback", "Evaluation", "ImageResult", "Logger", "MLflow", "Processes", "RunStart", "TensorBoard",
     "TrainingConfig", "WandB", "automatic_calibration", "automatic_count", "calibrate", "check_labels", "choose_flow",
-    "evaluate", "evaluate_categories", "fit", "held_for_choice", "hold_out", "launched_processes", "optional_flows",
+    "evaluate", "evaluate_categories", "fit", "hold_out", "launched_processes", "optional_flows",
     "refit", "results", "summarize",
 ]  # fmt: skip

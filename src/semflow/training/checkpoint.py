@@ -135,7 +135,7 @@ def summary(detector: Detector) -> dict[str, Any]:
     flows = [module for module in detector.flows.modules() if isinstance(module, OptionalFlow)]
     return {
         "recipe": detector.provenance.recipe,
-        **{name: value for flow in flows[:1] for name, value in (("flow_used", flow.used), ("flow_gain", flow.gain))},
+        **({"flow_used": flows[0].used, "log_det_spread": flows[0].spread} if flows else {}),
         "calibration_images": calibration.count,
         "false_alarm_rate": calibration.false_alarm_rate,
         "frames": detector.provenance.frames,

@@ -30,7 +30,6 @@ class Job:
     loader: DataLoader[Batch]
     parts: Parts
     source: SyntheticAnomalies[Any]
-    trained_on: list[int]
     synthetic: bool
     normal: NormalImages
     watch: Watch
@@ -53,7 +52,7 @@ def train_epoch(job: Job, at: Position, display: Progress) -> dict[str, float]:
     job.parts.start = at.step
     for positions, batch in zip(job.parts.batches[at.step :], job.loader, strict=True):
         # Maps of images that synthesis does not change may be known.
-        known = [job.trained_on[job.source.index(p)] for p in positions or [0]]
+        known = [job.source.index(p) for p in positions or [0]]
         maps = None if job.synthetic or job.source.augment else job.normal.maps(known)
         rate = training.learning_rate_at((at.epoch + at.step / steps) / training.epochs)
         for group in optimizer.param_groups:
@@ -61,7 +60,7 @@ def train_epoch(job: Job, at: Position, display: Progress) -> dict[str, float]:
         masks = batch.anomaly_masks if job.synthetic else None
         masks = masks if masks is None else to_device(masks, device)
         images, seed = to_device(batch.images, device), (training.seed, at.epoch, at.step)
-        size = min(training.images_per_step, len(job.trained_on) - at.step * training.images_per_step)
+        size = min(training.images_per_step, len(job.source) - at.step * training.images_per_step)
         try:
             at.sums += train_on_batch(
                 detector, optimizer, training, images, masks, maps, seed, watch, job.run.processes, size

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from semflow._defaults import own_defaults
 from semflow._tiling import Tiles
@@ -25,7 +25,7 @@ from .cache import NormalImages
 from .callbacks import Callback, after_epoch, begin, closing, end
 from .categories import check_counts
 from .checkpoint import Position
-from .choice import FlowChoice, held_for_choice, optional_flows
+from .choice import FlowChoice, optional_flows
 from .config import TrainingConfig
 from .crossing import Crossing
 from .cutting import TrainingTiles, at_once, bounded, in_chunks, take_tiles
@@ -75,10 +75,10 @@ def fit(
 ) -> Detector:
     """Train a detector on normal images, and return it in eval mode. It is always the model of the last epoch.
 
-    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is kept or left out by images that it
-    was not trained on (see `choose_flow`), and one that gains little after a quarter of the epochs is left out at once,
-    unless little training remains. Last, bases are fitted (see `Detector.fit_base`), and the constants of the score.
-    With `epochs=0`, no gradient steps are made. All random draws depend on (seed, epoch, position), so a resumed run
+    Standardization is fitted first, then the flows are trained. An `OptionalFlow` is left out if it stretches the
+    features of normal images too unevenly, which ends the training after a quarter of the epochs, see `choose_flow`.
+    Last, bases are fitted (see `Detector.fit_base`), and the constants of the score. With `epochs=0`, no gradient steps
+    are made. All random draws depend on (seed, epoch, position), so a resumed run
     ends like an uninterrupted one.
 
     Args:
@@ -157,11 +157,9 @@ def fit(
     optional = optional_flows(detector)
     for flow in optional:
         flow.use(True)  # it may have been left out before
-    judges = held_for_choice(images) if optional else []
-    trained_on = sorted(set(range(images)) - set(judges))
     if cut is not None:  # from here on, images are tiles
-        dataset, images, judges, trained_on = checked(cut), len(cut), cut.of(judges)[:: cut.each], cut.of(trained_on)
-    own, training = training, training.for_images(len(trained_on))
+        dataset, images = checked(cut), len(cut)
+    own, training = training, training.for_images(images)
     if training.epochs and not detector.trainable():
         raise ConfigError(f"epochs must be 0 for a detector without trainable parameters, but got {training.epochs}")
     check_steps(detector, training)
@@ -174,8 +172,6 @@ def fit(
     )
     settings: dict[str, Any] = {"training": asdict(training), "synthesis": paste and asdict(paste), "images": images}
     settings |= region_settings(detector) | ({"augment": list(names)} if names else {})
-    if judges:
-        settings["held_for_choice"] = images - len(trained_on)
     if output is not None:
         settings[BACKBONE] = hash_tensors(detector.features.state_dict())
     folder = None if output is None else Path(output)
@@ -212,17 +208,13 @@ def fit(
             pass
     asked.check_images(normal)
     run.begin()
-    source = SyntheticAnomalies(within(Subset(dataset, trained_on), detector), paste, seed=training.seed, augment=names)
-    parts = split_batches(len(trained_on), chunked.batch_size, processes, chunked.accumulate)
+    source = SyntheticAnomalies(within(dataset, detector), paste, seed=training.seed, augment=names)
+    parts = split_batches(images, chunked.batch_size, processes, chunked.accumulate)
     loader = batches(source, chunked.batch_size, workers, parts)
     every = 1 if detector.device.type == "cpu" else 32
     watch = Watch(training.clip, every, lambda: f"; use a learning_rate below {training.learning_rate}{run.kept()}")
-    job = Job(run, chunked, loader, parts, source, trained_on, paste is not None, normal, watch)
-    order = [*judges, *trained_on]
-    choice = FlowChoice(
-        detector, Subset(dataset, order), range(len(judges)), training, processes,
-        lambda positions: normal.maps([order[i] for i in positions]),
-    )  # fmt: skip
+    job = Job(run, chunked, loader, parts, source, paste is not None, normal, watch)
+    choice = FlowChoice(detector, dataset, training, processes, normal.maps)
     show = progress and processes.rank == 0
     with (
         bounded(detector, cut),
@@ -239,8 +231,7 @@ def fit(
             if run.due():
                 run.save(at)
     detector.eval()
-    with bounded(detector, cut):
-        choice.make()
+    choice.make()
     scores = settle(detector, normal, copies)
     advice = f"use a learning_rate below {training.learning_rate} in a new run" if training.epochs else ADVICE
     frames = score_frames(detector, scores, normal, advice)

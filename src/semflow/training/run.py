@@ -161,7 +161,7 @@ class Run:
         tensors, at = self._furthest(folder, trained)
         training = self.config["training"]
         epochs, batch = training["epochs"], training["batch_size"] * training["accumulate"]
-        images = self.config["images"] - self.config.get("held_for_choice", 0)
+        images = self.config["images"]
         if (at.epoch, at.step) > (epochs, 0) or at.step >= -(-images // batch):
             raise CheckpointError(
                 f"{folder / CHECKPOINT} must be within {epochs} epochs of training, but got {at}; start a new run"

@@ -92,7 +92,7 @@ def _run(texture: str, recipe: str, folder: Path, options: Demo, device: str) ->
     setup: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "device": device}
     output = folder / "models" / recipe / texture
     fit(detector, train, batch_size=BATCH_SIZE, calibration=good, output=output, **setup)
-    report_choice(detector, len(train))
+    report_choice(detector)
     test = open_dataset(data, "test", size)
     found = list(track(results(detector, test, batch_size=BATCH_SIZE), "testing", len(test), terminal_only=True))
     return _Run(texture, recipe, detector, found, time.monotonic() - start)

@@ -152,7 +152,7 @@ def _train(
             device=device, processes=processes, allow_anomalous=allow, callbacks=loggers,
         )  # fmt: skip
     if first:
-        report_choice(detector, len(dataset) - held_out)
+        report_choice(detector)
         if calibration is None:  # --hold-out 0 is a choice
             report_too_few(*fewest(dataset), output)
         report_calibration(detector)

@@ -7,7 +7,8 @@ from semflow.data import Categories, ImageDataset
 from semflow.data.resizing import placement
 from semflow.detectors import Detector
 from semflow.detectors.conformal import RATES
-from semflow.training import held_for_choice, optional_flows
+from semflow.training import optional_flows
+from semflow.training.choice import LARGEST_SPREAD
 from semflow.training.frames import taken_for_good
 from semflow.training.holdout import LEAST
 
@@ -35,14 +36,14 @@ def _resizing(dataset: ImageDataset) -> str:
     return ""
 
 
-def report_choice(detector: Detector, images: int) -> None:
-    """Print whether flows that may be left out are used after training on a number of images, and why."""
+def report_choice(detector: Detector) -> None:
+    """Print whether flows that may be left out are used, and why."""
     for flow in optional_flows(detector)[:1]:  # the choice is the same for all
-        if held_for_choice(images):
-            gain = f"{flow.gain:+.2f} in the mean of image AUROC and AUPRO on held-out images with synthetic defects"
-            say(f"the flow is {'used' if flow.used else 'left out'}: {gain}")
+        if flow.used or flow.spread > LARGEST_SPREAD:
+            choice, relation = ("used", "at most") if flow.used else ("left out", "more than")
+            say(f"the flow is {choice}: its log-det has a spread of {flow.spread:.2f}, {relation} {LARGEST_SPREAD}")
         else:
-            say("the flow is left out: there are too few images to measure its gain")
+            say("the flow is left out: it was not trained")
 
 
 def report_too_few(images: int, category: str, output: Path) -> None:
