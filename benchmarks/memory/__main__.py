@@ -18,13 +18,14 @@ from .rows import ROWS, Setup
 if TYPE_CHECKING:
     from .cells import StudyCell
 
+TEXTURES = "brick", "grass", "gravel", "hubble_deep_field", "ihc", "moon"
 DESCRIPTION = """Measure what memories of features, memories of a flow's latents and likelihoods find, alone and summed.
 
-Categories are folders of --data in the layout of MVTec AD, and the demo's textures (brick, grass, gravel), which are
-written for each seed. A fifth of the training images is held out: it standardizes the maps, and with synthetic defects
-of other kinds than CutPaste's it is what the rule chooses by.
+Categories are folders of --data in the layout of MVTec AD, and what is written for each seed: six textures of
+scikit-image, the demo's among them, and loose_screw, if --data has screw, whose images are shifted by chance. A fifth
+of the training images is held out. It standardizes the maps.
 
-    python -m benchmarks.memory --data mvtec --categories screw grass --seeds 0 --magnifications 1 1.25
+    python -m benchmarks.memory --data mvtec --categories screw grass --seeds 0
     python -m benchmarks.memory --output benchmarks/results/memory --report
 
 Finished cells are kept: a run that was killed, repeated or extended measures only the missing ones. Written to
@@ -44,15 +45,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     add("--rows", nargs="+", metavar="NAME", help="default: all; see rows.py")
     add("--without", nargs="+", metavar="NAME", default=[], help="rows to leave out")
-    add("--magnifications", nargs="+", type=float, default=[1.0, 1.25], metavar="M", help="of the images")
+    add("--magnifications", nargs="+", type=float, default=[1.0], metavar="M", help="of the images")
     add("--backbone", default="tf_efficientnet_lite0", help="timm model name")
     add("--weights", default="packaged", help="packaged, hub, random or a file")
-    add("--image-size", type=int, default=256, help="of the images of --data; textures have 128")
+    add("--image-size", type=int, default=256, help="of the images of --data; textures have 128 px")
     add("--vectors", type=int, default=6000, metavar="N", help="stored by a memory")
-    add("--steps", type=int, default=240, metavar="N", help="of training a flow")
+    add("--steps", type=int, default=160, metavar="N", help="of training a flow")
     add("--jobs", type=int, default=1, metavar="J", help="processes at a time")
     add("--threads", type=int, metavar="N", help="threads of each process")
-    add("--textures", type=Path, default=Path("runs/textures"), metavar="DIR", help="where textures are written")
+    add("--textures", type=Path, default=Path("runs/textures"), metavar="DIR", help="where images are written")
     add("--output", type=Path, default=Path("runs/memory"), metavar="DIR")
     add("--report", action="store_true", help="measure nothing: write the report of the cells that are kept")
     options = parser.parse_args(words)
@@ -102,11 +103,13 @@ def run(
 
 def plan(options: argparse.Namespace) -> list["StudyCell"]:
     """Return the cells of the options, and write the textures among them."""
-    from semflow.app.cli.demo_data import CROP, TEXTURES, write_texture
+    from semflow.app.cli.demo_data import CROP, write_texture
 
     from .cells import StudyCell
+    from .loose import LOOSE, write_loose
 
-    known = [*(categories("mvtec", options.data) if options.data else []), *TEXTURES]
+    own = categories("mvtec", options.data) if options.data else []
+    known = [*own, *([LOOSE] if "screw" in own else []), *TEXTURES]
     for option, names, valid in (
         ("categories", options.categories or [], known),
         ("rows", [*(options.rows or []), *options.without], list(ROWS)),
@@ -119,9 +122,12 @@ def plan(options: argparse.Namespace) -> list["StudyCell"]:
     for seed in options.seeds:
         for name in options.categories or known:
             texture = name in TEXTURES
-            root = options.textures / str(seed) if texture else Path(options.data)
-            if texture and not (root / name).is_dir():
-                write_texture(name, root / name, seed)
+            root = Path(options.data) if name in own else options.textures / str(seed)
+            if not (root / name).is_dir():
+                if texture:
+                    write_texture(name, root / name, seed, TEXTURES)
+                else:
+                    write_loose(Path(options.data) / "screw", root / name, seed)
             data, size = Data("mvtec", str(root), name), CROP if texture else options.image_size
             setup = Setup(options.backbone, options.weights, size, options.vectors, options.steps)
             prints = data.fingerprint()

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,17 +9,17 @@ import torch
 from torch import Tensor
 
 from semflow.metrics import ImageAccumulator, PixelAccumulator
+from semflow.training.choice import LARGEST_SPREAD
 
 from ..shared.datasets import Data
 from ..shared.record import peak_memory
 from ..shared.store import Key
 from ..shared.study import Failure, Job, measure_cells
 from .maps import Study, pixels
-from .rows import FEATURES, LATENTS, LATER, ROWS, RULE, Setup
+from .rows import FEATURES, LATENTS, ROWS, RULE, Setup
 
 TOPS = {"image_max": 0.0, "image_0.3": 0.003, "image_1": 0.01, "image_3": 0.03}
 """Image scores: the mean of the highest share of the map."""
-MARGIN = 0.035
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class StudyCell:
         return {
             "data": {"kind": self.data.kind, "fingerprint": self.fingerprint},
             **asdict(self.setup),
-            **{name: value for name, value in asdict(ROWS[self.row]).items() if value or name not in LATER},
+            **asdict(ROWS[self.row]),
         }
 
 
@@ -69,14 +68,12 @@ def perform(job: Job[StudyCell]) -> list[Failure]:
 def measure(name: str, study: Study) -> dict[str, Any]:
     """Return the metrics of a row on the test images and, as `held_...`, on held-out images with synthetic defects.
 
-    The rule takes the latents if the mean of the held-out image AUROC (of the highest 0.3 %) and AUPRO is above that of
-    the features by more than 0.035, else the features. The margin offsets the advantage that a flow trained with
-    synthetic anomalies has on synthetic defects.
+    The rule is that of `semflow.training.choose_flow`: latents if the spread of the log-det is at most 0.3.
     """
     began, more = time.perf_counter(), {}
     if name == RULE:
-        latents, features = (worth(figures(one, study)) for one in (LATENTS, FEATURES))
-        more = {"choice": LATENTS if latents - features > MARGIN else FEATURES, "gain": latents - features}
+        spread = study.spread()
+        more = {"choice": LATENTS if spread <= LARGEST_SPREAD else FEATURES, "spread": spread}
     metrics = figures(more.get("choice", name), study)
     return {
         "metrics": metrics,
@@ -88,11 +85,6 @@ def measure(name: str, study: Study) -> dict[str, Any]:
         "peak_memory_mb": peak_memory(),
         "threads": torch.get_num_threads(),
     }
-
-
-def worth(metrics: Mapping[str, float]) -> float:
-    """Return what the rule compares."""
-    return (metrics["held_image_0.3"] + metrics["held_aupro"]) / 2
 
 
 def figures(name: str, study: Study) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,9 @@ from semflow.synthesis import Blemishes, CutPaste
 from .rows import POSITION, SCALES, Kind, Row, Scale, Setup
 
 BATCH, SIDE, STRIDES = 8, 32, (4, 8, 16)
-VARIANCE, CHANNELS, RATE, BLOCKS, POSITIONS = 0.1, 100, 2e-3, 6, 64
+VARIANCE, CHANNELS, RATE, BLOCKS, POSITIONS = 0.1, 100, 2e-3, 4, 64
 SHORTEST = 1e-3  # distance, below which its logarithm does not fall
-MADE, DEFECTS = 288, 96  # images with synthetic anomalies for training, and for the rule
+MADE, DEFECTS = 288, 96  # images with synthetic anomalies for training, and with defects to measure
 
 Views = dict[Scale, Tensor]
 Turn = Callable[[Tensor], Tensor]
@@ -113,7 +114,7 @@ class Study:
     def _views(self, part: str, pooling: int, turned: Turn) -> Views:
         found: list[list[Tensor]] = []
         for x in self.batches(part, turned):
-            fine, middle, coarse = average_pool(self.backbone(x), pooling)
+            fine, middle, coarse = average_pool(self.backbone(x), pooling, zeros_beyond=True)
             coarse = F.interpolate(coarse, middle.shape[2:], mode="bilinear")
             found.append([F.avg_pool2d(fine, 2), middle, torch.cat([middle, coarse], 1)])
         return dict(zip(SCALES, map(torch.cat, zip(*found, strict=True)), strict=True))
@@ -183,6 +184,7 @@ class Study:
             known, *others = (run(flow, code, self.views(part)[scale]) for part in ("known", *Maps._fields))
             distances = self._distances([known[0]], [z for z, _ in others], Row())
             gain = Maps(*(log_det for _, log_det in others))
+            self._kept["spread", scale, row.synthesis, row.under_memory] = gain.held.std(correction=0).item()
             energy = Maps(*(0.5 * z.square().mean(1) / VARIANCE for z, _ in others))
             return {
                 "latents": distances,
@@ -192,6 +194,13 @@ class Study:
 
         found: Maps = self.keep((scale, row.synthesis, row.under_memory), make)[kind]
         return found
+
+    def spread(self) -> float:
+        """Return the standard deviation of the log-det per channel on held-out normal images, averaged over scales."""
+        row = Row()
+        for scale in SCALES:
+            self.of_flow("latents", scale, row)
+        return fmean(self._kept["spread", scale, row.synthesis, row.under_memory] for scale in SCALES)
 
     def trained(self, scale: Scale, row: Row) -> tuple[Flow, PositionTables]:
         """Train a flow on normal maps and, with synthesis, three times as many with CutPaste anomalies."""

@@ -54,10 +54,6 @@ class Row:
     magnified: bool = False
 
 
-LATER = "rotated", "under_memory"
-"""Settings that cells measured before them lack: they are left out where they are off."""
-
-
 def summed(*kinds: Kind) -> tuple[tuple[Kind, Scale], ...]:
     """Return all scales of some kinds."""
     return tuple((kind, scale) for kind in kinds for scale in SCALES)

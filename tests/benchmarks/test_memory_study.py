@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import pytest
 import torch
 from benchmarks.memory import __main__ as command
 from benchmarks.memory import cells as cells_module
-from benchmarks.memory.cells import MARGIN, StudyCell, detection, measure, perform
+from benchmarks.memory.cells import StudyCell, detection, measure, perform
+from benchmarks.memory.loose import LOOSE, write_loose
 from benchmarks.memory.maps import Maps, Study, outside, turns
 from benchmarks.memory.report import to_markdown
-from benchmarks.memory.rows import FEATURES, LATENTS, LATER, ROWS, RULE, Row, Setup
+from benchmarks.memory.rows import FEATURES, LATENTS, ROWS, RULE, SCALES, Row, Setup
 from benchmarks.shared.datasets import Data
 from benchmarks.shared.runner import Outcome
 from benchmarks.shared.store import CellStore
@@ -97,12 +97,6 @@ def test_rotated_images_are_stored_too(study: Study) -> None:
     assert not torch.equal(plain.test, rotated.test)
 
 
-def test_cells_of_rows_before_a_setting_was_added_still_count(mvtec: Path) -> None:
-    cell = StudyCell(FEATURES, Data("mvtec", str(mvtec), "screw"), "0", 0, 1.0, SETUP)
-    assert not cell.settings.keys() & set(LATER)
-    assert replace(cell, row="features, rotated too").settings["rotated"] is True
-
-
 def test_detection_is_perfect_for_the_mask_itself() -> None:
     masks = torch.zeros(4, 16, 16, dtype=torch.bool)
     masks[2:, 4:8, 4:8] = True
@@ -114,18 +108,37 @@ def test_detection_is_perfect_for_the_mask_itself() -> None:
     assert (found["image_max"], found["image_3"]) == (0.5, 1.0)
 
 
-@pytest.mark.parametrize(("gain", "choice"), [(MARGIN + 0.01, LATENTS), (MARGIN - 0.01, FEATURES), (-0.2, FEATURES)])
-def test_rule_needs_a_clear_gain(gain: float, choice: str, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {FEATURES: 0.7, LATENTS: 0.7 + gain}
-    monkeypatch.setattr(
-        cells_module,
-        "figures",
-        lambda name, study: dict.fromkeys(("held_image_0.3", "held_aupro", "aupro"), values[name]),
-    )
+def test_spread_is_that_of_the_log_det_on_held_out_images(study: Study) -> None:
+    found = []
+    for scale in SCALES:
+        flow, code = study.trained(scale, Row())
+        with torch.no_grad():
+            _, log_det = flow(x := study.views("held")[scale], code)
+        found.append((log_det.double() / x.shape[1]).std(correction=0).item())
+    assert study.spread() == pytest.approx(sum(found) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(("spread", "choice"), [(0.0, LATENTS), (0.3, LATENTS), (0.31, FEATURES)])
+def test_rule_takes_latents_up_to_a_spread(
+    spread: float, choice: str, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {FEATURES: 0.7, LATENTS: 0.8}
+    monkeypatch.setattr(Study, "spread", lambda _: spread)
+    monkeypatch.setattr(cells_module, "figures", lambda name, study: {"aupro": values[name]})
     found = measure(RULE, study)
-    assert found["choice"] == choice
-    assert found["gain"] == pytest.approx(gain)
+    assert (found["choice"], found["spread"]) == (choice, spread)
     assert found["metrics"]["aupro"] == values[choice]
+
+
+def test_loose_parts_are_shifted_with_their_masks(mvtec: Path, tmp_path: Path) -> None:
+    write_loose(mvtec / "screw", tmp_path / LOOSE, seed=0)
+    whole = Data("mvtec", str(mvtec), "screw").open("test", 64)
+    loose = Data("mvtec", str(tmp_path), LOOSE).open("test", 64)
+    moved = 0
+    for a, b in zip(whole, loose, strict=True):
+        assert torch.equal(a.image.flatten(1).sort().values, b.image.flatten(1).sort().values)
+        moved += not torch.equal(a.image, b.image)
+    assert moved > 0
 
 
 def here(
@@ -164,7 +177,9 @@ def test_command_measures_missing_cells_and_writes_a_report(
 
 
 def test_rows_at_other_magnifications_are_those_of_the_choice(mvtec: Path) -> None:
-    options = command.parse(["--data", str(mvtec), "--categories", "screw", "--seeds", "0", *SMALL])
+    options = command.parse(
+        ["--data", str(mvtec), "--categories", "screw", "--seeds", "0", "--magnifications", "1", "1.25", *SMALL]
+    )
     cells = command.plan(options)
     assert len({cell.key for cell in cells}) == len(cells) == len(ROWS) + sum(row.magnified for row in ROWS.values())
     assert [len({cell.magnification for cell in group}) for group in command.groups(cells)] == [1, 1]
@@ -174,7 +189,7 @@ def test_rows_at_other_magnifications_are_those_of_the_choice(mvtec: Path) -> No
     ("more", "complaint"),
     [
         (["--rows", "best"], "--rows must be of features, latents"),
-        (["--categories", "bottle"], "--categories must be of screw, toothbrush, brick, grass, gravel, but got bottle"),
+        (["--categories", "bottle"], "--categories must be of screw, toothbrush, loose_screw, brick, grass,"),
     ],
 )
 def test_invalid_names_are_named(

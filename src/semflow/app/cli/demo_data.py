@@ -4,7 +4,7 @@ A defect takes a gray image (H, W) in [0, 1] and a generator. It returns the ima
 of all pixels that may have changed. The defects are of other kinds than the rectangles and circles of training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,20 +31,22 @@ TRAINING_CROPS, GOOD_TESTS, TESTS_PER_KIND, CALIBRATION_CROPS = 96, 10, 4, 19
 
 def photograph(name: str) -> Gray:
     """Read a photograph of scikit-image as gray values in [0, 1]. Nothing is downloaded."""
-    path = find_optional("skimage") / "data" / f"{name}.png"
-    if not path.is_file():
-        raise ConfigError(f"{path} must exist, but got none; run pip install --force-reinstall scikit-image")
-    return np.asarray(decode_image(path).convert("L"), dtype=np.float64) / 255.0
+    folder = find_optional("skimage") / "data"
+    found = [path for path in (folder / f"{name}.png", folder / f"{name}.jpg") if path.is_file()]
+    if not found:
+        missing = folder / f"{name}.png"
+        raise ConfigError(f"{missing} must exist, but got none; run pip install --force-reinstall scikit-image")
+    return np.asarray(decode_image(found[0]).convert("L"), dtype=np.float64) / 255.0
 
 
-def write_texture(name: str, root: Path, seed: int) -> None:
+def write_texture(name: str, root: Path, seed: int, among: Sequence[str] = TEXTURES) -> None:
     """Write a data set of one texture: train from the left of the photograph, test and ground_truth from the right.
 
     Crops for calibration are drawn from the right, too, like the good test crops, as the false-alarm rate assumes; the
-    two may overlap.
+    two may overlap. The random crops depend on the seed and the texture's place `among` the names.
     """
     image = photograph(name)
-    rng = np.random.default_rng((seed, TEXTURES.index(name)))
+    rng = np.random.default_rng((seed, among.index(name)))
     border = round(TRAINING_SHARE * image.shape[1])
     left, right = image[:, :border], image[:, border:]
     for number in range(TRAINING_CROPS):
