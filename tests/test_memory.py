@@ -1,11 +1,11 @@
-"""Out of memory: errors keep their class and name the batch size to try, in Python and on the command line."""
+"""Freed memory is returned, and errors for lack of memory keep their class and name the batch size to try."""
 
 import pytest
 import torch
 
 import semflow
 from helpers.small_detector import make_detector, make_images
-from semflow._memory import is_out_of_memory, memory_advice, suggesting
+from semflow._memory import is_out_of_memory, memory_advice, suggesting, trimming
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
 from semflow.training import TrainingConfig, evaluate, fit, refit
@@ -109,3 +109,12 @@ def test_pass_over_images_names_the_batch_size(call: str, place: str, monkeypatc
     with pytest.raises(torch.OutOfMemoryError) as caught:
         CALLS[call](detector)
     assert memory_advice(caught.value) == "out of memory at a batch size of 4; try 2"
+
+
+def test_passes_return_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("semflow._memory._malloc_trim", lambda: calls.append)
+    assert list(trimming(range(19))) == list(range(19))
+    assert calls == [0, 0]
+    monkeypatch.setattr("semflow._memory._malloc_trim", lambda: None)
+    assert list(trimming(range(19))) == list(range(19))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from semflow._devices import to_device
+from semflow._memory import trimming
 from semflow.data import Batch
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
@@ -60,7 +61,7 @@ class NormalImages:
     def __iter__(self) -> Iterator[NormalBatch]:
         digests, images_of = [], None if self.tiles is None else self.tiles.images.to(self.device)
         self._digests = self._digests or self._of_tiles()
-        for number, (positions, batch) in enumerate(zip(self._batches, self.loader, strict=True)):
+        for number, (positions, batch) in enumerate(trimming(zip(self._batches, self.loader, strict=True))):
             if not self._digests:
                 digests.append(self._looked_at(batch))
             images = to_device(batch.images, self.device)

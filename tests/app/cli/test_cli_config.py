@@ -142,7 +142,10 @@ def test_fit_says_whether_the_flow_is_used(
     small = ["--backbone", "resnet18", "--weights", "random", "--image-size", "64", "--epochs", "1", "--device", "cpu"]
     small += ["--set", "couplings.blocks", "1", "memory", "50"]
     assert main(["fit", "--data", str(shared_data), "--output", str(tmp_path / "run"), *small]) == 0
-    assert re.search(r"the flow is (used|left out): its log-det has a spread of \d\.\d\d, (at most|more than) 0.3", capsys.readouterr().out)
+    assert re.search(
+        r"the flow is (used|left out): its log-det has a spread of \d\.\d\d, (at most|more than) 0.3",
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.parametrize("words", [["--epochs", "3"], ["--set", "training.epochs", "3"]])
