@@ -78,8 +78,7 @@ def fit(
     Standardization is fitted first, then the flows are trained. An `OptionalFlow` is left out if it stretches the
     features of normal images too unevenly, which ends the training after a quarter of the epochs, see `choose_flow`.
     Last, bases are fitted (see `Detector.fit_base`), and the constants of the score. With `epochs=0`, no gradient steps
-    are made. All random draws depend on (seed, epoch, position), so a resumed run
-    ends like an uninterrupted one.
+    are made. All random draws depend on (seed, epoch, position), so a resumed run ends like an uninterrupted one.
 
     Args:
         detector: detector of a recipe, or assembled by hand.
