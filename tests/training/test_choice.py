@@ -247,3 +247,21 @@ def test_flow_that_is_not_optional_is_not_measured(monkeypatch) -> None:
     fit(detector, IMAGES, progress=False)
     assert detector.flows[0].used
     assert not seen
+
+
+def test_category_with_the_largest_spread_decides(monkeypatch) -> None:
+    class Two(list):
+        categories = ("a", "b") * 15
+
+    images, seen = Two(make_images(30)), []
+
+    def measured(_, batches) -> float:
+        seen.append(torch.cat([batch.images for batch in batches]))
+        return 0.2 if len(seen) % 2 else 0.4
+
+    monkeypatch.setattr(module, "_log_det_spread", measured)
+    detector = fit(optional(), images, epochs=1, progress=False)
+    assert [(flow.used, round(flow.spread, 6)) for flow in detector.flows] == [(False, 0.4)] * 2
+    assert len(seen) == 2
+    for first, found in enumerate(seen):
+        assert torch.equal(found, torch.stack([sample.image for sample in images[first::2]]))

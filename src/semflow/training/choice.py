@@ -1,6 +1,6 @@
 """Choice of whether to use a trained flow, by how evenly it stretches the features of normal images."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from semflow.detectors.regions import at_scales
 from semflow.errors import ShapeError
 from semflow.flows import OptionalFlow
 
+from .categories import positions_by_category
 from .config import TrainingConfig
 from .cutting import at_once
 from .distributed import ALONE, Processes
@@ -66,9 +67,13 @@ def choose_flow(detector: Detector, batches: Iterable[ImageBatch]) -> float:
     for flow in flows:
         flow.use(True)
     spread = _log_det_spread(detector, batches)
+    _choose(flows, spread)
+    return spread
+
+
+def _choose(flows: Iterable[OptionalFlow], spread: float) -> None:
     for flow in flows:
         flow.use(spread <= LARGEST_SPREAD, spread)
-    return spread
 
 
 @torch.no_grad()
@@ -94,9 +99,9 @@ def _log_det_spread(detector: Detector, batches: Iterable[ImageBatch]) -> float:
 class FlowChoice:
     """The choice whether the optional flows of a detector in training are used, in the first of several processes.
 
-    It is made by `choose_flow` at the end, with at most 24 images. The spread grows during training, so flows for which
-    it is too large after a quarter of the epochs are left out at once, and the rest of the training is saved. Flows
-    that were never trained are left out.
+    It is made as by `choose_flow` at the end, with at most 24 images; of several categories, the one with the largest
+    spread decides. The spread grows during training, so flows for which it is too large after a quarter of the epochs
+    are left out at once, and the rest of the training is saved. Flows that were never trained are left out.
 
     Args:
         detector: detector in training.
@@ -127,19 +132,23 @@ class FlowChoice:
 
     def make(self) -> None:
         """Use the flows of the detector or leave them out, unless they have been left out."""
-        if self.flows and all(flow.used for flow in self.flows):
-            spread = self.processes.first(lambda: choose_flow(self.detector, self._images())) if self.trained else 0.0
+        if not self.trained:
             for flow in self.flows:
-                flow.use(self.trained and spread <= LARGEST_SPREAD, spread)
+                flow.use(False)
+        elif self.flows and all(flow.used for flow in self.flows):
+            _choose(self.flows, self.processes.first(self._spread))
 
-    def _images(self) -> Iterator[NormalBatch]:
-        """Yield at most 24 images, evenly spaced, with their feature maps if they are known."""
+    def _spread(self) -> float:
+        categories = positions_by_category(self.dataset).values()
+        return max(_log_det_spread(self.detector, self._images(positions)) for positions in categories)
+
+    def _images(self, positions: Sequence[int]) -> Iterator[NormalBatch]:
+        """Yield at most 24 of some images, evenly spaced, with their feature maps if they are known."""
         images: Any = within(self.dataset, self.detector)
-        count = len(cast(Sized, images))
-        used = min(count, MOST)
-        positions = [int((k + 0.5) * count / used) for k in range(used)]
+        used = min(len(positions), MOST)
+        chosen = [positions[int((k + 0.5) * len(positions) / used)] for k in range(used)]
         size = at_once(self.detector.provenance.tiles, self.training.batch_size)
         for start in range(0, used, size):
-            part = positions[start : start + size]
+            part = chosen[start : start + size]
             batch = torch.stack([cast(Tensor, images[i].image) for i in part]).to(self.detector.device)
             yield NormalBatch(batch, self.known(part))
