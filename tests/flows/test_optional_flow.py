@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers.flow_cases import CASES, context_of, features
 from semflow.errors import ConfigError
 from semflow.flows import AffineCoupling, GlobalAffine, HardPermutation, OptionalFlow, ScaleWise, Standardize
+from semflow.flows.optional import used_parameters
 from semflow.nn import ConvSubnet
 from semflow.testing import check_flow
 
@@ -71,3 +72,10 @@ def test_standardization_of_an_optional_flow_is_found() -> None:
 def test_flow_of_samples_cannot_be_left_out() -> None:
     with pytest.raises(ConfigError, match="flow must have event 'location' to be left out, but got 'sample'"):
         OptionalFlow(AffineCoupling(4, ConvSubnet))
+
+
+def test_parameters_of_a_flow_that_is_left_out_are_not_used() -> None:
+    flows = ScaleWise([OptionalFlow(AffineCoupling(4)), AffineCoupling(6)])
+    assert [id(p) for p in used_parameters(flows)] == [id(p) for p in flows.parameters()]
+    flows[0].use(False)
+    assert [id(p) for p in used_parameters(flows)] == [id(p) for p in flows[1].parameters()]

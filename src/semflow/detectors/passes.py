@@ -12,6 +12,7 @@ from semflow._defaults import own_device
 from semflow._memory import per_batch
 from semflow.bases import FittedBase
 from semflow.errors import ConfigError, ShapeError, TrainingError
+from semflow.flows.optional import used_parameters
 from semflow.flows.standardize import ChannelMoments
 
 from .calibration import Calibration, check_categories
@@ -194,12 +195,11 @@ class FittingPasses(LikelihoodModel):
             self.scorer.set_maxima([s.max().item() for s in scales])
         parts = []
         for ps, size, own, inside, _ in kept:
-            anomaly_map, score = self.score(
-                [p.to(device) for p in ps], size, None if inside is None else inside.to(device)
-            )
+            region = None if inside is None else inside.to(device)
+            anomaly_map, score = self.score([p.to(device) for p in ps], size, region)
             parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
         found = NormalScores.join(parts)
-        trained = any(p.requires_grad for p in self.flows.parameters())
+        trained = any(p.requires_grad for p in used_parameters(self.flows))
         self.scorer.map_bounds.copy_(torch.tensor(color_range(found.pixels, SEEN if trained else LEFT_OUT)))
         index = torch.cat([index for *_, index in kept])
         return found._replace(scores=highest(found.scores, index), maxima=highest(found.maxima, index))

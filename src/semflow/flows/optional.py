@@ -1,5 +1,6 @@
 """A flow that can be left out."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -72,3 +73,18 @@ class OptionalFlow(Flow):
     def extra_repr(self) -> str:
         """Show the choice."""
         return f"used={self.used}"
+
+
+def used_parameters(flows: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of flows, without those of optional flows that are left out.
+
+    Example:
+        >>> from semflow.flows import GlobalAffine
+        >>> flow = OptionalFlow(GlobalAffine(4))
+        >>> flow.use(False)
+        >>> len(list(flow.parameters())), len(list(used_parameters(flow)))
+        (2, 0)
+    """
+    left = [flow for flow in flows.modules() if isinstance(flow, OptionalFlow) and not flow.used]
+    unused = {id(parameter) for flow in left for parameter in flow.parameters()}
+    return (parameter for parameter in flows.parameters() if id(parameter) not in unused)
