@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semflow._defaults import own_device
-from semflow._memory import per_batch
+from semflow._memory import per_batch, trimming
 from semflow.bases import FittedBase
 from semflow.errors import ConfigError, ShapeError, TrainingError
 from semflow.flows.optional import used_parameters
@@ -194,7 +194,7 @@ class FittingPasses(LikelihoodModel):
         else:
             self.scorer.set_maxima([s.max().item() for s in scales])
         parts = []
-        for ps, size, own, inside, _ in kept:
+        for ps, size, own, inside, _ in trimming(kept):
             region = None if inside is None else inside.to(device)
             anomaly_map, score = self.score([p.to(device) for p in ps], size, region)
             parts.append(NormalScores.of(score if own is None else own.to(device), anomaly_map))
