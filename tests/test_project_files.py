@@ -1,6 +1,8 @@
 """Files of the project besides its code: citation, issue forms, workflows and the table of extras."""
 
 import re
+import shutil
+import subprocess
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,12 @@ def test_installation_page_lists_all_extras() -> None:
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     table = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", table)) == set(re.findall(r"^(\w+) = ", extras[1], re.MULTILINE))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs git and its files")
+def test_no_large_file_is_committed() -> None:
+    """Such as weights, models or what a library has left in the working folder."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in listed.split("\0") if name]
+    assert files
+    assert [file for file in files if file.is_file() and file.stat().st_size > 2**20] == []
