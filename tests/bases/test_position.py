@@ -61,6 +61,21 @@ def test_distance_is_that_of_mahalanobis():
     assert not fitted(z, form="distance").is_density
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_exported_distances_are_those_of_mahalanobis(channels):
+    class Distances(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        def forward(self, z):
+            return -self.base.normality(z)
+
+    z, x = latents(20, channels), latents(3, channels, seed=1)
+    program = torch.export.export(Distances(fitted(z, form="distance")), (x,))
+    torch.testing.assert_close(program.module()(x), mahalanobis(x, truth(z)), **EXACT)
+
+
 @pytest.mark.parametrize("count", [3, 4, 10, 70])
 @pytest.mark.parametrize("form", ["density", "distance"])
 def test_leaving_out_an_image_equals_a_fit_to_the_others(count, form):
