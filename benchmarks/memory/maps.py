@@ -20,9 +20,9 @@ from semflow.nn import PositionTables, SinusoidalPosition2d, Statistics
 from semflow.objectives import Objective
 from semflow.synthesis import Blemishes, CutPaste
 
-from .rows import POSITION, SCALES, Kind, Row, Scale, Setup
+from .rows import COARSE, POSITION, SCALES, Kind, Row, Scale, Setup
 
-BATCH, SIDE, STRIDES = 8, 32, (4, 8, 16)
+BATCH, SIDE, STRIDES = 8, 32, (4, 8, 16, 32)
 VARIANCE, CHANNELS, RATE, BLOCKS, POSITIONS = 0.1, 100, 2e-3, 4, 64
 SHORTEST = 1e-3  # distance, below which its logarithm does not fall
 MADE, DEFECTS = 288, 96  # images with synthetic anomalies for training, and with defects to measure
@@ -71,7 +71,7 @@ class Study:
         train, test = data.open("train", setup.image_size), collate(list(data.open("test", setup.image_size)))
         self.labels, self.masks = test.labels, test.anomaly_masks
         self.size = round(setup.image_size * magnification)
-        self.backbone = TimmFeatures(setup.backbone, setup.weights, STRIDES, image_size=self.size)
+        self.backbone = self._backbone(STRIDES)
         images = torch.stack([item.image for item in train])
         held = torch.arange(len(images)) % 5 == seed % 5
         known, unseen = images[~held], images[held]
@@ -79,6 +79,9 @@ class Study:
         marred, self.defect_masks = self._made(unseen, images, Blemishes(), DEFECTS, 2)
         self.images = {"known": known, "made": made, "test": test.images, "held": unseen, "defects": marred}
         self._kept: dict[Any, Any] = {}
+
+    def _backbone(self, strides: tuple[int, ...]) -> TimmFeatures:
+        return TimmFeatures(self.setup.backbone, self.setup.weights, strides, image_size=self.size)
 
     def _made(
         self, images: Tensor, donors: Tensor, synthesis: CutPaste | Blemishes, count: int, stream: int
@@ -114,10 +117,11 @@ class Study:
     def _views(self, part: str, pooling: int, turned: Turn) -> Views:
         found: list[list[Tensor]] = []
         for x in self.batches(part, turned):
-            fine, middle, coarse = average_pool(self.backbone(x), pooling, zeros_beyond=True)
-            coarse = F.interpolate(coarse, middle.shape[2:], mode="bilinear")
-            found.append([F.avg_pool2d(fine, 2), middle, torch.cat([middle, coarse], 1)])
-        return dict(zip(SCALES, map(torch.cat, zip(*found, strict=True)), strict=True))
+            fine, middle, *others = average_pool(self.backbone(x), pooling, zeros_beyond=True)
+            coarse, coarsest = (F.interpolate(one, middle.shape[2:], mode="bilinear") for one in others)
+            pairs = torch.cat([middle, coarse], 1), torch.cat([coarse, coarsest], 1)
+            found.append([F.avg_pool2d(fine, 2), middle, *pairs])
+        return dict(zip((*SCALES, COARSE), map(torch.cat, zip(*found, strict=True)), strict=True))
 
     def maps(self, row: Row, name: str) -> Maps:
         """Return the map of a row: the sum of its parts, each standardized over the held-out normal images."""
@@ -169,7 +173,7 @@ class Study:
     @torch.no_grad()
     def _position(self) -> Maps:
         """Return Mahalanobis distances as in PaDiM: strides 4, 8 and 16, a hundred random channels."""
-        one = ConcatenatedMaps(self.backbone, "nearest")
+        one = ConcatenatedMaps(self._backbone(STRIDES[:3]), "nearest")
         views = RandomChannels(one, min(CHANNELS, *one.channels), self.seed)
         base = PositionGaussian("distance")
         moments = base.accumulator()

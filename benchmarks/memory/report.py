@@ -25,9 +25,10 @@ Each row is a sum of maps on the grid of stride 8, each standardized by mean and
 images (every fifth training image); resized to the image, blurred with sigma 4. *features* and *latents*: logarithm
 of the distance to the nearest of the vectors that a k-center memory stores, of the features or of what a flow makes
 of them. *with log det*: minus the log-det per channel, as in a density of the features. *NLL*: of the flow. Scales:
-stride 4, averaged to the grid of 8; stride 8; strides 8 and 16 concatenated. All three are summed unless a row names
-one. The flow is trained with CutPaste anomalies and cross-entropy, or, *no synthesis*, by its likelihood alone;
-*under a memory*, by a density around the latents of the other three images of the batch.
+stride 4, averaged to the grid of 8; stride 8; strides 8 and 16 concatenated. These three are summed unless a row
+names one; *16+32*, the two strides concatenated, is in the rows that name it. The flow is trained with CutPaste
+anomalies and cross-entropy, or, *no synthesis*, by its likelihood alone; *under a memory*, by a density around the
+latents of the other three images of the batch.
 
 AUROC of images (maximum of the map, mean of the highest 0.3, 1 and 3 %), AUROC of pixels and AUPRO, in percent.
 Held-out figures are of the held-out normal images and synthetic defects on them, of other kinds than CutPaste's

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Scale = Literal["4", "8", "8+16"]
-SCALES: tuple[Scale, ...] = get_args(Scale)
+Scale = Literal["4", "8", "8+16", "16+32"]
+SCALES: tuple[Scale, ...] = "4", "8", "8+16"
+COARSE: Scale = "16+32"
 Kind = Literal["features", "latents", "latents with log det", "NLL"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -78,6 +79,10 @@ ROWS: dict[str, Row] = {
     **{f"features, pooling {side}": Row(summed("features"), pooling=side) for side in (1, 5)},
     "features, mirrored too": Row(summed("features"), mirrored=True),
     "features, rotated too": Row(summed("features"), rotated=True),
+    f"features, scale {COARSE}": Row((("features", COARSE),)),
+    f"features and scale {COARSE}": Row((*summed("features"), ("features", COARSE))),
+    f"latents, scale {COARSE}": Row((("latents", COARSE),)),
+    f"latents and scale {COARSE}": Row((*summed("latents"), ("latents", COARSE))),
     "features, scale 8, random memory": Row((("features", "8"),), memory="random"),
     "features, scale 8, all stored": Row((("features", "8"),), memory="all"),
 }
