@@ -183,7 +183,8 @@ def _is_finite(value: numbers.Real) -> bool:
 def _described(hint: Any) -> str:
     origin, members = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
-        return " or ".join(members) if len(members) < 3 else f"one of {', '.join(members)}"
+        names = [str(member) for member in members]
+        return " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
     if origin in (Union, types.UnionType):
         *words, last = map(_described, members)
         return f"{', '.join(words)} or {last}"

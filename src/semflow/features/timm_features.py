@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from semflow._defaults import own_device
 from semflow._validation import Size, checked, height_and_width
 from semflow.errors import ConfigError, ShapeError
 
+from .eight_bit import round_weights
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
 from .timm_module import Levels, build, one_line, probe
@@ -41,6 +42,7 @@ class TimmFeatures(FrozenFeatures):
         seed: Seed of random weights; the global generators do not change.
         mean, std: The normalization, if it differs from timm's.
         fold: Fold batch normalizations into the preceding convolutions: equal maps up to rounding, in less time.
+        weight_bits: 8 rounds the weights, after folding, to those that 8-bit integers can store; see `round_weights`.
 
     Example:
         >>> import torch
@@ -68,6 +70,7 @@ class TimmFeatures(FrozenFeatures):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         fold: bool = True,
+        weight_bits: Literal[8, 32] = 32,
     ) -> None:
         check_pooling(smoothing=smoothing, reduction=reduction)  # before downloading weights
         size = None if image_size is None else height_and_width(image_size)
@@ -77,8 +80,11 @@ class TimmFeatures(FrozenFeatures):
         chosen = levels.select(strides, layers)
         if weights == "packaged" and backbone in PACKAGED:
             mean, std = mean or (0.5, 0.5, 0.5), std or (0.5, 0.5, 0.5)
+        network = _network(levels, tuple(sorted(chosen)), str(weights), seed, fold)
+        if weight_bits == 8:
+            round_weights(network)
         super().__init__(
-            network=_network(levels, tuple(sorted(chosen)), str(weights), seed, fold),
+            network=network,
             channels=[levels.channels[i] for i in chosen],
             strides=[levels.strides[i] for i in chosen],
             mean=mean or levels.mean,

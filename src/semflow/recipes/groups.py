@@ -25,6 +25,7 @@ class Backbone(Settings):
         strides: pixels per location of the feature maps. For a ViT repeat its stride, such as (16, 16, 16).
         smoothing: odd kernel of an average pooling of the maps, 1 for none.
         reduction: stride of that pooling.
+        weight_bits: 8 rounds the weights to those that 8-bit integers can store, for `semflow export --precision int8`.
     """
 
     name: str = "wide_resnet50_2"
@@ -32,6 +33,7 @@ class Backbone(Settings):
     strides: tuple[int, ...] = (8, 16, 32)
     smoothing: int = 1
     reduction: int = 1
+    weight_bits: Literal[8, 32] = 32
 
 
 AnyBackbone = Backbone | str | FeatureExtractor | nn.Module

@@ -27,8 +27,7 @@ def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> plain_settings({"backbone": Backbone("resnet18", strides=(8, 16)), "statistics": None})
-        {'backbone': {'name': 'resnet18', 'weights': 'hub', 'strides': [8, 16], 'smoothing': 1, 'reduction': 1},
-         'statistics': 'none'}
+        {'backbone': {'name': 'resnet18', 'weights': 'hub', 'strides': [8, 16], ...}, 'statistics': 'none'}
     """
     return {name: _plain(name, value) for name, value in arguments.items()}
 
@@ -90,7 +89,7 @@ def resolve_settings(recipe: Callable[..., Any], settings: Mapping[str, Any]) ->
     Example:
         >>> def mine(backbone: Backbone = Backbone(), seed: int = 0) -> None: ...
         >>> resolve_settings(mine, {"backbone.strides": (8,), "seed": 3})
-        {'backbone': Backbone(name='wide_resnet50_2', weights='hub', strides=(8,), smoothing=1, reduction=1), 'seed': 3}
+        {'backbone': Backbone(name='wide_resnet50_2', weights='hub', strides=(8,), ...), 'seed': 3}
     """
     parameters = inspect.signature(recipe).parameters
     known = setting_names(recipe)

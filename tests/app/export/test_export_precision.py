@@ -21,18 +21,22 @@ from semflow.recipes import Backbone, patchcore
 from semflow.recipes import save as save_run
 
 
-@pytest.fixture(scope="module")
-def detector():
+def fitted(weight_bits):
     """PatchCore of a residual network with random weights, calibrated, with 500 vectors of 64 channels in memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = patchcore(Backbone("test_resnet", "random"), 64, coreset=500).eval()
+        made = patchcore(Backbone("test_resnet", "random", weight_bits=weight_bits), 64, coreset=500).eval()
         normal = pictures(64, 12, seed=2, spoiled=0).float() / 255
         made.prepare([normal])
         made.fit_base([normal])
         made.fit_score([normal])
         made.calibrate([pictures(64, 39, seed=3, spoiled=0).float() / 255], 0.1)
     return made
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return fitted(32)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,29 @@ def test_float16_stores_weights_in_half_the_space(name, detector, tmp_path) -> N
     assert exported.false_alarm_rate == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_int8_stores_the_backbone_in_a_quarter_without_loss(name, tmp_path) -> None:
+    detector, images = fitted(8), pictures(64, 6, seed=6)
+    half = save(detector, tmp_path / f"half{SUFFIXES[name]}", images=images, precision="float16")
+    small = save(detector, tmp_path / f"small{SUFFIXES[name]}", images=images, precision="int8")
+    layers = [x for x in detector.features.modules() if isinstance(x, torch.nn.Conv2d)]
+    weights = sum(x.weight.numel() for x in layers if x.weight.numel() >= 2**12)
+    assert size_of(half.path) - size_of(small.path) > 0.8 * weights - 2**15  # scales and more of the graph
+    assert small.cost.score_largest < half.cost.score_largest + 1e-3
+    assert (small.cost.decisions, load(small.path).metadata.precision) == (0, "int8")
+    expected, got = detector.predict(images.float() / 255), load(small.path).predict(images)
+    torch.testing.assert_close(got.score, expected.score, rtol=1e-3, atol=0)
+    assert not any(hasattr(x, "parametrizations") for x in layers)  # the detector is not changed
+
+
+def test_int8_is_refused_for_other_weights(detector, tmp_path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^backbone must have weights that 8 bits can store for precision int8, .*weight_bits 8, or"
+    ):
+        save(detector, tmp_path / "a.pt2", precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bf16_is_computed_by_openvino_and_refused_elsewhere(detector, tmp_path, capsys) -> None:
     openvino = pytest.importorskip("openvino")
     images = pictures(64, 6, seed=6)
@@ -82,7 +109,7 @@ def test_bf16_is_computed_by_openvino_and_refused_elsewhere(detector, tmp_path, 
     assert torch.allclose(got.score, expected.score, rtol=1e-6, atol=0) != can
     for name in ("low.onnx", "low.pt2"):
         with pytest.raises(
-            ConfigError, match=r"^precision must be float32 or float16 for format \w+, but got bf16; use"
+            ConfigError, match=r"^precision must be float32, float16 or int8 for format \w+, but got bf16; use"
         ):
             save(detector, tmp_path / name, precision="bf16")
 
@@ -196,8 +223,8 @@ def test_every_recipe_in_lower_precision(name, tmp_path) -> None:
 
 
 def test_other_precisions_are_refused(tmp_path, capsys) -> None:
-    with pytest.raises(ConfigError, match="precision must be one of float32, float16, bf16, but got 'int8'"):
-        save(own_detector(), tmp_path / "a.pt2", precision="int8")
+    with pytest.raises(ConfigError, match="precision must be one of float32, float16, bf16, int8, but got 'int4'"):
+        save(own_detector(), tmp_path / "a.pt2", precision="int4")
     assert main(["export", "--model", "none", "--output", str(tmp_path / "a.pt2"), "--precision", "half"]) == 2
     assert "half" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ KEY = "semflow"  # name of the text in a file
 LARGEST_TEXT, LARGEST_SIDE = 2**20, 2**14
 
 InputType = Literal["uint8", "float32"]
-Precision = Literal["float32", "float16", "bf16"]
+Precision = Literal["float32", "float16", "bf16", "int8"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
-"""Weights of a traced detector in float16."""
+"""Weights of an exported detector in float16, and those of its backbone as 8-bit integers."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.utils.parametrize import register_parametrization
+
+from semflow.errors import ConfigError
+from semflow.features.eight_bit import to_integers, weight_scale, weighted_layers
 
 LEAST = 2**12
 """Fewest values of a tensor that is stored as float16: smaller ones save nothing."""
@@ -14,6 +18,52 @@ KEPT = ("detector.calibration.", "detector.scorer.")
 
 LOST = 1e-3
 """Largest relative error of a tensor in float16; those with values that it cannot represent keep their precision."""
+
+
+class Scaled(nn.Module):
+    """Parametrization s q of a fixed weight by 8-bit integers q, with one scale s per output channel.
+
+    Example:
+        >>> layer = nn.Linear(64, 8).requires_grad_(False)
+        >>> register_parametrization(layer, "weight", Scaled(), unsafe=True).parametrizations.weight.original0.dtype
+        torch.int8
+    """
+
+    def forward(self, integers: Tensor, scale: Tensor) -> Tensor:
+        """Return the weight."""
+        return integers.to(scale.dtype) * scale
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the nearest integers and their scale."""
+        scale = weight_scale(weight)
+        return to_integers(weight, scale), scale
+
+
+def store_integers(network: nn.Module) -> None:
+    """Store the weights of a network's convolutions and linear layers, in place, as 8-bit integers with scales.
+
+    Raises:
+        ConfigError: If this would change the weights: maps of the changed network would not be those that the rest of
+            the detector was trained on.
+
+    Example:
+        >>> from semflow.features import round_weights
+        >>> layer = nn.Linear(64, 8).requires_grad_(False)
+        >>> round_weights(layer)
+        >>> store_integers(layer)
+        >>> sorted(x.element_size() for x in layer.state_dict().values())
+        [1, 4, 4]
+    """
+    layers = list(weighted_layers(network))
+    for layer in layers:
+        scale = weight_scale(layer.weight)
+        if not torch.allclose(to_integers(layer.weight, scale) * scale, layer.weight, rtol=1e-5, atol=0):
+            raise ConfigError(
+                "backbone must have weights that 8 bits can store for precision int8, but got others; fit the "
+                "detector with --set backbone.weight_bits 8, or use float16"
+            )
+    for layer in layers:
+        register_parametrization(layer, "weight", Scaled(), unsafe=True)
 
 
 def halve_weights(program: ExportedProgram) -> None:

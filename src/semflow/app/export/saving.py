@@ -20,7 +20,7 @@ from .cost import Cost, cost_of
 from .formats import packages_of, write
 from .graph import DetectorGraph, trace
 from .metadata import InputType, Metadata, Precision, shareable
-from .precision import halve_weights
+from .precision import halve_weights, store_integers
 from .runtime import SUFFIXES, Format, open_runner
 
 
@@ -69,8 +69,9 @@ def save(
         input: `uint8` for images from 0 to 255, as decoders and cameras give them, or `float32` for 0 to 1.
         images: (B, C, H, W) to compare on, of either type; by default, four textures.
         check: Compare the file with the detector.
-        precision: `float32`, or `float16` to store the weights in half the space and compute in float32, or, for
-            OpenVINO, `bf16` to compute in bfloat16 on CPUs that have it.
+        precision: `float32`, or `float16` to store the weights in half the space and compute in float32, `int8` to
+            store those of the backbone in a quarter and others in half, or, for OpenVINO, `bf16` to compute in bfloat16
+            on CPUs that have it. For `int8`, train with a backbone whose `weight_bits` are 8.
 
     Raises:
         ConfigError: If the format does not match the ending, needs a package that is not installed, or cannot store
@@ -95,8 +96,8 @@ def save(
     given = sample_images(made.image_size, made.channels) if images is None else images.cpu()
     samples, lossy = to_input(given, input), precision != "float32"
     about = _metadata(graph, packages_of(chosen), precision)
-    program = trace(graph)
-    if precision == "float16":
+    program = trace(_with_integers(graph) if precision == "int8" else graph)
+    if precision in ("float16", "int8"):
         halve_weights(program)
     remove_partial(path.parent, path.name)
     with writing(path), staging(path) as folder:
@@ -106,6 +107,12 @@ def save(
         differences = compare(graph, runner, samples) if runner and not lossy else {}
         cost = cost_of(graph, runner, samples, precision) if runner and lossy else None
     return Exported(path, about, differences, cost)
+
+
+def _with_integers(graph: DetectorGraph) -> DetectorGraph:
+    small = copy.deepcopy(graph)
+    store_integers(small.detector.features)
+    return small
 
 
 def check_destination(path: Path, format: Format | None = None, precision: Precision = "float32") -> Format:
@@ -122,7 +129,7 @@ def check_destination(path: Path, format: Format | None = None, precision: Preci
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, but got {precision!r}")
     if precision == "bf16" and chosen != "openvino":
-        raise ConfigError(f"precision must be float32 or float16 for format {chosen}, but got bf16; use openvino")
+        raise ConfigError(f"precision must be float32, float16 or int8 for format {chosen}, but got bf16; use openvino")
     for file in [path, path.with_suffix(".bin")] if chosen == "openvino" else [path]:
         if file.exists() or file.is_symlink():
             found = "a link" if file.is_symlink() else "an existing one"
