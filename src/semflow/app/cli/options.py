@@ -272,8 +272,7 @@ class Export:
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
     precision: Literal["float32", "float16", "bf16", "int8"] = "float32"
-    """float16 halves the file and computes in float32; int8 stores the backbone in a quarter, see the guide; bf16, for
-    OpenVINO, computes in bfloat16 where CPUs can."""
+    """float16 halves the file, int8 stores its backbone in a quarter; bf16, for OpenVINO, computes in bfloat16."""
     category: Threshold = None
     images: OptionalPath = None
     """Image or folder of images for the comparison; up to 64 are used. Default: four textures."""
