@@ -26,7 +26,7 @@ images (every fifth training image); resized to the image, blurred with sigma 4.
 of the distance to the nearest of the vectors that a k-center memory stores, of the features or of what a flow makes
 of them. *with log det*: minus the log-det per channel, as in a density of the features. *NLL*: of the flow. Scales:
 stride 4, averaged to the grid of 8; stride 8; strides 8 and 16 concatenated. These three are summed unless a row
-names one; *16+32*, the two strides concatenated, is in the rows that name it. The flow is trained with CutPaste
+names one scale; *and scale 16+32* adds strides 16 and 32, concatenated, to the three. The flow is trained with CutPaste
 anomalies and cross-entropy, or, *no synthesis*, by its likelihood alone; *under a memory*, by a density around the
 latents of the other three images of the batch.
 

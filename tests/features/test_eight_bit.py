@@ -51,6 +51,13 @@ def test_a_backbone_of_8_bits_has_nearly_the_same_maps():
     assert 0 < error < 0.03
 
 
+def test_weights_that_cannot_be_set_are_refused():
+    normalized = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4))
+    for network, found in ((normalized, "a computed one"), (torch.nn.Linear(4, 4).half(), "torch.float16")):
+        with pytest.raises(ConfigError, match=f"^network must have float32 or float64 weights .*, but got {found}$"):
+            round_weights(network)
+
+
 def test_other_bits_are_refused():
-    with pytest.raises(ConfigError, match=r"weight_bits must be .*, but got 4"):
+    with pytest.raises(ConfigError, match=r"weight_bits must be 8 or 32, but got 4"):
         Backbone("test_resnet", weight_bits=4)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from semflow.errors import ConfigError
+
 LARGEST = 127
 
 
@@ -50,6 +52,9 @@ def round_weights(network: nn.Module) -> None:
     Each is rounded to the nearest multiple of 1/127 of the largest of its output channel. Biases and normalizations
     keep their values.
 
+    Raises:
+        ConfigError: If a weight is computed from others, as in weight normalization, or is of a narrow type.
+
     Example:
         >>> layer = nn.Linear(64, 8)
         >>> round_weights(layer)
@@ -57,5 +62,9 @@ def round_weights(network: nn.Module) -> None:
         True
     """
     for layer in weighted_layers(network):
+        own = layer._parameters.get("weight")
+        if own is None or own.dtype not in (torch.float32, torch.float64):
+            found = "a computed one" if own is None else f"{own.dtype}"
+            raise ConfigError(f"network must have float32 or float64 weights of its own, but got {found}")
         scale = weight_scale(layer.weight)
         layer.weight.copy_(to_integers(layer.weight, scale) * scale)

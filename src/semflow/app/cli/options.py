@@ -272,7 +272,7 @@ class Export:
     input_type: Literal["uint8", "float32"] = "uint8"
     """Input of the exported file: pixels from 0 to 255, or from 0 to 1."""
     precision: Literal["float32", "float16", "bf16", "int8"] = "float32"
-    """float16 halves the file, int8 stores its backbone in a quarter; bf16, for OpenVINO, computes in bfloat16."""
+    """float16 halves the file; int8 needs backbone.weight_bits 8; bf16, for OpenVINO, computes in it where CPUs can."""
     category: Threshold = None
     images: OptionalPath = None
     """Image or folder of images for the comparison; up to 64 are used. Default: four textures."""

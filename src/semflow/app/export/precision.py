@@ -16,6 +16,9 @@ LEAST = 2**12
 KEPT = ("detector.calibration.", "detector.scorer.")
 """Prefixes of tensors that decide or scale scores, which keep their precision."""
 
+SCALE = "parametrizations.weight.original1"
+"""Ending of the names of the scales of 8-bit weights, which keep it too."""
+
 LOST = 1e-3
 """Largest relative error of a tensor in float16; those with values that it cannot represent keep their precision."""
 
@@ -59,8 +62,8 @@ def store_integers(network: nn.Module) -> None:
         scale = weight_scale(layer.weight)
         if not torch.allclose(to_integers(layer.weight, scale) * scale, layer.weight, rtol=1e-5, atol=0):
             raise ConfigError(
-                "backbone must have weights that 8 bits can store for precision int8, but got others; fit the "
-                "detector with --set backbone.weight_bits 8, or use float16"
+                "backbone must have weights that 8 bits can store for precision int8, but got others; fit the detector "
+                "with --set backbone.weight_bits 8, call round_weights on a backbone of your own, or use float16"
             )
     for layer in layers:
         register_parametrization(layer, "weight", Scaled(), unsafe=True)
@@ -86,7 +89,7 @@ def halve_weights(program: ExportedProgram) -> None:
     for node in list(graph.nodes):
         name = targets.get(node.name, "") if node.op == "placeholder" else ""
         weight = program.state_dict.get(name)
-        if weight is None or name.startswith(KEPT) or not _representable(weight):
+        if weight is None or name.startswith(KEPT) or name.endswith(SCALE) or not _representable(weight):
             continue
         half = weight.detach().half()
         is_parameter = isinstance(weight, nn.Parameter)

@@ -203,6 +203,7 @@ class _OpenVinoRunner(_FileRunner):
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = read_metadata(text, path)
             settings["INFERENCE_PRECISION_HINT"] = "bf16" if self.metadata.precision == "bf16" else "f32"
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # or it rounds what is multiplied by 8-bit weights
             outputs = [next(iter(sorted(x.get_names())), "") for x in model.outputs]
             _check_graph(self.metadata, [_openvino_shape(x) for x in model.inputs], outputs, path)
             one = model.clone()

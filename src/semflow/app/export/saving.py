@@ -71,7 +71,7 @@ def save(
         check: Compare the file with the detector.
         precision: `float32`, or `float16` to store the weights in half the space and compute in float32, `int8` to
             store those of the backbone in a quarter and others in half, or, for OpenVINO, `bf16` to compute in bfloat16
-            on CPUs that have it. For `int8`, train with a backbone whose `weight_bits` are 8.
+            on CPUs that have it. For `int8`, train with `weight_bits=8` of the backbone.
 
     Raises:
         ConfigError: If the format does not match the ending, needs a package that is not installed, or cannot store
@@ -110,7 +110,9 @@ def save(
 
 
 def _with_integers(graph: DetectorGraph) -> DetectorGraph:
-    small = copy.deepcopy(graph)
+    kept = {id(x): x for x in (*graph.parameters(), *graph.buffers())}  # shared, not copied
+    backbone = {id(x) for x in graph.detector.features.parameters()}
+    small = copy.deepcopy(graph, {key: x for key, x in kept.items() if key not in backbone})
     store_integers(small.detector.features)
     return small
 
