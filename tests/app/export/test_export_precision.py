@@ -140,7 +140,8 @@ def test_commands_fit_and_export_with_8_bit_weights(folder, tmp_path, capsys) ->
 
 def test_int8_is_refused_for_other_weights(detector, tmp_path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^backbone must have weights that 8 bits can store for precision int8, .*weight_bits 8, call"
+        ConfigError,
+        match=r"^backbone must have weights that 8 bits can store for precision int8, .*weight_bits 8, call",
     ):
         save(detector, tmp_path / "a.pt2", precision="int8")
     assert not list(tmp_path.iterdir())
