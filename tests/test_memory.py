@@ -1,4 +1,7 @@
-"""Freed memory is returned, and errors for lack of memory keep their class and name the batch size to try."""
+"""Freed memory is kept or returned; errors for lack of memory keep their class and name the batch size to try."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -113,8 +116,46 @@ def test_pass_over_images_names_the_batch_size(call: str, place: str, monkeypatc
 
 def test_passes_return_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr("semflow._memory._malloc_trim", lambda: calls.append)
+    monkeypatch.setattr("semflow._memory._of_glibc", lambda name: calls.append)
     assert list(trimming(range(19))) == list(range(19))
     assert calls == [0, 0]
-    monkeypatch.setattr("semflow._memory._malloc_trim", lambda: None)
+    monkeypatch.setattr("semflow._memory._of_glibc", lambda name: None)
     assert list(trimming(range(19))) == list(range(19))
+
+
+FAULTS = """
+import resource, sys, threading
+import torch
+from semflow._memory import keep_freed_memory, trimming
+
+def blocks(number):
+    for _ in trimming(range(number)):
+        kept = [torch.ones(2**22) for _ in range(8)]  # 128 MiB, more than glibc keeps
+        del kept
+
+def faults(number):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=blocks, args=(number,))
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults(7)
+print(faults(7), faults(17))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_used_again_until_a_pass_returns_it() -> None:
+    def faults(mode: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    each, default = 8 * 2**12, faults("default")[0]  # pages of 4 KiB of one turn
+    if default < each:
+        pytest.skip(f"this system keeps freed memory by itself, or has larger pages: {default} page faults")
+    few, returned = faults("keep")
+    assert few < each / 2
+    assert each < returned < 4 * each

@@ -121,6 +121,18 @@ def test_maps_of_an_image_are_independent_of_the_batch() -> None:
         torch.testing.assert_close(whole[3:4], alone)
 
 
+def test_few_images_at_a_time_have_the_maps_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, x, sizes = pyramid(smoothing=3), images(5, 3, 32, 32), []
+    whole = features(x)
+    monkeypatch.setattr("semflow.features.frozen._PIXELS", 2 * 32 * 32 + 1)
+    features.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    for m, expected in zip(features(x), whole, strict=True):
+        torch.testing.assert_close(m, expected)
+        assert m.is_contiguous(memory_format=torch.channels_last)
+    assert sizes == [2, 2, 1]
+    assert [m.shape for m in features(x[:0])] == [(0, *m.shape[1:]) for m in whole]
+
+
 def test_autocast_computes_maps_in_bfloat16() -> None:
     features, x = pyramid(), images(1, 3, 32, 32)
     reference = features(x)

@@ -16,6 +16,7 @@ from semflow.errors import ConfigError, ShapeError
 from .eight_bit import round_weights
 from .folding import fold_batch_norm
 from .frozen import FrozenFeatures, check_pooling
+from .same_padding import replace_same_convolutions
 from .timm_module import Levels, build, one_line, probe
 from .weights import PACKAGED, load_into, packaged_state, read_state
 from .weights_hub import load_from_hub
@@ -149,6 +150,7 @@ def _network(levels: Levels, out_indices: tuple[int, ...], weights: str, seed: i
             fold_batch_norm(network, torch.zeros(1, 3, *(levels.image_size or (side, side))))
         except (AssertionError, RuntimeError) as error:  # the network does not support this size
             _log.debug("%s is not folded: %s", levels.backbone, error)
+        replace_same_convolutions(network)
     # On a CPU, channels_last convolutions are faster, and the maps are rows of locations without a copy.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -56,7 +56,7 @@ def nearest(
         number = max(1, min(MOST_QUERIES, chunk_bytes // (2 * size * (k + SPARE) * width)))
         if is_traced():  # the number of queries may be dynamic
             rows = chunk_bytes // (size * (number + width))
-            return _search(queries, memory, center, k, exclude, memory_ids, rows, SPARE, dtype)[:2]
+            return _search(queries, memory, center, None, k, exclude, memory_ids, rows, SPARE, dtype)[:2]
         number = min(number, max(1, queries.shape[0]))
         rows = chunk_bytes // (size * (number + 2 * width))
 
@@ -65,8 +65,9 @@ def nearest(
         ) -> tuple[Tensor, ...]:
             parts = x.split(number)
             split = [None] * len(parts) if ids is None else ids.split(number)
+            whole = _extended(memory, center, within) if memory.shape[0] <= rows else None
             found = [
-                _search(part, memory, center, k, own, memory_ids, rows, more, within)
+                _search(part, memory, center, whole, k, own, memory_ids, rows, more, within)
                 for part, own in zip(parts, split, strict=True)
             ]
             return tuple(torch.cat(column) for column in zip(*found, strict=True))
@@ -140,6 +141,7 @@ def _search(
     queries: Tensor,
     memory: Tensor,
     center: Tensor,
+    whole: Tensor | None,
     k: int,
     exclude: Tensor | None,
     memory_ids: Tensor | None,
@@ -149,9 +151,9 @@ def _search(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return distances and rows of the nearest of k + `more` candidates, and the squared distances they are right to.
 
-    Candidates are selected in the type `within`.
+    Candidates are selected in the type `within`. `whole` is the `_extended` memory if all of it is searched at once.
     """
-    given = (queries.to(within), memory, center.to(within), k + more, exclude, memory_ids, max(rows, k + SPARE))
+    given = (queries.to(within), memory, center.to(within), whole, k + more, exclude, memory_ids, max(rows, k + SPARE))
     index, complete = _candidates(*given)
     return *_refined(queries, memory, k, index, exclude, memory_ids), complete
 
@@ -161,6 +163,7 @@ def _candidates(
     queries: Tensor,
     memory: Tensor,
     center: Tensor,
+    whole: Tensor | None,
     count: int,
     exclude: Tensor | None,
     memory_ids: Tensor | None,
@@ -172,9 +175,8 @@ def _candidates(
     extended = torch.cat([-2 * q, torch.ones_like(q[:, :1])], 1)  # the product adds the norms of the memory
     best, index, largest = q, q, q.new_zeros(())  # the first part replaces them
     for first in range(0, memory.shape[0], rows):
-        part = memory[first : first + rows].to(queries.dtype) - center
-        norms = part.square().sum(1)
-        scores = extended @ torch.cat([part, norms[:, None]], 1).T
+        part = _extended(memory[first : first + rows], center, q.dtype) if whole is None else whole
+        scores = extended @ part.T
         if exclude is not None and memory_ids is not None:
             scores = _without(scores, memory_ids[first : first + rows], exclude)
         scores, where = _smallest(scores, min(count, part.shape[0]))
@@ -183,11 +185,18 @@ def _candidates(
             scores, where = torch.cat([best, scores], 1), torch.cat([index, where], 1)
             scores, order = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
             where = where.gather(1, order)
-        best, index, largest = scores, where, torch.maximum(largest, norms.amax())
+        best, index, largest = scores, where, torch.maximum(largest, part[:, -1].amax())
     if count == memory.shape[0] or is_traced():  # no other rows, or no second search
         return index, torch.full_like(best[:, 0], torch.inf)
     length = q.square().sum(1)
     return index, best[:, -1] + length - rounding(q.shape[1], q.dtype) * (length + largest)
+
+
+@torch.no_grad()
+def _extended(memory: Tensor, center: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows of the memory around `center`, each with its squared norm as the last column."""
+    rows = memory.to(dtype) - center.to(dtype)
+    return torch.cat([rows, rows.square().sum(1, keepdim=True)], 1)
 
 
 def _without(scores: Tensor, ids: Tensor, exclude: Tensor) -> Tensor:

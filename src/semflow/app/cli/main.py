@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import cast
 
-from semflow._memory import is_out_of_memory, memory_advice
+from semflow._memory import is_out_of_memory, keep_freed_memory, memory_advice
 from semflow._optional import import_large
 from semflow._version import __version__
 from semflow.errors import ConfigError, SemflowError, WeightsError
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # the process does nothing else
+        keep_freed_memory()
     atexit.register(gc.freeze)  # a last collection of all modules would take half a second
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal cannot show
