@@ -75,7 +75,7 @@ class Report:
         box = placement(picture.size, self._dataset.size_of(picture.size), self._dataset.resize).slices
         anomaly_map = result.anomaly_map[box].contiguous()  # without padding
         mask, truth = (None if x is None else x[box].contiguous() for x in (result.mask, truth))
-        picture = picture.resize(shown_size(*picture.size))
+        picture = picture.resize(shown_size(*picture.size)).convert("RGB")
         views: list[View] = ["original", "overlay", "map"]
         save_views(self._folder, place, picture, anomaly_map, self._detector.map_range)
         overlay = self._folder / view_file("overlay", place)

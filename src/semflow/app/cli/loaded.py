@@ -42,7 +42,7 @@ class Images(Dataset[tuple[str, Loaded | str]]):
         except DataError as error:
             return name, str(error)
         size = shown_size(*picture.size)
-        shown = picture if picture.size == size else picture.resize(size)
+        shown = (picture if picture.size == size else picture.resize(size)).convert("RGB")
         box = placement(picture.size, self.dataset.size_of(picture.size), self.dataset.resize)
         return name, Loaded(picture.size, shown, pixels, box)
 
