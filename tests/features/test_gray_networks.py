@@ -70,12 +70,12 @@ def test_recipes_take_a_gray_network(make: Any) -> None:
 
 @pytest.mark.parametrize("given", [(MEAN, (0.2, 0.2, 0.2)), ((0.4, 0.4), (0.2, 0.2)), ((), ())])
 def test_mean_and_std_have_one_or_three_values(given: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-    with pytest.raises(ConfigError, match="mean and std must have three values each .* or one"):
+    with pytest.raises(ConfigError, match=r"mean and std must have three values each .* or one"):
         ImageNormalization(*given)
 
 
 def test_timm_features_name_the_way_to_a_gray_network() -> None:
-    with pytest.raises(ConfigError, match="must have three values each .*; .* give FrozenFeatures one of timm"):
+    with pytest.raises(ConfigError, match=r"must have three values each .*; .* give FrozenFeatures one of timm"):
         TimmFeatures("resnet18", "random", (8,), mean=MEAN, std=STD)
 
 
