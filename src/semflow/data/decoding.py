@@ -60,7 +60,12 @@ def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Im
     image, doubts = decode_doubting(path, file)
     for doubt in doubts:
         warnings.warn(doubt.text, stacklevel=1)
-    return image.convert("RGB")
+    return in_rgb(image)
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB, unless it is."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_doubting(path: str | PathLike[str], file: IO[bytes] | None = None) -> tuple[Image.Image, list[Doubt]]:
