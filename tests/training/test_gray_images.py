@@ -123,7 +123,7 @@ def test_tiles_of_gray_images_with_regions() -> None:
     assert torch.equal(one.score, other.score)
 
 
-@pytest.mark.parametrize("name", ["patchcore", "sanflow"])
+@pytest.mark.parametrize("name", ["patchcore", "sanflow", "memory_flow"])
 def test_folder_with_gray_and_rgb_files(name: str, tmp_path: Path) -> None:
     sets = both(tmp_path)
     mixed = [[part[k] for k in range(12)] for part in sets["rgb"]]
