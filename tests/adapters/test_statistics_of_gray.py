@@ -1,12 +1,15 @@
 """with_statistics takes gray images."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
 
 from semflow.adapters import with_statistics
 from semflow.errors import ShapeError
 from semflow.flows import coupling_stack
-from semflow.nn import InverseGammaVariance, StatisticsNetwork
+from semflow.nn import FixedVariance, InverseGammaVariance, Statistics, StatisticsNetwork, VarianceHead
 
 MAPS, GRAY = torch.randn(2, 6, 8, 8), torch.rand(2, 1, 32, 32)
 
@@ -23,6 +26,18 @@ def test_gray_images_equal_repeated_ones() -> None:
         lambda image: model.loss(MAPS, image=image, anomaly_mask=mask).total,
     ):
         assert torch.equal(compute(GRAY), compute(color))
+
+
+def test_head_sees_three_channels() -> None:
+    seen = []
+
+    class Own(VarianceHead):
+        def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Statistics]:
+            seen.append(tuple(images.shape))
+            return FixedVariance(1.0)(images, features)
+
+    with_statistics(coupling_stack(6, 2), Own()).anomaly_map(MAPS, image=GRAY)
+    assert seen == [(2, 3, 32, 32)]
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
