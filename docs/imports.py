@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 ORDER = [
-    "errors", "_version", "_validation", "_optional", "_memory", "_defaults", "_devices", "_tiling", "files",
-    "functional", "nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data", "detectors",
-    "training", "recipes", "adapters", "app", "testing", "(package)",
+    "errors", "_version", "_validation", "_optional", "_memory", "_defaults", "_devices", "_tiling", "_channels",
+    "files", "functional", "nn", "flows", "bases", "objectives", "synthesis", "metrics", "features", "data",
+    "detectors", "training", "recipes", "adapters", "app", "testing", "(package)",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from textures import data_folder
 
 import semflow
 from semflow.app import export
-from semflow.data import open_dataset
+from semflow.data import load_image, open_dataset
 from semflow.recipes import Backbone, Couplings, cflow_ad
 
 
@@ -31,7 +31,7 @@ def main(data: Path | None, output: Path, epochs: int) -> float:
     semflow.fit(detector, train, epochs=epochs, batch_size=16, progress=False)
 
     test = open_dataset(root, "test", detector.provenance.image_size)
-    images = torch.stack([(test[i].image * 255).round().to(torch.uint8) for i in range(4)])
+    images = torch.stack([(load_image(path, 64) * 255).round().to(torch.uint8) for path in test.paths[:4]])  # RGB
     exported = export.save(detector, output / "detector.onnx", images=images)
 
     session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])

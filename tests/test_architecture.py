@@ -24,6 +24,7 @@ LAYERS = [
     "_defaults",
     "_devices",
     "_tiling",
+    "_channels",
     "files",
     "functional",
     "nn",

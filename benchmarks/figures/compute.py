@@ -77,7 +77,7 @@ def views(detector: Detector, samples: Sequence[Sample]) -> list[View]:
                 means.append((base.normal_mean + shifts[0], base.anomaly_mean + shifts[1]))
     return [
         View(
-            image=sample.image.permute(1, 2, 0).numpy(),
+            image=sample.image.expand(3, -1, -1).permute(1, 2, 0).numpy(),
             mask=None if sample.anomaly_mask is None else sample.anomaly_mask.numpy(),
             name=sample.path,
             score=_array(prediction.anomaly_map[k]),

@@ -27,7 +27,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from semflow.data import ImageFolder, Sample
-from semflow.synthesis import CutPaste, SyntheticAnomalies
+from semflow.synthesis import CutPaste, SyntheticAnomalies, synthesize
 from semflow.training.loading import batches
 from semflow.training.stepping import adam, train_on_batch
 
@@ -88,7 +88,8 @@ def parts(case: Case, images: ImageFolder, epoch: SyntheticAnomalies[Sample]) ->
 
     def synthesis() -> None:
         for k, sample in enumerate(samples):
-            paste(sample.image, samples[k - 1].image, ("small", "medium", "circle")[k % 3], np.random.default_rng(k))
+            donor, kind = samples[k - 1].image, ("small", "medium", "circle")[k % 3]
+            synthesize(paste, sample.image, donor, kind, np.random.default_rng(k))
 
     def predict() -> None:
         for some in batches(images, batch):

@@ -59,7 +59,7 @@ def given_wrongly() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]
         "uint8": (lambda: on_image.loss(x, image=(image * 255).byte()), ShapeError, "image must be float .*uint8"),
         "unused bytes": (lambda: model.anomaly_map(x, image=image * 255), ShapeError, "image must lie in"),
         "NaN image": (lambda: on_image.loss(x, image=image * float("nan")), ShapeError, "image must lie in .*NaN"),
-        "gray image": (lambda: on_image.loss(x, image=image[:, :1]), ShapeError, "image must be float"),
+        "alpha channel": (lambda: on_image.loss(x, image=image[:, [0, 1, 2, 2]].round()), ShapeError, "of 1 or 3 chan"),
         "NaN mask": (
             lambda: model.loss(x, anomaly_mask=mask * float("nan")),
             ShapeError,

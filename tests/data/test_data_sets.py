@@ -60,7 +60,7 @@ def test_folder_lists_images_recursively_without_hidden_files(tree: Tree) -> Non
     assert dataset.labels == (-1,) * 5
     sample = dataset[0]
     assert isinstance(sample, Sample)
-    assert sample.image.shape == (3, 8, 8)
+    assert sample.image.shape == (1, 8, 8)
     assert sample.image.dtype == torch.float32
     assert sample.label == -1
     assert sample.anomaly_mask is None
@@ -324,7 +324,7 @@ def test_open_dataset_opens_the_real_mvtec_categories(category: str, counts: tup
     assert (len(train), test.labels.count(0), test.labels.count(1)) == counts
     assert isinstance(test, MVTecAD)
     anomalous = test[test.labels.index(1)]
-    assert anomalous.image.shape == (3, 256, 256)
+    assert anomalous.image.shape == (1 if category == "screw" else 3, 256, 256)
     assert 0.0 < anomalous.image.mean() < 1.0
     assert anomalous.anomaly_mask is not None
     assert 0.0 < anomalous.anomaly_mask.float().mean() < 0.3

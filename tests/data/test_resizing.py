@@ -148,10 +148,10 @@ def test_smaller_masks_of_the_same_proportions_are_taken(parts: Path, recwarn: p
     assert not recwarn  # a region may cover everything
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
-def test_images_have_three_or_four_channels(channels: int) -> None:
+@pytest.mark.parametrize("channels", [0, 5])
+def test_images_have_one_to_four_channels(channels: int) -> None:
     from semflow.data import as_sample
 
-    assert isinstance(as_sample(torch.ones(4, 8, 8), "a"), Sample)
+    assert all(isinstance(as_sample(torch.ones(known, 8, 8), "a"), Sample) for known in (1, 2, 3, 4))
     with pytest.raises(ShapeError, match="must be float"):
         as_sample(torch.ones(channels, 8, 8), "a")

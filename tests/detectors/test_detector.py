@@ -63,7 +63,7 @@ def test_predict_restores_modes_and_keeps_statistics(build, images) -> None:
 
 def test_predict_rejects_invalid_images(build) -> None:
     detector = build()
-    for wrong in (torch.rand(3, 32, 32), torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+    for wrong in (torch.rand(3, 32, 32), torch.rand(1, 5, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(ShapeError, match="images must be float"):
             detector.predict(wrong)
 

@@ -112,7 +112,7 @@ def test_pinned_memory_of_the_caller_is_copied_first(monkeypatch: pytest.MonkeyP
 WRONG = {
     "bytes": (stack(images(2)) * 255, r"images must lie in \[0, 1\], but got values from"),
     "NaN": (stack(images(2)) * torch.nan, r"images must lie in \[0, 1\], but got values from nan"),
-    "region": (torch.full((2, 4, 64, 64), 0.5), "images must have 0 or 1 as their fourth channel"),
+    "region": (torch.full((2, 4, 64, 64), 0.5), "images must have 0 or 1 as their last channel"),
     "empty": (torch.cat([stack(images(2)), torch.zeros(2, 1, 64, 64)], 1), "images must have pixels in their region"),
 }
 

@@ -174,7 +174,7 @@ def test_smoothing_averages_the_maps() -> None:
     ("bad", "part"),
     [
         (torch.rand(3, 32, 32), "(3, 32, 32)"),
-        (torch.rand(1, 1, 32, 32), "(1, 1, 32, 32)"),
+        (torch.rand(1, 2, 32, 32), "(1, 2, 32, 32)"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "uint8"),
         (torch.rand(1, 3, 32, 32) * 255, "divide 8-bit images by 255"),
         ((torch.rand(1, 3, 32, 32) - 0.45) / 0.225, "in [0, 1]"),

@@ -109,9 +109,9 @@ TENSORS = [
     Row(
         "float64 images", given(lambda x: x.double()), refused(ShapeError, "torch.float32", "torch.float64", "convert")
     ),
-    Row("image without batch dimension", given(lambda x: x[0]), refused(ShapeError, "(B, 3, H, W)", "(3, 64, 64)")),
+    Row("image without batch dimension", given(lambda x: x[0]), refused(ShapeError, "(B, C, H, W)", "(3, 64, 64)")),
     Row("five dimensions", given(lambda x: x[None]), refused(ShapeError, "(1, 2, 3, 64, 64)")),
-    Row("one channel", given(lambda x: x[:, :1]), refused(ShapeError, "(2, 1, 64, 64)")),
+    Row("five channels", given(lambda x: x[:, [0, 1, 2, 0, 1]]), refused(ShapeError, "(2, 5, 64, 64)")),
     Row("four channels", given(lambda x: torch.cat((x, x[:, :1]), 1)), refused(ShapeError, "(2, 4, 64, 64)")),
     Row("channels last shape", given(lambda x: x.permute(0, 2, 3, 1)), refused(ShapeError, "(2, 64, 64, 3)")),
     Row("empty batch", given(lambda x: x[:0]), refused(ShapeError, "at least one image", "(0, 3, 64, 64)")),

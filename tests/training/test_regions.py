@@ -178,9 +178,9 @@ def test_a_model_asks_for_the_regions_of_its_images(tmp_path: Path) -> None:
     detector = fitted("patchcore", with_region(images(4)))
     loaded = semflow.load(semflow.save(detector, tmp_path / "run"), device="cpu")
     assert (loaded.provenance.regions, loaded.provenance.resize, loaded.provenance.channels) == (True, "stretch", 4)
-    with pytest.raises(ShapeError, match="four channels, the last one their region"):
+    with pytest.raises(ShapeError, match="their region as the last of 2 or 4 channels"):
         loaded.predict(stack(images(1)))
-    with pytest.raises(ShapeError, match="four channels"):
+    with pytest.raises(ShapeError, match="2 or 4 channels"):
         semflow.calibrate(detector, images(9, seed=3))
 
 

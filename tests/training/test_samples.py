@@ -30,11 +30,11 @@ WRONG: dict[str, tuple[list[Any], type[SemflowError], str]] = {
     "normalized": (late(lambda x: (x - 0.5) / 0.1), ShapeError, r"^image of 11\.png must lie in \[0, 1\]"),
     "NaN": (late(lambda x: x * torch.nan), DataError, r"^11\.png must have finite pixels, but got inf or NaN"),
     "bytes": (late(lambda x: (x * 255).byte()), ShapeError, r"^image of 11\.png must be float .* divide it by 255$"),
-    "gray": (late(lambda x: x[:1]), ShapeError, r"\(1, 32, 32\) of torch.float32; repeat its channel three times$"),
+    "no channel": (late(lambda x: x[0]), ShapeError, r"\(32, 32\) of torch.float32; add a first axis$"),
     "channels last": (
         late(lambda x: x.permute(1, 2, 0)),
         ShapeError,
-        r"but got \(32, 32, 3\) .*; permute it to \(3, H, W\)$",
+        r"but got \(32, 32, 3\) .*; permute it to \(C, H, W\)$",
     ),
     "batched": (late(lambda x: x[None]), ShapeError, r"but got \(1, 3, 32, 32\) of torch.float32; convert it$"),
     "no tensor": (late(lambda x: "11.png"), ShapeError, r"^image of 11\.png must be a float tensor .*, but got str; "),

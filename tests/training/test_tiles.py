@@ -116,7 +116,7 @@ def test_other_sizes(size: tuple[int, int], plain: Detector) -> None:
 
 
 def test_images_that_are_none_are_refused(plain: Detector) -> None:
-    for images in (torch.rand(3, 40, 40), torch.rand(1, 1, 40, 40), torch.rand(1, 3, 0, 40), "image"):
+    for images in (torch.rand(3, 40, 40), torch.rand(1, 5, 40, 40), torch.rand(1, 3, 0, 40), "image"):
         with pytest.raises(ShapeError, match="images must"):
             plain.predict(images)
     with pytest.raises(ShapeError, match="must lie in"):

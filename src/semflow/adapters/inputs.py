@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from semflow._channels import has_region
 from semflow._devices import is_readable
 from semflow._validation import counted
 from semflow.detectors.inputs import check_images
@@ -23,11 +24,11 @@ def check_maps(maps: Sequence[Tensor]) -> None:
 
 
 def check_image(image: Tensor, maps: Sequence[Tensor]) -> None:
-    """Raise ShapeError unless images are floats (B, 3, H, W) in [0, 1] that belong to the maps."""
+    """Raise ShapeError unless images are floats (B, 1, H, W) or (B, 3, H, W) in [0, 1] that belong to the maps."""
     check_images(image, maps[0], name="image")
-    if image.shape[1] != 3 or image.shape[0] != maps[0].shape[0]:
+    if has_region(image.shape[1]) or image.shape[0] != maps[0].shape[0]:
         expected = counted(maps[0].shape[0], "image")
-        raise ShapeError(f"image must hold {expected} of 3 channels, as features do, but got {tuple(image.shape)}")
+        raise ShapeError(f"image must hold {expected} of 1 or 3 channels, as features do, but got {tuple(image.shape)}")
 
 
 def check_mask(mask: Tensor, maps: Sequence[Tensor], image: tuple[int, int] | None) -> None:

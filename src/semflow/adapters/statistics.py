@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from semflow._validation import Size, at_least, checked, height_and_width
 from semflow.bases import Base, SemanticGaussian, StandardNormal
 from semflow.detectors import Latents, LikelihoodModel
+from semflow.detectors.regions import see
 from semflow.errors import ConfigError, ShapeError
 from semflow.flows import PyramidFlow, ScaleWise
 from semflow.functional import mask_to_grid
@@ -62,7 +63,8 @@ class FlowWithStatistics(LikelihoodModel):
     `with_memory` replaces the base by a memory, which `remember` fits.
 
     In all methods `features` is a map (B, C, H, W), or a list of them, one per flow; `image` is (B, 3, H, W), RGB in
-    [0, 1], needed if the head predicts from images; `context` is the context of the flow, or a list, one per flow.
+    [0, 1], or (B, 1, H, W), gray, and needed if the head predicts from images; `context` is the context of the flow, or
+    a list, one per flow.
 
     Example:
         >>> from semflow.flows import AffineCoupling
@@ -94,6 +96,7 @@ class FlowWithStatistics(LikelihoodModel):
         maps = self.feature_maps(features)
         if image is not None:
             check_image(image, maps)
+            image = see(image).images
         return self.encode_checked(maps, image, context)
 
     def encode_checked(self, maps: Sequence[Tensor], image: Tensor | None, context: Contexts) -> list[Latents]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from semflow._channels import split_region
 from semflow._validation import Size, checked, height_and_width, plain_size
 from semflow.errors import ConfigError
 
@@ -50,12 +51,12 @@ class ImageDataset(Dataset[Sample]):
         records: The images, in the order of the dataset.
         image_size: Side of the images in pixels, or (height, width); None keeps their own size.
         has_masks: True if the pixels are labeled.
-        cache: Keep decoded images in memory as uint8 (196 kB each at 256 px). DataLoader workers share the images
-            cached before they started (`verify()` caches all); an image that a worker decodes stays in that worker.
+        cache: Keep decoded images in memory as uint8 (196 kB each at 256 px, a third if gray). DataLoader workers share
+            the images cached before they started (`verify()` caches all); an image that a worker decodes stays in it.
         root: Folder of the images; names in results are relative to it.
         passed_over: Files and folders beside the images that are not in the dataset.
-        resize: `stretch` or `pad`, see `load_image`. Padded images, and those with a region, have a fourth channel: 1
-            in the region of interest, and 0 outside it.
+        resize: `stretch` or `pad`, see `load_image`. Padded images, and those with a region, have it as their last
+            channel, see `Sample`.
 
     Raises:
         ConfigError: If `image_size` is out of range, or `has_masks` is True and the mask of an anomalous or
@@ -108,7 +109,7 @@ class ImageDataset(Dataset[Sample]):
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """Channels, height and width of the images; None if they keep their own size."""
+        """Channels, height and width of color images; gray ones have two channels less. None for images of any size."""
         if self.image_size is None:
             return None
         return (4 if self.regions or self.resize == "pad" else 3, *height_and_width(self.image_size))
@@ -140,7 +141,7 @@ class ImageDataset(Dataset[Sample]):
             self._decode(index)
 
     def read_image(self, index: int) -> Image.Image:
-        """Decode the image at `index` (from 0) to RGB at its own size; warn once about each kind of doubtful pixels."""
+        """Decode the image at `index` (from 0) to gray or RGB; warn once about each kind of doubtful pixels."""
         image, doubts = decode_doubting(self.records[index].path)
         self._tell(doubts)
         return image
@@ -165,13 +166,13 @@ class ImageDataset(Dataset[Sample]):
         return (picture[1], picture[0]) if self.image_size is None else self.image_size
 
     def to_pixels(self, index: int, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize the image at `index`, from `read_image`, to a uint8 array (3, H, W), or (4, H, W) with its region."""
+        """Resize the image at `index`, from `read_image`, to a uint8 array (C, H, W), see `Sample`."""
         size = self.size_of(image.size)
         pixels = resize_image(image, size, self.resize)
         if (file := self.regions.get(self.records[index].path)) is None:
             return pixels
         region = read_region(file, image.size, size, self.resize)
-        return np.concatenate([pixels[:3], np.where(region, 255, 0).astype(np.uint8)[None]])
+        return np.concatenate([split_region(pixels)[0], np.where(region, 255, 0).astype(np.uint8)[None]])
 
     def _tell(self, doubts: Sequence[Doubt]) -> None:
         for kind, text in doubts:

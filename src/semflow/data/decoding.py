@@ -1,4 +1,4 @@
-"""Image files decoded to RGB with Pillow; every problem with a file is a DataError of one line."""
+"""Image files decoded to gray or RGB with Pillow; every problem with a file is a DataError of one line."""
 
 import warnings
 from os import PathLike, fspath
@@ -60,11 +60,16 @@ def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Im
     image, doubts = decode_doubting(path, file)
     for doubt in doubts:
         warnings.warn(doubt.text, stacklevel=1)
-    return image
+    return in_rgb(image)
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB, unless it is."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_doubting(path: str | PathLike[str], file: IO[bytes] | None = None) -> tuple[Image.Image, list[Doubt]]:
-    """Decode as `decode_image` does, and return what it would warn of."""
+    """Decode as `decode_image` does, but gray files to 8-bit gray, and return what it would warn of."""
     name, doubts = fspath(path), []
     with opened(path, file) as image:
         header = read_header(image, name)
@@ -72,7 +77,7 @@ def decode_doubting(path: str | PathLike[str], file: IO[bytes] | None = None) ->
             doubts.append(
                 Doubt("pages", f"{name} holds several images, of which only the first is read; save each one as a file")
             )
-        pixels, more = to_rgb(upright(image), header, name)
+        pixels, more = to_8_bit(upright(image), header, name)
     return pixels, doubts + more
 
 
@@ -99,17 +104,20 @@ def load_image(path: str | PathLike[str], size: Size, resize: Resize = "stretch"
     return torch.from_numpy(resize_image(decode_image(path), size, resize)).float().div_(255.0)
 
 
-def to_rgb(image: Image.Image, header: Header, name: str, background: int = 128) -> tuple[Image.Image, list[Doubt]]:
-    """Convert an image of any mode to RGB without clipping; `background` is the gray under transparent pixels."""
+def to_8_bit(image: Image.Image, header: Header, name: str, background: int = 128) -> tuple[Image.Image, list[Doubt]]:
+    """Convert an image to L if it is gray without transparency, and otherwise to RGB, without clipping.
+
+    `background` is the gray under transparent pixels.
+    """
     if image.mode in WIDE_MODES:
-        return _gray_to_rgb(image, header, name)
+        return _to_8_bit_gray(image, header, name)
     doubts: list[Doubt] = []
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         colors = layer.convert("RGB")
         pixels, doubts = _blend(layer, colors, name, background)
     else:
-        pixels = colors = image.convert("RGB")
+        pixels = colors = image.convert("L" if image.mode in ("1", "L") else "RGB")
     if header.sixteen and image.mode != "CMYK" and (high := int(np.asarray(colors).max())) < _FEW_LEVELS:
         doubts.append(_shallow(name, 256 * high + 255))
     return pixels, doubts
@@ -133,7 +141,7 @@ def _blend(layer: Image.Image, colors: Image.Image, name: str, background: int) 
     return blended, []
 
 
-def _gray_to_rgb(image: Image.Image, header: Header, name: str) -> tuple[Image.Image, list[Doubt]]:
+def _to_8_bit_gray(image: Image.Image, header: Header, name: str) -> tuple[Image.Image, list[Doubt]]:
     stored, largest = np.asarray(image), header.largest
     low, high = float(stored.min()), float(stored.max())
     if not (low >= 0.0 and high <= largest):  # also catches NaN
@@ -146,7 +154,7 @@ def _gray_to_rgb(image: Image.Image, header: Header, name: str) -> tuple[Image.I
         )
     shallow = largest > 4095 and 0 < high < largest / 4
     values = wide_values(image, header).astype(np.float64) * (255.0 / largest)
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB"), [_shallow(name, high)] if shallow else []
+    return Image.fromarray(np.rint(values).astype(np.uint8)), [_shallow(name, high)] if shallow else []
 
 
 def _shallow(name: str, high: float) -> Doubt:

@@ -14,7 +14,7 @@ from torch import Tensor
 from semflow._validation import Size, checked
 from semflow.errors import DataError
 
-from .decoding import Doubt, to_rgb
+from .decoding import Doubt, to_8_bit
 from .reading import WIDE_MODES, opened, read_header, upright, wide_values
 from .resizing import Resize, check_image_size, resize_mask
 
@@ -44,8 +44,8 @@ def decode_mask(path: str | PathLike[str], meaning: Literal["anomalous", "inside
             values = wide_values(turned, header)
             doubts: list[Doubt] = []
         else:
-            rgb, doubts = to_rgb(turned, header, name, background=0)
-            values = np.asarray(rgb).max(axis=2)
+            pixels, doubts = to_8_bit(turned, header, name, background=0)
+            values = np.atleast_3d(np.asarray(pixels)).max(axis=2)
             if turned.mode == "P" and (values.min() > 0 or not any(turned.getpalette() or ())):
                 values = np.asarray(turned)
     for kind, text in doubts:

@@ -58,16 +58,16 @@ def check_image_size(**sizes: Size) -> None:
 
 
 def resize_image(image: Image.Image, size: Size, resize: Resize = "stretch") -> NDArray[np.uint8]:
-    """Resize an RGB image to a uint8 array (3, H, W), or (4, H, W) if padded, as `load_image` does."""
+    """Resize a gray or RGB image to a uint8 array (1 or 3, H, W), if padded with a region, as `load_image` does."""
     box = placement(image.size, size, resize)
     if image.size != (box.width, box.height):
         image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image).transpose(2, 0, 1)
+    pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
     if resize == "stretch":
         return pixels.copy()
-    padded = np.full((4, *height_and_width(size)), PADDING, np.uint8)
-    padded[3] = 0
-    padded[:3, *box.slices], padded[3, *box.slices] = pixels, 255
+    padded = np.full((len(pixels) + 1, *height_and_width(size)), PADDING, np.uint8)
+    padded[-1] = 0
+    padded[:-1, *box.slices], padded[-1, *box.slices] = pixels, 255
     return padded
 
 

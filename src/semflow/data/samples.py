@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from semflow._channels import CHANNELS, alike, has_region, in_color
 from semflow._validation import checked
 from semflow.errors import ConfigError, DataError, ShapeError
+from semflow.files import hash_tensor
 
 SLACK = 0.05
 """Tolerance around [0, 1] for rounding and resampling; images of other scales lie far outside."""
@@ -20,8 +22,8 @@ class Sample(NamedTuple):
     """One image with its label, mask and path.
 
     Attributes:
-        image: (3, H, W) float32, RGB in [0, 1]; or (4, H, W), whose last channel is 1 in the region of interest and 0
-            outside it.
+        image: (C, H, W) float32 in [0, 1] with C = 1 for gray, 3 for RGB, and 2 or 4 for gray or RGB whose last channel
+            is 1 in the region of interest and 0 outside it.
         label: 0 normal, 1 anomalous, -1 unknown.
         anomaly_mask: (H, W) bool, true where anomalous; None if the pixels are not labeled.
         path: The image file; of an image packed in a file, see `Record`.
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
     """Stacked samples of one image size, made by `collate`.
 
     Attributes:
-        images: (B, 3, H, W) or (B, 4, H, W) float32.
+        images: (B, C, H, W) float32, with C as in `Sample`; gray if all are.
         labels: (B,) int64.
         anomaly_masks: (B, H, W) bool, or None if any mask is None.
         paths: One per image.
@@ -73,22 +75,26 @@ def collate(samples: Sequence[Any]) -> Batch:
 
 def stack_samples(samples: Sequence[Sample], copy: bool = True) -> Batch:
     """Stack samples that have been checked; a batch of one large image need not be a copy."""
-    first = samples[0].image.shape
-    for sample in samples:
-        if sample.image.shape != first:
+    images = alike([sample.image for sample in samples])
+    first = images[0].shape
+    for image, sample in zip(images, samples, strict=True):
+        if image.shape != first:
             raise ShapeError(
                 f"samples must have images of one size, but got {tuple(first)} ({samples[0].path}) "
-                f"and {tuple(sample.image.shape)} ({sample.path}); load all images at one size"
+                f"and {tuple(image.shape)} ({sample.path}); load all images at one size"
             )
     masks = [sample.anomaly_mask for sample in samples if sample.anomaly_mask is not None]
     return Batch(
-        images=torch.stack([sample.image for sample in samples])
-        if copy or len(samples) > 1
-        else samples[0].image[None],
+        images=torch.stack(images) if copy or len(samples) > 1 else images[0][None],
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64, device="cpu"),
         anomaly_masks=torch.stack(masks) if len(masks) == len(samples) else None,
         paths=tuple(sample.path for sample in samples),
     )
+
+
+def hash_image(image: Tensor) -> str:
+    """Compute the digest of an image, the same for gray and for RGB of equal channels."""
+    return hash_tensor(in_color(image))
 
 
 class CheckedSamples(Dataset[Sample]):
@@ -139,8 +145,8 @@ def as_sample(item: Any, name: str) -> Sample:
 
     Args:
         item: a `Sample`, an image alone, a tuple of image, label, mask and path, or a dict with these. It needs only an
-            image. It is a float tensor or array (3, H, W) in [0, 1], or (4, H, W) with its region of interest; a label
-            is 0, 1 or -1; a mask is (H, W), bool or a number that is 0 where normal.
+            image. It is a float tensor or array (C, H, W) in [0, 1], see `Sample`; a label is 0, 1 or -1; a mask is
+            (H, W), bool or a number that is 0 where normal.
         name: of the item in error messages, and as its path if it has none.
 
     Raises:
@@ -173,18 +179,18 @@ def _image(given: Any, where: str) -> Tensor:
     image = torch.from_numpy(np.ascontiguousarray(given)) if _is_numeric(given) else given
     if not isinstance(image, Tensor):
         raise ShapeError(
-            f"image of {where} must be a float tensor (3, H, W) in [0, 1], but got {type(given).__name__}; "
+            f"image of {where} must be a float tensor (C, H, W) in [0, 1], but got {type(given).__name__}; "
             "semflow.data.load_image makes one"
         )
-    if image.dim() != 3 or image.shape[0] not in (3, 4) or 0 in image.shape or not image.is_floating_point():
+    if image.dim() != 3 or image.shape[0] not in CHANNELS or 0 in image.shape or not image.is_floating_point():
         advice = "divide it by 255" if image.dtype == torch.uint8 else "convert it"
-        if image.dim() == 3 and image.shape[0] == 1:
-            advice = "repeat its channel three times"
-        elif image.dim() == 3 and image.shape[2] == 3:
-            advice = "permute it to (3, H, W)" + (" and divide it by 255" if image.dtype == torch.uint8 else "")
+        if image.dim() == 2:
+            advice = "add a first axis"
+        elif image.dim() == 3 and image.shape[2] in (1, 3):
+            advice = "permute it to (C, H, W)" + (" and divide it by 255" if image.dtype == torch.uint8 else "")
         raise ShapeError(
-            f"image of {where} must be float (3, H, W) in [0, 1], but got {tuple(image.shape)} of {image.dtype}; "
-            f"{advice}"
+            f"image of {where} must be float (C, H, W) in [0, 1] with 1 to 4 channels, but got {tuple(image.shape)} of "
+            f"{image.dtype}; {advice}"
         )
     image = image.detach().to(torch.float32)
     low, high = (value.item() for value in torch.aminmax(image))  # NaN if any pixel is NaN
@@ -195,13 +201,13 @@ def _image(given: Any, where: str) -> Tensor:
             f"image of {where} must lie in [0, 1], but got values from {low:g} to {high:g}; "
             "divide bytes by 255 and do not normalize, which the backbone does"
         )
-    if len(image) == 4 and not bool(((image[3] == 0) | (image[3] == 1)).all()):
+    if has_region(len(image)) and not bool(((image[-1] == 0) | (image[-1] == 1)).all()):
         raise ShapeError(
-            f"image of {where} must have 0 or 1 as its fourth channel, its region of interest, but got other values; "
-            "leave an alpha channel out"
+            f"image of {where} must have 0 or 1 as its last of {len(image)} channels, its region of interest, but got "
+            "other values; leave an alpha channel out"
         )
-    if len(image) == 4 and not bool(image[3].any()):
-        raise DataError(f"{where} must have pixels in its region of interest, the fourth channel, but got none")
+    if has_region(len(image)) and not bool(image[-1].any()):
+        raise DataError(f"{where} must have pixels in its region of interest, the last channel, but got none")
     return image
 
 

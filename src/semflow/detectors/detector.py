@@ -185,7 +185,7 @@ class Detector(FittingPasses):
         maps: Sequence[Tensor] | None = None,
         statistics: Sequence[Statistics | None] | None = None,
     ) -> list[Latents]:
-        """Map images (B, 3, H, W) in [0, 1], with maps and statistics if known, to the latents of each scale."""
+        """Map images (B, C, H, W) in [0, 1], with maps and statistics if known, to the latents of each scale."""
         maps = self.feature_maps(images) if maps is None else maps
         return self.encode_maps(maps, self.see(images).images, statistics=statistics)
 
@@ -201,7 +201,7 @@ class Detector(FittingPasses):
         """Compute the objective over all scales, see `LikelihoodModel.latent_loss`.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions of interest.
+            images: (B, C, H, W) in [0, 1], see `Sample`.
             anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
             maps: feature maps of the images, if known.
             mask_resize: see `location_masks`.
@@ -261,9 +261,10 @@ class Detector(FittingPasses):
     @per_batch
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """Predict images (B, 3, H, W), float RGB in [0, 1], each independent of the others of the batch.
+        """Predict images (B, C, H, W), float in [0, 1], each independent of the others of the batch.
 
-        Images (B, 4, H, W) have a region of interest as their last channel: 1 inside it, 0 outside.
+        C is 1 for gray and 3 for RGB. With 2 or 4 channels, the last one is the region of interest: 1 inside it, 0
+        outside.
 
         Images on the CPU are copied to the detector's device, where the prediction is. The host waits for a GPU
         only if images are on it already, have a region or are compared with a memory. With tiles (see `fit`), images

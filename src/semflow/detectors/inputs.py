@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semflow._channels import CHANNELS, has_region
 from semflow._devices import is_readable, is_traced
 from semflow._validation import height_and_width, kind_of
 from semflow.errors import ConfigError, ShapeError
@@ -30,16 +31,17 @@ def check_part(name: str, value: object, kind: type[object], advice: str = "", r
 
 
 def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = "images") -> None:
-    """Raise ShapeError unless images are finite floats (B, 3, H, W), or (B, 4, H, W) with regions, in about [0, 1].
+    """Raise ShapeError unless images are finite floats (B, C, H, W), see `Sample`, in about [0, 1].
 
     They must have the device and precision of `like`, a parameter of the detector. Values are not checked while a
     graph of the detector is being traced, nor on a GPU, for which the host would wait, nor with `values=False`.
     """
     if not isinstance(images, Tensor):
-        raise ShapeError(f"{name} must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
-    if images.dim() != 4 or images.shape[1] not in (3, 4) or not images.is_floating_point():
+        raise ShapeError(f"{name} must be a tensor (B, C, H, W) in [0, 1], but got {type(images).__name__}")
+    if images.dim() != 4 or images.shape[1] not in CHANNELS or not images.is_floating_point():
         raise ShapeError(
-            f"{name} must be float (B, 3, H, W) in [0, 1], but got {tuple(images.shape)} of {images.dtype}"
+            f"{name} must be float (B, C, H, W) in [0, 1] with 1 to 4 channels, but got {tuple(images.shape)} of "
+            f"{images.dtype}"
         )
     if is_traced():
         return
@@ -54,13 +56,13 @@ def check_images(images: Tensor, like: Tensor, values: bool = True, name: str = 
 
 
 def check_values(images: Tensor, name: str = "images") -> None:
-    """Raise ShapeError unless images (B, 3, H, W), or (B, 4, H, W), are in about [0, 1]; waits for a GPU once."""
+    """Raise ShapeError unless images (B, C, H, W) are in about [0, 1]; waits for a GPU once."""
     if not is_readable(images):
         return
     images = images.detach()
     found = list(torch.aminmax(images))  # NaN if any pixel is NaN
-    if images.shape[1] == 4:
-        found.append(((images[:, 3] == 0) | (images[:, 3] == 1)).all().to(images.dtype))
+    if has_region(images.shape[1]):
+        found.append(((images[:, -1] == 0) | (images[:, -1] == 1)).all().to(images.dtype))
     low, high, *binary = torch.stack(found).tolist()
     if not (low >= -SLACK and high <= 1 + SLACK):
         advice = "remove images with NaN or infinite pixels"
@@ -69,7 +71,7 @@ def check_values(images: Tensor, name: str = "images") -> None:
         raise ShapeError(f"{name} must lie in [0, 1], but got values from {low:g} to {high:g}; {advice}")
     if binary == [0.0]:
         raise ShapeError(
-            f"{name} must have 0 or 1 as their fourth channel, their region of interest, but got other values in "
+            f"{name} must have 0 or 1 as their last channel, their region of interest, but got other values in "
             f"{tuple(images.shape)}; leave an alpha channel out"
         )
 
@@ -86,10 +88,11 @@ def check_size(image: Tensor, provenance: Provenance, name: str) -> None:
             f"{provenance.recipe}, but got {size[0]} x {size[1]}; load them with image_size={provenance.image_size}, "
             "or build the detector with their size"
         )
-    if provenance.channels == 4 and image.shape[-3] == 3:
+    if has_region(provenance.channels) and not has_region(image.shape[-3]):
         how = "the masks of their regions" if provenance.regions else 'resize="pad"'
         raise ShapeError(
-            f"{name} must have four channels, the last one their region as in training, but got 3; load them with {how}"
+            f"{name} must have their region as the last of 2 or 4 channels, as in training, but got {image.shape[-3]}; "
+            f"load them with {how}"
         )
 
 

@@ -16,7 +16,7 @@ class NormalBatch(NamedTuple):
     """Batch of normal images.
 
     Args:
-        images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions of interest.
+        images: (B, C, H, W) in [0, 1], see `Sample`.
         maps: their feature maps, one per scale; None if they are not known.
         indices: (B,) int64, the place of each image in the data set, the same for all tiles of an image; None for
             batches in its order.
@@ -34,7 +34,7 @@ class NormalBatch(NamedTuple):
 
 
 ImageBatch = Tensor | tuple[Tensor, Sequence[Tensor]] | NormalBatch
-"""Images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with regions, alone, with their feature maps, or with their places."""
+"""Images (B, C, H, W) in [0, 1], see `Sample`, alone, with their feature maps, or with their places."""
 Gather = Callable[[Iterable[Any]], Iterable[Any]]
 """Collects the results for each batch from all processes, see `Processes.gather`."""
 
@@ -88,7 +88,7 @@ class Provenance:
 
     @property
     def channels(self) -> int:
-        """Channels of the images: 4 if they have a region."""
+        """Channels of color images: 4 if they have a region; gray ones have two less."""
         return 4 if self.regions or self.resize == "pad" else 3
 
     def __deepcopy__(self, memo: object) -> "Provenance":
@@ -148,4 +148,4 @@ class Predictor(Protocol):
         """Number of calibration images, 0 without calibration."""
 
     def predict(self, images: Tensor) -> Prediction:
-        """Predict images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with their regions; of any size with tiles."""
+        """Predict images (B, C, H, W) in [0, 1], see `Sample`; of any size with tiles."""

@@ -46,12 +46,12 @@ class FittingPasses(LikelihoodModel):
         return next(low, next(self.flows.parameters(), self.scorer.offsets))
 
     def see(self, images: Tensor) -> Seen:
-        """Return images with gray pixels outside the region of interest, their own and that of the detector."""
+        """Return images in three channels, gray outside their region of interest and that of the detector."""
         return see(images, self.region)
 
     @per_batch
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Compute the feature maps of images (B, 3, H, W), or (B, 4, H, W) with their regions."""
+        """Compute the feature maps of images (B, C, H, W), see `Sample`."""
         return cast(list[Tensor], self.features(self.see(images).images))
 
     def score(

@@ -1,4 +1,4 @@
-"""The region of interest of images: their fourth channel, and the region of a detector."""
+"""What a detector sees of images: three channels, gray outside their region of interest and that of the detector."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from semflow._channels import split_region
 from semflow._devices import is_traced
 from semflow._validation import height_and_width
 from semflow.errors import CheckpointError, ConfigError, ShapeError
@@ -30,10 +31,12 @@ class Seen(NamedTuple):
 
 
 def see(images: Tensor, region: Tensor | None = None) -> Seen:
-    """Replace pixels outside the region of interest by gray, so that nothing depends on them.
+    """Return gray images as RGB, a view, and replace pixels outside the region of interest by mid-gray.
+
+    So no network needs to know gray images, and nothing depends on pixels outside.
 
     Args:
-        images: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with a region of their own, at most 0.5 outside it.
+        images: (B, C, H, W) in [0, 1], see `Sample`; a region of their own is at most 0.5 outside.
         region: (H, W) bool of all images, or None.
 
     Example:
@@ -44,16 +47,16 @@ def see(images: Tensor, region: Tensor | None = None) -> Seen:
     if region is not None and tuple(images.shape[2:]) != tuple(region.shape):
         expected, got = (f"{height} x {width}" for height, width in (region.shape, images.shape[2:]))
         raise ShapeError(f"images must have the size of the region of interest, {expected} pixels, but got {got}")
-    own = images[:, 3] > 0.5 if images.shape[1] == 4 else None
+    colors, last = split_region(images)
+    own = last[:, 0] > 0.5 if last.shape[1] else None
     inside = own if region is None else region.expand(images.shape[0], -1, -1) if own is None else own & region
-    colors = images[:, :3]
-    if inside is None:
-        return Seen(colors, None)
-    if not is_traced() and inside.device.type == "cpu":  # reading values would wait for a GPU
+    if inside is not None and not is_traced() and inside.device.type == "cpu":  # reading values would wait for a GPU
         if bool(inside.all()):
-            return Seen(colors, None)
-        check_inside(inside)
-    return Seen(hide(colors, inside), inside)
+            inside = None
+        else:
+            check_inside(inside)
+    shown = colors if inside is None else hide(colors, inside)
+    return Seen(shown if shown.shape[1] == 3 else shown.expand(-1, 3, -1, -1), inside)
 
 
 def check_inside(inside: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow._channels import has_region
 from semflow._tiling import Tiles
 from semflow.errors import ShapeError
 
@@ -26,12 +27,12 @@ class TileDetector(Protocol):
         """Tensor of the device and the type of the detector."""
 
     def __call__(self, images: Tensor) -> Prediction:
-        """Predict tiles (B, 3, S, S)."""
+        """Predict tiles (B, C, S, S)."""
 
 
 @torch.no_grad()
 def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Prediction:
-    """Predict images (B, 3, H, W) on any device, one after the other; see `Tiles` for map and score.
+    """Predict images (B, C, H, W) on any device, one after the other; see `Tiles` for map and score.
 
     Example:
         >>> from semflow.recipes import Backbone, cflow_ad
@@ -45,7 +46,7 @@ def predict_tiles(detector: TileDetector, images: Tensor, tiles: Tiles) -> Predi
     dtype = torch.promote_types(images.dtype, torch.float32)  # NumPy has no bfloat16
 
     def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        if batch.shape[1] == 4 and not (inside := batch[:, 3].max((1, 2)) > 0.5).all():
+        if has_region(batch.shape[1]) and not (inside := batch[:, -1].max((1, 2)) > 0.5).all():
             return _with_gaps(batch, np.asarray(inside), predict)
         score, anomaly_map, *_ = detector(torch.from_numpy(batch).to(own.device))
         return tuple(x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy() for x in (score, anomaly_map))  # type: ignore[return-value]

@@ -70,7 +70,9 @@ def layer_norm(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 class ImageNormalization(nn.Module):
-    """Normalization `(images - mean) / std` per color channel, for images (B, 3, H, W) in [0, 1].
+    """Normalization `(images - mean) / std` per color channel, for images (B, 3, H, W) or gray (B, 1, H, W) in [0, 1].
+
+    With one value each it is that of a network for gray images, which gets the mean over the channels of its images.
 
     Example:
         >>> ImageNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(torch.ones(1, 3, 2, 2)).unique()
@@ -83,16 +85,23 @@ class ImageNormalization(nn.Module):
     @checked
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        if len(mean) != 3 or len(std) != 3:
-            raise ConfigError(f"mean and std must have three values each (red, green, blue), but got {mean} and {std}")
+        if len(mean) != len(std) or len(mean) not in (1, 3):
+            raise ConfigError(
+                f"mean and std must have three values each (red, green, blue) or one (gray), but got {mean} and {std}"
+            )
         if min(std) <= 0:
             raise ConfigError(f"std must be positive, but got {tuple(std)}")
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(tuple(std)).view(-1, 1, 1))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the normalized images."""
+        return len(self.mean)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalize images."""
-        return (images - self.mean) / self.std
+        return ((images.mean(1, keepdim=True) if self.channels == 1 else images) - self.mean) / self.std
 
     def extra_repr(self) -> str:
         """Return the constants for `repr`."""
@@ -108,11 +117,12 @@ class FrozenFeatures(nn.Module):
     the maps with `channels` and `strides`. They are in channels_last memory format.
 
     Args:
-        network: Module that maps normalized images (B, 3, H, W) to one map or a list, tuple or dict of maps. It is
-            frozen in place, not copied.
+        network: Module that maps normalized images (B, 3, H, W), or (B, 1, H, W) if it is for gray images, to one map
+            or a list, tuple or dict of maps. It is frozen in place, not copied.
         channels: Number of channels of each map.
         strides: Image pixels per location of each map.
         mean, std: Normalization that the weights were trained with; zeros and ones if the network normalizes itself.
+            One value each declares a network for gray images, which gets the mean over the channels of a color image.
         smoothing, reduction: Odd kernel and stride of an average pooling over each map, see `average_pool`.
         normalize: Normalize each map of each image to mean 0 and variance 1, see `layer_norm`.
 
@@ -157,7 +167,8 @@ class FrozenFeatures(nn.Module):
         Args:
             network: see `FrozenFeatures`.
             image_size: side of the image in pixels, or (height, width).
-            options: further arguments of `FrozenFeatures`.
+            options: further arguments of `FrozenFeatures`, such as `mean=(0.45,), std=(0.22,)` of a network for gray
+                images.
 
         Example:
             >>> features = FrozenFeatures.measured(nn.Conv2d(3, 8, 4, stride=4), 32)
@@ -165,14 +176,15 @@ class FrozenFeatures(nn.Module):
             ((8,), (4,))
         """
         sides, name = height_and_width(image_size), type(network).__name__
-        trial = FrozenFeatures(network, (1,), (1,))
+        trial = FrozenFeatures(network, (1,), (1,), **{k: x for k, x in options.items() if k in ("mean", "std")})
+        channels = trial.image_normalization.channels
         like = next(network.parameters(), trial.image_normalization.mean)
         try:
             with torch.no_grad():
-                maps = trial._run(torch.zeros(1, 3, *sides, dtype=like.dtype, device=like.device))
+                maps = trial._run(torch.zeros(1, channels, *sides, dtype=like.dtype, device=like.device))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
-                f"{name} must map images (1, 3, {sides[0]}, {sides[1]}) to feature maps, but got the error "
+                f"{name} must map images (1, {channels}, {sides[0]}, {sides[1]}) to feature maps, but got the error "
                 f"{one_line(error)!r}; use its layers before the classifier"
             ) from error
         if any(not isinstance(m, Tensor) or m.dim() != 4 or m.numel() == 0 for m in maps) or not maps:
@@ -182,7 +194,7 @@ class FrozenFeatures(nn.Module):
             )
         strides = [max(1, round(sides[0] / m.shape[2])) for m in maps]
         features = cls(network, [m.shape[1] for m in maps], strides, **options)
-        features._check_maps(maps, trial.image_normalization.mean.new_zeros(1, 3, *sides))
+        features._check_maps(maps, trial.image_normalization.mean.new_zeros(1, channels, *sides))
         return features
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -195,15 +207,15 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images (B, 3, H, W) in [0, 1] to the list of maps (B, C_k, H_k, W_k).
+        """Map images (B, 3, H, W), or gray ones (B, 1, H, W), in [0, 1] to the list of maps (B, C_k, H_k, W_k).
 
         The range is checked on the CPU; reading values of a GPU would wait for it.
         """
         if not isinstance(images, Tensor):
             raise ShapeError(f"images must be a tensor (B, 3, H, W) in [0, 1], but got {type(images).__name__}")
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
             raise ShapeError(
-                "images must be a float tensor (B, 3, H, W) with values in [0, 1], "
+                "images must be a float tensor (B, 3, H, W) or (B, 1, H, W) with values in [0, 1], "
                 f"but got {images.dtype} {tuple(images.shape)}"
             )
         if not torch.compiler.is_compiling():

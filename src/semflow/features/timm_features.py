@@ -41,7 +41,7 @@ class TimmFeatures(FrozenFeatures):
             do not need it.
         smoothing, reduction, normalize: See `FrozenFeatures`.
         seed: Seed of random weights; the global generators do not change.
-        mean, std: The normalization, if it differs from timm's.
+        mean, std: The normalization, if it differs from timm's. For a network of gray images, see `FrozenFeatures`.
         fold: Fold batch normalizations into the preceding convolutions: equal maps up to rounding, in less time.
         weight_bits: 8 rounds the weights, after folding, to those that 8-bit integers can store; see `round_weights`.
 
@@ -74,6 +74,11 @@ class TimmFeatures(FrozenFeatures):
         weight_bits: Literal[8, 32] = 32,
     ) -> None:
         check_pooling(smoothing=smoothing, reduction=reduction)  # before downloading weights
+        if any(values is not None and len(values) != 3 for values in (mean, std)):
+            raise ConfigError(
+                f"mean and std must have three values each (red, green, blue), but got {mean} and {std}; for a network "
+                "of gray images, give FrozenFeatures one of timm with in_chans=1"
+            )
         size = None if image_size is None else height_and_width(image_size)
         if size is not None and min(size) < 1:
             raise ConfigError(f"image_size must be at least 1 pixel, but got {image_size}")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semflow._channels import split_region
 from semflow.errors import ConfigError
 from semflow.functional import hide
 
@@ -35,7 +36,7 @@ def check_augment(names: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def augment(image: Tensor, names: Sequence[str], rng: np.random.Generator) -> Tensor:
-    """Change an image (3, H, W), or (4, H, W) with its region of interest, at random.
+    """Change an image (C, H, W), gray or RGB, alone or with its region of interest, at random.
 
     The picture moves about the center of its region, bilinearly, and is continued by its reflection. The region moves
     with it, and keeps a part of its former place.
@@ -52,8 +53,9 @@ def augment(image: Tensor, names: Sequence[str], rng: np.random.Generator) -> Te
         >>> torch.equal(augment(image, (), np.random.default_rng(0)), image)
         True
     """
-    colors, region = image[:3], image[3:] > 0.5
-    if len(image) == 4:
+    colors, own = split_region(image)
+    region = own > 0.5
+    if len(region):
         colors = hide(colors, region[0])
     moved, place = colors, region
     for _ in range(_ATTEMPTS):
@@ -69,7 +71,7 @@ def augment(image: Tensor, names: Sequence[str], rng: np.random.Generator) -> Te
 
 
 def _moved(colors: Tensor, region: Tensor, names: Sequence[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Rotate, flip and shift colors (3, H, W) and their region (0 or 1, H, W)."""
+    """Rotate, flip and shift colors (1 or 3, H, W) and their region (0 or 1, H, W)."""
     turn = rng.uniform(0, 2 * math.pi) if "rotate" in names else 0.0
     flips = rng.random(2) < 0.5 if "flip" in names else np.zeros(2, bool)
     shift = rng.uniform(-_SHIFT, _SHIFT, 2) if "shift" in names else np.zeros(2)

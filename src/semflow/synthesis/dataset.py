@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._channels import has_region, in_color
 from semflow._validation import at_least, checked
 from semflow.errors import ConfigError, DataError
 from semflow.functional import hide
@@ -37,10 +38,10 @@ class Synthesis(Protocol):
 def synthesize(
     synthesis: Synthesis, image: Tensor, donor: Tensor, kind: str, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Apply a synthesis to an image (3, H, W), or inside the region of an image (4, H, W); return it with the mask.
+    """Apply a synthesis to an image (C, H, W), inside its region if it has one; return it with the mask.
 
-    An anomaly lies in the frame of the region, at least half of it inside if ten attempts allow it, and is cut off at
-    the border. The colors outside are not used.
+    A gray image becomes RGB, since an anomaly may have color. An anomaly lies in the frame of the region, at least half
+    of it inside if ten attempts allow it, and is cut off at the border. The colors outside are not used.
 
     Example:
         >>> image = torch.rand(4, 64, 64)
@@ -49,7 +50,8 @@ def synthesize(
         >>> changed.shape, bool((anomaly_mask & (image[3] == 0)).any())
         (torch.Size([4, 64, 64]), False)
     """
-    if len(image) == 3:
+    image, donor = in_color(image), in_color(donor)
+    if not has_region(len(image)):
         return synthesis(image, donor, kind, rng)
     inside = image[3] > 0.5
     rows, columns = (inside.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))

@@ -11,6 +11,8 @@ from semflow.detectors import Detector, NormalBatch
 from semflow.errors import ConfigError
 from semflow.synthesis import augment
 
+from .regions import with_region
+
 COPIES = 4
 
 
@@ -30,8 +32,7 @@ class Copies:
             return
         images, places = batch.images.cpu(), cast(Tensor, batch.indices).tolist()
         if self.region is not None:
-            own = images[:, 3:] if images.shape[1] == 4 else torch.ones_like(images[:, :1])
-            images = torch.cat([images[:, :3], torch.where(self.region.cpu(), own, 0.0)], 1)
+            images = with_region(images, self.region.cpu())
         for copy in range(COPIES):
             draws = [np.random.default_rng((self.seed, copy, place, 4)) for place in places]
             changed = [augment(image, self.names, rng) for image, rng in zip(images, draws, strict=True)]

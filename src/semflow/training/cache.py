@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from semflow._devices import to_device
 from semflow._memory import trimming
 from semflow.data import Batch
+from semflow.data.samples import hash_image
 from semflow.detectors import NormalBatch
 from semflow.errors import DataError
-from semflow.files import hash_parts, hash_tensor
+from semflow.files import hash_parts
 
 from .cutting import CACHE, TrainingTiles
 from .distributed import ALONE, Processes
@@ -112,7 +113,7 @@ class NormalImages:
         """Check the labels of a batch, and return the digests of its images."""
         if not self.allow_anomalous:
             check_normal(batch)
-        return [hash_tensor(image) for image in batch.images]
+        return [hash_image(image) for image in batch.images]
 
     def _add_digests(self, digests: list[list[str]]) -> None:
         if not self._digests:
@@ -151,7 +152,7 @@ def unseen(batches: Iterable[Batch], fingerprints: Iterable[str], digests: list[
     known = set(fingerprints)
     for batch in batches:
         for image, path in zip(batch.images, batch.paths, strict=True):
-            digest = hash_tensor(image)
+            digest = hash_image(image)
             if digest[:DIGITS] in known:
                 raise DataError(f"{path} must not be a training image, but got one; remove all of them")
             if digests is not None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._channels import alike
 from semflow._defaults import own_defaults
 from semflow.detectors import Detector, NormalBatch
 from semflow.detectors.inputs import check_images
@@ -150,5 +151,5 @@ class FlowChoice:
         size = at_once(self.detector.provenance.tiles, self.training.batch_size)
         for start in range(0, used, size):
             part = chosen[start : start + size]
-            batch = torch.stack([cast(Tensor, images[i].image) for i in part]).to(self.detector.device)
+            batch = torch.stack(alike([images[i].image for i in part])).to(self.detector.device)
             yield NormalBatch(batch, self.known(part))

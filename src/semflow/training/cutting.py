@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
+from semflow._channels import has_region
 from semflow._tiling import Tiles
 from semflow.bases import Memory
 from semflow.data import Sample
+from semflow.data.samples import hash_image
 from semflow.detectors import Detector
 from semflow.errors import ConfigError
-from semflow.files import hash_tensor, writing
+from semflow.files import writing
 
 from .config import TrainingConfig
 from .labels import check_sample
@@ -190,12 +192,12 @@ class _Cuts(Dataset[_Cut]):
         if not self.allow_anomalous:
             check_sample(sample)
         image, places = sample.image.numpy(), self.tiles.places(*sample.image.shape[-2:])
-        if len(image) == 4:  # in the region of interest
-            places = [x for x in places if (self.tiles.cut(image, x)[3] > 0.5).any()] or places
+        if has_region(len(image)):
+            places = [x for x in places if (self.tiles.cut(image, x)[-1] > 0.5).any()] or places
         # One order for all images, in which the next image goes on where this one ends: all positions are as frequent.
         order = np.random.default_rng(len(places)).permutation(len(places))
         chosen = [places[order[(index * self.each + k) % len(places)]] for k in range(self.each)]
-        return _Cut(hash_tensor(sample.image), sample.path, [_in_bytes(self.tiles.cut(image, x)) for x in chosen])
+        return _Cut(hash_image(sample.image), sample.path, [_in_bytes(self.tiles.cut(image, x)) for x in chosen])
 
 
 def _in_bytes(values: NDArray[np.float32]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semflow._channels import has_region
 from semflow.detectors import Detector
 from semflow.detectors.collapse import ADVICE, collapsed
 from semflow.detectors.normal_scores import NormalScores
@@ -47,7 +48,7 @@ def score_frames(detector: Detector, normal: NormalScores, images: NormalImages,
 @torch.no_grad()
 def _scored(detector: Detector, normal: NormalScores, size: tuple[int, int], advice: str) -> Tensor:
     frames = torch.stack(list(frames_without_part(*size).values()))
-    if detector.provenance.channels == 4:  # without a part, but with the whole image as its region
+    if has_region(detector.provenance.channels):  # without a part, but with the whole image as its region
         frames = torch.cat([frames, torch.ones_like(frames[:, :1])], 1)
     found = [detector(frame) for frame in frames.to(detector.device).split(1)]
     scores, maps = (torch.cat([p[k].float().cpu() for p in found]) for k in range(2))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semflow._channels import has_region, split_region
 from semflow.data import Sample
 from semflow.data.resizing import Resize
 from semflow.detectors import Detector
@@ -17,7 +18,7 @@ from .categories import categories_of
 
 
 class WithRegion(Dataset[Any]):
-    """Samples whose images have a region of interest (H, W) as their fourth channel, in addition to their own.
+    """Samples whose images have a region of interest (H, W) as their last channel, in addition to their own.
 
     Example:
         >>> samples = WithRegion([Sample(torch.rand(3, 2, 2), 0, None, "a.png")], torch.eye(2) > 0)
@@ -33,8 +34,14 @@ class WithRegion(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         sample: Sample = self.dataset[index]
-        own = sample.image[3:] if len(sample.image) == 4 else torch.ones_like(sample.image[:1])
-        return sample._replace(image=torch.cat([sample.image[:3], torch.where(self.region, own, 0.0)]))
+        return sample._replace(image=with_region(sample.image, self.region))
+
+
+def with_region(images: Tensor, region: Tensor) -> Tensor:
+    """Return images (..., C, H, W) with a region (H, W) as their last channel, in addition to their own."""
+    colors, own = split_region(images)
+    own = own if own.shape[-3] else torch.ones_like(colors[..., :1, :, :])
+    return torch.cat([colors, torch.where(region, own, 0.0)], -3)
 
 
 def within(dataset: Dataset[Any], detector: Detector) -> Dataset[Any]:
@@ -49,7 +56,7 @@ def describe_images(detector: Detector, dataset: Dataset[Any]) -> None:
         whole = whole.dataset
     resize: Resize = "pad" if getattr(whole, "resize", "stretch") == "pad" else "stretch"
     channels = len(cast(Any, dataset)[0].image) if len(cast(Sized, dataset)) else 3
-    masks = channels == 4 and (resize == "stretch" or bool(getattr(whole, "regions", False)))
+    masks = has_region(channels) and (resize == "stretch" or bool(getattr(whole, "regions", False)))
     names = tuple(dict.fromkeys(categories_of(dataset)))
     detector.provenance = replace(detector.provenance, resize=resize, regions=masks, categories=names)
 

@@ -94,7 +94,7 @@ def train_on_batch(
         detector: detector in training mode.
         optimizer: optimizer of its trainable parameters.
         training: settings of the step.
-        images: (B, 3, H, W) in [0, 1]; a placeholder image if this process has no part of the batch.
+        images: (B, C, H, W) in [0, 1]; a placeholder image if this process has no part of the batch.
         anomaly_masks: (B, H, W), 1 where anomalous; None if all is normal.
         maps: feature maps of the images, if known.
         seed: integers from which the groups are drawn.

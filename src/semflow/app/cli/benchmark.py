@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semflow._channels import alike
 from semflow._validation import counted
 from semflow.app.export.check import sample_images
 from semflow.app.export.exported import ExportedDetector
@@ -109,7 +110,7 @@ def _step(detector: Predictor, path: Path | None) -> Callable[[Sequence[int]], P
 
 def _batches(detector: Predictor, images: list[Tensor]) -> list[Tensor]:
     """Return a batch of all images, or with tiles one of each, since images may have several sizes."""
-    return [torch.stack(images)] if detector.provenance.tiles is None else [image[None] for image in images]
+    return [torch.stack(alike(images))] if detector.provenance.tiles is None else [image[None] for image in images]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 from semflow._version import __version__
 from semflow.app.report import Entry, Table, View, contour, render_page
 from semflow.data import ImageDataset
+from semflow.data.decoding import in_rgb
 from semflow.data.resizing import placement
 from semflow.data.walking import relative
 from semflow.detectors import Predictor
@@ -75,7 +76,7 @@ class Report:
         box = placement(picture.size, self._dataset.size_of(picture.size), self._dataset.resize).slices
         anomaly_map = result.anomaly_map[box].contiguous()  # without padding
         mask, truth = (None if x is None else x[box].contiguous() for x in (result.mask, truth))
-        picture = picture.resize(shown_size(*picture.size))
+        picture = in_rgb(picture.resize(shown_size(*picture.size)))
         views: list[View] = ["original", "overlay", "map"]
         save_views(self._folder, place, picture, anomaly_map, self._detector.map_range)
         overlay = self._folder / view_file("overlay", place)

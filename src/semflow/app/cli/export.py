@@ -43,7 +43,7 @@ def run(options: Export) -> None:
             )
         dataset = open_dataset(options.images, "predict", made.loaded_size, resize=made.resize)
         chosen = torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).round().int().tolist()
-        images = torch.stack([to_input(_tile(dataset[index].image, made.tiles), "uint8") for index in chosen])
+        images = to_input([_tile(dataset[index].image, made.tiles) for index in chosen], "uint8")
     exported = save(
         detector, options.output, format=options.format, input=options.input_type, images=images, check=options.check,
         precision=options.precision,
@@ -72,7 +72,7 @@ def run(options: Export) -> None:
 
 
 def _tile(image: Tensor, tiles: Tiles | None) -> Tensor:
-    """Return a tile (3, S, S) near the middle of an image (3, H, W), or the image itself without tiles."""
+    """Return a tile (C, S, S) near the middle of an image (C, H, W), or the image itself without tiles."""
     if tiles is None:
         return image
     places = tiles.places(*image.shape[-2:])

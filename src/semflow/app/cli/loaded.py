@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from semflow.data import ImageDataset, Sample
+from semflow.data.decoding import in_rgb
 from semflow.data.resizing import Box, placement
 from semflow.errors import DataError
 
@@ -42,7 +43,7 @@ class Images(Dataset[tuple[str, Loaded | str]]):
         except DataError as error:
             return name, str(error)
         size = shown_size(*picture.size)
-        shown = picture if picture.size == size else picture.resize(size)
+        shown = in_rgb(picture if picture.size == size else picture.resize(size))
         box = placement(picture.size, self.dataset.size_of(picture.size), self.dataset.resize)
         return name, Loaded(picture.size, shown, pixels, box)
 

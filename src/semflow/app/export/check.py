@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow._channels import alike, has_region
 from semflow._validation import Size, height_and_width
 from semflow.errors import ExportError, ShapeError
 
@@ -73,7 +74,7 @@ def sample_images(size: Size, channels: int = 3, count: int = 4) -> Tensor:
         noise = torch.rand(count, 3, -(-height // cell), -(-width // cell), generator=generator)
         total += torch.nn.functional.interpolate(noise, size=(height, width), mode="nearest") / 3
     images = (total * 255).round().to(torch.uint8)
-    if channels == 3:
+    if not has_region(channels):
         return images
     region = torch.full((count, 1, height, width), 255, dtype=torch.uint8)
     for k in range(count):
@@ -86,7 +87,7 @@ def to_input(images: Tensor | Sequence[Tensor], kind: InputType) -> Tensor:
 
     For `uint8`, float images must have the values k / 255 of 8-bit images.
     """
-    given = images if isinstance(images, Tensor) else torch.stack(list(images))
+    given = images if isinstance(images, Tensor) else torch.stack(alike(images))
     if kind == "float32":
         return given.to(torch.float32) / 255.0 if given.dtype == torch.uint8 else given.to(torch.float32)
     if given.dtype == torch.uint8:

@@ -50,7 +50,7 @@ def cost_of(graph: DetectorGraph, runner: Runner, images: Tensor, precision: Pre
     Args:
         graph: Graph of the detector.
         runner: Runner of the exported file.
-        images: (B, 3, S, S) with B >= 1, of the graph's input type.
+        images: (B, C, S, S) with B >= 1, of the graph's input type.
         precision: Precision of the file, for the error.
 
     Raises:

@@ -62,7 +62,7 @@ class ExportedDetector:
         return Prediction(found["score"], found["anomaly_map"], variances, *decisions)
 
     def _tiled(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the results of images (B, 3, H, W) of any size."""
+        """Return the results of images (B, C, H, W) of any size."""
 
         def convert(tiles: NDArray[Any]) -> NDArray[Any]:
             converted: NDArray[Any] = to_input(torch.from_numpy(tiles), self.metadata.input).numpy()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from semflow._channels import in_color
 from semflow._optional import import_optional
 from semflow._tiling import Tiles
 from semflow.errors import CheckpointError, ConfigError, DeviceError, ShapeError
@@ -31,7 +32,7 @@ class Runner(Protocol):
     metadata: Metadata
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
-        """Compute the results by name, for images (B, C, H, W) of the type and size in `metadata`."""
+        """Compute the results by name, for images (B, C, H, W) of the type and size in `metadata`, or gray ones."""
         ...
 
 
@@ -69,7 +70,7 @@ def open_runner(path: str | Path, device: str = "cpu", threads: int | None = Non
 def run_image(
     runner: Runner, image: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> Arrays:
-    """Compute the results for one RGB image (3, H, W) of any size by those of its tiles, as `Detector.predict` does.
+    """Compute the results for one image (C, H, W) of any size by those of its tiles, as `Detector.predict` does.
 
     Args:
         runner: Opened file of a detector that was fitted with tiles.
@@ -90,7 +91,7 @@ def run_image(
     if not about.tiles:
         raise ConfigError("runner must be of a detector that was fitted with tiles, but got one without; run it itself")
     if image.ndim != 3 or 0 in image.shape:
-        raise ShapeError(f"image must be (3, H, W), but got {tuple(image.shape)}")
+        raise ShapeError(f"image must be (C, H, W), but got {tuple(image.shape)}")
     decisions: dict[str, list[NDArray[Any]]] = {"p_value": [], "is_anomalous": []}
 
     def predict(batch: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -291,9 +292,8 @@ def _check_graph(metadata: Metadata, inputs: Sequence[tuple[object, ...]], outpu
 
 def _checked(images: NDArray[Any], metadata: Metadata) -> NDArray[Any]:
     shape, dtype = metadata.shape, np.dtype(metadata.input)
+    images = in_color(images) if images.ndim == 4 else images
     if images.ndim != 4 or images.shape[1:] != shape or images.dtype != dtype or not len(images):
-        raise ShapeError(
-            f"images must be {dtype} (B, {', '.join(map(str, shape))}) with B >= 1, but got {images.dtype} "
-            f"{tuple(images.shape)}"
-        )
+        expected = f"{dtype} (B, {', '.join(map(str, shape))}) with B >= 1"
+        raise ShapeError(f"images must be {expected}, but got {images.dtype} {tuple(images.shape)}")
     return np.ascontiguousarray(images)

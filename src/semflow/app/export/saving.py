@@ -60,7 +60,7 @@ def save(
 
     The graph contains normalization, backbone, flows, base, score and calibration, but no resizing: it expects RGB
     images of the detector's size, or of its tiles (see `run_image`), with their region as a fourth channel if those of
-    training had one. Before the file appears, it is opened and compared with the detector.
+    training had one; runners repeat gray ones. Before the file appears, it is opened and compared with the detector.
 
     Args:
         detector: Trained detector; it is not changed.

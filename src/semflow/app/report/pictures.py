@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from semflow._channels import CHANNELS, in_color, split_region
 from semflow.errors import ConfigError, ShapeError
 
 from .colors import PALETTE, heat_colors, normalize, to_array, to_levels
@@ -19,7 +20,7 @@ CONTOUR_COLOR = (0, 229, 255)  # unlike any heat color and most parts
 
 
 def to_picture(image: "Values") -> Image.Image:
-    """Convert an image (3, H, W) in [0, 1] to an RGB picture.
+    """Convert an image (C, H, W) in [0, 1], see `semflow.data.Sample`, to an RGB picture without its region.
 
     Example:
         >>> to_picture(np.ones((3, 2, 4), dtype=np.float32)).size
@@ -47,7 +48,7 @@ def overlay(
     pixels are those of the image, and the share `opacity` from the high end on.
 
     Args:
-        image: (3, H, W), RGB in [0, 1].
+        image: (C, H, W) in [0, 1], see `semflow.data.Sample`.
         anomaly_map: (H, W), higher is more anomalous.
         value_range: Values of the first and the last color. Take it from normal images (`Detector.map_range`), not from
             the image shown: a map scaled by its own range shows a defect in every image.
@@ -110,10 +111,11 @@ def contour(
 
 def _pixels(image: "Values") -> NDArray[np.float32]:
     array = to_array(image)
-    array = array[:3] if array.ndim == 3 and len(array) == 4 else array  # without the region of interest
-    if array.ndim != 3 or array.shape[0] != 3 or 0 in array.shape:
-        raise ShapeError(f"image must be (3, H, W), but got {array.shape}")
-    return np.clip(array.transpose(1, 2, 0), 0.0, 1.0) * np.float32(255.0)
+    if array.ndim != 3 or array.shape[0] not in CHANNELS or 0 in array.shape:
+        raise ShapeError(f"image must be (C, H, W) with 1 to 4 channels, but got {array.shape}")
+    colors, _ = split_region(in_color(array))
+    scaled: NDArray[np.float32] = np.clip(colors.transpose(1, 2, 0), 0.0, 1.0) * np.float32(255.0)
+    return scaled
 
 
 def _map(anomaly_map: "Values") -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from semflow import errors
+from semflow._channels import in_color
 from semflow._memory import is_out_of_memory, memory_advice
 from semflow._optional import import_optional
 from semflow._validation import Size, counted, height_and_width
@@ -136,22 +137,27 @@ def _lacking(ray: Any, workers: Workers) -> str:
 
 
 def _decode(row: dict[str, Any], root: Path, shape: tuple[int, int, int], resize: Resize) -> dict[str, Any]:
-    """Add the images of a block (N, C, H, W) to its row, and their errors; images that cannot be read are black."""
+    """Add the images of a block (N, C, H, W) to its row, and their errors; images that cannot be read are black.
+
+    They are gray if all of them are.
+    """
     names = [os.fsdecode(name) for name in row["names"]]
     images = np.zeros((len(names), *shape), np.uint8)
-    messages, paged = [""] * len(names), 0
+    messages, paged, colored = [""] * len(names), 0, False
     for index, name in enumerate(names):
         try:
             image, more = _read(root / name)
-            images[index] = resize_image(image, shape[1:], resize)
+            images[index] = in_color(resize_image(image, shape[1:], resize))
+            colored |= image.mode != "L"
             paged += more
         except DataError as error:
             messages[index] = str(error)
+    images = images if colored else images[:, 2:].copy()
     return {**row, "images": images, "errors": [os.fsencode(text) for text in messages], "paged": paged}
 
 
 def _read(path: Path) -> tuple[Image.Image, bool]:
-    """Decode an image as `decode_image` does, and return whether its file has further pages."""
+    """Decode an image as data sets do, and return whether its file has further pages."""
     image, doubts = decode_doubting(path)
     for doubt in doubts:
         warnings.warn(doubt.text, stacklevel=1)
@@ -225,7 +231,7 @@ class _Worker:
                 messages[index] = str(error)
                 continue
             self.paged += more
-            pixels = np.asarray(image).transpose(2, 0, 1).copy()
+            pixels = resize_image(image, (image.height, image.width))
             yield [index], torch.from_numpy(pixels).float().div_(255.0)[None]
 
     def _score(

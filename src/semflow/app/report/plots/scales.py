@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semflow._channels import in_color, split_region
 from semflow._optional import import_optional
 from semflow.app.report.colors import HEAT_ANCHORS, to_array
 from semflow.detectors import Latents
@@ -23,7 +24,7 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
     """Plot an image and the predicted variance at each scale, each with its own color bar.
 
     Args:
-        image: (3, H, W) in [0, 1].
+        image: (C, H, W) in [0, 1], see `semflow.data.Sample`.
         variances: One map (H_k, W_k) per scale, as in `Prediction.variance`.
         strides: Stride of each scale, for the titles.
 
@@ -37,11 +38,12 @@ def variance_maps(image: Tensor, variances: Sequence[Tensor], strides: Sequence[
     if not maps or any(variance.ndim != 2 for variance in maps):
         raise ShapeError(f"variances must be one map (H, W) per scale, but got {[variance.shape for variance in maps]}")
     figure, axes = new_figure(1 + len(maps), width=2.9, height=2.7)
-    axes[0, 0].imshow(np.clip(to_array(image).transpose(1, 2, 0), 0, 1))
+    colors, _ = split_region(in_color(to_array(image)))
+    axes[0, 0].imshow(np.clip(colors.transpose(1, 2, 0), 0, 1))
     axes[0, 0].set_title("image", fontsize=10)
-    colors = import_optional("matplotlib.colors").LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255))
+    levels = import_optional("matplotlib.colors").LinearSegmentedColormap.from_list("semflow", list(HEAT_ANCHORS / 255))
     for k, (panel, variance) in enumerate(zip(axes[0, 1:], maps, strict=True)):
-        drawn = panel.imshow(variance, cmap=colors, interpolation="nearest")
+        drawn = panel.imshow(variance, cmap=levels, interpolation="nearest")
         panel.set_title(f"scale {k + 1}" if strides is None else f"stride {strides[k]}", fontsize=10)
         figure.colorbar(drawn, ax=panel, shrink=0.75).ax.tick_params(labelsize=8)
     for panel in axes[0]:
