@@ -237,8 +237,10 @@ class FrozenFeatures(nn.Module):
 
     def _run_in_parts(self, normalized: Tensor) -> list[Tensor]:
         """Run the network, on a CPU for a few images at a time."""
+        if normalized.device.type != "cpu" or is_traced():  # a traced graph takes any number of images
+            return self._run(normalized)
         few = max(1, _PIXELS // max(1, normalized.shape[2:].numel()))
-        if normalized.device.type != "cpu" or len(normalized) <= few or is_traced():
+        if len(normalized) <= few:
             return self._run(normalized)
         return [torch.cat(parts) for parts in zip(*map(self._run, normalized.split(few)), strict=True)]
 
