@@ -1,6 +1,6 @@
 """Freed memory is kept or returned; errors for lack of memory keep their class and name the batch size to try."""
 
-import resource
+import mmap
 import subprocess
 import sys
 
@@ -154,7 +154,7 @@ def test_freed_memory_is_used_again_until_a_pass_returns_it() -> None:
     kept, returned = map(int, done.stdout.split())
     turn = 8 * 2**12  # pages of 4 KiB
     assert kept < turn / 4
-    if resource.getpagesize() == 2**12:
+    if mmap.PAGESIZE == 2**12:
         assert returned > 3 * turn  # after every eighth of 40
 
 
