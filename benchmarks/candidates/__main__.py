@@ -18,7 +18,7 @@ from typing import Any
 from ..calibration import begun
 from ..joint import mean
 from ..shared.figures import markdown_table, spread, text_of
-from ..shared.record import commit, provenance, write_json
+from ..shared.record import provenance, write_json
 
 SIZE, STEPS = 128, 100
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         channels, train, test = read(options.data, SIZE)
         for seed, row, kind in missing:
             cell = measure(builder(row, channels, len(train)), kind, train, test, options.steps, seed)
-            found.setdefault(row, {}).setdefault(kind, {})[str(seed)] = {"commit": commit(), **cell}
+            found.setdefault(row, {}).setdefault(kind, {})[str(seed)] = {"commit": about["commit"], **cell}
             print(json.dumps({row: {kind: {seed: cell}}}), flush=True)
             if options.json is not None:
                 write_json(options.json, {**about, "results": found})
