@@ -2,9 +2,9 @@
 
     python -m benchmarks.candidates --data four --seeds 0 1 2 --json benchmarks/results/candidates.json
 
-Images of 128 px, features of EfficientNet-Lite0 (packaged weights) at strides 8, 16 and 32. All rows have the couplings of
-the recipe `sanflow` with half of its blocks, its optimizer and score, no synthetic anomalies, and one training loop. A
-model of one category is trained for a number of steps of 8 images, and a model of several for as many as all of these
+Images of 128 px, features of EfficientNet-Lite0 (packaged weights) at strides 8, 16 and 32. All rows have the couplings
+of the recipe `sanflow` with half of its blocks, its optimizer and score, no synthetic anomalies, and one training loop.
+A model of one category is trained for a number of steps of 8 images, and a model of several for as many as all of these
 together.
 """
 
@@ -28,6 +28,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "HGAD 0.05": ("joint",),
     "HGAD 1": ("joint",),
     "VQ-Flow": ("separate", "joint"),
+    "U-Flow": ("separate",),
+    "residuals": ("joint", "left out"),
 }
 """Kinds of models of each row; the numbers are weights of HGAD's mutual information."""
 
@@ -66,11 +68,18 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
     """Return a function that builds the untrained model of a row."""
     from .hgad import MixtureFlow
     from .plain import PlainFlow
+    from .residuals import ResidualFlow
+    from .uflow import UShapedFlow
     from .vqflow import CodebookFlow
 
     if row.startswith("HGAD "):
         return lambda: MixtureFlow(channels, classes, float(row.removeprefix("HGAD ")))
-    kinds: dict[str, Any] = {PLAIN: PlainFlow, "VQ-Flow": CodebookFlow}
+    kinds: dict[str, Any] = {
+        PLAIN: PlainFlow,
+        "VQ-Flow": CodebookFlow,
+        "U-Flow": UShapedFlow,
+        "residuals": ResidualFlow,
+    }
     return lambda: kinds[row](channels)
 
 

@@ -60,9 +60,10 @@ class CodebookFlow(PlainFlow):
     """The plain flow with codebooks.
 
     The pooled deepest features of an image choose a prototype, from which a small network predicts mean and scale of
-    each channel of the base, the same at all locations. The feature and the position of a location choose a code, of which
-    a linear map is the couplings' condition, as wide as the plain flow's position code. Codes are constant near a feature, so the log-det of the couplings is that of the whole
-    map.
+    each channel of the base, the same at all locations. The feature and the position of a location choose a code, of
+    which a linear map is the couplings' condition, as wide as the plain flow's position code. Near a feature the code
+    is the same, so the log-det of the couplings is that of the whole map. But the condition depends on what is mapped:
+    the density integrates to at most the number of codes at each location, not to 1.
 
     Args:
         channels: of the feature maps.
