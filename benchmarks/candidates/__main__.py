@@ -10,13 +10,13 @@ together.
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..calibration import begun
-from ..joint import mean
 from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import provenance, write_json
 
@@ -87,20 +87,32 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
 
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return the means over the categories in percent, and the differences to the plain flow by seed."""
+    """Return the means over the categories, metrics in percent with their differences to the plain flow by seed.
+
+    NLL is that of good test images in nats per dimension of the features.
+    """
     rows = []
     for row, kinds in results.items():
         for kind, cells in kinds.items():
             plain = results.get(PLAIN, {}).get("joint" if kind == "left out" else kind, {})
             texts = []
             for metric in METRICS:
-                own, base = ({int(s): mean(c["categories"], metric) for s, c in x.items()} for x in (cells, plain))
+                own, base = (means(x, metric) for x in (cells, plain))
                 texts.append(text_of(spread(own), 1, factor=100))
                 if row != PLAIN:
                     less = spread({seed: value - base[seed] for seed, value in own.items() if seed in base})
                     texts[-1] += f" ({text_of(less, 1, signed=True, factor=100)})"
+            texts.append(text_of(spread(means(cells, "nll"))))
             rows.append([row, kind, str(len(cells)), *texts])
-    return markdown_table(["method", "models", "seeds", *METRICS.values()], rows)
+    return markdown_table(["method", "models", "seeds", *METRICS.values(), "NLL"], rows)
+
+
+def means(cells: Mapping[str, Any], metric: str) -> dict[int, float]:
+    """Return the mean of a metric over the categories, by seed."""
+    return {
+        int(seed): statistics.fmean(found[metric] for found in cell["categories"].values())
+        for seed, cell in cells.items()
+    }
 
 
 if __name__ == "__main__":

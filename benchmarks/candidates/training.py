@@ -33,12 +33,12 @@ class Images(NamedTuple):
 def read(data: Path, size: int) -> tuple[list[int], dict[str, Images], dict[str, Images]]:
     """Return the channels of the features, and the training and test images of each category."""
     features = build_features(BACKBONE, size, seed=0)
-    found = []
+    found: list[dict[str, Images]] = []
     for split in ("train", "test"):
         dataset = open_dataset(data, split, size, categories="all", cache=True)
         assert isinstance(dataset, Categories)
         found.append({name: _images(features, part, size) for name, part in dataset.parts.items()})
-    return list(features.channels), *found
+    return list(features.channels), found[0], found[1]
 
 
 @torch.no_grad()

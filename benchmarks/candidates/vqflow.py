@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class CodebookFlow(PlainFlow):
         found = super().prepare(maps, labels)
         self.prototypes.start(self.pooled(found))
         for scale, book in enumerate(self.books):
-            book.start(self.described(scale, found[scale]))
+            cast(Codebook, book).start(self.described(scale, found[scale]))
         return found
 
     def notes(self) -> dict[str, float]:
@@ -115,7 +116,7 @@ class CodebookFlow(PlainFlow):
         """Return the mapped codes of the locations, (B, D, H, W)."""
         found: list[Context] = []
         for scale, (book, linear, x) in enumerate(zip(self.books, self.maps, maps, strict=True)):
-            codes, rows = self.choose(book, self.described(scale, x))
+            codes, rows = self.choose(cast(Codebook, book), self.described(scale, x))
             found.append(from_locations(linear(codes)[rows], (x.shape[2], x.shape[3])))
         return found
 
