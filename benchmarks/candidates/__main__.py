@@ -31,6 +31,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "VQ-Flow": ("separate", "joint"),
     "U-Flow": ("separate",),
     "residuals": ("joint", "left out"),
+    "residuals, no flow": ("joint",),
 }
 """Kinds of models of each row; the numbers are weights of HGAD's mutual information."""
 
@@ -71,18 +72,14 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
     """Return a function that builds the untrained model of a row."""
     from .hgad import MixtureFlow
     from .plain import PlainFlow
-    from .residuals import ResidualFlow
+    from .residuals import ResidualFlow, ResidualGaussian
     from .uflow import UShapedFlow
     from .vqflow import CodebookFlow
 
     if row.startswith("HGAD "):
         return lambda: MixtureFlow(channels, classes, float(row.removeprefix("HGAD ")))
-    kinds: dict[str, Any] = {
-        PLAIN: PlainFlow,
-        "VQ-Flow": CodebookFlow,
-        "U-Flow": UShapedFlow,
-        "residuals": ResidualFlow,
-    }
+    kinds: dict[str, Any] = {PLAIN: PlainFlow, "VQ-Flow": CodebookFlow, "U-Flow": UShapedFlow}
+    kinds |= {"residuals": ResidualFlow, "residuals, no flow": ResidualGaussian}
     return lambda: kinds[row](channels)
 
 

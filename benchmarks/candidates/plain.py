@@ -25,6 +25,8 @@ class PlainFlow(nn.Module):
         channels: of the feature maps.
     """
 
+    trains = True  # False for a model without gradient steps
+
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.widths = list(channels)  # of the latents

@@ -66,6 +66,16 @@ class ResidualFlow(PlainFlow):
         return found
 
 
+class ResidualGaussian(ResidualFlow):
+    """A normal distribution of each channel's residuals, the same for all locations, in the place of the flow."""
+
+    trains = False
+
+    def encode(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the standardized residuals (B, C, H, W) and log-dets (B, H, W) of each scale."""
+        return [self.standardizer(scale)(x) for scale, x in enumerate(maps)]
+
+
 def of_each(labels: Tensor) -> list[Tensor]:
     """Return the rows of each label."""
     return [(labels == label).nonzero()[:, 0] for label in labels.unique()]

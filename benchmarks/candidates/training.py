@@ -66,7 +66,7 @@ def trained(
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=True)
     rng = np.random.default_rng(seed)
     order: list[int] = []
-    for step in range(steps):
+    for step in range(steps if model.trains else 0):
         if len(order) < BATCH:
             order += rng.permutation(len(labels)).tolist()
         rows, order = order[:BATCH], order[BATCH:]
