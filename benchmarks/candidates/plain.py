@@ -45,7 +45,7 @@ class PlainFlow(nn.Module):
         return list(maps)
 
     def refer(self, maps: Sequence[Tensor]) -> None:
-        """Use the training images of a category that the flow was not trained on, if the model has a use for them."""
+        """Use the training images of the category that is tested next, if the model has a use for them."""
 
     def notes(self) -> dict[str, float]:
         """Return what else is measured of a trained model, by name."""

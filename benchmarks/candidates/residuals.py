@@ -44,7 +44,7 @@ class ResidualFlow(PlainFlow):
             self.images.append(images[rows])
 
     def refer(self, maps: Sequence[Tensor]) -> None:
-        """Store vectors of a category that the flow was not trained on, in the place of all others."""
+        """Store vectors of the category that is tested next, in the place of all others."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.store(maps, torch.zeros(len(maps[0]), dtype=torch.int64))

@@ -115,8 +115,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return the metrics of each category by models of one kind.
 
-    `separate` is a model for each category, `joint` one for all, which is not told the category, and `left out` a model
-    of the other categories for each.
+    `separate` is a model for each category, `joint` one for all, which is not told the category, `joint, told` one that
+    stores vectors of the tested category only, and `left out` such a model of the other categories for each.
 
     Args:
         build: returns an untrained model.
@@ -129,12 +129,11 @@ def measure(
     start = time.process_time()
     found: dict[str, Any] = {}
     notes = []
-    groups = {"separate": [[name] for name in train], "joint": [[*train]], "left out": [[name] for name in train]}
-    for tested in groups[kind]:
+    for tested in [[*train]] if kind.startswith("joint") else [[name] for name in train]:
         used = [name for name in train if name not in tested] if kind == "left out" else tested
         model, scorer = trained(build, {name: train[name] for name in used}, steps * len(used), seed)
         for name in tested:
-            if kind == "left out":
+            if kind in ("joint, told", "left out"):
                 model.refer(train[name].maps)
             found[name] = evaluated(model, scorer, test[name])
         notes.append(model.notes())
