@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 FOLDERS = sorted(path.parent.name for path in BENCHMARKS.glob("*/__init__.py"))
 IMPORTS = {
+    "candidates": {"calibration", "shared"},
     "reproduce": {"paper", "shared"},
     "growth": {"speed", "shared"},
     "gpu": {"speed", "shared"},
