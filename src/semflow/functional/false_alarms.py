@@ -7,7 +7,7 @@ squares (Jensen, 2003), so at most N = n sum_{r <= n} a b^r / r sets are tested,
 model, at most 1 set with NFA < 1 is expected.
 
 Regions are the connected components of all upper level sets {s >= m}, which form a tree. A region is chosen if none
-within it has a lower NFA, and if it lies in no chosen one (Tailanian, Musé, Pardo, "U-Flow", IJCV 2024).
+within it has a lower NFA, and if it lies in no chosen one (Tailanian, Musé, Pardo, "U-Flow", arXiv 2211.12353).
 """
 
 import math
