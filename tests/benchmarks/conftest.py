@@ -35,3 +35,24 @@ def mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save(defective, root / category / "test" / "hole" / f"{number}.png")
             save(mask, root / category / "ground_truth" / "hole" / f"{number}_mask.png")
     return root
+
+
+@pytest.fixture
+def categories(tmp_path: Path) -> Path:
+    """Return a folder of two small categories with good images and masks of defects."""
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 128)):
+        folder = tmp_path / "data" / name
+        for kind, count in (("train/good", 3), ("test/good", 2), ("test/hole", 2)):
+            (folder / kind).mkdir(parents=True)
+            for k in range(count):
+                pixels = rng.integers(low, low + 100, (64, 64, 3)).astype(np.uint8)
+                if kind == "test/hole":
+                    pixels[8:24, 8:24] = 127
+                Image.fromarray(pixels).save(folder / kind / f"{k}.png")
+        (folder / "ground_truth" / "hole").mkdir(parents=True)
+        for k in range(2):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[8:24, 8:24] = 255
+            Image.fromarray(mask).save(folder / "ground_truth" / "hole" / f"{k}_mask.png")
+    return tmp_path / "data"

@@ -13,7 +13,6 @@ from benchmarks.candidates.plain import PlainFlow
 from benchmarks.candidates.residuals import ResidualFlow, ResidualGaussian
 from benchmarks.candidates.uflow import UShapedFlow
 from benchmarks.candidates.vqflow import Codebook, CodebookFlow
-from PIL import Image
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -204,32 +203,12 @@ def test_gaussian_of_residuals_has_their_moments() -> None:
         torch.testing.assert_close(model.log_probs(model.residuals(maps_of(12), torch.arange(12)))[scale], expected)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 128)):
-        folder = tmp_path / "data" / name
-        for kind, count in (("train/good", 3), ("test/good", 2), ("test/hole", 2)):
-            (folder / kind).mkdir(parents=True)
-            for k in range(count):
-                pixels = rng.integers(low, low + 100, (64, 64, 3)).astype(np.uint8)
-                if kind == "test/hole":
-                    pixels[8:24, 8:24] = 127
-                Image.fromarray(pixels).save(folder / kind / f"{k}.png")
-        (folder / "ground_truth" / "hole").mkdir(parents=True)
-        for k in range(2):
-            mask = np.zeros((64, 64), np.uint8)
-            mask[8:24, 8:24] = 255
-            Image.fromarray(mask).save(folder / "ground_truth" / "hole" / f"{k}_mask.png")
-    return tmp_path / "data"
-
-
 def test_command_measures_every_row_once(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    categories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(candidates, "SIZE", 64)
     file = tmp_path / "candidates.json"
-    words = ["--data", str(root), "--seeds", "0", "--steps", "1", "--json", str(file)]
+    words = ["--data", str(categories), "--seeds", "0", "--steps", "1", "--json", str(file)]
     assert candidates.main(words) == 0
     results = json.loads(file.read_text("utf-8"))["results"]
     assert {row: tuple(kinds) for row, kinds in results.items()} == candidates.ROWS
@@ -244,8 +223,8 @@ def test_command_measures_every_row_once(
     assert capsys.readouterr().out.splitlines() == before
 
 
-def test_training_lowers_the_loss_and_repeats(root: Path) -> None:
-    channels, train, _ = training.read(root, 64)
+def test_training_lowers_the_loss_and_repeats(categories: Path) -> None:
+    channels, train, _ = training.read(categories, 64)
 
     def nll(steps: int) -> float:
         model, _ = training.trained(lambda: PlainFlow(channels), train, steps, seed=0)

@@ -3,34 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmarks import joint
-from PIL import Image
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 128)):
-        folder = tmp_path / "data" / name
-        for kind, count in (("train/good", 3), ("test/good", 2), ("test/hole", 2)):
-            (folder / kind).mkdir(parents=True)
-            for k in range(count):
-                pixels = rng.integers(low, low + 100, (32, 32, 3)).astype(np.uint8)
-                if kind == "test/hole":
-                    pixels[8:24, 8:24] = 127
-                Image.fromarray(pixels).save(folder / kind / f"{k}.png")
-        (folder / "ground_truth" / "hole").mkdir(parents=True)
-        for k in range(2):
-            mask = np.zeros((32, 32), np.uint8)
-            mask[8:24, 8:24] = 255
-            Image.fromarray(mask).save(folder / "ground_truth" / "hole" / f"{k}_mask.png")
-    return tmp_path / "data"
 
 
 def test_joint_memories_have_the_size_of_all_or_of_one(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    categories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(joint, "SIZE", 64)
     sizes = []
@@ -42,7 +20,7 @@ def test_joint_memories_have_the_size_of_all_or_of_one(
 
     monkeypatch.setattr(joint, "evaluated", sized)
     file = tmp_path / "joint.json"
-    words = ["--data", str(root), "--rows", "PatchCore", "--seeds", "0", "--json", str(file)]
+    words = ["--data", str(categories), "--rows", "PatchCore", "--seeds", "0", "--json", str(file)]
     assert joint.main(words) == 0
     one = sizes[0]
     assert sizes == [one, one, 2 * one, one]

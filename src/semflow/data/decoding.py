@@ -64,7 +64,7 @@ def decode_image(path: str | PathLike[str], file: IO[bytes] | None = None) -> Im
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, unless it is."""
+    """Convert an image to RGB if it has another mode."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

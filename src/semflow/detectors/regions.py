@@ -1,4 +1,4 @@
-"""What a detector sees of images: three channels, gray outside their region of interest and that of the detector."""
+"""Preparation of images for the networks: three channels, and mid-gray outside the region of interest."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
