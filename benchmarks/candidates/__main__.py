@@ -20,7 +20,7 @@ from ..calibration import begun
 from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import provenance, write_json
 
-SIZE, STEPS = 128, 60
+SIZE, STEPS = 128, 100
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 KINDS = ("separate", "joint", "joint, told", "left out")
 PLAIN = "CFLOW-AD"
@@ -28,8 +28,14 @@ ROWS: dict[str, tuple[str, ...]] = {
     PLAIN: ("separate", "joint"),
     "HGAD 0.05": ("joint",),
     "HGAD 1": ("joint",),
+    "HGAD 100": ("joint",),
     "VQ-Flow": ("separate", "joint"),
     "U-Flow": ("separate",),
+    "TarFlow": ("separate", "joint"),
+    "BCE": ("separate",),
+    "BCE, Poisson": ("separate",),
+    "boundary": ("separate",),
+    "boundary, Poisson": ("separate",),
     "residuals": ("joint", "joint, told", "left out"),
     "residuals, no flow": ("joint", "joint, told"),
 }
@@ -73,12 +79,18 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
     from .hgad import MixtureFlow
     from .plain import PlainFlow
     from .residuals import ResidualFlow, ResidualGaussian
+    from .synthetic import OBJECTIVES, SyntheticFlow
+    from .tarflow import TransformerFlow
     from .uflow import UShapedFlow
     from .vqflow import CodebookFlow
 
     if row.startswith("HGAD "):
         return lambda: MixtureFlow(channels, classes, float(row.removeprefix("HGAD ")))
+    term, _, kind = row.partition(", ")
+    if term in OBJECTIVES:
+        return lambda: SyntheticFlow(channels, term, kind or "CutPaste")
     kinds: dict[str, Any] = {PLAIN: PlainFlow, "VQ-Flow": CodebookFlow, "U-Flow": UShapedFlow}
+    kinds["TarFlow"] = TransformerFlow
     kinds |= {"residuals": ResidualFlow, "residuals, no flow": ResidualGaussian}
     return lambda: kinds[row](channels)
 
