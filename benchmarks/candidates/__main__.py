@@ -4,8 +4,8 @@
 
 Images of 128 px, features of EfficientNet-Lite0 (packaged weights) at strides 8, 16 and 32. All rows have the couplings
 of the recipe `sanflow` with half of its blocks, its optimizer and score, and one training loop; BCE and boundary have
-synthetic anomalies in half of each batch, and TarFlow has a transformer in the place of the couplings. A model of one category is trained for a number of steps of 8 images, and a model of several for as many as all of these
-together.
+synthetic anomalies in half of each batch, and TarFlow has a transformer in the place of the couplings. A model of one
+category is trained for a number of steps of 8 images, and a model of several for as many as all of these together.
 """
 
 import argparse
