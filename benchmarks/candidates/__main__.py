@@ -3,9 +3,9 @@
     python -m benchmarks.candidates --data four --seeds 0 1 2 --json benchmarks/results/candidates.json
 
 Images of 128 px, features of EfficientNet-Lite0 (packaged weights) at strides 8, 16 and 32. All rows have the couplings
-of the recipe `sanflow` with half of its blocks, its optimizer and score, no synthetic anomalies, and one training loop.
-A model of one category is trained for a number of steps of 8 images, and a model of several for as many as all of these
-together.
+of the recipe `sanflow` with half of its blocks, its optimizer and score, and one training loop; BCE and boundary have
+synthetic anomalies in half of each batch, and TarFlow has a transformer in the place of the couplings. A model of one
+category is trained for a number of steps of 8 images, and a model of several for as many as all of these together.
 """
 
 import argparse
@@ -20,16 +20,24 @@ from ..calibration import begun
 from ..shared.figures import markdown_table, spread, text_of
 from ..shared.record import provenance, write_json
 
-SIZE, STEPS = 128, 60
+SIZE, STEPS = 128, 100
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 KINDS = ("separate", "joint", "joint, told", "left out")
 PLAIN = "CFLOW-AD"
+LONGER, TIMES = "CFLOW-AD, longer", 6  # as many times the steps as cost what TarFlow's cost
 ROWS: dict[str, tuple[str, ...]] = {
     PLAIN: ("separate", "joint"),
+    LONGER: ("separate",),
     "HGAD 0.05": ("joint",),
     "HGAD 1": ("joint",),
+    "HGAD 100": ("joint",),
     "VQ-Flow": ("separate", "joint"),
     "U-Flow": ("separate",),
+    "TarFlow": ("separate", "joint"),
+    "BCE": ("separate",),
+    "BCE, Poisson": ("separate",),
+    "boundary": ("separate",),
+    "boundary, Poisson": ("separate",),
     "residuals": ("joint", "joint, told", "left out"),
     "residuals, no flow": ("joint", "joint, told"),
 }
@@ -59,7 +67,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
         channels, train, test = read(options.data, SIZE)
         for seed, row, kind in missing:
-            cell = measure(builder(row, channels, len(train)), kind, train, test, options.steps, seed)
+            steps = options.steps * (TIMES if row == LONGER else 1)
+            cell = measure(builder(row, channels, len(train)), kind, train, test, steps, seed)
             found.setdefault(row, {}).setdefault(kind, {})[str(seed)] = {"commit": about["commit"], **cell}
             print(json.dumps({row: {kind: {seed: cell}}}), flush=True)
             if options.json is not None:
@@ -73,12 +82,18 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
     from .hgad import MixtureFlow
     from .plain import PlainFlow
     from .residuals import ResidualFlow, ResidualGaussian
+    from .synthetic import OBJECTIVES, SyntheticFlow
+    from .tarflow import TransformerFlow
     from .uflow import UShapedFlow
     from .vqflow import CodebookFlow
 
     if row.startswith("HGAD "):
         return lambda: MixtureFlow(channels, classes, float(row.removeprefix("HGAD ")))
-    kinds: dict[str, Any] = {PLAIN: PlainFlow, "VQ-Flow": CodebookFlow, "U-Flow": UShapedFlow}
+    term, _, kind = row.partition(", ")
+    if term in OBJECTIVES:
+        return lambda: SyntheticFlow(channels, term, kind or "CutPaste")
+    kinds: dict[str, Any] = {PLAIN: PlainFlow, LONGER: PlainFlow, "VQ-Flow": CodebookFlow, "U-Flow": UShapedFlow}
+    kinds["TarFlow"] = TransformerFlow
     kinds |= {"residuals": ResidualFlow, "residuals, no flow": ResidualGaussian}
     return lambda: kinds[row](channels)
 
@@ -86,7 +101,7 @@ def builder(row: str, channels: Sequence[int], classes: int) -> Callable[[], Any
 def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Return the means over the categories, metrics in percent with their differences to the plain flow by seed.
 
-    NLL is that of good test images in nats per dimension of the features.
+    NLL is that of good test images in nats per dimension of the features; the CPU time is that of training and scoring.
     """
     rows = []
     for row, kinds in results.items():
@@ -100,8 +115,9 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
                     less = spread({seed: value - base[seed] for seed, value in own.items() if seed in base})
                     texts[-1] += f" ({text_of(less, 1, signed=True, factor=100)})"
             texts.append(text_of(spread(means(cells, "nll"))))
-            rows.append([row, kind, str(len(cells)), *texts])
-    return markdown_table(["method", "models", "seeds", *METRICS.values(), "NLL"], rows)
+            seconds = statistics.median(cell["seconds"] for cell in cells.values())
+            rows.append([row, kind, str(len(cells)), *texts, f"{seconds:.0f} s"])
+    return markdown_table(["method", "models", "seeds", *METRICS.values(), "NLL", "CPU time"], rows)
 
 
 def means(cells: Mapping[str, Any], metric: str) -> dict[int, float]:

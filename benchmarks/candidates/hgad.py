@@ -70,7 +70,7 @@ class MixtureFlow(PlainFlow):
         scales = zip(self.mixtures, self.encode(maps), strict=True)
         return [cast(ClassMixture, mixture).log_prob(z) + log_det for mixture, (z, log_det) in scales]
 
-    def loss(self, maps: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, maps: Sequence[Tensor], labels: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the loss of a batch of images with these categories."""
         whole, intra, more = [], [], []
         for module, (z, log_det) in zip(self.mixtures, self.encode(maps), strict=True):

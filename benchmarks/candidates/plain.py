@@ -1,7 +1,7 @@
 """The flow that all rows share, CFLOW-AD's: couplings conditioned on position for each scale, to N(0, I)."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from semflow.nn import Context, SinusoidalPosition2d
 BLOCKS, POSITION = 4, 128
 
 
-def couplings(channels: int, standardize: bool = True) -> FlowSequence:
+def couplings(channels: int, **options: Any) -> FlowSequence:
     """Return the couplings of one scale, those of the recipe `sanflow` with half of its blocks."""
-    return coupling_stack(channels, BLOCKS, context_channels=POSITION, permutation="hard", standardize=standardize)
+    return coupling_stack(
+        channels, BLOCKS, context_channels=POSITION, permutation="hard", **{"standardize": True, **options}
+    )
 
 
 class PlainFlow(nn.Module):
@@ -26,6 +28,7 @@ class PlainFlow(nn.Module):
     """
 
     trains = True  # False for a model without gradient steps
+    synthesis: str | None = None  # kind of synthetic anomalies that half of each batch has
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class PlainFlow(nn.Module):
         """Return log p at each location of each scale, (B, H, W), in nats."""
         return [self.base.log_prob(z) + log_det for z, log_det in self.encode(maps)]
 
-    def loss(self, maps: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, maps: Sequence[Tensor], labels: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the loss of a batch: the mean of -log p per dimension, summed over the scales."""
         return self.nll(self.log_probs(maps))
 

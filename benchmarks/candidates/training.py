@@ -3,31 +3,49 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semflow._channels import in_color
 from semflow.data import Categories, open_dataset
 from semflow.detectors import Scorer
 from semflow.metrics import image_metrics, pixel_metrics
 from semflow.recipes import Backbone
 from semflow.recipes.groups import build_features
+from semflow.synthesis import CutPaste, Poisson
 from semflow.training import TrainingConfig
 
 from .plain import PlainFlow
+from .synthetic import Kind, synthesis
 
 BATCH, LEARNING_RATE, CLIP, TOP = 8, 2e-3, 1e4, 0.01
+COPIES = 3  # of each training image with synthetic anomalies of a kind
 BACKBONE = Backbone("tf_efficientnet_lite0", "packaged", (8, 16, 32), smoothing=3)
 
 
+class Made(NamedTuple):
+    """Feature maps of copies of all training images with synthetic anomalies, and their masks (n, H, W).
+
+    Copies of image i are in rows i, i + (number of images), and so on.
+    """
+
+    maps: list[Tensor]
+    masks: Tensor
+
+
 class Images(NamedTuple):
-    """Feature maps of the images of one category and, of test images, their labels and masks."""
+    """Feature maps of the images of one category; of test images, their labels and masks; of training images, copies.
+
+    The copies are by kind of synthetic anomalies.
+    """
 
     maps: list[Tensor]
     labels: Tensor
     masks: Tensor
+    made: dict[str, Made]
 
 
 def read(data: Path, size: int) -> tuple[list[int], dict[str, Images], dict[str, Images]]:
@@ -37,17 +55,58 @@ def read(data: Path, size: int) -> tuple[list[int], dict[str, Images], dict[str,
     for split in ("train", "test"):
         dataset = open_dataset(data, split, size, categories="all", cache=True)
         assert isinstance(dataset, Categories)
-        found.append({name: _images(features, part, size) for name, part in dataset.parts.items()})
+        kinds = get_args(Kind) if split == "train" else ()
+        found.append({name: _images(features, name, part, size, kinds) for name, part in dataset.parts.items()})
     return list(features.channels), found[0], found[1]
 
 
-@torch.no_grad()
-def _images(features: Any, part: Any, size: int) -> Images:
+def _images(features: Any, name: str, part: Any, size: int, kinds: Sequence[Kind]) -> Images:
     samples = [part[i] for i in range(len(part))]
-    maps = [features(sample.image[None]) for sample in samples]
     masks = [torch.zeros(size, size) if s.anomaly_mask is None else s.anomaly_mask for s in samples]
     labels = torch.tensor([sample.label for sample in samples])
-    return Images([torch.cat(scale) for scale in zip(*maps, strict=True)], labels, torch.stack(masks))
+    images = [in_color(sample.image) for sample in samples]
+    made = {kind: _made(features, images, synthesis(kind, name)) for kind in kinds}
+    return Images(_maps(features, images), labels, torch.stack(masks), made)
+
+
+@torch.no_grad()
+def _maps(features: Any, images: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.cat(scale) for scale in zip(*(features(image[None]) for image in images), strict=True)]
+
+
+def _made(features: Any, images: Sequence[Tensor], kind: CutPaste | Poisson) -> Made:
+    rng = np.random.default_rng(0)
+    made, masks = [], []
+    for k in range(COPIES * len(images)):
+        donor = images[int(rng.integers(len(images)))]
+        image, mask = kind(images[k % len(images)], donor, kind.kinds[int(rng.integers(len(kind.kinds)))], rng)
+        made.append(image)
+        masks.append(mask)
+    return Made(_maps(features, made), torch.stack(masks).float())
+
+
+class Copies:
+    """The copies with synthetic anomalies of the images of all parts.
+
+    Args:
+        parts: training images by category.
+        kind: of synthetic anomalies.
+    """
+
+    def __init__(self, parts: Mapping[str, Images], kind: str) -> None:
+        self.parts = [(part.made[kind], row) for part in parts.values() for row in range(len(part.labels))]
+        self.counts = [len(part.labels) for part in parts.values() for _ in range(len(part.labels))]
+
+    def enter(self, batch: Sequence[Tensor], rows: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """Put copies in the place of the second half of a batch, and return the masks of its anomalies (B, H, W)."""
+        masks = torch.zeros(len(rows), *self.parts[0][0].masks.shape[1:])
+        for at in range(len(rows) // 2, len(rows)):
+            made, row = self.parts[rows[at]]
+            row += int(rng.integers(COPIES)) * self.counts[rows[at]]
+            masks[at] = made.masks[row]
+            for x, copies in zip(batch, made.maps, strict=True):
+                x[at] = copies[row]
+        return masks
 
 
 def trained(
@@ -61,6 +120,7 @@ def trained(
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         maps = [torch.cat(scale) for scale in zip(*(part.maps for part in parts.values()), strict=True)]
         maps = model.prepare(maps, labels)
+        copies = Copies(parts, model.synthesis) if model.synthesis else None
     config = TrainingConfig(learning_rate=LEARNING_RATE)
     parameters = [*model.parameters()]
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=True)
@@ -73,7 +133,9 @@ def trained(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step / steps)
         optimizer.zero_grad(set_to_none=True)
-        model.loss([x[rows] for x in maps], labels[rows]).backward()
+        batch = [x[rows] for x in maps]
+        masks = copies.enter(batch, rows, rng) if copies else None
+        model.loss(batch, labels[rows], masks).backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP, error_if_nonfinite=True)
         optimizer.step()
     model.eval()

@@ -134,7 +134,7 @@ class CodebookFlow(PlainFlow):
             found.append(-(0.5 * squares + log_scale + 0.5 * math.log(2 * math.pi)).sum(1) + log_det)
         return found
 
-    def loss(self, maps: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def loss(self, maps: Sequence[Tensor], labels: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, and let the codes follow it."""
         self.prototypes.used.fill_(False)
         self.following = True

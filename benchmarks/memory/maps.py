@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semflow._channels import in_color
 from semflow.bases import Memory, PositionGaussian, SemanticGaussian
 from semflow.data import collate
 from semflow.features import ConcatenatedMaps, RandomChannels, TimmFeatures, average_pool
@@ -72,7 +73,7 @@ class Study:
         self.labels, self.masks = test.labels, test.anomaly_masks
         self.size = round(setup.image_size * magnification)
         self.backbone = self._backbone(STRIDES)
-        images = torch.stack([item.image for item in train])
+        images = torch.stack([in_color(item.image) for item in train])
         held = torch.arange(len(images)) % 5 == seed % 5
         known, unseen = images[~held], images[held]
         made, self.made_masks = self._made(known, known, CutPaste(), min(MADE, 4 * len(images)), 1)

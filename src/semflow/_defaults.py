@@ -5,8 +5,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _blank: ContextVar[bool] = ContextVar("blank", default=False)
@@ -74,17 +75,34 @@ def blank() -> bool:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Parameters are set to zero where `torch.nn.init`, or a method of theirs, would draw them."""
+    """Parameters become zero where `torch.nn.init`, or a method of theirs, would draw them.
+
+    The system hands out zeros when a page is first used, so those of large parameters cost nothing until they are
+    loaded.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         x = args[0] if args else (kwargs or {}).get("tensor")
         if func in _DRAWS and isinstance(x, nn.Parameter):
-            return x if x.is_meta else nn.init.zeros_(x)
+            if x.is_meta:
+                return x
+            if not (x.device.type == "cpu" and x.is_contiguous() and x.numel()):
+                return nn.init.zeros_(x)
+            x.data = _zeros(x)
+            return x
         return func(*args, **(kwargs or {}))
 
 
+def _zeros(like: Tensor) -> Tensor:
+    """Return zeros of contiguous memory that is not written to, aligned like torch's."""
+    memory = np.zeros(like.nbytes + _ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return torch.frombuffer(memory, dtype=like.dtype, count=like.numel(), offset=offset).view(like.shape)
+
+
+_ALIGNMENT = 64
 _DRAWS = frozenset(
     {
         nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.orthogonal_, nn.init.trunc_normal_,

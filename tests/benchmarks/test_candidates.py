@@ -11,10 +11,12 @@ from benchmarks.candidates import residuals, training, vqflow
 from benchmarks.candidates.hgad import INTRA, ClassMixture, MixtureFlow
 from benchmarks.candidates.plain import PlainFlow
 from benchmarks.candidates.residuals import ResidualFlow, ResidualGaussian
+from benchmarks.candidates.synthetic import VARIANCE, SyntheticFlow
+from benchmarks.candidates.tarflow import TransformerFlow
 from benchmarks.candidates.uflow import UShapedFlow
 from benchmarks.candidates.vqflow import Codebook, CodebookFlow
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from semflow.functional import nearest
 
@@ -52,6 +54,10 @@ def mixture(model: PlainFlow, scale: int, maps: list[Tensor]) -> MixtureSameFami
     return MixtureSameFamily(Categorical(logits=found.weights), normal(found.centers))
 
 
+def around(mean: float, scale: int) -> Independent:
+    return normal(torch.full((CHANNELS[scale],), mean, dtype=torch.float64), VARIANCE**0.5)
+
+
 def predicted(model: PlainFlow, scale: int, maps: list[Tensor]) -> Independent:
     pooled = ((maps[-1] - model.flows[-1][0].mean[:, None, None]) / model.flows[-1][0].std[:, None, None]).mean((2, 3))
     row = (model.prototypes.codes - pooled).square().sum(1).argmin()
@@ -66,8 +72,10 @@ def predicted(model: PlainFlow, scale: int, maps: list[Tensor]) -> Independent:
         (PlainFlow, lambda model, scale, maps: normal(torch.zeros(CHANNELS[scale], dtype=torch.float64))),
         (lambda channels: MixtureFlow(channels, 3, 1.0), mixture),
         (CodebookFlow, predicted),
+        (TransformerFlow, lambda model, scale, maps: normal(torch.zeros(CHANNELS[scale], dtype=torch.float64))),
+        (lambda channels: SyntheticFlow(channels, "BCE"), lambda model, scale, maps: around(0.0, scale)),
     ],
-    ids=["plain", "HGAD", "VQ-Flow"],
+    ids=["plain", "HGAD", "VQ-Flow", "TarFlow", "BCE"],
 )
 def test_density_is_that_of_base_and_jacobian(build, base) -> None:
     model = perturbed(build(CHANNELS))
@@ -159,6 +167,66 @@ def test_u_shaped_flow_has_the_density_of_all_scales_and_an_inverse() -> None:
     assert [z.shape[1] for z, _ in model.encode(maps)] == model.widths
     for x, back in zip(maps, model.decode([z for z, _ in model.encode(maps)]), strict=True):
         torch.testing.assert_close(back, x)
+
+
+def test_transformer_flow_inverts_and_sees_earlier_locations_only() -> None:
+    model = perturbed(TransformerFlow(CHANNELS))
+    generator = torch.Generator().manual_seed(2)
+    maps = [torch.randn(2, c, 3, 2, generator=generator, dtype=torch.float64) for c in CHANNELS]
+    for x, back in zip(maps, model.decode([z for z, _ in model.encode(maps)]), strict=True):
+        torch.testing.assert_close(back, x, rtol=1e-8, atol=1e-8)
+    for block in model.flows[0]:
+        x = maps[0].flatten(2).transpose(1, 2)
+        jacobian = torch.autograd.functional.jacobian(lambda x, block=block: block(x, model.places(maps[0]))[0], x)
+        seen = jacobian.abs().amax((0, 2, 3, 5)) > 0  # (location of z, location of x)
+        assert torch.equal(seen, torch.ones(6, 6).tril().bool().flip((0, 1)) if block.backward else seen.tril())
+        assert seen.sum() == 21
+
+
+def test_cross_entropy_and_likelihood_are_those_of_two_normals() -> None:
+    model, maps = perturbed(SyntheticFlow(CHANNELS, "BCE")), maps_of(2, seed=5)
+    masks = torch.zeros(2, 16, 16)
+    masks[1, :, 8:] = 1
+    expected = torch.zeros((), dtype=torch.float64)
+    for scale, (z, log_det) in enumerate(model.encode(maps)):
+        at, ignored = torch.zeros(log_det.shape).bool(), torch.zeros(log_det.shape).bool()
+        at[1, :, SIZES[scale] // 2 :], ignored[1, :, : SIZES[scale] // 2] = True, True
+        usual, unusual = (around(mean, scale).log_prob(z.movedim(1, -1)) for mean in (0.0, 1.0))
+        chance = Bernoulli(logits=(usual - unusual) / CHANNELS[scale])
+        each = -(torch.where(at, unusual, usual) + log_det) / CHANNELS[scale] - chance.log_prob((~at).double())
+        expected += each[~ignored].mean()
+    torch.testing.assert_close(model.loss(maps, torch.zeros(2), masks), expected)
+
+
+def test_boundary_loss_is_added_to_the_likelihood_of_normal_locations() -> None:
+    model, maps = perturbed(SyntheticFlow(CHANNELS, "boundary")), maps_of(2, seed=5)
+    masks = torch.zeros(2, 16, 16)
+    masks[1] = 1
+    expected = torch.zeros((), dtype=torch.float64)
+    for scale, log_p in enumerate(model.log_probs(maps)):
+        usual, unusual = log_p / CHANNELS[scale]
+        boundary = usual.flatten().sort().values[int(0.05 * usual.numel())] / 10
+        below, above = boundary - usual / 10, unusual / 10 - boundary + 0.1
+        expected += -usual.mean() + sum(x[x > 0].mean() if (x > 0).any() else 0.0 for x in (below, above))
+    torch.testing.assert_close(model.loss(maps, torch.zeros(2), masks), expected)
+    assert not torch.equal(model.loss(maps, torch.zeros(2), masks), model.loss(maps, torch.zeros(2)))
+
+
+def test_second_half_of_a_batch_has_synthetic_anomalies(categories: Path) -> None:
+    _, train, _ = training.read(categories, 64)
+    copies = training.Copies(train, "CutPaste")
+    count = len(train["dark"].labels)
+    rows = [0, 1, 2, count]  # the last is the first of the second category
+    whole = [torch.cat((dark, light)) for dark, light in zip(train["dark"].maps, train["light"].maps, strict=True)]
+    batch = [x[rows] for x in whole]
+    masks = copies.enter(batch, rows, np.random.default_rng(0))
+    assert (masks.flatten(1).any(1) == torch.tensor([False, False, True, True])).all()
+    for x, all_maps, dark, light in zip(
+        batch, whole, *(part.made["CutPaste"].maps for part in train.values()), strict=True
+    ):
+        assert torch.equal(x[:2], all_maps[rows[:2]])
+        assert any(torch.equal(x[2], dark[2 + count * copy]) for copy in range(training.COPIES))
+        assert any(torch.equal(x[3], light[len(light) // training.COPIES * copy]) for copy in range(training.COPIES))
 
 
 def test_residuals_are_those_of_a_search_of_all_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

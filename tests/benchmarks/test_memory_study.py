@@ -1,6 +1,7 @@
 """The study of memories and flows: its cells, the rule that chooses between them, and the report."""
 
 import json
+import shutil
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.shared.datasets import Data
 from benchmarks.shared.runner import Outcome
 from benchmarks.shared.store import CellStore
 from benchmarks.shared.study import Job, Work
+from PIL import Image
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "memory"
 UNDER = Row(synthesis=False, under_memory=True)
@@ -40,6 +42,22 @@ def test_held_out_images_are_every_fifth(study: Study, mvtec: Path) -> None:
     assert (study.images["defects"] != study.images["held"]).flatten(1).any(1).all()
     changed = (study.images["defects"] != study.images["held"]).any(1)
     assert not (changed & ~study.defect_masks).any()
+
+
+def test_gray_images_are_those_of_their_copies_in_color(
+    mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.memory.maps.MADE", 6)
+    monkeypatch.setattr("benchmarks.memory.maps.DEFECTS", 4)
+    found = []
+    for mode in ("L", "RGB"):
+        shutil.copytree(mvtec / "screw", root := tmp_path / mode / "screw")
+        for path in (*root.glob("train/*/*"), *root.glob("test/*/*")):
+            Image.open(path).convert("L").convert(mode).save(path)
+        found.append(Study(Data("mvtec", str(root.parent), "screw"), SETUP, seed=1, magnification=1.0))
+    row = Row((("features", "8"),), memory="all")
+    gray, color = (one.maps(row, "one scale").test for one in found)
+    torch.testing.assert_close(gray, color)
 
 
 def test_distances_are_to_the_nearest_stored_location(study: Study) -> None:

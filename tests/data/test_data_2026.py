@@ -237,6 +237,14 @@ def test_real_iad_labels_views_by_the_split_and_not_by_their_folder(iad: Path) -
     fails(lambda: open_dataset(iad, "test", 8), iad, "with a category, but got none for the layout of RealIAD")
 
 
+def test_views_of_real_iad_share_their_part(iad: Path) -> None:
+    test = RealIAD(iad, "test", 8, category="usb")
+    assert len(test) == 10
+    parts = [test.part(path) for path in test.paths]
+    assert parts == [parts[0]] * 5 + [parts[5]] * 5
+    assert parts[0] != parts[5]
+
+
 def test_masks_of_real_iad_are_not_predicted(iad: Path) -> None:
     first, *_ = sorted(iad.rglob("*_mask.png"))
     first.rename(first.with_name(first.name.replace("_mask", "")))  # some copies have no such ending

@@ -66,10 +66,26 @@ def test_random_channels_depend_on_the_seed_alone(images: Tensor) -> None:
     assert not torch.equal(RandomChannels(ConcatenatedMaps(Maps()), 5, seed=8).index, features.index)
 
 
-def test_index_of_channels_is_saved() -> None:
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_channels_are_those_of_all_maps_that_are_concatenated(images: Tensor, count: int) -> None:
+    for seed in range(6):
+        whole = ConcatenatedMaps(Maps(), "bilinear", smoothing=3)
+        features = RandomChannels(whole, count, seed)
+        torch.testing.assert_close(features(images)[0], whole(images)[0][:, features.index], rtol=0, atol=0)
+
+
+def test_channels_of_a_single_map_are_chosen_too(images: Tensor) -> None:
+    whole = RandomChannels(ConcatenatedMaps(Maps()), 8)
+    features = RandomChannels(whole, 5)
+    assert torch.equal(features(images)[0], whole(images)[0][:, features.index])
+
+
+def test_index_of_channels_is_saved(images: Tensor) -> None:
     features, other = (RandomChannels(ConcatenatedMaps(Maps()), 5, seed=seed) for seed in (1, 2))
+    assert features.state_dict().keys() == {"index"}
     other.load_state_dict(features.state_dict())
     assert torch.equal(other.index, features.index)
+    assert torch.equal(other(images)[0], features(images)[0])
 
 
 def test_errors_name_what_is_wrong() -> None:

@@ -14,6 +14,7 @@ from semflow.metrics import (
     ImageMetrics,
     aupimo,
     aupro,
+    auroc,
     average_precision,
     calibration_error,
     f1,
@@ -41,6 +42,9 @@ class Labeled:
         first, second = mask.clone(), mask.clone()
         first[:, 10:], second[:, :10] = False, False
         return [Defect(first, 7.5), Defect(second, 20)]
+
+    def part(self, path: str) -> str:
+        return str((int(path.removesuffix(".png")) + 1) // 3)  # of images 5, 6 and 7, two show the defect
 
 
 @pytest.fixture
@@ -87,7 +91,10 @@ def test_measures_equal_the_functions(found: list[ImageResult], processes: int) 
     defects = [data.defects(result.sample.path) if result.sample.label else [] for result in found]
     errors = calibration_error([result.p_value for result in found if result.sample.label == 0])
     by_image = aupimo(maps, masks, inside=inside)
+    parts = [[0, 1], [2, 3, 4], [5, 6, 7], [8, 9, 10], [11]]
+    of_parts = [max(scores[k] for k in views) for views in parts]
     expected = {
+        "part_auroc": auroc(of_parts, [0, 0, 1, 1, 1]),
         "image_average_precision": average_precision(scores, labels),
         "pixel_average_precision": average_precision(pixels, truths),
         "pixel_f1_max": f1_max(pixels, truths),
@@ -167,6 +174,9 @@ def test_spro_of_a_subset_finds_the_defects_of_the_whole(found: list[ImageResult
     assert of_images is None
 
 
-def test_spro_needs_saturation_thresholds() -> None:
-    with pytest.raises(ConfigError, match=r"only for a data set with saturation thresholds.* but got list"):
-        Measures("spro", dataset=[])
+@pytest.mark.parametrize(
+    ("name", "needed"), [("spro@0.1", "saturation thresholds, such as MVTecLOCO"), ("part_auroc", "several views")]
+)
+def test_some_measures_need_a_data_set_that_knows_more(name: str, needed: str) -> None:
+    with pytest.raises(ConfigError, match=f"only for a data set with {needed}.* but got list"):
+        Measures(name, dataset=[])

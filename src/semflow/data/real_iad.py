@@ -98,6 +98,11 @@ class RealIAD(ImageDataset):
             passed_over=(*found.passed_over, *passed), resize=resize,
         )  # fmt: skip
 
+    def part(self, path: str) -> str:
+        """Return the name of the part that an image shows, the same for all of its views."""
+        file = Path(path)
+        return str(file.with_name(re.split(r"_C[1-5][_.]", file.name)[0]))
+
 
 def is_real_iad(folder: Path) -> bool:
     """Return True for the layout of Real-IAD."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from semflow._defaults import blank
+
 from .deferring import deferred_compiler
 
 
@@ -51,6 +53,10 @@ def _remainder(norm: nn.Module) -> nn.Module:
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:
+        return
+    if blank():  # both are loaded afterwards
+        conv.weight.requires_grad_(False)
+        conv.bias = nn.Parameter(torch.zeros_like(norm.running_mean, dtype=conv.weight.dtype), requires_grad=False)
         return
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,14 +109,18 @@ class ConcatenatedMaps(nn.Module):
         self.features = cast(nn.Module, features)
         self.resize, self.smoothing = resize, smoothing
         self.finest = min(range(len(features.strides)), key=features.strides.__getitem__)
+        self.parts = tuple(features.channels)
         self.channels: tuple[int, ...] = (sum(features.channels),)
         self.strides: tuple[int, ...] = (features.strides[self.finest],)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images (B, 3, H, W) in [0, 1] to one map (B, sum of C_k, H_k, W_k)."""
-        maps = average_pool(self.features(images), self.smoothing, zeros_beyond=True)
+    def forward(self, images: Tensor, chosen: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to one map (B, sum of C_k, H_k, W_k), or `chosen` channels of each."""
+        maps = self.features(images)
         size = maps[self.finest].shape[2:]
+        if chosen is not None:
+            maps = [m.index_select(1, index) for m, index in zip(maps, chosen, strict=True) if len(index)]
+        maps = average_pool(maps, self.smoothing, zeros_beyond=True)
         return [torch.cat([m if m.shape[2:] == size else F.interpolate(m, size, mode=self.resize) for m in maps], 1)]
 
     def extra_repr(self) -> str:
@@ -190,6 +194,7 @@ class RandomChannels(nn.Module):
     """
 
     index: Tensor
+    order: Tensor
 
     @checked
     def __init__(self, features: FeatureExtractor, count: int, seed: int = 0) -> None:
@@ -203,11 +208,31 @@ class RandomChannels(nn.Module):
         self.strides: tuple[int, ...] = tuple(features.strides)
         drawn = torch.randperm(features.channels[0], generator=torch.Generator().manual_seed(seed))
         self.register_buffer("index", drawn[:count].clone())
+        self._divide()
+
+    def _divide(self) -> None:
+        """Find the drawn channels of each map that is concatenated, and their order."""
+        if not isinstance(self.features, ConcatenatedMaps):
+            return
+        ends = torch.tensor(self.features.parts, device=self.index.device).cumsum(0)
+        maps = torch.bucketize(self.index, ends, right=True)
+        for k, end in enumerate(ends.tolist()):
+            own = self.index[maps == k] - (end - self.features.parts[k])
+            self.register_buffer(f"chosen{k}", own, persistent=False)
+        self.register_buffer("order", maps.argsort(stable=True).argsort(), persistent=False)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._divide()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to one map (B, count, H_1, W_1)."""
-        return [self.features(images)[0].index_select(1, self.index)]
+        if not isinstance(self.features, ConcatenatedMaps):
+            return [self.features(images)[0].index_select(1, self.index)]
+        # Chosen before they are resized and concatenated, channels that are left out cost nothing.
+        chosen = [getattr(self, f"chosen{k}") for k in range(len(self.features.parts))]
+        return [self.features(images, chosen)[0].index_select(1, self.order)]
 
 
 def rotations(images: Tensor, count: int) -> list[Tensor]:

@@ -130,7 +130,7 @@ def summarize(
             masked = False
         elif masked:
             pixels.update(anomaly_map, sample.anomaly_mask)
-        measures.update(sample, anomaly_map, p_value, is_anomalous, mask)
+        measures.update(sample, anomaly_map, p_value, is_anomalous, mask, score)
     parts = processes.gather_all((images, pixels, masked, alarms, measures))
     images, pixels, measures = ImageAccumulator(), Pixels(), parts[0][4]
     images.merge(part[0] for part in parts)

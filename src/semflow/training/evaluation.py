@@ -113,6 +113,8 @@ def evaluate(
     - `image_average_precision`, `pixel_average_precision`, `pixel_f1_max`
     - `aupro@0.05`: AUPRO up to another rate
     - `aupimo`: mean AUPIMO of the anomalous images
+    - `part_auroc`: AUROC of parts, each with the highest score of its views, for data sets of several views such as
+      `semflow.data.RealIAD`
     - `spro@0.05`: sPRO, for data sets with saturation thresholds such as `semflow.data.MVTecLOCO`
     - `seg_f1`, `class_f1`: F1 of the pixels and images that a calibrated detector calls anomalous
     - `calibration_error`, `calibration_distance`, `calibration_excess`: of the p-values of the normal images

@@ -1,6 +1,6 @@
 """Further metrics of an evaluation, chosen by name."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from semflow._validation import checked
 from semflow.data import Sample
 from semflow.detectors import Predictor
 from semflow.errors import ConfigError
-from semflow.metrics import AupimoAccumulator, CalibrationAccumulator, Defect, F1Accumulator, ImageMetrics
+from semflow.metrics import AupimoAccumulator, CalibrationAccumulator, Defect, F1Accumulator, ImageMetrics, auroc
 from semflow.metrics.regions import check_fpr_limit
 from semflow.metrics.saturated import split_defects
 
@@ -20,7 +20,8 @@ ALWAYS = ("image_auroc", "pixel_auroc", "aupro", "image_f1_max")
 LIMITS = {"aupro": 0.3, "spro": 0.05}
 OF_CALIBRATION = ("calibration_error", "calibration_distance", "calibration_excess")
 OF_DECISIONS = ("class_f1", "seg_f1", *OF_CALIBRATION)
-NAMES = ("image_average_precision", "pixel_average_precision", "pixel_f1_max", *LIMITS, "aupimo", *OF_DECISIONS)
+OF_IMAGES = ("image_average_precision", "part_auroc")
+NAMES = (*OF_IMAGES, "pixel_average_precision", "pixel_f1_max", *LIMITS, "aupimo", *OF_DECISIONS)
 
 
 class Measures:
@@ -30,7 +31,8 @@ class Measures:
         names: `NAMES`; `aupro` and `spro` may have a limit of the false-positive rate, as `aupro@0.05`. Those of
             `ALWAYS` are part of every evaluation.
         detector: what is evaluated; `OF_DECISIONS` need a calibrated one.
-        dataset: what it is evaluated on; `spro` needs one with `defects`.
+        dataset: what it is evaluated on; `spro` needs one with `defects`, `part_auroc` one with `part`, functions of
+            the path of an image.
         images: highest number of results in all processes.
 
     Raises:
@@ -58,22 +60,26 @@ class Measures:
                 f"metrics must have {decided[0]} only for a calibrated detector, but got one without calibration; "
                 "calibrate it"
             )
-        while not hasattr(dataset, "defects") and hasattr(dataset, "dataset"):  # a subset
-            dataset = dataset.dataset
-        self._defects: Callable[[str], Sequence[Defect]] | None = getattr(dataset, "defects", None)
         saturated = any(name.startswith("spro") for name in self.names)
-        if dataset is not None and saturated and self._defects is None:
-            raise ConfigError(
-                "metrics must have spro only for a data set with saturation thresholds, such as MVTecLOCO, but got "
-                f"{type(dataset).__name__}"
-            )
+        self._defects: Callable[[str], Sequence[Defect]] | None = _method(dataset, "defects")
+        self._part: Callable[[str], str] | None = _method(dataset, "part")
+        for name, asked, needed, example, found in (
+            ("spro", saturated, "saturation thresholds", "MVTecLOCO", self._defects),
+            ("part_auroc", "part_auroc" in self.names, "several views of a part", "RealIAD", self._part),
+        ):
+            if dataset is not None and asked and found is None:
+                raise ConfigError(
+                    f"metrics must have {name} only for a data set with {needed}, such as {example}, but got "
+                    f"{type(dataset).__name__}"
+                )
+        self._parts: dict[str, tuple[float, int]] = {}  # highest score and label of the views
         self._saturated = Pixels() if saturated else None
         self._aupimo = AupimoAccumulator(images=images) if "aupimo" in self.names else None
         self._paths: list[str] = []  # of the images in AUPIMO
         self._class, self._seg, self._p_values = F1Accumulator(), F1Accumulator(), CalibrationAccumulator()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_defects": None}  # the data set is not sent to other processes
+        return {**self.__dict__, "_defects": None, "_part": None}  # the data set is not sent to other processes
 
     def update(
         self,
@@ -82,8 +88,11 @@ class Measures:
         p_value: float | None = None,
         is_anomalous: bool | None = None,
         mask: Tensor | None = None,
+        score: float | None = None,
     ) -> None:
         """Add a result, as in `ImageResult`."""
+        if "part_auroc" in self.names and self._part is not None and score is not None:
+            self._add_views({self._part(sample.path): (score, sample.label)})
         if "class_f1" in self.names and is_anomalous is not None:
             self._class.update(is_anomalous, sample.label)
         if sample.label == 0 and p_value is not None:
@@ -109,6 +118,11 @@ class Measures:
                 if (own := getattr(self, name)) is not None:
                     own.merge(getattr(other, name))
             self._paths += other._paths
+            self._add_views(other._parts)
+
+    def _add_views(self, views: Mapping[str, tuple[float, int]]) -> None:
+        for part, view in views.items():
+            self._parts[part] = tuple(map(max, view, self._parts.get(part, view)))  # type: ignore[assignment]
 
     def compute(
         self, of_images: ImageMetrics, pixels: Pixels | None
@@ -130,6 +144,11 @@ class Measures:
     def _compute(self, name: str, of_images: ImageMetrics, pixels: Pixels | None) -> float | None:
         if name == "image_average_precision":
             return of_images.average_precision
+        if name == "part_auroc":
+            if not self._parts:
+                return None
+            scores, labels = zip(*self._parts.values(), strict=True)
+            return auroc(torch.tensor(scores, dtype=torch.float64), torch.tensor(labels))
         if name == "class_f1":
             return self._class.compute()
         if name in OF_CALIBRATION:
@@ -144,6 +163,13 @@ class Measures:
             return pixels.compute(self.limits[name]).aupro
         kind = name.removeprefix("pixel_")
         return float(getattr(pixels.compute(warned=(kind,)), kind))
+
+
+def _method(dataset: Any, name: str) -> Any:
+    """Return a method of a data set, or of the one that it is a subset of; None if it has none."""
+    while not hasattr(dataset, name) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
 
 
 def _limit(name: str) -> float | None:

@@ -57,7 +57,7 @@ Drift: TypeAlias = Annotated[
     arg(
         metavar="FILE",
         help="File that is kept over all runs, to warn when images that pass as good no longer score as before. Names "
-        "of images must sort by time. A warning without a cause ever comes with a probability of at most 0.01.",
+        "of images must sort by time. The probability of ever giving a false warning is at most 0.01.",
         help_behavior_hint="",
     ),
 ]
@@ -67,7 +67,8 @@ Device: TypeAlias = Annotated[
     str, arg(metavar="DEVICE", help="auto (CUDA if available), cpu, cuda, a GPU such as cuda:1, or mps.")
 ]
 FittedTile: TypeAlias = Annotated[
-    int | None, arg(metavar="INT", help="Must be that of fit, which the model remembers.", help_behavior_hint="")
+    int | None,
+    arg(metavar="INT", help="Default: the value given to fit. Another value is an error.", help_behavior_hint=""),
 ]
 Regions: TypeAlias = Annotated[
     Path | None,
@@ -83,5 +84,5 @@ Threshold: TypeAlias = Annotated[
     ),
 ]
 AllowAnomalous: TypeAlias = Annotated[
-    bool, arg(help="Use images all the same that their folder or mask calls anomalous.")
+    bool, arg(help="Also use images that are labeled anomalous by their folder or mask.")
 ]

@@ -78,13 +78,13 @@ class Fit:
     overlap: OptionalInt = None
     """Pixels that neighboring tiles share, up to half of a tile. Default: an eighth."""
     resize: Resizing = None
-    """Stretch images to this size (default), or keep their proportions and pad them with gray, which does not count."""
+    """Stretch images to --image-size (default), or keep their proportions and pad them with gray, which is ignored."""
     region: OptionalPath = None
-    """Mask of the region of interest, white inside, for all images and part of the model; or a folder with a mask for
-    each image, of the same name, as predict then needs too. What is outside neither trains, scores nor counts."""
+    """Mask of the region of interest, white inside; pixels outside are ignored. A file applies to all images, as part
+    of the model. A folder has a mask of the same name for each image; predict and evaluate then need one too."""
     augment: OptionalName = None
-    """Random changes of the images that are trained on, some of rotate,flip,shift,light, for parts that lie as they
-    like. Default: none."""
+    """Augmentations of training images, separated by commas: rotate, flip, shift, light. For parts whose pose or
+    lighting varies. Default: none."""
     epochs: OptionalInt = None
     """Passes over the images. Default: the recipe's, as many as take 160 training steps for memory_flow."""
     batch_size: OptionalInt = None
@@ -96,8 +96,8 @@ class Fit:
     calibration: OptionalPath = None
     """Folder of other good images for p-values and decisions. No training image is then held out."""
     hold_out: HoldOut = None
-    """Number of good images to calibrate on instead of training, of each category, or cross: all for both, with five
-    more trainings if a flow is trained. Default: a fifth, at most 99; cross if that is below 9 or costs nothing."""
+    """Number of good images of each category to calibrate on instead of training; or cross: all do both, with five more
+    trainings if a flow is trained. Default: a fifth, at most 99; cross if that is below 9 or needs no training."""
     false_alarm_rate: CalibrationRate = None
     allow_anomalous: AllowAnomalous = False
     device: Device = "auto"
@@ -178,7 +178,7 @@ class Evaluate:
 
     model: Model
     data: Path
-    """Data set folder with test/good, test/DEFECT and ground_truth; image metrics only if ground_truth is missing."""
+    """Data set folder with test/good, test/DEFECT and ground_truth; without ground_truth, image metrics only."""
     category: OptionalName = None
     """Category of the data set, as in fit."""
     categories: Alone = ()
@@ -186,7 +186,7 @@ class Evaluate:
     """Further metrics, such as aupimo, aupro@0.05, spro, seg_f1, class_f1 and calibration_error; a wrong name lists
     all."""
     json: OptionalPath = None
-    """File for the metrics, as fractions; null if there are no masks."""
+    """JSON file for the metrics, as fractions; pixel metrics are null if there are no masks."""
     report: OptionalPath = None
     """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
     report is replaced."""
@@ -209,8 +209,8 @@ class Predict:
     input: OptionalPath = None
     """Image, or folder of images (searched recursively)."""
     watch: OptionalPath = None
-    """Folder whose images are scored as they arrive (extra watch), in place of --input. Each one gets a line of JSON on
-    standard output and in scores.jsonl in the output folder, which grows. Ends when it is interrupted; run it again to
+    """Folder whose images are scored as they arrive (extra watch), in place of --input. Writes a line of JSON per image
+    to standard output and to scores.jsonl in the output folder. Runs until it is interrupted; run it again to
     continue."""
     move_to: OptionalPath = None
     """Folder to which --watch moves each image after scoring, into good, anomalous or unreadable. Default: images
