@@ -1,6 +1,6 @@
-"""Measure ideas of published methods that are not in the library, each against the same flow without it.
+"""Measure ideas of published methods, each against the same flow without it.
 
-    python -m benchmarks.candidates --data four --seeds 0 1 2 --json benchmarks/results/candidates.json
+    python -m benchmarks.candidates --data five --seeds 0 1 2 --json benchmarks/results/candidates.json
 
 Images of 128 px, features of EfficientNet-Lite0 (packaged weights) at strides 8, 16 and 32. All rows have the couplings
 of the recipe `sanflow` with half of its blocks, its optimizer and score, and one training loop; BCE and boundary have
