@@ -1,4 +1,4 @@
-"""The densities of the ideas that are not in the library, and the command that compares them."""
+"""The densities and losses of published ideas, and the command that compares them."""
 
 import json
 from pathlib import Path
