@@ -71,10 +71,11 @@ def test_evaluate_computes_the_metrics_that_are_named(
     assert sorted(found["aupimo_of_images"]) == [f"test/hole/{k}.png" for k in range(4)]
     assert sum(found["aupimo_of_images"].values()) / 4 == pytest.approx(found["aupimo"])
     for wrong, message in (
-        ("aupimoo", "metrics must be among image_average_precision, pixel_average_precision,"),
+        ("aupimoo", "metrics must be among image_average_precision, part_auroc, pixel_average_precision,"),
         ("aupro@5", "fpr_limit must be in (0, 1], but got 5.0"),
         ("seg_f1", "metrics must have seg_f1 only for a calibrated detector, but got one without calibration"),
         ("spro", "metrics must have spro only for a data set with saturation thresholds, such as MVTecLOCO"),
+        ("part_auroc", "metrics must have part_auroc only for a data set with several views of a part"),
     ):
         assert main([*words, wrong]) == 2
         assert message in capsys.readouterr().err
