@@ -186,7 +186,7 @@ class Evaluate:
     """Further metrics, such as aupimo, aupro@0.05, spro, seg_f1, class_f1 and calibration_error; a wrong name lists
     all."""
     json: OptionalPath = None
-    """JSON file for the metrics, as fractions; pixel metrics are null if there are no masks."""
+    """Write the metrics to this JSON file, as fractions. Pixel metrics are null if the images have no masks."""
     report: OptionalPath = None
     """Folder for a page (index.html) with ROC, PRO, score histogram and all images, worst errors first. An earlier
     report is replaced."""
